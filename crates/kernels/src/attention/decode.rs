@@ -1,0 +1,55 @@
+//! One query row against a cache of keys and values: the step of generation.
+use super::Shape;
+use crate::{Float, Result, View, ViewMut, Workspace, check};
+
+/// out = softmax(q·kᵀ/√D)·v for one row that sees all `shape.rows` rows of the cache. Forward only.
+///
+/// `q`, `out` `[heads, D]`; `keys`, `values` `[N, kv_heads, D]` with N = `shape.rows`. Sums run in the order of the rows.
+///
+/// # Errors
+/// A length that is not its shape's, an empty cache, operands that are not on the CPU.
+pub fn decode<T: Float>(
+    q: View<'_, T>,
+    keys: View<'_, T>,
+    values: View<'_, T>,
+    out: ViewMut<'_, T>,
+    shape: Shape,
+    ws: &mut Workspace,
+) -> Result<()> {
+    const OP: &str = "attention::decode";
+    shape.check(OP)?;
+    check::shape(OP, shape.rows > 0, || "the cache holds 0 rows, expected at least the row itself".into())?;
+    check::length(OP, "q", q.len(), &[shape.heads, shape.head_dim], "heads × head_dim")?;
+    shape.keys(OP, "keys", keys.len())?;
+    shape.keys(OP, "values", values.len())?;
+    check::length(OP, "out", out.len(), &[shape.heads, shape.head_dim], "heads × head_dim")?;
+    let (q, keys, values, out) = (q.cpu(OP)?, keys.cpu(OP)?, values.cpu(OP)?, out.cpu(OP)?);
+
+    let (head_dim, group, width) = (shape.head_dim, shape.heads / shape.kv_heads, shape.kv_heads * shape.head_dim);
+    let scale = T::from_f64(1.0 / (head_dim as f64).sqrt());
+    let mut weights = ws.take::<T>(shape.rows);
+    for (head, (q, out)) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)).enumerate() {
+        let first = head / group * head_dim;
+        let lane = |row: usize| row * width + first..row * width + first + head_dim;
+        let mut highest = T::NEG_INFINITY;
+        for (row, weight) in weights.iter_mut().enumerate() {
+            let key = &keys[lane(row)];
+            *weight = q.iter().zip(key).fold(T::ZERO, |sum, (a, b)| sum + *a * *b) * scale;
+            if *weight > highest {
+                highest = *weight;
+            }
+        }
+        let mut total = T::ZERO;
+        out.fill(T::ZERO);
+        for (row, weight) in weights.iter().enumerate() {
+            let p = (*weight - highest).exp();
+            total += p;
+            for (o, v) in out.iter_mut().zip(&values[lane(row)]) {
+                *o += p * *v;
+            }
+        }
+        out.iter_mut().for_each(|o| *o /= total);
+    }
+    ws.give_back(weights);
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! The element types of kernels.
+use std::fmt::{Debug, Display};
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
+
+/// An element type: `f32` or `f64`. Sealed.
+pub trait Float:
+    sealed::Element
+    + Copy
+    + Send
+    + Sync
+    + Default
+    + PartialEq
+    + PartialOrd
+    + Debug
+    + Display
+    + Sum
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + SubAssign
+    + MulAssign
+    + DivAssign
+    + 'static
+{
+    /// 0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+    /// −∞.
+    const NEG_INFINITY: Self;
+    /// The name of the type, as in the names of CUDA kernels.
+    const NAME: &'static str;
+
+    /// The nearest value of this type.
+    fn from_f64(value: f64) -> Self;
+    /// The same value.
+    fn to_f64(self) -> f64;
+    /// e to this power.
+    fn exp(self) -> Self;
+    /// e to this power within 2 units in the last place, in a form that compilers turn into vector code.
+    ///
+    /// Below the least normal result it is 0; above e⁸⁸ the `f32` form stays at e⁸⁸. NaN stays NaN.
+    fn exp_fast(self) -> Self;
+    /// The natural logarithm.
+    fn ln(self) -> Self;
+    /// The square root.
+    fn sqrt(self) -> Self;
+    /// The absolute value.
+    fn abs(self) -> Self;
+    /// Neither infinite nor NaN.
+    fn is_finite(self) -> bool;
+}
+
+pub(crate) mod sealed {
+    /// What the crate needs to know of an element type and nobody else.
+    pub trait Element: Sized + Device {
+        /// The buffers of this type among the scratch of a workspace.
+        fn buffers(scratch: &mut Scratch) -> &mut Vec<Vec<Self>>;
+    }
+
+    /// Free buffers of each element type.
+    #[derive(Debug, Default)]
+    pub struct Scratch {
+        pub(super) f32: Vec<Vec<f32>>,
+        pub(super) f64: Vec<Vec<f64>>,
+    }
+
+    #[cfg(feature = "cuda")]
+    pub use cudarc::driver::DeviceRepr as Device;
+    /// Types that a device can hold: all, where there is no device.
+    #[cfg(not(feature = "cuda"))]
+    pub trait Device {}
+    #[cfg(not(feature = "cuda"))]
+    impl<T> Device for T {}
+
+    impl Element for f32 {
+        fn buffers(scratch: &mut Scratch) -> &mut Vec<Vec<Self>> {
+            &mut scratch.f32
+        }
+    }
+
+    impl Element for f64 {
+        fn buffers(scratch: &mut Scratch) -> &mut Vec<Vec<Self>> {
+            &mut scratch.f64
+        }
+    }
+}
+
+macro_rules! float {
+    ($type:ident, $exp_fast:expr) => {
+        impl Float for $type {
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+            const NEG_INFINITY: Self = Self::NEG_INFINITY;
+            const NAME: &'static str = stringify!($type);
+
+            #[inline(always)]
+            fn from_f64(value: f64) -> Self {
+                value as Self
+            }
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                f64::from(self)
+            }
+            #[inline(always)]
+            fn exp(self) -> Self {
+                self.exp()
+            }
+            #[inline(always)]
+            fn exp_fast(self) -> Self {
+                $exp_fast(self)
+            }
+            #[inline(always)]
+            fn ln(self) -> Self {
+                self.ln()
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                self.sqrt()
+            }
+            #[inline(always)]
+            fn abs(self) -> Self {
+                self.abs()
+            }
+            #[inline(always)]
+            fn is_finite(self) -> bool {
+                self.is_finite()
+            }
+        }
+    };
+}
+
+float!(f32, exp_f32);
+float!(f64, f64::exp);
+
+/// e^x = 2ⁿ·e^r with n = round(x/ln 2) and |r| ≤ ln 2 / 2; e^r by the polynomial of Cephes' `expf`.
+#[inline(always)]
+fn exp_f32(x: f32) -> f32 {
+    const SMALLEST: f32 = -87.3;
+    const LARGEST: f32 = 88.0;
+    // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let clamped = if x < SMALLEST { SMALLEST } else { x };
+    let clamped = if clamped > LARGEST { LARGEST } else { clamped };
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = clamped - n * LN2_HIGH - n * LN2_LOW;
+    let mut p = 1.987_569_1e-4;
+    p = p * r + 1.398_199_9e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 1.666_666_5e-1;
+    p = p * r + 5.000_000_1e-1;
+    let e_r = p * r * r + r + 1.0;
+    let two_n = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+    if x < SMALLEST { 0.0 } else { e_r * two_n }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fast_exp_is_within_two_units_in_the_last_place() {
+        let mut worst = 0.0f64;
+        for i in 0..=1_000_000 {
+            let x = -87.2 + 175.0 * (i as f32) / 1e6;
+            let exact = f64::from(x).exp();
+            worst = worst.max(((f64::from(x.exp_fast()) - exact) / exact).abs());
+        }
+        assert!(worst < 2.4e-7, "{worst}");
+    }
+
+    #[test]
+    fn fast_exp_at_the_edges() {
+        assert_eq!(0.0f32.exp_fast(), 1.0);
+        assert_eq!((-1e4f32).exp_fast(), 0.0);
+        assert_eq!(f32::NEG_INFINITY.exp_fast(), 0.0);
+        assert!(f32::NAN.exp_fast().is_nan());
+        assert!(1e4f32.exp_fast().is_finite());
+    }
+}

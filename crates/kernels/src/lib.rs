@@ -1,0 +1,52 @@
+//! Forward and backward kernels of a transformer training step over borrowed buffers.
+//!
+//! Every op is a pair of functions: `forward` writes into buffers the caller gives (and into what its backward needs
+//! later), `backward` turns the gradient of the output into gradients of the inputs. Nothing here allocates a tensor,
+//! keeps one, or knows what the numbers are for.
+//!
+//! * Operands are [`View`]s and [`ViewMut`]s: a slice on the CPU or a range of a [`CudaBuffer`]. An op without a kernel
+//!   for the device of its operands returns [`Error::NoKernel`].
+//! * Scratch comes from a [`Workspace`], which also decides how many threads work. After the first call of a shape no
+//!   op asks the allocator for a buffer again.
+//! * Element types are `f32` and `f64` through [`Float`].
+//! * The same inputs give the same bits for the same number of threads: every reduction runs in a fixed order.
+//! * An argument is *overwritten* unless its documentation says that it *accumulates*.
+//!
+//! ```
+//! use candlewick_kernels::{Workspace, linear};
+//! # fn main() -> Result<(), candlewick_kernels::Error> {
+//! let x = [1.0f32, 2.0]; // [1, 2]
+//! let w = [3.0f32, 4.0, 5.0, 6.0]; // [2, 2]
+//! let mut y = [0.0f32; 2];
+//! let shape = linear::Shape { rows: 1, in_features: 2, out_features: 2 };
+//! linear::forward((&x[..]).into(), (&w[..]).into(), (&mut y[..]).into(), shape, 1.0, false, &mut Workspace::new(1))?;
+//! assert_eq!(y, [11.0, 17.0]);
+//! # Ok(()) }
+//! ```
+pub mod adamw;
+pub mod attention;
+pub mod elementwise;
+pub mod embedding;
+pub mod linear;
+pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
+pub mod token_log_probs;
+
+mod check;
+mod cuda;
+mod error;
+mod float;
+mod matmul;
+mod parallel;
+mod simd;
+#[cfg(test)]
+mod testing;
+mod view;
+mod workspace;
+
+pub use cuda::{Cuda, CudaBuffer};
+pub use error::{Error, Result};
+pub use float::Float;
+pub use view::{View, ViewMut};
+pub use workspace::Workspace;

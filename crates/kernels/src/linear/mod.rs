@@ -1,0 +1,90 @@
+//! Products with a weight matrix, `y = x·wᵀ`, and their two gradients.
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use crate::{Float, Result, View, ViewMut, Workspace, check};
+
+/// The sizes of a linear map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows of `x` and `y`, `[N]`.
+    pub rows: usize,
+    /// Columns of `x` and of the weight, `[I]`.
+    pub in_features: usize,
+    /// Columns of `y`, rows of the weight, `[O]`.
+    pub out_features: usize,
+}
+
+impl Shape {
+    fn check(&self, op: &'static str, (x, x_name): Operand, (w, w_name): Operand, (y, y_name): Operand) -> Result<()> {
+        check::length(op, x_name, x, &[self.rows, self.in_features], "rows × in_features")?;
+        check::length(op, w_name, w, &[self.out_features, self.in_features], "out_features × in_features")?;
+        check::length(op, y_name, y, &[self.rows, self.out_features], "rows × out_features")
+    }
+}
+
+type Operand = (usize, &'static str);
+
+/// y = scale·x·wᵀ, or y += … where `accumulate`.
+///
+/// `x` `[N, I]`, `w` `[O, I]`, `y` `[N, O]`.
+///
+/// # Errors
+/// A length that is not its shape's; operands that are not on the CPU.
+pub fn forward<T: Float>(
+    x: View<'_, T>,
+    w: View<'_, T>,
+    y: ViewMut<'_, T>,
+    shape: Shape,
+    scale: T,
+    accumulate: bool,
+    ws: &mut Workspace,
+) -> Result<()> {
+    const OP: &str = "linear::forward";
+    shape.check(OP, (x.len(), "x"), (w.len(), "w"), (y.len(), "y"))?;
+    cpu::forward(x.cpu(OP)?, w.cpu(OP)?, y.cpu(OP)?, shape, scale, accumulate, &ws.crew());
+    Ok(())
+}
+
+/// dx = scale·dy·w, or dx += … where `accumulate`.
+///
+/// `dy` `[N, O]`, `w` `[O, I]`, `dx` `[N, I]`.
+///
+/// # Errors
+/// A length that is not its shape's; operands that are not on the CPU.
+pub fn backward_input<T: Float>(
+    dy: View<'_, T>,
+    w: View<'_, T>,
+    dx: ViewMut<'_, T>,
+    shape: Shape,
+    scale: T,
+    accumulate: bool,
+    ws: &mut Workspace,
+) -> Result<()> {
+    const OP: &str = "linear::backward_input";
+    shape.check(OP, (dx.len(), "dx"), (w.len(), "w"), (dy.len(), "dy"))?;
+    cpu::backward_input(dy.cpu(OP)?, w.cpu(OP)?, dx.cpu(OP)?, shape, scale, accumulate, &ws.crew());
+    Ok(())
+}
+
+/// dw = scale·dyᵀ·x, or dw += … where `accumulate`.
+///
+/// `x` `[N, I]`, `dy` `[N, O]`, `dw` `[O, I]`.
+///
+/// # Errors
+/// A length that is not its shape's; operands that are not on the CPU.
+pub fn backward_weight<T: Float>(
+    x: View<'_, T>,
+    dy: View<'_, T>,
+    dw: ViewMut<'_, T>,
+    shape: Shape,
+    scale: T,
+    accumulate: bool,
+    ws: &mut Workspace,
+) -> Result<()> {
+    const OP: &str = "linear::backward_weight";
+    shape.check(OP, (x.len(), "x"), (dw.len(), "dw"), (dy.len(), "dy"))?;
+    cpu::backward_weight(x.cpu(OP)?, dy.cpu(OP)?, dw.cpu(OP)?, shape, scale, accumulate, &ws.crew());
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! Root-mean-square normalisation, with a CUDA back end beside the CPU's.
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(test)]
+mod tests;
+
+use crate::{Float, Result, View, ViewMut, Workspace, check};
+
+/// The sizes of a normalisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows, `[N]`.
+    pub rows: usize,
+    /// Columns, `[H]`; each row is normalised over them.
+    pub hidden: usize,
+}
+
+/// y = x·rstd·weight with rstd = 1/√(mean(x²) + eps), row by row.
+///
+/// `x` `[N, H]`, `weight` `[H]`, `y` `[N, H]`; `rstd` `[N]` is what [`backward`] needs besides the inputs. After Zhang
+/// and Sennrich, “Root Mean Square Layer Normalization” (2019). The statistics of an `f32` row are taken in `f64` blocks.
+///
+/// # Errors
+/// A length that is not its shape's; operands on different devices.
+#[expect(clippy::too_many_arguments, reason = "operands of one op")]
+pub fn forward<T: Float>(
+    x: View<'_, T>,
+    weight: View<'_, T>,
+    y: ViewMut<'_, T>,
+    rstd: ViewMut<'_, T>,
+    shape: Shape,
+    eps: f64,
+    ws: &mut Workspace,
+) -> Result<()> {
+    const OP: &str = "rms_norm::forward";
+    check::length(OP, "x", x.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
+    check::length(OP, "weight", weight.len(), &[shape.hidden], "hidden")?;
+    check::length(OP, "y", y.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
+    check::length(OP, "rstd", rstd.len(), &[shape.rows], "rows")?;
+    #[cfg(feature = "cuda")]
+    if x.on_cuda() {
+        return cuda::forward(OP, x, weight, y, rstd, shape, eps);
+    }
+    cpu::forward(x.cpu(OP)?, weight.cpu(OP)?, y.cpu(OP)?, rstd.cpu(OP)?, shape, eps, &ws.crew());
+    Ok(())
+}
+
+/// The gradients of [`forward`]: with x̂ = x·rstd and g = dy·weight,
+/// dx (+)= rstd·(g − x̂·mean(g·x̂)) and dw += Σ over rows of dy·x̂.
+///
+/// `x`, `dy`, `dx` `[N, H]`; `weight`, `dw` `[H]`; `rstd` `[N]`. `dw` always accumulates, `dx` where asked; without `dw`
+/// (a frozen weight) that half of the work is not done.
+///
+/// # Errors
+/// A length that is not its shape's; operands on different devices.
+#[expect(clippy::too_many_arguments, reason = "operands of one op")]
+pub fn backward<T: Float>(
+    x: View<'_, T>,
+    weight: View<'_, T>,
+    rstd: View<'_, T>,
+    dy: View<'_, T>,
+    dx: ViewMut<'_, T>,
+    accumulate_dx: bool,
+    dw: Option<ViewMut<'_, T>>,
+    shape: Shape,
+    ws: &mut Workspace,
+) -> Result<()> {
+    const OP: &str = "rms_norm::backward";
+    check::length(OP, "x", x.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
+    check::length(OP, "weight", weight.len(), &[shape.hidden], "hidden")?;
+    check::length(OP, "rstd", rstd.len(), &[shape.rows], "rows")?;
+    check::length(OP, "dy", dy.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
+    check::length(OP, "dx", dx.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
+    if let Some(dw) = &dw {
+        check::length(OP, "dw", dw.len(), &[shape.hidden], "hidden")?;
+    }
+    #[cfg(feature = "cuda")]
+    if x.on_cuda() {
+        return cuda::backward(OP, x, weight, rstd, dy, dx, accumulate_dx, dw, shape, ws);
+    }
+    let dw = dw.map(|dw| dw.cpu(OP)).transpose()?;
+    let inputs = cpu::Inputs { x: x.cpu(OP)?, weight: weight.cpu(OP)?, rstd: rstd.cpu(OP)?, dy: dy.cpu(OP)? };
+    cpu::backward(inputs, dx.cpu(OP)?, accumulate_dx, dw, shape, ws);
+    Ok(())
+}

@@ -1,0 +1,297 @@
+use candle_core::{D, Tensor};
+
+use super::*;
+use crate::testing::*;
+
+/// The vocabulary is no multiple of a vector.
+const SHAPE: Shape = Shape { rows: 6, hidden: 5, vocab: 13, targets: 8, chunk: 3 };
+const ROWS: [u32; 8] = [5, 0, 0, 3, 1, 0, 2, 5];
+const IDS: [u32; 8] = [12, 0, 7, 3, 3, 11, 5, 1];
+const GIVEN: [u32; 16] = [0, 12, 5, 5, 7, 1, 2, 3, 4, 11, 6, 8, 9, 10, 12, 1];
+
+#[derive(Clone)]
+struct Targets {
+    rows: Vec<u32>,
+    ids: Vec<u32>,
+    given: Vec<u32>,
+}
+
+fn small() -> Targets {
+    Targets { rows: ROWS.to_vec(), ids: IDS.to_vec(), given: GIVEN.to_vec() }
+}
+
+fn random(shape: Shape) -> Targets {
+    let ids = |seed, n: usize, limit: usize| numbers(seed, n).iter().map(|v| ((v + 1.5) / 3.0 * limit as f64) as u32).collect();
+    Targets { rows: ids(5, shape.targets, shape.rows), ids: ids(6, shape.targets, shape.vocab), given: vec![] }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Scores<T> {
+    log_probs: Vec<T>,
+    mean: Vec<T>,
+    sum_sq: Vec<T>,
+    entropy: Vec<T>,
+    top1: Vec<T>,
+    given: Vec<T>,
+    lse: Vec<T>,
+}
+
+fn scores<T: Float>(hidden: &[f64], weight: &[f64], targets: &Targets, shape: Shape, threads: usize) -> Scores<T> {
+    let nan = |len: usize| vec![T::from_f64(f64::NAN); len];
+    let m = shape.targets;
+    let mut s = Scores {
+        log_probs: nan(m),
+        mean: nan(m),
+        sum_sq: nan(m),
+        entropy: nan(m),
+        top1: nan(m),
+        given: nan(targets.given.len()),
+        lse: nan(m),
+    };
+    let (hidden, weight) = (cast::<T>(hidden), cast::<T>(weight));
+    let out = Outputs {
+        log_probs: (&mut s.log_probs).into(),
+        mean_log_probs: Some((&mut s.mean).into()),
+        log_sum_sq_probs: Some((&mut s.sum_sq).into()),
+        entropy: Some((&mut s.entropy).into()),
+        is_top1: Some((&mut s.top1).into()),
+        given_log_probs: Some((&mut s.given).into()),
+    };
+    let (h, w) = ((&hidden).into(), (&weight).into());
+    let ws = &mut Workspace::new(threads);
+    forward(h, w, &targets.rows, &targets.ids, &targets.given, out, (&mut s.lse).into(), shape, ws).unwrap();
+    s
+}
+
+/// Cotangents of log_probs, mean, log Σp², entropy, given; an empty one is not passed.
+type D5 = [Vec<f64>; 5];
+
+fn gradients<T: Float>(
+    hidden: &[f64],
+    weight: &[f64],
+    targets: &Targets,
+    d: &D5,
+    shape: Shape,
+    threads: usize,
+) -> (Vec<T>, Vec<T>) {
+    let lse = scores::<T>(hidden, weight, targets, shape, threads).lse;
+    let (hidden, weight) = (cast::<T>(hidden), cast::<T>(weight));
+    let d = d.each_ref().map(|d| cast::<T>(d));
+    let of = |i: usize| Some(View::from(&d[i])).filter(|view| !view.is_empty());
+    let cotangents = Cotangents {
+        log_probs: of(0),
+        mean_log_probs: of(1),
+        log_sum_sq_probs: of(2),
+        entropy: of(3),
+        given_log_probs: of(4),
+    };
+    let (mut dh, mut dw) = (vec![T::ZERO; hidden.len()], vec![T::ZERO; weight.len()]);
+    let (h, w, l) = ((&hidden).into(), (&weight).into(), (&lse).into());
+    let (into_h, into_w) = ((&mut dh).into(), Some((&mut dw).into()));
+    let ws = &mut Workspace::new(threads);
+    backward(h, w, &targets.rows, &targets.ids, &targets.given, l, cotangents, into_h, into_w, shape, ws).unwrap();
+    (dh, dw)
+}
+
+fn case(shape: Shape) -> (Vec<f64>, Vec<f64>) {
+    (numbers(1, shape.rows * shape.hidden), numbers(2, shape.vocab * shape.hidden))
+}
+
+fn all_cotangents(targets: &Targets) -> D5 {
+    let m = targets.ids.len();
+    [numbers(11, m), numbers(12, m), numbers(13, m), numbers(14, m), numbers(15, targets.given.len())]
+}
+
+/// The five differentiable outputs through candle, each `[M]`, the last `[M, K]`.
+fn decomposed(hidden: &Tensor, weight: &Tensor, targets: &Targets) -> [Tensor; 5] {
+    let device = hidden.device();
+    let ids = |ids: &[u32], k: usize| Tensor::from_slice(ids, (ids.len() / k, k), device).unwrap();
+    let rows = hidden.index_select(&Tensor::new(&targets.rows[..], device).unwrap(), 0).unwrap();
+    let log_p = candle_nn::ops::log_softmax(&rows.matmul(&weight.t().unwrap()).unwrap(), D::Minus1).unwrap();
+    let p = log_p.exp().unwrap();
+    let given = targets.given.len() / targets.ids.len();
+    [
+        log_p.gather(&ids(&targets.ids, 1), 1).unwrap().squeeze(1).unwrap(),
+        log_p.mean(1).unwrap(),
+        p.sqr().unwrap().sum(1).unwrap().log().unwrap(),
+        (p * &log_p).unwrap().sum(1).unwrap().neg().unwrap(),
+        log_p.gather(&ids(&targets.given, given), 1).unwrap(),
+    ]
+}
+
+#[test]
+fn every_output_has_the_gradient_of_autograd() {
+    let ((h, w), targets) = (case(SHAPE), small());
+    let (vh, vw) = (var(&h, &[6, 5]), var(&w, &[13, 5]));
+    let outputs = decomposed(&vh, &vw, &targets);
+    let s = scores::<f64>(&h, &w, &targets, SHAPE, 1);
+    let names = ["log_probs", "mean", "log_sum_sq", "entropy", "given"];
+    let ours = [&s.log_probs, &s.mean, &s.sum_sq, &s.entropy, &s.given];
+    let all = all_cotangents(&targets);
+    let mut sum = (vec![0.0; h.len()], vec![0.0; w.len()]);
+    for i in 0..5 {
+        assert_near(ours[i], &elements(&outputs[i]), 1e-13, names[i]);
+        let expected = autograd(&outputs[i], &all[i], &[&vh, &vw]);
+        let mut only: D5 = Default::default();
+        only[i] = all[i].clone();
+        let (dh, dw) = gradients::<f64>(&h, &w, &targets, &only, SHAPE, 1);
+        assert_near(&dh, &expected[0], 1e-12, &format!("d_hidden by {}", names[i]));
+        assert_near(&dw, &expected[1], 1e-12, &format!("d_weight by {}", names[i]));
+        sum.0.iter_mut().zip(&expected[0]).for_each(|(s, e)| *s += e);
+        sum.1.iter_mut().zip(&expected[1]).for_each(|(s, e)| *s += e);
+    }
+    let (dh, dw) = gradients::<f64>(&h, &w, &targets, &all, SHAPE, 1);
+    assert_near(&dh, &sum.0, 1e-12, "d_hidden by all");
+    assert_near(&dw, &sum.1, 1e-12, "d_weight by all");
+}
+
+#[test]
+fn gradients_are_central_differences() {
+    let ((h, w), targets) = (case(SHAPE), small());
+    let d = all_cotangents(&targets);
+    let loss = |h: &[f64], w: &[f64]| {
+        let s = scores::<f64>(h, w, &targets, SHAPE, 1);
+        [s.log_probs, s.mean, s.sum_sq, s.entropy, s.given].iter().zip(&d).map(|(out, d)| weighted(out, d)).sum()
+    };
+    let (dh, dw) = gradients::<f64>(&h, &w, &targets, &d, SHAPE, 1);
+    assert_near(&dh, &central_differences(&h, |h| loss(h, &w)), 1e-8, "d_hidden by differences");
+    assert_near(&dw, &central_differences(&w, |w| loss(&h, w)), 1e-8, "d_weight by differences");
+}
+
+#[test]
+fn a_row_by_hand() {
+    // Logits 0, ln 2, ln 5: p = 1/8, 2/8, 5/8.
+    let weight = [0.0, 2f64.ln(), 5f64.ln()];
+    let shape = Shape { rows: 1, hidden: 1, vocab: 3, targets: 2, chunk: 0 };
+    let targets = Targets { rows: vec![0, 0], ids: vec![1, 2], given: vec![] };
+    let s = scores::<f64>(&[1.0], &weight, &targets, shape, 1);
+    assert_near(&s.log_probs, &[0.25f64.ln(), 0.625f64.ln()], 1e-14, "log_probs");
+    assert_near(&s.sum_sq[..1], &[(30.0f64 / 64.0).ln()], 1e-14, "log Σp²");
+    assert_near(&s.mean[..1], &[(10.0f64 / 512.0).ln() / 3.0], 1e-14, "mean");
+    assert_near(&s.lse[..1], &[8f64.ln()], 1e-14, "lse");
+    assert_eq!(s.top1, [0.0, 1.0]);
+}
+
+#[test]
+fn of_equal_logits_the_first_is_the_top() {
+    let shape = Shape { rows: 1, hidden: 1, vocab: 4, targets: 4, chunk: 0 };
+    let targets = Targets { rows: vec![0; 4], ids: vec![0, 1, 2, 3], given: vec![] };
+    assert_eq!(scores::<f32>(&[1.0], &[1.0, 3.0, 3.0, 2.0], &targets, shape, 1).top1, [0.0, 1.0, 0.0, 0.0]);
+}
+
+#[test]
+fn chunks_decide_no_result() {
+    let ((h, w), targets) = (case(SHAPE), small());
+    let d = all_cotangents(&targets);
+    let whole = Shape { chunk: 0, ..SHAPE };
+    let (expected, (dh, dw)) = (scores::<f64>(&h, &w, &targets, whole, 1), gradients::<f64>(&h, &w, &targets, &d, whole, 1));
+    for chunk in [1, 3, 7, 8, 100] {
+        let shape = Shape { chunk, ..SHAPE };
+        let s = scores::<f64>(&h, &w, &targets, shape, 2);
+        assert_near(&s.log_probs, &expected.log_probs, 1e-13, "log_probs");
+        assert_near(&s.entropy, &expected.entropy, 1e-13, "entropy");
+        let d = gradients::<f64>(&h, &w, &targets, &d, shape, 2);
+        assert_near(&d.0, &dh, 1e-13, "d_hidden");
+        assert_near(&d.1, &dw, 1e-13, "d_weight");
+    }
+    assert_eq!((automatic_chunk(2), automatic_chunk(128_256), automatic_chunk(1 << 30)), (256, 130, 16));
+}
+
+#[test]
+fn single_precision_is_near_and_repeats_itself() {
+    let shape = Shape { rows: 90, hidden: 48, vocab: 1_003, targets: 120, chunk: 50 };
+    let ((h, w), targets) = (case(shape), random(shape));
+    let zero: D5 = Default::default();
+    let log_probs_only = [numbers(11, 120), vec![], vec![], vec![], vec![]];
+    let all = [numbers(11, 120), numbers(12, 120), numbers(13, 120), numbers(14, 120), vec![]];
+    let exact = scores::<f64>(&h, &w, &targets, shape, 1);
+    for threads in [1, 2] {
+        let s = scores::<f32>(&h, &w, &targets, shape, threads);
+        assert_near(&s.log_probs, &exact.log_probs, 1e-5, "log_probs in f32");
+        assert_near(&s.mean, &exact.mean, 1e-5, "mean in f32");
+        assert_near(&s.sum_sq, &exact.sum_sq, 1e-5, "log Σp² in f32");
+        assert_near(&s.entropy, &exact.entropy, 1e-5, "entropy in f32");
+        assert_eq!(s, scores::<f32>(&h, &w, &targets, shape, threads));
+        for d in [&log_probs_only, &all] {
+            let (dh, dw) = gradients::<f32>(&h, &w, &targets, d, shape, threads);
+            let expected = gradients::<f64>(&h, &w, &targets, d, shape, 1);
+            assert_near(&dh, &expected.0, 1e-5, "d_hidden in f32");
+            assert_near(&dw, &expected.1, 1e-5, "d_weight in f32");
+            assert_eq!((dh, dw), gradients::<f32>(&h, &w, &targets, d, shape, threads));
+        }
+    }
+    let (dh, dw) = gradients::<f32>(&h, &w, &targets, &zero, shape, 1);
+    assert!(dh.iter().chain(&dw).all(|&v| v == 0.0));
+}
+
+#[test]
+fn rows_of_the_gradient_of_logits_sum_to_zero() {
+    // With a hidden size of 1 and a hidden state of 1, d_weight of a lone target is the gradient of its logits.
+    let shape = Shape { rows: 1, hidden: 1, vocab: 777, targets: 1, chunk: 0 };
+    for (size, all) in [(1.0, false), (1.0, true), (1e3, false), (1e4, true)] {
+        let w: Vec<f64> = numbers(1, 777).iter().map(|v| v * size).collect();
+        let targets = Targets { rows: vec![0], ids: vec![5], given: vec![] };
+        let rest = if all { vec![0.7] } else { vec![] };
+        let d = [vec![1.3], rest.clone(), rest.clone(), rest, vec![]];
+        let (_, dl) = gradients::<f32>(&[1.0], &w, &targets, &d, shape, 1);
+        let sum: f64 = dl.iter().map(|&v| f64::from(v)).sum();
+        let absolute: f64 = dl.iter().map(|&v| f64::from(v.abs())).sum();
+        assert!(sum.abs() < 1e-6 * absolute.max(1.0), "size {size}: {sum:e} of {absolute:e}");
+    }
+}
+
+#[test]
+fn large_logits_stay_finite() {
+    let (h, w) = case(SHAPE);
+    let w: Vec<f64> = w.iter().map(|v| v * 1e4).collect();
+    let targets = small();
+    let s = scores::<f32>(&h, &w, &targets, SHAPE, 1);
+    for values in [&s.log_probs, &s.mean, &s.sum_sq, &s.entropy, &s.given, &s.lse] {
+        assert!(values.iter().all(|v| v.is_finite()), "{values:?}");
+    }
+    let (dh, dw) = gradients::<f32>(&h, &w, &targets, &all_cotangents(&targets), SHAPE, 1);
+    assert!(dh.iter().chain(&dw).all(|v| v.is_finite()));
+}
+
+#[test]
+fn gradients_accumulate_and_a_frozen_head_has_none() {
+    let ((h, w), targets) = (case(SHAPE), small());
+    let d = numbers(11, 8);
+    let (dh, dw) = gradients::<f64>(&h, &w, &targets, &[d.clone(), vec![], vec![], vec![], vec![]], SHAPE, 1);
+    let lse = scores::<f64>(&h, &w, &targets, SHAPE, 1).lse;
+    let mut ws = Workspace::new(1);
+    let mut run = |into_h: &mut Vec<f64>, into_w: Option<&mut Vec<f64>>| {
+        let cotangents = Cotangents { log_probs: Some((&d).into()), ..Cotangents::default() };
+        let (hv, wv, into_w) = ((&h).into(), (&w).into(), into_w.map(ViewMut::from));
+        backward(hv, wv, &ROWS, &IDS, &[], (&lse).into(), cotangents, into_h.into(), into_w, SHAPE, &mut ws).unwrap();
+    };
+    let (mut into_h, mut into_w) = (vec![1.0; dh.len()], vec![1.0; dw.len()]);
+    run(&mut into_h, Some(&mut into_w));
+    assert_near(&into_h, &dh.iter().map(|v| v + 1.0).collect::<Vec<_>>(), 1e-14, "d_hidden");
+    assert_near(&into_w, &dw.iter().map(|v| v + 1.0).collect::<Vec<_>>(), 1e-14, "d_weight");
+    let mut frozen = vec![0.0; dh.len()];
+    run(&mut frozen, None);
+    assert_eq!(frozen, dh);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_no_targets_are_fine() {
+    let mut ws = Workspace::new(1);
+    let (h, w) = (vec![0.0f32; 30], vec![0.0f32; 65]);
+    let mut run = |h: View<'_, f32>, rows: &[u32], ids: &[u32], given: &[u32], m: usize| {
+        let (mut a, mut b) = (vec![0.0f32; m], vec![0.0f32; m]);
+        let shape = Shape { targets: ids.len(), ..SHAPE };
+        forward(h, (&w).into(), rows, ids, given, Outputs::log_probs((&mut a).into()), (&mut b).into(), shape, &mut ws)
+    };
+    let (rows, ids) = (&ROWS[..], &IDS[..]);
+    assert_length(run((&h[1..]).into(), rows, ids, &[], 8), "hidden");
+    assert_length(run((&h).into(), &rows[1..], ids, &[], 8), "target_rows");
+    assert_length(run((&h).into(), rows, ids, &[], 7), "lse");
+    let text = |result: Result<()>| result.unwrap_err().to_string();
+    assert!(text(run((&h).into(), &[0, 6], &[0, 0], &[], 2)).contains("target_rows[1] is 6"));
+    assert!(text(run((&h).into(), &[0, 0], &[0, 13], &[], 2)).contains("target_ids[1] is 13"));
+    assert!(text(run((&h).into(), &[0, 0], &[0, 0], &[1], 2)).contains("1 ids are given"));
+    assert!(text(run((&h).into(), &[0, 0], &[0, 0], &[1, 1], 2)).contains("no buffer"));
+    assert_no_kernel(run(View::elsewhere(30), rows, ids, &[], 8));
+    run((&h).into(), &[], &[], &[], 0).unwrap();
+}

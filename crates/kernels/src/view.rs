@@ -1,0 +1,219 @@
+//! Borrowed operands, on whichever device they are.
+use std::ops::Range;
+
+use crate::cuda::{self, CudaBuffer};
+use crate::{Error, Result};
+
+/// A borrowed operand that an op reads: a slice on the CPU or a range of a [`CudaBuffer`].
+#[derive(Debug)]
+pub struct View<'a, T> {
+    repr: Repr<&'a [T], &'a CudaBuffer<T>>,
+}
+
+/// A borrowed operand that an op writes: a slice on the CPU or a range of a [`CudaBuffer`].
+#[derive(Debug)]
+pub struct ViewMut<'a, T> {
+    repr: Repr<&'a mut [T], &'a mut CudaBuffer<T>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Repr<S, B> {
+    Cpu(S),
+    Cuda { buffer: B, start: usize, len: usize },
+    /// Stands for a device of which no op has a kernel, so that tests see the refusals on any machine.
+    #[cfg(test)]
+    Elsewhere(usize),
+}
+
+impl<T> Clone for View<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for View<'_, T> {}
+
+impl<'a, T> View<'a, T> {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        match &self.repr {
+            Repr::Cpu(slice) => slice.len(),
+            Repr::Cuda { len, .. } => *len,
+            #[cfg(test)]
+            Repr::Elsewhere(len) => *len,
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The part in `range`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where `range` is not inside.
+    pub fn part(self, range: Range<usize>) -> Result<Self> {
+        inside(&range, self.len())?;
+        let repr = match self.repr {
+            Repr::Cpu(slice) => Repr::Cpu(&slice[range]),
+            Repr::Cuda { buffer, start, .. } => Repr::Cuda { buffer, start: start + range.start, len: range.len() },
+            #[cfg(test)]
+            Repr::Elsewhere(_) => Repr::Elsewhere(range.len()),
+        };
+        Ok(Self { repr })
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_cuda(&self) -> bool {
+        matches!(self.repr, Repr::Cuda { .. })
+    }
+
+    /// The slice, or the refusal of an op that has no other kernel than the CPU's.
+    pub(crate) fn cpu(self, op: &'static str) -> Result<&'a [T]> {
+        match self.repr {
+            Repr::Cpu(slice) => Ok(slice),
+            Repr::Cuda { .. } => Err(Error::NoKernel { op, device: cuda::NAME }),
+            #[cfg(test)]
+            Repr::Elsewhere(_) => Err(Error::NoKernel { op, device: "elsewhere" }),
+        }
+    }
+
+    /// The range of a buffer, for an op whose first operand was on a CUDA device.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn cuda(self, op: &'static str) -> Result<(&'a CudaBuffer<T>, Range<usize>)> {
+        match self.repr {
+            Repr::Cuda { buffer, start, len } => Ok((buffer, start..start + len)),
+            _ => Err(Error::MixedDevices { op }),
+        }
+    }
+
+    pub(crate) fn of_buffer(buffer: &'a CudaBuffer<T>, len: usize) -> Self {
+        Self { repr: Repr::Cuda { buffer, start: 0, len } }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn elsewhere(len: usize) -> Self {
+        Self { repr: Repr::Elsewhere(len) }
+    }
+}
+
+impl<'a, T> ViewMut<'a, T> {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.as_view().len()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same operand, borrowed for a shorter time.
+    pub fn reborrow(&mut self) -> ViewMut<'_, T> {
+        let repr = match &mut self.repr {
+            Repr::Cpu(slice) => Repr::Cpu(&mut **slice),
+            Repr::Cuda { buffer, start, len } => Repr::Cuda { buffer: &mut **buffer, start: *start, len: *len },
+            #[cfg(test)]
+            Repr::Elsewhere(len) => Repr::Elsewhere(*len),
+        };
+        ViewMut { repr }
+    }
+
+    /// The same operand, for reading.
+    pub fn as_view(&self) -> View<'_, T> {
+        let repr = match &self.repr {
+            Repr::Cpu(slice) => Repr::Cpu(&**slice),
+            Repr::Cuda { buffer, start, len } => Repr::Cuda { buffer: &**buffer, start: *start, len: *len },
+            #[cfg(test)]
+            Repr::Elsewhere(len) => Repr::Elsewhere(*len),
+        };
+        View { repr }
+    }
+
+    /// The part in `range`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where `range` is not inside.
+    pub fn part(self, range: Range<usize>) -> Result<Self> {
+        inside(&range, self.len())?;
+        let repr = match self.repr {
+            Repr::Cpu(slice) => Repr::Cpu(&mut slice[range]),
+            Repr::Cuda { buffer, start, .. } => Repr::Cuda { buffer, start: start + range.start, len: range.len() },
+            #[cfg(test)]
+            Repr::Elsewhere(_) => Repr::Elsewhere(range.len()),
+        };
+        Ok(Self { repr })
+    }
+
+    pub(crate) fn cpu(self, op: &'static str) -> Result<&'a mut [T]> {
+        match self.repr {
+            Repr::Cpu(slice) => Ok(slice),
+            Repr::Cuda { .. } => Err(Error::NoKernel { op, device: cuda::NAME }),
+            #[cfg(test)]
+            Repr::Elsewhere(_) => Err(Error::NoKernel { op, device: "elsewhere" }),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(crate) fn cuda(self, op: &'static str) -> Result<(&'a mut CudaBuffer<T>, Range<usize>)> {
+        match self.repr {
+            Repr::Cuda { buffer, start, len } => Ok((buffer, start..start + len)),
+            _ => Err(Error::MixedDevices { op }),
+        }
+    }
+
+    pub(crate) fn of_buffer(buffer: &'a mut CudaBuffer<T>, len: usize) -> Self {
+        Self { repr: Repr::Cuda { buffer, start: 0, len } }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn elsewhere(len: usize) -> Self {
+        Self { repr: Repr::Elsewhere(len) }
+    }
+}
+
+fn inside(range: &Range<usize>, len: usize) -> Result<()> {
+    if range.start <= range.end && range.end <= len {
+        return Ok(());
+    }
+    Err(Error::Shape { op: "view", reason: format!("the part {range:?} is not inside an operand of {len} elements") })
+}
+
+impl<'a, T> From<&'a [T]> for View<'a, T> {
+    fn from(slice: &'a [T]) -> Self {
+        Self { repr: Repr::Cpu(slice) }
+    }
+}
+
+impl<'a, T> From<&'a Vec<T>> for View<'a, T> {
+    fn from(vec: &'a Vec<T>) -> Self {
+        vec.as_slice().into()
+    }
+}
+
+impl<'a, T> From<&'a mut [T]> for ViewMut<'a, T> {
+    fn from(slice: &'a mut [T]) -> Self {
+        Self { repr: Repr::Cpu(slice) }
+    }
+}
+
+impl<'a, T> From<&'a mut Vec<T>> for ViewMut<'a, T> {
+    fn from(vec: &'a mut Vec<T>) -> Self {
+        vec.as_mut_slice().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_a_range_of_the_operand() {
+        let mut data = vec![1.0f32, 2.0, 3.0];
+        assert_eq!(View::from(&data).part(1..3).unwrap().cpu("test").unwrap(), [2.0, 3.0]);
+        ViewMut::from(&mut data).part(0..1).unwrap().reborrow().cpu("test").unwrap()[0] = 9.0;
+        assert_eq!(data, [9.0, 2.0, 3.0]);
+        assert!(View::from(&data).part(2..4).unwrap_err().to_string().contains("2..4"));
+    }
+}

@@ -1,0 +1,87 @@
+//! Scratch and threads, lent to every op.
+use std::fmt;
+
+use crate::Float;
+use crate::attention::Block;
+use crate::float::sealed::Scratch;
+use crate::parallel::Crew;
+
+/// Scratch buffers and a crew of threads. One workspace serves one caller at a time; ops return what they take from it,
+/// so after the first step of a size no scratch is allocated again.
+#[derive(Default)]
+pub struct Workspace {
+    scratch: Scratch,
+    crew: Crew,
+    pub(crate) blocks: Vec<Block>,
+    #[cfg(feature = "cuda")]
+    pub(crate) device_scratch: Option<crate::cuda::Bytes>,
+}
+
+impl Workspace {
+    /// A workspace whose ops run on `threads` threads; 0 means as many as the machine runs at once.
+    ///
+    /// Where threads cannot be started (WebAssembly, or a system that refuses), ops run on the caller's;
+    /// [`Workspace::threads`] tells.
+    pub fn new(threads: usize) -> Self {
+        Self { crew: Crew::new(threads), ..Self::default() }
+    }
+
+    /// The number of threads that ops run on.
+    pub fn threads(&self) -> usize {
+        self.crew.threads()
+    }
+
+    /// Lends a buffer of `len` elements with arbitrary contents; [`Workspace::give_back`] returns it.
+    pub fn take<T: Float>(&mut self, len: usize) -> Vec<T> {
+        let free = T::buffers(&mut self.scratch);
+        // The least buffer that is large enough, else the largest, which then grows.
+        let best = (0..free.len()).min_by_key(|&i| {
+            let capacity = free[i].capacity();
+            if capacity >= len { (0, capacity) } else { (1, usize::MAX - capacity) }
+        });
+        let mut buffer = best.map(|i| free.swap_remove(i)).unwrap_or_default();
+        if buffer.len() > len {
+            buffer.truncate(len);
+        } else {
+            if buffer.capacity() < len {
+                buffer.clear(); // nothing of it is wanted in the new place
+            }
+            buffer.resize(len, T::ZERO);
+        }
+        buffer
+    }
+
+    /// Returns a buffer for later use.
+    pub fn give_back<T: Float>(&mut self, buffer: Vec<T>) {
+        if buffer.capacity() > 0 {
+            T::buffers(&mut self.scratch).push(buffer);
+        }
+    }
+
+    pub(crate) fn crew(&self) -> Crew {
+        self.crew.clone()
+    }
+}
+
+impl fmt::Debug for Workspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workspace").field("threads", &self.threads()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_returned_buffer_is_lent_again() {
+        let mut ws = Workspace::new(1);
+        let buffer = ws.take::<f32>(100);
+        let address = buffer.as_ptr();
+        ws.give_back(buffer);
+        let again = ws.take::<f32>(40);
+        assert_eq!((again.as_ptr(), again.len()), (address, 40));
+        ws.give_back(again);
+        assert_eq!(ws.take::<f32>(100).as_ptr(), address);
+    }
+}

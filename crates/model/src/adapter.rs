@@ -1,0 +1,241 @@
+//! LoRA adapters and PEFT's files of them.
+//!
+//! A linear `y = x Wᵀ` becomes `y = x Wᵀ + s (x Aᵀ) Bᵀ` with `A [r, in]`, `B [out, r]` and `s = alpha / r`
+//! (`alpha / √r` with rank-stabilised scaling); Hu et al., arXiv 2106.09685.
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candlewick_kernels::Float;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Map, Value, json};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::layer::LINEARS;
+use crate::parameters::Parameters;
+use crate::weights::{self, WeightFiles};
+
+const PREFIX: &str = "base_model.model.";
+const CONFIG: &str = "adapter_config.json";
+
+/// A fresh adapter: which linears get one, and how wide.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// The width `r` of the bottleneck.
+    pub rank: usize,
+    /// The scale is `alpha / rank`.
+    pub alpha: f64,
+    /// Names of the linears, as in `q_proj`; all seven of a layer by default.
+    pub targets: Vec<String>,
+    /// Scale by `alpha / √rank` (rsLoRA, arXiv 2312.03732).
+    pub rank_stabilised: bool,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        let targets = LINEARS.iter().map(|linear| linear.short_name().to_owned()).collect();
+        Self { rank: 16, alpha: 32.0, targets, rank_stabilised: false }
+    }
+}
+
+/// The low-rank pair of one linear: places of A and B in the adapter's parameters, and the scale.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LoraPair {
+    pub(crate) a: usize,
+    pub(crate) b: usize,
+    pub(crate) rank: usize,
+    pub(crate) scale: f64,
+}
+
+/// An adapter over a model of a given configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Lora<T> {
+    pub(crate) parameters: Parameters<T>,
+    /// By module path, as in `model.layers.0.self_attn.q_proj`.
+    pairs: BTreeMap<String, LoraPair>,
+    /// `adapter_config.json`, to be written back.
+    config: Map<String, Value>,
+}
+
+impl<T: Float> Lora<T> {
+    /// A (uniform within ±1/√in, as PEFT draws it) and B (zero), so that the model is unchanged at first.
+    pub(crate) fn fresh(model: &Config, lora: &LoraConfig, seed: u64) -> Result<Self> {
+        if lora.rank == 0 {
+            return Err(Error::Input("lora rank is 0; expected at least 1".into()));
+        }
+        if !(lora.alpha.is_finite() && lora.alpha > 0.0) {
+            return Err(Error::Input(format!("lora alpha is {}; expected a positive number", lora.alpha)));
+        }
+        if lora.targets.is_empty() {
+            return Err(Error::Input(format!("lora has no targets; expected some of {}", target_names())));
+        }
+        for target in &lora.targets {
+            if !LINEARS.iter().any(|linear| linear.short_name() == target) {
+                return Err(Error::Input(format!("lora target {target:?} is no linear of this model; expected some of {}", target_names())));
+            }
+        }
+        let ranks: Vec<(String, usize)> = modules(model)
+            .filter(|(path, ..)| lora.targets.iter().any(|target| path.rsplit('.').next() == Some(target)))
+            .map(|(path, ..)| (path, lora.rank))
+            .collect();
+        let config = json!({
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": null, "inference_mode": true,
+            "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": false,
+            "init_lora_weights": true, "target_modules": lora.targets, "modules_to_save": null,
+            "use_rslora": lora.rank_stabilised, "use_dora": false, "rank_pattern": {}, "alpha_pattern": {},
+            "layers_to_transform": null, "layers_pattern": null, "revision": null,
+        });
+        let Value::Object(config) = config else { unreachable!("the literal above is an object") };
+        let mut lora = Self::laid_out(model, &ranks, config)?;
+        let mut random = StdRng::seed_from_u64(seed);
+        for pair in lora.pairs.clone().into_values() {
+            let bound = 1.0 / (lora.parameters.shape(pair.a)[1] as f64).sqrt();
+            for x in lora.parameters.tensor_mut(pair.a) {
+                *x = T::from_f64(random.random_range(-bound..bound));
+            }
+        }
+        Ok(lora)
+    }
+
+    /// Reads a directory that PEFT (or [`save`](Self::save)) wrote.
+    pub(crate) fn load(model: &Config, directory: &Path) -> Result<Self> {
+        let path = directory.join(CONFIG);
+        if !path.exists() {
+            return Err(Error::MissingFile {
+                directory: directory.into(),
+                missing: CONFIG.into(),
+                expected: "a PEFT adapter: adapter_config.json and adapter_model.safetensors",
+            });
+        }
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let config: Map<String, Value> = serde_json::from_str(&text)
+            .map_err(|e| Error::config(&path, format!("not a JSON object: {e}")))?;
+        refuse_what_is_not_built(&config)?;
+        let files = WeightFiles::open(directory, "adapter_model")?;
+        let mut ranks = Vec::new();
+        let mut known = 0;
+        for (module, ..) in modules(model) {
+            let a = stored(&module, 'A');
+            if !files.contains(&a) {
+                continue;
+            }
+            let rank = files.shape(&a)?.first().copied().unwrap_or(0);
+            if rank == 0 {
+                return Err(Error::weights(directory, format!("{a} has no rows; expected [rank, in]")));
+            }
+            ranks.push((module, rank));
+            known += 2;
+        }
+        if ranks.is_empty() || files.names().count() != known {
+            let odd = files.names().find(|name| !ranks.iter().any(|(m, _)| *name == stored(m, 'A') || *name == stored(m, 'B')));
+            let reason = match odd {
+                Some(name) => format!("the tensor {name} belongs to no linear of this model; expected names as {}", stored("model.layers.0.self_attn.q_proj", 'A')),
+                None => "it holds no pair of lora_A and lora_B".to_owned(),
+            };
+            return Err(Error::weights(directory, reason));
+        }
+        let mut lora = Self::laid_out(model, &ranks, config).map_err(|e| match e {
+            Error::Input(reason) => Error::config(&path, reason),
+            other => other,
+        })?;
+        for i in 0..lora.parameters.len() {
+            let (name, shape) = (lora.parameters.name(i).to_owned(), lora.parameters.shape(i).to_vec());
+            files.read(&name, &shape, lora.parameters.tensor_mut(i))?;
+        }
+        Ok(lora)
+    }
+
+    /// Writes the adapter as PEFT does.
+    pub(crate) fn save(&self, directory: &Path) -> Result<()> {
+        weights::save(directory, "adapter_model", &self.parameters, u64::MAX, str::to_owned)?;
+        weights::save_json(&directory.join(CONFIG), &Value::Object(self.config.clone()))
+    }
+
+    /// The pair of a linear, if it has one.
+    pub(crate) fn pair(&self, module: &str) -> Option<LoraPair> {
+        self.pairs.get(module).copied()
+    }
+
+    /// The same adapter with other numbers.
+    pub(crate) fn with_parameters<U>(&self, parameters: Parameters<U>) -> Lora<U> {
+        Lora { parameters, pairs: self.pairs.clone(), config: self.config.clone() }
+    }
+
+    /// The settings, for readers of the files.
+    pub(crate) fn set_base(&mut self, name: &str) {
+        self.config.insert("base_model_name_or_path".into(), json!(name));
+    }
+
+    fn laid_out(model: &Config, ranks: &[(String, usize)], config: Map<String, Value>) -> Result<Self> {
+        let mut layout = Vec::new();
+        let mut pairs = BTreeMap::new();
+        for (module, outputs, inputs) in modules(model) {
+            let Some((_, rank)) = ranks.iter().find(|(name, _)| *name == module) else { continue };
+            let (a, b) = (layout.len(), layout.len() + 1);
+            layout.push((stored(&module, 'A'), vec![*rank, inputs]));
+            layout.push((stored(&module, 'B'), vec![outputs, *rank]));
+            let scale = scale(&config, &module, *rank)?;
+            pairs.insert(module, LoraPair { a, b, rank: *rank, scale });
+        }
+        Ok(Self { parameters: Parameters::zeros(layout)?, pairs, config })
+    }
+}
+
+/// `alpha / r`, with what the configuration says of this module.
+fn scale(config: &Map<String, Value>, module: &str, rank: usize) -> Result<f64> {
+    let number = |value: &Value| value.as_f64().filter(|x| x.is_finite());
+    let pattern = config.get("alpha_pattern").and_then(Value::as_object);
+    // PEFT matches a pattern's key against the end of the module's path.
+    let special = pattern.and_then(|map| {
+        map.iter().find(|(key, _)| module == key.as_str() || module.ends_with(&format!(".{key}"))).map(|(_, value)| value)
+    });
+    let alpha = match special.or_else(|| config.get("lora_alpha")) {
+        Some(value) => number(value).ok_or_else(|| Error::Input(format!("lora_alpha is {value}; expected a number")))?,
+        None => return Err(Error::Input("lora_alpha is missing; expected a number".into())),
+    };
+    let stabilised = config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
+    Ok(if stabilised { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 })
+}
+
+/// Every linear of the model: path, outputs, inputs.
+fn modules(model: &Config) -> impl Iterator<Item = (String, usize, usize)> + '_ {
+    (0..model.num_hidden_layers).flat_map(move |layer| {
+        LINEARS.iter().map(move |linear| {
+            let (outputs, inputs) = linear.sizes(model);
+            (linear.module(layer), outputs, inputs)
+        })
+    })
+}
+
+fn stored(module: &str, side: char) -> String {
+    format!("{PREFIX}{module}.lora_{side}.weight")
+}
+
+fn target_names() -> String {
+    LINEARS.map(|linear| linear.short_name()).join(", ")
+}
+
+fn refuse_what_is_not_built(config: &Map<String, Value>) -> Result<()> {
+    let on = |key: &str| match config.get(key) {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::Array(items)) => !items.is_empty(),
+        Some(Value::Object(map)) => !map.is_empty(),
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(_) => true,
+    };
+    let kind = config.get("peft_type").and_then(Value::as_str).unwrap_or("LORA");
+    if kind != "LORA" {
+        return Err(Error::Unsupported { what: format!("an adapter of peft_type {kind:?}"), instead: "use a LORA adapter".into() });
+    }
+    if let Some(bias) = config.get("bias").and_then(Value::as_str).filter(|bias| *bias != "none") {
+        return Err(Error::Unsupported { what: format!("an adapter with bias = {bias:?}"), instead: "train it with bias = \"none\"".into() });
+    }
+    for key in ["use_dora", "fan_in_fan_out", "modules_to_save", "trainable_token_indices", "target_parameters", "lora_bias", "use_bdlora", "use_qalora", "alora_invocation_tokens", "layer_replication"] {
+        if on(key) {
+            return Err(Error::Unsupported { what: format!("an adapter with {key}"), instead: "use a plain LORA adapter of linear layers".into() });
+        }
+    }
+    Ok(())
+}

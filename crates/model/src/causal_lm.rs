@@ -1,0 +1,627 @@
+//! The model: trunk and token head, with weights in flat buffers.
+use std::path::Path;
+
+use candle_core::{Device, Tensor, WithDType};
+use candlewick_kernels::{Float, Workspace, embedding, linear, rms_norm, token_log_probs};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::adapter::{Lora, LoraConfig};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::layer::{LINEARS, Layer, LayerPlaces, LayerSaved, norm};
+use crate::packed::{CompletionIds, ContextIds, Packed};
+use crate::parameters::{Gradients, Parameters};
+use crate::rope::RopeCache;
+use crate::weights::{self, WeightFiles};
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const FINAL_NORM: &str = "model.norm.weight";
+const HEAD: &str = "lm_head.weight";
+/// Rows of one chunk of the head; a chunk's logits are the only `[chunk, V]` buffer there is.
+const HEAD_CHUNK: usize = 256;
+/// Largest weight file; larger models are written in shards.
+const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Whether an adapter takes part in a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adapter {
+    /// The adapter, if the model has one, is applied.
+    On,
+    /// The base weights alone.
+    Off,
+}
+
+/// What a forward pass keeps for its backward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recompute {
+    /// Everything is kept; nothing is computed twice but what is cheap.
+    #[default]
+    Nothing,
+    /// Only the input of each layer is kept; the layer is computed again in the backward (one forward more).
+    Layers,
+}
+
+/// Which statistics of the vocabulary's distribution are wanted beside the token's log-probability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// `(1/V) Σ_v log p_v`.
+    pub mean_log_probs: bool,
+    /// `log Σ_v p_v²`.
+    pub log_sum_sq_probs: bool,
+    /// `−Σ_v p_v log p_v`, in nats.
+    pub entropy: bool,
+    /// 1 where the token is the likeliest, else 0.
+    pub is_top1: bool,
+}
+
+/// Scores of the targets of a [`Packed`], in their order.
+#[derive(Debug, Clone)]
+pub struct HeadScores<T> {
+    /// `log p` of the token, in nats.
+    pub log_probs: Vec<T>,
+    /// See [`Statistics::mean_log_probs`].
+    pub mean_log_probs: Option<Vec<T>>,
+    /// See [`Statistics::log_sum_sq_probs`].
+    pub log_sum_sq_probs: Option<Vec<T>>,
+    /// See [`Statistics::entropy`].
+    pub entropy: Option<Vec<T>>,
+    /// See [`Statistics::is_top1`].
+    pub is_top1: Option<Vec<T>>,
+}
+
+/// Derivatives of a loss with respect to [`HeadScores`], in the order of the targets. Absent means zero.
+#[derive(Debug, Clone, Default)]
+pub struct HeadCotangents<T> {
+    /// With respect to the log-probabilities.
+    pub log_probs: Option<Vec<T>>,
+    /// With respect to the mean log-probability over the vocabulary.
+    pub mean_log_probs: Option<Vec<T>>,
+    /// With respect to `log Σ p²`.
+    pub log_sum_sq_probs: Option<Vec<T>>,
+    /// With respect to the entropy.
+    pub entropy: Option<Vec<T>>,
+}
+
+/// What a forward pass kept.
+#[derive(Debug)]
+pub struct Saved<T> {
+    inputs: Vec<Vec<T>>,
+    layers: Option<Vec<LayerSaved<T>>>,
+    last: Vec<T>,
+    rstd: Vec<T>,
+    hidden: Vec<T>,
+    lse: Vec<T>,
+}
+
+#[derive(Debug, Clone)]
+struct Places {
+    embedding: usize,
+    head: usize,
+    final_norm: usize,
+    layers: Vec<LayerPlaces>,
+}
+
+/// A causal language model of Llama's layout, optionally with a LoRA adapter.
+///
+/// With an adapter only the adapter is trained; without one every weight is.
+#[derive(Debug, Clone)]
+pub struct CausalLm<T = f32> {
+    config: Config,
+    base: Parameters<T>,
+    places: Places,
+    adapter: Option<Lora<T>>,
+    rope: RopeCache<T>,
+}
+
+impl<T: Float + WithDType> CausalLm<T> {
+    fn laid_out(config: Config) -> Result<Self> {
+        config.validate()?;
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let mut layout = vec![(EMBEDDING.to_owned(), vec![vocab, hidden])];
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for layer in 0..config.num_hidden_layers {
+            let mut place = |name: String, shape: Vec<usize>| {
+                layout.push((name, shape));
+                layout.len() - 1
+            };
+            layers.push(LayerPlaces {
+                input_norm: place(format!("model.layers.{layer}.input_layernorm.weight"), vec![hidden]),
+                linears: LINEARS.map(|linear| {
+                    let (outputs, inputs) = linear.sizes(&config);
+                    place(format!("{}.weight", linear.module(layer)), vec![outputs, inputs])
+                }),
+                attention_norm: place(format!("model.layers.{layer}.post_attention_layernorm.weight"), vec![hidden]),
+            });
+        }
+        let final_norm = layout.len();
+        layout.push((FINAL_NORM.to_owned(), vec![hidden]));
+        let head = if config.tie_word_embeddings {
+            0
+        } else {
+            layout.push((HEAD.to_owned(), vec![vocab, hidden]));
+            layout.len() - 1
+        };
+        let places = Places { embedding: 0, head, final_norm, layers };
+        let rope = RopeCache::new(&config);
+        Ok(Self { base: Parameters::zeros(layout)?, config, places, adapter: None, rope })
+    }
+
+    /// A model with freshly drawn weights: normal with the configuration's `initializer_range`, norms one.
+    ///
+    /// # Errors
+    /// Sizes that do not fit together.
+    pub fn random(config: Config, seed: u64) -> Result<Self> {
+        let mut model = Self::laid_out(config)?;
+        let mut random = StdRng::seed_from_u64(seed);
+        let deviation = model.config.initializer_range;
+        for i in 0..model.base.len() {
+            let norm = model.base.shape(i).len() == 1;
+            for x in model.base.tensor_mut(i) {
+                *x = if norm { T::ONE } else { Float::from_f64(deviation * standard_normal(&mut random)) };
+            }
+        }
+        Ok(model)
+    }
+
+    /// Reads a Hugging Face directory: `config.json` and safetensors, sharded or not, in F32, F64, F16 or BF16.
+    ///
+    /// # Errors
+    /// Missing or damaged files, an architecture that is not built, tensors that are missing, misshapen or unknown.
+    pub fn load(directory: &Path) -> Result<Self> {
+        if !directory.is_dir() {
+            return Err(Error::MissingFile {
+                directory: directory.parent().unwrap_or(directory).into(),
+                missing: directory.file_name().unwrap_or(directory.as_os_str()).to_string_lossy().into_owned(),
+                expected: "the path of a local model directory (config.json, model.safetensors, tokenizer.json)",
+            });
+        }
+        let mut model = Self::laid_out(Config::from_dir(directory)?)?;
+        let files = WeightFiles::open(directory, "model")?;
+        let tied = model.config.tie_word_embeddings;
+        for name in files.names() {
+            let known = model.base.position(name).is_some() || (tied && name == HEAD) || name.ends_with("rotary_emb.inv_freq");
+            if !known {
+                return Err(Error::weights(
+                    directory,
+                    format!("the tensor {name} has no place in this architecture; is config.json the one these weights came with?"),
+                ));
+            }
+        }
+        for i in 0..model.base.len() {
+            let shape = model.base.shape(i).to_vec();
+            let name = match model.base.name(i) {
+                EMBEDDING if tied && !files.contains(EMBEDDING) => HEAD.to_owned(),
+                name => name.to_owned(),
+            };
+            files.read(&name, &shape, model.base.tensor_mut(i))?;
+        }
+        Ok(model)
+    }
+
+    /// Writes the base weights as a Hugging Face directory: `config.json` and safetensors of `T`.
+    ///
+    /// # Errors
+    /// The files cannot be written; what was there before stays whole.
+    pub fn save(&self, directory: &Path) -> Result<()> {
+        weights::save(directory, "model", &self.base, SHARD_BYTES, str::to_owned)?;
+        weights::save_json(&directory.join("config.json"), &self.config.to_json(weights::dtype_name::<T>()))
+    }
+
+    /// As [`save`](Self::save), in shards of at most `shard_bytes` (a single tensor may be larger).
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub fn save_sharded(&self, directory: &Path, shard_bytes: u64) -> Result<()> {
+        weights::save(directory, "model", &self.base, shard_bytes, str::to_owned)?;
+        weights::save_json(&directory.join("config.json"), &self.config.to_json(weights::dtype_name::<T>()))
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The same model with every number converted, as for a check in f64 of a model trained in f32.
+    ///
+    /// # Errors
+    /// Never for a model that was built; the layout is checked again.
+    pub fn convert<U: Float + WithDType>(&self) -> Result<CausalLm<U>> {
+        let mut out = CausalLm::<U>::laid_out(self.config.clone())?;
+        copy(&self.base, &mut out.base);
+        if let Some(adapter) = &self.adapter {
+            out.adapter = Some(adapter.convert());
+        }
+        Ok(out)
+    }
+
+    /// Puts a fresh adapter over the model, which leaves its outputs as they are; from now on only the adapter is
+    /// trained.
+    ///
+    /// # Errors
+    /// An adapter is there already, or `lora` names a linear the model does not have.
+    pub fn add_lora(&mut self, lora: &LoraConfig, seed: u64) -> Result<()> {
+        self.refuse_second_adapter()?;
+        self.adapter = Some(Lora::fresh(&self.config, lora, seed)?);
+        Ok(())
+    }
+
+    /// Puts a PEFT adapter over the model. Dropout of the adapter is not applied.
+    ///
+    /// # Errors
+    /// An adapter is there already, or the files do not fit the model.
+    pub fn load_adapter(&mut self, directory: &Path) -> Result<()> {
+        self.refuse_second_adapter()?;
+        self.adapter = Some(Lora::load(&self.config, directory)?);
+        Ok(())
+    }
+
+    /// Writes the adapter as PEFT does; `base` names the model it belongs to.
+    ///
+    /// # Errors
+    /// There is no adapter, or the files cannot be written.
+    pub fn save_adapter(&self, directory: &Path, base: &str) -> Result<()> {
+        let mut adapter = self.adapter.clone().ok_or_else(|| Error::Input("the model has no adapter to save".into()))?;
+        adapter.set_base(base);
+        adapter.save(directory)
+    }
+
+    /// Adds the adapter into the base weights and removes it: `W ← W + s B A`.
+    ///
+    /// # Errors
+    /// There is no adapter.
+    pub fn merge_adapter(&mut self, workspace: &mut Workspace) -> Result<()> {
+        let adapter = self.adapter.take().ok_or_else(|| Error::Input("the model has no adapter to merge".into()))?;
+        for (number, places) in self.places.layers.clone().iter().enumerate() {
+            for name in LINEARS {
+                let Some(pair) = adapter.pair(&name.module(number)) else { continue };
+                let (outputs, inputs) = name.sizes(&self.config);
+                // B A is the product of B [out, r] with the rows of A [r, in].
+                let shape = linear::Shape { rows: outputs, in_features: inputs, out_features: pair.rank };
+                let (a, b) = (adapter.parameters.tensor(pair.a), adapter.parameters.tensor(pair.b));
+                let weight = self.base.tensor_mut(places.linears[name as usize]);
+                linear::backward_input(b.into(), a.into(), weight.into(), shape, Float::from_f64(pair.scale), true, workspace)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the adapter, leaving the base weights.
+    pub fn remove_adapter(&mut self) {
+        self.adapter = None;
+    }
+
+    /// Whether the model has an adapter.
+    pub fn has_adapter(&self) -> bool {
+        self.adapter.is_some()
+    }
+
+    /// The base weights.
+    pub fn parameters(&self) -> &Parameters<T> {
+        &self.base
+    }
+
+    /// The adapter's weights.
+    pub fn adapter(&self) -> Option<&Parameters<T>> {
+        self.adapter.as_ref().map(|adapter| &adapter.parameters)
+    }
+
+    /// What training changes: the adapter if there is one, else the base weights.
+    pub fn trainable(&self) -> &Parameters<T> {
+        self.adapter().unwrap_or(&self.base)
+    }
+
+    /// What training changes, to be changed.
+    pub fn trainable_mut(&mut self) -> &mut Parameters<T> {
+        match &mut self.adapter {
+            Some(adapter) => &mut adapter.parameters,
+            None => &mut self.base,
+        }
+    }
+
+    /// A copy that later training of this model leaves alone.
+    pub fn frozen_copy(&self) -> Self {
+        self.clone()
+    }
+
+    /// Scores the targets and keeps nothing.
+    ///
+    /// # Errors
+    /// A token id beyond the vocabulary.
+    pub fn score(
+        &self,
+        packed: &Packed,
+        want: Statistics,
+        adapter: Adapter,
+        workspace: &mut Workspace,
+    ) -> Result<HeadScores<T>> {
+        let mut x = self.embed(packed, workspace)?;
+        let tables = self.rope.tables(positions(packed));
+        for number in 0..self.places.layers.len() {
+            x = self.layer(number, adapter).forward(&x, packed, &tables, workspace)?.0;
+        }
+        let (hidden, _) = self.final_norm(&x, packed.tokens(), workspace)?;
+        Ok(self.head(&hidden, packed, want, workspace)?.0)
+    }
+
+    /// Scores the targets and keeps what [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score).
+    pub fn forward(
+        &self,
+        packed: &Packed,
+        want: Statistics,
+        recompute: Recompute,
+        workspace: &mut Workspace,
+    ) -> Result<(HeadScores<T>, Saved<T>)> {
+        let mut x = self.embed(packed, workspace)?;
+        let tables = self.rope.tables(positions(packed));
+        let mut inputs = Vec::with_capacity(self.places.layers.len());
+        let mut layers = Vec::new();
+        for number in 0..self.places.layers.len() {
+            let (y, saved) = self.layer(number, Adapter::On).forward(&x, packed, &tables, workspace)?;
+            inputs.push(std::mem::replace(&mut x, y));
+            if recompute == Recompute::Nothing {
+                layers.push(saved);
+            }
+        }
+        let (hidden, rstd) = self.final_norm(&x, packed.tokens(), workspace)?;
+        let (scores, lse) = self.head(&hidden, packed, want, workspace)?;
+        let layers = (recompute == Recompute::Nothing).then_some(layers);
+        Ok((scores, Saved { inputs, layers, last: x, rstd, hidden, lse }))
+    }
+
+    /// Adds the gradients of what is [`trainable`](Self::trainable) to `gradients`, given those of the scores.
+    ///
+    /// # Errors
+    /// Cotangents or gradients of other sizes than the batch and the model.
+    pub fn backward(
+        &self,
+        packed: &Packed,
+        saved: Saved<T>,
+        cotangents: &HeadCotangents<T>,
+        gradients: &mut Gradients<T>,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        if gradients.data().len() != self.trainable().element_count() {
+            return Err(Error::Input(format!(
+                "the gradients hold {} numbers and the trainable parameters {}; make them with Gradients::zeros(model.trainable())",
+                gradients.data().len(),
+                self.trainable().element_count()
+            )));
+        }
+        let rows = packed.tokens();
+        let hidden_size = self.config.hidden_size;
+        let base_trained = self.adapter.is_none();
+
+        let mut d_hidden = vec![T::ZERO; rows * hidden_size];
+        self.head_backward(&saved, packed, cotangents, &mut d_hidden, gradients, workspace)?;
+        let mut d = vec![T::ZERO; rows * hidden_size];
+        let shape = rms_norm::Shape { rows, hidden: hidden_size };
+        let place = self.places.final_norm;
+        let dw = base_trained.then(|| gradients.tensor_mut(place).into());
+        rms_norm::backward(
+            (&saved.last).into(),
+            self.base.tensor(place).into(),
+            (&saved.rstd).into(),
+            (&d_hidden).into(),
+            (&mut d).into(),
+            false,
+            dw,
+            shape,
+            workspace,
+        )?;
+        drop(d_hidden);
+
+        let Saved { mut inputs, mut layers, .. } = saved;
+        let tables = self.rope.tables(positions(packed));
+        for number in (0..self.places.layers.len()).rev() {
+            let x = inputs.pop().expect("one input was kept for each layer");
+            let layer = self.layer(number, Adapter::On);
+            let kept = match &mut layers {
+                Some(layers) => layers.pop().expect("each layer was kept"),
+                None => layer.forward(&x, packed, &tables, workspace)?.1,
+            };
+            layer.backward(&x, &kept, &mut d, packed, &tables, gradients, workspace)?;
+        }
+        if base_trained {
+            let table = gradients.tensor_mut(self.places.embedding);
+            embedding::backward(packed.ids(), (&d).into(), table.into(), hidden_size, workspace)?;
+        }
+        Ok(())
+    }
+
+    /// Logits `[T, V]` of one text, computed whole: for inspection, not for training.
+    ///
+    /// # Errors
+    /// A token id beyond the vocabulary, or an empty text.
+    pub fn logits(&self, ids: &[u32], workspace: &mut Workspace) -> Result<Tensor> {
+        let hidden = self.hidden(ids, workspace)?;
+        let mut logits = vec![T::ZERO; ids.len() * self.config.vocab_size];
+        self.project(&hidden, ids.len(), &mut logits, workspace)?;
+        Ok(Tensor::from_vec(logits, (ids.len(), self.config.vocab_size), &Device::Cpu)?)
+    }
+
+    /// Hidden states `[T, H]` of one text after the final norm.
+    ///
+    /// # Errors
+    /// As [`logits`](Self::logits).
+    pub fn hidden_states(&self, ids: &[u32], workspace: &mut Workspace) -> Result<Tensor> {
+        let hidden = self.hidden(ids, workspace)?;
+        Ok(Tensor::from_vec(hidden, (ids.len(), self.config.hidden_size), &Device::Cpu)?)
+    }
+
+    fn hidden(&self, ids: &[u32], workspace: &mut Workspace) -> Result<Vec<T>> {
+        if ids.is_empty() {
+            return Err(Error::Input("an empty text has no hidden states; begin it with a BOS token".into()));
+        }
+        let packed = Packed::new(&[ContextIds { prompt: ids, prompt_scored: &[], completions: Vec::<CompletionIds<'_>>::new() }])?;
+        let mut x = self.embed(&packed, workspace)?;
+        let tables = self.rope.tables(positions(&packed));
+        for number in 0..self.places.layers.len() {
+            x = self.layer(number, Adapter::On).forward(&x, &packed, &tables, workspace)?.0;
+        }
+        Ok(self.final_norm(&x, ids.len(), workspace)?.0)
+    }
+
+    /// `hidden Wᵀ` of the head, `[rows, V]`.
+    pub(crate) fn project(&self, hidden: &[T], rows: usize, logits: &mut [T], workspace: &mut Workspace) -> Result<()> {
+        let shape = linear::Shape { rows, in_features: self.config.hidden_size, out_features: self.config.vocab_size };
+        linear::forward(hidden.into(), self.head_weight().into(), logits.into(), shape, T::ONE, false, workspace)?;
+        Ok(())
+    }
+
+    pub(crate) fn embed(&self, packed: &Packed, workspace: &mut Workspace) -> Result<Vec<T>> {
+        let vocab = self.config.vocab_size;
+        let beyond = packed.ids().iter().chain(packed.targets().iter().map(|target| &target.id)).find(|id| **id as usize >= vocab);
+        if let Some(id) = beyond {
+            return Err(Error::Input(format!(
+                "token id {id} is beyond the model's vocabulary of {vocab}; does the tokenizer belong to this model?"
+            )));
+        }
+        let mut x = vec![T::ZERO; packed.tokens() * self.config.hidden_size];
+        let table = self.base.tensor(self.places.embedding);
+        embedding::forward(packed.ids(), table.into(), (&mut x).into(), self.config.hidden_size, workspace)?;
+        Ok(x)
+    }
+
+    pub(crate) fn layer(&self, number: usize, adapter: Adapter) -> Layer<'_, T> {
+        Layer {
+            config: &self.config,
+            base: &self.base,
+            places: &self.places.layers[number],
+            lora: self.adapter.as_ref().filter(|_| adapter == Adapter::On),
+            base_trained: self.adapter.is_none(),
+            number,
+        }
+    }
+
+    pub(crate) fn rope(&self) -> &RopeCache<T> {
+        &self.rope
+    }
+
+    pub(crate) fn final_norm(&self, x: &[T], rows: usize, workspace: &mut Workspace) -> Result<(Vec<T>, Vec<T>)> {
+        norm(x, self.base.tensor(self.places.final_norm), rows, &self.config, workspace)
+    }
+
+    fn head_weight(&self) -> &[T] {
+        self.base.tensor(self.places.head)
+    }
+
+    fn head_shape(&self, packed: &Packed) -> token_log_probs::Shape {
+        token_log_probs::Shape {
+            rows: packed.tokens(),
+            hidden: self.config.hidden_size,
+            vocab: self.config.vocab_size,
+            targets: packed.targets().len(),
+            chunk: HEAD_CHUNK,
+        }
+    }
+
+    fn head(
+        &self,
+        hidden: &[T],
+        packed: &Packed,
+        want: Statistics,
+        workspace: &mut Workspace,
+    ) -> Result<(HeadScores<T>, Vec<T>)> {
+        let count = packed.targets().len();
+        let (rows, ids) = target_indices(packed);
+        let wanted = |yes: bool| yes.then(|| vec![T::ZERO; count]);
+        let mut scores = HeadScores {
+            log_probs: vec![T::ZERO; count],
+            mean_log_probs: wanted(want.mean_log_probs),
+            log_sum_sq_probs: wanted(want.log_sum_sq_probs),
+            entropy: wanted(want.entropy),
+            is_top1: wanted(want.is_top1),
+        };
+        let mut lse = vec![T::ZERO; count];
+        let out = token_log_probs::Outputs {
+            log_probs: (&mut scores.log_probs).into(),
+            mean_log_probs: scores.mean_log_probs.as_mut().map(Into::into),
+            log_sum_sq_probs: scores.log_sum_sq_probs.as_mut().map(Into::into),
+            entropy: scores.entropy.as_mut().map(Into::into),
+            is_top1: scores.is_top1.as_mut().map(Into::into),
+            given_log_probs: None,
+        };
+        let shape = self.head_shape(packed);
+        token_log_probs::forward(hidden.into(), self.head_weight().into(), &rows, &ids, &[], out, (&mut lse).into(), shape, workspace)?;
+        Ok((scores, lse))
+    }
+
+    fn head_backward(
+        &self,
+        saved: &Saved<T>,
+        packed: &Packed,
+        d: &HeadCotangents<T>,
+        d_hidden: &mut [T],
+        gradients: &mut Gradients<T>,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        let (rows, ids) = target_indices(packed);
+        let cotangents = token_log_probs::Cotangents {
+            log_probs: d.log_probs.as_ref().map(Into::into),
+            mean_log_probs: d.mean_log_probs.as_ref().map(Into::into),
+            log_sum_sq_probs: d.log_sum_sq_probs.as_ref().map(Into::into),
+            entropy: d.entropy.as_ref().map(Into::into),
+            given_log_probs: None,
+        };
+        let d_weight = self.adapter.is_none().then(|| gradients.tensor_mut(self.places.head).into());
+        token_log_probs::backward(
+            (&saved.hidden).into(),
+            self.head_weight().into(),
+            &rows,
+            &ids,
+            &[],
+            (&saved.lse).into(),
+            cotangents,
+            d_hidden.into(),
+            d_weight,
+            self.head_shape(packed),
+            workspace,
+        )?;
+        Ok(())
+    }
+
+    fn refuse_second_adapter(&self) -> Result<()> {
+        match self.adapter {
+            None => Ok(()),
+            Some(_) => Err(Error::Unsupported {
+                what: "a second adapter over the first".into(),
+                instead: "merge the first with merge_adapter, or remove it".into(),
+            }),
+        }
+    }
+}
+
+fn copy<T: Float, U: Float>(from: &Parameters<T>, to: &mut Parameters<U>) {
+    for (to, from) in to.data_mut().iter_mut().zip(from.data()) {
+        *to = U::from_f64(from.to_f64());
+    }
+}
+
+impl<T: Float> Lora<T> {
+    fn convert<U: Float>(&self) -> Lora<U> {
+        let layout = (0..self.parameters.len()).map(|i| (self.parameters.name(i).to_owned(), self.parameters.shape(i).to_vec()));
+        let mut parameters = Parameters::zeros(layout).expect("the names were distinct before");
+        copy(&self.parameters, &mut parameters);
+        self.with_parameters(parameters)
+    }
+}
+
+fn target_indices(packed: &Packed) -> (Vec<u32>, Vec<u32>) {
+    packed.targets().iter().map(|target| (target.hidden_row, target.id)).unzip()
+}
+
+/// One more than the largest position.
+fn positions(packed: &Packed) -> usize {
+    packed.positions().iter().max().map_or(0, |last| *last as usize + 1)
+}
+
+/// A draw from N(0, 1) by Box and Muller's transform.
+fn standard_normal(random: &mut StdRng) -> f64 {
+    let (u, v): (f64, f64) = (1.0 - random.random::<f64>(), random.random());
+    (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
+}

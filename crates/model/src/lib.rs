@@ -1,0 +1,52 @@
+//! Decoder-only language models whose backward pass is written out, layer by layer.
+//!
+//! The model knows contexts and their completions, and returns the log-probability of each scored token. What a score
+//! means is somebody else's business: nothing here knows which completion a person liked.
+//!
+//! The flow of one step:
+//!
+//! ```text
+//! ContextIds ─► Packed (ids, positions, segments, targets)
+//!   CausalLm::forward ─► HeadScores + Saved        CausalLm::score ─► HeadScores, nothing kept
+//!   HeadCotangents ─► CausalLm::backward ─► Gradients (flat, laid out as the trainable Parameters)
+//! ```
+//!
+//! Weights come from and go to Hugging Face directories (`config.json` and safetensors, sharded or not); adapters are
+//! PEFT's (`adapter_config.json` and `adapter_model.safetensors`).
+//!
+//! ```
+//! use candlewick_model::{CausalLm, CompletionIds, Config, ContextIds, Packed, Statistics};
+//! # use candlewick_kernels::Workspace;
+//! # fn main() -> candlewick_model::Result<()> {
+//! let config = Config::llama(32, 16, 2); // vocabulary, hidden size, layers
+//! let model = CausalLm::<f32>::random(config, 7)?;
+//! let packed = Packed::new(&[ContextIds {
+//!     prompt: &[1, 5, 9],
+//!     prompt_scored: &[],
+//!     completions: vec![CompletionIds::all_scored(&[4, 2]), CompletionIds::all_scored(&[8, 8, 2])],
+//! }])?;
+//! assert_eq!(packed.tokens(), 3 + 2 + 3); // the prompt is there once
+//! let mut workspace = Workspace::new(1);
+//! let scores = model.score(&packed, Statistics::default(), candlewick_model::Adapter::On, &mut workspace)?;
+//! assert_eq!(scores.log_probs.len(), 5);
+//! # Ok(()) }
+//! ```
+mod adapter;
+mod causal_lm;
+mod config;
+mod decode;
+mod error;
+mod layer;
+mod linear;
+mod packed;
+mod parameters;
+mod rope;
+mod weights;
+
+pub use adapter::LoraConfig;
+pub use causal_lm::{Adapter, CausalLm, HeadCotangents, HeadScores, Recompute, Saved, Statistics};
+pub use config::{Config, RopeScaling};
+pub use decode::{Generation, Sampling};
+pub use error::{Error, Result};
+pub use packed::{CompletionIds, ContextIds, Packed, Target};
+pub use parameters::{Gradients, Parameters};

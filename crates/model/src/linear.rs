@@ -1,0 +1,75 @@
+//! A linear with or without a low-rank adapter, forward and backward.
+use candlewick_kernels::{Float, Workspace, linear};
+
+use crate::adapter::LoraPair;
+use crate::error::Result;
+use crate::parameters::{Gradients, Parameters};
+
+/// One linear as the trunk sees it: its weight `[out, in]` and, when an adapter is on, the adapter's pair.
+pub(crate) struct Linear<'a, T> {
+    pub(crate) weight: &'a [T],
+    /// Where the weight's gradient goes when the base is trained.
+    pub(crate) weight_place: usize,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) lora: Option<(&'a Parameters<T>, LoraPair)>,
+    /// Whether the weight itself is trained.
+    pub(crate) weight_trained: bool,
+}
+
+impl<T: Float> Linear<'_, T> {
+    fn shape(&self, rows: usize) -> linear::Shape {
+        linear::Shape { rows, in_features: self.inputs, out_features: self.outputs }
+    }
+
+    /// `y = x Wᵀ (+ s (x Aᵀ) Bᵀ)`; returns `x Aᵀ` `[rows, r]` (empty without an adapter), which the backward needs.
+    pub(crate) fn forward(&self, x: &[T], y: &mut [T], rows: usize, workspace: &mut Workspace) -> Result<Vec<T>> {
+        linear::forward(x.into(), self.weight.into(), (&mut *y).into(), self.shape(rows), T::ONE, false, workspace)?;
+        let Some((parameters, pair)) = self.lora else { return Ok(Vec::new()) };
+        let mut low = vec![T::ZERO; rows * pair.rank];
+        let (down, up) = self.low_rank_shapes(rows, pair.rank);
+        linear::forward(x.into(), parameters.tensor(pair.a).into(), (&mut low).into(), down, T::ONE, false, workspace)?;
+        linear::forward((&low).into(), parameters.tensor(pair.b).into(), y.into(), up, T::from_f64(pair.scale), true, workspace)?;
+        Ok(low)
+    }
+
+    /// Adds `dy W (+ s (dy B) A)` to `dx` where one is wanted, and the gradients of what is trained to `gradients`.
+    #[expect(clippy::too_many_arguments, reason = "the operands of one backward")]
+    pub(crate) fn backward(
+        &self,
+        x: &[T],
+        low: &[T],
+        dy: &[T],
+        dx: Option<(&mut [T], bool)>,
+        rows: usize,
+        gradients: &mut Gradients<T>,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        if self.weight_trained {
+            let dw = gradients.tensor_mut(self.weight_place);
+            linear::backward_weight(x.into(), dy.into(), dw.into(), self.shape(rows), T::ONE, true, workspace)?;
+        }
+        let mut dx = dx;
+        if let Some((dx, accumulate)) = &mut dx {
+            linear::backward_input(dy.into(), self.weight.into(), (&mut **dx).into(), self.shape(rows), T::ONE, *accumulate, workspace)?;
+        }
+        let Some((parameters, pair)) = self.lora else { return Ok(()) };
+        let (down, up) = self.low_rank_shapes(rows, pair.rank);
+        let scale = T::from_f64(pair.scale);
+        linear::backward_weight(low.into(), dy.into(), gradients.tensor_mut(pair.b).into(), up, scale, true, workspace)?;
+        let mut d_low = vec![T::ZERO; rows * pair.rank];
+        linear::backward_input(dy.into(), parameters.tensor(pair.b).into(), (&mut d_low).into(), up, scale, false, workspace)?;
+        linear::backward_weight(x.into(), (&d_low).into(), gradients.tensor_mut(pair.a).into(), down, T::ONE, true, workspace)?;
+        if let Some((dx, _)) = dx {
+            linear::backward_input((&d_low).into(), parameters.tensor(pair.a).into(), dx.into(), down, T::ONE, true, workspace)?;
+        }
+        Ok(())
+    }
+
+    fn low_rank_shapes(&self, rows: usize, rank: usize) -> (linear::Shape, linear::Shape) {
+        (
+            linear::Shape { rows, in_features: self.inputs, out_features: rank },
+            linear::Shape { rows, in_features: rank, out_features: self.outputs },
+        )
+    }
+}
