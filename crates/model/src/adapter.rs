@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candlewick_kernels::Float;
+use candlewick_kernels::{Float, Workspace, linear};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Map, Value, json};
@@ -16,6 +16,8 @@ use crate::layer::LINEARS;
 use crate::parameters::Parameters;
 use crate::weights::{self, WeightFiles};
 
+/// The output head, which may have an adapter too.
+pub(crate) const HEAD_MODULE: &str = "lm_head";
 const PREFIX: &str = "base_model.model.";
 const CONFIG: &str = "adapter_config.json";
 
@@ -27,7 +29,7 @@ pub struct LoraConfig {
     pub rank: usize,
     /// The scale is `alpha / rank`.
     pub alpha: f64,
-    /// Names of the linears, as in `q_proj`; all seven of a layer by default.
+    /// Names of the linears, as in `q_proj`; by default all seven of a layer, and not the head (`lm_head`).
     pub targets: Vec<String>,
     /// Scale by `alpha / √rank` (rsLoRA, arXiv 2312.03732).
     pub rank_stabilised: bool,
@@ -72,7 +74,7 @@ impl<T: Float> Lora<T> {
             return Err(Error::Input(format!("lora has no targets; expected some of {}", target_names())));
         }
         for target in &lora.targets {
-            if !LINEARS.iter().any(|linear| linear.short_name() == target) {
+            if target != HEAD_MODULE && !LINEARS.iter().any(|linear| linear.short_name() == target) {
                 return Err(Error::Input(format!("lora target {target:?} is no linear of this model; expected some of {}", target_names())));
             }
         }
@@ -158,6 +160,16 @@ impl<T: Float> Lora<T> {
         self.pairs.get(module).copied()
     }
 
+    /// `W ← W + s B A`.
+    pub(crate) fn add_product(&self, pair: LoraPair, weight: &mut [T], workspace: &mut Workspace) -> Result<()> {
+        let (a, b) = (self.parameters.tensor(pair.a), self.parameters.tensor(pair.b));
+        // Rows of B [out, r] times the matrix A [r, in].
+        let (rows, in_features) = (b.len() / pair.rank, a.len() / pair.rank);
+        let shape = linear::Shape { rows, in_features, out_features: pair.rank };
+        linear::backward_input(b.into(), a.into(), weight.into(), shape, T::from_f64(pair.scale), true, workspace)?;
+        Ok(())
+    }
+
     /// The same adapter with other numbers.
     pub(crate) fn with_parameters<U>(&self, parameters: Parameters<U>) -> Lora<U> {
         Lora { parameters, pairs: self.pairs.clone(), config: self.config.clone() }
@@ -201,12 +213,13 @@ fn scale(config: &Map<String, Value>, module: &str, rank: usize) -> Result<f64> 
 
 /// Every linear of the model: path, outputs, inputs.
 fn modules(model: &Config) -> impl Iterator<Item = (String, usize, usize)> + '_ {
-    (0..model.num_hidden_layers).flat_map(move |layer| {
+    let layers = (0..model.num_hidden_layers).flat_map(move |layer| {
         LINEARS.iter().map(move |linear| {
             let (outputs, inputs) = linear.sizes(model);
             (linear.module(layer), outputs, inputs)
         })
-    })
+    });
+    layers.chain(std::iter::once((HEAD_MODULE.to_owned(), model.vocab_size, model.hidden_size)))
 }
 
 fn stored(module: &str, side: char) -> String {
@@ -214,7 +227,7 @@ fn stored(module: &str, side: char) -> String {
 }
 
 fn target_names() -> String {
-    LINEARS.map(|linear| linear.short_name()).join(", ")
+    format!("{}, {HEAD_MODULE}", LINEARS.map(|linear| linear.short_name()).join(", "))
 }
 
 fn refuse_what_is_not_built(config: &Map<String, Value>) -> Result<()> {

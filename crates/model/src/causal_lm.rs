@@ -2,13 +2,14 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor, WithDType};
-use candlewick_kernels::{Float, Workspace, embedding, linear, rms_norm, token_log_probs};
+use candlewick_kernels::{Float, Workspace, embedding, rms_norm};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::adapter::{Lora, LoraConfig};
+use crate::adapter::{HEAD_MODULE, Lora, LoraConfig};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::head::HeadSaved;
 use crate::layer::{LINEARS, Layer, LayerPlaces, LayerSaved, norm};
 use crate::packed::{CompletionIds, ContextIds, Packed};
 use crate::parameters::{Gradients, Parameters};
@@ -18,8 +19,6 @@ use crate::weights::{self, WeightFiles};
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const FINAL_NORM: &str = "model.norm.weight";
 const HEAD: &str = "lm_head.weight";
-/// Rows of one chunk of the head; a chunk's logits are the only `[chunk, V]` buffer there is.
-const HEAD_CHUNK: usize = 256;
 /// Largest weight file; larger models are written in shards.
 const SHARD_BYTES: u64 = 5_000_000_000;
 
@@ -91,14 +90,14 @@ pub struct Saved<T> {
     layers: Option<Vec<LayerSaved<T>>>,
     last: Vec<T>,
     rstd: Vec<T>,
-    hidden: Vec<T>,
-    lse: Vec<T>,
+    pub(crate) hidden: Vec<T>,
+    pub(crate) head: HeadSaved<T>,
 }
 
 #[derive(Debug, Clone)]
-struct Places {
+pub(crate) struct Places {
     embedding: usize,
-    head: usize,
+    pub(crate) head: usize,
     final_norm: usize,
     layers: Vec<LayerPlaces>,
 }
@@ -109,9 +108,9 @@ struct Places {
 #[derive(Debug, Clone)]
 pub struct CausalLm<T = f32> {
     config: Config,
-    base: Parameters<T>,
-    places: Places,
-    adapter: Option<Lora<T>>,
+    pub(crate) base: Parameters<T>,
+    pub(crate) places: Places,
+    pub(crate) adapter: Option<Lora<T>>,
     rope: RopeCache<T>,
 }
 
@@ -272,16 +271,22 @@ impl<T: Float + WithDType> CausalLm<T> {
     /// # Errors
     /// There is no adapter.
     pub fn merge_adapter(&mut self, workspace: &mut Workspace) -> Result<()> {
-        let adapter = self.adapter.take().ok_or_else(|| Error::Input("the model has no adapter to merge".into()))?;
+        let adapter = self.adapter.as_ref().ok_or_else(|| Error::Input("the model has no adapter to merge".into()))?;
+        if self.config.tie_word_embeddings && adapter.pair(HEAD_MODULE).is_some() {
+            return Err(Error::Unsupported {
+                what: "merging an adapter of a head that is also the embedding".into(),
+                instead: "keep the adapter, or set tie_word_embeddings = false and give lm_head weights of its own".into(),
+            });
+        }
+        let adapter = self.adapter.take().expect("it was there a moment ago");
+        if let Some(pair) = adapter.pair(HEAD_MODULE) {
+            let weight = self.base.tensor_mut(self.places.head);
+            adapter.add_product(pair, weight, workspace)?;
+        }
         for (number, places) in self.places.layers.clone().iter().enumerate() {
             for name in LINEARS {
                 let Some(pair) = adapter.pair(&name.module(number)) else { continue };
-                let (outputs, inputs) = name.sizes(&self.config);
-                // B A is the product of B [out, r] with the rows of A [r, in].
-                let shape = linear::Shape { rows: outputs, in_features: inputs, out_features: pair.rank };
-                let (a, b) = (adapter.parameters.tensor(pair.a), adapter.parameters.tensor(pair.b));
-                let weight = self.base.tensor_mut(places.linears[name as usize]);
-                linear::backward_input(b.into(), a.into(), weight.into(), shape, Float::from_f64(pair.scale), true, workspace)?;
+                adapter.add_product(pair, self.base.tensor_mut(places.linears[name as usize]), workspace)?;
             }
         }
         Ok(())
@@ -342,7 +347,7 @@ impl<T: Float + WithDType> CausalLm<T> {
             x = self.layer(number, adapter).forward(&x, packed, &tables, workspace)?.0;
         }
         let (hidden, _) = self.final_norm(&x, packed.tokens(), workspace)?;
-        Ok(self.head(&hidden, packed, want, workspace)?.0)
+        Ok(self.head(&hidden, packed, want, adapter, workspace)?.0)
     }
 
     /// Scores the targets and keeps what [`backward`](Self::backward) needs.
@@ -368,9 +373,9 @@ impl<T: Float + WithDType> CausalLm<T> {
             }
         }
         let (hidden, rstd) = self.final_norm(&x, packed.tokens(), workspace)?;
-        let (scores, lse) = self.head(&hidden, packed, want, workspace)?;
+        let (scores, head) = self.head(&hidden, packed, want, Adapter::On, workspace)?;
         let layers = (recompute == Recompute::Nothing).then_some(layers);
-        Ok((scores, Saved { inputs, layers, last: x, rstd, hidden, lse }))
+        Ok((scores, Saved { inputs, layers, last: x, rstd, hidden, head }))
     }
 
     /// Adds the gradients of what is [`trainable`](Self::trainable) to `gradients`, given those of the scores.
@@ -466,13 +471,6 @@ impl<T: Float + WithDType> CausalLm<T> {
         Ok(self.final_norm(&x, ids.len(), workspace)?.0)
     }
 
-    /// `hidden Wᵀ` of the head, `[rows, V]`.
-    pub(crate) fn project(&self, hidden: &[T], rows: usize, logits: &mut [T], workspace: &mut Workspace) -> Result<()> {
-        let shape = linear::Shape { rows, in_features: self.config.hidden_size, out_features: self.config.vocab_size };
-        linear::forward(hidden.into(), self.head_weight().into(), logits.into(), shape, T::ONE, false, workspace)?;
-        Ok(())
-    }
-
     pub(crate) fn embed(&self, packed: &Packed, workspace: &mut Workspace) -> Result<Vec<T>> {
         let vocab = self.config.vocab_size;
         let beyond = packed.ids().iter().chain(packed.targets().iter().map(|target| &target.id)).find(|id| **id as usize >= vocab);
@@ -506,85 +504,6 @@ impl<T: Float + WithDType> CausalLm<T> {
         norm(x, self.base.tensor(self.places.final_norm), rows, &self.config, workspace)
     }
 
-    fn head_weight(&self) -> &[T] {
-        self.base.tensor(self.places.head)
-    }
-
-    fn head_shape(&self, packed: &Packed) -> token_log_probs::Shape {
-        token_log_probs::Shape {
-            rows: packed.tokens(),
-            hidden: self.config.hidden_size,
-            vocab: self.config.vocab_size,
-            targets: packed.targets().len(),
-            chunk: HEAD_CHUNK,
-        }
-    }
-
-    fn head(
-        &self,
-        hidden: &[T],
-        packed: &Packed,
-        want: Statistics,
-        workspace: &mut Workspace,
-    ) -> Result<(HeadScores<T>, Vec<T>)> {
-        let count = packed.targets().len();
-        let (rows, ids) = target_indices(packed);
-        let wanted = |yes: bool| yes.then(|| vec![T::ZERO; count]);
-        let mut scores = HeadScores {
-            log_probs: vec![T::ZERO; count],
-            mean_log_probs: wanted(want.mean_log_probs),
-            log_sum_sq_probs: wanted(want.log_sum_sq_probs),
-            entropy: wanted(want.entropy),
-            is_top1: wanted(want.is_top1),
-        };
-        let mut lse = vec![T::ZERO; count];
-        let out = token_log_probs::Outputs {
-            log_probs: (&mut scores.log_probs).into(),
-            mean_log_probs: scores.mean_log_probs.as_mut().map(Into::into),
-            log_sum_sq_probs: scores.log_sum_sq_probs.as_mut().map(Into::into),
-            entropy: scores.entropy.as_mut().map(Into::into),
-            is_top1: scores.is_top1.as_mut().map(Into::into),
-            given_log_probs: None,
-        };
-        let shape = self.head_shape(packed);
-        token_log_probs::forward(hidden.into(), self.head_weight().into(), &rows, &ids, &[], out, (&mut lse).into(), shape, workspace)?;
-        Ok((scores, lse))
-    }
-
-    fn head_backward(
-        &self,
-        saved: &Saved<T>,
-        packed: &Packed,
-        d: &HeadCotangents<T>,
-        d_hidden: &mut [T],
-        gradients: &mut Gradients<T>,
-        workspace: &mut Workspace,
-    ) -> Result<()> {
-        let (rows, ids) = target_indices(packed);
-        let cotangents = token_log_probs::Cotangents {
-            log_probs: d.log_probs.as_ref().map(Into::into),
-            mean_log_probs: d.mean_log_probs.as_ref().map(Into::into),
-            log_sum_sq_probs: d.log_sum_sq_probs.as_ref().map(Into::into),
-            entropy: d.entropy.as_ref().map(Into::into),
-            given_log_probs: None,
-        };
-        let d_weight = self.adapter.is_none().then(|| gradients.tensor_mut(self.places.head).into());
-        token_log_probs::backward(
-            (&saved.hidden).into(),
-            self.head_weight().into(),
-            &rows,
-            &ids,
-            &[],
-            (&saved.lse).into(),
-            cotangents,
-            d_hidden.into(),
-            d_weight,
-            self.head_shape(packed),
-            workspace,
-        )?;
-        Ok(())
-    }
-
     fn refuse_second_adapter(&self) -> Result<()> {
         match self.adapter {
             None => Ok(()),
@@ -609,10 +528,6 @@ impl<T: Float> Lora<T> {
         copy(&self.parameters, &mut parameters);
         self.with_parameters(parameters)
     }
-}
-
-fn target_indices(packed: &Packed) -> (Vec<u32>, Vec<u32>) {
-    packed.targets().iter().map(|target| (target.hidden_row, target.id)).unzip()
 }
 
 /// One more than the largest position.

@@ -36,6 +36,7 @@ mod causal_lm;
 mod config;
 mod decode;
 mod error;
+mod head;
 mod layer;
 mod linear;
 mod packed;

@@ -124,6 +124,19 @@ fn adapter_on_some_linears() {
     check_against_differences(model);
 }
 
+#[test]
+fn adapter_on_the_head() {
+    for tied in [true, false] {
+        let mut model = CausalLm::<f64>::random(config(tied), 17).unwrap();
+        let targets = vec!["lm_head".to_owned(), "v_proj".to_owned()];
+        model.add_lora(&LoraConfig { rank: 3, alpha: 4.0, targets, ..LoraConfig::default() }, 1).unwrap();
+        for (i, x) in model.trainable_mut().data_mut().iter_mut().enumerate() {
+            *x += 0.3 * (i as f64).cos();
+        }
+        check_against_differences(model);
+    }
+}
+
 /// Each completion with its own copy of the prompt.
 #[test]
 fn shared_prompt_equals_unshared() {

@@ -1,0 +1,153 @@
+//! The token head: log-probabilities of targets, and the way back.
+use candle_core::WithDType;
+use candlewick_kernels::{Float, Workspace, linear, token_log_probs};
+
+use crate::adapter::{HEAD_MODULE, Lora, LoraPair};
+use crate::causal_lm::{Adapter, CausalLm, HeadCotangents, HeadScores, Saved, Statistics};
+use crate::error::Result;
+use crate::packed::Packed;
+use crate::parameters::Gradients;
+
+/// Rows of one chunk of the head; a chunk's logits are the only `[chunk, V]` buffer there is.
+const CHUNK: usize = 256;
+
+/// What the head's backward needs beside the hidden states.
+#[derive(Debug)]
+pub(crate) struct HeadSaved<T> {
+    lse: Vec<T>,
+    /// `W + s B A`, where the head itself has an adapter.
+    adapted: Option<Vec<T>>,
+}
+
+impl<T: Float + WithDType> CausalLm<T> {
+    /// Scores the targets from the hidden states `[rows, H]`.
+    pub(crate) fn head(
+        &self,
+        hidden: &[T],
+        packed: &Packed,
+        want: Statistics,
+        adapter: Adapter,
+        workspace: &mut Workspace,
+    ) -> Result<(HeadScores<T>, HeadSaved<T>)> {
+        let count = packed.targets().len();
+        let (rows, ids) = target_indices(packed);
+        let wanted = |yes: bool| yes.then(|| vec![T::ZERO; count]);
+        let mut scores = HeadScores {
+            log_probs: vec![T::ZERO; count],
+            mean_log_probs: wanted(want.mean_log_probs),
+            log_sum_sq_probs: wanted(want.log_sum_sq_probs),
+            entropy: wanted(want.entropy),
+            is_top1: wanted(want.is_top1),
+        };
+        let mut lse = vec![T::ZERO; count];
+        let out = token_log_probs::Outputs {
+            log_probs: (&mut scores.log_probs).into(),
+            mean_log_probs: scores.mean_log_probs.as_mut().map(Into::into),
+            log_sum_sq_probs: scores.log_sum_sq_probs.as_mut().map(Into::into),
+            entropy: scores.entropy.as_mut().map(Into::into),
+            is_top1: scores.is_top1.as_mut().map(Into::into),
+            given_log_probs: None,
+        };
+        let adapted = self.adapted_head(adapter, workspace)?;
+        let weight = adapted.as_deref().unwrap_or_else(|| self.head_weight());
+        let shape = self.head_shape(packed);
+        token_log_probs::forward(hidden.into(), weight.into(), &rows, &ids, &[], out, (&mut lse).into(), shape, workspace)?;
+        Ok((scores, HeadSaved { lse, adapted }))
+    }
+
+    /// Adds to `d_hidden` `[rows, H]` and to the gradients of what of the head is trained.
+    pub(crate) fn head_backward(
+        &self,
+        saved: &Saved<T>,
+        packed: &Packed,
+        d: &HeadCotangents<T>,
+        d_hidden: &mut [T],
+        gradients: &mut Gradients<T>,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        let (rows, ids) = target_indices(packed);
+        let cotangents = token_log_probs::Cotangents {
+            log_probs: d.log_probs.as_ref().map(Into::into),
+            mean_log_probs: d.mean_log_probs.as_ref().map(Into::into),
+            log_sum_sq_probs: d.log_sum_sq_probs.as_ref().map(Into::into),
+            entropy: d.entropy.as_ref().map(Into::into),
+            given_log_probs: None,
+        };
+        // The gradient of W + s B A, from which those of B and A follow.
+        let mut d_adapted = saved.head.adapted.as_ref().map(|weight| vec![T::ZERO; weight.len()]);
+        let weight = saved.head.adapted.as_deref().unwrap_or_else(|| self.head_weight());
+        let d_weight = match (&mut d_adapted, self.adapter.is_none()) {
+            (Some(d), _) => Some(d.into()),
+            (None, true) => Some(gradients.tensor_mut(self.places.head).into()),
+            (None, false) => None,
+        };
+        token_log_probs::backward(
+            (&saved.hidden).into(),
+            weight.into(),
+            &rows,
+            &ids,
+            &[],
+            (&saved.head.lse).into(),
+            cotangents,
+            d_hidden.into(),
+            d_weight,
+            self.head_shape(packed),
+            workspace,
+        )?;
+        if let (Some(d), Some((lora, pair))) = (d_adapted, self.head_pair()) {
+            // dB = s dW Aᵀ, dA = s Bᵀ dW; the rows are those of the vocabulary.
+            let (a, b, scale): (_, _, T) = (lora.parameters.tensor(pair.a), lora.parameters.tensor(pair.b), Float::from_f64(pair.scale));
+            let shape = linear::Shape {
+                rows: self.config().vocab_size,
+                in_features: self.config().hidden_size,
+                out_features: pair.rank,
+            };
+            linear::forward((&d).into(), a.into(), gradients.tensor_mut(pair.b).into(), shape, scale, true, workspace)?;
+            linear::backward_weight((&d).into(), b.into(), gradients.tensor_mut(pair.a).into(), shape, scale, true, workspace)?;
+        }
+        Ok(())
+    }
+
+    /// `hidden Wᵀ`, `[rows, V]`.
+    pub(crate) fn project(&self, hidden: &[T], rows: usize, logits: &mut [T], workspace: &mut Workspace) -> Result<()> {
+        let shape = linear::Shape { rows, in_features: self.config().hidden_size, out_features: self.config().vocab_size };
+        linear::forward(hidden.into(), self.head_weight().into(), (&mut *logits).into(), shape, T::ONE, false, workspace)?;
+        let Some((lora, pair)) = self.head_pair() else { return Ok(()) };
+        let mut low = vec![T::ZERO; rows * pair.rank];
+        let down = linear::Shape { out_features: pair.rank, ..shape };
+        let up = linear::Shape { in_features: pair.rank, ..shape };
+        let (a, b, scale): (_, _, T) = (lora.parameters.tensor(pair.a), lora.parameters.tensor(pair.b), Float::from_f64(pair.scale));
+        linear::forward(hidden.into(), a.into(), (&mut low).into(), down, T::ONE, false, workspace)?;
+        linear::forward((&low).into(), b.into(), logits.into(), up, scale, true, workspace)?;
+        Ok(())
+    }
+
+    fn adapted_head(&self, adapter: Adapter, workspace: &mut Workspace) -> Result<Option<Vec<T>>> {
+        let Some((lora, pair)) = self.head_pair().filter(|_| adapter == Adapter::On) else { return Ok(None) };
+        let mut weight = self.head_weight().to_vec();
+        lora.add_product(pair, &mut weight, workspace)?;
+        Ok(Some(weight))
+    }
+
+    fn head_pair(&self) -> Option<(&Lora<T>, LoraPair)> {
+        self.adapter.as_ref().and_then(|lora| Some((lora, lora.pair(HEAD_MODULE)?)))
+    }
+
+    fn head_weight(&self) -> &[T] {
+        self.base.tensor(self.places.head)
+    }
+
+    fn head_shape(&self, packed: &Packed) -> token_log_probs::Shape {
+        token_log_probs::Shape {
+            rows: packed.tokens(),
+            hidden: self.config().hidden_size,
+            vocab: self.config().vocab_size,
+            targets: packed.targets().len(),
+            chunk: CHUNK,
+        }
+    }
+}
+
+fn target_indices(packed: &Packed) -> (Vec<u32>, Vec<u32>) {
+    packed.targets().iter().map(|target| (target.hidden_row, target.id)).unzip()
+}

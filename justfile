@@ -1,0 +1,84 @@
+# Recipes for people; `just ci` is what every change has to pass.
+fixtures := env("CANDLEWICK_SHARED", "../shared")
+venv := ".venv"
+python := venv / "bin/python"
+tinystories := fixtures / "assets/weights/tinystories-656k"
+
+# List the recipes.
+default:
+    @just --list
+
+# Everything a change has to pass.
+ci:
+    bash .ci/run
+
+# All tests.
+test *arguments:
+    cargo test --workspace {{ arguments }}
+
+# Formatting and lints.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# The API documentation, without a warning.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Licences, duplicate crates and where they come from.
+deny:
+    cargo deny --version || cargo install cargo-deny --locked --version 0.20.2
+    cargo deny check bans licenses sources
+
+# The libraries for WebAssembly.
+wasm:
+    rustup target add wasm32-unknown-unknown
+    cargo check --target wasm32-unknown-unknown -p candlewick-losses -p candlewick-data -p candlewick-kernels -p candlewick-model -p candlewick-train
+
+# Build every package as crates.io would.
+package:
+    cargo package --workspace --allow-dirty
+
+# Losses and gradients beside the recorded cases.
+golden:
+    cargo run --release --example golden -- {{ fixtures }}/golden/trl_*.json
+
+# Losses on recorded cases, and whole training runs replayed.
+parity:
+    tools/compare.sh {{ fixtures }}
+
+# One optimizer step beside PyTorch and TRL; MODEL is any Llama directory with its tokenizer.
+bench model *arguments: _venv
+    cargo build --release --bin wick -p candlewick-cli
+    {{ python }} tools/bench_step.py --model {{ model }} --python {{ python }} {{ arguments }}
+
+# The kernels' CUDA sources: fetch a compiler into DIR where there is none, compile, test.
+cuda dir="target/cuda":
+    [ -x {{ dir }}/bin/nvcc ] || tools/cuda_home.sh {{ dir }}
+    CUDA_HOME={{ absolute_path(dir) }} cargo test --package candlewick-kernels --features cuda
+
+# Python reads what is written here, and gives the same logits.
+interop: _venv
+    rm -rf target/interop
+    CANDLEWICK_INTEROP="$PWD/target/interop" cargo test --test expected what_is_written_reads_back
+    for copy in target/interop/*; do \
+      {{ python }} -W ignore tools/interop/check_logits.py --model $copy/model $([ -d $copy/adapter ] && echo --adapter $copy/adapter) $copy/logits.json || exit 1; \
+    done
+
+# Make the expectations under tests/expected again (the diff should be empty).
+expectations: _venv
+    rm -rf target/gpt2 && mkdir -p target/gpt2
+    gunzip -c {{ fixtures }}/assets/tokenizers/gpt2/tokenizer.json.gz > target/gpt2/tokenizer.json
+    cp {{ fixtures }}/assets/tokenizers/gpt2/tokenizer_config.json target/gpt2/
+    {{ python }} tools/interop/make_models.py
+    {{ python }} tools/interop/make_logits.py {{ tinystories }}
+    {{ python }} tools/interop/make_logits.py {{ tinystories }} --adapter {{ fixtures }}/parity/dpo_lora_adapter/final
+    {{ python }} tools/interop/make_tokenization.py --tokenizer tinystories-656k={{ tinystories }} --tokenizer gpt2=target/gpt2
+
+_venv:
+    [ -x {{ python }} ] || python3 -m venv {{ venv }}
+    {{ python }} -c 'import torch, trl, peft' 2>/dev/null || {{ venv }}/bin/pip install --quiet -r tools/interop/requirements.txt
+
+# A crate outside the workspace trains with a loss of its own.
+outside:
+    tools/outside_crate.sh

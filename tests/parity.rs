@@ -1,0 +1,58 @@
+//! TRL's recorded runs come out of our trainer.
+#[path = "../examples/parity/replay.rs"]
+mod replay;
+
+use std::path::Path;
+
+use candlewick::model::CausalLm;
+use candlewick::train::CausalPolicy;
+use replay::{Replay, ReplayError};
+
+#[test]
+fn recorded_runs_come_out() {
+    let Some(shared) = candlewick_testkit::shared() else {
+        println!("skipped: no shared folder");
+        return;
+    };
+    let folder = shared.join("parity");
+    let replay = Replay {
+        model: shared.join("assets/weights/tinystories-656k"),
+        adapter: Some(folder.join("dpo_lora_adapter/init")),
+    };
+    for name in ["dpo_sigmoid", "dpo_sigmoid_accum2", "ipo", "hinge", "robust_eps0.1", "dpo_plus_sft", "dpo_lora", "kto"] {
+        let (deviations, policy) = replay.run(&folder.join(format!("{name}.json"))).unwrap_or_else(|e| panic!("{name}: {e}"));
+        println!("{deviations}");
+        assert!(deviations.are_small(), "{deviations}");
+        if name == "dpo_lora" {
+            assert_adapter_is_near(&policy, &replay.model, &folder.join("dpo_lora_adapter/final"));
+        }
+    }
+}
+
+/// Tensor by tensor, |ours − theirs| / |theirs| ≤ 5e-3: three times what f32 arithmetic alone explains.
+fn assert_adapter_is_near(policy: &CausalPolicy, model: &Path, adapter: &Path) {
+    let mut theirs = CausalLm::<f32>::load(model).unwrap();
+    theirs.load_adapter(adapter).unwrap();
+    let (ours, theirs) = (policy.model().adapter().unwrap(), theirs.adapter().unwrap());
+    assert_eq!(ours.len(), theirs.len());
+    for name in theirs.names() {
+        let (a, b) = (ours.get(name).unwrap(), theirs.get(name).unwrap());
+        let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        let gap = norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied());
+        assert!(gap <= 5e-3, "{name}: {gap}");
+    }
+}
+
+#[test]
+fn what_is_not_built_and_what_is_no_fixture_are_told_apart() {
+    let Some(shared) = candlewick_testkit::shared() else {
+        println!("skipped: no shared folder");
+        return;
+    };
+    let replay = Replay { model: shared.join("assets/weights/tinystories-656k"), adapter: None };
+    let run = |path: &str| replay.run(&shared.join(path)).unwrap_err();
+    assert!(matches!(run("parity/tr_dpo_soft.json"), ReplayError::NotBuilt(_)));
+    assert!(matches!(run("parity/dpo_lora.json"), ReplayError::Unusable(what) if what.contains("--adapter")));
+    assert!(matches!(run("README.md"), ReplayError::Unusable(_)));
+    assert!(matches!(run("parity/nowhere.json"), ReplayError::Unusable(_)));
+}
