@@ -1,0 +1,56 @@
+//! Preference-optimisation objectives as pure functions of token log-probabilities.
+//!
+//! A loss takes a typed window on [`Scores`] and returns [`LossTerms`]: one value an item,
+//! and what it is divided by. It knows no model, no file and no trainer. The tensors are
+//! candle's, and candle's autograd gives the gradient with respect to every token.
+//!
+//! ```
+//! use candle_core::{Device, Tensor, Var};
+//! use candlewick_losses::{Context, Dpo, Objective, Scores, TokenScores};
+//!
+//! // Two rows: a chosen completion of two tokens and a rejected one.
+//! let log_probs = Var::new(&[[-1.0f64, -2.0], [-1.5, -2.5]], &Device::Cpu)?;
+//! let policy = TokenScores::unmasked(log_probs.as_tensor().clone())?;
+//! let reference = policy.detach();
+//! let scores = Scores::of_pairs(policy, Some(reference));
+//!
+//! let terms = Dpo { beta: 0.1 }.evaluate(&scores, &Context::default())?;
+//! let loss = terms.loss(&scores.totals())?;
+//! assert_eq!(loss.to_scalar::<f64>()?, 2f64.ln());
+//!
+//! let gradient = loss.backward()?.remove(&log_probs).expect("the loss depends on them");
+//! assert_eq!(gradient.to_vec2::<f64>()?, [[-0.05, -0.05], [0.05, 0.05]]);
+//! # Ok::<(), candlewick_losses::Error>(())
+//! ```
+//!
+//! | to | see |
+//! |---|---|
+//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Objective`] |
+//! | write a loss | [`Loss`], the views [`Pair`], [`AnchoredPair`], [`AnchoredLabels`], [`Demonstrations`] |
+//! | bring settings of TRL | [`trl`] |
+
+mod builtin;
+mod collective;
+mod error;
+mod groups;
+mod loss;
+pub mod math;
+mod mix;
+mod recipe;
+mod reduction;
+mod scores;
+mod terms;
+pub mod trl;
+mod view;
+
+pub use builtin::{Builtin, Cdpo, Dpo, Hinge, Ipo, Kto, Named, RobustDpo, Sft};
+pub use collective::{Collective, Solo};
+pub use error::{Error, Result};
+pub use groups::{Groups, LabelledRow, MismatchedScores, PairRows, Scores, Totals};
+pub use loss::{Context, Loss, Objective, Phase, StepScores};
+pub use mix::{Mix, Part};
+pub use recipe::Recipe;
+pub use reduction::Reduction;
+pub use scores::{Outputs, TokenScores};
+pub use terms::{LossTerms, Normaliser, Rewards, Term};
+pub use view::{AnchoredLabels, AnchoredPair, Demonstrations, Needs, Pair, Rows, Sides, StepWide, View};

@@ -1,0 +1,263 @@
+//! The two faces of a loss: typed for who writes it, uniform for who trains with it.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use crate::collective::Collective;
+use crate::error::{Error, Result};
+use crate::groups::Scores;
+use crate::terms::LossTerms;
+use crate::view::{Needs, StepWide, View};
+
+/// A loss as its author writes it: its fields are its hyperparameters, its
+/// input type is what it needs.
+///
+/// Every `Loss` is an [`Objective`], so one defined in another crate trains as
+/// `Box<dyn Objective>` without being listed anywhere:
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candlewick_losses::{
+///     AnchoredPair, Context, Loss, LossTerms, Objective, Reduction, Result, Scores, Term, TokenScores,
+/// };
+///
+/// /// `(Δ_w − Δ_l − target)²`
+/// #[derive(Debug)]
+/// struct Target { margin: f64 }
+///
+/// impl Loss for Target {
+///     type Input = AnchoredPair;
+///     fn terms(&self, input: &AnchoredPair, _: &Context) -> Result<LossTerms> {
+///         let margins = input.log_ratios(Reduction::Sum)?.margins()?;
+///         Ok(LossTerms::new([Term::per_item("target", (margins - self.margin)?.sqr()?)]))
+///     }
+/// }
+///
+/// let objective: Box<dyn Objective> = Box::new(Target { margin: 1.0 });
+/// assert!(objective.needs().reference);
+/// let policy = TokenScores::unmasked(Tensor::new(&[[-1.0f64], [-4.0]], &Device::Cpu)?)?;
+/// let reference = TokenScores::unmasked(Tensor::new(&[[-2.0f64], [-2.0]], &Device::Cpu)?)?;
+/// let scores = Scores::of_pairs(policy, Some(reference));
+/// let loss = objective.evaluate(&scores, &Context::default())?.loss(&scores.totals())?;
+/// assert_eq!(loss.to_scalar::<f64>()?, 4.0);
+/// # Ok::<(), candlewick_losses::Error>(())
+/// ```
+pub trait Loss: Debug {
+    /// What it needs.
+    type Input: View;
+
+    /// One value an item, before any division.
+    ///
+    /// # Errors
+    /// If the context lacks a number that [`prepare`](Loss::prepare) makes, or a tensor operation fails.
+    fn terms(&self, input: &Self::Input, context: &Context) -> Result<LossTerms>;
+
+    /// Checks the ranges of the hyperparameters.
+    ///
+    /// # Errors
+    /// Names the hyperparameter, its value and its range.
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Computes what depends on the whole step. All scores are detached.
+    ///
+    /// # Errors
+    /// If the step lacks what the statistic is made of.
+    fn prepare(&mut self, step: &StepScores<'_>, phase: Phase) -> Result<Context> {
+        let _ = (step, phase);
+        Ok(Context::default())
+    }
+
+    /// What [`prepare`](Loss::prepare) must see.
+    fn step_wide(&self) -> StepWide {
+        Self::Input::NEEDS.step_wide
+    }
+
+    /// The loss where policy and reference agree, if no data can change it.
+    fn loss_at_zero_margin(&self) -> Option<f64> {
+        None
+    }
+
+    /// State that training changes and a checkpoint must hold, if there is any.
+    fn state(&self) -> Option<serde_json::Value> {
+        None
+    }
+
+    /// Takes up saved state.
+    ///
+    /// # Errors
+    /// If the state is not one that [`state`](Loss::state) returned.
+    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
+        Err(Error::State(format!("{} holds none, and the checkpoint has {state}", short_name::<Self>())))
+    }
+}
+
+/// A loss as a trainer sees it. Made for every [`Loss`]; also implemented by
+/// [`Builtin`](crate::Builtin), [`Mix`](crate::Mix), [`Recipe`](crate::Recipe) and
+/// boxes.
+pub trait Objective: Debug {
+    /// What it needs of data, reference and model.
+    fn needs(&self) -> Needs;
+
+    /// Checks the ranges of the hyperparameters.
+    ///
+    /// # Errors
+    /// Names the hyperparameter, its value and its range.
+    fn validate(&self) -> Result<()>;
+
+    /// Computes what depends on the whole step. It may always be called; it must
+    /// be where [`Needs::step_wide`] is not [`StepWide::Nothing`].
+    ///
+    /// # Errors
+    /// If the step lacks what the statistic is made of.
+    fn prepare(&mut self, step: &StepScores<'_>, phase: Phase) -> Result<Context>;
+
+    /// The terms of one micro-batch.
+    ///
+    /// # Errors
+    /// If the scores lack what is needed, or the context what `prepare` makes.
+    fn evaluate(&self, scores: &Scores, context: &Context) -> Result<LossTerms>;
+
+    /// The loss where policy and reference agree, if no data can change it: `ln 2`
+    /// for DPO, nothing for imitation.
+    fn loss_at_zero_margin(&self) -> Option<f64>;
+
+    /// State that training changes and a checkpoint must hold, if there is any.
+    fn state(&self) -> Option<serde_json::Value>;
+
+    /// Takes up saved state.
+    ///
+    /// # Errors
+    /// If the state is not one that [`state`](Objective::state) returned.
+    fn restore(&mut self, state: &serde_json::Value) -> Result<()>;
+}
+
+/// Whether a step trains or only measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// State may move.
+    Train,
+    /// State must not move.
+    Evaluate,
+}
+
+/// The detached scores of one optimizer step.
+#[derive(Debug, Clone, Copy)]
+pub struct StepScores<'a> {
+    /// The micro-batches of this rank.
+    pub micro: &'a [Scores],
+    /// The other ranks.
+    pub collective: &'a dyn Collective,
+}
+
+/// What [`prepare`](Objective::prepare) found out about a step.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Context {
+    /// Numbers by name; they are logged as metrics.
+    pub scalars: BTreeMap<String, f64>,
+    /// The contexts of the parts of a [`Mix`](crate::Mix), in order.
+    pub parts: Vec<Context>,
+}
+
+impl Context {
+    /// Adds a number.
+    #[must_use]
+    pub fn with_scalar(mut self, name: &str, value: f64) -> Self {
+        self.scalars.insert(name.to_owned(), value);
+        self
+    }
+
+    /// A number by name.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn scalar(&self, name: &str) -> Result<f64> {
+        self.scalars.get(name).copied().ok_or_else(|| Error::MissingScalar { name: name.to_owned() })
+    }
+}
+
+impl<L: Loss> Objective for L {
+    fn needs(&self) -> Needs {
+        Needs { step_wide: self.step_wide(), ..L::Input::NEEDS }
+    }
+
+    fn validate(&self) -> Result<()> {
+        Loss::validate(self)
+    }
+
+    fn prepare(&mut self, step: &StepScores<'_>, phase: Phase) -> Result<Context> {
+        Loss::prepare(self, step, phase)
+    }
+
+    fn evaluate(&self, scores: &Scores, context: &Context) -> Result<LossTerms> {
+        scores.check()?;
+        let input = L::Input::view(scores).ok_or_else(|| L::Input::NEEDS.unmet(short_name::<L>(), scores))?;
+        self.terms(&input, context)
+    }
+
+    fn loss_at_zero_margin(&self) -> Option<f64> {
+        Loss::loss_at_zero_margin(self)
+    }
+
+    fn state(&self) -> Option<serde_json::Value> {
+        Loss::state(self)
+    }
+
+    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
+        Loss::restore(self, state)
+    }
+}
+
+/// Implements [`Objective`] for types that hold one, by `objective` and `objective_mut`.
+macro_rules! forward_objective {
+    ($($type:ty),+) => { $(
+        impl $crate::Objective for $type {
+            fn needs(&self) -> $crate::Needs {
+                self.objective().needs()
+            }
+            fn validate(&self) -> $crate::Result<()> {
+                self.objective().validate()
+            }
+            fn prepare(&mut self, step: &$crate::StepScores<'_>, phase: $crate::Phase) -> $crate::Result<$crate::Context> {
+                self.objective_mut().prepare(step, phase)
+            }
+            fn evaluate(&self, scores: &$crate::Scores, context: &$crate::Context) -> $crate::Result<$crate::LossTerms> {
+                self.objective().evaluate(scores, context)
+            }
+            fn loss_at_zero_margin(&self) -> Option<f64> {
+                self.objective().loss_at_zero_margin()
+            }
+            fn state(&self) -> Option<serde_json::Value> {
+                self.objective().state()
+            }
+            fn restore(&mut self, state: &serde_json::Value) -> $crate::Result<()> {
+                self.objective_mut().restore(state)
+            }
+        }
+    )+ };
+}
+pub(crate) use forward_objective;
+
+trait Boxed {
+    fn objective(&self) -> &dyn Objective;
+    fn objective_mut(&mut self) -> &mut dyn Objective;
+}
+
+impl Boxed for Box<dyn Objective> {
+    fn objective(&self) -> &dyn Objective {
+        &**self
+    }
+
+    fn objective_mut(&mut self) -> &mut dyn Objective {
+        &mut **self
+    }
+}
+
+forward_objective!(Box<dyn Objective>);
+
+/// The last segment of a type's path, for messages.
+fn short_name<T: ?Sized>() -> &'static str {
+    let path = std::any::type_name::<T>();
+    path.rsplit("::").next().unwrap_or(path)
+}

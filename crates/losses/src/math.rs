@@ -1,0 +1,117 @@
+//! Functions that losses are made of, each exact in value and slope where
+//! textbook forms are not. All act element-wise on any shape and are
+//! differentiable by candle's autograd.
+
+use candle_core::Tensor;
+
+use crate::error::Result;
+
+/// `log σ(x)`, finite for every finite `x`, with slope exactly `σ(−x)`.
+///
+/// It is computed as `−(m + log(e^{−m} + e^{−x−m}))` with `m = max(−x, 0)` held
+/// constant, whose derivative is `σ(−x)` term by term. The textbook form
+/// `min(x, 0) − log(1 + e^{−|x|})` has slope 1 at 0 under candle's autograd, which
+/// is where every run that starts from its reference begins.
+///
+/// ```
+/// use candle_core::{Device, Var};
+/// let x = Var::new(&[0.0f64, 1e4, -1e4], &Device::Cpu)?;
+/// let y = candlewick_losses::math::log_sigmoid(x.as_tensor())?;
+/// assert_eq!(y.to_vec1::<f64>()?, [-(2f64.ln()), 0.0, -1e4]);
+/// let grads = y.sum_all()?.backward()?;
+/// assert_eq!(grads.get(&x).expect("x is a variable").to_vec1::<f64>()?, [0.5, 0.0, 1.0]);
+/// # Ok::<(), candlewick_losses::Error>(())
+/// ```
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn log_sigmoid(x: &Tensor) -> Result<Tensor> {
+    let minus_x = x.neg()?;
+    let shift = minus_x.detach().relu()?;
+    let sum = (shift.neg()?.exp()? + (minus_x - &shift)?.exp()?)?;
+    Ok((sum.log()? + shift)?.neg()?)
+}
+
+/// `σ(x) = 1/(1 + e^{−x})`, with slope `σ(x)·σ(−x)` that keeps its relative
+/// precision in both tails.
+///
+/// ```
+/// use candle_core::{Device, Var};
+/// let x = Var::new(&[0.0f64, -1e4], &Device::Cpu)?;
+/// let y = candlewick_losses::math::sigmoid(x.as_tensor())?;
+/// assert!((y.to_vec1::<f64>()?[0] - 0.5).abs() < 1e-15);
+/// let grads = y.sum_all()?.backward()?;
+/// assert!((grads.get(&x).expect("x is a variable").to_vec1::<f64>()?[0] - 0.25).abs() < 1e-15);
+/// # Ok::<(), candlewick_losses::Error>(())
+/// ```
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    Ok(log_sigmoid(x)?.exp()?)
+}
+
+/// `max(0, x)` with slope 0 at 0; NaN stays NaN.
+///
+/// ```
+/// use candle_core::{Device, Var};
+/// let x = Var::new(&[-2.0f64, 0.0, 3.0], &Device::Cpu)?;
+/// let y = candlewick_losses::math::positive_part(x.as_tensor())?;
+/// assert_eq!(y.to_vec1::<f64>()?, [0.0, 0.0, 3.0]);
+/// let grads = y.sum_all()?.backward()?;
+/// assert_eq!(grads.get(&x).expect("x is a variable").to_vec1::<f64>()?, [0.0, 0.0, 1.0]);
+/// # Ok::<(), candlewick_losses::Error>(())
+/// ```
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn positive_part(x: &Tensor) -> Result<Tensor> {
+    let detached = x.detach();
+    let is_positive = detached.gt(&detached.zeros_like()?)?.to_dtype(x.dtype())?;
+    Ok((x * is_positive)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+    use candlewick_testkit::{central_difference, error};
+
+    use super::*;
+
+    fn slope(function: fn(&Tensor) -> Result<Tensor>, at: &[f64]) -> Vec<f64> {
+        let x = Var::new(at, &Device::Cpu).unwrap();
+        let grads = function(x.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
+        grads.get(&x).unwrap().to_vec1().unwrap()
+    }
+
+    fn total(function: fn(&Tensor) -> Result<Tensor>, at: &[f64]) -> f64 {
+        let x = Tensor::new(at, &Device::Cpu).unwrap();
+        function(&x).unwrap().sum_all().unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn slopes_are_those_of_the_function() {
+        let points = [-30.0, -3.0, -0.1, 0.0, 0.1, 3.0, 30.0];
+        for function in [log_sigmoid, sigmoid] {
+            let numeric = central_difference(|x| total(function, x), &points, 1e-5);
+            for (got, expected) in slope(function, &points).into_iter().zip(numeric) {
+                assert!(error(got, expected) < 1e-8, "{got} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_slope_at_zero_is_exactly_one_half() {
+        assert_eq!(slope(log_sigmoid, &[0.0]), [0.5]);
+        let x = Var::new(&[0.0f32], &Device::Cpu).unwrap();
+        let grads = log_sigmoid(x.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
+        assert_eq!(grads.get(&x).unwrap().to_vec1::<f32>().unwrap(), [0.5]);
+    }
+
+    #[test]
+    fn tails_are_finite() {
+        assert_eq!(slope(log_sigmoid, &[1e4, -1e4]), [0.0, 1.0]);
+        assert_eq!(slope(sigmoid, &[1e4, -1e4]), [0.0, 0.0]);
+        assert!(total(positive_part, &[f64::NAN]).is_nan());
+    }
+}

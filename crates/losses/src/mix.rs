@@ -1,0 +1,158 @@
+//! Weighted sums of objectives.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::groups::Scores;
+use crate::loss::{Context, Objective, Phase, StepScores};
+use crate::recipe::Recipe;
+use crate::scores::Outputs;
+use crate::terms::LossTerms;
+use crate::view::{Needs, Rows, StepWide};
+
+/// `Σ_k weight_k · loss_k`, each loss divided by its own totals.
+///
+/// The parts share one forward pass. Rewards are those of the first part that has any.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candlewick_losses::{Context, Mix, Objective, Part, Recipe, Scores, TokenScores};
+/// let mix: Recipe = serde_json::from_str(
+///     r#"{ "type": "mix", "parts": [ { "loss": { "type": "dpo" } }, { "weight": 0.5, "loss": { "type": "sft" } } ] }"#,
+/// )?;
+/// let policy = TokenScores::unmasked(Tensor::new(&[[-1.0f64, -2.0], [-4.0, -1.0]], &Device::Cpu)?)?;
+/// let scores = Scores::of_pairs(policy.clone(), Some(policy));
+/// let loss = mix.evaluate(&scores, &Context::default())?.loss(&scores.totals())?;
+/// // ln 2 of DPO where policy and reference agree, and half of 1.5 nats a chosen token.
+/// assert!((loss.to_scalar::<f64>()? - (2f64.ln() + 0.75)).abs() < 1e-15);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mix<O = Recipe> {
+    /// The addends.
+    pub parts: Vec<Part<O>>,
+}
+
+/// One addend of a [`Mix`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part<O = Recipe> {
+    /// Its factor; 1 if not given.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// The objective.
+    pub loss: O,
+}
+
+impl<O: Objective> Objective for Mix<O> {
+    fn needs(&self) -> Needs {
+        let nothing = Needs { reference: false, rows: Rows::ANY, outputs: Outputs::NONE, step_wide: StepWide::Nothing };
+        self.parts.iter().map(|part| part.loss.needs()).fold(nothing, |sum, needs| Needs {
+            reference: sum.reference || needs.reference,
+            rows: sum.rows.intersection(needs.rows),
+            outputs: sum.outputs.union(needs.outputs),
+            step_wide: if sum.step_wide == StepWide::Nothing { needs.step_wide } else { sum.step_wide },
+        })
+    }
+
+    fn validate(&self) -> Result<()> {
+        if self.parts.is_empty() {
+            return Err(Error::Mix("got no parts, expected at least one".to_owned()));
+        }
+        for part in &self.parts {
+            part.loss.validate()?;
+            if !part.weight.is_finite() {
+                let expected = "a finite number";
+                return Err(Error::Parameter {
+                    loss: "mix".to_owned(),
+                    parameter: "weight",
+                    got: part.weight,
+                    expected,
+                });
+            }
+        }
+        self.check_pairwise()
+    }
+
+    fn prepare(&mut self, step: &StepScores<'_>, phase: Phase) -> Result<Context> {
+        let parts = self.parts.iter_mut().map(|part| part.loss.prepare(step, phase)).collect::<Result<Vec<_>>>()?;
+        let mut whole = Context::default();
+        for (index, part) in parts.iter().enumerate() {
+            for (name, &value) in &part.scalars {
+                let name = if whole.scalars.contains_key(name) { format!("{name}/{index}") } else { name.clone() };
+                whole.scalars.insert(name, value);
+            }
+        }
+        whole.parts = parts;
+        Ok(whole)
+    }
+
+    fn evaluate(&self, scores: &Scores, context: &Context) -> Result<LossTerms> {
+        let nothing = Context::default();
+        let mut sum = LossTerms::new([]);
+        for (index, part) in self.parts.iter().enumerate() {
+            let context = context.parts.get(index).unwrap_or(&nothing);
+            let LossTerms { mut terms, rewards } = part.loss.evaluate(scores, context)?;
+            for term in &mut terms {
+                term.weight *= part.weight;
+            }
+            sum.terms.append(&mut terms);
+            sum.rewards = sum.rewards.or(rewards);
+        }
+        Ok(sum)
+    }
+
+    fn loss_at_zero_margin(&self) -> Option<f64> {
+        self.parts.iter().map(|part| Some(part.weight * part.loss.loss_at_zero_margin()?)).sum()
+    }
+
+    fn state(&self) -> Option<serde_json::Value> {
+        let states: Vec<_> = self.parts.iter().map(|part| part.loss.state()).collect();
+        states.iter().any(Option::is_some).then(|| {
+            serde_json::Value::Array(states.into_iter().map(|state| state.unwrap_or(serde_json::Value::Null)).collect())
+        })
+    }
+
+    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
+        let count = self.parts.len();
+        let states = state
+            .as_array()
+            .filter(|states| states.len() == count)
+            .ok_or_else(|| Error::State(format!("a mix of {count} parts expects as many states, got {state}")))?;
+        for (part, state) in self.parts.iter_mut().zip(states) {
+            if !state.is_null() {
+                part.loss.restore(state)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<O: Objective> Mix<O> {
+    fn check_pairwise(&self) -> Result<()> {
+        for (index, first) in self.parts.iter().enumerate() {
+            for second in &self.parts[index + 1..] {
+                let (one, other) = (first.loss.needs(), second.loss.needs());
+                if !one.rows.intersection(other.rows).any() {
+                    return Err(Error::Mix(format!(
+                        "{:?} reads {} and {:?} reads {}: no data serves both",
+                        first.loss, one.rows, second.loss, other.rows
+                    )));
+                }
+                let step_wide = [one.step_wide, other.step_wide];
+                if step_wide.iter().all(|&wide| wide != StepWide::Nothing) && step_wide[0] != step_wide[1] {
+                    return Err(Error::Mix(format!(
+                        "{:?} and {:?} look at different parts of the whole step, which one pass cannot give",
+                        first.loss, second.loss
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn one() -> f64 {
+    1.0
+}

@@ -1,0 +1,171 @@
+//! Losses and gradients that TRL computed, reproduced to 1e-9 in f64.
+//!
+//! The numbers stand in `golden/trl_golden.json`, whose first key says what made them.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor, Var};
+use candlewick_losses::{
+    Context, Error, MismatchedScores, Objective, Phase, Recipe, Rewards, Scores, Solo, StepScores, TokenScores, trl,
+};
+use candlewick_testkit::{DpoCase, DpoGolden, Golden, KtoCase, KtoGolden, Matrix, TrlTokens, error, shifted, worst};
+
+const TOLERANCE: f64 = 1e-9;
+
+#[test]
+fn pairs_agree_with_trl() {
+    let golden = golden().dpo;
+    let mut checked = BTreeMap::<String, usize>::new();
+    for case in &golden.cases {
+        match dpo_options(case).recipe() {
+            Ok(recipe) => check_pairs(&golden, case, recipe),
+            Err(Error::NotBuilt(_)) => continue,
+            Err(other) => panic!("{:?}: {other}", case.config),
+        }
+        *checked.entry(case.config.loss_types.join("+")).or_default() += 1;
+    }
+    // Those of the losses that are built; a case must not fall out unseen.
+    for (losses, count) in [("sigmoid", 3), ("hinge", 2), ("ipo", 2), ("robust", 1), ("sft", 2), ("sigmoid+sft", 1)] {
+        assert!(checked.get(losses).is_some_and(|&found| found >= count), "{losses}: {checked:?}");
+    }
+}
+
+#[test]
+fn labelled_rows_agree_with_trl() {
+    let golden = golden().kto;
+    let mut checked = 0;
+    for case in &golden.cases {
+        match kto_options(case).recipe() {
+            Ok(recipe) => check_labelled(&golden, case, recipe),
+            Err(Error::NotBuilt(_)) => continue,
+            Err(other) => panic!("{:?}: {other}", case.config),
+        }
+        checked += 1;
+    }
+    assert!(checked >= 7, "{checked}");
+}
+
+fn check_pairs(golden: &DpoGolden, case: &DpoCase, recipe: Recipe) {
+    let log_probs = Var::from_tensor(&tensor(&golden.policy_token_logps)).unwrap();
+    let mask = shifted(&golden.mask);
+    let policy =
+        token_scores(log_probs.as_tensor(), &mask).with_log_sum_sq_probs(tensor(&golden.log_sum_sq_probs)).unwrap();
+    let reference = token_scores(&tensor(&golden.ref_token_logps), &mask);
+    let scores = Scores::of_pairs(policy, Some(reference));
+    assert_eq!(scores.groups.pairs.len(), golden.pairs);
+    let rewards =
+        check(&format!("{:?}", case.config), recipe, scores, &log_probs, case.loss, &case.grad_policy_token_logps);
+    let Some((rewards, _)) = rewards else { return };
+    let Rewards::Pair { chosen, rejected } = rewards else { panic!("pairs have rewards of pairs") };
+    let (chosen, rejected) = (numbers(&chosen), numbers(&rejected));
+    let accurate = chosen.iter().zip(&rejected).filter(|(chosen, rejected)| chosen > rejected).count();
+    for (name, got) in [
+        ("rewards/chosen", mean(&chosen)),
+        ("rewards/rejected", mean(&rejected)),
+        ("rewards/margins", mean(&chosen) - mean(&rejected)),
+        ("rewards/accuracies", accurate as f64 / chosen.len() as f64),
+    ] {
+        assert!(error(got, case.metrics[name]) < TOLERANCE, "{:?}: {name}: {got}", case.config);
+    }
+}
+
+fn check_labelled(golden: &KtoGolden, case: &KtoCase, recipe: Recipe) {
+    let log_probs = Var::from_tensor(&tensor(&golden.policy_token_logps)).unwrap();
+    let mask = shifted(&golden.mask);
+    let policy = token_scores(log_probs.as_tensor(), &mask);
+    let reference = token_scores(&tensor(&golden.ref_token_logps), &mask);
+    let kl_mask = shifted(&golden.kl_mask);
+    let mismatched = MismatchedScores {
+        policy: token_scores(&tensor(&case.kl_policy_token_logps), &kl_mask),
+        reference: token_scores(&tensor(&case.kl_ref_token_logps), &kl_mask),
+    };
+    let scores = Scores { mismatched: Some(mismatched), ..Scores::of_labelled(policy, Some(reference), &case.labels) };
+    let what = format!("{:?} {:?}", case.config, case.labels);
+    let (rewards, context) =
+        check(&what, recipe, scores, &log_probs, case.loss, &case.grad_policy_token_logps).unwrap();
+    assert!(error(context.scalar("kl").unwrap(), case.metrics["kl"]) < TOLERANCE, "{what}");
+    let Rewards::Labelled { rewards } = rewards else { panic!("labelled rows have labelled rewards") };
+    for (name, side) in [("rewards/chosen", true), ("rewards/rejected", false)] {
+        let rewards = numbers(&rewards).into_iter().zip(&case.labels);
+        let rewards: Vec<f64> = rewards.filter(|&(_, &label)| label == side).map(|(reward, _)| reward).collect();
+        let expected = case.metrics.get(name).copied();
+        assert_eq!(expected.is_none(), rewards.is_empty(), "{what}: {name}");
+        if let Some(expected) = expected {
+            assert!(error(mean(&rewards), expected) < TOLERANCE, "{what}: {name}");
+        }
+    }
+}
+
+fn check(
+    what: &str,
+    mut recipe: Recipe,
+    scores: Scores,
+    log_probs: &Var,
+    loss: f64,
+    gradient: &Matrix,
+) -> Option<(Rewards, Context)> {
+    recipe.validate().unwrap();
+    let micro = [scores];
+    let context = recipe.prepare(&StepScores { micro: &micro, collective: &Solo }, Phase::Train);
+    let context = context.unwrap();
+    let terms = recipe.evaluate(&micro[0], &context).unwrap();
+    let value = terms.loss(&micro[0].totals()).unwrap();
+    let loss_error = error(value.to_scalar::<f64>().unwrap(), loss);
+    let got = numbers(value.backward().unwrap().get(log_probs).unwrap());
+    let gradient_error = worst(&got, &gradient.concat());
+    assert!(loss_error < TOLERANCE && gradient_error < TOLERANCE, "{what}: {loss_error:e} {gradient_error:e}");
+    Some((terms.rewards?, context))
+}
+
+fn golden() -> TrlTokens {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/trl_golden.json");
+    match Golden::load(&path).unwrap() {
+        Golden::Tokens(tokens) => *tokens,
+        other => panic!("another form: {other:?}"),
+    }
+}
+
+fn dpo_options(case: &DpoCase) -> trl::Options {
+    let config = case.config.clone();
+    trl::Options {
+        loss_type: config.loss_types,
+        loss_weights: Some(config.loss_weights),
+        beta: config.beta,
+        label_smoothing: config.label_smoothing,
+        f_divergence_type: config.f_divergence_type,
+        f_alpha_divergence_coef: config.f_alpha_divergence_coef,
+        ld_alpha: config.ld_alpha,
+        use_weighting: config.use_weighting,
+        discopop_tau: config.discopop_tau,
+        ..trl::Options::default()
+    }
+}
+
+fn kto_options(case: &KtoCase) -> trl::Options {
+    let config = case.config.clone();
+    trl::Options {
+        loss_type: vec![config.loss_type],
+        beta: config.beta,
+        desirable_weight: config.desirable_weight,
+        undesirable_weight: config.undesirable_weight,
+        ..trl::Options::default()
+    }
+}
+
+fn tensor(rows: &Matrix) -> Tensor {
+    Tensor::new(rows.clone(), &Device::Cpu).unwrap()
+}
+
+fn token_scores(log_probs: &Tensor, mask: &Matrix) -> TokenScores {
+    TokenScores::new(log_probs.clone(), tensor(mask)).unwrap()
+}
+
+fn numbers(values: &Tensor) -> Vec<f64> {
+    values.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
