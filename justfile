@@ -19,6 +19,7 @@ test *arguments:
 # Formatting and lints.
 lint:
     cargo fmt --all --check
+    rustfmt --edition 2024 --check crates/losses/src/builtin/*.rs
     cargo clippy --workspace --all-targets -- -D warnings
 
 # The API documentation, without a warning.

@@ -43,7 +43,7 @@ mod terms;
 pub mod trl;
 mod view;
 
-pub use builtin::{Builtin, Cdpo, Dpo, Hinge, Ipo, Kto, Named, RobustDpo, Sft};
+pub use builtin::*;
 pub use collective::{Collective, Solo};
 pub use error::{Error, Result};
 pub use groups::{Groups, LabelledRow, MismatchedScores, PairRows, Scores, Totals};

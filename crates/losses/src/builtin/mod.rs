@@ -1,16 +1,8 @@
 //! The losses of this library: one file each, and one list.
 //!
-//! A new loss is a new file here and its name in the list below. Its configuration
+//! A new loss is a new file here and one line, `file::Type`, in the list below. Its configuration
 //! name, aliases and summary stand in its own file; dispatch, configuration, listings and the
 //! property tests follow from the list.
-
-mod cdpo;
-mod dpo;
-mod hinge;
-mod ipo;
-mod kto;
-mod robust_dpo;
-mod sft;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,15 +12,15 @@ use crate::error::{Error, Result};
 use crate::loss::{Objective, forward_objective};
 use crate::recipe::MIX;
 
-pub use cdpo::Cdpo;
-pub use dpo::Dpo;
-pub use hinge::Hinge;
-pub use ipo::Ipo;
-pub use kto::Kto;
-pub use robust_dpo::RobustDpo;
-pub use sft::Sft;
-
-builtin! { Sft, Dpo, Cdpo, RobustDpo, Ipo, Hinge, Kto }
+builtin! {
+    sft::Sft,
+    dpo::Dpo,
+    cdpo::Cdpo,
+    robust_dpo::RobustDpo,
+    ipo::Ipo,
+    hinge::Hinge,
+    kto::Kto,
+}
 
 /// How a loss of the list is named and described.
 pub trait Named: Objective + Default + Serialize + DeserializeOwned {
@@ -68,9 +60,14 @@ impl Builtin {
     }
 }
 
-/// Makes the list of losses: an enum over them, their names, and dispatch.
+/// Makes the list of losses: their modules, an enum over them, their names, and dispatch.
 macro_rules! builtin {
-    ($($loss:ident),+ $(,)?) => {
+    ($($file:ident::$loss:ident),+ $(,)?) => {
+        $(
+            mod $file;
+            pub use $file::$loss;
+        )+
+
         /// Any loss of the list, as configuration names it.
         ///
         /// ```

@@ -1,0 +1,189 @@
+//! Examples gathered into the micro-batches of optimizer steps.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::encode::Encoder;
+use crate::error::Error;
+use crate::mismatch;
+use crate::order::Order;
+use crate::report::Report;
+use crate::row::{Batch, Example};
+use crate::source::Source;
+use crate::stream::{Cursor, Stream};
+
+/// What becomes of the examples at the end of an epoch that do not fill a step. No step spans two epochs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LastStep {
+    /// They make a smaller step.
+    #[default]
+    Keep,
+    /// They are left out.
+    Drop,
+}
+
+/// How examples are gathered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchOptions {
+    /// Examples of a micro-batch.
+    pub examples: usize,
+    /// Micro-batches of an optimizer step.
+    pub micro_batches: usize,
+    /// The order of rows.
+    pub order: Order,
+    /// Passes over the source; None for no end.
+    pub epochs: Option<u64>,
+    /// What becomes of a step that is not full.
+    pub last_step: LastStep,
+    /// Whether each batch carries mismatched completions ([`Batch::mismatched`]).
+    pub mismatched: bool,
+}
+
+impl Default for BatchOptions {
+    /// Micro-batches of 8, one a step, in file order, one epoch.
+    fn default() -> Self {
+        Self {
+            examples: 8,
+            micro_batches: 1,
+            order: Order::File,
+            epochs: Some(1),
+            last_step: LastStep::Keep,
+            mismatched: false,
+        }
+    }
+}
+
+/// The batches of a run, step by step.
+#[derive(Debug)]
+pub struct Batches {
+    stream: Stream,
+    options: BatchOptions,
+    steps_of_epoch: u64,
+    began_inside_epoch: bool,
+}
+
+impl Batches {
+    /// Batches from the start of the source.
+    ///
+    /// # Errors
+    /// An option outside its range.
+    pub fn new(source: Source, encoder: Arc<Encoder>, options: BatchOptions) -> Result<Self, Error> {
+        for (name, value) in [("examples", options.examples), ("micro_batches", options.micro_batches)] {
+            if value == 0 {
+                return Err(Error::Option { name, got: "0".to_owned(), expected: "at least 1" });
+            }
+        }
+        let stream = Stream::new(source, encoder, options.order)?;
+        Ok(Self { stream, options, steps_of_epoch: 0, began_inside_epoch: false })
+    }
+
+    /// The micro-batches of the next optimizer step; None after the last epoch.
+    ///
+    /// # Errors
+    /// Reading fails, a row cannot be used and the source is strict, a whole epoch gives no step, or mismatched completions
+    /// are asked of a step with one prompt only.
+    pub fn next_step(&mut self) -> Result<Option<Vec<Batch>>, Error> {
+        let full = self.options.examples.saturating_mul(self.options.micro_batches);
+        while self.options.epochs.is_none_or(|epochs| self.stream.cursor().epoch < epochs) {
+            let mut examples = Vec::new();
+            while examples.len() < full {
+                match self.stream.next_example()? {
+                    Some(example) => examples.push(example),
+                    None => break,
+                }
+            }
+            let is_full = examples.len() == full;
+            if !is_full && self.options.last_step == LastStep::Drop {
+                examples.clear();
+            }
+            self.steps_of_epoch += u64::from(!examples.is_empty());
+            if !is_full {
+                self.end_epoch()?;
+            }
+            if !examples.is_empty() {
+                return self.gather(examples).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where the next step begins; saved with a checkpoint.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.stream.cursor()
+    }
+
+    /// Goes to a saved place: the steps from there on are those of a run that was never interrupted.
+    ///
+    /// # Errors
+    /// Reading fails, or the source has fewer rows than the cursor says.
+    pub fn resume(&mut self, cursor: Cursor) -> Result<(), Error> {
+        self.stream.resume(cursor)?;
+        self.steps_of_epoch = 0;
+        self.began_inside_epoch = cursor.consumed > 0;
+        Ok(())
+    }
+
+    /// What became of the rows met so far.
+    #[must_use]
+    pub fn report(&self) -> &Report {
+        self.stream.report()
+    }
+
+    /// How examples are gathered.
+    #[must_use]
+    pub fn options(&self) -> &BatchOptions {
+        &self.options
+    }
+
+    fn end_epoch(&mut self) -> Result<(), Error> {
+        if self.steps_of_epoch == 0 && !self.began_inside_epoch {
+            let report = self.report();
+            let mut summary = format!("{} (selected: {})", report.summary(), self.stream.source().range());
+            if let Some(first) = report.rejected.first() {
+                summary.push_str(&format!("; the first: {first}"));
+            }
+            return Err(Error::NothingUsable {
+                file: self.stream.source().name().clone(),
+                what: if report.kept == 0 { "usable row" } else { "full step" },
+                summary,
+            });
+        }
+        self.stream.next_epoch();
+        self.steps_of_epoch = 0;
+        self.began_inside_epoch = false;
+        Ok(())
+    }
+
+    fn gather(&self, examples: Vec<Example>) -> Result<Vec<Batch>, Error> {
+        let limit = self.options.mismatched.then(|| self.stream.encoder().options().max_length);
+        let mut batches = split(examples, self.options.examples);
+        if let Some(max_length) = limit {
+            mismatch::fill(&mut batches, max_length)?;
+        }
+        Ok(batches)
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Vec<Batch>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_step().transpose()
+    }
+}
+
+/// Cuts the examples of a step into micro-batches of at most `examples` each; for applications that gather their own.
+#[must_use]
+pub fn split(step: Vec<Example>, examples: usize) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = Vec::new();
+    for example in step {
+        match batches.last_mut().filter(|batch| batch.examples.len() < examples) {
+            Some(batch) => batch.examples.push(example),
+            None => batches.push(Batch { examples: vec![example], mismatched: Vec::new() }),
+        }
+    }
+    batches
+}

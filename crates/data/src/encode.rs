@@ -1,0 +1,329 @@
+//! From a [`Row`] to token ids and masks: what is scored is decided here and nowhere else.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use crate::error::{Error, Fault, Reason, Rejection};
+use crate::report::Counts;
+use crate::row::{Annotation, Completion, Context, Example, Origin, Row, Text};
+use crate::sequence::{self, Sequence};
+use crate::split::common_prefix;
+use crate::template::ChatTemplate;
+use crate::tokens::{OwnedFiles, Settings, TokenizerFiles};
+use crate::truncate;
+
+/// Which token is the first of the completion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Boundary {
+    /// Prompt and completion are tokenized once, together, as they stand when the model answers; a token belongs to the
+    /// completion when any of its characters does. Tokens on both sides are counted ([`Counts::straddles`]). In a
+    /// conversation only the assistant's turns are scored.
+    #[default]
+    Offsets,
+    /// TRL 1.16's rule: the prompt is tokenized alone and again with its completion, and the completion begins where the
+    /// two differ. Everything after that is scored, other speakers' turns included.
+    CommonPrefix,
+}
+
+/// What happens to sequences longer than [`EncodeOptions::max_length`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Truncation {
+    /// The end is cut off (a long completion loses its end-of-sequence token); a row whose prompt alone fills the limit is set
+    /// aside. As TRL.
+    #[default]
+    KeepStart,
+    /// The start of the prompt is cut off, its beginning-of-sequence token kept; a row whose completion alone fills the limit
+    /// is set aside.
+    KeepEndOfPrompt,
+    /// The row is set aside.
+    Reject,
+}
+
+/// Whether standard rows end with the end-of-sequence token. In conversations the chat template decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndOfSequence {
+    /// It is appended unless it is there already; it is scored.
+    #[default]
+    Append,
+    /// Ids stay as the tokenizer gives them.
+    Keep,
+}
+
+/// How rows become tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EncodeOptions {
+    /// Most tokens of prompt and completion together; None for no limit. Default 1024.
+    pub max_length: Option<usize>,
+    /// Where the completion begins.
+    pub boundary: Boundary,
+    /// What happens to longer sequences.
+    pub truncation: Truncation,
+    /// How standard rows end.
+    pub end_of_sequence: EndOfSequence,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> Self {
+        Self {
+            max_length: Some(1024),
+            boundary: Boundary::default(),
+            truncation: Truncation::default(),
+            end_of_sequence: EndOfSequence::default(),
+        }
+    }
+}
+
+/// A tokenizer with its special tokens, chat template and the rules of this crate. Shared freely between threads.
+#[derive(Debug)]
+pub struct Encoder {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Option<ChatTemplate>,
+    pub(crate) options: EncodeOptions,
+    pub(crate) bos: Option<u32>,
+    pub(crate) eos: Option<u32>,
+    pub(crate) add_bos: bool,
+    highest: (u32, String),
+}
+
+impl Encoder {
+    /// Reads `tokenizer.json` and, where they are there, `tokenizer_config.json`, `special_tokens_map.json`,
+    /// `chat_template.jinja`, `generation_config.json` or `config.json` of a directory.
+    ///
+    /// # Errors
+    /// A file that is missing or broken, a template that does not compile, an option outside its range, no
+    /// end-of-sequence token where one is to be appended.
+    pub fn from_dir(dir: &Path, options: EncodeOptions) -> Result<Self, Error> {
+        let files = OwnedFiles::read(dir)?;
+        Self::from_files(&files.borrow(), options).map_err(|error| match error {
+            Error::Tokenizer { file, message } => {
+                Error::Tokenizer { file: dir.join(file).display().to_string(), message }
+            }
+            other => other,
+        })
+    }
+
+    /// The same from bytes.
+    ///
+    /// # Errors
+    /// As [`Encoder::from_dir`].
+    pub fn from_files(files: &TokenizerFiles<'_>, options: EncodeOptions) -> Result<Self, Error> {
+        if let Some(length) = options.max_length.filter(|length| *length < 2) {
+            return Err(Error::Option {
+                name: "max_length",
+                got: length.to_string(),
+                expected: "at least 2: a token of the prompt and one of the completion",
+            });
+        }
+        let tokenizer = load(files.tokenizer)?;
+        let settings = Settings::read(files)?;
+        let named = |token: &Option<String>| token.as_deref().and_then(|token| tokenizer.token_to_id(token));
+        let bos = named(&settings.special.bos).or(settings.bos_id);
+        let eos = named(&settings.special.eos).or(settings.eos_id);
+        if eos.is_none() && options.end_of_sequence == EndOfSequence::Append {
+            return Err(Error::Tokenizer {
+                file: "tokenizer_config.json".to_owned(),
+                message: "no eos_token that the tokenizer knows, here or in special_tokens_map.json or the model's configuration; \
+                          name one, or set end_of_sequence = \"keep\""
+                    .to_owned(),
+            });
+        }
+        let template = settings
+            .chat_template
+            .as_deref()
+            .map(|source| ChatTemplate::new(source, settings.special.clone()))
+            .transpose()
+            .map_err(|message| Error::Tokenizer { file: "chat_template".to_owned(), message })?;
+        let highest = tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token)).max().ok_or_else(|| {
+            Error::Tokenizer { file: "tokenizer.json".to_owned(), message: "an empty vocabulary".to_owned() }
+        })?;
+        Ok(Self { tokenizer, template, options, bos, eos, add_bos: settings.add_bos, highest })
+    }
+
+    /// The rules it follows.
+    #[must_use]
+    pub fn options(&self) -> &EncodeOptions {
+        &self.options
+    }
+
+    /// Id of the beginning-of-sequence token, where there is one.
+    #[must_use]
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Id of the end-of-sequence token, where there is one.
+    #[must_use]
+    pub fn eos_id(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// Highest id + 1, added tokens included.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.highest.0 as usize + 1
+    }
+
+    /// Whether conversations can be encoded.
+    #[must_use]
+    pub fn has_chat_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// Checks that every id of the tokenizer is a row of the model's embedding. A larger model is fine: many pad theirs.
+    ///
+    /// # Errors
+    /// The first id out of range, by name.
+    pub fn check_vocabulary(&self, model_vocabulary: usize) -> Result<(), Error> {
+        if self.vocab_size() <= model_vocabulary {
+            return Ok(());
+        }
+        Err(Error::Vocabulary {
+            token: self.highest.1.clone(),
+            id: self.highest.0,
+            vocabulary: model_vocabulary,
+            last: model_vocabulary.saturating_sub(1),
+        })
+    }
+
+    /// Tokens and masks of a row.
+    ///
+    /// # Errors
+    /// The reason to set the row aside.
+    pub fn encode(&self, row: &Row, origin: &Origin) -> Result<Example, Rejection> {
+        self.encode_counted(row, origin).map(|(example, _)| example)
+    }
+
+    /// Tokens of a prompt alone, ready to be continued: special tokens as for training, a conversation up to where the
+    /// assistant's answer begins.
+    ///
+    /// # Errors
+    /// A conversation without a chat template, or a failure of template or tokenizer.
+    pub fn encode_prompt(&self, prompt: &Text) -> Result<Vec<u32>, Error> {
+        sequence::prompt_alone(self, prompt).map_err(|fault| Error::Rejected(fault.at(&Origin::memory(1))))
+    }
+
+    /// The text of ids, special tokens shown.
+    #[must_use]
+    pub fn decode(&self, ids: &[u32]) -> String {
+        // Decoding fails only in decoders that reject tokens of their own vocabulary; ids unknown to it are skipped.
+        self.tokenizer.decode(ids, false).unwrap_or_default()
+    }
+
+    /// The text of ids as a reader wants it, special tokens left out.
+    #[must_use]
+    pub fn decode_text(&self, ids: &[u32]) -> String {
+        self.tokenizer.decode(ids, true).unwrap_or_default()
+    }
+
+    pub(crate) fn encode_counted(&self, row: &Row, origin: &Origin) -> Result<(Example, Counts), Rejection> {
+        let mut counts = Counts::default();
+        let (context, annotation) = match row {
+            Row::Pair { prompt, chosen, rejected } => {
+                (self.pair(prompt, chosen, rejected, &mut counts), Annotation::Pair)
+            }
+            Row::Labelled { prompt, completion, desirable } => {
+                (self.context(prompt, &[completion], &mut counts), Annotation::Labelled { desirable: *desirable })
+            }
+            Row::Demonstration { prompt, completion } => {
+                (self.context(prompt, &[completion], &mut counts), Annotation::Demonstration)
+            }
+        };
+        let context = context.map_err(|fault| fault.at(origin))?;
+        Ok((Example { origin: origin.clone(), contexts: vec![context], annotation }, counts))
+    }
+
+    fn pair(&self, prompt: &Text, chosen: &Text, rejected: &Text, counts: &mut Counts) -> Result<Context, Fault> {
+        if chosen == rejected {
+            return Err(Fault::new(Reason::Identical, "the two completions are the same text"));
+        }
+        let context = self.context(prompt, &[chosen, rejected], counts)?;
+        if context.completions[0] == context.completions[1] {
+            return Err(if counts.truncated > 0 {
+                Fault::new(
+                    Reason::IdenticalAfterTruncation,
+                    format!(
+                        "the completions differ only beyond {} tokens",
+                        self.options.max_length.unwrap_or(usize::MAX)
+                    ),
+                )
+            } else {
+                Fault::new(Reason::Identical, "the two completions differ as text and give the same tokens")
+            });
+        }
+        Ok(context)
+    }
+
+    /// One prompt with its completions: each tokenized with the prompt, then what they share taken out.
+    fn context(&self, prompt: &Text, completions: &[&Text], counts: &mut Counts) -> Result<Context, Fault> {
+        let sequences = completions
+            .iter()
+            .map(|completion| sequence::tokenize(self, prompt, completion, counts))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut context = share_prompt(&sequences);
+        if context.prompt.is_empty() {
+            let bos = self.bos.ok_or_else(|| {
+                Fault::new(
+                    Reason::NoPromptToken,
+                    "the prompt has no token of its own and the tokenizer no beginning-of-sequence token to stand in",
+                )
+            })?;
+            context.prompt = vec![bos];
+            context.prompt_scored = vec![false];
+            counts.added_bos += completions.len() as u64;
+        }
+        counts.truncated += truncate::apply(&mut context, &self.options, self.bos)?;
+        for completion in &context.completions {
+            counts.sequences += 1;
+            counts.tokens += (context.prompt.len() + completion.ids.len()) as u64;
+            counts.scored_tokens += completion.scored_tokens() as u64;
+        }
+        Ok(context)
+    }
+}
+
+/// The prompt all sequences share, token by token; the rest of each prompt stays, unscored, before its completion.
+fn share_prompt(sequences: &[Sequence]) -> Context {
+    let (first, others) = sequences.split_first().expect("a row has at least one completion");
+    let shared =
+        others.iter().map(|other| common_prefix(&first.ids, &other.ids).min(other.cut())).fold(first.cut(), usize::min);
+    Context {
+        prompt: first.ids[..shared].to_vec(),
+        prompt_scored: vec![false; shared],
+        completions: sequences
+            .iter()
+            .map(|sequence| Completion {
+                ids: sequence.ids[shared..].to_vec(),
+                scored: sequence.scored[shared..].to_vec(),
+            })
+            .collect(),
+    }
+}
+
+/// A tokenizer whose offsets cover every character of its text and which neither cuts nor pads.
+fn load(bytes: &[u8]) -> Result<Tokenizer, Error> {
+    let failed = |message: String| Error::Tokenizer { file: "tokenizer.json".to_owned(), message };
+    let mut json: Value = serde_json::from_slice(bytes).map_err(|error| failed(format!("not JSON: {error}")))?;
+    keep_whitespace_in_offsets(&mut json["post_processor"]);
+    json["truncation"] = Value::Null;
+    json["padding"] = Value::Null;
+    let bytes = serde_json::to_vec(&json).map_err(|error| failed(error.to_string()))?;
+    Tokenizer::from_bytes(bytes)
+        .map_err(|error| failed(format!("not a tokenizer of the `tokenizers` library: {error}")))
+}
+
+/// Byte-level tokenizers take the space before a word out of its offsets, which would hide on which side of the boundary it lies.
+fn keep_whitespace_in_offsets(post_processor: &mut Value) {
+    if let Some(trim) = post_processor.get_mut("trim_offsets") {
+        *trim = Value::Bool(false);
+    }
+    if let Some(list) = post_processor.get_mut("processors").and_then(Value::as_array_mut) {
+        list.iter_mut().for_each(keep_whitespace_in_offsets);
+    }
+}

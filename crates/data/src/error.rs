@@ -1,0 +1,279 @@
+//! What can go wrong: an [`Error`] ends the run, a [`Rejection`] sets one row aside.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::row::Origin;
+
+/// A failure that stops reading.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The data file cannot be opened.
+    #[error("{}: cannot open the data file: {source}; check the path", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Reading stopped in the middle of the file.
+    #[error("{file}:{line}: cannot read on: {source}")]
+    Read {
+        /// The file.
+        file: Arc<str>,
+        /// The line being read, 1-based.
+        line: u64,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A compressed file that ends before its end mark.
+    #[error("{file}:{line}: the gzip stream ends in the middle of its data; the file was cut short, copy it again")]
+    GzipCutShort {
+        /// The file.
+        file: Arc<str>,
+        /// The line being read, 1-based.
+        line: u64,
+    },
+    /// The file is one JSON array, not one object a line.
+    #[error("{file}: the file is one JSON array, expected one JSON object a line; convert it with `jq -c '.[]'`")]
+    JsonArray {
+        /// The file.
+        file: Arc<str>,
+    },
+    /// The first row fits no known form.
+    #[error("{file}:{line}: found the columns {found}; {expected}{hint}")]
+    UnknownForm {
+        /// The file.
+        file: Arc<str>,
+        /// The line looked at, 1-based.
+        line: u64,
+        /// The columns of that line.
+        found: String,
+        /// Which forms exist.
+        expected: String,
+        /// A mapping that would help, or nothing.
+        hint: String,
+    },
+    /// The column mapping names a column that no form has.
+    #[error("columns.{name}: no form has a column of this name; the names that can be mapped are {known}")]
+    UnknownColumn {
+        /// The name given.
+        name: String,
+        /// Names that exist.
+        known: String,
+    },
+    /// A row cannot be used, and the source is strict (or nothing could be read from its first row).
+    #[error("{0}")]
+    Rejected(Rejection),
+    /// Nothing to read.
+    #[error("{file}: no rows; expected one JSON object a line")]
+    NoRows {
+        /// The file.
+        file: Arc<str>,
+    },
+    /// A whole pass gave nothing to train on.
+    #[error("{file}: no {what} came out of a whole pass: {summary}")]
+    NothingUsable {
+        /// The file.
+        file: Arc<str>,
+        /// Row or full step.
+        what: &'static str,
+        /// Counts per reason.
+        summary: String,
+    },
+    /// A reader that cannot start again.
+    #[error(
+        "{file}: a second pass was asked of a reader that can be read once; use a file, or set the number of epochs to 1"
+    )]
+    SinglePass {
+        /// The name of the reader.
+        file: Arc<str>,
+    },
+    /// A file of the tokenizer is missing or broken.
+    #[error("{file}: {message}")]
+    Tokenizer {
+        /// The file.
+        file: String,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// Rows are conversations, and the tokenizer has no chat template.
+    #[error(
+        "{origin}: the row is a conversation and the tokenizer has no chat template; add `chat_template` to \
+         tokenizer_config.json or a chat_template.jinja beside it, or use rows of plain strings"
+    )]
+    NoChatTemplate {
+        /// The first such row.
+        origin: Origin,
+    },
+    /// The tokenizer knows ids that the model does not.
+    #[error(
+        "the tokenizer does not fit the model: token {token:?} has id {id}, the model's vocabulary has {vocabulary} \
+         entries (0 to {last}); use the tokenizer that came with the model"
+    )]
+    Vocabulary {
+        /// The token with the highest id.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Entries of the model's embedding.
+        vocabulary: usize,
+        /// The model's highest id.
+        last: usize,
+    },
+    /// An option outside its range.
+    #[error("{name}: got {got}, expected {expected}")]
+    Option {
+        /// The option.
+        name: &'static str,
+        /// The value given.
+        got: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// Mismatched completions were asked of a step in which all prompts are one.
+    #[error(
+        "{origin}: mismatched completions need at least two different prompts in an optimizer step, this step has {examples} \
+         example(s) of one prompt; use larger steps, shuffled order, or drop the last partial step"
+    )]
+    OnePrompt {
+        /// The first row of the step.
+        origin: Origin,
+        /// Examples of the step.
+        examples: usize,
+    },
+    /// The cursor points beyond the source.
+    #[error(
+        "{file}: the saved position is row {consumed} of epoch {epoch}, the source has only {rows} rows; it is not the \
+         source this position was saved from"
+    )]
+    Cursor {
+        /// The file.
+        file: Arc<str>,
+        /// Epoch of the cursor.
+        epoch: u64,
+        /// Rows the cursor has consumed.
+        consumed: u64,
+        /// Rows there are.
+        rows: u64,
+    },
+}
+
+/// Why a row was set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reason {
+    /// Bytes that are not UTF-8.
+    NotUtf8,
+    /// Not a JSON object.
+    NotJson,
+    /// A line longer than [`crate::MAX_LINE_BYTES`].
+    LineTooLong,
+    /// A column of the form is missing.
+    MissingColumn,
+    /// A column holds another type than the form's.
+    WrongType,
+    /// A completion without text.
+    EmptyCompletion,
+    /// Chosen and rejected are equal.
+    Identical,
+    /// Chosen and rejected are equal after truncation.
+    IdenticalAfterTruncation,
+    /// Chosen and rejected answer different prompts.
+    PromptsDiffer,
+    /// A transcript without an assistant's turn.
+    NoAssistantTurn,
+    /// The prompt leaves no room for a completion.
+    PromptTooLong,
+    /// The completion leaves no room for a prompt.
+    CompletionTooLong,
+    /// Longer than the limit, under [`crate::Truncation::Reject`].
+    TooLong,
+    /// No token stands before the completion, so its first token cannot be predicted.
+    NoPromptToken,
+    /// A conversation, and the tokenizer has no chat template.
+    NoChatTemplate,
+    /// The chat template failed.
+    TemplateFailed,
+    /// The chat template renders the prompt differently once the completion follows.
+    PromptRewritten,
+    /// The tokenizer failed.
+    TokenizerFailed,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotUtf8 => "not UTF-8",
+            Self::NotJson => "not a JSON object",
+            Self::LineTooLong => "line too long",
+            Self::MissingColumn => "missing column",
+            Self::WrongType => "wrong type",
+            Self::EmptyCompletion => "empty completion",
+            Self::Identical => "chosen equals rejected",
+            Self::IdenticalAfterTruncation => "chosen equals rejected after truncation",
+            Self::PromptsDiffer => "prompts differ",
+            Self::NoAssistantTurn => "no assistant turn",
+            Self::PromptTooLong => "prompt longer than the limit",
+            Self::CompletionTooLong => "completion longer than the limit",
+            Self::TooLong => "longer than the limit",
+            Self::NoPromptToken => "no token before the completion",
+            Self::NoChatTemplate => "no chat template",
+            Self::TemplateFailed => "chat template failed",
+            Self::PromptRewritten => "chat template rewrites the prompt",
+            Self::TokenizerFailed => "tokenizer failed",
+        })
+    }
+}
+
+/// One row that was set aside: where it stands, why, and what was seen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{origin}: {reason}: {detail}")]
+pub struct Rejection {
+    /// File and line.
+    pub origin: Origin,
+    /// The kind of reason, for counting.
+    pub reason: Reason,
+    /// What was found and what was expected.
+    pub detail: String,
+}
+
+/// A rejection before its place is known.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) reason: Reason,
+    pub(crate) detail: String,
+}
+
+impl Fault {
+    pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+
+    pub(crate) fn at(self, origin: &Origin) -> Rejection {
+        Rejection { origin: origin.clone(), reason: self.reason, detail: self.detail }
+    }
+}
+
+/// The first characters of a text, quoted, for messages.
+pub(crate) fn excerpt(text: &str) -> String {
+    const SHOWN: usize = 60;
+    let mut head: String = text.chars().take(SHOWN).collect();
+    if head.len() < text.len() {
+        head.push('…');
+    }
+    format!("{head:?}")
+}
+
+/// The last characters of a text, quoted, for messages.
+pub(crate) fn tail_excerpt(text: &str) -> String {
+    const SHOWN: usize = 60;
+    let count = text.chars().count();
+    let tail: String = text.chars().skip(count.saturating_sub(SHOWN)).collect();
+    if count > SHOWN { format!("{:?}", format!("…{tail}")) } else { format!("{tail:?}") }
+}

@@ -1,0 +1,294 @@
+//! From a JSON object to a [`Row`]: which columns a form has and how they are read.
+//!
+//! | [`Form`] | columns |
+//! |---|---|
+//! | `trl_pair` | `prompt`, `chosen`, `rejected`; or only the last two, whose common beginning is the prompt |
+//! | `trl_unpaired` | `prompt`, `completion`, `label` (true for wanted) |
+//! | `prompt_completion` | `prompt`, `completion` |
+//! | `hh_pair` | `chosen`, `rejected`: whole transcripts that begin with `\n\nHuman:` |
+//!
+//! Each text is a string, or a list of messages `{"role": …, "content": …}`. A conversation may be followed by a plain
+//! string, which then is the assistant's answer. Further columns are ignored.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Fault, Reason, tail_excerpt};
+use crate::row::{Message, Row, Text};
+use crate::split;
+
+/// The layout of a data file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// Told from the columns of the first row.
+    #[default]
+    Auto,
+    /// `prompt`, `chosen`, `rejected`, or only the last two.
+    TrlPair,
+    /// `prompt`, `completion`, `label`.
+    TrlUnpaired,
+    /// `prompt`, `completion`.
+    PromptCompletion,
+    /// `chosen`, `rejected` as whole transcripts, split after the last `\n\nAssistant:`.
+    HhPair,
+}
+
+impl Form {
+    /// Every form with its name in configurations and the columns it needs.
+    pub const ALL: [(Self, &'static str, &'static str); 4] = [
+        (Self::TrlPair, "trl_pair", "chosen, rejected [, prompt]"),
+        (Self::TrlUnpaired, "trl_unpaired", "prompt, completion, label"),
+        (Self::PromptCompletion, "prompt_completion", "prompt, completion"),
+        (Self::HhPair, "hh_pair", "chosen, rejected as transcripts beginning with \"\\n\\nHuman:\""),
+    ];
+}
+
+/// Our name of a column → its name in the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Columns(BTreeMap<String, String>);
+
+const NAMES: [&str; 5] = ["prompt", "chosen", "rejected", "completion", "label"];
+
+/// Names that other trainers' files use for ours.
+const KNOWN_ALIASES: [(&str, &[&str]); 5] = [
+    ("prompt", &["question", "instruction", "messages", "conversations", "query", "context", "input"]),
+    ("chosen", &["chosen_response", "preferred", "response_chosen", "win"]),
+    ("rejected", &["rejected_response", "dispreferred", "response_rejected", "lose"]),
+    ("completion", &["response", "answer", "output", "reply"]),
+    ("label", &["desirable", "kto_tag", "is_safe", "liked"]),
+];
+
+impl Columns {
+    pub(crate) fn new(mapping: &BTreeMap<String, String>) -> Result<Self, Error> {
+        match mapping.keys().find(|name| !NAMES.contains(&name.as_str())) {
+            Some(name) => Err(Error::UnknownColumn { name: name.clone(), known: NAMES.join(", ") }),
+            None => Ok(Self(mapping.clone())),
+        }
+    }
+
+    fn in_file<'a>(&'a self, name: &'a str) -> &'a str {
+        self.0.get(name).map_or(name, String::as_str)
+    }
+
+    fn value<'a>(&self, object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+        object.get(self.in_file(name)).filter(|value| !value.is_null())
+    }
+}
+
+/// The form of an object, or the words of [`Error::UnknownForm`]: columns found, forms known, a hint.
+pub(crate) fn detect(object: &Map<String, Value>, columns: &Columns) -> Result<Form, (String, String, String)> {
+    let has = |name| columns.value(object, name).is_some();
+    let transcript = |name| {
+        columns.value(object, name).and_then(Value::as_str).is_some_and(|text| text.starts_with(split::HH_HUMAN))
+    };
+    if has("chosen") && has("rejected") {
+        let is_hh = !has("prompt") && transcript("chosen") && transcript("rejected");
+        return Ok(if is_hh { Form::HhPair } else { Form::TrlPair });
+    }
+    if has("prompt") && has("completion") {
+        return Ok(if has("label") { Form::TrlUnpaired } else { Form::PromptCompletion });
+    }
+    let forms: Vec<String> = Form::ALL.iter().map(|(_, name, needs)| format!("{name} ({needs})")).collect();
+    Err((found(object), format!("the forms are: {}", forms.join("; ")), hint(object, columns)))
+}
+
+/// Reads one object as a row of a form.
+pub(crate) fn parse(form: Form, object: &Map<String, Value>, columns: &Columns) -> Result<Row, Fault> {
+    let text = |name| column(object, columns, name).and_then(|value| text(value, columns.in_file(name)));
+    let row = match form {
+        Form::Auto => detect(object, columns)
+            .map_err(|(found, expected, hint)| {
+                Fault::new(Reason::MissingColumn, format!("found the columns {found}; {expected}{hint}"))
+            })
+            .and_then(|form| parse(form, object, columns))?,
+        Form::TrlPair if columns.value(object, "prompt").is_some() => {
+            let prompt = text("prompt")?;
+            let chosen = completion(&prompt, text("chosen")?, "chosen")?;
+            let rejected = completion(&prompt, text("rejected")?, "rejected")?;
+            Row::Pair { prompt, chosen, rejected }
+        }
+        Form::TrlPair => implicit_prompt(text("chosen")?, text("rejected")?)?,
+        Form::TrlUnpaired => {
+            let prompt = text("prompt")?;
+            let completion = completion(&prompt, text("completion")?, "completion")?;
+            Row::Labelled { prompt, completion, desirable: label(object, columns)? }
+        }
+        Form::PromptCompletion => {
+            let prompt = text("prompt")?;
+            let completion = completion(&prompt, text("completion")?, "completion")?;
+            Row::Demonstration { prompt, completion }
+        }
+        Form::HhPair => hh_pair(text("chosen")?, text("rejected")?)?,
+    };
+    Ok(row)
+}
+
+fn implicit_prompt(chosen: Text, rejected: Text) -> Result<Row, Fault> {
+    match (chosen, rejected) {
+        (Text::Plain(chosen), Text::Plain(rejected)) => {
+            if chosen == rejected {
+                return Err(Fault::new(Reason::Identical, "`chosen` and `rejected` are the same string"));
+            }
+            let (prompt, chosen_end) = chosen.split_at(split::common_prompt(&chosen, &rejected));
+            Ok(Row::Pair {
+                prompt: Text::Plain(prompt.to_owned()),
+                chosen: Text::Plain(chosen_end.to_owned()),
+                rejected: Text::Plain(rejected[prompt.len()..].to_owned()),
+            })
+        }
+        (Text::Chat(mut chosen), Text::Chat(mut rejected)) => {
+            if chosen == rejected {
+                return Err(Fault::new(Reason::Identical, "`chosen` and `rejected` are the same conversation"));
+            }
+            let shared = split::common_messages(&chosen, &rejected);
+            if shared == 0 {
+                return Err(Fault::new(
+                    Reason::PromptsDiffer,
+                    "`chosen` and `rejected` share no message at their beginning; give a `prompt` column",
+                ));
+            }
+            let chosen_end = chosen.split_off(shared);
+            Ok(Row::Pair {
+                prompt: Text::Chat(chosen),
+                chosen: Text::Chat(chosen_end),
+                rejected: Text::Chat(rejected.split_off(shared)),
+            })
+        }
+        _ => Err(Fault::new(
+            Reason::WrongType,
+            "one of `chosen` and `rejected` is a string and the other a list of messages; give both alike",
+        )),
+    }
+}
+
+fn hh_pair(chosen: Text, rejected: Text) -> Result<Row, Fault> {
+    let (Text::Plain(chosen), Text::Plain(rejected)) = (chosen, rejected) else {
+        return Err(Fault::new(Reason::WrongType, "`chosen` or `rejected` is a list, expected transcripts as strings"));
+    };
+    let (prompt, chosen) = split::hh(&chosen, "chosen")?;
+    let (other_prompt, rejected) = split::hh(&rejected, "rejected")?;
+    if prompt != other_prompt {
+        return Err(Fault::new(
+            Reason::PromptsDiffer,
+            format!(
+                "the prompt of `chosen` ends with {}, that of `rejected` with {}",
+                tail_excerpt(&prompt),
+                tail_excerpt(&other_prompt)
+            ),
+        ));
+    }
+    Ok(Row::Pair { prompt: Text::Plain(prompt), chosen: Text::Plain(chosen), rejected: Text::Plain(rejected) })
+}
+
+/// A completion of the same kind as its prompt.
+fn completion(prompt: &Text, completion: Text, name: &str) -> Result<Text, Fault> {
+    match (prompt, completion) {
+        (Text::Chat(_), Text::Plain(answer)) => Ok(Text::Chat(vec![Message::new("assistant", answer)])),
+        (Text::Plain(_), Text::Chat(_)) => Err(Fault::new(
+            Reason::WrongType,
+            format!("`prompt` is a string and `{name}` a list of messages; give the prompt as messages too"),
+        )),
+        (_, completion) => Ok(completion),
+    }
+}
+
+fn column<'a>(object: &'a Map<String, Value>, columns: &Columns, name: &str) -> Result<&'a Value, Fault> {
+    columns.value(object, name).ok_or_else(|| {
+        Fault::new(
+            Reason::MissingColumn,
+            format!("no `{}`; found {}{}", columns.in_file(name), found(object), hint(object, columns)),
+        )
+    })
+}
+
+fn text(value: &Value, name: &str) -> Result<Text, Fault> {
+    match value {
+        Value::String(text) => Ok(Text::Plain(text.clone())),
+        Value::Array(list) => list
+            .iter()
+            .enumerate()
+            .map(|(index, value)| message(value, name, index))
+            .collect::<Result<_, _>>()
+            .and_then(|messages: Vec<_>| {
+                if messages.is_empty() {
+                    return Err(Fault::new(Reason::WrongType, format!("`{name}` is an empty list, expected messages")));
+                }
+                Ok(Text::Chat(messages))
+            }),
+        other => Err(Fault::new(
+            Reason::WrongType,
+            format!("`{name}` is {}, expected a string or a list of messages", kind(other)),
+        )),
+    }
+}
+
+fn message(value: &Value, name: &str, index: usize) -> Result<Message, Fault> {
+    let wrong = |what: &str| {
+        Fault::new(
+            Reason::WrongType,
+            format!("`{name}[{index}]` {what}, expected {{\"role\": string, \"content\": string}}"),
+        )
+    };
+    let object = value.as_object().ok_or_else(|| wrong(&format!("is {}", kind(value))))?;
+    let field = |key| object.get(key).and_then(Value::as_str).map(str::to_owned);
+    let (Some(role), Some(content)) = (field("role"), field("content")) else {
+        return Err(wrong(&format!("has {}", found(object))));
+    };
+    let extra = object
+        .iter()
+        .filter(|(key, _)| !matches!(key.as_str(), "role" | "content"))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    Ok(Message { role, content, extra })
+}
+
+fn label(object: &Map<String, Value>, columns: &Columns) -> Result<bool, Fault> {
+    let value = column(object, columns, "label")?;
+    value.as_bool().ok_or_else(|| {
+        Fault::new(
+            Reason::WrongType,
+            format!("`{}` is {}, expected true (wanted) or false", columns.in_file("label"), kind(value)),
+        )
+    })
+}
+
+/// The columns of an object, for messages.
+fn found(object: &Map<String, Value>) -> String {
+    if object.is_empty() {
+        return "none".to_owned();
+    }
+    object.iter().map(|(key, value)| format!("{key} ({})", kind(value))).collect::<Vec<_>>().join(", ")
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// A mapping that would give a missing column a name found in the file.
+fn hint(object: &Map<String, Value>, columns: &Columns) -> String {
+    let pair = ["chosen", "rejected"].iter().any(|name| columns.value(object, name).is_some());
+    let wanted = |name: &str| match name {
+        "chosen" | "rejected" => true,
+        "completion" | "label" => !pair,
+        _ => true,
+    };
+    let mapping: Vec<String> = KNOWN_ALIASES
+        .iter()
+        .filter(|(name, _)| wanted(name) && columns.value(object, name).is_none())
+        .filter_map(|(name, aliases)| {
+            let alias = aliases.iter().find(|alias| object.contains_key(**alias))?;
+            Some(format!("{name} = \"{alias}\""))
+        })
+        .collect();
+    if mapping.is_empty() { String::new() } else { format!("; did you mean columns = {{ {} }}?", mapping.join(", ")) }
+}

@@ -1,0 +1,109 @@
+//! What became of the rows: exact counts, and the first rejections in full.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::error::{Reason, Rejection};
+
+/// How many rejections a report holds in full; counts are exact beyond it.
+pub const LISTED_REJECTIONS: usize = 100;
+
+/// What became of the rows read so far. A row that is read in two epochs counts twice and is listed once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Rows drawn from the source.
+    pub rows: u64,
+    /// Rows that became examples.
+    pub kept: u64,
+    /// Rows set aside, by reason; exact.
+    pub reasons: BTreeMap<Reason, u64>,
+    /// The first [`LISTED_REJECTIONS`] rejections.
+    pub rejected: Vec<Rejection>,
+    /// What the encoder counted over the rows kept.
+    pub counts: Counts,
+}
+
+/// What tokenization did to the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Prompt-and-completion sequences tokenized: two a pair, one for other rows.
+    pub sequences: u64,
+    /// Sequences that lost tokens to the length limit.
+    pub truncated: u64,
+    /// Sequences with a token that lies on both sides of the boundary (it was given to the completion).
+    pub straddles: u64,
+    /// Sequences in which a second beginning-of-sequence token was removed.
+    pub doubled_bos: u64,
+    /// Sequences that begin with no token of the prompt and were given the beginning-of-sequence token to start from.
+    pub added_bos: u64,
+    /// Sequences to which the end-of-sequence token was appended.
+    pub added_eos: u64,
+    /// Tokens of all sequences, prompts counted once for each completion.
+    pub tokens: u64,
+    /// Tokens that are scored.
+    pub scored_tokens: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.sequences += other.sequences;
+        self.truncated += other.truncated;
+        self.straddles += other.straddles;
+        self.doubled_bos += other.doubled_bos;
+        self.added_bos += other.added_bos;
+        self.added_eos += other.added_eos;
+        self.tokens += other.tokens;
+        self.scored_tokens += other.scored_tokens;
+    }
+}
+
+impl Report {
+    /// How many rows were set aside.
+    #[must_use]
+    pub fn rejected_rows(&self) -> u64 {
+        self.reasons.values().sum()
+    }
+
+    /// The counts in one line: `2312 rows, 2303 kept, 9 rejected (empty completion 4, prompts differ 5)`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let mut line = format!("{} rows, {} kept, {} rejected", self.rows, self.kept, self.rejected_rows());
+        if !self.reasons.is_empty() {
+            let reasons: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+            line.push_str(&format!(" ({})", reasons.join(", ")));
+        }
+        line
+    }
+
+    pub(crate) fn keep(&mut self, counts: Counts) {
+        self.rows += 1;
+        self.kept += 1;
+        self.counts += counts;
+    }
+
+    pub(crate) fn reject(&mut self, rejection: Rejection) {
+        self.rows += 1;
+        *self.reasons.entry(rejection.reason).or_default() += 1;
+        if self.rejected.len() < LISTED_REJECTIONS && self.rejected.iter().all(|seen| seen.origin != rejection.origin) {
+            self.rejected.push(rejection);
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    /// The summary, what tokenization did, then one line for each listed rejection.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.summary())?;
+        let Counts { sequences, truncated, straddles, doubled_bos, added_bos, added_eos, tokens, scored_tokens } =
+            self.counts;
+        write!(
+            f,
+            "{sequences} sequences of {tokens} tokens, {scored_tokens} scored; {truncated} truncated, {straddles} straddling"
+        )?;
+        write!(f, "; BOS added {added_bos}, removed {doubled_bos}; EOS added {added_eos}")?;
+        for rejection in &self.rejected {
+            write!(f, "\n{rejection}")?;
+        }
+        Ok(())
+    }
+}

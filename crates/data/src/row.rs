@@ -1,0 +1,157 @@
+//! The nouns of the crate: a [`Row`] is what a file says, an [`Example`] is what a model is shown.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Message {
+    /// Who speaks, as the chat template names it: `system`, `user`, `assistant`, …
+    pub role: String,
+    /// What is said.
+    pub content: String,
+    /// Every other key of the message (`name`, `tool_calls`, `reasoning_content`, …), handed to the chat template as it is.
+    pub extra: BTreeMap<String, serde_json::Value>,
+}
+
+impl Message {
+    /// A message of a role and its content.
+    ///
+    /// ```
+    /// let message = candlewick_data::Message::new("user", "What is a candle?");
+    /// assert_eq!(message.role, "user");
+    /// ```
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), extra: BTreeMap::new() }
+    }
+}
+
+/// A string, or a conversation that a chat template turns into one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Text {
+    /// Standard form: the string is tokenized as it is.
+    Plain(String),
+    /// Conversational form.
+    Chat(Vec<Message>),
+}
+
+/// One row of a data set, before tokenization.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Row {
+    /// Two completions of one prompt, the first preferred.
+    Pair {
+        /// The prompt.
+        prompt: Text,
+        /// The preferred completion.
+        chosen: Text,
+        /// The other one.
+        rejected: Text,
+    },
+    /// One completion with a verdict.
+    Labelled {
+        /// The prompt.
+        prompt: Text,
+        /// The completion.
+        completion: Text,
+        /// The verdict: true for wanted.
+        desirable: bool,
+    },
+    /// One completion to imitate.
+    Demonstration {
+        /// The prompt.
+        prompt: Text,
+        /// The completion.
+        completion: Text,
+    },
+}
+
+/// Where a row came from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// The file as it was named, or `<memory>`.
+    pub file: Arc<str>,
+    /// Line of the file, 1-based (for rows from memory: their number).
+    pub line: u64,
+}
+
+impl Origin {
+    /// The place of a row that an application holds in memory, 1-based.
+    #[must_use]
+    pub fn memory(number: u64) -> Self {
+        Self { file: Arc::from("<memory>"), line: number }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// Tokens that follow a prompt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Completion {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// Whether each id is scored; as long as `ids`. False at the start where the completions of a pair share less of the
+    /// prompt's tokens than its text, and on the turns of others in a completion of several turns.
+    pub scored: Vec<bool>,
+}
+
+impl Completion {
+    /// How many tokens are scored.
+    #[must_use]
+    pub fn scored_tokens(&self) -> usize {
+        self.scored.iter().filter(|scored| **scored).count()
+    }
+}
+
+/// A prompt with its completions: what a model computes at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    /// Token ids of the prompt, shared by all completions; never empty when encoded here.
+    pub prompt: Vec<u32>,
+    /// Whether each prompt id is scored; as long as `prompt`.
+    pub prompt_scored: Vec<bool>,
+    /// The completions.
+    pub completions: Vec<Completion>,
+}
+
+/// What is known about the completions of an [`Example`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Annotation {
+    /// One context whose completions are `[chosen, rejected]`.
+    Pair,
+    /// One context with one completion and its verdict.
+    Labelled {
+        /// True for wanted.
+        desirable: bool,
+    },
+    /// One context with one completion to imitate.
+    Demonstration,
+}
+
+/// A tokenized row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// Where it came from.
+    pub origin: Origin,
+    /// Its contexts; one for every form read here.
+    pub contexts: Vec<Context>,
+    /// What is known about the completions.
+    pub annotation: Annotation,
+}
+
+/// The examples of one micro-batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The examples, in order.
+    pub examples: Vec<Example>,
+    /// Empty unless asked for; else one context for every labelled example and pair, in order: its prompt with the
+    /// completions of an example of another prompt. Its completions correspond one to one to the example's own.
+    pub mismatched: Vec<Context>,
+}

@@ -1,0 +1,286 @@
+//! Where rows come from: a file, any reader, or memory.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::BufRead;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Fault, Reason, Rejection, excerpt};
+use crate::form::{self, Columns, Form};
+use crate::read::{Line, LineReader, LineText, MAX_LINE_BYTES};
+use crate::row::{Example, Origin, Row};
+use crate::rows::RowRange;
+
+/// What to read and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceOptions {
+    /// A file of one JSON object a line, plain or gzip (told by its content). For [`Source::from_reader`], its name in messages.
+    pub path: PathBuf,
+    /// The layout of its rows.
+    pub form: Form,
+    /// Which rows are read.
+    pub rows: RowRange,
+    /// Our name of a column → its name in the file, as `completion` → `response`.
+    pub columns: BTreeMap<String, String>,
+    /// Whether a row that cannot be used ends the run; else it is set aside and reported.
+    pub strict: bool,
+}
+
+impl SourceOptions {
+    /// Everything by default for a file.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), ..Self::default() }
+    }
+}
+
+/// Rows that can be read in passes, one an epoch; cheap to clone.
+#[derive(Clone)]
+pub struct Source {
+    file: Arc<str>,
+    kind: Kind,
+    form: Form,
+    columns: Columns,
+    rows: RowRange,
+    strict: bool,
+}
+
+#[derive(Clone)]
+enum Kind {
+    File(PathBuf),
+    Reader(Arc<Mutex<Option<LineReader>>>),
+    Rows(Arc<[Row]>),
+    Examples(Arc<[Example]>),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("file", &self.file)
+            .field("form", &self.form)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Source {
+    /// Opens a file and looks at its first row to tell the form.
+    ///
+    /// # Errors
+    /// No such file, no rows, a first row that is not a JSON object or fits no form (when the form is not given), a
+    /// compressed stream that is broken at its start, a mapping of an unknown column.
+    pub fn open(options: &SourceOptions) -> Result<Self, Error> {
+        let file: Arc<str> = options.path.to_string_lossy().into();
+        let mut lines = LineReader::open(&options.path, &file)?;
+        let (form, columns) = inspect(&file, &mut lines, options)?;
+        let kind = Kind::File(options.path.clone());
+        Ok(Self { file, kind, form, columns, rows: options.rows, strict: options.strict })
+    }
+
+    /// Reads from any reader, once: a second epoch is an error.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub fn from_reader(reader: impl BufRead + Send + 'static, options: &SourceOptions) -> Result<Self, Error> {
+        let name = options.path.to_string_lossy();
+        let file: Arc<str> = if name.is_empty() { "<reader>".into() } else { name.into() };
+        let mut lines = LineReader::new(Box::new(reader), &file)?;
+        let (form, columns) = inspect(&file, &mut lines, options)?;
+        let kind = Kind::Reader(Arc::new(Mutex::new(Some(lines))));
+        Ok(Self { file, kind, form, columns, rows: options.rows, strict: options.strict })
+    }
+
+    /// Rows an application holds.
+    pub fn from_rows(rows: impl Into<Arc<[Row]>>) -> Self {
+        Self::of_memory(Kind::Rows(rows.into()))
+    }
+
+    /// Examples an application has encoded; they are handed on as they are.
+    pub fn from_examples(examples: impl Into<Arc<[Example]>>) -> Self {
+        Self::of_memory(Kind::Examples(examples.into()))
+    }
+
+    /// The same source, where a row that cannot be used ends the run (or not).
+    #[must_use]
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+
+    /// The same source, of which only a range of rows is read.
+    #[must_use]
+    pub fn select(mut self, rows: RowRange) -> Self {
+        self.rows = rows;
+        self
+    }
+
+    /// The form of its rows; [`Form::Auto`] for rows from memory.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Its name in messages.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.file
+    }
+
+    pub(crate) fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    pub(crate) fn range(&self) -> RowRange {
+        self.rows
+    }
+
+    /// A new pass over the selected rows.
+    pub(crate) fn pass(&self) -> Result<Pass, Error> {
+        let rows = match &self.kind {
+            Kind::File(path) => Items::Lines(LineReader::open(path, &self.file)?),
+            Kind::Reader(reader) => {
+                let taken = reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+                Items::Lines(taken.ok_or_else(|| Error::SinglePass { file: self.file.clone() })?)
+            }
+            Kind::Rows(rows) => Items::Memory(rows.len()),
+            Kind::Examples(examples) => Items::Memory(examples.len()),
+        };
+        Ok(Pass { items: rows, next: 0, range: self.rows })
+    }
+
+    /// What a drawn item says.
+    pub(crate) fn parse(&self, item: Item) -> Result<Parsed, Rejection> {
+        match (item, &self.kind) {
+            (Item::Index(index), Kind::Rows(rows)) => {
+                Ok(Parsed::Row(Origin::memory(index as u64 + 1), rows[index].clone()))
+            }
+            (Item::Index(index), Kind::Examples(examples)) => Ok(Parsed::Example(examples[index].clone())),
+            (Item::Index(_), _) => unreachable!("a pass over lines gives lines"),
+            (Item::Line(line), _) => {
+                let origin = Origin { file: self.file.clone(), line: line.number };
+                match object(&line).and_then(|object| form::parse(self.form, &object, &self.columns)) {
+                    Ok(row) => Ok(Parsed::Row(origin, row)),
+                    Err(fault) => Err(fault.at(&origin)),
+                }
+            }
+        }
+    }
+
+    fn of_memory(kind: Kind) -> Self {
+        Self {
+            file: Origin::memory(0).file,
+            kind,
+            form: Form::Auto,
+            columns: Columns::default(),
+            rows: RowRange::default(),
+            strict: false,
+        }
+    }
+}
+
+/// One selected row, not yet looked into.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Line(Line),
+    /// Of rows in memory.
+    Index(usize),
+}
+
+/// A row looked into.
+#[derive(Debug)]
+pub(crate) enum Parsed {
+    Row(Origin, Row),
+    Example(Example),
+}
+
+/// One pass over the selected rows of a source.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    items: Items,
+    next: u64,
+    range: RowRange,
+}
+
+#[derive(Debug)]
+enum Items {
+    Lines(LineReader),
+    Memory(usize),
+}
+
+impl Pass {
+    pub(crate) fn next_item(&mut self) -> Result<Option<Item>, Error> {
+        loop {
+            if self.range.end.is_some_and(|end| self.next >= end) {
+                return Ok(None);
+            }
+            let item = match &mut self.items {
+                Items::Lines(lines) => lines.next_line()?.map(Item::Line),
+                Items::Memory(count) => {
+                    // A row in memory has an index that fits.
+                    let index = usize::try_from(self.next).unwrap_or(usize::MAX);
+                    (index < *count).then_some(Item::Index(index))
+                }
+            };
+            let Some(item) = item else { return Ok(None) };
+            self.next += 1;
+            if self.next > self.range.start {
+                return Ok(Some(item));
+            }
+        }
+    }
+}
+
+/// The form of the first row, unless given, and the column mapping.
+fn inspect(file: &Arc<str>, lines: &mut LineReader, options: &SourceOptions) -> Result<(Form, Columns), Error> {
+    let columns = Columns::new(&options.columns)?;
+    let Some(first) = lines.peek()? else {
+        return Err(Error::NoRows { file: file.clone() });
+    };
+    let form = match options.form {
+        Form::Auto => detect(file, first, &columns)?,
+        form => form,
+    };
+    Ok((form, columns))
+}
+
+fn detect(file: &Arc<str>, line: &Line, columns: &Columns) -> Result<Form, Error> {
+    if let LineText::Bytes(bytes) = &line.text
+        && bytes.trim_ascii_start().starts_with(b"[")
+    {
+        return Err(Error::JsonArray { file: file.clone() });
+    }
+    let object =
+        object(line).map_err(|fault| Error::Rejected(fault.at(&Origin { file: file.clone(), line: line.number })))?;
+    form::detect(&object, columns).map_err(|(found, expected, hint)| Error::UnknownForm {
+        file: file.clone(),
+        line: line.number,
+        found,
+        expected,
+        hint,
+    })
+}
+
+fn object(line: &Line) -> Result<Map<String, Value>, Fault> {
+    let bytes = match &line.text {
+        LineText::Bytes(bytes) => bytes,
+        LineText::TooLong(length) => {
+            return Err(Fault::new(Reason::LineTooLong, format!("{length} bytes, at most {MAX_LINE_BYTES} are read")));
+        }
+    };
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        Fault::new(Reason::NotUtf8, format!("byte {} of the line is not UTF-8", error.valid_up_to() + 1))
+    })?;
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(Fault::new(Reason::NotJson, format!("column 1: expected an object, found {}", excerpt(text)))),
+        Err(error) => Err(Fault::new(Reason::NotJson, format!("column {}: {}", error.column(), json_message(&error)))),
+    }
+}
+
+/// serde_json's message without its own position, which counts lines from ours.
+fn json_message(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or(&text).to_owned()
+}

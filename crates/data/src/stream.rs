@@ -1,0 +1,141 @@
+//! One epoch of examples.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::encode::Encoder;
+use crate::error::{Error, Reason, Rejection};
+use crate::order::{Order, Ordered};
+use crate::report::Report;
+use crate::row::Example;
+use crate::source::{Item, Parsed, Source};
+
+/// A place in the data that can be saved and returned to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cursor {
+    /// Passes finished.
+    pub epoch: u64,
+    /// Rows of the source drawn in this pass, rejected ones included.
+    pub consumed: u64,
+}
+
+/// The examples of one pass over a source: rows are read, ordered, encoded one at a time; what cannot be used goes to the
+/// report. An iterator that ends with the pass.
+#[derive(Debug)]
+pub struct Stream {
+    source: Source,
+    encoder: Arc<Encoder>,
+    order: Order,
+    cursor: Cursor,
+    rows: Option<Ordered>,
+    report: Report,
+}
+
+impl Stream {
+    /// A stream at the start of epoch 0.
+    ///
+    /// # Errors
+    /// An order that cannot be.
+    pub fn new(source: Source, encoder: Arc<Encoder>, order: Order) -> Result<Self, Error> {
+        order.check()?;
+        Ok(Self { source, encoder, order, cursor: Cursor::default(), rows: None, report: Report::default() })
+    }
+
+    /// The next example of this epoch; None at its end.
+    ///
+    /// # Errors
+    /// Reading fails, a conversation meets a tokenizer without a chat template, or a row cannot be used and the source is strict.
+    pub fn next_example(&mut self) -> Result<Option<Example>, Error> {
+        while let Some(item) = self.draw()? {
+            let encoded = self.source.parse(item).and_then(|parsed| match parsed {
+                Parsed::Example(example) => Ok((example, Default::default())),
+                Parsed::Row(origin, row) => self.encoder.encode_counted(&row, &origin),
+            });
+            match encoded {
+                Ok((example, counts)) => {
+                    self.report.keep(counts);
+                    return Ok(Some(example));
+                }
+                Err(rejection) => self.set_aside(rejection)?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where the stream stands.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// Goes to a place: rows before it are read again and left unencoded.
+    ///
+    /// # Errors
+    /// Reading fails, or the source has fewer rows than the cursor says.
+    pub fn resume(&mut self, cursor: Cursor) -> Result<(), Error> {
+        self.rows = None;
+        self.cursor = Cursor { epoch: cursor.epoch, consumed: 0 };
+        while self.cursor.consumed < cursor.consumed {
+            if self.draw()?.is_none() {
+                return Err(Error::Cursor {
+                    file: self.source.name().clone(),
+                    epoch: cursor.epoch,
+                    consumed: cursor.consumed,
+                    rows: self.cursor.consumed,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes to the start of the next epoch.
+    pub fn next_epoch(&mut self) {
+        self.rows = None;
+        self.cursor = Cursor { epoch: self.cursor.epoch + 1, consumed: 0 };
+    }
+
+    /// What became of the rows met so far.
+    #[must_use]
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub(crate) fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    fn draw(&mut self) -> Result<Option<Item>, Error> {
+        let rows = match &mut self.rows {
+            Some(rows) => rows,
+            none => none.insert(Ordered::new(self.source.pass()?, self.order, self.cursor.epoch)),
+        };
+        let item = rows.next_item()?;
+        self.cursor.consumed += u64::from(item.is_some());
+        Ok(item)
+    }
+
+    fn set_aside(&mut self, rejection: Rejection) -> Result<(), Error> {
+        if rejection.reason == Reason::NoChatTemplate {
+            return Err(Error::NoChatTemplate { origin: rejection.origin });
+        }
+        if self.source.is_strict() {
+            return Err(Error::Rejected(rejection));
+        }
+        self.report.reject(rejection);
+        Ok(())
+    }
+}
+
+impl Iterator for Stream {
+    type Item = Result<Example, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_example().transpose()
+    }
+}

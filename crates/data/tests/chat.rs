@@ -1,0 +1,163 @@
+//! Conversations through real templates and made-up ones.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use candlewick_data::{Boundary, EncodeOptions, Encoder, Example, Message, Origin, Reason, Row, Text, TokenizerFiles};
+use common::{SMALL, Small, chat};
+
+fn with_template(template: &str, options: EncodeOptions) -> Encoder {
+    let (tokenizer, config) = (common::tokenizer_json(SMALL), common::config_json(SMALL));
+    let files = TokenizerFiles {
+        tokenizer: &tokenizer,
+        tokenizer_config: Some(&config),
+        chat_template: Some(template),
+        ..TokenizerFiles::default()
+    };
+    Encoder::from_files(&files, options).unwrap()
+}
+
+fn row(prompt: &[(&str, &str)], completion: &[(&str, &str)]) -> Row {
+    Row::Demonstration { prompt: chat(prompt), completion: chat(completion) }
+}
+
+fn parts(encoder: &Encoder, row: &Row) -> (String, String) {
+    let example = encode(encoder, row);
+    let context = &example.contexts[0];
+    (encoder.decode(&context.prompt), encoder.decode(&context.completions[0].ids))
+}
+
+fn encode(encoder: &Encoder, row: &Row) -> Example {
+    encoder.encode(row, &Origin::memory(1)).unwrap()
+}
+
+#[test]
+fn the_template_decides_on_special_tokens() {
+    for boundary in [Boundary::Offsets, Boundary::CommonPrefix] {
+        let options = EncodeOptions { boundary, ..EncodeOptions::default() };
+        let encoder = with_template(common::CHAT_TEMPLATE, options);
+        let (prompt, completion) = parts(&encoder, &row(&[("user", "hi")], &[("assistant", "yo")]));
+        // One <s>, the template's; no </s>, for the template has none.
+        assert_eq!(prompt, "<s><|user|> hi<|end|><|assistant|>");
+        assert_eq!(completion, " yo<|end|>");
+    }
+}
+
+#[test]
+fn in_a_completion_of_several_turns_only_the_assistants_are_scored() {
+    let several = row(&[("user", "a")], &[("assistant", "b"), ("user", "c"), ("assistant", "d")]);
+    let scored = |boundary| {
+        let encoder = with_template(common::CHAT_TEMPLATE, EncodeOptions { boundary, ..EncodeOptions::default() });
+        let example = encode(&encoder, &several);
+        encoder.describe(&example).lines().last().unwrap().to_owned()
+    };
+    assert_eq!(
+        scored(Boundary::Offsets),
+        "  completion, 11 tokens, 6 scored: ⟦\" b<|end|>\"⟧\"<|user|> c<|end|><|assistant|>\"⟦\" d<|end|>\"⟧"
+    );
+    assert_eq!(
+        scored(Boundary::CommonPrefix),
+        "  completion, 11 tokens, 11 scored: ⟦\" b<|end|><|user|> c<|end|><|assistant|> d<|end|>\"⟧"
+    );
+}
+
+#[test]
+fn a_template_that_rewrites_the_prompt_is_caught() {
+    // Says something else about the prompt once an answer follows.
+    let template =
+        "{{ 'long' if messages | length > 1 else 'short' }}{% for m in messages %} {{ m.content }}{% endfor %}";
+    let encoder = with_template(template, EncodeOptions::default());
+    let rejection = encoder.encode(&row(&[("user", "q")], &[("assistant", "a")]), &Origin::memory(1)).unwrap_err();
+    assert_eq!(rejection.reason, Reason::PromptRewritten);
+    assert!(rejection.detail.contains("\"short q\"") && rejection.detail.contains("\"long q a\""), "{rejection}");
+}
+
+#[test]
+fn a_template_that_refuses_sets_the_row_aside() {
+    let template = "{% if messages[0].role != 'user' %}{{ raise_exception('must begin with user') }}{% endif %}";
+    let encoder = with_template(template, EncodeOptions::default());
+    let rejection = encoder.encode(&row(&[("system", "q")], &[("assistant", "a")]), &Origin::memory(1)).unwrap_err();
+    assert_eq!(rejection.reason, Reason::TemplateFailed);
+    assert!(rejection.detail.contains("must begin with user"), "{rejection}");
+}
+
+#[test]
+fn the_default_of_several_templates_is_taken() {
+    let tokenizer = common::tokenizer_json(SMALL);
+    let config = |name: &str| {
+        serde_json::json!({"eos_token": "</s>", "chat_template": [
+            {"name": "tool_use", "template": "x"}, {"name": name, "template": common::CHAT_TEMPLATE}]})
+        .to_string()
+    };
+    let of = |config: &str| {
+        let files = TokenizerFiles {
+            tokenizer: &tokenizer,
+            tokenizer_config: Some(config.as_bytes()),
+            ..TokenizerFiles::default()
+        };
+        Encoder::from_files(&files, EncodeOptions::default())
+    };
+    assert!(of(&config("default")).unwrap().has_chat_template());
+    assert!(of(&config("rag")).unwrap_err().to_string().contains("without an entry named \"default\""));
+    assert!(!common::encoder(Small { chat: false, ..SMALL }, EncodeOptions::default()).has_chat_template());
+}
+
+#[test]
+fn other_keys_of_a_message_reach_the_template() {
+    let template = "{% for m in messages %}{{ m.name }}:{{ m.content }};{% endfor %}";
+    let encoder = with_template(template, EncodeOptions::default());
+    let mut asking = Message::new("user", "q");
+    asking.extra.insert("name".into(), "ann".into());
+    let row = Row::Demonstration { prompt: Text::Chat(vec![asking]), completion: chat(&[("assistant", "a")]) };
+    assert_eq!(parts(&encoder, &row), ("▁ann:q;".replace('▁', " "), ":a;".to_owned()));
+}
+
+#[test]
+fn templates_in_the_wild() {
+    let talk = row(&[("user", "Hi there")], &[("assistant", "Hello.")]);
+    let options = EncodeOptions::default();
+    if let Some(encoder) = common::shared_tokenizer("phi-3-mini", options) {
+        let (prompt, completion) = parts(&encoder, &talk);
+        assert!(prompt.starts_with("<|user|>") && prompt.trim_end().ends_with("<|assistant|>"), "{prompt}");
+        assert_eq!(completion, "Hello.<|end|><|endoftext|>");
+    }
+    if let Some(encoder) = common::shared_tokenizer("mistral-7b-v0.2", options) {
+        // This template asks for a system message.
+        let talk = row(&[("system", "Be kind."), ("user", "Hi there")], &[("assistant", "Hello.")]);
+        let (prompt, completion) = parts(&encoder, &talk);
+        assert!(
+            prompt.starts_with("<s>") && prompt.ends_with("[/INST]") && prompt.matches("<s>").count() == 1,
+            "{prompt}"
+        );
+        assert_eq!(completion, "Hello.</s>");
+    }
+    // Templates of tokenizers too large to be here, rendered by a small one.
+    for name in ["qwen2.5", "qwen3", "smollm3"] {
+        let Some(dir) = common::asset(&format!("assets/tokenizers/{name}")) else {
+            return;
+        };
+        let (tokenizer, config) =
+            (common::tokenizer_json(SMALL), std::fs::read(dir.join("tokenizer_config.json")).unwrap());
+        let template = std::fs::read_to_string(dir.join("chat_template.jinja")).ok();
+        let files = TokenizerFiles {
+            tokenizer: &tokenizer,
+            tokenizer_config: Some(&config),
+            chat_template: template.as_deref(),
+            model_config: Some(br#"{"eos_token_id": 2, "bos_token_id": 1}"#),
+            ..TokenizerFiles::default()
+        };
+        let encoder = Encoder::from_files(&files, options).unwrap_or_else(|error| panic!("{name}: {error}"));
+        match encoder.encode(&talk, &Origin::memory(1)) {
+            Ok(example) => {
+                let completion = encoder.decode(&example.contexts[0].completions[0].ids);
+                assert!(completion.contains("Hello.<|im_end|>"), "{name}: {completion}");
+                let prompt = encoder.decode(&example.contexts[0].prompt);
+                assert!(prompt.trim_end().ends_with("<|im_start|>assistant"), "{name}: {prompt}");
+            }
+            // SmolLM3's asks for the date, which nothing here knows.
+            Err(rejection) => {
+                assert!(name == "smollm3" && rejection.detail.contains("strftime_now"), "{name}: {rejection}")
+            }
+        }
+    }
+}

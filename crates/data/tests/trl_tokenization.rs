@@ -1,0 +1,55 @@
+//! Ids and boundaries that TRL's own tokenization gives for sentences of our own
+//! (`tests/expected/tokenization_trl.json`, made by `tools/interop/make_tokenization.py`).
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::io::Read;
+use std::path::Path;
+
+use candlewick_data::{Boundary, EncodeOptions, Encoder, Origin, Row, Text};
+
+fn expected(tokenizer: &str) -> Vec<serde_json::Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/expected/tokenization_trl.json");
+    let file: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    file[tokenizer]["pairs"].as_array().unwrap().clone()
+}
+
+fn check(tokenizer: &str, directory: &Path) {
+    let options = EncodeOptions { boundary: Boundary::CommonPrefix, ..EncodeOptions::default() };
+    let encoder = Encoder::from_dir(directory, options).unwrap();
+    let pairs = expected(tokenizer);
+    for pair in &pairs {
+        let text = |name: &str| Text::Plain(pair[name].as_str().unwrap().to_owned());
+        let ids = |name: &str| serde_json::from_value::<Vec<u32>>(pair[name].clone()).unwrap();
+        let row = Row::Pair { prompt: text("prompt"), chosen: text("chosen"), rejected: text("rejected") };
+        let example = encoder.encode(&row, &Origin::memory(1)).unwrap();
+        let context = &example.contexts[0];
+        for (completion, name) in context.completions.iter().zip(["chosen_ids", "rejected_ids"]) {
+            // What is common to prompt and completion in one of the two only stands, unscored, before the other.
+            let whole = [context.prompt.clone(), completion.ids.clone()].concat();
+            assert_eq!(whole, [ids("prompt_ids"), ids(name)].concat(), "{tokenizer}: {pair}");
+            let scored = completion.scored.iter().filter(|scored| **scored).count();
+            assert_eq!(scored, ids(name).len(), "{tokenizer}: {pair}");
+        }
+    }
+    assert!(pairs.len() >= 50);
+}
+
+#[test]
+fn sentencepiece_layout() {
+    let Some(directory) = common::asset("assets/weights/tinystories-656k") else { return };
+    check("tinystories-656k", &directory);
+}
+
+#[test]
+fn byte_level() {
+    let Some(source) = common::asset("assets/tokenizers/gpt2") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let mut json = String::new();
+    let packed = std::fs::File::open(source.join("tokenizer.json.gz")).unwrap();
+    flate2::read::GzDecoder::new(packed).read_to_string(&mut json).unwrap();
+    std::fs::write(directory.path().join("tokenizer.json"), json).unwrap();
+    std::fs::copy(source.join("tokenizer_config.json"), directory.path().join("tokenizer_config.json")).unwrap();
+    check("gpt2", directory.path());
+}
