@@ -25,7 +25,8 @@ pub enum Boundary {
     #[default]
     Offsets,
     /// TRL 1.16's rule: the prompt is tokenized alone and again with its completion, and the completion begins where the
-    /// two differ. Everything after that is scored, other speakers' turns included.
+    /// two differ, for both completions of a pair where the first of them does. Everything after that is scored, other
+    /// speakers' turns included.
     CommonPrefix,
 }
 
@@ -262,10 +263,15 @@ impl Encoder {
 
     /// One prompt with its completions: each tokenized with the prompt, then what they share taken out.
     fn context(&self, prompt: &Text, completions: &[&Text], counts: &mut Counts) -> Result<Context, Fault> {
-        let sequences = completions
+        let mut sequences = completions
             .iter()
             .map(|completion| sequence::tokenize(self, prompt, completion, counts))
             .collect::<Result<Vec<_>, _>>()?;
+        if self.options.boundary == Boundary::CommonPrefix {
+            // TRL keeps one prompt for both completions: where the earlier one begins, the other is scored from too.
+            let cut = sequences.iter().map(Sequence::cut).min().unwrap_or(0);
+            sequences.iter_mut().for_each(|sequence| sequence.scored[cut..].fill(true));
+        }
         let mut context = share_prompt(&sequences);
         if context.prompt.is_empty() {
             let bos = self.bos.ok_or_else(|| {
