@@ -70,7 +70,7 @@ pub(crate) mod sealed {
     }
 
     #[cfg(feature = "cuda")]
-    pub use cudarc::driver::DeviceRepr as Device;
+    pub(crate) use cudarc::driver::DeviceRepr as Device;
     /// Types that a device can hold: all, where there is no device.
     #[cfg(not(feature = "cuda"))]
     pub trait Device {}
@@ -156,13 +156,14 @@ fn exp_f32(x: f32) -> f32 {
     p = p * r + 8.333_452e-3;
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
-    p = p * r + 5.000_000_1e-1;
+    p = p * r + 0.5;
     let e_r = p * r * r + r + 1.0;
     let two_n = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     if x < SMALLEST { 0.0 } else { e_r * two_n }
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "results that are exact")]
 mod tests {
     use super::*;
 

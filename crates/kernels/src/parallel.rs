@@ -22,7 +22,11 @@ impl Crew {
     pub(crate) fn new(threads: usize) -> Self {
         let pool = match threads {
             1 => None,
-            _ => rayon::ThreadPoolBuilder::new().num_threads(threads).build().ok().filter(|p| p.current_num_threads() > 1),
+            _ => rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .ok()
+                .filter(|p| p.current_num_threads() > 1),
         };
         Self { pool: pool.map(Arc::new) }
     }

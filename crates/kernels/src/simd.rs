@@ -99,7 +99,7 @@ fn fold<T: Float>(mut lanes: [T; LANES]) -> f64 {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
-            lanes[i] = lanes[i] + lanes[i + half];
+            lanes[i] += lanes[i + half];
         }
         half /= 2;
     }
@@ -158,6 +158,7 @@ vectorised! {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "sums of small integers are exact")]
 mod tests {
     use super::*;
 

@@ -19,7 +19,11 @@ pub struct ViewMut<'a, T> {
 #[derive(Debug, Clone, Copy)]
 enum Repr<S, B> {
     Cpu(S),
-    Cuda { buffer: B, start: usize, len: usize },
+    Cuda {
+        buffer: B,
+        start: usize,
+        len: usize,
+    },
     /// Stands for a device of which no op has a kernel, so that tests see the refusals on any machine.
     #[cfg(test)]
     Elsewhere(usize),

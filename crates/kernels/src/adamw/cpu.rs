@@ -59,7 +59,7 @@ pub(super) fn sum_squares<T: Float>(grads: &[T], ws: &mut Workspace) -> f64 {
         let sum = unsafe { parts.part(block..block + 1) };
         sum[0] = squares(&grads[range]);
     });
-    let total = sums.iter().sum();
+    let total = sums.iter().fold(0.0, |total, sum| total + sum);
     ws.give_back(sums);
     total
 }

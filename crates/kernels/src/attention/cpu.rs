@@ -1,8 +1,8 @@
 //! Tiles of scores in scratch: strided products for each head, a softmax of each row.
 use std::ops::Range;
 
-use super::segment::{Block, Segment};
 use super::Shape;
+use super::segment::{Block, Segment};
 use crate::matmul::{At, Size, product};
 use crate::parallel::Disjoint;
 use crate::simd::{self, vectorised};

@@ -5,8 +5,8 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use segment::Block;
 pub use decode::decode;
+pub(crate) use segment::Block;
 pub use segment::Segment;
 
 use crate::{Error, Float, Result, View, ViewMut, Workspace, check};
@@ -26,7 +26,7 @@ pub struct Shape {
 
 impl Shape {
     fn check(&self, op: &'static str) -> Result<()> {
-        check::shape(op, self.kv_heads > 0 && self.heads % self.kv_heads == 0, || {
+        check::shape(op, self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), || {
             format!("heads is {}, expected a multiple of the {} kv_heads", self.heads, self.kv_heads)
         })?;
         check::shape(op, self.head_dim > 0, || "head_dim is 0, expected at least 1".into())

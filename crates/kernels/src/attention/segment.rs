@@ -42,7 +42,10 @@ pub(super) fn check(op: &'static str, segments: &[Segment], rows: usize, blocks:
     for (i, segment) in segments.iter().enumerate() {
         for range in std::iter::once(&segment.prompt).chain(&segment.completions) {
             if range.start > range.end || range.end > rows {
-                return refuse(op, format!("segment {i} has the rows {range:?}, expected a range within the {rows} rows"));
+                return refuse(
+                    op,
+                    format!("segment {i} has the rows {range:?}, expected a range within the {rows} rows"),
+                );
             }
         }
         blocks.extend(segment.blocks());
@@ -52,7 +55,10 @@ pub(super) fn check(op: &'static str, segments: &[Segment], rows: usize, blocks:
     for pair in blocks.windows(2) {
         let (a, b) = (&pair[0].own, &pair[1].own);
         if a.end > b.start {
-            return refuse(op, format!("the rows {a:?} and {b:?} overlap; expected each row in one prompt or completion"));
+            return refuse(
+                op,
+                format!("the rows {a:?} and {b:?} overlap; expected each row in one prompt or completion"),
+            );
         }
     }
     Ok(())

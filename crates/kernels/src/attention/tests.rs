@@ -1,3 +1,4 @@
+#![expect(clippy::single_range_in_vec_init, reason = "a prompt may have one completion")]
 use candle_core::{D, Tensor};
 
 use super::*;
@@ -157,12 +158,11 @@ fn packed_is_separate() {
     let packed = run::<f64>(&case(SHAPE), &segments(), SHAPE, 1);
     let base = case(SHAPE);
     for segment in segments() {
-        let rows: Vec<usize> = std::iter::once(&segment.prompt).chain(&segment.completions).cloned().flatten().collect();
+        let rows: Vec<usize> =
+            std::iter::once(&segment.prompt).chain(&segment.completions).cloned().flatten().collect();
         let shift = |range: &std::ops::Range<usize>| range.start - rows[0]..range.end - rows[0];
-        let alone = [Segment {
-            prompt: shift(&segment.prompt),
-            completions: segment.completions.iter().map(shift).collect(),
-        }];
+        let alone =
+            [Segment { prompt: shift(&segment.prompt), completions: segment.completions.iter().map(shift).collect() }];
         let part = Case {
             q: gather(&base.q, &rows, 24),
             k: gather(&base.k, &rows, 12),
@@ -181,7 +181,10 @@ fn packed_is_separate() {
 #[test]
 fn single_precision_is_near_and_repeats_itself() {
     let shape = Shape { rows: 400, heads: 4, kv_heads: 2, head_dim: 32 };
-    let segments = [Segment { prompt: 0..130, completions: vec![130..300, 300..340] }, Segment { prompt: 340..400, completions: vec![] }];
+    let segments = [
+        Segment { prompt: 0..130, completions: vec![130..300, 300..340] },
+        Segment { prompt: 340..400, completions: vec![] },
+    ];
     let case = case(shape);
     let exact = run::<f64>(&case, &segments, shape, 1);
     for threads in [1, 2] {
@@ -211,7 +214,12 @@ fn rows_of_no_segment_give_zeros() {
     let r = run::<f64>(&case, &segments()[1..2], SHAPE, 1);
     assert!(r.out[..9 * 24].iter().chain(&r.dq[12 * 24..]).chain(&r.dk[..9 * 12]).all(|&v| v == 0.0));
     assert!(r.out[9 * 24..12 * 24].iter().all(|&v| v != 0.0));
-    let none = run::<f32>(&Case { q: vec![], k: vec![], v: vec![], dout: vec![] }, &[Segment::default()], Shape { rows: 0, ..SHAPE }, 2);
+    let none = run::<f32>(
+        &Case { q: vec![], k: vec![], v: vec![], dout: vec![] },
+        &[Segment::default()],
+        Shape { rows: 0, ..SHAPE },
+        2,
+    );
     assert!(none.out.is_empty());
 }
 
@@ -229,6 +237,8 @@ fn what_does_not_fit_is_refused() {
     assert!(reason(run((&q).into(), &overlapping, SHAPE)).contains("overlap"));
     let beyond = [Segment { prompt: 0..4, completions: vec![4..15] }];
     assert!(reason(run((&q).into(), &beyond, SHAPE)).contains("4..15"));
-    assert!(reason(run((&q).into(), &segments(), Shape { kv_heads: 3, ..SHAPE })).contains("multiple of the 3 kv_heads"));
+    assert!(
+        reason(run((&q).into(), &segments(), Shape { kv_heads: 3, ..SHAPE })).contains("multiple of the 3 kv_heads")
+    );
     assert_no_kernel(run(View::elsewhere(14 * 24), &segments(), SHAPE));
 }

@@ -10,7 +10,7 @@ use absent as back;
 use present as back;
 
 #[cfg(feature = "cuda")]
-pub(crate) use present::{Arguments, Bytes};
+pub(crate) use present::{Bytes, Device, refused};
 
 use crate::{Float, Result, View, ViewMut};
 

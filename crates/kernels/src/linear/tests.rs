@@ -99,7 +99,10 @@ fn operands_that_do_not_fit_are_refused() {
     assert_length(forward((&x[1..]).into(), (&w).into(), (&mut y).into(), SHAPE, 1.0, false, &mut ws), "x");
     assert_length(forward((&x).into(), (&w[1..]).into(), (&mut y).into(), SHAPE, 1.0, false, &mut ws), "w");
     assert_length(backward_input((&x).into(), (&w).into(), (&mut y).into(), SHAPE, 1.0, false, &mut ws), "dx");
-    assert_length(backward_weight((&x).into(), (&y).into(), (&mut vec![0.0; 1]).into(), SHAPE, 1.0, false, &mut ws), "dw");
+    assert_length(
+        backward_weight((&x).into(), (&y).into(), (&mut vec![0.0; 1]).into(), SHAPE, 1.0, false, &mut ws),
+        "dw",
+    );
     assert_no_kernel(forward(View::elsewhere(35), (&w).into(), (&mut y).into(), SHAPE, 1.0, false, &mut ws));
     assert_no_kernel(forward((&x).into(), (&w).into(), ViewMut::elsewhere(63), SHAPE, 1.0, false, &mut ws));
 }

@@ -19,11 +19,11 @@ pub struct Shape {
 /// y = x·rstd·weight with rstd = 1/√(mean(x²) + eps), row by row.
 ///
 /// `x` `[N, H]`, `weight` `[H]`, `y` `[N, H]`; `rstd` `[N]` is what [`backward`] needs besides the inputs. After Zhang
-/// and Sennrich, “Root Mean Square Layer Normalization” (2019). The statistics of an `f32` row are taken in `f64` blocks.
+/// and Sennrich, “Root Mean Square Layer Normalization” (2019). Sums run in blocks
+/// of 512 elements, which are added in `f64`.
 ///
 /// # Errors
 /// A length that is not its shape's; operands on different devices.
-#[expect(clippy::too_many_arguments, reason = "operands of one op")]
 pub fn forward<T: Float>(
     x: View<'_, T>,
     weight: View<'_, T>,
@@ -34,6 +34,7 @@ pub fn forward<T: Float>(
     ws: &mut Workspace,
 ) -> Result<()> {
     const OP: &str = "rms_norm::forward";
+    check::shape(OP, shape.hidden > 0, || "hidden is 0, expected at least 1".into())?;
     check::length(OP, "x", x.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
     check::length(OP, "weight", weight.len(), &[shape.hidden], "hidden")?;
     check::length(OP, "y", y.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
@@ -67,6 +68,7 @@ pub fn backward<T: Float>(
     ws: &mut Workspace,
 ) -> Result<()> {
     const OP: &str = "rms_norm::backward";
+    check::shape(OP, shape.hidden > 0, || "hidden is 0, expected at least 1".into())?;
     check::length(OP, "x", x.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
     check::length(OP, "weight", weight.len(), &[shape.hidden], "hidden")?;
     check::length(OP, "rstd", rstd.len(), &[shape.rows], "rows")?;

@@ -55,7 +55,8 @@ fn gradients_are_those_of_autograd_and_of_differences() {
 fn single_precision_and_threads_change_nothing_but_rounding() {
     let shape = Shape { rows: 300, hidden: 577 };
     let (x, w, dy) = case(shape);
-    let (exact_y, (exact_dx, exact_dw)) = (normalised::<f64>(&x, &w, shape, 1).0, gradients::<f64>(&x, &w, &dy, shape, 1));
+    let (exact_y, (exact_dx, exact_dw)) =
+        (normalised::<f64>(&x, &w, shape, 1).0, gradients::<f64>(&x, &w, &dy, shape, 1));
     let (dx, dw) = gradients::<f32>(&x, &w, &dy, shape, 1);
     assert_near(&normalised::<f32>(&x, &w, shape, 1).0, &exact_y, 1e-6, "y in f32");
     assert_near(&dx, &exact_dx, 1e-6, "dx in f32");
@@ -100,9 +101,23 @@ fn large_rows_stay_finite() {
 fn operands_that_do_not_fit_are_refused_and_no_rows_are_fine() {
     let mut ws = Workspace::new(1);
     let (x, w, mut y, mut rstd) = (vec![0.0f32; 66], vec![0.0f32; 11], vec![0.0f32; 66], vec![0.0f32; 6]);
-    assert_length(forward((&x).into(), (&w[1..]).into(), (&mut y).into(), (&mut rstd).into(), SHAPE, EPS, &mut ws), "weight");
-    assert_length(forward((&x).into(), (&w).into(), (&mut y).into(), (&mut rstd[1..]).into(), SHAPE, EPS, &mut ws), "rstd");
-    assert_no_kernel(forward(View::elsewhere(66), (&w).into(), (&mut y).into(), (&mut rstd).into(), SHAPE, EPS, &mut ws));
+    assert_length(
+        forward((&x).into(), (&w[1..]).into(), (&mut y).into(), (&mut rstd).into(), SHAPE, EPS, &mut ws),
+        "weight",
+    );
+    assert_length(
+        forward((&x).into(), (&w).into(), (&mut y).into(), (&mut rstd[1..]).into(), SHAPE, EPS, &mut ws),
+        "rstd",
+    );
+    assert_no_kernel(forward(
+        View::elsewhere(66),
+        (&w).into(),
+        (&mut y).into(),
+        (&mut rstd).into(),
+        SHAPE,
+        EPS,
+        &mut ws,
+    ));
     let none = Shape { rows: 0, hidden: 11 };
     let empty: Vec<f32> = vec![];
     forward((&empty).into(), (&w).into(), (&mut vec![]).into(), (&mut vec![]).into(), none, EPS, &mut ws).unwrap();

@@ -185,10 +185,7 @@ pub fn backward<T: Float>(
         entropy: d.entropy.map(|view| view.cpu(OP)).transpose()?,
         given_log_probs: d.given_log_probs.map(|view| view.cpu(OP)).transpose()?,
     };
-    let grads = cpu::Gradients {
-        hidden: d_hidden.cpu(OP)?,
-        weight: d_weight.map(|view| view.cpu(OP)).transpose()?,
-    };
+    let grads = cpu::Gradients { hidden: d_hidden.cpu(OP)?, weight: d_weight.map(|view| view.cpu(OP)).transpose()? };
     let head = cpu::Head { hidden: hidden.cpu(OP)?, weight: weight.cpu(OP)?, shape };
     let targets = cpu::Targets { rows: target_rows, ids: target_ids, given };
     cpu::backward(head, targets, lse.cpu(OP)?, d, grads, ws);
@@ -208,9 +205,11 @@ fn check_inputs<T: Float>(
     check::length(op, "weight", weight.len(), &[shape.vocab, shape.hidden], "vocab × hidden")?;
     check::length(op, "target_rows", target_rows.len(), &[shape.targets], "targets")?;
     check::length(op, "target_ids", target_ids.len(), &[shape.targets], "targets")?;
-    check::shape(op, given.len().is_multiple_of(shape.targets.max(1)) && (shape.targets > 0 || given.is_empty()), || {
-        format!("{} ids are given, expected as many for each of the {} targets", given.len(), shape.targets)
-    })?;
+    check::shape(
+        op,
+        given.len().is_multiple_of(shape.targets.max(1)) && (shape.targets > 0 || given.is_empty()),
+        || format!("{} ids are given, expected as many for each of the {} targets", given.len(), shape.targets),
+    )?;
     check::indices(op, "target_rows", target_rows, shape.rows)?;
     check::indices(op, "target_ids", target_ids, shape.vocab)?;
     check::indices(op, "given", given, shape.vocab)

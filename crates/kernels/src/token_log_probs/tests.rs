@@ -21,7 +21,9 @@ fn small() -> Targets {
 }
 
 fn random(shape: Shape) -> Targets {
-    let ids = |seed, n: usize, limit: usize| numbers(seed, n).iter().map(|v| ((v + 1.5) / 3.0 * limit as f64) as u32).collect();
+    let ids = |seed, n: usize, limit: usize| {
+        numbers(seed, n).iter().map(|v| ((v + 1.5) / 3.0 * limit as f64) as u32).collect()
+    };
     Targets { rows: ids(5, shape.targets, shape.rows), ids: ids(6, shape.targets, shape.vocab), given: vec![] }
 }
 
@@ -184,7 +186,8 @@ fn chunks_decide_no_result() {
     let ((h, w), targets) = (case(SHAPE), small());
     let d = all_cotangents(&targets);
     let whole = Shape { chunk: 0, ..SHAPE };
-    let (expected, (dh, dw)) = (scores::<f64>(&h, &w, &targets, whole, 1), gradients::<f64>(&h, &w, &targets, &d, whole, 1));
+    let (expected, (dh, dw)) =
+        (scores::<f64>(&h, &w, &targets, whole, 1), gradients::<f64>(&h, &w, &targets, &d, whole, 1));
     for chunk in [1, 3, 7, 8, 100] {
         let shape = Shape { chunk, ..SHAPE };
         let s = scores::<f64>(&h, &w, &targets, shape, 2);
