@@ -1,4 +1,6 @@
 //! TRL's recorded runs come out of our trainer.
+#![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
 #[path = "../examples/parity/replay.rs"]
 mod replay;
 
@@ -19,8 +21,11 @@ fn recorded_runs_come_out() {
         model: shared.join("assets/weights/tinystories-656k"),
         adapter: Some(folder.join("dpo_lora_adapter/init")),
     };
-    for name in ["dpo_sigmoid", "dpo_sigmoid_accum2", "ipo", "hinge", "robust_eps0.1", "dpo_plus_sft", "dpo_lora", "kto"] {
-        let (deviations, policy) = replay.run(&folder.join(format!("{name}.json"))).unwrap_or_else(|e| panic!("{name}: {e}"));
+    for name in
+        ["dpo_sigmoid", "dpo_sigmoid_accum2", "ipo", "hinge", "robust_eps0.1", "dpo_plus_sft", "dpo_lora", "kto"]
+    {
+        let (deviations, policy) =
+            replay.run(&folder.join(format!("{name}.json"))).unwrap_or_else(|e| panic!("{name}: {e}"));
         println!("{deviations}");
         assert!(deviations.are_small(), "{deviations}");
         if name == "dpo_lora" {

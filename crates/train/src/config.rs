@@ -1,0 +1,460 @@
+//! The words of a run: TOML text, `section.key=value` assignments, typed sections.
+//!
+//! ```
+//! use candlewick_train::Words;
+//! let mut words = Words::parse("[model]\npath = \"base\"\n[data]\npath = \"pairs.jsonl\"", "run.toml")?;
+//! words.set("optimizer.learning_rate=5e-5")?;
+//! let typo = words.clone().set("optimizer.learnin_rate=1").unwrap_err();
+//! assert!(typo.to_string().contains("did you mean optimizer.learning_rate"));
+//! assert_eq!(words.config()?.optimizer.learning_rate, 5e-5);
+//! # Ok::<(), candlewick_train::Error>(())
+//! ```
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candlewick_data::{Boundary, EndOfSequence, Form, RowRange, Truncation};
+use candlewick_losses::Recipe;
+use candlewick_model::{LoraConfig, Recompute};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::nearest::nearest;
+use crate::schedule::Schedule;
+
+/// The sections of a configuration as they were written, with defaults where nothing was.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Config {
+    /// What is trained.
+    #[serde(default)]
+    pub model: ModelWords,
+    /// The rows to train on.
+    #[serde(default)]
+    pub data: DataWords,
+    /// Held-out rows; none without this section.
+    #[serde(default)]
+    pub evaluation: Option<EvaluationWords>,
+    /// The loss and its hyperparameters; `type = "dpo"` unless named.
+    pub objective: Recipe,
+    /// Where reference log-probabilities come from.
+    #[serde(default)]
+    pub reference: ReferenceWords,
+    /// AdamW and the clip.
+    #[serde(default)]
+    pub optimizer: OptimizerWords,
+    /// The course of the learning rate.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Length, batches, order.
+    #[serde(default)]
+    pub train: TrainWords,
+    /// Where results go.
+    #[serde(default)]
+    pub output: OutputWords,
+}
+
+/// `[model]`
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct ModelWords {
+    /// Directory of a Hugging Face model. Required.
+    pub path: Option<PathBuf>,
+    /// Directory of a PEFT adapter to go on training.
+    pub adapter: Option<PathBuf>,
+    /// A fresh LoRA adapter. Without this and `adapter`, all parameters are trained.
+    pub lora: Option<LoraConfig>,
+}
+
+/// `[data]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct DataWords {
+    /// A JSON-lines file, plain or `.gz`. Required.
+    pub path: Option<PathBuf>,
+    /// The form of its rows.
+    pub form: Form,
+    /// Which rows, such as `"..2000"` or `"2000.."`; all by default.
+    pub rows: RowRange,
+    /// Our name of a column → its name in the file, as `completion = "response"`.
+    pub columns: BTreeMap<String, String>,
+    /// Longest prompt with completion, in tokens; 0 for no limit.
+    pub max_length: usize,
+    /// Where a prompt ends and its completion begins among the tokens.
+    pub boundary: Boundary,
+    /// What happens to rows longer than `max_length`.
+    pub truncation: Truncation,
+    /// Whether completions of plain text end with the end-of-sequence token.
+    pub end_of_sequence: EndOfSequence,
+    /// Whether a rejected row is an error; otherwise it is left out and counted.
+    pub strict: bool,
+}
+
+impl Default for DataWords {
+    fn default() -> Self {
+        Self {
+            path: None,
+            form: Form::default(),
+            rows: RowRange::default(),
+            columns: BTreeMap::new(),
+            max_length: 1024,
+            boundary: Boundary::default(),
+            truncation: Truncation::default(),
+            end_of_sequence: EndOfSequence::default(),
+            strict: false,
+        }
+    }
+}
+
+/// `[evaluation]`; form and tokenization are those of `[data]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct EvaluationWords {
+    /// The file; by default that of `[data]`, and then `rows` must be given.
+    pub path: Option<PathBuf>,
+    /// Which rows.
+    pub rows: Option<RowRange>,
+    /// Steps between evaluations; 0 for one at the end only.
+    pub every: u64,
+    /// Whether to evaluate before the first step too.
+    pub at_start: bool,
+    /// Examples scored at once; by default `train.batch_size`.
+    pub batch_size: Option<usize>,
+}
+
+/// `[reference]`
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct ReferenceWords {
+    /// The kind; by default `adapter_off` with a fresh LoRA adapter, `frozen` otherwise.
+    pub kind: Option<ReferenceKind>,
+    /// For `frozen`: directory of another model. For `precomputed`: the file, by default in the output directory.
+    pub path: Option<PathBuf>,
+}
+
+/// Where reference log-probabilities come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ReferenceKind {
+    /// A copy of the policy as it starts, or another model.
+    Frozen,
+    /// The policy without its adapter.
+    AdapterOff,
+    /// A file of log-probabilities, made on the first run.
+    Precomputed,
+}
+
+/// `[optimizer]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct OptimizerWords {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Decay of the mean of gradients.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients.
+    pub beta2: f64,
+    /// Added to the root of the mean square.
+    pub eps: f64,
+    /// Decoupled decay of all weights but those of norms and biases.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm; 0 for never.
+    pub max_grad_norm: f64,
+}
+
+impl Default for OptimizerWords {
+    fn default() -> Self {
+        Self { learning_rate: 1e-6, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 }
+    }
+}
+
+/// `[train]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct TrainWords {
+    /// Examples in a micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches in an optimizer step.
+    pub micro_batches: usize,
+    /// Optimizer steps; not with `epochs`.
+    pub steps: Option<u64>,
+    /// Passes over the rows; 1 when `steps` is absent too. What is left of a pass makes a smaller step, or, where the
+    /// objective needs mismatched completions, none.
+    pub epochs: Option<u64>,
+    /// Seed of the order of rows and of fresh weights.
+    pub seed: u64,
+    /// The order of rows.
+    pub order: OrderKind,
+    /// Rows held at once to shuffle them.
+    pub shuffle_buffer: usize,
+    /// What the backward pass computes again.
+    pub recompute: Recompute,
+    /// Threads; 0 lets the caller decide.
+    pub threads: usize,
+}
+
+impl Default for TrainWords {
+    fn default() -> Self {
+        Self {
+            batch_size: 8,
+            micro_batches: 1,
+            steps: None,
+            epochs: None,
+            seed: 0,
+            order: OrderKind::Shuffled,
+            shuffle_buffer: 10_000,
+            recompute: Recompute::Nothing,
+            threads: 0,
+        }
+    }
+}
+
+/// The order of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum OrderKind {
+    /// Anew each epoch, by the seed.
+    Shuffled,
+    /// As in the file.
+    File,
+}
+
+/// `[output]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct OutputWords {
+    /// The directory. Required.
+    pub dir: Option<PathBuf>,
+    /// Steps between checkpoints; 0 for one at the end only.
+    pub save_every: u64,
+    /// Checkpoints to keep; 0 keeps all.
+    pub keep: usize,
+}
+
+impl Default for OutputWords {
+    fn default() -> Self {
+        Self { dir: None, save_every: 0, keep: 2 }
+    }
+}
+
+/// TOML words that assignments may still change.
+#[derive(Debug, Clone, Default)]
+pub struct Words {
+    table: toml::Table,
+}
+
+impl Words {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not TOML.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Parses a configuration; `place` names it in errors.
+    ///
+    /// # Errors
+    /// Text that is not TOML.
+    pub fn parse(text: &str, place: &str) -> Result<Self> {
+        match text.parse() {
+            Ok(table) => Ok(Self { table }),
+            Err(e) => Err(Error::Toml { place: place.into(), reason: e.to_string() }),
+        }
+    }
+
+    /// Applies `section.key=value`. The value is read as TOML; where the key wants text, quotes may be left out.
+    ///
+    /// # Errors
+    /// No `=`, no section, an unknown key, a value of the wrong type.
+    pub fn set(&mut self, assignment: &str) -> Result<()> {
+        let Some((key, value)) = assignment.split_once('=') else {
+            return Err(Error::config(assignment, "not an assignment; expected section.key=value"));
+        };
+        self.put(key.trim(), value.trim())
+    }
+
+    /// As [`set`](Self::set), with key and value apart.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub fn put(&mut self, key: &str, value: &str) -> Result<()> {
+        let text = toml::Value::String(value.to_owned());
+        let readings = match format!("value = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("value"))
+        {
+            Some(parsed) => vec![parsed, text],
+            None => vec![text],
+        };
+        let mut first_error = None;
+        for reading in readings {
+            let mut probe = toml::Table::new();
+            insert(&mut probe, key, reading.clone())?;
+            match probe_error(probe, key) {
+                None => return insert(&mut self.table, key, reading),
+                Some(e) => {
+                    first_error.get_or_insert(e);
+                }
+            }
+        }
+        match first_error {
+            Some(e) => Err(e),
+            None => Ok(()),
+        }
+    }
+
+    /// The typed sections.
+    ///
+    /// # Errors
+    /// An unknown section or key (naming the nearest), or a value of the wrong type.
+    pub fn config(&self) -> Result<Config> {
+        let mut table = self.table.clone();
+        let objective = table.entry("objective").or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        if let Some(objective) = objective.as_table_mut() {
+            objective.entry("type").or_insert_with(|| toml::Value::String("dpo".into()));
+        }
+        serde_path_to_error::deserialize(toml::Value::Table(table))
+            .map_err(|e| explain(&e.path().to_string(), &e.inner().to_string()))
+    }
+}
+
+/// The error that the value under `key` causes by itself, if any.
+fn probe_error(probe: toml::Table, key: &str) -> Option<Error> {
+    let error = Words { table: probe }.config().err()?;
+    match &error {
+        // Another objective than the default may well have this key.
+        Error::Config { key: at, .. } if key.starts_with("objective.") && at.starts_with("objective") => None,
+        _ => Some(error),
+    }
+}
+
+fn insert(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<()> {
+    let Some((path, last)) = key.rsplit_once('.') else {
+        return Err(Error::config(key, "no section; expected section.key, such as train.steps"));
+    };
+    let mut at = table;
+    for name in path.split('.') {
+        let entry = at.entry(name).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        at = match entry {
+            toml::Value::Table(inner) => inner,
+            _ => return Err(Error::config(key, format!("{name} holds a value, not keys"))),
+        };
+    }
+    at.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// Turns serde's words into ours: the key, what was found, what was expected, the nearest known word.
+fn explain(path: &str, message: &str) -> Error {
+    let message = message.lines().next().unwrap_or_default();
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let parent = |word: &str| match path {
+        "." => String::new(),
+        _ if path == word => String::new(),
+        _ => match path.strip_suffix(&format!(".{word}")) {
+            Some(parent) => format!("{parent}."),
+            None => format!("{path}."),
+        },
+    };
+    let message = message.strip_prefix("objective: ").unwrap_or(message);
+    let Some((&word, known)) = quoted.split_first() else { return Error::config(path, message) };
+    if message.contains("unknown field `") {
+        let section = parent(word);
+        let hint = nearest(word, known.iter().copied()).map(|near| format!("; did you mean {section}{near}?"));
+        let reason = format!("unknown key{}; known here: {}", hint.unwrap_or_default(), known.join(", "));
+        return Error::config(format!("{section}{word}"), reason);
+    }
+    if message.contains("unknown variant `") {
+        let hint = nearest(word, known.iter().copied()).map(|near| format!("; did you mean {near:?}?"));
+        let reason = format!("unknown word {word:?}{}; expected one of {}", hint.unwrap_or_default(), known.join(", "));
+        return Error::config(path, reason);
+    }
+    if message.contains("missing field `") {
+        return Error::config(format!("{}{word}", parent(word)), "missing; it has no default");
+    }
+    Error::config(path, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        Words::parse(text, "test").unwrap().config().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_typo_names_the_nearest_key() {
+        assert!(
+            error("[optimizer]\nlearnin_rate = 1.0")
+                .starts_with("optimizer.learnin_rate: unknown key; did you mean optimizer.learning_rate?")
+        );
+        assert!(
+            error("[optimiser]\nlearning_rate = 1.0").starts_with("optimiser: unknown key; did you mean optimizer?")
+        );
+        assert!(
+            error("[model]\nlora = { ranc = 4 }")
+                .starts_with("model.lora.ranc: unknown key; did you mean model.lora.rank?")
+        );
+        assert!(
+            error("[objective]\ntype = \"dpo\"\nbetta = 0.1")
+                .starts_with("objective.betta: unknown key; did you mean objective.beta?")
+        );
+        assert!(
+            error("[objective]\ntype = \"hinje\"")
+                .starts_with("objective: unknown loss `hinje` (did you mean `hinge`?)")
+        );
+        assert!(
+            error("[train]\norder = \"shufled\"")
+                .contains("train.order: unknown word \"shufled\"; did you mean \"shuffled\"?")
+        );
+    }
+
+    #[test]
+    fn a_wrong_type_names_key_and_expectation() {
+        let text = error("[optimizer]\nlearning_rate = \"fast\"");
+        assert!(text.starts_with("optimizer.learning_rate: invalid type: string \"fast\", expected"), "{text}");
+        let text = error("[train]\nbatch_size = -1");
+        assert!(text.starts_with("train.batch_size: "), "{text}");
+    }
+
+    #[test]
+    fn assignments_are_typed_by_their_key() {
+        let mut words = Words::default();
+        for assignment in [
+            "output.dir=2024",
+            "data.path=a b.jsonl",
+            "data.path = \"quoted\"",
+            "train.steps=5",
+            "model.lora.rank=4",
+            "objective.beta=0.5",
+        ] {
+            words.set(assignment).unwrap();
+        }
+        let config = words.config().unwrap();
+        assert_eq!(config.output.dir.as_deref(), Some(Path::new("2024")));
+        assert_eq!(config.data.path.as_deref(), Some(Path::new("quoted")));
+        assert_eq!(config.train.steps, Some(5));
+        assert_eq!(config.model.lora.unwrap().rank, 4);
+        assert!(words.set("train.steps=many").unwrap_err().to_string().starts_with("train.steps: invalid type"));
+        assert!(words.set("train.step=1").unwrap_err().to_string().contains("did you mean train.steps?"));
+        assert!(words.set("steps=1").unwrap_err().to_string().contains("section.key"));
+        assert!(words.set("train.steps").unwrap_err().to_string().contains("section.key=value"));
+        assert!(words.set("train.steps.more=1").unwrap_err().to_string().contains("train.steps"));
+    }
+
+    #[test]
+    fn text_that_is_not_toml_says_where() {
+        let text = Words::parse("[train\nsteps = 1", "run.toml").unwrap_err().to_string();
+        assert!(text.contains("run.toml") && text.contains("line 1"), "{text}");
+    }
+}

@@ -1,0 +1,178 @@
+//! What can go wrong between a configuration and a trained model.
+use std::path::{Path, PathBuf};
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Errors of this crate. Each says where, what was found, what was expected, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A word of the configuration is wrong.
+    #[error("{key}: {reason}")]
+    Config {
+        /// The key, as `section.key`.
+        key: String,
+        /// What was found, what was expected, what to do.
+        reason: String,
+    },
+    /// The text of the configuration is not TOML.
+    #[error("{place}: not a TOML file: {reason}")]
+    Toml {
+        /// File, or the argument that held the text.
+        place: String,
+        /// The parser's words, with line and column.
+        reason: String,
+    },
+    /// A file could not be read or written.
+    #[error("{doing} {}: {source}", path.display())]
+    Io {
+        /// What was being done: `reading`, `writing`, …
+        doing: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The reason of the operating system.
+        source: std::io::Error,
+    },
+    /// A checkpoint cannot be used.
+    #[error("checkpoint {}: {reason}", path.display())]
+    Checkpoint {
+        /// The checkpoint's directory.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A resumed run differs from the run that wrote the checkpoint.
+    #[error(
+        "this run is not the one that wrote the checkpoint: {differences}; give the old values, or start anew in another output directory"
+    )]
+    OtherPlan {
+        /// Each differing key with the stored and the given value.
+        differences: String,
+    },
+    /// Reference log-probabilities cannot be used.
+    #[error("reference {}: {reason}", path.display())]
+    Reference {
+        /// The file of precomputed log-probabilities.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The parts of a run do not fit together.
+    #[error("{0}")]
+    Mismatch(String),
+    /// The rows do not suit the objective.
+    #[error("{place}: {reason}")]
+    Rows {
+        /// The row, as `file:line`.
+        place: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The loss or a gradient is not finite; no parameter was changed by the step.
+    #[error(
+        "step {step}: the {what} is {value} on {rows}; no parameter was changed; lower optimizer.learning_rate or look at these rows"
+    )]
+    NotFinite {
+        /// The step, counted from one.
+        step: u64,
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// The rows, as `file:line` each.
+        rows: String,
+    },
+    /// The first loss is not that of a policy equal to its reference.
+    #[error("step 1: the loss is {loss}, but a policy equal to its reference has {expected}; {cause}")]
+    NotAtReference {
+        /// The loss found.
+        loss: f64,
+        /// The loss expected.
+        expected: f64,
+        /// Where the two differ most.
+        cause: String,
+    },
+    /// A trainable parameter receives no gradient.
+    #[error(
+        "step {step}: no gradient reaches {parameters}; it would never change; leave it out of what is trained, or repair the model's backward pass"
+    )]
+    NoGradient {
+        /// The step, counted from one.
+        step: u64,
+        /// The names.
+        parameters: String,
+    },
+    /// From the objectives.
+    #[error(transparent)]
+    Loss(#[from] candlewick_losses::Error),
+    /// From the data.
+    #[error(transparent)]
+    Data(#[from] candlewick_data::Error),
+    /// From the model.
+    #[error(transparent)]
+    Model(#[from] candlewick_model::Error),
+    /// From the kernels.
+    #[error(transparent)]
+    Kernel(#[from] candlewick_kernels::Error),
+    /// From candle.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// Who has to act on an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The configuration or the arguments.
+    Configuration,
+    /// The data.
+    Data,
+    /// The model, the reference or the checkpoint.
+    Model,
+    /// Training diverged and stopped.
+    Stopped,
+    /// The file system: a full disk, a missing permission.
+    Files,
+    /// This program.
+    Internal,
+}
+
+impl Error {
+    /// Who has to act.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Config { .. } | Self::Toml { .. } | Self::OtherPlan { .. } => Fault::Configuration,
+            Self::Io { .. } => Fault::Files,
+            Self::Data(_) | Self::Rows { .. } => Fault::Data,
+            // A missing file is a wrong path; everything else is the disk.
+            Self::Model(candlewick_model::Error::Io { source, .. })
+                if source.kind() != std::io::ErrorKind::NotFound =>
+            {
+                Fault::Files
+            }
+            Self::Model(_)
+            | Self::Checkpoint { .. }
+            | Self::Reference { .. }
+            | Self::NotAtReference { .. }
+            | Self::NoGradient { .. } => Fault::Model,
+            Self::NotFinite { .. } => Fault::Stopped,
+            Self::Loss(_) | Self::Mismatch(_) => Fault::Configuration,
+            Self::Kernel(_) | Self::Tensor(_) => Fault::Internal,
+        }
+    }
+
+    pub(crate) fn config(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Config { key: key.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn checkpoint(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Checkpoint { path: path.into(), reason: reason.into() }
+    }
+
+    /// Attaches path and activity to an error of the operating system.
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { doing, path, source }
+    }
+}

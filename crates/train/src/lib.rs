@@ -1,0 +1,46 @@
+//! The preference-optimisation trainer: from words to a plan, from a plan to steps, from steps to checkpoints.
+//!
+//! A step reads as one line: pack → forward → group → prepare → evaluate → divide by the totals of the whole step →
+//! cotangents → backward → clip → optimizer → report. Its caller drives it: there is no hidden loop, thread or clock, and
+//! nothing is printed.
+//!
+//! | to | see |
+//! |---|---|
+//! | run a configuration from end to end | [`Words`] → [`Config`] → [`Plan`] → [`Run`] |
+//! | step on batches of your own | [`Trainer`], [`CausalPolicy`], [`Reference`] |
+//! | train something that is not a [`CausalLm`](candlewick_model::CausalLm) | [`Policy`], [`Trainable`] |
+//! | keep and find checkpoints | [`Trainer::save`], [`Checkpoint`] |
+
+mod checkpoint;
+mod config;
+mod error;
+mod leaves;
+mod log;
+mod metrics;
+mod nearest;
+mod optimizer;
+mod pack;
+mod plan;
+mod policy;
+mod reference;
+mod run;
+mod schedule;
+mod tally;
+mod tensor_file;
+mod trainer;
+
+pub use checkpoint::{Checkpoint, FORMAT_VERSION, FileRecord, Found, State};
+pub use config::{
+    Config, DataWords, EvaluationWords, ModelWords, OptimizerWords, OrderKind, OutputWords, ReferenceKind,
+    ReferenceWords, TrainWords, Words,
+};
+pub use error::{Error, Fault, Result};
+pub use metrics::{Mean, Metrics};
+pub use optimizer::AdamWOptions;
+pub use plan::{DataPlan, EvaluationPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan, TrainPlan, TuningPlan};
+pub use policy::{CausalPolicy, Cotangents, FrozenPolicy, Policy, Trainable, Tuning, weights_digest};
+pub use reference::{PrecomputedReference, Reference};
+pub use run::{Event, Place, Run, Summary, checkpoints};
+pub use schedule::{Decay, Schedule};
+pub use tensor_file::{Element, Plain};
+pub use trainer::{EvalReport, StepReport, Trainer, TrainerOptions};

@@ -1,0 +1,497 @@
+//! A run with every word resolved: printable, stored in checkpoints, compared on resume.
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use candlewick_data::{Boundary, EndOfSequence, Form, Order, RowRange, Truncation};
+use candlewick_losses::{Objective, Recipe};
+use candlewick_model::{LoraConfig, Recompute};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, EvaluationWords, ModelWords, OptimizerWords, OrderKind, ReferenceKind};
+use crate::error::{Error, Result};
+use crate::optimizer::AdamWOptions;
+use crate::schedule::{Decay, Schedule};
+
+/// Everything that decides what a run computes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Plan {
+    /// What is trained.
+    pub model: ModelPlan,
+    /// The rows to train on.
+    pub data: DataPlan,
+    /// Held-out rows.
+    pub evaluation: Option<EvaluationPlan>,
+    /// The loss.
+    pub objective: Recipe,
+    /// Where reference log-probabilities come from.
+    pub reference: ReferencePlan,
+    /// AdamW.
+    pub optimizer: AdamWOptions,
+    /// Gradients are scaled down to this norm; 0 for never.
+    pub max_grad_norm: f64,
+    /// The course of the learning rate.
+    pub schedule: Schedule,
+    /// Length, batches, order.
+    pub train: TrainPlan,
+    /// Where results go.
+    pub output: OutputPlan,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ModelPlan {
+    /// Directory of the model.
+    pub path: PathBuf,
+    /// Which of its parameters change.
+    pub tuning: TuningPlan,
+}
+
+/// Which parameters change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum TuningPlan {
+    /// All.
+    Full,
+    /// A fresh LoRA adapter.
+    Lora(LoraConfig),
+    /// The adapter of this directory.
+    Adapter(PathBuf),
+}
+
+/// Rows and how they become tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct DataPlan {
+    /// The file.
+    pub path: PathBuf,
+    /// The form of its rows.
+    pub form: Form,
+    /// Which rows.
+    pub rows: RowRange,
+    /// Our name of a column → its name in the file.
+    pub columns: BTreeMap<String, String>,
+    /// Longest prompt with completion, in tokens.
+    pub max_length: Option<usize>,
+    /// Where a prompt ends among the tokens.
+    pub boundary: Boundary,
+    /// What happens to longer rows.
+    pub truncation: Truncation,
+    /// Whether plain completions end with the end-of-sequence token.
+    pub end_of_sequence: EndOfSequence,
+    /// Whether a rejected row is an error.
+    pub strict: bool,
+}
+
+/// Held-out rows and when they are scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct EvaluationPlan {
+    /// The file.
+    pub path: PathBuf,
+    /// Which rows.
+    pub rows: RowRange,
+    /// Steps between evaluations; 0 for one at the end only.
+    pub every: u64,
+    /// Whether to evaluate before the first step too.
+    pub at_start: bool,
+    /// Examples scored at once.
+    pub batch_size: usize,
+}
+
+/// Where reference log-probabilities come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ReferencePlan {
+    /// The objective uses none.
+    None,
+    /// A copy of the policy as it starts.
+    Frozen,
+    /// The model of this directory.
+    Model(PathBuf),
+    /// The policy without its adapter.
+    AdapterOff,
+    /// This file, made by the policy as it starts if it is not there.
+    Precomputed(PathBuf),
+}
+
+/// Length, batches, order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TrainPlan {
+    /// When to stop.
+    pub length: Length,
+    /// Examples in a micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches in an optimizer step.
+    pub micro_batches: usize,
+    /// Seed of fresh weights.
+    pub seed: u64,
+    /// The order of rows.
+    pub order: Order,
+    /// What the backward pass computes again.
+    pub recompute: Recompute,
+    /// Threads; 0 lets the caller decide.
+    pub threads: usize,
+}
+
+/// When to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Length {
+    /// After so many optimizer steps.
+    Steps(u64),
+    /// After so many passes over the rows.
+    Epochs(u64),
+}
+
+/// Where results go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct OutputPlan {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Steps between checkpoints; 0 for one at the end only.
+    pub save_every: u64,
+    /// Checkpoints to keep; 0 keeps all.
+    pub keep: usize,
+}
+
+impl Plan {
+    /// Resolves a configuration.
+    ///
+    /// # Errors
+    /// A required key is missing, a value is out of range, or two keys contradict each other; each error names the keys.
+    pub fn resolve(config: Config) -> Result<Self> {
+        let Config { model, data, evaluation, objective, reference, optimizer, schedule, train, output } = config;
+        objective.validate().map_err(|e| Error::config("objective", e.to_string()))?;
+        let dir = required("output.dir", "the directory for results", output.dir)?;
+        let data = DataPlan {
+            path: required("data.path", "a file of JSON lines", data.path)?,
+            form: data.form,
+            rows: data.rows,
+            columns: data.columns,
+            max_length: (data.max_length > 0).then_some(data.max_length),
+            boundary: data.boundary,
+            truncation: data.truncation,
+            end_of_sequence: data.end_of_sequence,
+            strict: data.strict,
+        };
+        let model = resolve_model(model)?;
+        let length = match (train.steps, train.epochs) {
+            (Some(_), Some(_)) => {
+                return Err(Error::config("train.steps", "given beside train.epochs; give one of them"));
+            }
+            (Some(steps), None) => Length::Steps(at_least_one("train.steps", steps)?),
+            (None, epochs) => Length::Epochs(at_least_one("train.epochs", epochs.unwrap_or(1))?),
+        };
+        let reference_plan = match (objective.needs().reference, reference.kind) {
+            (true, kind) => resolve_reference(kind, reference.path, &model.tuning, &dir)?,
+            (false, None) if reference.path.is_none() => ReferencePlan::None,
+            (false, _) => {
+                return Err(Error::config(
+                    "reference",
+                    "the objective of [objective] uses no reference; leave the section out",
+                ));
+            }
+        };
+        check_optimizer(&optimizer)?;
+        let batch_size = at_least_one("train.batch_size", train.batch_size as u64)? as usize;
+        Ok(Self {
+            evaluation: evaluation.map(|words| resolve_evaluation(words, &data, batch_size)).transpose()?,
+            model,
+            data,
+            objective,
+            reference: reference_plan,
+            optimizer: AdamWOptions {
+                learning_rate: optimizer.learning_rate,
+                beta1: optimizer.beta1,
+                beta2: optimizer.beta2,
+                eps: optimizer.eps,
+                weight_decay: optimizer.weight_decay,
+            },
+            max_grad_norm: optimizer.max_grad_norm,
+            schedule,
+            train: TrainPlan {
+                length,
+                batch_size,
+                micro_batches: at_least_one("train.micro_batches", train.micro_batches as u64)? as usize,
+                seed: train.seed,
+                order: match train.order {
+                    OrderKind::File => Order::File,
+                    OrderKind::Shuffled => Order::Shuffled {
+                        seed: train.seed,
+                        buffer: at_least_one("train.shuffle_buffer", train.shuffle_buffer as u64)? as usize,
+                    },
+                },
+                recompute: train.recompute,
+                threads: train.threads,
+            },
+            output: OutputPlan { dir, save_every: output.save_every, keep: output.keep },
+        })
+    }
+
+    /// Checks that a run of this plan may go on from a checkpoint of `stored`, after `step` steps.
+    ///
+    /// Allowed to differ: `output`, `train.threads`, and `train.length` where the learning rate does not depend on it and the
+    /// new length is no shorter.
+    ///
+    /// # Errors
+    /// Any other difference, by name, with both values.
+    pub fn check_resumes(&self, stored: &serde_json::Value, step: u64) -> Result<()> {
+        let ours = self.entries();
+        let theirs = entries(stored);
+        let mut differences = Vec::new();
+        for key in ours.keys().chain(theirs.keys()).collect::<std::collections::BTreeSet<_>>() {
+            let (our, their) = (ours.get(key), theirs.get(key));
+            if our == their || key.starts_with("output.") || key == "train.threads" {
+                continue;
+            }
+            if key.starts_with("train.length") {
+                if self.schedule.kind != Decay::Constant {
+                    differences.push(format!(
+                        "{key} is {}, was {} (schedule.kind makes the learning rate depend on it)",
+                        show(our),
+                        show(their)
+                    ));
+                } else if matches!(self.train.length, Length::Steps(steps) if steps < step) {
+                    differences.push(format!("{key} is {}, and {step} steps are done", show(our)));
+                }
+                continue;
+            }
+            differences.push(format!("{key} is {}, was {}", show(our), show(their)));
+        }
+        match differences.is_empty() {
+            true => Ok(()),
+            false => Err(Error::OtherPlan { differences: differences.join("; ") }),
+        }
+    }
+
+    /// The plan as JSON.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("a plan holds only strings, numbers and maps with string keys")
+    }
+
+    /// Every value under its dotted path.
+    fn entries(&self) -> BTreeMap<String, serde_json::Value> {
+        entries(&self.to_json())
+    }
+}
+
+impl fmt::Display for Plan {
+    /// One `path = value` a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.entries().iter().try_for_each(|(path, value)| writeln!(f, "{path} = {value}"))
+    }
+}
+
+fn resolve_model(model: ModelWords) -> Result<ModelPlan> {
+    let path = required("model.path", "the directory of a Hugging Face model", model.path)?;
+    let tuning = match (model.lora, model.adapter) {
+        (Some(_), Some(_)) => {
+            return Err(Error::config(
+                "model.lora",
+                "given beside model.adapter; a fresh adapter or one to go on with, not both",
+            ));
+        }
+        (Some(lora), None) if lora.rank == 0 => return Err(Error::config("model.lora.rank", "0; expected at least 1")),
+        (Some(lora), None) => TuningPlan::Lora(lora),
+        (None, Some(adapter)) => TuningPlan::Adapter(adapter),
+        (None, None) => TuningPlan::Full,
+    };
+    Ok(ModelPlan { path, tuning })
+}
+
+fn resolve_reference(
+    kind: Option<ReferenceKind>,
+    path: Option<PathBuf>,
+    tuning: &TuningPlan,
+    dir: &std::path::Path,
+) -> Result<ReferencePlan> {
+    let default = if matches!(tuning, TuningPlan::Lora(_)) { ReferenceKind::AdapterOff } else { ReferenceKind::Frozen };
+    Ok(match (kind.unwrap_or(default), path) {
+        (ReferenceKind::Frozen, None) => ReferencePlan::Frozen,
+        (ReferenceKind::Frozen, Some(path)) => ReferencePlan::Model(path),
+        (ReferenceKind::AdapterOff, Some(_)) => {
+            return Err(Error::config(
+                "reference.path",
+                "given, and reference.kind = \"adapter_off\" reads no file; leave it out",
+            ));
+        }
+        (ReferenceKind::AdapterOff, None) if *tuning == TuningPlan::Full => {
+            return Err(Error::config(
+                "reference.kind",
+                "\"adapter_off\", and there is no adapter; give model.lora or model.adapter",
+            ));
+        }
+        (ReferenceKind::AdapterOff, None) => ReferencePlan::AdapterOff,
+        (ReferenceKind::Precomputed, path) => {
+            ReferencePlan::Precomputed(path.unwrap_or_else(|| dir.join("reference.safetensors")))
+        }
+    })
+}
+
+fn resolve_evaluation(words: EvaluationWords, data: &DataPlan, batch_size: usize) -> Result<EvaluationPlan> {
+    let path = words.path.unwrap_or_else(|| data.path.clone());
+    let rows = words.rows.unwrap_or_default();
+    if path == data.path {
+        let before = |a: RowRange, b: RowRange| a.end.is_some_and(|end| end <= b.start);
+        if !before(rows, data.rows) && !before(data.rows, rows) {
+            return Err(Error::config(
+                "evaluation.rows",
+                format!(
+                    "{rows} overlaps data.rows, {}, of the same file; give disjoint ranges such as \"..2000\" and \"2000..\"",
+                    data.rows
+                ),
+            ));
+        }
+    }
+    let batch_size = at_least_one("evaluation.batch_size", words.batch_size.unwrap_or(batch_size) as u64)? as usize;
+    Ok(EvaluationPlan { path, rows, every: words.every, at_start: words.at_start, batch_size })
+}
+
+fn check_optimizer(words: &OptimizerWords) -> Result<()> {
+    let in_range = |key: &str, value: f64, fits: bool, expected: &str| match fits && value.is_finite() {
+        true => Ok(()),
+        false => Err(Error::config(format!("optimizer.{key}"), format!("{value}; expected {expected}"))),
+    };
+    in_range("learning_rate", words.learning_rate, words.learning_rate > 0.0, "a positive number")?;
+    in_range("beta1", words.beta1, (0.0..1.0).contains(&words.beta1), "0 <= beta1 < 1")?;
+    in_range("beta2", words.beta2, (0.0..1.0).contains(&words.beta2), "0 <= beta2 < 1")?;
+    in_range("eps", words.eps, words.eps >= 0.0, "a number that is not negative")?;
+    in_range("weight_decay", words.weight_decay, words.weight_decay >= 0.0, "a number that is not negative")?;
+    in_range(
+        "max_grad_norm",
+        words.max_grad_norm,
+        words.max_grad_norm >= 0.0,
+        "a positive number, or 0 for no clipping",
+    )
+}
+
+fn required(key: &str, what: &str, path: Option<PathBuf>) -> Result<PathBuf> {
+    path.filter(|path| !path.as_os_str().is_empty()).ok_or_else(|| Error::config(key, format!("missing; name {what}")))
+}
+
+fn at_least_one(key: &str, value: u64) -> Result<u64> {
+    if value == 0 { Err(Error::config(key, "0; expected at least 1")) } else { Ok(value) }
+}
+
+fn entries(value: &serde_json::Value) -> BTreeMap<String, serde_json::Value> {
+    fn walk(path: &str, value: &serde_json::Value, out: &mut BTreeMap<String, serde_json::Value>) {
+        match value {
+            serde_json::Value::Object(map) if !map.is_empty() => {
+                for (key, value) in map {
+                    walk(&if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, value, out);
+                }
+            }
+            leaf => {
+                out.insert(path.to_owned(), leaf.clone());
+            }
+        }
+    }
+    let mut out = BTreeMap::new();
+    walk("", value, &mut out);
+    out
+}
+
+fn show(value: Option<&serde_json::Value>) -> String {
+    value.map_or_else(|| "absent".to_owned(), serde_json::Value::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Words;
+
+    const MINIMAL: &str = "model.path = \"base\"\ndata.path = \"pairs.jsonl\"\noutput.dir = \"out\"\n";
+
+    fn plan(assignments: &[&str]) -> Result<Plan> {
+        let mut words = Words::parse(MINIMAL, "test").unwrap();
+        assignments.iter().try_for_each(|assignment| words.set(assignment))?;
+        Plan::resolve(words.config()?)
+    }
+
+    fn refused(assignments: &[&str]) -> String {
+        plan(assignments).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_follow_from_the_objective_and_the_adapter() {
+        assert_eq!(plan(&[]).unwrap().reference, ReferencePlan::Frozen);
+        assert_eq!(plan(&["model.lora.rank=4"]).unwrap().reference, ReferencePlan::AdapterOff);
+        assert_eq!(plan(&["model.adapter=a"]).unwrap().reference, ReferencePlan::Frozen);
+        assert_eq!(plan(&["objective.type=sft"]).unwrap().reference, ReferencePlan::None);
+        assert_eq!(plan(&["reference.path=other"]).unwrap().reference, ReferencePlan::Model("other".into()));
+        let precomputed = plan(&["reference.kind=precomputed"]).unwrap().reference;
+        assert_eq!(precomputed, ReferencePlan::Precomputed("out/reference.safetensors".into()));
+        assert_eq!(plan(&[]).unwrap().train.length, Length::Epochs(1));
+    }
+
+    #[test]
+    fn contradictions_name_both_keys() {
+        for (assignments, words) in [
+            (&["train.steps=1", "train.epochs=1"][..], ["train.steps", "train.epochs"]),
+            (&["model.lora.rank=4", "model.adapter=a"], ["model.lora", "model.adapter"]),
+            (&["reference.kind=adapter_off"], ["reference.kind", "model.lora"]),
+            (&["reference.kind=frozen", "objective.type=sft"], ["reference", "objective"]),
+            (&["evaluation.every=1"], ["evaluation.rows", "data.rows"]),
+            (&["evaluation.rows=5..", "data.rows=..6"], ["evaluation.rows", "data.rows"]),
+        ] {
+            let text = refused(assignments);
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        }
+        plan(&["evaluation.rows=6..", "data.rows=..6"]).unwrap();
+    }
+
+    #[test]
+    fn values_out_of_range_name_key_and_range() {
+        for (assignment, text) in [
+            ("optimizer.learning_rate=0", "optimizer.learning_rate: 0; expected a positive number"),
+            ("optimizer.beta2=1.0", "optimizer.beta2: 1; expected 0 <= beta2 < 1"),
+            ("train.batch_size=0", "train.batch_size: 0; expected at least 1"),
+            ("train.steps=0", "train.steps: 0; expected at least 1"),
+            ("output.dir=\"\"", "output.dir: missing; name the directory for results"),
+        ] {
+            assert_eq!(refused(&[assignment]), text);
+        }
+        assert!(refused(&["objective.beta=-1.0"]).starts_with("objective: "));
+    }
+
+    #[test]
+    fn a_resumed_run_may_grow_move_and_change_its_threads() {
+        let stored = plan(&["train.steps=10"]).unwrap().to_json();
+        plan(&["train.steps=20", "output.dir=elsewhere", "output.keep=7", "train.threads=2"])
+            .unwrap()
+            .check_resumes(&stored, 10)
+            .unwrap();
+        let refused = |assignments: &[&str]| {
+            let mut all = vec!["train.steps=10"];
+            all.extend(assignments);
+            plan(&all).unwrap().check_resumes(&stored, 10).unwrap_err().to_string()
+        };
+        assert!(refused(&["optimizer.learning_rate=0.5"]).contains("optimizer.learning_rate is 0.5, was 1e-6"));
+        assert!(refused(&["objective.beta=0.5"]).contains("objective.beta is 0.5, was 0.1"));
+        assert!(refused(&["train.seed=3"]).contains("train.seed is 3, was 0"));
+        assert!(refused(&["train.steps=5"]).contains("train.length.steps is 5, and 10 steps are done"));
+        let text = refused(&["train.steps=20", "schedule.kind=cosine"]);
+        assert!(text.contains("train.length.steps") && text.contains("schedule.kind"), "{text}");
+    }
+
+    #[test]
+    fn a_plan_survives_its_file() {
+        let plan = plan(&["model.lora.rank=4", "evaluation.path=held.jsonl", "optimizer.learning_rate=0.3"]).unwrap();
+        let text = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+        assert!(plan.to_string().contains("model.tuning.lora.rank = 4\n"));
+    }
+}

@@ -1,0 +1,307 @@
+//! What the trainer asks of a model, and the models that answer.
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use candlewick_kernels::{Float, Workspace};
+use candlewick_losses::{Outputs, TokenScores};
+use candlewick_model::{
+    Adapter, CausalLm, Gradients, HeadCotangents, HeadScores, Packed, Parameters, Recompute, Saved, Statistics,
+};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::error::{Error, Result};
+use crate::tensor_file::Element;
+
+/// Scores the completions of a batch.
+pub trait Policy: std::fmt::Debug {
+    /// Log-probabilities `[N,T]` of the scored tokens, with the wanted statistics, without keeping anything.
+    ///
+    /// Row n is completion n of `batch`, column t its slot t; mask 1 exactly at [`Packed::targets`].
+    ///
+    /// # Errors
+    /// Ids the model does not know.
+    fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores>;
+}
+
+/// A policy whose parameters can be changed.
+pub trait Trainable: Policy {
+    /// The numbers it computes in.
+    type Element: Element;
+    /// What its forward pass keeps for the backward.
+    type Saved;
+
+    /// As [`score`](Policy::score), keeping what [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// As [`score`](Policy::score).
+    fn forward(&mut self, batch: &Packed, want: Outputs) -> Result<(TokenScores, Self::Saved)>;
+
+    /// Adds the gradients of the trainable parameters to those held, given d(loss)/d(scores).
+    ///
+    /// # Errors
+    /// Cotangents of another shape than the batch.
+    fn backward(&mut self, batch: &Packed, saved: Self::Saved, cotangents: &Cotangents) -> Result<()>;
+
+    /// As [`score`](Policy::score), by the model without its adapter.
+    ///
+    /// # Errors
+    /// There is no adapter.
+    fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores>;
+
+    /// What is trained.
+    fn parameters(&self) -> &Parameters<Self::Element>;
+
+    /// What is trained, its gradients, and the scratch memory to work on them.
+    fn tuning(&mut self) -> Tuning<'_, Self::Element>;
+
+    /// Whether parameter `i` legitimately has a gradient of zero now, such as LoRA's A while B is zero.
+    fn gradient_may_be_zero(&self, i: usize) -> bool;
+
+    /// A digest of every weight, trained or not.
+    fn digest(&self) -> String;
+
+    /// Writes what is trained into an existing directory.
+    ///
+    /// # Errors
+    /// The files cannot be written.
+    fn save(&self, directory: &Path) -> Result<()>;
+
+    /// Reads what [`save`](Self::save) wrote, leaving everything else as it is.
+    ///
+    /// # Errors
+    /// The files are not those of this policy.
+    fn restore(&mut self, directory: &Path) -> Result<()>;
+}
+
+/// What an optimizer works on.
+#[derive(Debug)]
+pub struct Tuning<'a, T> {
+    /// What is trained.
+    pub parameters: &'a mut Parameters<T>,
+    /// Its gradients.
+    pub gradients: &'a mut Gradients<T>,
+    /// Scratch memory.
+    pub workspace: &'a mut Workspace,
+}
+
+/// d(loss)/d(scores), `[N,T]` each, in the dtype of the scores. Absent means zero.
+#[derive(Debug, Clone)]
+pub struct Cotangents {
+    /// With respect to the log-probabilities.
+    pub log_probs: Tensor,
+    /// With respect to the mean log-probability over the vocabulary.
+    pub mean_log_probs: Option<Tensor>,
+    /// With respect to `log Σ p²`.
+    pub log_sum_sq_probs: Option<Tensor>,
+    /// With respect to the entropy.
+    pub entropy: Option<Tensor>,
+}
+
+/// A [`CausalLm`] in training: its adapter if it has one, else all its weights.
+#[derive(Debug)]
+pub struct CausalPolicy<T = f32> {
+    model: CausalLm<T>,
+    gradients: Gradients<T>,
+    recompute: Recompute,
+    workspace: Workspace,
+    base_name: String,
+}
+
+impl<T: Element> CausalPolicy<T> {
+    /// Trains what [`CausalLm::trainable`] says, on `threads` threads.
+    pub fn new(model: CausalLm<T>, recompute: Recompute, threads: usize) -> Self {
+        let gradients = Gradients::zeros(model.trainable());
+        Self { model, gradients, recompute, workspace: Workspace::new(threads), base_name: String::new() }
+    }
+
+    /// Names the base model in the adapters that are saved.
+    #[must_use]
+    pub fn with_base_name(mut self, name: impl Into<String>) -> Self {
+        self.base_name = name.into();
+        self
+    }
+
+    /// The model.
+    pub fn model(&self) -> &CausalLm<T> {
+        &self.model
+    }
+
+    /// The model and scratch memory, as for generation between steps.
+    pub fn model_and_workspace(&mut self) -> (&CausalLm<T>, &mut Workspace) {
+        (&self.model, &mut self.workspace)
+    }
+
+    /// The model, giving up the gradients.
+    pub fn into_model(self) -> CausalLm<T> {
+        self.model
+    }
+
+    /// The gradients of the last step, before clipping.
+    pub fn gradients(&self) -> &Gradients<T> {
+        &self.gradients
+    }
+}
+
+impl<T: Element> Policy for CausalPolicy<T> {
+    fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
+        let scores = self.model.score(batch, statistics(want), Adapter::On, &mut self.workspace)?;
+        scatter(batch, scores)
+    }
+}
+
+impl<T: Element> Trainable for CausalPolicy<T> {
+    type Element = T;
+    type Saved = Saved<T>;
+
+    fn forward(&mut self, batch: &Packed, want: Outputs) -> Result<(TokenScores, Saved<T>)> {
+        let (scores, saved) = self.model.forward(batch, statistics(want), self.recompute, &mut self.workspace)?;
+        Ok((scatter(batch, scores)?, saved))
+    }
+
+    fn backward(&mut self, batch: &Packed, saved: Saved<T>, cotangents: &Cotangents) -> Result<()> {
+        let cotangents = HeadCotangents {
+            log_probs: Some(gather(batch, &cotangents.log_probs)?),
+            mean_log_probs: cotangents.mean_log_probs.as_ref().map(|d| gather(batch, d)).transpose()?,
+            log_sum_sq_probs: cotangents.log_sum_sq_probs.as_ref().map(|d| gather(batch, d)).transpose()?,
+            entropy: cotangents.entropy.as_ref().map(|d| gather(batch, d)).transpose()?,
+        };
+        Ok(self.model.backward(batch, saved, &cotangents, &mut self.gradients, &mut self.workspace)?)
+    }
+
+    fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
+        if !self.model.has_adapter() {
+            return Err(Error::Mismatch(
+                "the reference is the policy without its adapter, and the policy has none".into(),
+            ));
+        }
+        let scores = self.model.score(batch, statistics(want), Adapter::Off, &mut self.workspace)?;
+        scatter(batch, scores)
+    }
+
+    fn parameters(&self) -> &Parameters<T> {
+        self.model.trainable()
+    }
+
+    fn tuning(&mut self) -> Tuning<'_, T> {
+        Tuning {
+            parameters: self.model.trainable_mut(),
+            gradients: &mut self.gradients,
+            workspace: &mut self.workspace,
+        }
+    }
+
+    fn gradient_may_be_zero(&self, i: usize) -> bool {
+        let parameters = self.model.trainable();
+        let b = parameters.name(i).replace(".lora_A.", ".lora_B.");
+        b != parameters.name(i) && parameters.get(&b).is_some_and(|b| b.iter().all(|x| *x == T::ZERO))
+    }
+
+    fn digest(&self) -> String {
+        weights_digest(&self.model)
+    }
+
+    fn save(&self, directory: &Path) -> Result<()> {
+        let saved = match self.model.has_adapter() {
+            true => self.model.save_adapter(directory, &self.base_name),
+            false => self.model.save(directory),
+        };
+        // What is held in memory is sound; only the writing of it can fail.
+        saved.map_err(|e| Error::io("writing the weights into", directory)(std::io::Error::other(e)))
+    }
+
+    fn restore(&mut self, directory: &Path) -> Result<()> {
+        if self.model.has_adapter() {
+            self.model.remove_adapter();
+            return Ok(self.model.load_adapter(directory)?);
+        }
+        self.model = CausalLm::load(directory)?;
+        Ok(())
+    }
+}
+
+/// A [`CausalLm`] that only scores, such as a reference or a teacher.
+#[derive(Debug)]
+pub struct FrozenPolicy<T = f32> {
+    model: CausalLm<T>,
+    workspace: Workspace,
+}
+
+impl<T: Element> FrozenPolicy<T> {
+    /// Scores with the model as it is, its adapter included, on `threads` threads.
+    pub fn new(model: CausalLm<T>, threads: usize) -> Self {
+        Self { model, workspace: Workspace::new(threads) }
+    }
+}
+
+impl<T: Element> Policy for FrozenPolicy<T> {
+    fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
+        let scores = self.model.score(batch, statistics(want), Adapter::On, &mut self.workspace)?;
+        scatter(batch, scores)
+    }
+}
+
+/// A digest of names, shapes and values of all weights; the same for f32 weights held as f64.
+pub fn weights_digest<T: Element>(model: &CausalLm<T>) -> String {
+    let mut hasher = Xxh3::new();
+    let mut bytes = Vec::new();
+    for parameters in [Some(model.parameters()), model.adapter()].into_iter().flatten() {
+        for i in 0..parameters.len() {
+            hasher.update(format!("{} {:?}\n", parameters.name(i), parameters.shape(i)).as_bytes());
+            for chunk in parameters.tensor(i).chunks(1 << 16) {
+                bytes.clear();
+                chunk.iter().for_each(|x| bytes.extend_from_slice(&Float::to_f64(*x).to_le_bytes()));
+                hasher.update(&bytes);
+            }
+        }
+    }
+    format!("xxh3-128:{:032x}", hasher.digest128())
+}
+
+fn statistics(want: Outputs) -> Statistics {
+    Statistics {
+        mean_log_probs: want.mean_log_probs,
+        log_sum_sq_probs: want.log_sum_sq_probs,
+        entropy: want.entropy,
+        is_top1: want.is_top1,
+    }
+}
+
+/// Lays the scores of the targets out as `[N,T]`, zero where nothing is scored.
+fn scatter<T: Element>(batch: &Packed, scores: HeadScores<T>) -> Result<TokenScores> {
+    let ones = vec![T::ONE; batch.targets().len()];
+    let mut out = TokenScores::new(grid(batch, &scores.log_probs)?, grid(batch, &ones)?)?;
+    if let Some(values) = scores.mean_log_probs {
+        out = out.with_mean_log_probs(grid(batch, &values)?)?;
+    }
+    if let Some(values) = scores.log_sum_sq_probs {
+        out = out.with_log_sum_sq_probs(grid(batch, &values)?)?;
+    }
+    if let Some(values) = scores.entropy {
+        out = out.with_entropy(grid(batch, &values)?)?;
+    }
+    if let Some(values) = scores.is_top1 {
+        out = out.with_is_top1(grid(batch, &values)?)?;
+    }
+    Ok(out)
+}
+
+/// `[N,T]` with the values of the targets in their places and zero elsewhere.
+pub(crate) fn grid<T: Element>(batch: &Packed, values: &[T]) -> Result<Tensor> {
+    let (rows, slots) = (batch.completions(), batch.slots());
+    let mut grid = vec![T::ZERO; rows * slots];
+    for (target, value) in batch.targets().iter().zip(values) {
+        grid[target.completion as usize * slots + target.slot as usize] = *value;
+    }
+    Ok(Tensor::from_vec(grid, (rows, slots), &Device::Cpu)?)
+}
+
+/// The values of an `[N,T]` tensor at the targets.
+fn gather<T: Element>(batch: &Packed, grid: &Tensor) -> Result<Vec<T>> {
+    let (rows, slots) = grid.dims2()?;
+    if (rows, slots) != (batch.completions(), batch.slots()) {
+        let (n, t) = (batch.completions(), batch.slots());
+        return Err(Error::Mismatch(format!("cotangents are [{rows},{slots}]; the batch has scores of [{n},{t}]")));
+    }
+    let values = grid.flatten_all()?.to_vec1::<T>()?;
+    Ok(batch.targets().iter().map(|target| values[target.completion as usize * slots + target.slot as usize]).collect())
+}

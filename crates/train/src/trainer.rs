@@ -1,0 +1,437 @@
+//! The step, the evaluation, and what is kept between steps.
+use std::path::{Path, PathBuf};
+
+use candlewick_data::Batch;
+use candlewick_kernels::{Float, adamw};
+use candlewick_losses::{
+    Collective, Context, MismatchedScores, Needs, Objective, Outputs, Phase, Scores, Solo, StepScores, StepWide,
+    TokenScores, Totals,
+};
+use serde::Serialize;
+
+use crate::checkpoint::{self, Checkpoint, State};
+use crate::error::{Error, Result};
+use crate::leaves::Leaves;
+use crate::metrics::Metrics;
+use crate::optimizer::{AdamW, AdamWOptions, clip_factor};
+use crate::pack::{Micro, PackedRows};
+use crate::policy::{Trainable, Tuning, grid};
+use crate::reference::Reference;
+use crate::schedule::Schedule;
+use crate::tally::{Tally, TermSums, scalar, sum_totals, summary};
+use crate::tensor_file::Element;
+
+/// How a [`Trainer`] updates its policy.
+#[derive(Debug, Clone)]
+pub struct TrainerOptions {
+    /// AdamW.
+    pub optimizer: AdamWOptions,
+    /// Gradients are scaled down to this norm; 0 for never.
+    pub max_grad_norm: f64,
+    /// The course of the learning rate.
+    pub schedule: Schedule,
+    /// The step at which a falling learning rate reaches 0.
+    pub total_steps: u64,
+    /// Whether the policy starts equal to its reference. The first loss is then checked against the objective's value at zero
+    /// margin.
+    pub starts_at_reference: bool,
+    /// Statistics to compute for the metrics of evaluations, beside what the objective needs.
+    pub monitor: Outputs,
+}
+
+impl Default for TrainerOptions {
+    fn default() -> Self {
+        Self {
+            optimizer: AdamWOptions::default(),
+            max_grad_norm: 1.0,
+            schedule: Schedule::default(),
+            total_steps: 0,
+            starts_at_reference: true,
+            monitor: Outputs::default(),
+        }
+    }
+}
+
+/// What one optimizer step did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepReport {
+    /// The step, counted from one.
+    pub step: u64,
+    /// The loss, normalised by the totals of the whole step.
+    pub loss: f64,
+    /// The loss of each micro-batch of this rank, normalised by its own totals.
+    pub micro_losses: Vec<f64>,
+    /// Euclidean norm of the gradients before clipping.
+    pub grad_norm: f64,
+    /// The learning rate of this step.
+    pub learning_rate: f64,
+    /// What was measured.
+    pub metrics: Metrics,
+    /// Tokens of all rows with their prompts, as if nothing were shared or padded.
+    pub tokens: u64,
+    /// Tokens the policy computed: each prompt once.
+    pub computed_tokens: u64,
+    /// Completions scored.
+    pub rows: u64,
+}
+
+/// What an evaluation measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EvalReport {
+    /// Optimizer steps done before.
+    pub step: u64,
+    /// The loss, normalised by the totals of all rows.
+    pub loss: f64,
+    /// What was measured.
+    pub metrics: Metrics,
+    /// Tokens of all rows with their prompts, as if nothing were shared or padded.
+    pub tokens: u64,
+    /// Completions scored.
+    pub rows: u64,
+}
+
+/// A policy in training. Its caller decides when to step, evaluate and save; nothing runs by itself.
+#[derive(Debug)]
+pub struct Trainer<P: Trainable> {
+    policy: P,
+    reference: Reference,
+    objective: Box<dyn Objective>,
+    options: TrainerOptions,
+    collective: Box<dyn Collective>,
+    optimizer: AdamW<P::Element>,
+    steps_done: u64,
+    starting_weights: String,
+    /// Parameters that have not received a gradient yet.
+    ungraded: Vec<usize>,
+}
+
+impl<P: Trainable> Trainer<P> {
+    /// A trainer before its first step.
+    ///
+    /// # Errors
+    /// Hyperparameters out of range; a reference that the objective needs and lacks, or has and ignores.
+    pub fn new(
+        policy: P,
+        reference: Reference,
+        objective: Box<dyn Objective>,
+        options: TrainerOptions,
+    ) -> Result<Self> {
+        objective.validate()?;
+        match (objective.needs().reference, matches!(reference, Reference::None)) {
+            (true, true) => {
+                return Err(Error::Mismatch("the objective compares with a reference, and there is none".into()));
+            }
+            (false, false) => {
+                return Err(Error::Mismatch(
+                    "the objective has no use for a reference, and there is one; leave it out".into(),
+                ));
+            }
+            _ => {}
+        }
+        let optimizer = AdamW::new(policy.parameters(), options.optimizer);
+        let starting_weights = policy.digest();
+        let ungraded = (0..policy.parameters().len()).collect();
+        let collective = Box::new(Solo);
+        Ok(Self {
+            policy,
+            reference,
+            objective,
+            options,
+            collective,
+            optimizer,
+            steps_done: 0,
+            starting_weights,
+            ungraded,
+        })
+    }
+
+    /// Sums totals, losses, metrics and gradients over ranks, each of which steps through its own batches.
+    #[must_use]
+    pub fn with_collective(mut self, collective: Box<dyn Collective>) -> Self {
+        self.collective = collective;
+        self
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> &P {
+        &self.policy
+    }
+
+    /// The policy, as for sampling from it between steps.
+    pub fn policy_mut(&mut self) -> &mut P {
+        &mut self.policy
+    }
+
+    /// The policy, giving up optimizer and reference.
+    pub fn into_policy(self) -> P {
+        self.policy
+    }
+
+    /// What the objective needs of data and model.
+    pub fn needs(&self) -> Needs {
+        self.objective.needs()
+    }
+
+    /// Optimizer steps done.
+    pub fn steps_done(&self) -> u64 {
+        self.steps_done
+    }
+
+    /// Digest of the weights that training started from.
+    pub fn starting_weights(&self) -> &str {
+        &self.starting_weights
+    }
+
+    pub(crate) fn set_reference(&mut self, reference: Reference) {
+        self.reference = reference;
+    }
+
+    /// One optimizer step over micro-batches. On an error no parameter has changed.
+    ///
+    /// # Errors
+    /// Rows that the objective cannot use; a loss or gradient that is not finite; on the first step, a loss that is not the
+    /// objective's at zero margin, or a parameter that no gradient reaches.
+    pub fn step(&mut self, batches: &[Batch]) -> Result<StepReport> {
+        let state = self.objective.state();
+        let stepped = self.try_step(batches);
+        if let (Err(_), Some(state)) = (&stepped, state) {
+            self.objective.restore(&state)?;
+        }
+        stepped
+    }
+
+    fn try_step(&mut self, batches: &[Batch]) -> Result<StepReport> {
+        let needs = self.objective.needs();
+        let micros = pack(batches, &needs)?;
+        let totals = self.totals(&micros)?;
+        let context = self.prepare(&micros, Phase::Train)?;
+        let mut tally = Tally::new(&context);
+        self.policy.tuning().gradients.clear();
+        for micro in &micros {
+            // The reference first: its activations are gone when the policy's are kept.
+            let reference = self.reference.score(&mut self.policy, &micro.rows)?;
+            let (policy, saved) = self.policy.forward(&micro.rows.packed, needs.outputs)?;
+            let leaves = Leaves::new(&policy)?;
+            let scores =
+                Scores { policy: leaves.scores.clone(), reference, groups: micro.groups.clone(), mismatched: None };
+            let terms = self.objective.evaluate(&scores, &context)?;
+            let loss = terms.loss(&totals)?;
+            let cotangents = leaves.cotangents(&loss)?;
+            self.policy.backward(&micro.rows.packed, saved, &cotangents)?;
+            tally.flat &= cotangents.are_zero()?;
+            tally.add(micro, &scores, &terms, scalar(&loss)?)?;
+        }
+        tally.sum_over_ranks(&*self.collective)?;
+        let grad_norm = self.gradient_norm()?;
+        self.check(&micros, &tally, grad_norm)?;
+        let factor = self.options.schedule.factor(self.steps_done, self.options.total_steps);
+        let scale = clip_factor(grad_norm, self.options.max_grad_norm);
+        let Tuning { parameters, gradients, workspace } = self.policy.tuning();
+        self.optimizer.step(parameters, gradients, scale, factor, workspace)?;
+        self.steps_done += 1;
+        Ok(tally.report(self.steps_done, grad_norm, self.options.optimizer.learning_rate * factor))
+    }
+
+    /// Scores held-out batches and changes nothing.
+    ///
+    /// Batches are taken one at a time, unless the objective has a statistic over all rows (KTO's z): then their token ids
+    /// are held, and the statistic spans them all, so that the result does not depend on how rows are batched.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step), and the errors of the iterator.
+    pub fn evaluate<E>(&mut self, batches: impl IntoIterator<Item = Result<Batch, E>>) -> Result<EvalReport>
+    where
+        Error: From<E>,
+    {
+        let needs = self.objective.needs();
+        let mut sums = TermSums::default();
+        if needs.step_wide == StepWide::Nothing {
+            let context = self.prepare(&[], Phase::Evaluate)?;
+            let mut tally = Tally::new(&context);
+            for batch in batches {
+                let micro = Micro::new(&batch?, needs.rows)?;
+                self.evaluate_micro(&micro, &context, &mut tally, &mut sums)?;
+            }
+            return self.evaluated(tally, sums);
+        }
+        let batches = batches.into_iter().collect::<Result<Vec<Batch>, E>>()?;
+        let micros = pack(&batches, &needs)?;
+        let context = self.prepare(&micros, Phase::Evaluate)?;
+        let mut tally = Tally::new(&context);
+        for micro in &micros {
+            self.evaluate_micro(micro, &context, &mut tally, &mut sums)?;
+        }
+        self.evaluated(tally, sums)
+    }
+
+    fn evaluate_micro(
+        &mut self,
+        micro: &Micro,
+        context: &Context,
+        tally: &mut Tally,
+        sums: &mut TermSums,
+    ) -> Result<()> {
+        let want = self.objective.needs().outputs.union(self.options.monitor);
+        let policy = self.policy.score(&micro.rows.packed, want)?.detach();
+        let reference = self.reference.score(&mut self.policy, &micro.rows)?;
+        let scores = Scores { policy, reference, groups: micro.groups.clone(), mismatched: None };
+        let terms = self.objective.evaluate(&scores, context)?;
+        sums.add(&terms, micro)?;
+        tally.add(micro, &scores, &terms, 0.0)
+    }
+
+    fn evaluated(&self, mut tally: Tally, mut sums: TermSums) -> Result<EvalReport> {
+        if tally.rows == 0 {
+            return Err(Error::Mismatch("there are no rows to evaluate; look at evaluation.rows".into()));
+        }
+        tally.sum_over_ranks(&*self.collective)?;
+        let loss = sums.loss(&*self.collective)?;
+        Ok(EvalReport { step: self.steps_done, loss, metrics: tally.metrics, tokens: tally.tokens, rows: tally.rows })
+    }
+
+    /// What the loss is divided by: totals of all micro-batches of all ranks.
+    fn totals(&self, micros: &[Micro]) -> Result<Totals> {
+        let mut totals = Totals::default();
+        micros.iter().for_each(|micro| totals += micro.groups.totals(&micro.rows.lengths));
+        sum_totals(totals, &*self.collective)
+    }
+
+    /// Scores without a gradient what the objective's step-wide statistic needs, and lets it compute that.
+    fn prepare(&mut self, micros: &[Micro], phase: Phase) -> Result<Context> {
+        let step_wide = self.objective.needs().step_wide;
+        let mut all = Vec::new();
+        for micro in micros.iter().filter(|_| step_wide != StepWide::Nothing) {
+            let (policy, reference) = match step_wide {
+                StepWide::AllRows => self.score_both(&micro.rows)?,
+                _ => (unscored::<P::Element>(&micro.rows)?, None),
+            };
+            let mismatched = match (step_wide, &micro.mismatched) {
+                (StepWide::Mismatched, Some(rows)) => {
+                    let (policy, reference) = self.score_both(rows)?;
+                    let reference =
+                        reference.ok_or_else(|| Error::Mismatch("a mismatched completion needs a reference".into()))?;
+                    Some(MismatchedScores { policy, reference })
+                }
+                (StepWide::Mismatched, None) => {
+                    return Err(Error::Mismatch(
+                        "the objective compares with mismatched completions; make the batches with them".into(),
+                    ));
+                }
+                _ => None,
+            };
+            all.push(Scores { policy, reference, groups: micro.groups.clone(), mismatched });
+        }
+        Ok(self.objective.prepare(&StepScores { micro: &all, collective: &*self.collective }, phase)?)
+    }
+
+    fn score_both(&mut self, rows: &PackedRows) -> Result<(TokenScores, Option<TokenScores>)> {
+        let policy = self.policy.score(&rows.packed, self.objective.needs().outputs)?.detach();
+        Ok((policy, self.reference.score(&mut self.policy, rows)?))
+    }
+
+    /// Adds up the gradients of all ranks; their norm.
+    fn gradient_norm(&mut self) -> Result<f64> {
+        let Tuning { gradients, workspace, .. } = self.policy.tuning();
+        if self.collective.ranks() > 1 {
+            for chunk in gradients.data_mut().chunks_mut(1 << 16) {
+                let mut sums: Vec<f64> = chunk.iter().map(|x| Float::to_f64(*x)).collect();
+                self.collective.sum(&mut sums)?;
+                chunk.iter_mut().zip(sums).for_each(|(x, sum)| *x = Float::from_f64(sum));
+            }
+        }
+        Ok(adamw::sum_squares(gradients.data().into(), workspace)?.sqrt())
+    }
+
+    /// Everything that must hold before a parameter may change.
+    fn check(&mut self, micros: &[Micro], tally: &Tally, grad_norm: f64) -> Result<()> {
+        let step = self.steps_done + 1;
+        for (what, value) in [("loss", tally.loss), ("gradient norm", grad_norm)] {
+            if !value.is_finite() {
+                let rows = match tally.suspects.as_slice() {
+                    [] => summary(micros.iter().flat_map(|micro| &micro.rows.places)),
+                    suspects => summary(suspects),
+                };
+                return Err(Error::NotFinite { step, what, value, rows });
+            }
+        }
+        if self.steps_done == 0 && self.options.starts_at_reference {
+            tally.check_start(self.objective.loss_at_zero_margin())?;
+        }
+        if self.ungraded.is_empty() || tally.flat {
+            return Ok(());
+        }
+        let gradients = self.policy.tuning().gradients;
+        self.ungraded.retain(|i| gradients.tensor(*i).iter().all(|x| Float::to_f64(*x) == 0.0));
+        let stuck = self.ungraded.iter().filter(|i| !self.policy.gradient_may_be_zero(**i));
+        let stuck: Vec<&str> = stuck.map(|i| self.policy.parameters().name(*i)).collect();
+        if stuck.is_empty() {
+            return Ok(());
+        }
+        Err(Error::NoGradient { step, parameters: summary(stuck) })
+    }
+
+    /// Writes a checkpoint at `directory`, whole or not at all: what is trained, the optimizer, the objective's state, and
+    /// `bookmark`, which [`Checkpoint::open`] gives back. `companions` are copied beside, such as the tokenizer.
+    ///
+    /// # Errors
+    /// The files cannot be written; what was there before stays whole.
+    pub fn save(&self, directory: &Path, bookmark: &serde_json::Value, companions: &[PathBuf]) -> Result<()> {
+        checkpoint::write_directory(directory, |fresh| {
+            self.policy.save(fresh)?;
+            checkpoint::copy_into(fresh, companions)?;
+            self.optimizer.save(&fresh.join(OPTIMIZER))?;
+            let state = State {
+                step: self.steps_done,
+                starting_weights: self.starting_weights.clone(),
+                objective: self.objective.state(),
+                bookmark: bookmark.clone(),
+                files: Vec::new(),
+            };
+            checkpoint::write_state(fresh, state)
+        })
+    }
+
+    /// Goes back, or on, to a checkpoint. The trainer must have been built from the weights that its run started from.
+    ///
+    /// # Errors
+    /// The checkpoint started from other weights, or its files do not fit. The trainer is then of no further use.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let state = &checkpoint.state;
+        if state.starting_weights != self.starting_weights {
+            let (theirs, ours) = (&state.starting_weights, &self.starting_weights);
+            return Err(Error::checkpoint(
+                &checkpoint.path,
+                format!(
+                    "its run started from the weights {theirs}, this one from {ours}; give the model (and adapter) it started from"
+                ),
+            ));
+        }
+        self.policy.restore(&checkpoint.path)?;
+        self.optimizer.load(&checkpoint.path.join(OPTIMIZER))?;
+        match (&state.objective, self.objective.state()) {
+            (Some(state), Some(_)) => self.objective.restore(state)?,
+            (None, None) => {}
+            _ => {
+                return Err(Error::checkpoint(
+                    &checkpoint.path,
+                    "it was written with another objective; give the same one",
+                ));
+            }
+        }
+        self.steps_done = state.step;
+        self.ungraded.clear();
+        Ok(())
+    }
+}
+
+fn pack(batches: &[Batch], needs: &Needs) -> Result<Vec<Micro>> {
+    batches.iter().map(|batch| Micro::new(batch, needs.rows)).collect()
+}
+
+/// Scores of rows that were not computed: nothing is scored.
+fn unscored<T: Element>(rows: &PackedRows) -> Result<TokenScores> {
+    let zeros = grid::<T>(&rows.packed, &[])?;
+    Ok(TokenScores::new(zeros.clone(), zeros)?)
+}
+
+const OPTIMIZER: &str = "optimizer.safetensors";

@@ -1,0 +1,216 @@
+//! What a run checks before it changes anything.
+#![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
+mod support;
+
+use std::cell::Cell;
+use std::path::Path;
+use std::rc::Rc;
+
+use candlewick_losses::{
+    AnchoredPair, Context, Dpo, Kto, Loss, LossTerms, Objective, Outputs, Pair, Reduction, Sft, Term, TokenScores,
+};
+use candlewick_model::{Packed, Parameters, Recompute, Saved};
+use candlewick_train::{
+    CausalPolicy, Checkpoint, Cotangents, Decay, Error, Fault, FrozenPolicy, Policy, Reference, Schedule, Trainable,
+    Trainer, TrainerOptions, Tuning,
+};
+use support::{batches, bits, lora_model, model, options, pairs, trainer};
+
+/// `−(log p_w − log p_l)`, or NaN when told so.
+#[derive(Debug)]
+struct Poisoned(Rc<Cell<bool>>);
+
+impl Loss for Poisoned {
+    type Input = Pair;
+
+    fn terms(&self, input: &Pair, _: &Context) -> candlewick_losses::Result<LossTerms> {
+        let margins = input.log_probs(Reduction::Sum)?.margins()?;
+        let factor = if self.0.get() { f64::NAN } else { -1.0 };
+        Ok(LossTerms::new([Term::per_item("poisoned", (margins * factor)?)]))
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_changes_nothing_and_names_step_and_rows() {
+    let poison = Rc::new(Cell::new(false));
+    let mut trainer = trainer(model::<f32>(1), Poisoned(poison.clone()), options(1e-2));
+    trainer.step(&batches(&pairs(4, 1), 2)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("good");
+    trainer.save(&path, &serde_json::Value::Null, &[]).unwrap();
+    let before = bits(&trainer);
+
+    poison.set(true);
+    let error = trainer.step(&batches(&pairs(4, 2), 2)).unwrap_err();
+    assert_eq!(error.fault(), Fault::Stopped);
+    let text = error.to_string();
+    assert!(
+        text.starts_with(
+            "step 2: the loss is NaN on made-up:1, made-up:2, made-up:3, made-up:4; no parameter was changed"
+        ),
+        "{text}"
+    );
+    assert_eq!(bits(&trainer), before);
+    assert_eq!(trainer.steps_done(), 1);
+    Checkpoint::open(&path).unwrap();
+
+    poison.set(false);
+    trainer.step(&batches(&pairs(4, 2), 2)).unwrap();
+    assert_ne!(bits(&trainer), before);
+}
+
+#[test]
+fn weights_that_are_not_finite_are_found_in_the_rows_they_touch() {
+    let mut trainer = trainer(model::<f32>(1), Sft {}, options(1e-2));
+    let Tuning { parameters, .. } = trainer.policy_mut().tuning();
+    parameters.data_mut()[0] = f32::NAN;
+    assert!(matches!(trainer.step(&batches(&pairs(4, 1), 2)), Err(Error::NotFinite { step: 1, .. })));
+}
+
+#[test]
+fn another_reference_is_noticed_at_the_first_step() {
+    let make = |starts_at_reference| {
+        let reference = Reference::Frozen(Box::new(FrozenPolicy::new(model::<f32>(2), 1)));
+        let policy = CausalPolicy::new(model::<f32>(1), Recompute::Nothing, 1);
+        let options = TrainerOptions { starts_at_reference, ..options(1e-2) };
+        Trainer::new(policy, reference, Box::new(Dpo::default()), options).unwrap()
+    };
+    let mut checked = make(true);
+    let before = bits(&checked);
+    let text = checked.step(&batches(&pairs(4, 1), 2)).unwrap_err().to_string();
+    assert!(text.starts_with("step 1: the loss is ") && text.contains("has 0.6931471805599453; on made-up:"), "{text}");
+    assert_eq!(bits(&checked), before);
+    make(false).step(&batches(&pairs(4, 1), 2)).unwrap();
+}
+
+#[test]
+fn a_reference_too_many_or_too_few_is_refused() {
+    let policy = || CausalPolicy::new(model::<f32>(1), Recompute::Nothing, 1);
+    let refused = |reference, objective: Box<dyn Objective>| {
+        Trainer::new(policy(), reference, objective, options(1.0)).unwrap_err().to_string()
+    };
+    assert!(refused(Reference::None, Box::<Dpo>::default()).contains("compares with a reference, and there is none"));
+    let frozen = Reference::Frozen(Box::new(FrozenPolicy::new(model::<f32>(1), 1)));
+    assert!(refused(frozen, Box::new(Sft {})).contains("no use for a reference"));
+    let mut no_adapter = Trainer::new(policy(), Reference::AdapterOff, Box::new(Dpo::default()), options(1.0)).unwrap();
+    assert!(no_adapter.step(&batches(&pairs(2, 1), 2)).unwrap_err().to_string().contains("without its adapter"));
+}
+
+/// A policy whose backward forgets one parameter.
+#[derive(Debug)]
+struct Forgetful {
+    inner: CausalPolicy<f64>,
+    forgotten: usize,
+}
+
+impl Policy for Forgetful {
+    fn score(&mut self, batch: &Packed, want: Outputs) -> candlewick_train::Result<TokenScores> {
+        self.inner.score(batch, want)
+    }
+}
+
+impl Trainable for Forgetful {
+    type Element = f64;
+    type Saved = Saved<f64>;
+
+    fn forward(&mut self, batch: &Packed, want: Outputs) -> candlewick_train::Result<(TokenScores, Saved<f64>)> {
+        self.inner.forward(batch, want)
+    }
+
+    fn backward(&mut self, batch: &Packed, saved: Saved<f64>, cotangents: &Cotangents) -> candlewick_train::Result<()> {
+        self.inner.backward(batch, saved, cotangents)?;
+        self.inner.tuning().gradients.tensor_mut(self.forgotten).fill(0.0);
+        Ok(())
+    }
+
+    fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> candlewick_train::Result<TokenScores> {
+        self.inner.score_without_adapter(batch, want)
+    }
+
+    fn parameters(&self) -> &Parameters<f64> {
+        self.inner.parameters()
+    }
+
+    fn tuning(&mut self) -> Tuning<'_, f64> {
+        self.inner.tuning()
+    }
+
+    fn gradient_may_be_zero(&self, i: usize) -> bool {
+        self.inner.gradient_may_be_zero(i)
+    }
+
+    fn digest(&self) -> String {
+        self.inner.digest()
+    }
+
+    fn save(&self, directory: &Path) -> candlewick_train::Result<()> {
+        self.inner.save(directory)
+    }
+
+    fn restore(&mut self, directory: &Path) -> candlewick_train::Result<()> {
+        self.inner.restore(directory)
+    }
+}
+
+#[test]
+fn a_parameter_that_no_gradient_reaches_is_named_whichever_it_is() {
+    for make in [model::<f64>, lora_model::<f64>] {
+        for forgotten in 0..make(1).trainable().len() {
+            let inner = CausalPolicy::new(make(1), Recompute::Nothing, 1);
+            let name = inner.parameters().name(forgotten).to_owned();
+            let mut trainer =
+                Trainer::new(Forgetful { inner, forgotten }, Reference::None, Box::new(Sft {}), options(1e-2)).unwrap();
+            let step = |trainer: &mut Trainer<Forgetful>| trainer.step(&batches(&pairs(4, 1), 2));
+            // A is due once B has moved.
+            if name.contains("lora_A") {
+                step(&mut trainer).unwrap();
+            }
+            let text = step(&mut trainer).unwrap_err().to_string();
+            assert!(text.contains(&format!("no gradient reaches {name};")), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_warm_up_from_rate_zero_only_postpones_the_check_of_lora() {
+    let schedule = Schedule { kind: Decay::Constant, warmup_steps: 2 };
+    let mut trainer = trainer(lora_model::<f64>(1), Sft {}, TrainerOptions { schedule, ..options(1e-2) });
+    let rates: Vec<f64> = (0..3).map(|_| trainer.step(&batches(&pairs(4, 1), 2)).unwrap().learning_rate).collect();
+    assert_eq!(rates, [0.0, 0.5e-2, 1e-2]);
+}
+
+/// `(Δ_w − Δ_l − 2)²`, a loss that no list knows.
+#[derive(Debug)]
+struct Target;
+
+impl Loss for Target {
+    type Input = AnchoredPair;
+
+    fn terms(&self, input: &AnchoredPair, _: &Context) -> candlewick_losses::Result<LossTerms> {
+        let margins = input.log_ratios(Reduction::Sum)?.margins()?;
+        Ok(LossTerms::new([Term::per_item("target", (margins - 2.0)?.sqr()?)]).with_rewards(input.rewards(1.0)?))
+    }
+
+    fn loss_at_zero_margin(&self) -> Option<f64> {
+        Some(4.0)
+    }
+}
+
+#[test]
+fn a_loss_from_elsewhere_trains() {
+    let mut trainer = trainer(model::<f32>(1), Target, options(2e-3));
+    let step = batches(&pairs(4, 1), 4);
+    let first = trainer.step(&step).unwrap();
+    assert!((first.loss - 4.0).abs() < 1e-5);
+    let last = (0..40).map(|_| trainer.step(&step).unwrap()).last().unwrap();
+    assert!(last.loss < 0.1, "{last:?}");
+    assert!((last.metrics.value("rewards/margins").unwrap() - 2.0).abs() < 0.5);
+}
+
+#[test]
+fn an_objective_that_lacks_its_mismatched_rows_says_so() {
+    let mut trainer = trainer(model::<f32>(1), Kto::default(), options(1e-2));
+    let text = trainer.step(&batches(&support::labelled(4, 1), 2)).unwrap_err().to_string();
+    assert!(text.contains("mismatched completions; make the batches with them"), "{text}");
+}
