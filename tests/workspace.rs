@@ -17,13 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("candlewick-model", &["candlewick-kernels"]),
     (
         "candlewick-train",
-        &[
-            "candlewick-data",
-            "candlewick-losses",
-            "candlewick-model",
-            "candlewick-kernels",
-            "candlewick-hub",
-        ],
+        &["candlewick-data", "candlewick-losses", "candlewick-model", "candlewick-kernels", "candlewick-hub"],
     ),
     (
         "candlewick",
@@ -42,10 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Which crates of the candle family a crate may build on; a crate that is not named here may use none.
 const CANDLE: &[(&str, &[&str])] = &[
     ("candlewick-losses", &["candle-core"]),
-    (
-        "candlewick-model",
-        &["candle-core", "candle-nn", "candle-transformers"],
-    ),
+    ("candlewick-model", &["candle-core", "candle-nn", "candle-transformers"]),
     ("candlewick-train", &["candle-core", "candle-nn"]),
     ("candlewick", &["candle-core", "candle-nn"]),
     ("candlewick-cli", &["candle-core"]),
@@ -65,15 +56,8 @@ const RESERVED: &[(&str, &str)] = &[
 fn every_arrow_between_crates_is_a_permitted_one() {
     let allowed: BTreeMap<_, _> = ARROWS.iter().copied().collect();
     let packages = packages();
-    let names: BTreeSet<_> = packages
-        .iter()
-        .map(|package| text(package, "name"))
-        .collect();
-    assert_eq!(
-        names,
-        allowed.keys().copied().collect(),
-        "a crate of the workspace and ARROWS disagree"
-    );
+    let names: BTreeSet<_> = packages.iter().map(|package| text(package, "name")).collect();
+    assert_eq!(names, allowed.keys().copied().collect(), "a crate of the workspace and ARROWS disagree");
     for package in &packages {
         let from = text(package, "name");
         for dependency in dependencies(package) {
@@ -83,11 +67,7 @@ fn every_arrow_between_crates_is_a_permitted_one() {
                 } else {
                     allowed[from].contains(&dependency.name)
                 };
-                assert!(
-                    permitted,
-                    "{from} -> {} is an arrow the architecture does not have",
-                    dependency.name
-                );
+                assert!(permitted, "{from} -> {} is an arrow the architecture does not have", dependency.name);
             }
         }
     }
@@ -116,26 +96,13 @@ fn the_network_is_optional_below_the_command() {
     for package in &packages() {
         for dependency in dependencies(package) {
             if dependency.name == "candlewick-hub" {
-                assert!(
-                    dependency.optional,
-                    "{} must make candlewick-hub optional",
-                    text(package, "name")
-                );
+                assert!(dependency.optional, "{} must make candlewick-hub optional", text(package, "name"));
             }
         }
         let features = &package["features"];
-        let default = features["default"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str);
+        let default = features["default"].as_array().into_iter().flatten().filter_map(Value::as_str);
         if text(package, "name") != "candlewick-cli" {
-            assert_eq!(
-                default.count(),
-                0,
-                "{} turns features on by default",
-                text(package, "name")
-            );
+            assert_eq!(default.count(), 0, "{} turns features on by default", text(package, "name"));
         }
     }
 }
@@ -146,22 +113,12 @@ fn manifests_keep_the_promises_of_the_workspace() {
         let name = text(package, "name");
         assert_eq!(text(package, "license"), "MIT OR Apache-2.0", "{name}");
         assert_eq!(text(package, "edition"), "2024", "{name}");
-        assert!(
-            !text(package, "description").is_empty(),
-            "{name} has no description"
-        );
+        assert!(!text(package, "description").is_empty(), "{name} has no description");
         let manifest = read(Path::new(text(package, "manifest_path")));
         let lints = manifest.split("\n[lints]\n").nth(1).unwrap_or_default();
-        assert!(
-            lints.trim_start().starts_with("workspace = true"),
-            "{name} does not take the lints of the workspace"
-        );
+        assert!(lints.trim_start().starts_with("workspace = true"), "{name} does not take the lints of the workspace");
         let published = package["publish"].is_null();
-        assert_eq!(
-            published,
-            name != "candlewick-testkit",
-            "{name}: only the test kit stays unpublished"
-        );
+        assert_eq!(published, name != "candlewick-testkit", "{name}: only the test kit stays unpublished");
         for dependency in dependencies(package).filter(|dependency| !dependency.development) {
             assert_ne!(
                 dependency.requirement, "*",
@@ -179,26 +136,15 @@ fn cargo_run_from_the_root_finds_the_command() {
         .as_array()
         .expect("cargo metadata lists the default members")
         .iter()
-        .filter_map(|id| {
-            metadata["packages"]
-                .as_array()?
-                .iter()
-                .find(|package| package["id"] == *id)
-        })
+        .filter_map(|id| metadata["packages"].as_array()?.iter().find(|package| package["id"] == *id))
         .map(|package| text(package, "name"))
         .collect();
     assert_eq!(defaults, BTreeSet::from(["candlewick", "candlewick-cli"]));
-    let command = packages()
-        .into_iter()
-        .find(|package| text(package, "name") == "candlewick-cli")
-        .expect("the command");
+    let command =
+        packages().into_iter().find(|package| text(package, "name") == "candlewick-cli").expect("the command");
     assert_eq!(text(&command, "default_run"), "wick");
     let targets = command["targets"].as_array().expect("targets");
-    assert!(
-        targets
-            .iter()
-            .any(|target| text(target, "name") == "wick" && target["kind"][0] == "bin")
-    );
+    assert!(targets.iter().any(|target| text(target, "name") == "wick" && target["kind"][0] == "bin"));
 }
 
 #[test]
@@ -206,26 +152,15 @@ fn continuous_integration_runs_what_the_readme_tells_people_to_run() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (readme, ci) = (read(&root.join("README.md")), read(&root.join(".ci/run")));
     let command = |start: &str| {
-        let shell = readme
-            .lines()
-            .map(|line| line.trim().trim_start_matches("$ "));
-        let line = shell
-            .filter_map(|line| line.split('#').next())
-            .find(|line| line.starts_with(start));
-        line.unwrap_or_else(|| panic!("README.md has no `{start}` command"))
-            .trim_end()
+        let shell = readme.lines().map(|line| line.trim().trim_start_matches("$ "));
+        let line = shell.filter_map(|line| line.split('#').next()).find(|line| line.starts_with(start));
+        line.unwrap_or_else(|| panic!("README.md has no `{start}` command")).trim_end()
     };
     let (test, quickstart) = (command("cargo test"), command("cargo run"));
     for command in [test, quickstart] {
-        assert!(
-            ci.lines().any(|line| line.ends_with(command)),
-            ".ci/run does not run `{command}`"
-        );
+        assert!(ci.lines().any(|line| line.ends_with(command)), ".ci/run does not run `{command}`");
     }
-    assert!(
-        test.contains("--workspace"),
-        "`{test}` would leave out the crates that are not default members"
-    );
+    assert!(test.contains("--workspace"), "`{test}` would leave out the crates that are not default members");
 }
 
 struct Dependency<'a> {
@@ -236,16 +171,12 @@ struct Dependency<'a> {
 }
 
 fn dependencies(package: &Value) -> impl Iterator<Item = Dependency<'_>> {
-    package["dependencies"]
-        .as_array()
-        .expect("dependencies")
-        .iter()
-        .map(|dependency| Dependency {
-            name: text(dependency, "name"),
-            requirement: text(dependency, "req"),
-            development: dependency["kind"] == "dev",
-            optional: dependency["optional"] == true,
-        })
+    package["dependencies"].as_array().expect("dependencies").iter().map(|dependency| Dependency {
+        name: text(dependency, "name"),
+        requirement: text(dependency, "req"),
+        development: dependency["kind"] == "dev",
+        optional: dependency["optional"] == true,
+    })
 }
 
 fn packages() -> Vec<Value> {
@@ -254,21 +185,11 @@ fn packages() -> Vec<Value> {
 
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--no-deps",
-            "--offline",
-        ])
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
 }
 

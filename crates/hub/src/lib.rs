@@ -63,8 +63,13 @@ pub struct Hub {
 }
 
 /// Files a model directory may do without.
-const OPTIONAL: [&str; 5] =
-    ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja", "added_tokens.json"];
+const OPTIONAL: [&str; 5] = [
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "added_tokens.json",
+];
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -135,7 +140,9 @@ impl Hub {
     fn files<'a>(&'a self, name: &'a str, revision: &'a str, kind: RepoType) -> Result<Files<'a>> {
         let well_formed = !name.is_empty()
             && name.split('/').count() <= 2
-            && name.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_whitespace));
+            && name
+                .split('/')
+                .all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_whitespace));
         if !well_formed {
             return Err(Error::Setup(format!("{name:?} is no repository name; expected owner/name")));
         }
@@ -202,7 +209,10 @@ fn status(error: &ApiError) -> Option<u16> {
 
 fn explain(error: &ApiError, status: Option<u16>) -> String {
     match status {
-        Some(401 | 403) => format!("access denied ({}); set HF_TOKEN to a token that may read it, and accept its terms on the hub", status.unwrap_or(401)),
+        Some(401 | 403) => format!(
+            "access denied ({}); set HF_TOKEN to a token that may read it, and accept its terms on the hub",
+            status.unwrap_or(401)
+        ),
         Some(429) => "too many requests (429); wait, or set HF_TOKEN".into(),
         Some(code) => format!("the hub answered {code}; try again later"),
         None => format!("{error}; check the network and HF_ENDPOINT, or work offline from a local path"),
@@ -214,7 +224,9 @@ fn shards(index: &Path) -> Result<Vec<String>> {
     let wrong = |reason: String| Error::Setup(format!("{}: {reason}", index.display()));
     let text = std::fs::read_to_string(index).map_err(|e| wrong(e.to_string()))?;
     let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(format!("not JSON: {e}")))?;
-    let map = value["weight_map"].as_object().ok_or_else(|| wrong("no weight_map; expected the index of a sharded model".into()))?;
+    let map = value["weight_map"]
+        .as_object()
+        .ok_or_else(|| wrong("no weight_map; expected the index of a sharded model".into()))?;
     let mut names: Vec<String> = map.values().filter_map(|file| file.as_str().map(str::to_owned)).collect();
     names.sort_unstable();
     names.dedup();

@@ -1,4 +1,6 @@
 //! The hub client against a server on this machine that answers as the Hub does.
+#![expect(clippy::unwrap_used, clippy::disallowed_types, reason = "a test with a server of its own")]
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -34,7 +36,9 @@ fn answer(mut stream: TcpStream, files: &HashMap<&'static str, Vec<u8>>) {
     let path = request.split(' ').nth(1).unwrap();
     let file = path.rsplit("/resolve/main/").next().unwrap();
     let head = match files.get(file) {
-        _ if path.starts_with("/denied/") => "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
+        _ if path.starts_with("/denied/") => {
+            "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned()
+        }
         None => "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
         Some(bytes) => {
             let body = if probe { &bytes[..1] } else { &bytes[start..] };

@@ -75,7 +75,10 @@ impl<T: Float> Lora<T> {
         }
         for target in &lora.targets {
             if target != HEAD_MODULE && !LINEARS.iter().any(|linear| linear.short_name() == target) {
-                return Err(Error::Input(format!("lora target {target:?} is no linear of this model; expected some of {}", target_names())));
+                return Err(Error::Input(format!(
+                    "lora target {target:?} is no linear of this model; expected some of {}",
+                    target_names()
+                )));
             }
         }
         let ranks: Vec<(String, usize)> = modules(model)
@@ -112,8 +115,8 @@ impl<T: Float> Lora<T> {
             });
         }
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let config: Map<String, Value> = serde_json::from_str(&text)
-            .map_err(|e| Error::config(&path, format!("not a JSON object: {e}")))?;
+        let config: Map<String, Value> =
+            serde_json::from_str(&text).map_err(|e| Error::config(&path, format!("not a JSON object: {e}")))?;
         refuse_what_is_not_built(&config)?;
         let files = WeightFiles::open(directory, "adapter_model")?;
         let mut ranks = Vec::new();
@@ -131,9 +134,14 @@ impl<T: Float> Lora<T> {
             known += 2;
         }
         if ranks.is_empty() || files.names().count() != known {
-            let odd = files.names().find(|name| !ranks.iter().any(|(m, _)| *name == stored(m, 'A') || *name == stored(m, 'B')));
+            let odd = files
+                .names()
+                .find(|name| !ranks.iter().any(|(m, _)| *name == stored(m, 'A') || *name == stored(m, 'B')));
             let reason = match odd {
-                Some(name) => format!("the tensor {name} belongs to no linear of this model; expected names as {}", stored("model.layers.0.self_attn.q_proj", 'A')),
+                Some(name) => format!(
+                    "the tensor {name} belongs to no linear of this model; expected names as {}",
+                    stored("model.layers.0.self_attn.q_proj", 'A')
+                ),
                 None => "it holds no pair of lora_A and lora_B".to_owned(),
             };
             return Err(Error::weights(directory, reason));
@@ -201,10 +209,14 @@ fn scale(config: &Map<String, Value>, module: &str, rank: usize) -> Result<f64> 
     let pattern = config.get("alpha_pattern").and_then(Value::as_object);
     // PEFT matches a pattern's key against the end of the module's path.
     let special = pattern.and_then(|map| {
-        map.iter().find(|(key, _)| module == key.as_str() || module.ends_with(&format!(".{key}"))).map(|(_, value)| value)
+        map.iter()
+            .find(|(key, _)| module == key.as_str() || module.ends_with(&format!(".{key}")))
+            .map(|(_, value)| value)
     });
     let alpha = match special.or_else(|| config.get("lora_alpha")) {
-        Some(value) => number(value).ok_or_else(|| Error::Input(format!("lora_alpha is {value}; expected a number")))?,
+        Some(value) => {
+            number(value).ok_or_else(|| Error::Input(format!("lora_alpha is {value}; expected a number")))?
+        }
         None => return Err(Error::Input("lora_alpha is missing; expected a number".into())),
     };
     let stabilised = config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
@@ -240,14 +252,34 @@ fn refuse_what_is_not_built(config: &Map<String, Value>) -> Result<()> {
     };
     let kind = config.get("peft_type").and_then(Value::as_str).unwrap_or("LORA");
     if kind != "LORA" {
-        return Err(Error::Unsupported { what: format!("an adapter of peft_type {kind:?}"), instead: "use a LORA adapter".into() });
+        return Err(Error::Unsupported {
+            what: format!("an adapter of peft_type {kind:?}"),
+            instead: "use a LORA adapter".into(),
+        });
     }
     if let Some(bias) = config.get("bias").and_then(Value::as_str).filter(|bias| *bias != "none") {
-        return Err(Error::Unsupported { what: format!("an adapter with bias = {bias:?}"), instead: "train it with bias = \"none\"".into() });
+        return Err(Error::Unsupported {
+            what: format!("an adapter with bias = {bias:?}"),
+            instead: "train it with bias = \"none\"".into(),
+        });
     }
-    for key in ["use_dora", "fan_in_fan_out", "modules_to_save", "trainable_token_indices", "target_parameters", "lora_bias", "use_bdlora", "use_qalora", "alora_invocation_tokens", "layer_replication"] {
+    for key in [
+        "use_dora",
+        "fan_in_fan_out",
+        "modules_to_save",
+        "trainable_token_indices",
+        "target_parameters",
+        "lora_bias",
+        "use_bdlora",
+        "use_qalora",
+        "alora_invocation_tokens",
+        "layer_replication",
+    ] {
         if on(key) {
-            return Err(Error::Unsupported { what: format!("an adapter with {key}"), instead: "use a plain LORA adapter of linear layers".into() });
+            return Err(Error::Unsupported {
+                what: format!("an adapter with {key}"),
+                instead: "use a plain LORA adapter of linear layers".into(),
+            });
         }
     }
     Ok(())

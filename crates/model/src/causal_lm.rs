@@ -180,11 +180,14 @@ impl<T: Float + WithDType> CausalLm<T> {
         let files = WeightFiles::open(directory, "model")?;
         let tied = model.config.tie_word_embeddings;
         for name in files.names() {
-            let known = model.base.position(name).is_some() || (tied && name == HEAD) || name.ends_with("rotary_emb.inv_freq");
+            let known =
+                model.base.position(name).is_some() || (tied && name == HEAD) || name.ends_with("rotary_emb.inv_freq");
             if !known {
                 return Err(Error::weights(
                     directory,
-                    format!("the tensor {name} has no place in this architecture; is config.json the one these weights came with?"),
+                    format!(
+                        "the tensor {name} has no place in this architecture; is config.json the one these weights came with?"
+                    ),
                 ));
             }
         }
@@ -261,7 +264,8 @@ impl<T: Float + WithDType> CausalLm<T> {
     /// # Errors
     /// There is no adapter, or the files cannot be written.
     pub fn save_adapter(&self, directory: &Path, base: &str) -> Result<()> {
-        let mut adapter = self.adapter.clone().ok_or_else(|| Error::Input("the model has no adapter to save".into()))?;
+        let mut adapter =
+            self.adapter.clone().ok_or_else(|| Error::Input("the model has no adapter to save".into()))?;
         adapter.set_base(base);
         adapter.save(directory)
     }
@@ -275,7 +279,8 @@ impl<T: Float + WithDType> CausalLm<T> {
         if self.config.tie_word_embeddings && adapter.pair(HEAD_MODULE).is_some() {
             return Err(Error::Unsupported {
                 what: "merging an adapter of a head that is also the embedding".into(),
-                instead: "keep the adapter, or set tie_word_embeddings = false and give lm_head weights of its own".into(),
+                instead: "keep the adapter, or set tie_word_embeddings = false and give lm_head weights of its own"
+                    .into(),
             });
         }
         let adapter = self.adapter.take().expect("it was there a moment ago");
@@ -462,7 +467,11 @@ impl<T: Float + WithDType> CausalLm<T> {
         if ids.is_empty() {
             return Err(Error::Input("an empty text has no hidden states; begin it with a BOS token".into()));
         }
-        let packed = Packed::new(&[ContextIds { prompt: ids, prompt_scored: &[], completions: Vec::<CompletionIds<'_>>::new() }])?;
+        let packed = Packed::new(&[ContextIds {
+            prompt: ids,
+            prompt_scored: &[],
+            completions: Vec::<CompletionIds<'_>>::new(),
+        }])?;
         let mut x = self.embed(&packed, workspace)?;
         let tables = self.rope.tables(positions(&packed));
         for number in 0..self.places.layers.len() {
@@ -473,7 +482,11 @@ impl<T: Float + WithDType> CausalLm<T> {
 
     pub(crate) fn embed(&self, packed: &Packed, workspace: &mut Workspace) -> Result<Vec<T>> {
         let vocab = self.config.vocab_size;
-        let beyond = packed.ids().iter().chain(packed.targets().iter().map(|target| &target.id)).find(|id| **id as usize >= vocab);
+        let beyond = packed
+            .ids()
+            .iter()
+            .chain(packed.targets().iter().map(|target| &target.id))
+            .find(|id| **id as usize >= vocab);
         if let Some(id) = beyond {
             return Err(Error::Input(format!(
                 "token id {id} is beyond the model's vocabulary of {vocab}; does the tokenizer belong to this model?"
@@ -523,7 +536,8 @@ fn copy<T: Float, U: Float>(from: &Parameters<T>, to: &mut Parameters<U>) {
 
 impl<T: Float> Lora<T> {
     fn convert<U: Float>(&self) -> Lora<U> {
-        let layout = (0..self.parameters.len()).map(|i| (self.parameters.name(i).to_owned(), self.parameters.shape(i).to_vec()));
+        let layout =
+            (0..self.parameters.len()).map(|i| (self.parameters.name(i).to_owned(), self.parameters.shape(i).to_vec()));
         let mut parameters = Parameters::zeros(layout).expect("the names were distinct before");
         copy(&self.parameters, &mut parameters);
         self.with_parameters(parameters)

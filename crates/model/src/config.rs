@@ -144,7 +144,7 @@ impl Config {
         let hidden_size = keys.count("hidden_size", None)?;
         let num_attention_heads = keys.count("num_attention_heads", None)?;
         let rope = keys.rope()?;
-        let head_dim = if num_attention_heads == 0 { 0 } else { hidden_size / num_attention_heads };
+        let head_dim = hidden_size.checked_div(num_attention_heads).unwrap_or(0);
         let max_position_embeddings = keys.count("max_position_embeddings", Some(2048))?;
         let config = Self {
             vocab_size: keys.count("vocab_size", None)?,
@@ -256,19 +256,24 @@ impl RopeScaling {
                 factor: keys.number("factor", None)?,
                 low_freq_factor: keys.number("low_freq_factor", None)?,
                 high_freq_factor: keys.number("high_freq_factor", None)?,
-                original_max_position_embeddings: keys.count("original_max_position_embeddings", Some(max_positions))?,
+                original_max_position_embeddings: keys
+                    .count("original_max_position_embeddings", Some(max_positions))?,
             },
             "yarn" => {
                 let factor = keys.number("factor", None)?;
                 if keys.0.contains_key("mscale") || keys.0.contains_key("mscale_all_dim") {
-                    return Err(unsupported("yarn scaling with mscale", "use a model whose rope_scaling has no mscale"));
+                    return Err(unsupported(
+                        "yarn scaling with mscale",
+                        "use a model whose rope_scaling has no mscale",
+                    ));
                 }
                 let default_attention = if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 };
                 Self::Yarn {
                     factor,
                     beta_fast: keys.number("beta_fast", Some(32.0))?,
                     beta_slow: keys.number("beta_slow", Some(1.0))?,
-                    original_max_position_embeddings: keys.count("original_max_position_embeddings", Some(max_positions))?,
+                    original_max_position_embeddings: keys
+                        .count("original_max_position_embeddings", Some(max_positions))?,
                     attention_factor: keys.number("attention_factor", Some(default_attention))?,
                     truncate: keys.flag("truncate", true)?,
                 }
@@ -291,7 +296,14 @@ impl RopeScaling {
                 "high_freq_factor": high_freq_factor,
                 "original_max_position_embeddings": original_max_position_embeddings,
             }),
-            Self::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, attention_factor, truncate } => json!({
+            Self::Yarn {
+                factor,
+                beta_fast,
+                beta_slow,
+                original_max_position_embeddings,
+                attention_factor,
+                truncate,
+            } => json!({
                 "rope_type": "yarn", "factor": factor, "beta_fast": beta_fast, "beta_slow": beta_slow,
                 "original_max_position_embeddings": original_max_position_embeddings,
                 "attention_factor": attention_factor, "truncate": truncate,
@@ -406,16 +418,15 @@ mod tests {
         assert_eq!(written["use_cache"], json!(true), "unknown keys are kept");
         let again = Config::from_json(&written.to_string()).unwrap();
         assert_eq!(again.rope_scaling, config.rope_scaling);
-        assert_eq!(again.rope_theta, 500_000.0);
+        assert_eq!(again.rope_theta.to_bits(), 500_000f64.to_bits());
     }
 
     #[test]
     fn newer_files_keep_rotary_settings_elsewhere() {
-        let text = SMALL.replace("\"rope_theta\":500000.0,", "").replace(
-            "\"rope_scaling\":{",
-            "\"rope_parameters\":{\"rope_theta\":1234.5,",
-        );
-        assert_eq!(Config::from_json(&text).unwrap().rope_theta, 1234.5);
+        let text = SMALL
+            .replace("\"rope_theta\":500000.0,", "")
+            .replace("\"rope_scaling\":{", "\"rope_parameters\":{\"rope_theta\":1234.5,");
+        assert_eq!(Config::from_json(&text).unwrap().rope_theta.to_bits(), 1234.5f64.to_bits());
     }
 
     #[test]

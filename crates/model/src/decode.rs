@@ -35,7 +35,9 @@ impl Sampling {
     fn processor(&self) -> Result<LogitsProcessor> {
         let Self { temperature, top_k, top_p, .. } = *self;
         if !(temperature.is_finite() && temperature >= 0.0) {
-            return Err(Error::Input(format!("temperature is {temperature}; expected 0 (greedy) or a positive number")));
+            return Err(Error::Input(format!(
+                "temperature is {temperature}; expected 0 (greedy) or a positive number"
+            )));
         }
         if top_k == Some(0) {
             return Err(Error::Input("top_k is 0; expected at least 1".into()));
@@ -116,9 +118,25 @@ impl<'a, T: Float + WithDType> Generation<'a, T> {
                 keys.extend_from_slice(k);
                 values.extend_from_slice(v);
                 if ids.len() == 1 {
-                    attention::decode(q.into(), (&*keys).into(), (&*values).into(), out.into(), shape(keys.len() / k.len()), workspace)?;
+                    attention::decode(
+                        q.into(),
+                        (&*keys).into(),
+                        (&*values).into(),
+                        out.into(),
+                        shape(keys.len() / k.len()),
+                        workspace,
+                    )?;
                 } else {
-                    attention::forward(q.into(), k.into(), v.into(), out.into(), lse.into(), packed.segments(), shape(ids.len()), workspace)?;
+                    attention::forward(
+                        q.into(),
+                        k.into(),
+                        v.into(),
+                        out.into(),
+                        lse.into(),
+                        packed.segments(),
+                        shape(ids.len()),
+                        workspace,
+                    )?;
                 }
                 Ok(())
             };

@@ -51,7 +51,17 @@ impl<T: Float + WithDType> CausalLm<T> {
         let adapted = self.adapted_head(adapter, workspace)?;
         let weight = adapted.as_deref().unwrap_or_else(|| self.head_weight());
         let shape = self.head_shape(packed);
-        token_log_probs::forward(hidden.into(), weight.into(), &rows, &ids, &[], out, (&mut lse).into(), shape, workspace)?;
+        token_log_probs::forward(
+            hidden.into(),
+            weight.into(),
+            &rows,
+            &ids,
+            &[],
+            out,
+            (&mut lse).into(),
+            shape,
+            workspace,
+        )?;
         Ok((scores, HeadSaved { lse, adapted }))
     }
 
@@ -96,27 +106,46 @@ impl<T: Float + WithDType> CausalLm<T> {
         )?;
         if let (Some(d), Some((lora, pair))) = (d_adapted, self.head_pair()) {
             // dB = s dW Aᵀ, dA = s Bᵀ dW; the rows are those of the vocabulary.
-            let (a, b, scale): (_, _, T) = (lora.parameters.tensor(pair.a), lora.parameters.tensor(pair.b), Float::from_f64(pair.scale));
+            let (a, b, scale): (_, _, T) =
+                (lora.parameters.tensor(pair.a), lora.parameters.tensor(pair.b), Float::from_f64(pair.scale));
             let shape = linear::Shape {
                 rows: self.config().vocab_size,
                 in_features: self.config().hidden_size,
                 out_features: pair.rank,
             };
             linear::forward((&d).into(), a.into(), gradients.tensor_mut(pair.b).into(), shape, scale, true, workspace)?;
-            linear::backward_weight((&d).into(), b.into(), gradients.tensor_mut(pair.a).into(), shape, scale, true, workspace)?;
+            linear::backward_weight(
+                (&d).into(),
+                b.into(),
+                gradients.tensor_mut(pair.a).into(),
+                shape,
+                scale,
+                true,
+                workspace,
+            )?;
         }
         Ok(())
     }
 
     /// `hidden Wᵀ`, `[rows, V]`.
     pub(crate) fn project(&self, hidden: &[T], rows: usize, logits: &mut [T], workspace: &mut Workspace) -> Result<()> {
-        let shape = linear::Shape { rows, in_features: self.config().hidden_size, out_features: self.config().vocab_size };
-        linear::forward(hidden.into(), self.head_weight().into(), (&mut *logits).into(), shape, T::ONE, false, workspace)?;
+        let shape =
+            linear::Shape { rows, in_features: self.config().hidden_size, out_features: self.config().vocab_size };
+        linear::forward(
+            hidden.into(),
+            self.head_weight().into(),
+            (&mut *logits).into(),
+            shape,
+            T::ONE,
+            false,
+            workspace,
+        )?;
         let Some((lora, pair)) = self.head_pair() else { return Ok(()) };
         let mut low = vec![T::ZERO; rows * pair.rank];
         let down = linear::Shape { out_features: pair.rank, ..shape };
         let up = linear::Shape { in_features: pair.rank, ..shape };
-        let (a, b, scale): (_, _, T) = (lora.parameters.tensor(pair.a), lora.parameters.tensor(pair.b), Float::from_f64(pair.scale));
+        let (a, b, scale): (_, _, T) =
+            (lora.parameters.tensor(pair.a), lora.parameters.tensor(pair.b), Float::from_f64(pair.scale));
         linear::forward(hidden.into(), a.into(), (&mut low).into(), down, T::ONE, false, workspace)?;
         linear::forward((&low).into(), b.into(), logits.into(), up, scale, true, workspace)?;
         Ok(())

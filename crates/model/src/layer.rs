@@ -120,7 +120,14 @@ impl<'a, T: Float> Layer<'a, T> {
         let place = self.places.linears[name as usize];
         let (outputs, inputs) = name.sizes(self.config);
         let lora = self.lora.and_then(|lora| Some((&lora.parameters, lora.pair(&name.module(self.number))?)));
-        Linear { weight: self.base.tensor(place), weight_place: place, inputs, outputs, lora, weight_trained: self.base_trained }
+        Linear {
+            weight: self.base.tensor(place),
+            weight_place: place,
+            inputs,
+            outputs,
+            lora,
+            weight_trained: self.base_trained,
+        }
     }
 
     /// `[rows, hidden]` in, `[rows, hidden]` out, over the segments of a batch.
@@ -134,7 +141,16 @@ impl<'a, T: Float> Layer<'a, T> {
         let shape = self.attention_shape(packed.tokens());
         self.forward_with(x, packed.positions(), tables, workspace, |heads, workspace| {
             let Heads { q, k, v, out, lse } = heads;
-            attention::forward(q.into(), k.into(), v.into(), out.into(), lse.into(), packed.segments(), shape, workspace)?;
+            attention::forward(
+                q.into(),
+                k.into(),
+                v.into(),
+                out.into(),
+                lse.into(),
+                packed.segments(),
+                shape,
+                workspace,
+            )?;
             Ok(())
         })
     }
@@ -191,20 +207,68 @@ impl<'a, T: Float> Layer<'a, T> {
         // y = x' + h Wdᵀ: d already holds the gradient along the residual; the block's is added to it.
         let inner = gated(&saved.gate, &saved.up, workspace)?;
         let mut d_inner = vec![T::ZERO; inner.len()];
-        self.linear(Down).backward(&inner, &saved.low[6], d, Some((&mut d_inner, false)), rows, gradients, workspace)?;
+        self.linear(Down).backward(
+            &inner,
+            &saved.low[6],
+            d,
+            Some((&mut d_inner, false)),
+            rows,
+            gradients,
+            workspace,
+        )?;
         drop(inner);
         let (mut d_gate, mut d_up) = (vec![T::ZERO; d_inner.len()], vec![T::ZERO; d_inner.len()]);
-        swiglu::backward((&saved.gate).into(), (&saved.up).into(), (&d_inner).into(), (&mut d_gate).into(), (&mut d_up).into(), workspace)?;
+        swiglu::backward(
+            (&saved.gate).into(),
+            (&saved.up).into(),
+            (&d_inner).into(),
+            (&mut d_gate).into(),
+            (&mut d_up).into(),
+            workspace,
+        )?;
         drop(d_inner);
         let (normed, _) = self.norm(&saved.middle, self.places.attention_norm, rows, workspace)?;
         let mut d_normed = vec![T::ZERO; rows * hidden];
-        self.linear(Gate).backward(&normed, &saved.low[4], &d_gate, Some((&mut d_normed, false)), rows, gradients, workspace)?;
-        self.linear(Up).backward(&normed, &saved.low[5], &d_up, Some((&mut d_normed, true)), rows, gradients, workspace)?;
-        self.norm_backward(&saved.middle, &saved.rstd_attention, self.places.attention_norm, &d_normed, d, rows, gradients, workspace)?;
+        self.linear(Gate).backward(
+            &normed,
+            &saved.low[4],
+            &d_gate,
+            Some((&mut d_normed, false)),
+            rows,
+            gradients,
+            workspace,
+        )?;
+        self.linear(Up).backward(
+            &normed,
+            &saved.low[5],
+            &d_up,
+            Some((&mut d_normed, true)),
+            rows,
+            gradients,
+            workspace,
+        )?;
+        self.norm_backward(
+            &saved.middle,
+            &saved.rstd_attention,
+            self.places.attention_norm,
+            &d_normed,
+            d,
+            rows,
+            gradients,
+            workspace,
+        )?;
 
         // x' = x + attention(q,k,v) Woᵀ
         let mut d_attended = vec![T::ZERO; saved.attended.len()];
-        self.linear(Output).backward(&saved.attended, &saved.low[3], d, Some((&mut d_attended, false)), rows, gradients, workspace)?;
+        self.linear(Output).backward(
+            &saved.attended,
+            &saved.low[3],
+            d,
+            Some((&mut d_attended, false)),
+            rows,
+            gradients,
+            workspace,
+        )?;
         let (mut d_q, mut d_k, mut d_v) =
             (vec![T::ZERO; saved.q.len()], vec![T::ZERO; saved.k.len()], vec![T::ZERO; saved.v.len()]);
         attention::backward(
@@ -223,9 +287,33 @@ impl<'a, T: Float> Layer<'a, T> {
         )?;
         self.rotate(&mut d_q, &mut d_k, packed.positions(), tables, Direction::Backward, workspace)?;
         let (normed, _) = self.norm(x, self.places.input_norm, rows, workspace)?;
-        self.linear(Query).backward(&normed, &saved.low[0], &d_q, Some((&mut d_normed, false)), rows, gradients, workspace)?;
-        self.linear(Key).backward(&normed, &saved.low[1], &d_k, Some((&mut d_normed, true)), rows, gradients, workspace)?;
-        self.linear(Value).backward(&normed, &saved.low[2], &d_v, Some((&mut d_normed, true)), rows, gradients, workspace)?;
+        self.linear(Query).backward(
+            &normed,
+            &saved.low[0],
+            &d_q,
+            Some((&mut d_normed, false)),
+            rows,
+            gradients,
+            workspace,
+        )?;
+        self.linear(Key).backward(
+            &normed,
+            &saved.low[1],
+            &d_k,
+            Some((&mut d_normed, true)),
+            rows,
+            gradients,
+            workspace,
+        )?;
+        self.linear(Value).backward(
+            &normed,
+            &saved.low[2],
+            &d_v,
+            Some((&mut d_normed, true)),
+            rows,
+            gradients,
+            workspace,
+        )?;
         self.norm_backward(x, &saved.rstd_input, self.places.input_norm, &d_normed, d, rows, gradients, workspace)
     }
 
@@ -261,7 +349,17 @@ impl<'a, T: Float> Layer<'a, T> {
     ) -> Result<()> {
         let shape = rms_norm::Shape { rows, hidden: self.config.hidden_size };
         let dw = self.base_trained.then(|| gradients.tensor_mut(place).into());
-        rms_norm::backward(x.into(), self.base.tensor(place).into(), rstd.into(), dy.into(), dx.into(), true, dw, shape, workspace)?;
+        rms_norm::backward(
+            x.into(),
+            self.base.tensor(place).into(),
+            rstd.into(),
+            dy.into(),
+            dx.into(),
+            true,
+            dw,
+            shape,
+            workspace,
+        )?;
         Ok(())
     }
 
@@ -301,7 +399,15 @@ pub(crate) fn norm<T: Float>(
 ) -> Result<(Vec<T>, Vec<T>)> {
     let shape = rms_norm::Shape { rows, hidden: config.hidden_size };
     let (mut y, mut rstd) = (vec![T::ZERO; x.len()], vec![T::ZERO; rows]);
-    rms_norm::forward(x.into(), weight.into(), (&mut y).into(), (&mut rstd).into(), shape, config.rms_norm_eps, workspace)?;
+    rms_norm::forward(
+        x.into(),
+        weight.into(),
+        (&mut y).into(),
+        (&mut rstd).into(),
+        shape,
+        config.rms_norm_eps,
+        workspace,
+    )?;
     Ok((y, rstd))
 }
 

@@ -29,7 +29,15 @@ impl<T: Float> Linear<'_, T> {
         let mut low = vec![T::ZERO; rows * pair.rank];
         let (down, up) = self.low_rank_shapes(rows, pair.rank);
         linear::forward(x.into(), parameters.tensor(pair.a).into(), (&mut low).into(), down, T::ONE, false, workspace)?;
-        linear::forward((&low).into(), parameters.tensor(pair.b).into(), y.into(), up, T::from_f64(pair.scale), true, workspace)?;
+        linear::forward(
+            (&low).into(),
+            parameters.tensor(pair.b).into(),
+            y.into(),
+            up,
+            T::from_f64(pair.scale),
+            true,
+            workspace,
+        )?;
         Ok(low)
     }
 
@@ -51,17 +59,57 @@ impl<T: Float> Linear<'_, T> {
         }
         let mut dx = dx;
         if let Some((dx, accumulate)) = &mut dx {
-            linear::backward_input(dy.into(), self.weight.into(), (&mut **dx).into(), self.shape(rows), T::ONE, *accumulate, workspace)?;
+            linear::backward_input(
+                dy.into(),
+                self.weight.into(),
+                (&mut **dx).into(),
+                self.shape(rows),
+                T::ONE,
+                *accumulate,
+                workspace,
+            )?;
         }
         let Some((parameters, pair)) = self.lora else { return Ok(()) };
         let (down, up) = self.low_rank_shapes(rows, pair.rank);
         let scale = T::from_f64(pair.scale);
-        linear::backward_weight(low.into(), dy.into(), gradients.tensor_mut(pair.b).into(), up, scale, true, workspace)?;
+        linear::backward_weight(
+            low.into(),
+            dy.into(),
+            gradients.tensor_mut(pair.b).into(),
+            up,
+            scale,
+            true,
+            workspace,
+        )?;
         let mut d_low = vec![T::ZERO; rows * pair.rank];
-        linear::backward_input(dy.into(), parameters.tensor(pair.b).into(), (&mut d_low).into(), up, scale, false, workspace)?;
-        linear::backward_weight(x.into(), (&d_low).into(), gradients.tensor_mut(pair.a).into(), down, T::ONE, true, workspace)?;
+        linear::backward_input(
+            dy.into(),
+            parameters.tensor(pair.b).into(),
+            (&mut d_low).into(),
+            up,
+            scale,
+            false,
+            workspace,
+        )?;
+        linear::backward_weight(
+            x.into(),
+            (&d_low).into(),
+            gradients.tensor_mut(pair.a).into(),
+            down,
+            T::ONE,
+            true,
+            workspace,
+        )?;
         if let Some((dx, _)) = dx {
-            linear::backward_input((&d_low).into(), parameters.tensor(pair.a).into(), dx.into(), down, T::ONE, true, workspace)?;
+            linear::backward_input(
+                (&d_low).into(),
+                parameters.tensor(pair.a).into(),
+                dx.into(),
+                down,
+                T::ONE,
+                true,
+                workspace,
+            )?;
         }
         Ok(())
     }

@@ -187,7 +187,10 @@ mod tests {
             ContextIds {
                 prompt: &[1, 10, 11],
                 prompt_scored: &[],
-                completions: vec![CompletionIds::all_scored(&[20, 2]), CompletionIds { ids: &[30, 31, 2], scored: &[true, false, true] }],
+                completions: vec![
+                    CompletionIds::all_scored(&[20, 2]),
+                    CompletionIds { ids: &[30, 31, 2], scored: &[true, false, true] },
+                ],
             },
             ContextIds { prompt: &[1], prompt_scored: &[], completions: vec![CompletionIds::all_scored(&[40])] },
         ])
@@ -213,7 +216,11 @@ mod tests {
 
     #[test]
     fn what_nothing_precedes_is_refused() {
-        let no_prompt = Packed::new(&[ContextIds { prompt: &[], prompt_scored: &[], completions: vec![CompletionIds::all_scored(&[3])] }]);
+        let no_prompt = Packed::new(&[ContextIds {
+            prompt: &[],
+            prompt_scored: &[],
+            completions: vec![CompletionIds::all_scored(&[3])],
+        }]);
         assert!(no_prompt.unwrap_err().to_string().contains("empty prompt"));
         let short_mask = Packed::new(&[ContextIds { prompt: &[1, 2], prompt_scored: &[true], completions: vec![] }]);
         assert!(short_mask.unwrap_err().to_string().contains("mask of 1"));

@@ -25,7 +25,14 @@ pub(crate) fn frequencies(config: &Config) -> (Vec<f64>, f64) {
             };
             (base.into_iter().map(stretch).collect(), 1.0)
         }
-        RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, attention_factor, truncate } => {
+        RopeScaling::Yarn {
+            factor,
+            beta_fast,
+            beta_slow,
+            original_max_position_embeddings,
+            attention_factor,
+            truncate,
+        } => {
             let original = original_max_position_embeddings as f64;
             // The dimension whose frequency makes that many turns over the original context.
             let dimension = |turns: f64| {
@@ -68,7 +75,7 @@ impl<T: Float> RopeCache<T> {
             let mut grown = Tables::new(&self.inverse, positions.next_power_of_two());
             if self.scale.to_bits() != 1f64.to_bits() {
                 let scale = T::from_f64(self.scale);
-                grown.cos.iter_mut().chain(&mut grown.sin).for_each(|x| *x = *x * scale);
+                grown.cos.iter_mut().chain(&mut grown.sin).for_each(|x| *x *= scale);
             }
             *tables = Arc::new(grown);
         }

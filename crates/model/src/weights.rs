@@ -142,7 +142,8 @@ fn shards(directory: &Path, index: &Path) -> Result<Vec<PathBuf>> {
         .ok_or_else(|| Error::config(index, "no weight_map; expected the index of a sharded model"))?;
     let mut names: Vec<&str> = Vec::new();
     for file in map.values() {
-        let name = file.as_str().ok_or_else(|| Error::config(index, "weight_map holds something that is no file name"))?;
+        let name =
+            file.as_str().ok_or_else(|| Error::config(index, "weight_map holds something that is no file name"))?;
         if Path::new(name).components().count() != 1 || name == ".." {
             return Err(Error::config(index, format!("the shard {name:?} lies outside the model directory")));
         }

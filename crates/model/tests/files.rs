@@ -1,4 +1,6 @@
 //! Weights and adapters in and out.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::path::Path;
 
 use candlewick_kernels::Workspace;
@@ -31,7 +33,10 @@ fn whole_and_sharded_files_hold_the_same_bits() {
     assert!(!shards.path().join("model.safetensors").exists());
     assert_eq!(CausalLm::<f32>::load(shards.path()).unwrap().parameters().data(), model.parameters().data());
 
-    let second = std::fs::read_dir(shards.path()).unwrap().map(|file| file.unwrap().path()).find(|path| path.to_string_lossy().contains("model-00002"));
+    let second = std::fs::read_dir(shards.path())
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .find(|path| path.to_string_lossy().contains("model-00002"));
     std::fs::remove_file(second.unwrap()).unwrap();
     assert!(error_of(shards.path()).contains("model-00002"));
 }
@@ -43,7 +48,7 @@ fn f64_files_are_exact_too() {
     model.save(directory.path()).unwrap();
     assert_eq!(CausalLm::<f64>::load(directory.path()).unwrap().parameters().data(), model.parameters().data());
     let narrowed = CausalLm::<f32>::load(directory.path()).unwrap();
-    assert_eq!(narrowed.parameters().data()[7], model.parameters().data()[7] as f32);
+    assert_eq!(narrowed.parameters().data()[7].to_bits(), (model.parameters().data()[7] as f32).to_bits());
 }
 
 #[test]
@@ -68,9 +73,11 @@ fn damaged_directories_are_explained() {
     let config = std::fs::read_to_string(path.join("config.json")).unwrap();
     std::fs::write(path.join("config.json"), config.replace("\"vocab_size\": 29", "\"vocab_size\": 31")).unwrap();
     assert!(error_of(path).contains("model.embed_tokens.weight has shape [29, 16]"));
-    std::fs::write(path.join("config.json"), config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1")).unwrap();
+    std::fs::write(path.join("config.json"), config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1"))
+        .unwrap();
     assert!(error_of(path).contains("has no place"));
-    std::fs::write(path.join("config.json"), config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3")).unwrap();
+    std::fs::write(path.join("config.json"), config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"))
+        .unwrap();
     assert!(error_of(path).contains("model.layers.2"));
 }
 
@@ -138,5 +145,12 @@ fn an_adapter_written_by_peft_loads() {
     let mut model = CausalLm::<f32>::load(&shared.join("assets/weights/tinystories-656k")).unwrap();
     model.load_adapter(&shared.join("parity/dpo_lora_adapter/final")).unwrap();
     assert_eq!(model.trainable().len(), 28);
-    assert!(model.trainable().names().next().unwrap().starts_with("base_model.model.model.layers.0.self_attn.q_proj.lora_A"));
+    assert!(
+        model
+            .trainable()
+            .names()
+            .next()
+            .unwrap()
+            .starts_with("base_model.model.model.layers.0.self_attn.q_proj.lora_A")
+    );
 }

@@ -1,10 +1,14 @@
 //! The written-out backward of the whole model against central differences, in f64.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use candlewick_kernels::Workspace;
 use candlewick_model::{
-    CausalLm, CompletionIds, Config, ContextIds, Gradients, HeadCotangents, HeadScores, LoraConfig, Packed, Recompute, Statistics,
+    CausalLm, CompletionIds, Config, ContextIds, Gradients, HeadCotangents, HeadScores, LoraConfig, Packed, Recompute,
+    Statistics,
 };
 
-const EVERYTHING: Statistics = Statistics { mean_log_probs: true, log_sum_sq_probs: true, entropy: true, is_top1: true };
+const EVERYTHING: Statistics =
+    Statistics { mean_log_probs: true, log_sum_sq_probs: true, entropy: true, is_top1: true };
 
 fn config(tied: bool) -> Config {
     let mut config = Config::llama(23, 16, 2);
@@ -33,7 +37,9 @@ fn batch() -> Packed {
 
 /// A loss that touches every differentiable output with weights that differ from target to target.
 fn loss(scores: &HeadScores<f64>) -> f64 {
-    let sum = |values: &[f64], phase: f64| -> f64 { values.iter().enumerate().map(|(i, x)| (i as f64 + phase).sin() * x).sum() };
+    let sum = |values: &[f64], phase: f64| -> f64 {
+        values.iter().enumerate().map(|(i, x)| (i as f64 + phase).sin() * x).sum()
+    };
     sum(&scores.log_probs, 0.3)
         + sum(scores.mean_log_probs.as_ref().unwrap(), 1.1) * 0.5
         + sum(scores.log_sum_sq_probs.as_ref().unwrap(), 2.2) * 0.7
@@ -142,7 +148,11 @@ fn adapter_on_the_head() {
 fn shared_prompt_equals_unshared() {
     let model = CausalLm::<f64>::random(config(true), 15).unwrap();
     let (prompt, first, second): (&[u32], &[u32], &[u32]) = (&[1, 7, 9, 4], &[5, 6, 2], &[8, 8, 11, 2]);
-    let context = |completions: Vec<CompletionIds<'static>>| ContextIds { prompt: &[1, 7, 9, 4], prompt_scored: &[], completions };
+    let context = |completions: Vec<CompletionIds<'static>>| ContextIds {
+        prompt: &[1, 7, 9, 4],
+        prompt_scored: &[],
+        completions,
+    };
     assert_eq!(prompt, context(vec![]).prompt);
     let all = |ids: &[u32]| CompletionIds::all_scored(Box::leak(ids.to_vec().into_boxed_slice()));
     let shared = Packed::new(&[context(vec![all(first), all(second)])]).unwrap();
@@ -168,6 +178,8 @@ fn wrong_gradient_buffer_is_refused() {
     model.add_lora(&LoraConfig::default(), 0).unwrap();
     let mut workspace = Workspace::new(1);
     let (scores, saved) = model.forward(&batch(), EVERYTHING, Recompute::Nothing, &mut workspace).unwrap();
-    let error = model.backward(&batch(), saved, &cotangents(scores.log_probs.len()), &mut gradients, &mut workspace).unwrap_err();
+    let error = model
+        .backward(&batch(), saved, &cotangents(scores.log_probs.len()), &mut gradients, &mut workspace)
+        .unwrap_err();
     assert!(error.to_string().contains("Gradients::zeros"), "{error}");
 }

@@ -1,4 +1,6 @@
 //! Forward passes against candle-transformers' inference model, and against what Python's transformers computed.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama;
