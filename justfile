@@ -59,12 +59,17 @@ cuda dir="target/cuda":
     CUDA_HOME={{ absolute_path(dir) }} cargo test --package candlewick-kernels --features cuda
 
 # Python reads what is written here, and gives the same logits.
-interop: _venv
+interop: _venv && interop-trained
     rm -rf target/interop
     CANDLEWICK_INTEROP="$PWD/target/interop" cargo test --test expected what_is_written_reads_back
     for copy in target/interop/*; do \
       {{ python }} -W ignore tools/interop/check_logits.py --model $copy/model $([ -d $copy/adapter ] && echo --adapter $copy/adapter) $copy/logits.json || exit 1; \
     done
+
+# An adapter trained here, as Python's peft reads it.
+interop-trained: _venv
+    cargo run --release --example parity -- --model {{ tinystories }} --adapter {{ fixtures }}/parity/dpo_lora_adapter/init --save target/interop-trained {{ fixtures }}/parity/dpo_lora.json
+    {{ python }} -W ignore tools/interop/check_logits.py --tolerance 2e-5 --model {{ tinystories }} --adapter target/interop-trained target/interop-trained/logits.json
 
 # Make the expectations under tests/expected again (the diff should be empty).
 expectations: _venv

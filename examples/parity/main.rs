@@ -7,7 +7,8 @@
 //! feeds the recorded token ids to our trainer and prints for each fixture the largest relative deviation of the losses of
 //! micro-batches, of the gradient norms before clipping, and of the sums of squares of the final parameters. Exits 1 where
 //! a loss is off by more than 1e-4, a norm by 1e-3, a parameter by 1e-4 (of an adapter: 1e-3); 2 where a file cannot be
-//! read or used. What is not built yet is skipped by name. `--save` keeps the result of the last fixture.
+//! read or used. What is not built yet is skipped by name. `--save` keeps the result of the last fixture, with logits of a
+//! few ids for `tools/interop/check_logits.py`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
 mod replay;
@@ -15,6 +16,8 @@ mod replay;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
+use candlewick::kernels::Workspace;
 use candlewick::train::{CausalPolicy, Trainable};
 use replay::{Replay, ReplayError};
 
@@ -54,10 +57,15 @@ fn main() -> ExitCode {
     ExitCode::from(worst)
 }
 
-fn keep(policy: &CausalPolicy, directory: &Path) -> Result<(), candlewick::train::Error> {
-    let created = std::fs::create_dir_all(directory);
-    created.map_err(|source| candlewick::train::Error::Io { doing: "creating", path: directory.into(), source })?;
-    policy.save(directory)
+/// Writes the trained weights or adapter, and the logits they give.
+fn keep(policy: &CausalPolicy, directory: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+    policy.save(directory)?;
+    let ids: Vec<u32> = vec![1, 17, 5, 30, 2, 2, 9, 23, 0, 31, 12];
+    let logits = policy.model().logits(&ids, &mut Workspace::new(1))?.to_vec2::<f32>()?;
+    let path = directory.join("logits.json");
+    let document = serde_json::json!({ "sequences": [{ "ids": ids, "logits": logits }] });
+    std::fs::write(&path, document.to_string()).with_context(|| format!("writing {}", path.display()))
 }
 
 struct Arguments {
