@@ -1,0 +1,238 @@
+//! The words of the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::failure::EXIT_CODES;
+
+/// Align a language model to preferences: DPO, IPO, KTO and their family, on the CPU, without Python.
+#[derive(Debug, Parser)]
+#[command(name = "wick", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What `wick` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a model on preferences, from a configuration file or from flags
+    Train(Train),
+    /// Measure a model on preferences without training it
+    Eval(Eval),
+    /// Let a model go on from a prompt
+    Generate(Generate),
+    /// Measure how fast this machine trains
+    #[command(subcommand)]
+    Bench(Bench),
+    /// See it work in a few minutes: a small model of its own learns to answer well
+    Quickstart(Quickstart),
+}
+
+/// Keys of the configuration that have a flag of their own.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Common {
+    /// Configuration file (TOML); flags and --set override what it says
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Directory of a Hugging Face model (config.json, *.safetensors, tokenizer.json) [model.path]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<String>,
+    /// Directory of a PEFT adapter to start from [model.adapter]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<String>,
+    /// Preference data: JSON lines, plain or .gz [data.path]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: Option<String>,
+    /// The loss: dpo, ipo, kto, … [objective.type]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) objective: Option<String>,
+    /// Examples in a micro-batch [train.batch_size]
+    #[arg(long, value_name = "N")]
+    pub(crate) batch: Option<usize>,
+    /// Longest prompt with completion, in tokens [data.max_length]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_length: Option<usize>,
+    /// Threads; all cores by default [train.threads]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Any other key of the configuration, as section.key=value; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+/// `wick train`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Train {
+    /// Keys of the configuration.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Directory for the trained model, checkpoints and metrics [output.dir]
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) output: Option<String>,
+    /// Optimizer steps [train.steps]
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<u64>,
+    /// Passes over the data [train.epochs]
+    #[arg(long, value_name = "N", conflicts_with = "steps")]
+    pub(crate) epochs: Option<u64>,
+    /// Peak learning rate [optimizer.learning_rate]
+    #[arg(long, value_name = "X")]
+    pub(crate) lr: Option<String>,
+    /// Train a fresh LoRA adapter of this rank instead of all parameters [model.lora.rank]
+    #[arg(long, value_name = "R")]
+    pub(crate) lora: Option<usize>,
+    /// Seed of the order of rows and of fresh weights [train.seed]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Go on from the newest checkpoint in the output directory
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Show the resolved plan and stop
+    #[arg(long)]
+    pub(crate) print_plan: bool,
+}
+
+/// `wick eval`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Eval {
+    /// Keys of the configuration.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Directory of the reference model; without it the model is compared with itself (or with itself without its adapter) [reference.path]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) reference: Option<String>,
+    /// Which rows, such as 2000.. or ..500 [data.rows]
+    #[arg(long, value_name = "RANGE")]
+    pub(crate) rows: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `wick generate`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Generate {
+    /// Directory of a Hugging Face model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Directory of a PEFT adapter for it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// What the model goes on from
+    #[arg(long, short, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// Put the prompt into the model's chat template, as the user's turn
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// Randomness; 0 takes the likeliest token each time
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    pub(crate) temperature: f64,
+    /// Draw among the K likeliest tokens only
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Draw among the likeliest tokens that hold this share of the probability
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+    /// Seed of the draw
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Longest answer, in tokens
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) max_new_tokens: usize,
+    /// Threads; all cores by default
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+}
+
+/// `wick bench`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Time optimizer steps on rows in file order (AdamW, rate 1e-5, beta 0.1, clip at norm 1)
+    Step(BenchStep),
+}
+
+/// `wick bench step`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct BenchStep {
+    /// Directory of a Hugging Face model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Pairs: JSON lines with prompt, chosen and rejected
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+    /// Rows in a step
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) batch: usize,
+    /// Measured steps
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) steps: usize,
+    /// Steps before them
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) warmup: usize,
+    /// The loss, with its default hyperparameters
+    #[arg(long, value_name = "NAME", default_value = "dpo")]
+    pub(crate) objective: String,
+    /// Train a LoRA adapter of this rank, alpha twice that, on all seven linears; 0 trains everything
+    #[arg(long, value_name = "R", default_value_t = 0)]
+    pub(crate) lora: usize,
+    /// With --lora: start from this PEFT adapter, or write the seeded start there
+    #[arg(long, value_name = "DIR", requires = "lora")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Compute the reference's log-probabilities before the clock starts
+    #[arg(long)]
+    pub(crate) precompute: bool,
+    /// Longest prompt with completion, in tokens; longer ones are cut at their end
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(crate) max_length: usize,
+    /// Threads; all cores by default
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Print one JSON line with the keys of the peers' programs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `wick quickstart`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Quickstart {
+    /// Where everything goes; what an earlier quickstart left there is replaced
+    #[arg(long, short, value_name = "DIR", default_value = "wick-quickstart")]
+    pub(crate) output: PathBuf,
+    /// Train the untuned model here, in some minutes, instead of using the one that ships with wick
+    #[arg(long)]
+    pub(crate) from_scratch: bool,
+    /// With --from-scratch: put the untuned model here and stop
+    #[arg(long, value_name = "DIR", requires = "from_scratch")]
+    pub(crate) export: Option<PathBuf>,
+    /// Seed of the pairs and of their order
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Threads; all cores by default
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Steps on pairs, for tests.
+    #[arg(long, value_name = "N", hide = true)]
+    pub(crate) steps: Option<u64>,
+    /// Steps on text with --from-scratch, for tests.
+    #[arg(long, value_name = "N", hide = true)]
+    pub(crate) text_steps: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_words_fit_together() {
+        Arguments::command().debug_assert();
+    }
+}

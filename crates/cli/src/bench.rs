@@ -1,0 +1,217 @@
+//! `wick bench step`: seconds of an optimizer step, on the rows and with the settings of the programs it is compared with.
+//!
+//! Those programs tokenize the prompt alone and with its completion, take the first length as the boundary, append one
+//! end-of-sequence token and cut the end off. So does this module, so that every program computes the same tokens.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use candlewick::data::{
+    Annotation, Batch, Completion, Context, EncodeOptions, Encoder, EndOfSequence, Example, Origin, Text,
+};
+use candlewick::losses::{Builtin, Objective};
+use candlewick::model::{CausalLm, LoraConfig, Recompute};
+use candlewick::train::{
+    AdamWOptions, CausalPolicy, FrozenPolicy, PrecomputedReference, Reference, Trainer, TrainerOptions, weights_digest,
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::arguments::BenchStep;
+use crate::failure::Failure;
+use crate::{memory, words};
+
+#[derive(Deserialize)]
+struct Pair {
+    prompt: String,
+    chosen: String,
+    rejected: String,
+}
+
+/// Runs the steps and prints what they took.
+pub(crate) fn step(arguments: &BenchStep) -> Result<()> {
+    let BenchStep { batch, steps, warmup, .. } = *arguments;
+    if batch == 0 || steps == 0 || arguments.max_length < 2 {
+        bail!(Failure::Usage("--batch and --steps must be at least 1, and --max-length at least 2".into()));
+    }
+    let batches = batches(arguments)?;
+    let mut trainer = trainer(arguments, &batches)?;
+    let (mut seconds, mut losses, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
+    for batch in &batches {
+        let start = Instant::now();
+        let report = trainer.step(std::slice::from_ref(batch))?;
+        seconds.push(start.elapsed().as_secs_f64());
+        losses.push(report.loss);
+        tokens.push(report.tokens);
+    }
+    let measured = &seconds[warmup..];
+    let step_s = median(measured);
+    let tokens_per_s = tokens[warmup..].iter().sum::<u64>() as f64 / measured.iter().sum::<f64>();
+    let peak = memory::peak_bytes();
+    if arguments.json {
+        let line = json!({
+            "peer": "candlewick", "device": "cpu", "batch": batch, "lora": arguments.lora, "precompute": arguments.precompute,
+            "bf16": false, "amp": false, "compile": false, "objective": arguments.objective,
+            "threads": words::threads(arguments.threads), "step_s": step_s, "pairs_per_s": batch as f64 / step_s,
+            "tokens_per_s": tokens_per_s, "peak_rss_mb": peak.map(|bytes| bytes as f64 / f64::from(1 << 20)),
+            "peak_device_mb": null, "losses": losses,
+        });
+        println!("{line}");
+        return Ok(());
+    }
+    println!(
+        "{step_s:.4} s a step (median of {steps}), {:.2} pairs/s, {tokens_per_s:.0} tokens/s",
+        batch as f64 / step_s
+    );
+    if let Some(peak) = peak {
+        println!("peak memory {}", memory::readable(peak));
+    }
+    Ok(())
+}
+
+/// A trainer of the model, compared with a frozen copy, with itself without its adapter, or with what it said before.
+fn trainer(arguments: &BenchStep, batches: &[Batch]) -> Result<Trainer<CausalPolicy>> {
+    let Some(objective) = Builtin::from_name(&arguments.objective) else {
+        bail!(Failure::Usage(format!(
+            "--objective: unknown objective {:?}; expected one of {}",
+            arguments.objective,
+            Builtin::NAMES.join(", ")
+        )));
+    };
+    let threads = words::threads(arguments.threads);
+    let mut model = CausalLm::<f32>::load(&arguments.model)?;
+    encoder(&arguments.model)?.check_vocabulary(model.config().vocab_size)?;
+    let needs = objective.needs();
+    let reference = if !needs.reference {
+        Reference::None
+    } else if arguments.precompute {
+        let path = arguments.model.join("precomputed");
+        let mut table = PrecomputedReference::new(weights_digest(&model), path);
+        let mut frozen = FrozenPolicy::new(model.frozen_copy(), threads);
+        batches.iter().try_for_each(|batch| table.add(&mut frozen, batch, &needs))?;
+        Reference::Precomputed(table)
+    } else if arguments.lora > 0 {
+        Reference::AdapterOff
+    } else {
+        Reference::Frozen(Box::new(FrozenPolicy::new(model.frozen_copy(), threads)))
+    };
+    let loaded = arguments.lora > 0 && put_adapter(&mut model, arguments)?;
+    let policy = CausalPolicy::new(model, Recompute::Nothing, threads);
+    let options = TrainerOptions {
+        optimizer: AdamWOptions { learning_rate: 1e-5, weight_decay: 0.0, ..AdamWOptions::default() },
+        max_grad_norm: 1.0,
+        total_steps: batches.len() as u64,
+        // An adapter that was trained before has left the reference behind.
+        starts_at_reference: !loaded,
+        ..TrainerOptions::default()
+    };
+    Ok(Trainer::new(policy, reference, Box::new(objective), options)?)
+}
+
+/// Puts the given or a fresh adapter over the model; whether it was given.
+fn put_adapter(model: &mut CausalLm, arguments: &BenchStep) -> Result<bool> {
+    if let Some(directory) = arguments.adapter.as_deref().filter(|directory| directory.exists()) {
+        model.load_adapter(directory)?;
+        return Ok(true);
+    }
+    let lora = LoraConfig { rank: arguments.lora, alpha: 2.0 * arguments.lora as f64, ..LoraConfig::default() };
+    model.add_lora(&lora, 0)?;
+    if let Some(directory) = &arguments.adapter {
+        std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+        model.save_adapter(directory, &arguments.model.to_string_lossy())?;
+    }
+    Ok(false)
+}
+
+fn encoder(directory: &Path) -> Result<Encoder> {
+    let options = EncodeOptions { end_of_sequence: EndOfSequence::Keep, max_length: None, ..EncodeOptions::default() };
+    Ok(Encoder::from_dir(directory, options)?)
+}
+
+/// One batch a step, rows in file order, from the start again when the file ends.
+fn batches(arguments: &BenchStep) -> Result<Vec<Batch>> {
+    let encoder = encoder(&arguments.model)?;
+    let Some(end) = encoder.eos_id() else {
+        bail!(Failure::Model(format!("{}: the tokenizer names no end-of-sequence token", arguments.model.display())));
+    };
+    let need = (arguments.steps + arguments.warmup) * arguments.batch;
+    let rows = read(&arguments.data, need)?;
+    let examples: Vec<Example> =
+        rows.iter().map(|row| example(row, &encoder, end, arguments.max_length)).collect::<Result<_>>()?;
+    let order: Vec<Example> = examples.iter().cycle().take(need).cloned().collect();
+    Ok(order.chunks(arguments.batch).map(|rows| Batch { examples: rows.to_vec(), mismatched: Vec::new() }).collect())
+}
+
+fn read(path: &Path, most: usize) -> Result<Vec<(Origin, Pair)>> {
+    let place = path.display().to_string();
+    let file = File::open(path)
+        .map_err(|e| Failure::Data(format!("{place}: cannot open the data file: {e}; check the path")))?;
+    let mut rows = Vec::new();
+    for (number, line) in BufReader::new(file).lines().enumerate().take(most) {
+        let line = line.with_context(|| format!("reading {place}"))?;
+        let pair = serde_json::from_str(&line).map_err(|e| {
+            Failure::Data(format!("{place}:{}: not a row of strings prompt, chosen and rejected: {e}", number + 1))
+        })?;
+        rows.push((Origin { file: place.as_str().into(), line: number as u64 + 1 }, pair));
+    }
+    if rows.is_empty() {
+        bail!(Failure::Data(format!("{place}: no rows; expected one JSON object a line")));
+    }
+    Ok(rows)
+}
+
+fn example((origin, pair): &(Origin, Pair), encoder: &Encoder, end: u32, max_length: usize) -> Result<Example> {
+    let tokens = |text: String| encoder.encode_prompt(&Text::Plain(text));
+    let boundary = tokens(pair.prompt.clone())?.len().min(max_length - 1);
+    let whole = |answer: &str| -> Result<Vec<u32>> {
+        let mut ids = tokens(format!("{}{answer}", pair.prompt))?;
+        if ids.last() != Some(&end) {
+            ids.push(end);
+        }
+        ids.truncate(max_length);
+        Ok(ids)
+    };
+    let (chosen, rejected) = (whole(&pair.chosen)?, whole(&pair.rejected)?);
+    if boundary == 0 || chosen.len() <= boundary || rejected.len() <= boundary {
+        bail!(Failure::Data(format!("{origin}: the prompt or a completion has no token")));
+    }
+    // Where a token lies across the boundary, the two sides share less than the prompt; the rest is there unscored.
+    let shared = chosen.iter().zip(&rejected).take(boundary).take_while(|(a, b)| a == b).count();
+    let completion = |ids: &[u32]| Completion {
+        ids: ids[shared..].to_vec(),
+        scored: (shared..ids.len()).map(|position| position >= boundary).collect(),
+    };
+    let context = Context {
+        prompt: chosen[..shared].to_vec(),
+        prompt_scored: vec![false; shared],
+        completions: vec![completion(&chosen), completion(&rejected)],
+    };
+    Ok(Example { origin: origin.clone(), contexts: vec![context], annotation: Annotation::Pair })
+}
+
+/// The middle value; the mean of the two middle ones of an even number.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let half = sorted.len() / 2;
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => sorted[half],
+        _ => (sorted[half - 1] + sorted[half]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_that_of_statistics() {
+        assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-12);
+        assert!((median(&[4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-12);
+        assert!(median(&[]).is_nan());
+    }
+}

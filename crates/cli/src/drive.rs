@@ -1,0 +1,66 @@
+//! Drives a run to its end, or to the user's wish: steps, progress, a saved stop.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use candlewick::train::{Event, Run, Summary};
+
+use crate::failure::Failure;
+use crate::interrupt::Interrupt;
+use crate::progress::Progress;
+
+/// How a run went.
+#[derive(Debug)]
+pub(crate) struct Driven {
+    /// What the run says at its end.
+    pub(crate) summary: Summary,
+    /// Time spent in steps, without evaluating and saving.
+    pub(crate) stepping: Duration,
+}
+
+/// Calls the run until it is finished. `seen` is told of every event and may look into the run; `go_on` says how to resume.
+///
+/// # Errors
+/// Those of the run and of `seen`; an interruption, after saving.
+pub(crate) fn drive(
+    run: &mut Run,
+    label: &'static str,
+    interrupt: &Interrupt,
+    go_on: &str,
+    seen: &mut dyn FnMut(&mut Run, &Event, &Progress) -> Result<()>,
+) -> Result<Driven> {
+    let mut progress = Progress::start(label, run.trainer().steps_done(), run.total_steps());
+    let mut stepping = Duration::ZERO;
+    loop {
+        let start = Instant::now();
+        let event = match run.advance() {
+            Ok(Some(event)) => event,
+            Ok(None) => bail!("the run was over before it was driven"),
+            Err(error) => {
+                progress.finish();
+                return Err(error.into());
+            }
+        };
+        if let Event::Step(report) = &event {
+            stepping += start.elapsed();
+            progress.step(report);
+        }
+        if let Event::Precomputed { rows, done: true } = &event {
+            progress.say(&format!("{rows} completions scored by the reference"));
+        }
+        seen(run, &event, &progress)?;
+        if let Event::Finished(summary) = event {
+            progress.finish();
+            return Ok(Driven { summary, stepping });
+        }
+        if interrupt.asked() {
+            progress.finish();
+            let checkpoint = run.save_now()?;
+            let step = run.trainer().steps_done();
+            bail!(Failure::Interrupted(format!(
+                "interrupted after step {step}; saved to {}; {go_on}",
+                checkpoint.display()
+            )));
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! `wick generate`: a model goes on from a prompt.
+
+use anyhow::Result;
+use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Message, Text};
+use candlewick::kernels::Workspace;
+use candlewick::model::{CausalLm, Sampling};
+
+use crate::arguments::Generate;
+use crate::places::{self, Kind};
+use crate::words;
+
+/// Prints the continuation on standard output.
+pub(crate) fn generate(arguments: &Generate) -> Result<()> {
+    let directory = places::directory(&arguments.model, Kind::Model)?;
+    let mut model = CausalLm::<f32>::load(&directory)?;
+    if let Some(adapter) = &arguments.adapter {
+        model.load_adapter(&places::directory(adapter, Kind::Adapter)?)?;
+    }
+    let options = EncodeOptions { end_of_sequence: EndOfSequence::Keep, ..EncodeOptions::default() };
+    let encoder = Encoder::from_dir(&directory, options)?;
+    encoder.check_vocabulary(model.config().vocab_size)?;
+    let prompt = match arguments.chat {
+        true => Text::Chat(vec![Message::new("user", &arguments.prompt)]),
+        false => Text::Plain(arguments.prompt.clone()),
+    };
+    let sampling = Sampling {
+        max_new_tokens: arguments.max_new_tokens,
+        temperature: arguments.temperature,
+        top_k: arguments.top_k,
+        top_p: arguments.top_p,
+        seed: arguments.seed,
+        stop: stops(&model, &encoder),
+    };
+    let mut workspace = Workspace::new(words::threads(arguments.threads));
+    let ids = model.generate(&encoder.encode_prompt(&prompt)?, &sampling, &mut workspace)?;
+    println!("{}", encoder.decode_text(&ids).trim());
+    Ok(())
+}
+
+/// Tokens that end an answer, by the model's configuration and the tokenizer's.
+pub(crate) fn stops(model: &CausalLm, encoder: &Encoder) -> Vec<u32> {
+    let mut stops = model.config().eos_token_ids.clone();
+    stops.extend(encoder.eos_id().filter(|id| !stops.contains(id)));
+    stops
+}

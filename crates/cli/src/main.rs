@@ -1,0 +1,49 @@
+//! The `wick` command: preference optimisation of language models from the command line.
+//!
+//! Words come in ([`arguments`], [`words`]), a plan goes to the trainer, and what it reports is shown. Nothing is computed
+//! here but what is shown.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to its user")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "clock and environment belong to the command; below it they are arguments"
+)]
+
+mod arguments;
+mod bench;
+mod drive;
+mod eval;
+mod failure;
+mod generate;
+mod interrupt;
+mod memory;
+mod places;
+mod progress;
+mod quickstart;
+mod report;
+mod train;
+mod words;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Bench, Command};
+
+fn main() -> ExitCode {
+    // clap itself ends the process on wrong words, with code 2.
+    let arguments = Arguments::parse();
+    let done = match &arguments.command {
+        Command::Train(arguments) => train::train(arguments),
+        Command::Eval(arguments) => eval::eval(arguments),
+        Command::Generate(arguments) => generate::generate(arguments),
+        Command::Bench(Bench::Step(arguments)) => bench::step(arguments),
+        Command::Quickstart(arguments) => quickstart::quickstart(arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::from(failure::OK),
+        Err(error) => {
+            eprintln!("wick: error: {}", failure::one_line(&error));
+            ExitCode::from(failure::exit_code(&error))
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! How much memory this process has used at most.
+
+/// Peak resident memory in bytes; nothing where the system does not tell.
+#[cfg(target_os = "linux")]
+pub(crate) fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Peak resident memory in bytes; nothing where the system does not tell.
+#[cfg(all(unix, not(target_os = "linux")))]
+pub(crate) fn peak_bytes() -> Option<u64> {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let peak = u64::try_from(getrusage(UsageWho::RUSAGE_SELF).ok()?.max_rss()).ok()?;
+    // Apple counts bytes, the BSDs kibibytes.
+    Some(if cfg!(target_vendor = "apple") { peak } else { peak * 1024 })
+}
+
+/// Peak resident memory in bytes; nothing where the system does not tell.
+#[cfg(not(unix))]
+pub(crate) fn peak_bytes() -> Option<u64> {
+    None
+}
+
+/// Bytes as people read them.
+pub(crate) fn readable(bytes: u64) -> String {
+    let mebibytes = bytes as f64 / f64::from(1 << 20);
+    if mebibytes < 1024.0 { format!("{mebibytes:.0} MiB") } else { format!("{:.1} GiB", mebibytes / 1024.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_peak_rises_with_what_is_touched() {
+        let before = peak_bytes().expect("linux tells");
+        let block = std::hint::black_box(vec![1u8; 256 << 20]);
+        // The kernel counts in batches, and other tests run beside this one.
+        let after = peak_bytes().expect("linux tells");
+        assert!(after >= before && after >= block.len() as u64 / 2, "{before} {after}");
+    }
+
+    #[test]
+    fn sizes_read_well() {
+        assert_eq!(readable(3 << 20), "3 MiB");
+        assert_eq!(readable(5 << 29), "2.5 GiB");
+    }
+}

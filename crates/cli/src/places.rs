@@ -1,0 +1,77 @@
+//! Names of models as a user may write them: a directory, or `hub:owner/name`, or `hub:owner/name@revision`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use candlewick::train::Config;
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A model with its tokenizer.
+    Model,
+    /// A PEFT adapter.
+    Adapter,
+}
+
+/// Turns every name of a configuration into a directory.
+pub(crate) fn resolve(config: &mut Config) -> Result<()> {
+    let places = [
+        (&mut config.model.path, Kind::Model),
+        (&mut config.model.adapter, Kind::Adapter),
+        (&mut config.reference.path, Kind::Model),
+    ];
+    for (place, kind) in places {
+        if let Some(path) = place {
+            *path = directory(path, kind)?;
+        }
+    }
+    Ok(())
+}
+
+/// The directory that a name stands for; fetched where it is a name of the Hub.
+pub(crate) fn directory(place: &Path, kind: Kind) -> Result<PathBuf> {
+    match place.to_str().and_then(|text| text.strip_prefix("hub:")) {
+        Some(name) => {
+            let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
+            fetch(name, revision, kind)
+        }
+        None => Ok(place.to_owned()),
+    }
+}
+
+#[cfg(feature = "hub")]
+fn fetch(name: &str, revision: &str, kind: Kind) -> Result<PathBuf> {
+    use candlewick::hub::{Hub, Options};
+    let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let hub = Hub::new(Options {
+        cache: text("HF_HUB_CACHE")
+            .map(PathBuf::from)
+            .or_else(|| text("HF_HOME").map(|home| Path::new(&home).join("hub"))),
+        endpoint: text("HF_ENDPOINT"),
+        token: text("HF_TOKEN"),
+        offline: text("HF_HUB_OFFLINE").is_some_and(|value| value != "0"),
+    });
+    let fetched = hub.and_then(|hub| match kind {
+        Kind::Model => hub.model(name, revision),
+        Kind::Adapter => hub.adapter(name, revision),
+    });
+    Ok(fetched.map_err(|error| crate::failure::Failure::Model(error.to_string()))?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch(name: &str, _: &str, _: Kind) -> Result<PathBuf> {
+    anyhow::bail!(crate::failure::Failure::Usage(format!(
+        "hub:{name}: this wick was built without the feature hub; give a local directory, or build with it"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_stays_a_path() {
+        assert_eq!(directory(Path::new("owner/name"), Kind::Model).expect("a path"), Path::new("owner/name"));
+    }
+}

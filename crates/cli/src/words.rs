@@ -1,0 +1,69 @@
+//! From the command line's words to the configuration's.
+
+use anyhow::Result;
+use candlewick::train::Words;
+
+use crate::arguments::{Common, Train};
+
+/// The configuration file with the flags and then the assignments of `--set` written over it.
+pub(crate) fn of_common(common: &Common) -> Result<Words> {
+    let mut words = match &common.config {
+        Some(path) => Words::read(path)?,
+        None => Words::default(),
+    };
+    let number = |value: Option<usize>| value.map(|value| value.to_string());
+    let flags = [
+        ("model.path", common.model.clone()),
+        ("model.adapter", common.adapter.clone()),
+        ("data.path", common.data.clone()),
+        ("objective.type", common.objective.clone()),
+        ("train.batch_size", number(common.batch)),
+        ("data.max_length", number(common.max_length)),
+        ("train.threads", number(common.threads)),
+    ];
+    put(&mut words, flags)?;
+    Ok(words)
+}
+
+/// The words of `wick train`.
+pub(crate) fn of_train(arguments: &Train) -> Result<Words> {
+    let mut words = of_common(&arguments.common)?;
+    let number = |value: Option<u64>| value.map(|value| value.to_string());
+    let flags = [
+        ("output.dir", arguments.output.clone()),
+        ("train.steps", number(arguments.steps)),
+        ("train.epochs", number(arguments.epochs)),
+        ("optimizer.learning_rate", arguments.lr.clone()),
+        ("model.lora.rank", arguments.lora.map(|rank| rank.to_string())),
+        ("train.seed", number(arguments.seed)),
+    ];
+    put(&mut words, flags)?;
+    assign(&mut words, &arguments.common.set)?;
+    Ok(words)
+}
+
+/// Writes given values over the configuration.
+pub(crate) fn put<const N: usize>(words: &mut Words, flags: [(&str, Option<String>); N]) -> Result<()> {
+    for (key, value) in flags {
+        if let Some(value) = value {
+            words.put(key, &value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Applies the assignments of `--set`, in order.
+pub(crate) fn assign(words: &mut Words, assignments: &[String]) -> Result<()> {
+    for assignment in assignments {
+        words.set(assignment)?;
+    }
+    Ok(())
+}
+
+/// The number of threads to use: the one given, or as many as the machine offers.
+pub(crate) fn threads(given: usize) -> usize {
+    match given {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+}

@@ -1,0 +1,122 @@
+//! What every command does when it is used well.
+
+mod common;
+
+use common::Bench;
+use serde_json::Value;
+
+#[test]
+fn help_lists_commands_and_exit_codes() {
+    let bench = Bench::new();
+    let said = bench.wick(&["--help"]);
+    said.succeeds();
+    for word in ["train", "eval", "generate", "bench", "quickstart", "130", "full disk"] {
+        assert!(said.out.contains(word), "{word}: {}", said.out);
+    }
+}
+
+#[test]
+fn the_plan_is_printed_and_nothing_else_happens() {
+    let bench = Bench::new();
+    let said = bench.train(&["--lora", "4", "--set", "schedule.kind=cosine", "--print-plan"]);
+    said.succeeds();
+    for line in [
+        "train.batch_size = 4",
+        "objective.type = \"dpo\"",
+        "schedule.kind = \"cosine\"",
+        "reference = \"adapter_off\"",
+    ] {
+        assert!(said.out.contains(line), "{line}: {}", said.out);
+    }
+    assert!(!bench.path("run").exists());
+}
+
+#[test]
+fn flags_go_before_the_file_and_assignments_before_both() {
+    let bench = Bench::new();
+    bench.text("run.toml", "[train]\nbatch_size = 2\nsteps = 7\n[data]\nmax_length = 50\n");
+    let said = bench.train(&["--config", "run.toml", "--set", "data.max_length=60", "--print-plan"]);
+    said.succeeds();
+    for line in ["train.batch_size = 4", "train.length.steps = 7", "data.max_length = 60"] {
+        assert!(said.out.contains(line), "{line}: {}", said.out);
+    }
+}
+
+#[test]
+fn a_trained_model_prefers_what_it_was_taught_and_an_adapter_serves_as_well() {
+    let bench = Bench::new();
+    for (run, more) in [("full", &["--lr", "3e-3"][..]), ("adapter", &["--lr", "3e-2", "--lora", "4"])] {
+        let said = bench.train(&[&["--output", run, "--steps", "40"][..], more].concat());
+        said.succeeds();
+        assert!(said.err.contains("40/40 steps"), "plain lines where there is no terminal: {}", said.err);
+        assert!(bench.path(run).join("metrics.jsonl").exists() && bench.path(run).join("plan.json").exists());
+    }
+    let eval = |words: &[&str]| -> Value {
+        let said = bench.wick(&[&["eval", "--data", "pairs.jsonl", "--json"][..], words].concat());
+        said.succeeds();
+        serde_json::from_str(&said.out).expect("json")
+    };
+    let full = eval(&["--model", "full/final", "--reference", "model"]);
+    assert!(full["rewards/accuracies"].as_f64() > Some(0.95), "{full}");
+    let adapter = eval(&["--model", "model", "--adapter", "adapter/final"]);
+    assert!(adapter["rewards/accuracies"].as_f64() > Some(0.95), "{adapter}");
+    let same = eval(&["--model", "model", "--rows", "..10"]);
+    assert_eq!(same["rewards/margins"], 0.0);
+    assert_eq!(same["rows"], 20);
+}
+
+#[test]
+fn generation_is_greedy_or_seeded() {
+    let bench = Bench::new();
+    let generate = |more: &[&str]| {
+        let said = bench.wick(
+            &[&["generate", "--model", "model", "--prompt", "one two", "--max-new-tokens", "8"][..], more].concat(),
+        );
+        said.succeeds();
+        said.out
+    };
+    assert_eq!(generate(&[]), generate(&["--seed", "5"]), "greedy knows no seed");
+    let draw = |seed: &str| generate(&["--temperature", "1.5", "--top-k", "10", "--top-p", "0.99", "--seed", seed]);
+    assert_eq!(draw("1"), draw("1"));
+    assert!((2..12).any(|seed| draw(&seed.to_string()) != draw("1")));
+}
+
+#[test]
+fn a_timed_step_speaks_the_peers_language() {
+    let bench = Bench::new();
+    let step = |more: &[&str]| -> Value {
+        let words = [
+            "bench",
+            "step",
+            "--model",
+            "model",
+            "--data",
+            "pairs.jsonl",
+            "--batch",
+            "4",
+            "--steps",
+            "3",
+            "--warmup",
+            "1",
+            "--json",
+        ];
+        let said = bench.wick(&[&words[..], more].concat());
+        said.succeeds();
+        serde_json::from_str(&said.out).expect("one json line")
+    };
+    let full = step(&[]);
+    for key in ["peer", "device", "batch", "lora", "precompute", "step_s", "pairs_per_s", "tokens_per_s", "losses"] {
+        assert!(!full[key].is_null(), "{key}: {full}");
+    }
+    let losses = |line: &Value| -> Vec<f64> {
+        line["losses"].as_array().expect("list").iter().map(|l| l.as_f64().expect("number")).collect()
+    };
+    assert_eq!(losses(&full).len(), 4);
+    assert!((losses(&full)[0] - std::f64::consts::LN_2).abs() < 1e-6);
+    for (a, b) in losses(&full).iter().zip(losses(&step(&["--precompute"]))) {
+        assert!((a - b).abs() < 1e-6, "a reference computed before gives the same losses");
+    }
+    let fresh = step(&["--lora", "4", "--adapter", "start"]);
+    assert!(bench.path("start/adapter_model.safetensors").exists());
+    assert_eq!(losses(&fresh), losses(&step(&["--lora", "4", "--adapter", "start"])), "the written start is the start");
+}

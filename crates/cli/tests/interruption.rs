@@ -1,0 +1,89 @@
+//! Runs that end before their end: killed, interrupted, resumed. The same bits come out.
+#![cfg(unix)]
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use common::{Bench, Said, TRAIN, await_path};
+
+fn words<'a>(output: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut words = TRAIN.to_vec();
+    words[6] = output;
+    words.extend(more);
+    words
+}
+
+#[test]
+fn control_c_saves_and_says_how_to_go_on() {
+    let bench = Bench::new();
+    let long = ["--steps", "100000", "--set", "output.save_every=5"];
+    let mut child = bench.spawn(&words("run", &long));
+    await_path(&bench.path("run/checkpoints/step-00000005"), &mut child);
+    interrupt(child.id());
+    assert_eq!(child.wait().expect("a child").code(), Some(130));
+    let stopped = bench.checkpoints("run").pop().expect("a checkpoint");
+    let step: u64 = stopped.trim_start_matches("step-").parse().expect("a step");
+    assert!((5..100_000).contains(&step), "{stopped}");
+
+    let end = (step + 3).to_string();
+    let rest = ["--steps", end.as_str()];
+    bench.wick(&words("run", &[&rest[..], &["--resume"]].concat())).succeeds();
+    bench.wick(&words("whole", &rest)).succeeds();
+    assert_eq!(bench.weights("run"), bench.weights("whole"));
+}
+
+#[test]
+fn control_c_tells_the_way_back() {
+    let bench = Bench::new();
+    let mut command = bench.command(&words("run", &["--steps", "100000", "--set", "output.save_every=2"]));
+    let mut child =
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("wick");
+    await_path(&bench.path("run/checkpoints/step-00000002"), &mut child);
+    interrupt(child.id());
+    Said::of(child.wait_with_output().expect("output"))
+        .fails(130, &["finishing this step", "interrupted after step", "--resume"]);
+}
+
+/// The issue's own case: 2,000 real rows, a real model, SIGKILL in the middle.
+#[test]
+fn a_killed_run_on_real_rows_resumes_to_the_same_bits() {
+    let Some(shared) = candlewick_testkit::shared() else {
+        println!("skipped: the shared fixtures are not here");
+        return;
+    };
+    let bench = Bench::new();
+    bench.text("run.toml", &configuration(&shared));
+    let run = |output: &'static str| ["train", "--config", "run.toml", "--output", output];
+
+    let mut child = bench.spawn(&run("killed"));
+    await_path(&bench.path("killed/checkpoints/step-00000040"), &mut child);
+    child.kill().expect("SIGKILL");
+    child.wait().expect("a child");
+    assert!(!bench.path("killed/final").exists(), "it was over before it was killed");
+    bench.wick(&[&run("killed")[..], &["--resume"]].concat()).succeeds();
+
+    let said = bench.wick(&run("whole"));
+    said.succeeds();
+    assert!(said.err.contains("held-out loss"), "{}", said.err);
+    assert_eq!(bench.weights("killed"), bench.weights("whole"));
+    let metrics = |run: &str| std::fs::read_to_string(bench.path(run).join("metrics.jsonl")).expect("metrics");
+    assert_eq!(metrics("killed"), metrics("whole"));
+}
+
+fn configuration(shared: &std::path::Path) -> String {
+    let path = |place: PathBuf| serde_json::Value::from(place.to_string_lossy().into_owned()).to_string();
+    let rows = path(shared.join("assets/preferences/hh_harmless_base_test.jsonl.gz"));
+    let model = path(shared.join("assets/weights/tinystories-656k"));
+    format!(
+        "[model]\npath = {model}\n\n[data]\npath = {rows}\nrows = \"..2000\"\nmax_length = 128\ntruncation = \"keep_end_of_prompt\"\n\n\
+         [evaluation]\nrows = \"2000..\"\nbatch_size = 16\n\n[optimizer]\nlearning_rate = 1e-4\n\n\
+         [train]\nbatch_size = 16\nepochs = 1\nthreads = 2\n\n[output]\nsave_every = 20\nkeep = 3\n"
+    )
+}
+
+fn interrupt(process: u32) {
+    let sent = Command::new("sh").args(["-c", &format!("kill -INT {process}")]).status().expect("sh");
+    assert!(sent.success());
+}

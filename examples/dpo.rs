@@ -1,0 +1,104 @@
+//! Fine-tunes local weights on pairs, in the few lines it takes.
+//!
+//! ```console
+//! cargo run --release --example dpo -- --model DIR --data pairs.jsonl --output DIR --steps 200 --lora 16
+//! ```
+//!
+//! Without `--model` and `--data` it makes a tiny model and some pairs of its own, so that it runs anywhere.
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use candlewick::model::{CausalLm, Config};
+use candlewick::train::{Event, Plan, Run, Words};
+use clap::Parser;
+use serde_json::json;
+
+#[derive(Parser)]
+struct Arguments {
+    /// Directory of a Hugging Face model
+    #[arg(long, requires = "data")]
+    model: Option<PathBuf>,
+    /// Pairs: JSON lines, plain or .gz
+    #[arg(long, requires = "model")]
+    data: Option<PathBuf>,
+    /// Directory for the result; a temporary one by default
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// Optimizer steps
+    #[arg(long, default_value_t = 40)]
+    steps: u64,
+    /// Train an adapter of this rank instead of all weights
+    #[arg(long)]
+    lora: Option<usize>,
+    /// Peak learning rate
+    #[arg(long, default_value_t = 1e-3)]
+    lr: f64,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let home = tempfile::tempdir()?;
+    let (model, data) = match (arguments.model, arguments.data) {
+        (Some(model), Some(data)) => (model, data),
+        _ => generate(home.path())?,
+    };
+    let mut words = Words::default();
+    let output = arguments.output.unwrap_or_else(|| home.path().join("run"));
+    for (key, path) in [("model.path", &model), ("data.path", &data), ("output.dir", &output)] {
+        words.put(key, path.to_str().context("a path that is not text")?)?;
+    }
+    words.put("train.steps", &arguments.steps.to_string())?;
+    words.put("optimizer.learning_rate", &format!("{:e}", arguments.lr))?;
+    words.put("objective.type", "dpo")?;
+    if let Some(rank) = arguments.lora {
+        words.put("model.lora.rank", &rank.to_string())?;
+    }
+
+    let mut run = Run::start(Plan::resolve(words.config()?)?)?;
+    let mut losses = Vec::new();
+    while let Some(event) = run.advance()? {
+        match event {
+            Event::Step(report) => {
+                let accuracy = report.metrics.value("rewards/accuracies").unwrap_or_default();
+                println!("step {:4}  loss {:.4}  accuracy {accuracy:.2}", report.step, report.loss);
+                losses.push(report.loss);
+            }
+            Event::Finished(summary) => println!("the result is in {}", summary.result.display()),
+            _ => {}
+        }
+    }
+    ensure!(losses.last() < losses.first(), "the loss falls");
+    Ok(())
+}
+
+/// A random model of sixteen words and pairs that prefer `yes`.
+fn generate(home: &Path) -> Result<(PathBuf, PathBuf)> {
+    const WORDS: [&str; 16] = [
+        "<unk>", "</s>", "is", "it", "red", "green", "blue", "warm", "cold", "late", "here", "far", "yes", "no",
+        "perhaps", "?",
+    ];
+    let (model, data) = (home.join("model"), home.join("pairs.jsonl"));
+    std::fs::create_dir_all(&model)?;
+    CausalLm::<f32>::random(Config::llama(WORDS.len(), 32, 2), 1)?.save(&model)?;
+    let vocabulary: serde_json::Map<_, _> =
+        WORDS.iter().enumerate().map(|(id, word)| ((*word).to_owned(), json!(id))).collect();
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>" },
+    });
+    std::fs::write(model.join("tokenizer.json"), tokenizer.to_string())?;
+    std::fs::write(model.join("tokenizer_config.json"), r#"{ "eos_token": "</s>" }"#)?;
+    let rows: String = WORDS[4..12]
+        .iter()
+        .flat_map(|word| {
+            [" no", " perhaps"]
+                .map(|other| json!({ "prompt": format!("is it {word} ?"), "chosen": " yes", "rejected": other }))
+        })
+        .map(|row| format!("{row}\n"))
+        .collect();
+    std::fs::write(&data, rows)?;
+    Ok((model, data))
+}
