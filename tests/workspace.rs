@@ -108,6 +108,19 @@ fn the_network_is_optional_below_the_command() {
 }
 
 #[test]
+fn every_dependency_says_why_it_is_there() {
+    let packages = packages();
+    let ours: BTreeSet<_> = packages.iter().map(|package| text(package, "name")).collect();
+    let reasons = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/dependencies.md"));
+    for package in packages.iter().filter(|package| text(package, "name") != "candlewick-testkit") {
+        for dependency in dependencies(package).filter(|one| !one.development && !ours.contains(one.name)) {
+            let row = format!("`{}`", dependency.name);
+            assert!(reasons.contains(&row), "{} of {} has no row in docs/dependencies.md", row, text(package, "name"));
+        }
+    }
+}
+
+#[test]
 fn manifests_keep_the_promises_of_the_workspace() {
     for package in &packages() {
         let name = text(package, "name");

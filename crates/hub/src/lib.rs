@@ -43,7 +43,7 @@ pub enum Error {
 }
 
 /// Where to fetch from and where to keep it. The caller reads the environment, not this crate.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Options {
     /// The cache (`$HF_HOME/hub`); the library's default place when absent.
     pub cache: Option<PathBuf>,
@@ -55,11 +55,34 @@ pub struct Options {
     pub offline: bool,
 }
 
+// A token is nobody's business in a log.
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let token = self.token.as_ref().map(|_| "…");
+        let Self { cache, endpoint, offline, .. } = self;
+        let mut options = f.debug_struct("Options");
+        options
+            .field("cache", cache)
+            .field("endpoint", endpoint)
+            .field("token", &token)
+            .field("offline", offline)
+            .finish()
+    }
+}
+
 /// A connection to the Hub, or to its cache alone.
 #[derive(Debug)]
 pub struct Hub {
     api: Option<Api>,
     cache: Cache,
+}
+
+/// Where `huggingface_hub` keeps its files unless told otherwise.
+fn default_cache() -> Result<PathBuf> {
+    let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+    let home =
+        home.ok_or_else(|| Error::Setup("there is no home directory to keep files in; name a cache (HF_HOME)".into()))?;
+    Ok(home.join(".cache/huggingface/hub"))
 }
 
 /// Files a model directory may do without.
@@ -79,7 +102,11 @@ impl Hub {
     /// # Errors
     /// An endpoint or token that cannot be used.
     pub fn new(options: Options) -> Result<Self> {
-        let cache = options.cache.map_or_else(Cache::default, Cache::new);
+        let cache = match options.cache {
+            Some(cache) => Cache::new(cache),
+            // hf-hub's default panics where there is no home directory.
+            None => Cache::new(default_cache()?),
+        };
         if options.offline {
             return Ok(Self { api: None, cache });
         }
@@ -87,14 +114,16 @@ impl Hub {
         if let Some(endpoint) = options.endpoint {
             builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
         }
-        if options.token.is_some() {
-            builder = builder.with_token(options.token);
-        }
+        // Also where there is none: a token that lies about in the cache is not sent unasked.
+        builder = builder.with_token(options.token);
         let api = builder.build().map_err(|e| Error::Setup(format!("the hub client could not be set up: {e}")))?;
         Ok(Self { api: Some(api), cache })
     }
 
     /// Fetches a model (configuration, tokenizer, safetensors or all its shards) and returns its directory.
+    ///
+    /// A branch that is cached is not looked up again: what it pointed to when it was fetched stays. Name a commit, or
+    /// empty the cache, for another.
     ///
     /// # Errors
     /// A file cannot be fetched, or in offline mode is not cached.
@@ -146,6 +175,11 @@ impl Hub {
         if !well_formed {
             return Err(Error::Setup(format!("{name:?} is no repository name; expected owner/name")));
         }
+        if revision.is_empty() || !is_inside(revision) || revision.contains(char::is_whitespace) {
+            return Err(Error::Setup(format!(
+                "{revision:?} is no revision of {name}; expected a branch, a tag or a commit"
+            )));
+        }
         let repo = Repo::with_revision(name.to_owned(), kind, revision.to_owned());
         let api = self.api.as_ref().map(|api| api.repo(repo.clone()));
         Ok(Files { name, revision, api, cache: &self.cache, repo })
@@ -184,6 +218,8 @@ impl Files<'_> {
             Ok(path) => Ok(Some(path)),
             Err(e) => match status(&e) {
                 Some(404) => Ok(None),
+                // The network is down and everything needed may be here: what is missing will be said by who needs it.
+                None if OPTIONAL.contains(&file) => Ok(self.cache.repo(self.repo.clone()).get(file)),
                 status => Err(Error::Fetch {
                     name: self.name.into(),
                     revision: self.revision.into(),
@@ -209,10 +245,9 @@ fn status(error: &ApiError) -> Option<u16> {
 
 fn explain(error: &ApiError, status: Option<u16>) -> String {
     match status {
-        Some(401 | 403) => format!(
-            "access denied ({}); set HF_TOKEN to a token that may read it, and accept its terms on the hub",
-            status.unwrap_or(401)
-        ),
+        Some(code @ (401 | 403)) => {
+            format!("access denied ({code}); set HF_TOKEN to a token that may read it, and accept its terms on the hub")
+        }
         Some(429) => "too many requests (429); wait, or set HF_TOKEN".into(),
         Some(code) => format!("the hub answered {code}; try again later"),
         None => format!("{error}; check the network and HF_ENDPOINT, or work offline from a local path"),
@@ -227,8 +262,21 @@ fn shards(index: &Path) -> Result<Vec<String>> {
     let map = value["weight_map"]
         .as_object()
         .ok_or_else(|| wrong("no weight_map; expected the index of a sharded model".into()))?;
-    let mut names: Vec<String> = map.values().filter_map(|file| file.as_str().map(str::to_owned)).collect();
+    let mut names = Vec::with_capacity(map.len());
+    for file in map.values() {
+        // What the network says may not lead out of the cache.
+        let name = file.as_str().filter(|name| is_inside(name));
+        names.push(
+            name.ok_or_else(|| wrong(format!("weight_map holds {file}, which is no file of the repository")))?
+                .to_owned(),
+        );
+    }
     names.sort_unstable();
     names.dedup();
     Ok(names)
+}
+
+/// Whether a relative path stays below where it starts.
+fn is_inside(path: &str) -> bool {
+    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)))
 }

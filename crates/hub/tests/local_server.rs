@@ -84,6 +84,28 @@ fn a_sharded_model_lands_in_the_cache_and_is_found_offline() {
 }
 
 #[test]
+fn an_index_cannot_lead_out_of_the_cache() {
+    for outside in ["../../../escaped", "/tmp/escaped"] {
+        let index = format!(r#"{{"weight_map":{{"a":"{outside}"}}}}"#);
+        let endpoint = serve(HashMap::from([
+            ("config.json", b"{}".to_vec()),
+            ("tokenizer.json", b"{}".to_vec()),
+            ("model.safetensors.index.json", index.into_bytes()),
+        ]));
+        let cache = tempfile::tempdir().unwrap();
+        let hub = Hub::new(options(endpoint, cache.path().into())).unwrap();
+        let error = hub.model("someone/hostile", "main").unwrap_err().to_string();
+        assert!(error.contains("no file of the repository"), "{error}");
+    }
+}
+
+#[test]
+fn a_token_is_not_printed() {
+    let options = Options { token: Some("hf_secret".into()), ..Options::default() };
+    assert!(!format!("{options:?}").contains("secret"));
+}
+
+#[test]
 fn refusals_say_what_to_do() {
     let endpoint = serve(HashMap::new());
     let cache = tempfile::tempdir().unwrap();
@@ -92,6 +114,9 @@ fn refusals_say_what_to_do() {
     assert!(missing.contains("404") && missing.contains("someone/absent"), "{missing}");
     let denied = hub.model("denied/model", "main").unwrap_err().to_string();
     assert!(denied.contains("401") && denied.contains("HF_TOKEN"), "{denied}");
+    for revision in ["", "../main", "/main"] {
+        assert!(hub.model("a/b", revision).unwrap_err().to_string().contains("no revision"), "{revision}");
+    }
     for name in ["", "a/b/c", "a/..", "a b/c"] {
         assert!(hub.model(name, "main").unwrap_err().to_string().contains("no repository name"), "{name}");
     }

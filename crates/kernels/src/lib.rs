@@ -23,6 +23,8 @@
 //! assert_eq!(y, [11.0, 17.0]);
 //! # Ok(()) }
 //! ```
+#![expect(unsafe_code, reason = "strided products, disjoint parts of one buffer, vector instructions, device launches")]
+
 pub mod adamw;
 pub mod attention;
 pub mod elementwise;

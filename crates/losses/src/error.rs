@@ -47,6 +47,14 @@ pub enum Error {
         /// How many rows there are.
         rows: usize,
     },
+    /// Rows of several kinds stand in one micro-batch.
+    #[error(
+        "one micro-batch holds {found}, and a loss is divided by the rows of one kind: give each kind batches of its own"
+    )]
+    SeveralKinds {
+        /// The kinds of rows that are there.
+        found: String,
+    },
     /// A loss needs a reference and none was given.
     #[error(
         "{loss} compares the policy with a reference, and the scores hold none: score the rows with a reference policy too"

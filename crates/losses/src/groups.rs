@@ -2,6 +2,8 @@
 
 use std::ops::AddAssign;
 
+use candle_core::DType;
+
 use crate::error::{Error, Result};
 use crate::scores::TokenScores;
 
@@ -123,6 +125,15 @@ impl Groups {
     }
 
     fn check(&self, rows: usize) -> Result<()> {
+        let kinds = [
+            (!self.pairs.is_empty(), "pairs"),
+            (!self.labelled.is_empty(), "labelled rows"),
+            (!self.demonstrations.is_empty(), "demonstrations"),
+        ];
+        let found: Vec<&str> = kinds.iter().filter(|(there, _)| *there).map(|(_, kind)| *kind).collect();
+        if found.len() > 1 {
+            return Err(Error::SeveralKinds { found: found.join(" and ") });
+        }
         let pairs = self.pairs.iter().enumerate().flat_map(|(index, pair)| {
             [(format!("pair {index}, chosen"), pair.chosen), (format!("pair {index}, rejected"), pair.rejected)]
         });
@@ -206,6 +217,19 @@ fn check_same_slots(what: &'static str, policy: &TokenScores, reference: &TokenS
             got: vec![reference.lengths()[row]],
             expected: format!("{} scored tokens in row {row}, as the policy has", policy.lengths()[row]),
         }),
+        None => check_same_mask(what, policy, reference),
+    }
+}
+
+/// As many scored tokens are not enough: they must be the same ones.
+fn check_same_mask(what: &'static str, policy: &TokenScores, reference: &TokenScores) -> Result<()> {
+    let differing = policy.mask().ne(reference.mask())?.to_dtype(DType::F64)?.sum(1)?.to_vec1::<f64>()?;
+    match differing.iter().position(|count| *count > 0.0) {
+        Some(row) => Err(Error::Shape {
+            what,
+            got: reference.mask().dims().to_vec(),
+            expected: format!("the same tokens scored in row {row} as the policy has"),
+        }),
         None => Ok(()),
     }
 }
@@ -213,6 +237,8 @@ fn check_same_slots(what: &'static str, policy: &TokenScores, reference: &TokenS
 #[cfg(test)]
 #[expect(clippy::float_cmp, reason = "the numbers are exact")]
 mod tests {
+    use candle_core::{Device, Tensor};
+
     use super::*;
 
     #[test]
@@ -232,6 +258,21 @@ mod tests {
         let groups = Groups { demonstrations: vec![4], ..Groups::of_pairs(2) };
         assert_eq!(groups.demonstration_rows(), [4]);
         assert_eq!(groups.totals(&[1, 1, 1, 1, 9]).demonstration_tokens, 9.0);
+    }
+
+    #[test]
+    fn kinds_of_rows_do_not_mix() {
+        let groups = Groups { demonstrations: vec![4], ..Groups::of_pairs(2) };
+        assert!(groups.check(5).unwrap_err().to_string().contains("pairs and demonstrations"));
+    }
+
+    #[test]
+    fn a_reference_scored_the_same_tokens() {
+        let zeros = || Tensor::zeros((1, 3), DType::F64, &Device::Cpu).unwrap();
+        let scored = |mask: [f64; 3]| TokenScores::new(zeros(), Tensor::new(&[mask], &Device::Cpu).unwrap()).unwrap();
+        let other = check_same_slots("reference", &scored([1.0, 1.0, 0.0]), &scored([1.0, 0.0, 1.0]));
+        assert!(other.unwrap_err().to_string().contains("row 0"));
+        check_same_slots("reference", &scored([1.0, 0.0, 1.0]), &scored([1.0, 0.0, 1.0])).unwrap();
     }
 
     #[test]

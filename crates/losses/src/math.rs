@@ -1,4 +1,4 @@
-//! Functions that losses are made of, each exact in value and slope where
+//! Functions that losses are made of, finite and with the right slope where
 //! textbook forms are not. All act element-wise on any shape and are
 //! differentiable by candle's autograd.
 
@@ -11,7 +11,8 @@ use crate::error::Result;
 /// It is computed as `−(m + log(e^{−m} + e^{−x−m}))` with `m = max(−x, 0)` held
 /// constant, whose derivative is `σ(−x)` term by term. The textbook form
 /// `min(x, 0) − log(1 + e^{−|x|})` has slope 1 at 0 under candle's autograd, which
-/// is where every run that starts from its reference begins.
+/// is where every run that starts from its reference begins. The value is exact to
+/// the type's rounding of 1: below that, far right, it is 0 while the slope still is not.
 ///
 /// ```
 /// use candle_core::{Device, Var};
@@ -51,7 +52,7 @@ pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
     Ok(log_sigmoid(x)?.exp()?)
 }
 
-/// `max(0, x)` with slope 0 at 0; NaN stays NaN.
+/// `max(0, x)` with slope 0 at 0; NaN stays NaN, and −∞, which no finite log-probability gives, becomes NaN.
 ///
 /// ```
 /// use candle_core::{Device, Var};

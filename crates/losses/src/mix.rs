@@ -72,7 +72,7 @@ impl<O: Objective> Objective for Mix<O> {
                 });
             }
         }
-        self.check_pairwise()
+        self.check_together()
     }
 
     fn prepare(&mut self, step: &StepScores<'_>, phase: Phase) -> Result<Context> {
@@ -130,26 +130,21 @@ impl<O: Objective> Objective for Mix<O> {
 }
 
 impl<O: Objective> Mix<O> {
-    fn check_pairwise(&self) -> Result<()> {
-        for (index, first) in self.parts.iter().enumerate() {
-            for second in &self.parts[index + 1..] {
-                let (one, other) = (first.loss.needs(), second.loss.needs());
-                if !one.rows.intersection(other.rows).any() {
-                    return Err(Error::Mix(format!(
-                        "{:?} reads {} and {:?} reads {}: no data serves both",
-                        first.loss, one.rows, second.loss, other.rows
-                    )));
-                }
-                let step_wide = [one.step_wide, other.step_wide];
-                if step_wide.iter().all(|&wide| wide != StepWide::Nothing) && step_wide[0] != step_wide[1] {
-                    return Err(Error::Mix(format!(
-                        "{:?} and {:?} look at different parts of the whole step, which one pass cannot give",
-                        first.loss, second.loss
-                    )));
-                }
-            }
+    fn check_together(&self) -> Result<()> {
+        let needs: Vec<Needs> = self.parts.iter().map(|part| part.loss.needs()).collect();
+        if !self.needs().rows.any() {
+            let reads: Vec<String> =
+                needs.iter().enumerate().map(|(i, one)| format!("part {i} reads {}", one.rows)).collect();
+            return Err(Error::Mix(format!("{}: no data serves all", reads.join(", "))));
         }
-        Ok(())
+        let mut wide = needs.iter().enumerate().filter(|(_, one)| one.step_wide != StepWide::Nothing);
+        let Some((first, one)) = wide.next() else { return Ok(()) };
+        match wide.find(|(_, other)| other.step_wide != one.step_wide) {
+            Some((second, _)) => Err(Error::Mix(format!(
+                "parts {first} and {second} look at different parts of the whole step, which one pass cannot give"
+            ))),
+            None => Ok(()),
+        }
     }
 }
 

@@ -41,8 +41,13 @@ impl Recipe {
     /// A loss by name or alias with its default hyperparameters.
     ///
     /// # Errors
-    /// If no loss has that name: the error names the nearest and lists all.
+    /// If no loss has that name: the error names the nearest and lists all. A mix has no default parts.
     pub fn from_name(name: &str) -> Result<Self> {
+        if name.eq_ignore_ascii_case(MIX) {
+            return Err(Error::Config(format!(
+                "a {MIX} is made of its parts: write them out, each with weight and loss"
+            )));
+        }
         Ok(Self::Builtin(Builtin::parse(name)?))
     }
 
@@ -119,7 +124,7 @@ impl Recipe {
             }
         };
         let fields = Value::Object(fields);
-        if name == MIX {
+        if name.eq_ignore_ascii_case(MIX) {
             let mix = serde_json::from_value(fields).map_err(|error| Error::Config(format!("{MIX}: {error}")))?;
             return Ok(Self::Mix(mix));
         }

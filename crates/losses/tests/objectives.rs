@@ -102,7 +102,7 @@ fn a_mix_that_no_data_serves_is_refused() {
     let kto = Recipe::Builtin(Kto::default().into());
     let dpo = Recipe::Builtin(Dpo::default().into());
     let error = Mix { parts: vec![part(kto), part(dpo)] }.validate().unwrap_err().to_string();
-    assert!(error.contains("reads labelled rows") && error.contains("reads pairs: no data serves both"), "{error}");
+    assert!(error.contains("reads labelled rows") && error.contains("reads pairs: no data serves all"), "{error}");
     assert!(matches!(Mix::<Recipe> { parts: Vec::new() }.validate(), Err(Error::Mix(_))));
     let parts = vec![Part { weight: f64::NAN, loss: Recipe::Builtin(Sft {}.into()) }];
     assert!(matches!(Mix { parts }.validate(), Err(Error::Parameter { parameter: "weight", .. })));

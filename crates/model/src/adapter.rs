@@ -18,6 +18,8 @@ use crate::weights::{self, WeightFiles};
 
 /// The output head, which may have an adapter too.
 pub(crate) const HEAD_MODULE: &str = "lm_head";
+/// A wider bottleneck is no bottleneck, and a damaged file may ask for anything.
+const MAX_RANK: usize = 1 << 16;
 const PREFIX: &str = "base_model.model.";
 const CONFIG: &str = "adapter_config.json";
 
@@ -64,8 +66,8 @@ pub(crate) struct Lora<T> {
 impl<T: Float> Lora<T> {
     /// A (uniform within ±1/√in, as PEFT draws it) and B (zero), so that the model is unchanged at first.
     pub(crate) fn fresh(model: &Config, lora: &LoraConfig, seed: u64) -> Result<Self> {
-        if lora.rank == 0 {
-            return Err(Error::Input("lora rank is 0; expected at least 1".into()));
+        if !(1..=MAX_RANK).contains(&lora.rank) {
+            return Err(Error::Input(format!("lora rank is {}; expected 1 to {MAX_RANK}", lora.rank)));
         }
         if !(lora.alpha.is_finite() && lora.alpha > 0.0) {
             return Err(Error::Input(format!("lora alpha is {}; expected a positive number", lora.alpha)));
@@ -121,15 +123,15 @@ impl<T: Float> Lora<T> {
         let files = WeightFiles::open(directory, "adapter_model")?;
         let mut ranks = Vec::new();
         let mut known = 0;
-        for (module, ..) in modules(model) {
-            let a = stored(&module, 'A');
-            if !files.contains(&a) {
-                continue;
-            }
-            let rank = files.shape(&a)?.first().copied().unwrap_or(0);
-            if rank == 0 {
-                return Err(Error::weights(directory, format!("{a} has no rows; expected [rank, in]")));
-            }
+        for (module, outputs, inputs) in modules(model) {
+            let (a, b) = (stored(&module, 'A'), stored(&module, 'B'));
+            let Some(shape) = files.shape(&a) else { continue };
+            let rank = shape.first().copied().filter(|rank| (1..=MAX_RANK).contains(rank));
+            let rank = rank.ok_or_else(|| {
+                Error::weights(directory, format!("{a} has shape {shape:?}; expected [rank, {inputs}]"))
+            })?;
+            files.check(&a, &[rank, inputs])?;
+            files.check(&b, &[outputs, rank])?;
             ranks.push((module, rank));
             known += 2;
         }
@@ -151,8 +153,8 @@ impl<T: Float> Lora<T> {
             other => other,
         })?;
         for i in 0..lora.parameters.len() {
-            let (name, shape) = (lora.parameters.name(i).to_owned(), lora.parameters.shape(i).to_vec());
-            files.read(&name, &shape, lora.parameters.tensor_mut(i))?;
+            let name = lora.parameters.name(i).to_owned();
+            files.read(&name, lora.parameters.tensor_mut(i))?;
         }
         Ok(lora)
     }
@@ -207,7 +209,15 @@ impl<T: Float> Lora<T> {
 fn scale(config: &Map<String, Value>, module: &str, rank: usize) -> Result<f64> {
     let number = |value: &Value| value.as_f64().filter(|x| x.is_finite());
     let pattern = config.get("alpha_pattern").and_then(Value::as_object);
-    // PEFT matches a pattern's key against the end of the module's path.
+    // PEFT's keys are regular expressions for the end of the module's path; plain paths are all that is read here.
+    if let Some(key) = pattern
+        .and_then(|map| map.keys().find(|key| key.contains(|c: char| !(c.is_alphanumeric() || "._".contains(c)))))
+    {
+        return Err(Error::Unsupported {
+            what: format!("the regular expression {key:?} in alpha_pattern"),
+            instead: "write the paths out".into(),
+        });
+    }
     let special = pattern.and_then(|map| {
         map.iter()
             .find(|(key, _)| module == key.as_str() || module.ends_with(&format!(".{key}")))
@@ -261,6 +271,13 @@ fn refuse_what_is_not_built(config: &Map<String, Value>) -> Result<()> {
         return Err(Error::Unsupported {
             what: format!("an adapter with bias = {bias:?}"),
             instead: "train it with bias = \"none\"".into(),
+        });
+    }
+    let init = config.get("init_lora_weights").and_then(Value::as_str).unwrap_or("true");
+    if ["pissa", "olora", "corda", "loftq", "eva", "lora_ga"].iter().any(|kind| init.starts_with(kind)) {
+        return Err(Error::Unsupported {
+            what: format!("an adapter with init_lora_weights = {init:?}, which changes the base weights too"),
+            instead: "convert it with peft's path_initial_model_for_weight_conversion".into(),
         });
     }
     for key in [

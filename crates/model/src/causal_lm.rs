@@ -1,4 +1,5 @@
 //! The model: trunk and token head, with weights in flat buffers.
+use std::collections::HashSet;
 use std::path::Path;
 
 use candle_core::{Device, Tensor, WithDType};
@@ -116,35 +117,9 @@ pub struct CausalLm<T = f32> {
 
 impl<T: Float + WithDType> CausalLm<T> {
     fn laid_out(config: Config) -> Result<Self> {
-        config.validate()?;
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let mut layout = vec![(EMBEDDING.to_owned(), vec![vocab, hidden])];
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        for layer in 0..config.num_hidden_layers {
-            let mut place = |name: String, shape: Vec<usize>| {
-                layout.push((name, shape));
-                layout.len() - 1
-            };
-            layers.push(LayerPlaces {
-                input_norm: place(format!("model.layers.{layer}.input_layernorm.weight"), vec![hidden]),
-                linears: LINEARS.map(|linear| {
-                    let (outputs, inputs) = linear.sizes(&config);
-                    place(format!("{}.weight", linear.module(layer)), vec![outputs, inputs])
-                }),
-                attention_norm: place(format!("model.layers.{layer}.post_attention_layernorm.weight"), vec![hidden]),
-            });
-        }
-        let final_norm = layout.len();
-        layout.push((FINAL_NORM.to_owned(), vec![hidden]));
-        let head = if config.tie_word_embeddings {
-            0
-        } else {
-            layout.push((HEAD.to_owned(), vec![vocab, hidden]));
-            layout.len() - 1
-        };
-        let places = Places { embedding: 0, head, final_norm, layers };
+        let Layout { tensors, places } = layout(&config)?;
         let rope = RopeCache::new(&config);
-        Ok(Self { base: Parameters::zeros(layout)?, config, places, adapter: None, rope })
+        Ok(Self { base: Parameters::zeros(tensors)?, config, places, adapter: None, rope })
     }
 
     /// A model with freshly drawn weights: normal with the configuration's `initializer_range`, norms one.
@@ -176,28 +151,32 @@ impl<T: Float + WithDType> CausalLm<T> {
                 expected: "the path of a local model directory (config.json, model.safetensors, tokenizer.json)",
             });
         }
-        let mut model = Self::laid_out(Config::from_dir(directory)?)?;
+        let config = Config::from_dir(directory)?;
         let files = WeightFiles::open(directory, "model")?;
-        let tied = model.config.tie_word_embeddings;
-        for name in files.names() {
-            let known =
-                model.base.position(name).is_some() || (tied && name == HEAD) || name.ends_with("rotary_emb.inv_freq");
-            if !known {
-                return Err(Error::weights(
-                    directory,
-                    format!(
-                        "the tensor {name} has no place in this architecture; is config.json the one these weights came with?"
-                    ),
-                ));
-            }
+        let tied = config.tie_word_embeddings;
+        let stored = |name: &str| match name {
+            EMBEDDING if tied && files.shape(EMBEDDING).is_none() => HEAD.to_owned(),
+            name => name.to_owned(),
+        };
+        // The files are compared with the configuration before anything of its size is allocated.
+        let expected = layout(&config)?.tensors;
+        for (name, shape) in &expected {
+            files.check(&stored(name), shape)?;
         }
+        let known: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+        let odd = files
+            .names()
+            .find(|name| !(known.contains(name) || tied && *name == HEAD || name.ends_with("rotary_emb.inv_freq")));
+        if let Some(name) = odd {
+            let reason = format!(
+                "the tensor {name} has no place in this architecture; is config.json the one these weights came with?"
+            );
+            return Err(Error::weights(directory, reason));
+        }
+        let mut model = Self::laid_out(config)?;
         for i in 0..model.base.len() {
-            let shape = model.base.shape(i).to_vec();
-            let name = match model.base.name(i) {
-                EMBEDDING if tied && !files.contains(EMBEDDING) => HEAD.to_owned(),
-                name => name.to_owned(),
-            };
-            files.read(&name, &shape, model.base.tensor_mut(i))?;
+            let name = stored(model.base.name(i));
+            files.read(&name, model.base.tensor_mut(i))?;
         }
         Ok(model)
     }
@@ -273,7 +252,7 @@ impl<T: Float + WithDType> CausalLm<T> {
     /// Adds the adapter into the base weights and removes it: `W ← W + s B A`.
     ///
     /// # Errors
-    /// There is no adapter.
+    /// There is no adapter, or it adapts a head that is also the embedding.
     pub fn merge_adapter(&mut self, workspace: &mut Workspace) -> Result<()> {
         let adapter = self.adapter.as_ref().ok_or_else(|| Error::Input("the model has no adapter to merge".into()))?;
         if self.config.tie_word_embeddings && adapter.pair(HEAD_MODULE).is_some() {
@@ -526,6 +505,42 @@ impl<T: Float + WithDType> CausalLm<T> {
             }),
         }
     }
+}
+
+/// Names and shapes of the base weights, in order, and where each part lies among them.
+struct Layout {
+    tensors: Vec<(String, Vec<usize>)>,
+    places: Places,
+}
+
+fn layout(config: &Config) -> Result<Layout> {
+    config.validate()?;
+    let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+    let mut tensors = vec![(EMBEDDING.to_owned(), vec![vocab, hidden])];
+    let mut layers = Vec::new();
+    for layer in 0..config.num_hidden_layers {
+        let mut place = |name: String, shape: Vec<usize>| {
+            tensors.push((name, shape));
+            tensors.len() - 1
+        };
+        layers.push(LayerPlaces {
+            input_norm: place(format!("model.layers.{layer}.input_layernorm.weight"), vec![hidden]),
+            linears: LINEARS.map(|linear| {
+                let (outputs, inputs) = linear.sizes(config);
+                place(format!("{}.weight", linear.module(layer)), vec![outputs, inputs])
+            }),
+            attention_norm: place(format!("model.layers.{layer}.post_attention_layernorm.weight"), vec![hidden]),
+        });
+    }
+    let final_norm = tensors.len();
+    tensors.push((FINAL_NORM.to_owned(), vec![hidden]));
+    let head = if config.tie_word_embeddings {
+        0
+    } else {
+        tensors.push((HEAD.to_owned(), vec![vocab, hidden]));
+        tensors.len() - 1
+    };
+    Ok(Layout { tensors, places: Places { embedding: 0, head, final_norm, layers } })
 }
 
 fn copy<T: Float, U: Float>(from: &Parameters<T>, to: &mut Parameters<U>) {

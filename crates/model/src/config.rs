@@ -5,6 +5,10 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 
+const MAX_LAYERS: usize = 10_000;
+const MAX_HEAD_DIM: usize = 1 << 16;
+const MAX_PARAMETERS: u128 = 1 << 41;
+
 /// The shape of a model and the constants of its layers.
 ///
 /// Read from and written to Hugging Face's `config.json`. Keys this crate has no use for survive the round trip.
@@ -30,7 +34,7 @@ pub struct Config {
     pub rope_theta: f64,
     /// How the rotary frequencies are stretched for longer contexts.
     pub rope_scaling: RopeScaling,
-    /// Positions the model was made for.
+    /// Positions the model was made for. Longer texts are not refused: rotary positions go on, as in transformers.
     pub max_position_embeddings: usize,
     /// Whether the output head is the embedding.
     pub tie_word_embeddings: bool,
@@ -198,10 +202,51 @@ impl Config {
         if !self.head_dim.is_multiple_of(2) {
             return Err(Error::Input(format!("head_dim is {}; rotary positions need an even width", self.head_dim)));
         }
-        let parameters = (self.vocab_size as u128) * (self.hidden_size as u128)
-            + (self.num_hidden_layers as u128) * (self.hidden_size as u128) * (self.intermediate_size as u128) * 3;
-        if parameters > 1 << 41 {
+        for (name, value, largest) in
+            [("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS), ("head_dim", self.head_dim, MAX_HEAD_DIM)]
+        {
+            if value > largest {
+                return Err(Error::Input(format!(
+                    "{name} is {value}; expected at most {largest}; is the file damaged?"
+                )));
+            }
+        }
+        let wide = |a: usize, b: usize| a as u128 * b as u128;
+        let heads = wide(self.num_attention_heads + self.num_key_value_heads, self.head_dim) as usize;
+        let layer = 3 * wide(self.hidden_size, self.intermediate_size) + 2 * wide(self.hidden_size, heads);
+        let parameters = 2 * wide(self.vocab_size, self.hidden_size) + self.num_hidden_layers as u128 * layer;
+        if parameters > MAX_PARAMETERS {
             return Err(Error::Input(format!("the sizes ask for {parameters} parameters; is the file damaged?")));
+        }
+        let positive = |name: &str, value: f64| match value.is_finite() && value > 0.0 {
+            true => Ok(()),
+            false => Err(Error::Input(format!("{name} is {value}; expected a positive number"))),
+        };
+        positive("rms_norm_eps", self.rms_norm_eps)?;
+        positive("rope_theta", self.rope_theta)?;
+        match self.rope_scaling {
+            RopeScaling::Default => {}
+            RopeScaling::Linear { factor } => positive("factor", factor)?,
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                positive("factor", factor)?;
+                positive("high_freq_factor − low_freq_factor", high_freq_factor - low_freq_factor)?;
+                positive("original_max_position_embeddings", original_max_position_embeddings as f64)?;
+            }
+            RopeScaling::Yarn {
+                factor,
+                beta_fast,
+                beta_slow,
+                original_max_position_embeddings,
+                attention_factor,
+                ..
+            } => {
+                positive("factor", factor)?;
+                positive("beta_fast", beta_fast)?;
+                positive("beta_slow", beta_slow)?;
+                positive("attention_factor", attention_factor)?;
+                positive("original_max_position_embeddings", original_max_position_embeddings as f64)?;
+                positive("ln rope_theta", self.rope_theta.ln())?;
+            }
         }
         Ok(())
     }
@@ -248,7 +293,11 @@ impl Config {
 
 impl RopeScaling {
     fn parse(keys: &Keys<'_>, max_positions: usize) -> Result<Self> {
-        let kind = keys.text("rope_type").or_else(|| keys.text("type")).unwrap_or("default");
+        let kind = match keys.text("rope_type")?.or(keys.text("type")?) {
+            Some(kind) => kind,
+            None if keys.value("factor").is_none() => "default",
+            None => return Err(Error::Input("rope_scaling has a factor and no rope_type; expected both".into())),
+        };
         Ok(match kind {
             "default" => Self::Default,
             "linear" => Self::Linear { factor: keys.number("factor", None)? },
@@ -321,8 +370,12 @@ impl Keys<'_> {
         self.0.get(key).filter(|value| !value.is_null())
     }
 
-    fn text(&self, key: &str) -> Option<&str> {
-        self.value(key).and_then(Value::as_str)
+    fn text(&self, key: &str) -> Result<Option<&str>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(Error::Input(format!("{key} is {other}; expected a text"))),
+        }
     }
 
     fn count(&self, key: &str, default: Option<usize>) -> Result<usize> {
@@ -377,11 +430,11 @@ impl Keys<'_> {
     }
 
     fn refuse_what_is_not_built(&self) -> Result<()> {
-        let model_type = self.text("model_type").unwrap_or("llama");
+        let model_type = self.text("model_type")?.unwrap_or("llama");
         if model_type != "llama" {
             return Err(unsupported(&format!("model_type {model_type:?}"), "use a model of type \"llama\""));
         }
-        let act = self.text("hidden_act").unwrap_or("silu");
+        let act = self.text("hidden_act")?.unwrap_or("silu");
         if !matches!(act, "silu" | "swish") {
             return Err(unsupported(&format!("hidden_act {act:?}"), "use a model with \"silu\""));
         }
@@ -389,6 +442,9 @@ impl Keys<'_> {
             if self.flag(key, false)? {
                 return Err(unsupported(&format!("{key} = true"), "use a model whose linears have no bias"));
             }
+        }
+        if self.number("partial_rotary_factor", Some(1.0))?.to_bits() != 1f64.to_bits() {
+            return Err(unsupported("partial_rotary_factor", "use a model whose heads are rotated whole"));
         }
         if self.value("quantization_config").is_some() {
             return Err(unsupported("a quantized model", "use the unquantized weights"));
@@ -439,6 +495,17 @@ mod tests {
             ("llama3", "longrope", "longrope"),
             ("\"use_cache\":true", "\"attention_bias\":true", "attention_bias"),
             ("\"num_attention_heads\":4", "\"num_attention_heads\":0", "num_attention_heads"),
+            ("\"num_hidden_layers\":2", "\"num_hidden_layers\":4000000000", "num_hidden_layers"),
+            (
+                "\"intermediate_size\":24,\"num_hidden_layers\":2",
+                "\"intermediate_size\":4000000000,\"num_hidden_layers\":9999",
+                "parameters",
+            ),
+            ("\"vocab_size\":32", "\"head_dim\":4294967294,\"vocab_size\":32", "head_dim"),
+            ("\"llama\"", "5", "model_type"),
+            ("\"rope_type\":\"llama3\",", "", "rope_type"),
+            ("\"high_freq_factor\":4.0", "\"high_freq_factor\":1.0", "high_freq_factor"),
+            ("500000.0", "-1.0", "rope_theta"),
         ] {
             let error = Config::from_json(&SMALL.replace(from, to)).unwrap_err().to_string();
             assert!(error.contains(expected), "{from} -> {to}: {error}");

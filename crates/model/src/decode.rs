@@ -158,7 +158,7 @@ impl<T: Float + WithDType> CausalLm<T> {
     pub fn generate(&self, prompt: &[u32], sampling: &Sampling, workspace: &mut Workspace) -> Result<Vec<u32>> {
         let mut processor = sampling.processor()?;
         let mut generation = Generation::start(self, prompt, workspace)?;
-        let mut text = Vec::with_capacity(sampling.max_new_tokens);
+        let mut text = Vec::new();
         while text.len() < sampling.max_new_tokens {
             let logits = Tensor::from_slice(generation.logits(), generation.logits().len(), &Device::Cpu)?;
             let id = processor.sample(&logits)?;

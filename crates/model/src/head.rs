@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::packed::Packed;
 use crate::parameters::Gradients;
 
-/// Rows of one chunk of the head; a chunk's logits are the only `[chunk, V]` buffer there is.
-const CHUNK: usize = 256;
+/// The kernel chooses how many rows a chunk has.
+const AUTOMATIC: usize = 0;
 
 /// What the head's backward needs beside the hidden states.
 #[derive(Debug)]
@@ -172,7 +172,7 @@ impl<T: Float + WithDType> CausalLm<T> {
             hidden: self.config().hidden_size,
             vocab: self.config().vocab_size,
             targets: packed.targets().len(),
-            chunk: CHUNK,
+            chunk: AUTOMATIC,
         }
     }
 }

@@ -207,15 +207,7 @@ impl<'a, T: Float> Layer<'a, T> {
         // y = x' + h Wdᵀ: d already holds the gradient along the residual; the block's is added to it.
         let inner = gated(&saved.gate, &saved.up, workspace)?;
         let mut d_inner = vec![T::ZERO; inner.len()];
-        self.linear(Down).backward(
-            &inner,
-            &saved.low[6],
-            d,
-            Some((&mut d_inner, false)),
-            rows,
-            gradients,
-            workspace,
-        )?;
+        self.undo(Down, &inner, saved, d, (&mut d_inner, false), gradients, workspace)?;
         drop(inner);
         let (mut d_gate, mut d_up) = (vec![T::ZERO; d_inner.len()], vec![T::ZERO; d_inner.len()]);
         swiglu::backward(
@@ -229,24 +221,8 @@ impl<'a, T: Float> Layer<'a, T> {
         drop(d_inner);
         let (normed, _) = self.norm(&saved.middle, self.places.attention_norm, rows, workspace)?;
         let mut d_normed = vec![T::ZERO; rows * hidden];
-        self.linear(Gate).backward(
-            &normed,
-            &saved.low[4],
-            &d_gate,
-            Some((&mut d_normed, false)),
-            rows,
-            gradients,
-            workspace,
-        )?;
-        self.linear(Up).backward(
-            &normed,
-            &saved.low[5],
-            &d_up,
-            Some((&mut d_normed, true)),
-            rows,
-            gradients,
-            workspace,
-        )?;
+        self.undo(Gate, &normed, saved, &d_gate, (&mut d_normed, false), gradients, workspace)?;
+        self.undo(Up, &normed, saved, &d_up, (&mut d_normed, true), gradients, workspace)?;
         self.norm_backward(
             &saved.middle,
             &saved.rstd_attention,
@@ -260,15 +236,7 @@ impl<'a, T: Float> Layer<'a, T> {
 
         // x' = x + attention(q,k,v) Woᵀ
         let mut d_attended = vec![T::ZERO; saved.attended.len()];
-        self.linear(Output).backward(
-            &saved.attended,
-            &saved.low[3],
-            d,
-            Some((&mut d_attended, false)),
-            rows,
-            gradients,
-            workspace,
-        )?;
+        self.undo(Output, &saved.attended, saved, d, (&mut d_attended, false), gradients, workspace)?;
         let (mut d_q, mut d_k, mut d_v) =
             (vec![T::ZERO; saved.q.len()], vec![T::ZERO; saved.k.len()], vec![T::ZERO; saved.v.len()]);
         attention::backward(
@@ -287,33 +255,9 @@ impl<'a, T: Float> Layer<'a, T> {
         )?;
         self.rotate(&mut d_q, &mut d_k, packed.positions(), tables, Direction::Backward, workspace)?;
         let (normed, _) = self.norm(x, self.places.input_norm, rows, workspace)?;
-        self.linear(Query).backward(
-            &normed,
-            &saved.low[0],
-            &d_q,
-            Some((&mut d_normed, false)),
-            rows,
-            gradients,
-            workspace,
-        )?;
-        self.linear(Key).backward(
-            &normed,
-            &saved.low[1],
-            &d_k,
-            Some((&mut d_normed, true)),
-            rows,
-            gradients,
-            workspace,
-        )?;
-        self.linear(Value).backward(
-            &normed,
-            &saved.low[2],
-            &d_v,
-            Some((&mut d_normed, true)),
-            rows,
-            gradients,
-            workspace,
-        )?;
+        self.undo(Query, &normed, saved, &d_q, (&mut d_normed, false), gradients, workspace)?;
+        self.undo(Key, &normed, saved, &d_k, (&mut d_normed, true), gradients, workspace)?;
+        self.undo(Value, &normed, saved, &d_v, (&mut d_normed, true), gradients, workspace)?;
         self.norm_backward(x, &saved.rstd_input, self.places.input_norm, &d_normed, d, rows, gradients, workspace)
     }
 
@@ -329,6 +273,22 @@ impl<'a, T: Float> Layer<'a, T> {
         let mut y = vec![T::ZERO; rows * linear.outputs];
         low[name as usize] = linear.forward(x, &mut y, rows, workspace)?;
         Ok(y)
+    }
+
+    /// The backward of [`apply`](Self::apply): from `dy` to the input's gradient (added where the flag says so) and to the
+    /// gradients of what is trained.
+    #[expect(clippy::too_many_arguments, reason = "the operands of one backward")]
+    fn undo(
+        &self,
+        name: LinearName,
+        x: &[T],
+        saved: &LayerSaved<T>,
+        dy: &[T],
+        dx: (&mut [T], bool),
+        gradients: &mut Gradients<T>,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        self.linear(name).backward(x, &saved.low[name as usize], dy, dx, gradients, workspace)
     }
 
     fn norm(&self, x: &[T], place: usize, rows: usize, workspace: &mut Workspace) -> Result<(Vec<T>, Vec<T>)> {

@@ -41,34 +41,23 @@ impl<T: Float> Linear<'_, T> {
         Ok(low)
     }
 
-    /// Adds `dy W (+ s (dy B) A)` to `dx` where one is wanted, and the gradients of what is trained to `gradients`.
-    #[expect(clippy::too_many_arguments, reason = "the operands of one backward")]
+    /// Puts `dy W (+ s (dy B) A)` into `dx` (adds it where the flag says so), and adds the gradients of what is trained.
     pub(crate) fn backward(
         &self,
         x: &[T],
         low: &[T],
         dy: &[T],
-        dx: Option<(&mut [T], bool)>,
-        rows: usize,
+        (dx, accumulate): (&mut [T], bool),
         gradients: &mut Gradients<T>,
         workspace: &mut Workspace,
     ) -> Result<()> {
+        let rows = dy.len() / self.outputs;
+        let shape = self.shape(rows);
         if self.weight_trained {
             let dw = gradients.tensor_mut(self.weight_place);
-            linear::backward_weight(x.into(), dy.into(), dw.into(), self.shape(rows), T::ONE, true, workspace)?;
+            linear::backward_weight(x.into(), dy.into(), dw.into(), shape, T::ONE, true, workspace)?;
         }
-        let mut dx = dx;
-        if let Some((dx, accumulate)) = &mut dx {
-            linear::backward_input(
-                dy.into(),
-                self.weight.into(),
-                (&mut **dx).into(),
-                self.shape(rows),
-                T::ONE,
-                *accumulate,
-                workspace,
-            )?;
-        }
+        linear::backward_input(dy.into(), self.weight.into(), (&mut *dx).into(), shape, T::ONE, accumulate, workspace)?;
         let Some((parameters, pair)) = self.lora else { return Ok(()) };
         let (down, up) = self.low_rank_shapes(rows, pair.rank);
         let scale = T::from_f64(pair.scale);
@@ -100,17 +89,15 @@ impl<T: Float> Linear<'_, T> {
             true,
             workspace,
         )?;
-        if let Some((dx, _)) = dx {
-            linear::backward_input(
-                (&d_low).into(),
-                parameters.tensor(pair.a).into(),
-                dx.into(),
-                down,
-                T::ONE,
-                true,
-                workspace,
-            )?;
-        }
+        linear::backward_input(
+            (&d_low).into(),
+            parameters.tensor(pair.a).into(),
+            dx.into(),
+            down,
+            T::ONE,
+            true,
+            workspace,
+        )?;
         Ok(())
     }
 

@@ -81,6 +81,9 @@ impl Packed {
 
     fn push(&mut self, context: &ContextIds<'_>) -> std::result::Result<(), String> {
         check_mask("prompt", context.prompt, context.prompt_scored)?;
+        if context.completions.is_empty() && context.prompt_scored.contains(&true) {
+            return Err("a scored prompt needs a completion: its scores stand in the completion's row".into());
+        }
         let prompt = self.lay(context.prompt, 0);
         let mut completions = Vec::with_capacity(context.completions.len());
         for completion in &context.completions {
@@ -222,6 +225,8 @@ mod tests {
             completions: vec![CompletionIds::all_scored(&[3])],
         }]);
         assert!(no_prompt.unwrap_err().to_string().contains("empty prompt"));
+        let alone = Packed::new(&[ContextIds { prompt: &[1, 2], prompt_scored: &[false, true], completions: vec![] }]);
+        assert!(alone.unwrap_err().to_string().contains("needs a completion"));
         let short_mask = Packed::new(&[ContextIds { prompt: &[1, 2], prompt_scored: &[true], completions: vec![] }]);
         assert!(short_mask.unwrap_err().to_string().contains("mask of 1"));
     }

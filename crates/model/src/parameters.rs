@@ -29,18 +29,21 @@ impl<T: Float> Parameters<T> {
     /// Lays out tensors of the given names and shapes, all zero.
     ///
     /// # Errors
-    /// Two tensors of one name.
+    /// Two tensors of one name, or more elements than can be addressed.
     pub fn zeros(layout: impl IntoIterator<Item = (String, Vec<usize>)>) -> Result<Self> {
         let mut entries = Vec::new();
         let mut index = HashMap::new();
         let mut offset = 0;
         for (name, shape) in layout {
-            let length: usize = shape.iter().product();
+            let length = shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
+            let end = length.and_then(|length| length.checked_add(offset));
+            let end =
+                end.ok_or_else(|| Error::Input(format!("{name} of shape {shape:?} is too large for this machine")))?;
             if index.insert(name.clone(), entries.len()).is_some() {
                 return Err(Error::Input(format!("two parameters are named {name}")));
             }
-            entries.push(Entry { name, shape, range: offset..offset + length });
-            offset += length;
+            entries.push(Entry { name, shape, range: offset..end });
+            offset = end;
         }
         Ok(Self { entries, index, data: vec![T::ZERO; offset] })
     }

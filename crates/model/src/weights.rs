@@ -2,10 +2,10 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candlewick_kernels::Float;
-use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
@@ -49,18 +49,24 @@ fn open(path: &Path) -> Result<Bytes> {
     std::fs::read(path).map(Bytes::Read).map_err(Error::io(path))
 }
 
-/// Where each tensor of a model directory lies.
-///
-/// `stem` is `model` or `adapter_model`.
+/// Where each tensor of a model or adapter directory lies.
 pub(crate) struct WeightFiles {
     directory: PathBuf,
-    /// Tensor name to the place of its file in `files`.
-    places: BTreeMap<String, usize>,
+    places: BTreeMap<String, Place>,
     files: Vec<(PathBuf, Bytes)>,
 }
 
+/// One stored tensor.
+struct Place {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Range<usize>,
+}
+
 impl WeightFiles {
-    /// Opens `<stem>.safetensors`, or the shards that `<stem>.safetensors.index.json` lists.
+    /// Opens `<stem>.safetensors`, or the shards that `<stem>.safetensors.index.json` lists; `stem` is `model` or
+    /// `adapter_model`.
     pub(crate) fn open(directory: &Path, stem: &str) -> Result<Self> {
         let single = directory.join(format!("{stem}.safetensors"));
         let index = directory.join(format!("{stem}.safetensors.index.json"));
@@ -79,8 +85,18 @@ impl WeightFiles {
         let mut places = BTreeMap::new();
         for path in paths {
             let bytes = open(&path)?;
-            for name in parse(&path, &bytes)?.names() {
-                if places.insert(name.to_owned(), files.len()).is_some() {
+            let whole = bytes.as_ref();
+            let (header, metadata) = SafeTensors::read_metadata(whole)
+                .map_err(|e| Error::weights(&path, format!("not a whole safetensors file ({e}); copy it again")))?;
+            let first = header + size_of::<u64>();
+            for (name, info) in metadata.tensors() {
+                let (start, end) = (first + info.data_offsets.0, first + info.data_offsets.1);
+                if end > whole.len() {
+                    return Err(Error::weights(&path, format!("{name} ends beyond the file; copy it again")));
+                }
+                let place =
+                    Place { file: files.len(), dtype: info.dtype, shape: info.shape.clone(), bytes: start..end };
+                if places.insert(name.clone(), place).is_some() {
                     return Err(Error::weights(directory, format!("two shards hold the tensor {name}")));
                 }
             }
@@ -93,44 +109,35 @@ impl WeightFiles {
         self.places.keys().map(String::as_str)
     }
 
-    pub(crate) fn contains(&self, name: &str) -> bool {
-        self.places.contains_key(name)
+    /// The shape of a tensor, if it is there.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.places.get(name).map(|place| place.shape.as_slice())
     }
 
-    /// The shape of a tensor.
-    pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        self.with(name, |tensor, _| Ok(tensor.shape().to_vec()))
+    /// Refuses a tensor that is missing or has another shape: nothing has to be allocated to find out.
+    pub(crate) fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let place = self.place(name)?;
+        if place.shape != shape {
+            let stored = &place.shape;
+            let reason = format!("{name} has shape {stored:?}; the configuration asks for {shape:?}");
+            return Err(Error::weights(&self.files[place.file].0, reason));
+        }
+        Ok(())
     }
 
     /// Copies a tensor into `out`, converting it.
-    pub(crate) fn read<T: Float>(&self, name: &str, shape: &[usize], out: &mut [T]) -> Result<()> {
-        self.with(name, |tensor, path| {
-            if tensor.shape() != shape {
-                return Err(Error::weights(
-                    path,
-                    format!("{name} has shape {:?}; the configuration asks for {shape:?}", tensor.shape()),
-                ));
-            }
-            convert(tensor, out).map_err(|dtype| {
-                Error::weights(path, format!("{name} is stored as {dtype:?}; expected F32, F64, F16 or BF16"))
-            })
+    pub(crate) fn read<T: Float>(&self, name: &str, out: &mut [T]) -> Result<()> {
+        let place = self.place(name)?;
+        let (path, bytes) = &self.files[place.file];
+        convert(place.dtype, &bytes.as_ref()[place.bytes.clone()], out).map_err(|dtype| {
+            Error::weights(path, format!("{name} is stored as {dtype:?}; expected F32, F64, F16 or BF16"))
         })
     }
 
-    fn with<R>(&self, name: &str, f: impl FnOnce(&TensorView<'_>, &Path) -> Result<R>) -> Result<R> {
-        let Some(&place) = self.places.get(name) else {
-            return Err(Error::weights(&self.directory, format!("the tensor {name} is not in the weight files")));
-        };
-        let (path, bytes) = &self.files[place];
-        let tensors = parse(path, bytes)?;
-        let tensor = tensors.tensor(name).map_err(|e| Error::weights(path, format!("{name}: {e}")))?;
-        f(&tensor, path)
+    fn place(&self, name: &str) -> Result<&Place> {
+        let missing = || Error::weights(&self.directory, format!("the tensor {name} is not in the weight files"));
+        self.places.get(name).ok_or_else(missing)
     }
-}
-
-fn parse<'a>(path: &Path, bytes: &'a Bytes) -> Result<SafeTensors<'a>> {
-    SafeTensors::deserialize(bytes.as_ref())
-        .map_err(|e| Error::weights(path, format!("not a whole safetensors file ({e}); copy it again")))
 }
 
 /// The shard files an index names, each once.
@@ -154,10 +161,9 @@ fn shards(directory: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| directory.join(name)).collect())
 }
 
-/// Numbers of a stored tensor as `T`.
-fn convert<T: Float>(tensor: &TensorView<'_>, out: &mut [T]) -> std::result::Result<(), Dtype> {
-    let data = tensor.data();
-    match tensor.dtype() {
+/// Stored numbers as `T`.
+fn convert<T: Float>(dtype: Dtype, data: &[u8], out: &mut [T]) -> std::result::Result<(), Dtype> {
+    match dtype {
         Dtype::F32 => fill(out, data, |b: [u8; 4]| f64::from(f32::from_le_bytes(b))),
         Dtype::F64 => fill(out, data, f64::from_le_bytes),
         Dtype::F16 => fill(out, data, |b| half::f16::from_le_bytes(b).to_f64()),
@@ -211,7 +217,8 @@ pub(crate) fn dtype_name<T>() -> &'static str {
 
 /// Writes parameters as `<stem>.safetensors`, or as shards of at most `shard_bytes` with their index.
 ///
-/// Names are passed through `rename`. Every file is written beside its place, synced and renamed.
+/// Names are passed through `rename`. Every file is written beside its place, synced and renamed; several files are replaced
+/// one after the other, so a caller who may be interrupted writes into a fresh directory and renames that.
 pub(crate) fn save<T: Float>(
     directory: &Path,
     stem: &str,
@@ -252,13 +259,19 @@ pub(crate) fn save<T: Float>(
     }
     let index = directory.join(format!("{stem}.safetensors.index.json"));
     if single {
-        return match std::fs::remove_file(&index) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&index)(e)),
-            _ => Ok(()),
-        };
+        return remove(&index);
     }
     let total = (parameters.element_count() * size_of::<T>()) as u64;
-    save_json(&index, &json!({"metadata": {"total_size": total}, "weight_map": weight_map}))
+    save_json(&index, &json!({"metadata": {"total_size": total}, "weight_map": weight_map}))?;
+    // Readers prefer a single file over an index: one from before would win.
+    remove(&directory.join(format!("{stem}.safetensors")))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(e)),
+        _ => Ok(()),
+    }
 }
 
 /// Writes JSON beside its place, syncs it, and renames it there.

@@ -33,6 +33,10 @@ fn whole_and_sharded_files_hold_the_same_bits() {
     assert!(!shards.path().join("model.safetensors").exists());
     assert_eq!(CausalLm::<f32>::load(shards.path()).unwrap().parameters().data(), model.parameters().data());
 
+    model.save(shards.path()).unwrap();
+    assert!(!shards.path().join("model.safetensors.index.json").exists());
+    model.save_sharded(shards.path(), 4000).unwrap();
+    assert!(!shards.path().join("model.safetensors").exists(), "a single file from before would win over the shards");
     let second = std::fs::read_dir(shards.path())
         .unwrap()
         .map(|file| file.unwrap().path())
