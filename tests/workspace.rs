@@ -15,10 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("candlewick-hub", &[]),
     ("candlewick-testkit", &[]),
     ("candlewick-model", &["candlewick-kernels"]),
-    (
-        "candlewick-train",
-        &["candlewick-data", "candlewick-losses", "candlewick-model", "candlewick-kernels", "candlewick-hub"],
-    ),
+    ("candlewick-train", &["candlewick-data", "candlewick-losses", "candlewick-model", "candlewick-kernels"]),
     (
         "candlewick",
         &[

@@ -1,0 +1,41 @@
+//! What the pages under docs/ promise, tried out.
+use std::path::Path;
+
+use candlewick::train::Words;
+
+#[test]
+fn configurations_in_the_docs_are_configurations() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let blocks: Vec<&str> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let words = Words::parse(block, "docs/configuration.md").expect("it is TOML");
+        words.config().unwrap_or_else(|e| panic!("{e}\n{block}"));
+    }
+}
+
+#[test]
+fn the_defaults_in_the_docs_are_the_defaults() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let block = page.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
+    let written = Words::parse(block, "docs/configuration.md").and_then(|words| words.config()).expect("a configuration");
+    let default = Words::parse("", "nothing").and_then(|words| words.config()).expect("a configuration");
+    assert_eq!(written.data.rows, default.data.rows);
+    assert_eq!(written.data.max_length, default.data.max_length);
+    assert_eq!(written.data.truncation, default.data.truncation);
+    assert_eq!(written.data.boundary, default.data.boundary);
+    assert_eq!(written.data.end_of_sequence, default.data.end_of_sequence);
+    assert_eq!(written.optimizer, default.optimizer);
+    assert_eq!(written.schedule, default.schedule);
+    assert_eq!(written.objective, default.objective);
+    assert_eq!(written.output.save_every, default.output.save_every);
+    assert_eq!(written.output.keep, default.output.keep);
+    assert_eq!(written.model.lora, Some(candlewick::model::LoraConfig::default()));
+    let train = |config: &candlewick::train::Config| {
+        let train = &config.train;
+        (train.batch_size, train.micro_batches, train.seed, train.shuffle_buffer, train.threads)
+    };
+    assert_eq!(train(&written), train(&default));
+}
