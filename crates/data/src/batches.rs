@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::encode::Encoder;
-use crate::error::Error;
+use crate::error::{Error, Rejection};
 use crate::mismatch;
 use crate::order::Order;
 use crate::report::Report;
@@ -130,6 +130,16 @@ impl Batches {
     #[must_use]
     pub fn report(&self) -> &Report {
         self.stream.report()
+    }
+
+    /// From now on, holds every row of the first pass that is set aside, for [`take_rejections`](Self::take_rejections).
+    pub fn hold_rejections(&mut self) {
+        self.stream.hold_rejections();
+    }
+
+    /// The rows set aside since the last call; none unless they are held.
+    pub fn take_rejections(&mut self) -> Vec<Rejection> {
+        self.stream.take_rejections()
     }
 
     /// How examples are gathered.

@@ -316,6 +316,11 @@ fn share_prompt(sequences: &[Sequence]) -> Context {
 fn load(bytes: &[u8]) -> Result<Tokenizer, Error> {
     let failed = |message: String| Error::Tokenizer { file: "tokenizer.json".to_owned(), message };
     let mut json: Value = serde_json::from_slice(bytes).map_err(|error| failed(format!("not JSON: {error}")))?;
+    if !json.is_object() {
+        return Err(failed(
+            "expected a JSON object, as the `tokenizers` library writes it; copy the file again".into(),
+        ));
+    }
     keep_whitespace_in_offsets(&mut json["post_processor"]);
     json["truncation"] = Value::Null;
     json["padding"] = Value::Null;

@@ -64,13 +64,18 @@ impl Report {
         self.reasons.values().sum()
     }
 
-    /// The counts in one line: `2312 rows, 2303 kept, 9 rejected (empty completion 4, prompts differ 5)`.
+    /// The counts in one line: `2312 rows, 2303 kept, 9 rejected (empty completion 4, prompts differ 5)`, and
+    /// `; 3 of 4606 sequences truncated` where any was.
     #[must_use]
     pub fn summary(&self) -> String {
         let mut line = format!("{} rows, {} kept, {} rejected", self.rows, self.kept, self.rejected_rows());
         if !self.reasons.is_empty() {
             let reasons: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
             line.push_str(&format!(" ({})", reasons.join(", ")));
+        }
+        let Counts { sequences, truncated, .. } = self.counts;
+        if truncated > 0 {
+            line.push_str(&format!("; {truncated} of {sequences} sequences truncated"));
         }
         line
     }

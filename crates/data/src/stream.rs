@@ -31,6 +31,7 @@ pub struct Stream {
     cursor: Cursor,
     rows: Option<Ordered>,
     report: Report,
+    fresh: Option<Vec<Rejection>>,
 }
 
 impl Stream {
@@ -40,7 +41,15 @@ impl Stream {
     /// An order that cannot be.
     pub fn new(source: Source, encoder: Arc<Encoder>, order: Order) -> Result<Self, Error> {
         order.check()?;
-        Ok(Self { source, encoder, order, cursor: Cursor::default(), rows: None, report: Report::default() })
+        Ok(Self {
+            source,
+            encoder,
+            order,
+            cursor: Cursor::default(),
+            rows: None,
+            report: Report::default(),
+            fresh: None,
+        })
     }
 
     /// The next example of this epoch; None at its end.
@@ -102,6 +111,17 @@ impl Stream {
         &self.report
     }
 
+    /// From now on, holds every row of the first pass that is set aside until [`take_rejections`](Self::take_rejections);
+    /// the report lists only the first [`LISTED_REJECTIONS`](crate::LISTED_REJECTIONS).
+    pub fn hold_rejections(&mut self) {
+        self.fresh.get_or_insert_default();
+    }
+
+    /// The rows set aside since the last call, in the order they were met; none unless they are held.
+    pub fn take_rejections(&mut self) -> Vec<Rejection> {
+        self.fresh.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     pub(crate) fn source(&self) -> &Source {
         &self.source
     }
@@ -126,6 +146,9 @@ impl Stream {
         }
         if self.source.is_strict() {
             return Err(Error::Rejected(rejection));
+        }
+        if let Some(fresh) = self.fresh.as_mut().filter(|_| self.cursor.epoch == 0) {
+            fresh.push(rejection.clone());
         }
         self.report.reject(rejection);
         Ok(())

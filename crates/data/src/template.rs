@@ -108,6 +108,10 @@ fn to_json(value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
     // The two that change nothing here: keys come as they stand, and text is never escaped to ASCII.
     let _: (Option<bool>, Option<bool>) = (options.get("ensure_ascii")?, options.get("sort_keys")?);
     options.assert_all_used()?;
+    if let Some(width) = indent.filter(|width| *width > WIDEST_INDENT) {
+        let text = format!("tojson(indent={width}): expected at most {WIDEST_INDENT}");
+        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, text));
+    }
     let failed = |error: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string());
     let mut bytes = Vec::new();
     match indent {
@@ -126,6 +130,9 @@ fn to_json(value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
         .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     Ok(Value::from_safe_string(text))
 }
+
+/// The greatest `indent` of `tojson`: a template cannot ask for more memory than its text is worth.
+const WIDEST_INDENT: usize = 64;
 
 /// `json.dumps` with its default separators.
 struct PythonFormatter;
@@ -184,5 +191,8 @@ mod tests {
         let mut message = Message::new("user", "");
         message.extra.insert("tools".into(), serde_json::json!({"name": "<f>", "size": [1, 2.5, null]}));
         assert_eq!(dumping.render(&[&message], false).unwrap(), r#"{"name": "<f>", "size": [1, 2.5, null]}"#);
+        let wide = template("{{ messages[0].tools | tojson(indent=9223372036854775807) }}");
+        let text = wide.render(&[&message], false).unwrap_err();
+        assert!(text.contains("tojson(indent=9223372036854775807): expected at most 64"), "{text}");
     }
 }

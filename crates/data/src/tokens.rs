@@ -17,7 +17,8 @@ pub struct TokenizerFiles<'a> {
     pub special_tokens_map: Option<&'a [u8]>,
     /// `chat_template.jinja`; goes before the configuration's.
     pub chat_template: Option<&'a str>,
-    /// `config.json` or `generation_config.json` of the model: ids of special tokens that nothing else names.
+    /// `config.json` or `generation_config.json` of the model: ids of special tokens that nothing else names. From a
+    /// directory each id is that of `generation_config.json`, or else of `config.json`.
     pub model_config: Option<&'a [u8]>,
 }
 
@@ -45,10 +46,15 @@ impl OwnedFiles {
                 })
             })
             .transpose()?;
-        let model_config = match optional(dir, "generation_config.json")? {
-            Some(bytes) => Some(bytes),
-            None => optional(dir, "config.json")?,
-        };
+        let generation = optional(dir, "generation_config.json")?;
+        let generation = json(generation.as_deref(), &dir.join("generation_config.json").display().to_string())?;
+        let config = optional(dir, "config.json")?;
+        let config = json(config.as_deref(), &dir.join("config.json").display().to_string())?;
+        let ids = ["bos_token_id", "eos_token_id"].map(|key| {
+            let found = [&generation[key], &config[key]].into_iter().find(|value| id(value).is_some());
+            (key.to_owned(), found.cloned().unwrap_or(Value::Null))
+        });
+        let model_config = Some(Value::Object(ids.into_iter().collect()).to_string().into_bytes());
         Ok(Self {
             tokenizer,
             tokenizer_config: optional(dir, "tokenizer_config.json")?,

@@ -182,6 +182,9 @@ fn tokenizer_files_that_do_not_serve_are_named() {
     assert!(of(bare).contains("no eos_token"), "{}", of(bare));
     assert!(of(TokenizerFiles { tokenizer: b"{}", ..bare }).contains("tokenizer.json: not a tokenizer"));
     assert!(of(TokenizerFiles { tokenizer: b"{", ..bare }).contains("not JSON"));
+    for other in [&b"[]"[..], b"3", b"\"text\"", b"null"] {
+        assert!(of(TokenizerFiles { tokenizer: other, ..bare }).contains("tokenizer.json: expected a JSON object"));
+    }
     assert!(of(TokenizerFiles { tokenizer_config: Some(b"["), ..bare }).contains("tokenizer_config.json: not JSON"));
     let broken_template =
         TokenizerFiles { model_config: Some(br#"{"eos_token_id": 2}"#), chat_template: Some("{% if %}"), ..bare };

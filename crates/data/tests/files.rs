@@ -236,9 +236,45 @@ fn counts_are_exact_beyond_the_list() {
     for _ in 0..250 {
         writeln!(text, "{{}}").unwrap();
     }
-    let report = report(&write(dir.path(), "many", text));
+    let options = write(dir.path(), "many", text);
+    let report = report(&options);
     assert_eq!(report.reasons[&Reason::MissingColumn], 250);
     assert_eq!(report.rejected.len(), candlewick_data::LISTED_REJECTIONS);
+
+    // All can be had as they come, those of a second pass not again.
+    let mut stream = Stream::new(Source::open(&options).unwrap(), small(), Order::File).unwrap();
+    stream.hold_rejections();
+    while stream.next_example().unwrap().is_some() {}
+    let taken = stream.take_rejections();
+    assert_eq!(taken.len(), 250);
+    assert_eq!(taken[249].origin.line, 251);
+    stream.next_epoch();
+    while stream.next_example().unwrap().is_some() {}
+    assert!(stream.take_rejections().is_empty());
+}
+
+#[test]
+fn ids_of_special_tokens_come_from_either_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let put = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+    put("tokenizer.json", &common::tokenizer_json(SMALL));
+    put("generation_config.json", br#"{"eos_token_id": [7, 8], "bos_token_id": null}"#);
+    put("config.json", br#"{"eos_token_id": 5, "bos_token_id": 6}"#);
+    let encoder = Encoder::from_dir(dir.path(), EncodeOptions::default()).unwrap();
+    assert_eq!((encoder.eos_id(), encoder.bos_id()), (Some(7), Some(6)));
+    put("config.json", b"{");
+    let text = Encoder::from_dir(dir.path(), EncodeOptions::default()).unwrap_err().to_string();
+    assert!(text.contains("config.json: not JSON") && text.contains(&dir.path().display().to_string()), "{text}");
+}
+
+#[test]
+fn truncation_alone_is_in_the_summary() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = write(dir.path(), "long", "{\"prompt\": \"p\", \"completion\": \" a b c d e f g h i j k l\"}\n");
+    let encoder = encoder(SMALL, EncodeOptions { max_length: Some(4), ..EncodeOptions::default() });
+    let mut stream = Stream::new(Source::open(&options).unwrap(), encoder, Order::File).unwrap();
+    stream.next_example().unwrap().unwrap();
+    assert_eq!(stream.report().summary(), "1 rows, 1 kept, 0 rejected; 1 of 1 sequences truncated");
 }
 
 #[test]

@@ -109,11 +109,12 @@ impl Checkpoint {
         Ok(Self { path: path.to_owned(), state })
     }
 
-    /// The newest whole checkpoint in `directory`.
+    /// The newest whole checkpoint in `directory`. One that a crash left aside while it was being replaced is put back first.
     ///
     /// # Errors
     /// A directory that cannot be read. A missing one holds no checkpoint.
     pub fn latest(directory: &Path) -> Result<Found> {
+        heal(directory)?;
         let mut found = Found { checkpoint: None, damaged: Vec::new() };
         for (_, path) in steps(directory)?.into_iter().rev() {
             match Self::open(&path) {
@@ -137,7 +138,7 @@ pub(crate) fn write_directory(target: &Path, fill: impl FnOnce(&Path) -> Result<
     };
     let beside = |suffix: &str| parent.join(format!(".{}.{suffix}", name.to_string_lossy()));
     let (fresh, old) = (beside("new"), beside("old"));
-    std::fs::create_dir_all(parent).map_err(Error::io("creating", parent))?;
+    create_directory(parent)?;
     // A crash between the two renames below leaves the old one aside.
     if !target.exists() && old.exists() {
         std::fs::rename(&old, target).map_err(Error::io("renaming", &old))?;
@@ -172,7 +173,7 @@ pub(crate) fn write_file(target: &Path, write: impl FnOnce(&Path) -> Result<()>)
         _ => return Err(Error::config(target.display().to_string(), "not the path of a file")),
     };
     let fresh = parent.join(format!(".{}.new", name.to_string_lossy()));
-    std::fs::create_dir_all(parent).map_err(Error::io("creating", parent))?;
+    create_directory(parent)?;
     let written = write(&fresh).and_then(|()| sync(&fresh));
     if let Err(e) = written {
         let _ = std::fs::remove_file(&fresh);
@@ -209,13 +210,68 @@ pub(crate) fn step_directory(checkpoints: &Path, step: u64) -> PathBuf {
     checkpoints.join(format!("step-{step:08}"))
 }
 
-/// Removes all but the newest `keep` checkpoints; 0 keeps all.
-pub(crate) fn prune(checkpoints: &Path, keep: usize) -> Result<()> {
+/// Removes all but the newest `keep` checkpoints, never that of step `written`; 0 keeps all.
+pub(crate) fn prune(checkpoints: &Path, keep: usize, written: u64) -> Result<()> {
     let all = steps(checkpoints)?;
     if keep == 0 || all.len() <= keep {
         return Ok(());
     }
-    all[..all.len() - keep].iter().try_for_each(|(_, path)| remove(path))
+    all[..all.len() - keep].iter().filter(|(step, _)| *step != written).try_for_each(|(_, path)| remove(path))
+}
+
+/// Moves checkpoints of steps after `step` into `aside/`: a run that goes on from `step` makes them anew. Those moved there
+/// before under the same names are replaced.
+pub(crate) fn set_aside_after(checkpoints: &Path, step: u64) -> Result<()> {
+    heal(checkpoints)?;
+    let aside = checkpoints.join("aside");
+    for (_, path) in steps(checkpoints)?.into_iter().filter(|(at, _)| *at > step) {
+        let name = path.file_name().unwrap_or_default();
+        create_directory(&aside)?;
+        remove(&aside.join(name))?;
+        std::fs::rename(&path, aside.join(name)).map_err(Error::io("renaming", &path))?;
+        sync(&aside)?;
+        sync(checkpoints)?;
+    }
+    Ok(())
+}
+
+/// Undoes what a crash left half done: a checkpoint aside goes back to its place, or goes where its place is taken.
+fn heal(checkpoints: &Path) -> Result<()> {
+    if !checkpoints.exists() {
+        return Ok(());
+    }
+    for (name, path) in entries(checkpoints)? {
+        let Some(hidden) = name.strip_prefix('.').filter(|name| name.starts_with("step-")) else { continue };
+        match hidden.strip_suffix(".old").map(|name| checkpoints.join(name)) {
+            Some(place) if !place.exists() => {
+                std::fs::rename(&path, &place).map_err(Error::io("renaming", &path))?;
+                sync(checkpoints)?;
+            }
+            Some(_) => remove(&path)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes checkpoints half written, which only the one run of a directory may do.
+pub(crate) fn sweep(checkpoints: &Path) -> Result<()> {
+    if !checkpoints.exists() {
+        return Ok(());
+    }
+    let half = |name: &str| name.starts_with(".step-") && name.ends_with(".new");
+    entries(checkpoints)?.into_iter().filter(|(name, _)| half(name)).try_for_each(|(_, path)| remove(&path))
+}
+
+/// Creates a directory with its parents, each of which reaches the disk.
+pub(crate) fn create_directory(directory: &Path) -> Result<()> {
+    let new: Vec<&Path> =
+        directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    std::fs::create_dir_all(directory).map_err(Error::io("creating", directory))?;
+    new.into_iter().filter_map(Path::parent).try_for_each(|parent| match parent.as_os_str().is_empty() {
+        true => sync(Path::new(".")),
+        false => sync(parent),
+    })
 }
 
 impl FileRecord {
@@ -377,8 +433,38 @@ mod tests {
         assert!(found.damaged[0].to_string().contains("weights.bin has 2 bytes instead of 4"));
         assert!(Checkpoint::latest(&directory.path().join("nowhere")).unwrap().checkpoint.is_none());
 
-        prune(directory.path(), 2).unwrap();
-        assert_eq!(steps(directory.path()).unwrap().iter().map(|(step, _)| *step).collect::<Vec<_>>(), [20, 100]);
+        let left = || steps(directory.path()).unwrap().iter().map(|(step, _)| *step).collect::<Vec<_>>();
+        prune(directory.path(), 2, 100).unwrap();
+        assert_eq!(left(), [20, 100]);
+        prune(directory.path(), 1, 20).unwrap();
+        assert_eq!(left(), [20, 100], "the one just written stays");
+        set_aside_after(directory.path(), 20).unwrap();
+        assert_eq!(left(), [20]);
+        assert!(directory.path().join("aside/step-00000100").is_dir());
+    }
+
+    #[test]
+    fn what_a_crash_left_half_done_is_undone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = step_directory(directory.path(), 5);
+        write(&path, 5);
+        // Between the two renames: the old one is aside, the new one not yet in its place.
+        std::fs::rename(&path, directory.path().join(".step-00000005.old")).unwrap();
+        std::fs::create_dir(directory.path().join(".step-00000005.new")).unwrap();
+        assert_eq!(Checkpoint::latest(directory.path()).unwrap().checkpoint.unwrap().state.step, 5);
+        // After them.
+        std::fs::create_dir(directory.path().join(".step-00000005.old")).unwrap();
+        Checkpoint::latest(directory.path()).unwrap();
+        sweep(directory.path()).unwrap();
+        assert_eq!(entries(directory.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn directories_are_created_with_their_parents() {
+        let directory = tempfile::tempdir().unwrap();
+        create_directory(&directory.path().join("a/b")).unwrap();
+        create_directory(&directory.path().join("a/b")).unwrap();
+        assert!(directory.path().join("a/b").is_dir());
     }
 
     #[test]

@@ -242,7 +242,7 @@ pub struct OutputWords {
 
 impl Default for OutputWords {
     fn default() -> Self {
-        Self { dir: None, save_every: 0, keep: 2 }
+        Self { dir: None, save_every: 500, keep: 2 }
     }
 }
 

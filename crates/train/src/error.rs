@@ -93,6 +93,26 @@ pub enum Error {
         /// Where the two differ most.
         cause: String,
     },
+    /// A policy that should start as its reference scores a row otherwise.
+    #[error(
+        "step 1: on {place} the summed log-probabilities of policy and reference differ by {gap:.6}: the reference is not a copy of the starting policy, or its rows were tokenized or masked in another way"
+    )]
+    OtherReference {
+        /// The row where they differ most, as `file:line`.
+        place: String,
+        /// |Δ Σ log p| there.
+        gap: f64,
+    },
+    /// An update left a parameter that is not finite.
+    #[error(
+        "after step {step} the parameter {parameter} is not finite; nothing was saved, and checkpoints written before stay whole; lower optimizer.learning_rate"
+    )]
+    Diverged {
+        /// The step, counted from one.
+        step: u64,
+        /// The first such parameter.
+        parameter: String,
+    },
     /// A trainable parameter receives no gradient.
     #[error(
         "step {step}: no gradient reaches {parameters}; it would never change; leave it out of what is trained, or repair the model's backward pass"
@@ -155,8 +175,9 @@ impl Error {
             | Self::Checkpoint { .. }
             | Self::Reference { .. }
             | Self::NotAtReference { .. }
+            | Self::OtherReference { .. }
             | Self::NoGradient { .. } => Fault::Model,
-            Self::NotFinite { .. } => Fault::Stopped,
+            Self::NotFinite { .. } | Self::Diverged { .. } => Fault::Stopped,
             Self::Loss(_) | Self::Mismatch(_) => Fault::Configuration,
             Self::Kernel(_) | Self::Tensor(_) => Fault::Internal,
         }

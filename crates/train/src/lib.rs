@@ -23,6 +23,7 @@ mod pack;
 mod plan;
 mod policy;
 mod reference;
+mod rows;
 mod run;
 mod schedule;
 mod tally;

@@ -1,8 +1,9 @@
-//! `metrics.jsonl`: one JSON object a step or evaluation, under TRL's names.
+//! `metrics.jsonl`: one JSON object a step or evaluation, under TRL's names. `rejected.jsonl`: one a row set aside.
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
 
+use candlewick_data::Rejection;
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint;
@@ -22,10 +23,12 @@ impl MetricsLog {
         Self { path, file: None }
     }
 
-    pub(crate) fn step(&mut self, report: &StepReport, place: &Place) -> Result<()> {
+    /// Logs a step. `epoch` is TRL's: passes over the rows, with the part of the last, where the plan's length is in epochs;
+    /// where it is in steps the rows of a pass are not counted, and it is the number of passes completed.
+    pub(crate) fn step(&mut self, report: &StepReport, place: &Place, epoch: f64) -> Result<()> {
         let mut line = Map::new();
         line.insert("step".into(), json!(report.step));
-        line.insert("epoch".into(), json!(place.cursor.epoch));
+        line.insert("epoch".into(), json!(epoch));
         line.insert("loss".into(), json!(report.loss));
         line.insert("grad_norm".into(), json!(report.grad_norm));
         line.insert("learning_rate".into(), json!(report.learning_rate));
@@ -63,6 +66,15 @@ impl MetricsLog {
         checkpoint::write_file(&self.path, |path| std::fs::write(path, kept).map_err(Error::io("writing", path)))
     }
 
+    /// Leaves no line: the run starts anew.
+    pub(crate) fn clear(&mut self) -> Result<()> {
+        self.file = None;
+        match std::fs::remove_file(&self.path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing", &self.path)(e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until what was written has reached the disk.
     pub(crate) fn sync(&mut self) -> Result<()> {
         self.file.as_ref().map_or(Ok(()), |file| file.sync_all().map_err(Error::io("syncing", &self.path)))
@@ -77,6 +89,57 @@ impl MetricsLog {
             }
         };
         file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io("writing", &self.path))
+    }
+}
+
+/// `rejected.jsonl`: one JSON object of `file`, `line`, `reason` and `detail` for every row set aside in the first pass, and
+/// for every one of the first evaluation. There is no file where there is none.
+#[derive(Debug)]
+pub(crate) struct RejectedLog {
+    path: PathBuf,
+    length: u64,
+}
+
+impl RejectedLog {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, length: 0 }
+    }
+
+    /// Bytes written; what a checkpoint remembers.
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(crate) fn append(&mut self, rejections: &[Rejection]) -> Result<()> {
+        if rejections.is_empty() {
+            return Ok(());
+        }
+        let line = |rejection: &Rejection| {
+            let Rejection { origin, reason, detail } = rejection;
+            format!("{}\n", json!({"file": &*origin.file, "line": origin.line, "reason": reason, "detail": detail}))
+        };
+        let text: String = rejections.iter().map(line).collect();
+        let written = OpenOptions::new().create(true).append(true).open(&self.path).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        });
+        written.map_err(Error::io("writing", &self.path))?;
+        self.length += text.len() as u64;
+        Ok(())
+    }
+
+    /// Drops what was written after the first `length` bytes.
+    pub(crate) fn truncate(&mut self, length: u64) -> Result<()> {
+        let io = |doing| Error::io(doing, &self.path);
+        let file = match OpenOptions::new().write(true).open(&self.path) {
+            Ok(file) => file,
+            // Of a run that was moved here without it.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(io("opening")(e)),
+        };
+        let there = file.metadata().map_err(io("reading"))?.len();
+        self.length = length.min(there);
+        file.set_len(self.length).map_err(io("writing"))
     }
 }
 

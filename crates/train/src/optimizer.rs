@@ -2,7 +2,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use candlewick_kernels::{Workspace, adamw};
+use candlewick_kernels::{Float, Workspace, adamw};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +86,12 @@ impl<T: Element> AdamW<T> {
             )?;
         }
         Ok(())
+    }
+
+    /// Whether a gradient other than zero ever reached these parameters.
+    pub(crate) fn has_met_gradient(&self, range: Range<usize>) -> bool {
+        let moments = self.mean[range.clone()].iter().chain(&self.mean_square[range]);
+        moments.into_iter().any(|x| Float::to_f64(*x) != 0.0)
     }
 
     /// Writes moments and count.

@@ -7,6 +7,7 @@ use candlewick_data::{Boundary, EndOfSequence, Form, Order, RowRange, Truncation
 use candlewick_losses::{Objective, Recipe};
 use candlewick_model::{LoraConfig, Recompute};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::config::{Config, EvaluationWords, ModelWords, OptimizerWords, OrderKind, ReferenceKind};
 use crate::error::{Error, Result};
@@ -243,17 +244,25 @@ impl Plan {
 
     /// Checks that a run of this plan may go on from a checkpoint of `stored`, after `step` steps.
     ///
-    /// Allowed to differ: `output`, `train.threads`, and `train.length` where the learning rate does not depend on it and the
-    /// new length is no shorter.
+    /// Allowed to differ: `output` (and with it the place of a precomputed reference that lies there by default),
+    /// `train.threads`, and `train.length` where the learning rate does not depend on it and the new length is no shorter than
+    /// what is done (of epochs: than it was). Other threads add up in another order: the bits are those of the uninterrupted
+    /// run for the same number of threads only.
     ///
     /// # Errors
     /// Any other difference, by name, with both values.
-    pub fn check_resumes(&self, stored: &serde_json::Value, step: u64) -> Result<()> {
+    pub fn check_resumes(&self, stored: &Value, step: u64) -> Result<()> {
         let ours = self.entries();
         let theirs = entries(stored);
         let mut differences = Vec::new();
         for key in ours.keys().chain(theirs.keys()).collect::<std::collections::BTreeSet<_>>() {
             let (our, their) = (ours.get(key), theirs.get(key));
+            if key == "reference.precomputed"
+                && our == Some(&default_reference(&ours))
+                && their == Some(&default_reference(&theirs))
+            {
+                continue;
+            }
             if our == their || key.starts_with("output.") || key == "train.threads" {
                 continue;
             }
@@ -266,6 +275,11 @@ impl Plan {
                     ));
                 } else if matches!(self.train.length, Length::Steps(steps) if steps < step) {
                     differences.push(format!("{key} is {}, and {step} steps are done", show(our)));
+                } else if key == "train.length.epochs"
+                    && let (Some(our), Some(their)) = (our.and_then(Value::as_u64), their.and_then(Value::as_u64))
+                    && our < their
+                {
+                    differences.push(format!("{key} is {our}, was {their}"));
                 }
                 continue;
             }
@@ -278,12 +292,12 @@ impl Plan {
     }
 
     /// The plan as JSON.
-    pub fn to_json(&self) -> serde_json::Value {
+    pub fn to_json(&self) -> Value {
         serde_json::to_value(self).expect("a plan holds only strings, numbers and maps with string keys")
     }
 
     /// Every value under its dotted path.
-    fn entries(&self) -> BTreeMap<String, serde_json::Value> {
+    fn entries(&self) -> BTreeMap<String, Value> {
         entries(&self.to_json())
     }
 }
@@ -335,9 +349,7 @@ fn resolve_reference(
             ));
         }
         (ReferenceKind::AdapterOff, None) => ReferencePlan::AdapterOff,
-        (ReferenceKind::Precomputed, path) => {
-            ReferencePlan::Precomputed(path.unwrap_or_else(|| dir.join("reference.safetensors")))
-        }
+        (ReferenceKind::Precomputed, path) => ReferencePlan::Precomputed(path.unwrap_or_else(|| dir.join(REFERENCE))),
     })
 }
 
@@ -386,10 +398,10 @@ fn at_least_one(key: &str, value: u64) -> Result<u64> {
     if value == 0 { Err(Error::config(key, "0; expected at least 1")) } else { Ok(value) }
 }
 
-fn entries(value: &serde_json::Value) -> BTreeMap<String, serde_json::Value> {
-    fn walk(path: &str, value: &serde_json::Value, out: &mut BTreeMap<String, serde_json::Value>) {
+fn entries(value: &Value) -> BTreeMap<String, Value> {
+    fn walk(path: &str, value: &Value, out: &mut BTreeMap<String, Value>) {
         match value {
-            serde_json::Value::Object(map) if !map.is_empty() => {
+            Value::Object(map) if !map.is_empty() => {
                 for (key, value) in map {
                     walk(&if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, value, out);
                 }
@@ -404,8 +416,16 @@ fn entries(value: &serde_json::Value) -> BTreeMap<String, serde_json::Value> {
     out
 }
 
-fn show(value: Option<&serde_json::Value>) -> String {
-    value.map_or_else(|| "absent".to_owned(), serde_json::Value::to_string)
+/// Where a precomputed reference of these entries lies if nothing else is said.
+fn default_reference(entries: &BTreeMap<String, Value>) -> Value {
+    let dir = entries.get("output.dir").and_then(Value::as_str).unwrap_or_default();
+    Value::String(PathBuf::from(dir).join(REFERENCE).to_string_lossy().into_owned())
+}
+
+const REFERENCE: &str = "reference.safetensors";
+
+fn show(value: Option<&Value>) -> String {
+    value.map_or_else(|| "absent".to_owned(), Value::to_string)
 }
 
 #[cfg(test)]
@@ -482,6 +502,15 @@ mod tests {
         assert!(refused(&["optimizer.learning_rate=0.5"]).contains("optimizer.learning_rate is 0.5, was 1e-6"));
         assert!(refused(&["objective.beta=0.5"]).contains("objective.beta is 0.5, was 0.1"));
         assert!(refused(&["train.seed=3"]).contains("train.seed is 3, was 0"));
+        let moving =
+            |dir: &str, more: &str| plan(&["reference.kind=precomputed", "train.epochs=3", dir, more]).unwrap();
+        let stored = moving("output.dir=out", "output.keep=2").to_json();
+        moving("output.dir=elsewhere", "output.keep=2").check_resumes(&stored, 10).unwrap();
+        let text = moving("output.dir=out", "reference.path=t").check_resumes(&stored, 10).unwrap_err().to_string();
+        assert!(text.contains("reference.precomputed is \"t\", was \"out/reference.safetensors\""), "{text}");
+        moving("output.dir=out", "train.epochs=4").check_resumes(&stored, 10).unwrap();
+        let text = moving("output.dir=out", "train.epochs=2").check_resumes(&stored, 10).unwrap_err().to_string();
+        assert!(text.contains("train.length.epochs is 2, was 3"), "{text}");
         assert!(refused(&["train.steps=5"]).contains("train.length.steps is 5, and 10 steps are done"));
         let text = refused(&["train.steps=20", "schedule.kind=cosine"]);
         assert!(text.contains("train.length.steps") && text.contains("schedule.kind"), "{text}");

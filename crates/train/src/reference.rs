@@ -78,6 +78,23 @@ impl PrecomputedReference {
         Ok(())
     }
 
+    /// Whether every row of a micro-batch is there; the first that is not, as the error.
+    pub(crate) fn check_holds(&self, micro: &Micro) -> Result<()> {
+        std::iter::once(&micro.rows).chain(&micro.mismatched).try_for_each(|rows| self.find(rows).map(|_| ()))
+    }
+
+    /// The values of each row.
+    fn find(&self, rows: &PackedRows) -> Result<Vec<&[f64]>> {
+        let found = rows.keys.iter().zip(&rows.lengths).zip(&rows.places).map(|((key, length), place)| {
+            let stored = self.rows.get(key).filter(|stored| stored.len() == *length);
+            stored.map(Vec::as_slice).ok_or_else(|| Error::Reference {
+                path: self.path.clone(),
+                reason: format!("it has nothing for {place}: it was made from other rows, another order, tokenizer, mask or fewer steps; remove the file and start anew to have it made again"),
+            })
+        });
+        found.collect()
+    }
+
     /// How many rows there are.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -157,15 +174,7 @@ impl PrecomputedReference {
     }
 
     fn score<T: Element>(&self, rows: &PackedRows) -> Result<TokenScores> {
-        let mut values = Vec::with_capacity(rows.packed.targets().len());
-        for ((key, length), place) in rows.keys.iter().zip(&rows.lengths).zip(&rows.places) {
-            let stored = self.rows.get(key).filter(|stored| stored.len() == *length);
-            let stored = stored.ok_or_else(|| Error::Reference {
-                path: self.path.clone(),
-                reason: format!("it has nothing for {place}: it was made from other rows, another order, tokenizer or mask; remove the file to have it made again"),
-            })?;
-            values.extend(stored.iter().map(|x| <T as Float>::from_f64(*x)));
-        }
+        let values: Vec<T> = self.find(rows)?.concat().into_iter().map(<T as Float>::from_f64).collect();
         let ones = vec![T::ONE; values.len()];
         Ok(TokenScores::new(grid(&rows.packed, &values)?, grid(&rows.packed, &ones)?)?)
     }

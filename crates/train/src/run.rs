@@ -2,22 +2,33 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candlewick_data::{
-    BatchOptions, Batches, Cursor, EncodeOptions, Encoder, LastStep, Order, Report, Source, SourceOptions,
-};
-use candlewick_losses::{Needs, Objective, Outputs, StepWide};
+use candlewick_data::{Batches, Cursor, Encoder, Report};
+use candlewick_losses::{Objective, Outputs};
 use candlewick_model::CausalLm;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, Result};
-use crate::log::MetricsLog;
-use crate::plan::{DataPlan, Length, Plan, ReferencePlan, TuningPlan};
+use crate::log::{MetricsLog, RejectedLog};
+use crate::plan::{Length, Plan, ReferencePlan, TuningPlan};
 use crate::policy::{CausalPolicy, FrozenPolicy, weights_digest};
 use crate::reference::{PrecomputedReference, Reference};
+use crate::rows::{self, Fingerprint};
 use crate::trainer::{EvalReport, StepReport, Trainer, TrainerOptions};
 
 /// A run in f32. Nothing happens between calls of [`advance`](Self::advance).
+///
+/// # Output directory
+/// - `plan.json`: the [`Plan`].
+/// - `metrics.jsonl`: an object a step or evaluation under TRL's names. `epoch` is passes over the rows with the part of the
+///   last, where the length of the run is in epochs; where it is in steps the rows are not counted beforehand, and it is passes
+///   completed.
+/// - `rejected.jsonl`, where a row was set aside: an object of `file`, `line`, `reason` and `detail` for each one of the first
+///   pass and of the first evaluation.
+/// - `checkpoints/step-…/`: see [`Checkpoint`]. `checkpoints/aside/`: those of later steps than one that was resumed.
+/// - `final/`: the trained model or adapter, written before the last evaluation.
+///
+/// The same plan and the same number of threads give the same bits, interrupted or not.
 #[derive(Debug)]
 pub struct Run {
     plan: Plan,
@@ -27,9 +38,14 @@ pub struct Run {
     /// Rows still to be scored by the reference, with what is scored so far.
     precompute: Option<Precompute>,
     log: MetricsLog,
+    rejected: RejectedLog,
+    data: Fingerprint,
     total_steps: u64,
     place: Place,
     saved: Option<u64>,
+    result_written: bool,
+    held_out: Option<Report>,
+    other_threads: Option<usize>,
     finished: bool,
     companions: Vec<PathBuf>,
 }
@@ -40,6 +56,12 @@ pub struct Run {
 struct Bookmark {
     plan: serde_json::Value,
     place: Place,
+    total_steps: u64,
+    /// The training file.
+    data: Fingerprint,
+    /// Bytes of `rejected.jsonl`.
+    rejected: u64,
+    threads: usize,
 }
 
 /// How far a run has come.
@@ -86,63 +108,95 @@ pub struct Summary {
     pub result: PathBuf,
     /// What became of the training rows.
     pub rows: Report,
+    /// What became of the held-out rows in the last evaluation.
+    pub held_out: Option<Report>,
 }
 
 #[derive(Debug)]
 struct Precompute {
     batches: Batches,
-    /// Steps whose rows are still to be scored.
+    /// Steps whose rows are scored.
     steps: u64,
     evaluation: Option<Batches>,
     table: PrecomputedReference,
 }
 
 impl Run {
-    /// Loads everything a plan names and writes `plan.json`.
+    /// Loads everything a plan names, looks at its rows and held-out rows, and writes `plan.json`. The logs of a run that never
+    /// saved are begun anew; its table of reference log-probabilities is used again.
     ///
     /// # Errors
     /// Files that are missing or do not fit together; an output directory that holds another run.
     pub fn start(plan: Plan) -> Result<Self> {
-        let output = &plan.output.dir;
-        let found = Checkpoint::latest(&checkpoints(output))?;
-        if found.checkpoint.is_some() || !found.damaged.is_empty() || output.join(METRICS).exists() {
-            return Err(Error::config(
-                "output.dir",
-                format!("{} holds another run; resume it, or name another directory", output.display()),
-            ));
-        }
-        let run = Self::build(plan)?;
-        std::fs::create_dir_all(&run.plan.output.dir).map_err(Error::io("creating", &run.plan.output.dir))?;
+        refuse_other_run(&plan.output.dir)?;
+        let mut run = Self::build(plan)?;
+        checkpoint::create_directory(&run.plan.output.dir)?;
+        checkpoint::sweep(&checkpoints(&run.plan.output.dir))?;
+        run.log.clear()?;
+        run.rejected.truncate(0)?;
         run.write_plan()?;
         Ok(run)
     }
 
-    /// Goes on from a checkpoint, to the same bits as if the run had not been interrupted.
+    /// Goes on from a checkpoint, to the same bits as if the run had not been interrupted, if it goes on with as many threads
+    /// ([`other_threads`](Self::other_threads)). Checkpoints of later steps are moved into `checkpoints/aside/`.
     ///
     /// # Errors
-    /// As [`start`](Self::start); a checkpoint of another plan or of other starting weights; a damaged one.
+    /// As [`start`](Self::start); a checkpoint of another plan, of other data or of other starting weights; a damaged one.
     pub fn resume(plan: Plan, checkpoint: &Path) -> Result<Self> {
         let checkpoint = Checkpoint::open(checkpoint)?;
         let bookmark: Bookmark = serde_json::from_value(checkpoint.state.bookmark.clone())
             .map_err(|e| Error::checkpoint(&checkpoint.path, format!("it was not written by a run of a plan ({e})")))?;
         plan.check_resumes(&bookmark.plan, checkpoint.state.step)?;
         let mut run = Self::build(plan)?;
-        if let (Some(_), ReferencePlan::Precomputed(path)) = (&run.precompute, &run.plan.reference) {
+        let step = checkpoint.state.step;
+        run.check_bookmark(&bookmark, step)?;
+        if let (1.., Some(_), ReferencePlan::Precomputed(path)) = (step, &run.precompute, &run.plan.reference) {
             let reason = "the file is gone, and it can be made before the first step only; put it back, or start anew"
                 .to_owned();
             return Err(Error::Reference { path: path.clone(), reason });
         }
         run.trainer.restore(&checkpoint)?;
         run.place = bookmark.place;
-        run.saved = Some(checkpoint.state.step);
+        run.saved = Some(step);
         run.batches.resume(bookmark.place.cursor)?;
-        run.log.truncate(checkpoint.state.step, bookmark.place.evaluated)?;
+        let directory = checkpoints(&run.plan.output.dir);
+        checkpoint::sweep(&directory)?;
+        checkpoint::set_aside_after(&directory, step)?;
+        run.log.truncate(step, bookmark.place.evaluated)?;
+        run.rejected.truncate(bookmark.rejected)?;
         run.write_plan()?;
+        let threads = run.threads();
+        run.other_threads = Some(bookmark.threads).filter(|stored| *stored != threads);
         Ok(run)
     }
 
+    /// Whether this run, as built, can go on from `step` of the run that left the bookmark.
+    fn check_bookmark(&self, bookmark: &Bookmark, step: u64) -> Result<()> {
+        let other = |differences: String| Err(Error::OtherPlan { differences });
+        if bookmark.data != self.data {
+            let path = self.plan.data.path.display();
+            return other(format!("data.path {path} has {}, had {}", self.data, bookmark.data));
+        }
+        let length = |plan: &serde_json::Value| plan["train"]["length"].clone();
+        let (ours, theirs) = (self.total_steps, bookmark.total_steps);
+        if ours != theirs && length(&self.plan.to_json()) == length(&bookmark.plan) {
+            return other(format!("the rows make {ours} steps, they made {theirs}; did the tokenizer change?"));
+        }
+        if step > ours {
+            return other(format!("train.length makes {ours} steps, and {step} are done"));
+        }
+        match self.trainer.reference() {
+            // A longer run needs rows that the table may lack, and only a policy at its start could add them.
+            Reference::Precomputed(table) if step > 0 && self.precompute.is_none() && ours > theirs => {
+                rows::check_training(&self.plan, &self.encoder, &self.trainer.needs(), ours, table)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn build(plan: Plan) -> Result<Self> {
-        let encoder = Arc::new(Encoder::from_dir(&plan.model.path, encode_options(&plan.data))?);
+        let encoder = Arc::new(Encoder::from_dir(&plan.model.path, rows::encode_options(&plan.data))?);
         let mut model = CausalLm::<f32>::load(&plan.model.path)?;
         encoder.check_vocabulary(model.config().vocab_size)?;
         let threads = plan.train.threads.max(1);
@@ -160,8 +214,11 @@ impl Run {
             reference_digest = weights_digest(&model);
         }
         let needs = plan.objective.needs();
-        let batches = training_batches(&plan, &encoder, &needs)?;
-        let total_steps = total_steps(&plan, &encoder, &needs)?;
+        let data = Fingerprint::of(&plan.data.path);
+        let mut batches = rows::training_batches(&plan, &encoder, &needs)?;
+        batches.hold_rejections();
+        let data = data?;
+        let total_steps = rows::total_steps(&plan, &encoder, &needs)?;
         let mut precompute = None;
         let mut starts_at_reference = true;
         let reference = match &plan.reference {
@@ -184,16 +241,23 @@ impl Run {
             ReferencePlan::Precomputed(path) => {
                 let table = PrecomputedReference::new(reference_digest, path);
                 let evaluation =
-                    plan.evaluation.is_some().then(|| evaluation_batches(&plan, &encoder, &needs)).transpose()?;
+                    plan.evaluation.is_some().then(|| rows::evaluation_batches(&plan, &encoder, &needs)).transpose()?;
                 precompute = Some(Precompute {
-                    batches: training_batches(&plan, &encoder, &needs)?,
-                    steps: total_steps,
+                    batches: rows::training_batches(&plan, &encoder, &needs)?,
+                    steps: 0,
                     evaluation,
                     table: table.clone(),
                 });
                 Reference::Precomputed(table)
             }
         };
+        if plan.evaluation.is_some() {
+            let table = match &reference {
+                Reference::Precomputed(table) if precompute.is_none() => Some(table),
+                _ => None,
+            };
+            rows::check_evaluation(&plan, &encoder, &needs, table)?;
+        }
         let options = TrainerOptions {
             optimizer: plan.optimizer,
             max_grad_norm: plan.max_grad_norm,
@@ -207,6 +271,7 @@ impl Run {
             CausalPolicy::new(model, plan.train.recompute, threads).with_base_name(plan.model.path.to_string_lossy());
         let trainer = Trainer::new(policy, reference, Box::new(plan.objective.clone()), options)?;
         let log = MetricsLog::new(plan.output.dir.join(METRICS));
+        let rejected = RejectedLog::new(plan.output.dir.join(REJECTED));
         let place = Place::default();
         Ok(Self {
             plan,
@@ -215,15 +280,21 @@ impl Run {
             trainer,
             precompute,
             log,
+            rejected,
+            data,
             total_steps,
             place,
             saved: None,
+            result_written: false,
+            held_out: None,
+            other_threads: None,
             finished: false,
             companions,
         })
     }
 
-    /// Does the next thing: scores rows by the reference, steps, evaluates, saves, or finishes. After [`Event::Finished`] it
+    /// Does the next thing: scores rows by the reference, steps, saves, evaluates, or finishes. A step is saved before it is
+    /// evaluated, the last one's result too, so that nothing is lost when an evaluation fails. After [`Event::Finished`] it
     /// returns `None`.
     ///
     /// # Errors
@@ -238,34 +309,48 @@ impl Run {
         let step = self.trainer.steps_done();
         let done = step >= self.total_steps;
         let every = |interval: u64| interval > 0 && step.is_multiple_of(interval);
+        if step > 0 && self.saved != Some(step) && (done || every(self.plan.output.save_every)) {
+            return self.save_now().map(|path| Some(Event::Saved(path)));
+        }
+        if done && !self.result_written {
+            self.write_result()?;
+        }
         if let Some(evaluation) = &self.plan.evaluation
             && self.place.evaluated != Some(step)
             && if step == 0 { evaluation.at_start } else { done || every(evaluation.every) }
         {
             return self.evaluate().map(|report| Some(Event::Evaluated(report)));
         }
-        if step > 0 && self.saved != Some(step) && (done || every(self.plan.output.save_every)) {
-            return self.save_now().map(|path| Some(Event::Saved(path)));
-        }
         if done {
-            return self.finish().map(|summary| Some(Event::Finished(summary)));
+            return Ok(Some(Event::Finished(self.finish())));
         }
         self.step().map(|report| Some(Event::Step(report)))
     }
 
-    /// Writes a checkpoint now, whatever the plan says, and removes those beyond `output.keep`.
+    /// Writes a checkpoint now, whatever the plan says, and removes those beyond `output.keep`. A step that is saved already is
+    /// left as it is. Before the first step too: a run that goes on from there scores what its reference still has to.
     ///
     /// # Errors
-    /// The file system; checkpoints written before stay whole.
+    /// A parameter that is not finite; the file system. Checkpoints written before stay whole.
     pub fn save_now(&mut self) -> Result<PathBuf> {
         let step = self.trainer.steps_done();
         let directory = checkpoint::step_directory(&checkpoints(&self.plan.output.dir), step);
-        let bookmark = Bookmark { plan: self.plan.to_json(), place: self.place };
+        if self.saved == Some(step) && Checkpoint::open(&directory).is_ok_and(|saved| saved.state.step == step) {
+            return Ok(directory);
+        }
+        let bookmark = Bookmark {
+            plan: self.plan.to_json(),
+            place: self.place,
+            total_steps: self.total_steps,
+            data: self.data.clone(),
+            rejected: self.rejected.length(),
+            threads: self.threads(),
+        };
         let bookmark = serde_json::to_value(bookmark).map_err(|e| Error::checkpoint(&directory, e.to_string()))?;
         self.log.sync()?;
         self.trainer.save(&directory, &bookmark, &self.companions)?;
         self.saved = Some(step);
-        checkpoint::prune(&checkpoints(&self.plan.output.dir), self.plan.output.keep)?;
+        checkpoint::prune(&checkpoints(&self.plan.output.dir), self.plan.output.keep, step)?;
         Ok(directory)
     }
 
@@ -304,8 +389,34 @@ impl Run {
         self.batches.report()
     }
 
+    /// What became of the held-out rows in the last evaluation; none before the first.
+    pub fn held_out_rows(&self) -> Option<&Report> {
+        self.held_out.as_ref()
+    }
+
+    /// The first usable row of the training file, decoded, with what is scored of it
+    /// ([`Encoder::describe`](candlewick_data::Encoder::describe)): a wrong template or boundary shows before it is trained on.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn sample(&self) -> Result<Option<String>> {
+        rows::sample(&self.plan, &self.encoder)
+    }
+
+    /// How many threads the run had that wrote the checkpoint, where this one has another number: sums are then taken in
+    /// another order, and the result is that of the uninterrupted run up to rounding, not to the bit.
+    pub fn other_threads(&self) -> Option<usize> {
+        self.other_threads
+    }
+
+    fn threads(&self) -> usize {
+        self.plan.train.threads.max(1)
+    }
+
     fn step(&mut self) -> Result<StepReport> {
-        let Some(batches) = self.batches.next_step()? else {
+        let batches = self.batches.next_step();
+        self.rejected.append(&self.batches.take_rejections())?;
+        let Some(batches) = batches? else {
             let (done, total) = (self.trainer.steps_done(), self.total_steps);
             return Err(Error::Mismatch(format!(
                 "the rows ended after step {done} of {total}; did the data file change?"
@@ -314,13 +425,26 @@ impl Run {
         let report = self.trainer.step(&batches)?;
         self.place.cursor = self.batches.cursor();
         self.place.tokens += report.tokens;
-        self.log.step(&report, &self.place)?;
+        self.log.step(&report, &self.place, self.epoch())?;
         Ok(report)
     }
 
+    fn epoch(&self) -> f64 {
+        match self.plan.train.length {
+            Length::Epochs(epochs) => self.trainer.steps_done() as f64 * epochs as f64 / self.total_steps.max(1) as f64,
+            Length::Steps(_) => self.place.cursor.epoch as f64,
+        }
+    }
+
     fn evaluate(&mut self) -> Result<EvalReport> {
-        let batches = evaluation_batches(&self.plan, &self.encoder, &self.trainer.needs())?;
-        let report = self.trainer.evaluate(flatten(batches))?;
+        let mut batches = rows::evaluation_batches(&self.plan, &self.encoder, &self.trainer.needs())?;
+        if self.place.evaluated.is_none() {
+            batches.hold_rejections();
+        }
+        let report = self.trainer.evaluate(rows::flatten(&mut batches));
+        self.rejected.append(&batches.take_rejections())?;
+        let report = report?;
+        self.held_out = Some(batches.report().clone());
         self.place.evaluated = Some(report.step);
         self.log.evaluation(&report)?;
         Ok(report)
@@ -329,13 +453,9 @@ impl Run {
     fn precompute(&mut self) -> Result<Event> {
         let Some(work) = &mut self.precompute else { unreachable!("advance looked") };
         let needs = self.trainer.needs();
-        // Rows come back every epoch, so that one is enough; mismatched ones are paired anew at every step.
-        let more = match needs.step_wide {
-            StepWide::Mismatched => work.steps > 0,
-            _ => work.batches.cursor().epoch == 0,
-        };
+        let more = rows::is_new(&needs, work.steps, self.total_steps, &work.batches);
         let next = if more { work.batches.next_step()? } else { None };
-        work.steps = work.steps.saturating_sub(1);
+        work.steps += 1;
         let next = match (next, &mut work.evaluation) {
             (None, Some(evaluation)) => evaluation.next_step()?,
             (next, _) => next,
@@ -352,16 +472,26 @@ impl Run {
         Ok(Event::Precomputed { rows, done })
     }
 
-    fn finish(&mut self) -> Result<Summary> {
-        let result = self.plan.output.dir.join(RESULT);
-        checkpoint::write_directory(&result, |fresh| {
+    fn write_result(&mut self) -> Result<()> {
+        self.trainer.check_finite()?;
+        checkpoint::write_directory(&self.plan.output.dir.join(RESULT), |fresh| {
             use crate::policy::Trainable;
             self.trainer.policy().save(fresh)?;
             checkpoint::copy_into(fresh, &self.companions)
         })?;
+        self.result_written = true;
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Summary {
         self.finished = true;
-        let rows = self.batches.report().clone();
-        Ok(Summary { steps: self.trainer.steps_done(), tokens: self.place.tokens, result, rows })
+        Summary {
+            steps: self.trainer.steps_done(),
+            tokens: self.place.tokens,
+            result: self.plan.output.dir.join(RESULT),
+            rows: self.batches.report().clone(),
+            held_out: self.held_out.clone(),
+        }
     }
 
     fn write_plan(&self) -> Result<()> {
@@ -377,93 +507,25 @@ pub fn checkpoints(output: &Path) -> PathBuf {
     output.join("checkpoints")
 }
 
-fn encode_options(data: &DataPlan) -> EncodeOptions {
-    EncodeOptions {
-        max_length: data.max_length,
-        boundary: data.boundary,
-        truncation: data.truncation,
-        end_of_sequence: data.end_of_sequence,
+/// Whether a run may start in a directory: none has saved anything there.
+fn refuse_other_run(output: &Path) -> Result<()> {
+    let refuse = |reason: String| Err(Error::config("output.dir", format!("{} {reason}", output.display())));
+    let checkpoints = checkpoints(output);
+    let found = Checkpoint::latest(&checkpoints)?;
+    if found.checkpoint.is_some() {
+        return refuse("holds another run; resume it, or name another directory".into());
     }
-}
-
-fn source(data: &DataPlan, path: &Path, rows: candlewick_data::RowRange) -> Result<Source> {
-    let options =
-        SourceOptions { path: path.into(), form: data.form, rows, columns: data.columns.clone(), strict: data.strict };
-    Ok(Source::open(&options)?)
-}
-
-fn training_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) -> Result<Batches> {
-    let mismatched = needs.step_wide == StepWide::Mismatched;
-    let options = BatchOptions {
-        examples: plan.train.batch_size,
-        micro_batches: plan.train.micro_batches,
-        order: plan.train.order,
-        epochs: match plan.train.length {
-            Length::Steps(_) => None,
-            Length::Epochs(epochs) => Some(epochs),
-        },
-        last_step: last_step(mismatched),
-        mismatched,
-    };
-    Ok(Batches::new(source(&plan.data, &plan.data.path, plan.data.rows)?, encoder.clone(), options)?)
-}
-
-/// A step of one row has no other to mismatch it with.
-fn last_step(mismatched: bool) -> LastStep {
-    if mismatched { LastStep::Drop } else { LastStep::Keep }
-}
-
-fn evaluation_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) -> Result<Batches> {
-    let Some(evaluation) = &plan.evaluation else {
-        return Err(Error::Mismatch("the plan has no held-out rows; give an [evaluation] section".into()));
-    };
-    let mismatched = needs.step_wide == StepWide::Mismatched;
-    let options = BatchOptions {
-        examples: evaluation.batch_size,
-        // Mismatched completions come from all held-out rows, so that batching changes nothing.
-        micro_batches: if mismatched { usize::MAX } else { 1 },
-        order: Order::File,
-        epochs: Some(1),
-        last_step: LastStep::Keep,
-        mismatched,
-    };
-    Ok(Batches::new(source(&plan.data, &evaluation.path, evaluation.rows)?, encoder.clone(), options)?)
-}
-
-fn flatten(batches: Batches) -> impl Iterator<Item = Result<candlewick_data::Batch, candlewick_data::Error>> {
-    batches.flat_map(|step| match step {
-        Ok(batches) => batches.into_iter().map(Ok).collect::<Vec<_>>(),
-        Err(e) => vec![Err(e)],
-    })
-}
-
-/// Optimizer steps of the run; for epochs the usable rows are counted in one pass.
-fn total_steps(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) -> Result<u64> {
-    let epochs = match plan.train.length {
-        Length::Steps(steps) => return Ok(steps),
-        Length::Epochs(epochs) => epochs,
-    };
-    let mut rows = candlewick_data::Stream::new(
-        source(&plan.data, &plan.data.path, plan.data.rows)?,
-        encoder.clone(),
-        Order::File,
-    )?;
-    let mut kept = 0u64;
-    while rows.next_example()?.is_some() {
-        kept += 1;
+    if let Some(first) = found.damaged.first() {
+        let count = found.damaged.len();
+        return refuse(format!(
+            "holds another run, and none of its {count} checkpoints is whole ({first}); remove {} to start anew there, or name another directory",
+            checkpoints.display()
+        ));
     }
-    let step = plan.train.batch_size as u64 * plan.train.micro_batches as u64;
-    let steps = match last_step(needs.step_wide == StepWide::Mismatched) {
-        LastStep::Keep => kept.div_ceil(step),
-        LastStep::Drop => kept / step,
-    };
-    if steps == 0 {
-        return Err(Error::Rows {
-            place: plan.data.path.display().to_string(),
-            reason: format!("no full step in it: {}", rows.report().summary()),
-        });
+    if output.join(RESULT).exists() {
+        return refuse(format!("holds the result of another run in {RESULT}; name another directory"));
     }
-    Ok(steps * epochs)
+    Ok(())
 }
 
 /// The files a tokenizer is read from.
@@ -480,5 +542,6 @@ fn tokenizer_files(model: &Path) -> Vec<PathBuf> {
 }
 
 const METRICS: &str = "metrics.jsonl";
+const REJECTED: &str = "rejected.jsonl";
 const PLAN: &str = "plan.json";
 const RESULT: &str = "final";

@@ -21,14 +21,20 @@ pub(crate) struct Tally {
     pub(crate) suspects: Vec<String>,
     /// Whether no score pulls on the loss.
     pub(crate) flat: bool,
-    /// Where policy and reference differ most: |Δ Σ log p| and the row.
-    widest: (f64, String),
+    /// Where policy and reference differ most: |Δ Σ log p| / max(1, |Σ log p|) and |Δ Σ log p|, and the row.
+    widest: (f64, f64, String),
+    /// Whether a rank saw them differ by more than [`SAME`].
+    apart: bool,
 }
+
+/// |Δ Σ log p| / max(1, |Σ log p|) of a policy and its copy, at most; other packing rounds otherwise.
+const SAME: f64 = 1e-3;
 
 impl Tally {
     pub(crate) fn new(context: &Context) -> Self {
         let mut metrics = Metrics::default();
-        scalars(context, &mut metrics);
+        // A mix has gathered those of its parts under names of their own.
+        metrics.record_scalars(&context.scalars);
         Self {
             loss: 0.0,
             micro_losses: Vec::new(),
@@ -38,7 +44,8 @@ impl Tally {
             rows: 0,
             suspects: Vec::new(),
             flat: true,
-            widest: (0.0, String::new()),
+            widest: (0.0, 0.0, String::new()),
+            apart: false,
         }
     }
 
@@ -58,10 +65,12 @@ impl Tally {
         if let Some(reference) = &scores.reference {
             let reference = to_f64(&reference.sums()?)?;
             for ((a, b), place) in policy.iter().zip(reference).zip(&micro.rows.places) {
-                if (a - b).abs() > self.widest.0 {
-                    self.widest = ((a - b).abs(), place.clone());
+                let (gap, scale) = ((a - b).abs(), b.abs().max(1.0));
+                if gap / scale > self.widest.0 {
+                    self.widest = (gap / scale, gap, place.clone());
                 }
             }
+            self.apart = self.widest.0 > SAME;
         }
         Ok(())
     }
@@ -73,21 +82,25 @@ impl Tally {
             self.computed_tokens as f64,
             self.rows as f64,
             f64::from(u8::from(!self.flat)),
+            f64::from(u8::from(self.apart)),
         ];
         collective.sum(&mut flat)?;
         self.loss = flat[0];
         (self.tokens, self.computed_tokens, self.rows) = (flat[1] as u64, flat[2] as u64, flat[3] as u64);
         self.flat = flat[4] == 0.0;
+        self.apart = flat[5] > 0.0;
         self.metrics.sum_over_ranks(collective)
     }
 
-    /// The first loss of a policy that equals its reference.
+    /// The first step of a policy that equals its reference: their scores of every row, and the loss where the objective knows
+    /// it.
     pub(crate) fn check_start(&self, expected: Option<f64>) -> Result<()> {
-        let Some(expected) = expected else { return Ok(()) };
-        if (self.loss - expected).abs() <= 1e-4 * expected.abs().max(1.0) {
-            return Ok(());
-        }
-        let (gap, place) = &self.widest;
+        let (_, gap, place) = &self.widest;
+        let off = |expected: &f64| (self.loss - expected).abs() > 1e-4 * expected.abs().max(1.0);
+        let Some(expected) = expected.filter(off) else {
+            let place = if *gap > 0.0 { place.clone() } else { summary::<&str>([]) };
+            return if self.apart { Err(Error::OtherReference { place, gap: *gap }) } else { Ok(()) };
+        };
         let cause = if *gap > 0.0 {
             format!(
                 "on {place} the summed log-probabilities of policy and reference differ by {gap:.6}: the reference is not a copy of the starting policy, or its rows were tokenized or masked in another way"
@@ -148,11 +161,6 @@ pub(crate) fn sum_totals(totals: Totals, collective: &dyn Collective) -> Result<
     collective.sum(&mut flat)?;
     let [items, demonstration_tokens, desirable, undesirable] = flat;
     Ok(Totals { items, demonstration_tokens, desirable, undesirable })
-}
-
-fn scalars(context: &Context, metrics: &mut Metrics) {
-    metrics.record_scalars(&context.scalars);
-    context.parts.iter().for_each(|part| scalars(part, metrics));
 }
 
 pub(crate) fn scalar(tensor: &candle_core::Tensor) -> Result<f64> {

@@ -182,6 +182,10 @@ impl<P: Trainable> Trainer<P> {
         &self.starting_weights
     }
 
+    pub(crate) fn reference(&self) -> &Reference {
+        &self.reference
+    }
+
     pub(crate) fn set_reference(&mut self, reference: Reference) {
         self.reference = reference;
     }
@@ -348,6 +352,8 @@ impl<P: Trainable> Trainer<P> {
         for (what, value) in [("loss", tally.loss), ("gradient norm", grad_norm)] {
             if !value.is_finite() {
                 let rows = match tally.suspects.as_slice() {
+                    // A loss of this rank that is not finite has suspects.
+                    [] if self.collective.ranks() > 1 => summary::<&str>([]),
                     [] => summary(micros.iter().flat_map(|micro| &micro.rows.places)),
                     suspects => summary(suspects),
                 };
@@ -370,12 +376,23 @@ impl<P: Trainable> Trainer<P> {
         Err(Error::NoGradient { step, parameters: summary(stuck) })
     }
 
+    /// Refuses a model that no run can go on from.
+    pub(crate) fn check_finite(&self) -> Result<()> {
+        let parameters = self.policy.parameters();
+        let broken = |i: &usize| parameters.tensor(*i).iter().any(|x| !Float::to_f64(*x).is_finite());
+        match (0..parameters.len()).find(broken) {
+            Some(i) => Err(Error::Diverged { step: self.steps_done, parameter: parameters.name(i).to_owned() }),
+            None => Ok(()),
+        }
+    }
+
     /// Writes a checkpoint at `directory`, whole or not at all: what is trained, the optimizer, the objective's state, and
     /// `bookmark`, which [`Checkpoint::open`] gives back. `companions` are copied beside, such as the tokenizer.
     ///
     /// # Errors
-    /// The files cannot be written; what was there before stays whole.
+    /// A parameter is not finite, or the files cannot be written; what was there before stays whole.
     pub fn save(&self, directory: &Path, bookmark: &serde_json::Value, companions: &[PathBuf]) -> Result<()> {
+        self.check_finite()?;
         checkpoint::write_directory(directory, |fresh| {
             self.policy.save(fresh)?;
             checkpoint::copy_into(fresh, companions)?;
@@ -419,7 +436,9 @@ impl<P: Trainable> Trainer<P> {
             }
         }
         self.steps_done = state.step;
-        self.ungraded.clear();
+        let parameters = self.policy.parameters();
+        self.ungraded =
+            (0..parameters.len()).filter(|i| !self.optimizer.has_met_gradient(parameters.range(*i))).collect();
         Ok(())
     }
 }

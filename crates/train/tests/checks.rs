@@ -8,14 +8,15 @@ use std::path::Path;
 use std::rc::Rc;
 
 use candlewick_losses::{
-    AnchoredPair, Context, Dpo, Kto, Loss, LossTerms, Objective, Outputs, Pair, Reduction, Sft, Term, TokenScores,
+    AnchoredPair, Context, Dpo, Kto, Loss, LossTerms, Mix, Objective, Outputs, Pair, Part, Recipe, Reduction, Sft,
+    Term, TokenScores,
 };
 use candlewick_model::{Packed, Parameters, Recompute, Saved};
 use candlewick_train::{
     CausalPolicy, Checkpoint, Cotangents, Decay, Error, Fault, FrozenPolicy, Policy, Reference, Schedule, Trainable,
     Trainer, TrainerOptions, Tuning,
 };
-use support::{batches, bits, lora_model, model, options, pairs, trainer};
+use support::{Threads, batches, bits, lora_model, model, options, pairs, trainer};
 
 /// `−(log p_w − log p_l)`, or NaN when told so.
 #[derive(Debug)]
@@ -61,6 +62,20 @@ fn a_loss_that_is_not_finite_changes_nothing_and_names_step_and_rows() {
 }
 
 #[test]
+fn a_rank_names_its_own_rows_only() {
+    let ranks = Threads::new(2).into_iter().enumerate().map(|(rank, collective)| {
+        std::thread::spawn(move || {
+            let poisoned = Poisoned(Rc::new(Cell::new(rank == 1)));
+            let mut trainer = trainer(model::<f32>(1), poisoned, options(1e-2)).with_collective(Box::new(collective));
+            trainer.step(&batches(&pairs(4, 1), 2)[rank..=rank]).unwrap_err().to_string()
+        })
+    });
+    let texts: Vec<String> = ranks.collect::<Vec<_>>().into_iter().map(|rank| rank.join().unwrap()).collect();
+    assert!(texts[0].contains("the loss is NaN on rows of another rank;"), "{}", texts[0]);
+    assert!(texts[1].contains("the loss is NaN on made-up:3, made-up:4;"), "{}", texts[1]);
+}
+
+#[test]
 fn weights_that_are_not_finite_are_found_in_the_rows_they_touch() {
     let mut trainer = trainer(model::<f32>(1), Sft {}, options(1e-2));
     let Tuning { parameters, .. } = trainer.policy_mut().tuning();
@@ -82,6 +97,48 @@ fn another_reference_is_noticed_at_the_first_step() {
     assert!(text.starts_with("step 1: the loss is ") && text.contains("has 0.6931471805599453; on made-up:"), "{text}");
     assert_eq!(bits(&checked), before);
     make(false).step(&batches(&pairs(4, 1), 2)).unwrap();
+}
+
+#[test]
+fn another_reference_is_noticed_whatever_the_objective() {
+    let mix = Mix {
+        parts: vec![
+            Part { weight: 1.0, loss: Recipe::from_name("dpo").unwrap() },
+            Part { weight: 0.5, loss: Recipe::from_name("sft").unwrap() },
+        ],
+    };
+    assert_eq!(mix.loss_at_zero_margin(), None);
+    let make = |reference| {
+        let reference = Reference::Frozen(Box::new(FrozenPolicy::new(model::<f32>(reference), 1)));
+        let policy = CausalPolicy::new(model::<f32>(1), Recompute::Nothing, 1);
+        Trainer::new(policy, reference, Box::new(mix.clone()), options(1e-2)).unwrap()
+    };
+    let mut checked = make(2);
+    let before = bits(&checked);
+    let error = checked.step(&batches(&pairs(4, 1), 2)).unwrap_err();
+    assert_eq!(error.fault(), Fault::Model);
+    let text = error.to_string();
+    assert!(text.starts_with("step 1: on made-up:") && text.contains("policy and reference differ by"), "{text}");
+    assert_eq!(bits(&checked), before);
+    make(1).step(&batches(&pairs(4, 1), 2)).unwrap();
+}
+
+#[test]
+fn a_resumed_run_still_looks_for_parameters_without_a_gradient() {
+    let make = |forgotten| {
+        let inner = CausalPolicy::new(lora_model::<f64>(1), Recompute::Nothing, 1);
+        Trainer::new(Forgetful { inner, forgotten }, Reference::None, Box::new(Sft {}), options(1e-2)).unwrap()
+    };
+    let names = lora_model::<f64>(1);
+    let forgotten = (0..names.trainable().len()).find(|i| names.trainable().name(*i).contains("lora_A")).unwrap();
+    let mut first = make(forgotten);
+    first.step(&batches(&pairs(4, 1), 2)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("one");
+    first.save(&path, &serde_json::Value::Null, &[]).unwrap();
+    let mut resumed = make(forgotten);
+    resumed.restore(&Checkpoint::open(&path).unwrap()).unwrap();
+    assert!(matches!(resumed.step(&batches(&pairs(4, 1), 2)), Err(Error::NoGradient { step: 2, .. })));
 }
 
 #[test]

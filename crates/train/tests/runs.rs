@@ -298,3 +298,251 @@ fn what_is_not_there_or_does_not_fit_is_said() {
     let error = folder.refused(&[]);
     assert!(error.to_string().contains("does not fit the model") && error.to_string().contains("24"), "{error}");
 }
+
+#[test]
+fn verdicts_and_falling_rates_over_epochs_resume_to_the_bit() {
+    let folder = Folder::new();
+    let data = format!("data.path={:?}", folder.path("labelled.jsonl"));
+    let variants: [&[&str]; 2] = [&["objective.type=kto", &data, "data.rows=..18"], &[]];
+    for (i, variant) in variants.into_iter().enumerate() {
+        let plan = |output: &str| {
+            let mut assignments = vec!["output.save_every=2", "output.keep=0", "schedule.kind=cosine"];
+            assignments.extend(variant);
+            let mut plan = folder.plan(output, &assignments);
+            plan.train.length = candlewick_train::Length::Epochs(2);
+            plan
+        };
+        let (whole, parts) = (format!("whole-{i}"), format!("parts-{i}"));
+        let run = Run::start(plan(&whole)).unwrap();
+        let total = run.total_steps();
+        finish(run);
+        let mut run = Run::start(plan(&parts)).unwrap();
+        while run.trainer().steps_done() < total - 1 {
+            run.advance().unwrap();
+        }
+        drop(run);
+        let at = checkpoints(&folder.path(&parts)).join(format!("step-{:08}", (total - 1) / 2 * 2));
+        finish(Run::resume(plan(&parts), &at).unwrap());
+        for file in ["final/model.safetensors", "metrics.jsonl"] {
+            let read = |output: &str| std::fs::read(folder.path(output).join(file)).unwrap();
+            assert_eq!(read(&whole), read(&parts), "variant {i}: {file}");
+        }
+        let log = std::fs::read_to_string(folder.path(&whole).join("metrics.jsonl")).unwrap();
+        let epochs: Vec<f64> = log
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["epoch"].as_f64().unwrap())
+            .collect();
+        let expected: Vec<f64> = (1..=total).map(|step| step as f64 * 2.0 / total as f64).collect();
+        assert_eq!(epochs, expected);
+    }
+}
+
+#[test]
+fn an_evaluation_that_cannot_be_is_refused_before_the_first_step() {
+    let folder = Folder::new();
+    let path = |name: &str| format!("{:?}", folder.path(name));
+    let text = "{\"prompt\": \"w1\", \"completion\": \" w2\", \"label\": true}\n{\"prompt\": \"w1\", \"completion\": \" w3\", \"label\": false}\n";
+    std::fs::write(folder.path("one-prompt.jsonl"), text).unwrap();
+    let labelled = format!("data.path={}", path("labelled.jsonl"));
+    let held_out = |name: &str| format!("evaluation.path={}", path(name));
+    finish(Run::start(folder.plan("made", &["reference.kind=precomputed"])).unwrap());
+    let table = format!("reference.path={:?}", folder.path("made").join("reference.safetensors"));
+    for (assignments, expected) in [
+        (vec![held_out("nowhere.jsonl")], "nowhere.jsonl"),
+        (vec![held_out("labelled.jsonl")], "the objective uses pairs"),
+        (vec![labelled, "objective.type=kto".into(), held_out("one-prompt.jsonl")], "at least two different prompts"),
+        (vec!["evaluation.rows=20..".into()], "no usable row"),
+        (vec!["reference.kind=precomputed".into(), table, "evaluation.rows=10..".into()], "it has nothing for"),
+    ] {
+        let output = format!("refused-{}", std::fs::read_dir(folder.0.path()).unwrap().count());
+        let assignments: Vec<&str> = assignments.iter().map(String::as_str).collect();
+        let text = Run::start(folder.plan(&output, &assignments)).unwrap_err().to_string();
+        assert!(text.contains(expected), "{text}");
+        assert!(!folder.path(&output).exists());
+    }
+}
+
+#[test]
+fn an_evaluation_that_fails_at_the_end_costs_nothing() {
+    let folder = Folder::new();
+    let held_out = folder.path("held-out.jsonl");
+    write_pairs(&held_out, 4, 2);
+    let assignments = [&format!("evaluation.path={held_out:?}")[..], "train.steps=2"];
+    let mut run = Run::start(folder.plan("out", &assignments)).unwrap();
+    std::fs::remove_file(&held_out).unwrap();
+    let error = loop {
+        match run.advance() {
+            Ok(event) => assert!(event.is_some()),
+            Err(e) => break e,
+        }
+    };
+    assert!(error.to_string().contains("held-out.jsonl"), "{error}");
+    assert!(folder.path("out").join("final/model.safetensors").is_file());
+    write_pairs(&held_out, 4, 2);
+    let latest = Checkpoint::latest(&checkpoints(&folder.path("out"))).unwrap().checkpoint.unwrap();
+    let events = finish(Run::resume(folder.plan("out", &assignments), &latest.path).unwrap());
+    let [Event::Evaluated(_), Event::Finished(summary)] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(summary.held_out.as_ref().unwrap().kept, 4);
+}
+
+#[test]
+fn a_run_saved_while_its_reference_is_made_goes_on() {
+    let folder = Folder::new();
+    for (i, variant) in [&[][..], &["model.lora={rank = 2}"][..]].into_iter().enumerate() {
+        let mut assignments = vec!["reference.kind=precomputed", "evaluation.rows=10..", "train.steps=3"];
+        assignments.extend(variant);
+        let (whole, parts) = (format!("whole-{i}"), format!("parts-{i}"));
+        finish(Run::start(folder.plan(&whole, &assignments)).unwrap());
+        let mut run = Run::start(folder.plan(&parts, &assignments)).unwrap();
+        assert!(matches!(run.advance().unwrap(), Some(Event::Precomputed { done: false, .. })));
+        let saved = run.save_now().unwrap();
+        drop(run);
+        finish(Run::resume(folder.plan(&parts, &assignments), &saved).unwrap());
+        for file in ["reference.safetensors", "metrics.jsonl"] {
+            let read = |output: &str| std::fs::read(folder.path(output).join(file)).unwrap();
+            assert_eq!(read(&whole), read(&parts), "{file}");
+        }
+    }
+}
+
+#[test]
+fn a_reference_is_made_for_the_steps_of_the_run_only() {
+    let folder = Folder::new();
+    let short = ["reference.kind=precomputed", "train.order=file", "train.steps=1"];
+    let events = finish(Run::start(folder.plan("out", &short)).unwrap());
+    // One step of four pairs of ten.
+    assert!(events.iter().any(|event| matches!(event, Event::Precomputed { rows: 8, done: true })), "{events:?}");
+    let at = checkpoints(&folder.path("out")).join("step-00000001");
+    let longer = [short[0], short[1], "train.steps=2"];
+    let text = Run::resume(folder.plan("out", &longer), &at).unwrap_err().to_string();
+    assert!(text.contains("it has nothing for") && text.contains("pairs.jsonl:5"), "{text}");
+}
+
+#[test]
+fn what_a_resumed_run_saves_survives_damaged_and_later_checkpoints() {
+    let folder = Folder::new();
+    let assignments = ["output.save_every=2", "output.keep=1"];
+    finish(Run::start(folder.plan("out", &["output.save_every=2", "output.keep=0"])).unwrap());
+    let directory = checkpoints(&folder.path("out"));
+    std::fs::write(directory.join("step-00000006/model.safetensors"), [1, 2, 3]).unwrap();
+    let found = Checkpoint::latest(&directory).unwrap();
+    assert_eq!((found.damaged.len(), found.checkpoint.as_ref().unwrap().state.step), (1, 4));
+
+    let mut run = Run::resume(folder.plan("out", &assignments), &directory.join("step-00000002")).unwrap();
+    assert!(directory.join("aside/step-00000006").is_dir() && directory.join("aside/step-00000004").is_dir());
+    while run.trainer().steps_done() < 5 {
+        run.advance().unwrap();
+    }
+    assert_eq!(Checkpoint::latest(&directory).unwrap().checkpoint.unwrap().state.step, 4);
+    assert!(!directory.join("step-00000002").exists());
+    // What is saved already is not written again.
+    let saved = run.save_now().unwrap();
+    let written = std::fs::metadata(saved.join("state.json")).unwrap().modified().unwrap();
+    assert_eq!(run.save_now().unwrap(), saved);
+    assert_eq!(std::fs::metadata(saved.join("state.json")).unwrap().modified().unwrap(), written);
+    finish(run);
+    assert_eq!(Checkpoint::latest(&directory).unwrap().checkpoint.unwrap().state.step, 6);
+}
+
+#[test]
+fn a_directory_without_a_whole_checkpoint_says_what_to_do() {
+    let folder = Folder::new();
+    let assignments = ["train.steps=2", "train.order=file"];
+    let mut run = Run::start(folder.plan("out", &assignments)).unwrap();
+    run.advance().unwrap();
+    drop(run);
+    finish(Run::start(folder.plan("out", &assignments)).unwrap());
+    let log = std::fs::read_to_string(folder.path("out").join("metrics.jsonl")).unwrap();
+    assert_eq!(log.lines().count(), 2, "{log}");
+
+    let directory = checkpoints(&folder.path("out"));
+    std::fs::write(directory.join("step-00000002/state.json"), "{").unwrap();
+    let start = || Run::start(folder.plan("out", &assignments)).unwrap_err().to_string();
+    assert!(start().contains(&format!("remove {} to start anew", directory.display())), "{}", start());
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert!(start().contains("holds the result of another run in final"), "{}", start());
+}
+
+#[test]
+fn other_data_is_refused_and_other_threads_are_known() {
+    let folder = Folder::new();
+    let assignments = ["train.steps=3", "output.save_every=1", "output.keep=0"];
+    finish(Run::start(folder.plan("out", &assignments)).unwrap());
+    let at = checkpoints(&folder.path("out")).join("step-00000001");
+    let run = Run::resume(folder.plan("out", &assignments), &at).unwrap();
+    assert_eq!(run.other_threads(), None);
+    let run = Run::resume(folder.plan("out", &["train.steps=3", "train.threads=2"]), &at).unwrap();
+    assert_eq!(run.other_threads(), Some(1));
+    write_pairs(&folder.path("pairs.jsonl"), 15, 1);
+    let error = Run::resume(folder.plan("out", &assignments), &at).unwrap_err();
+    let length = std::fs::metadata(folder.path("pairs.jsonl")).unwrap().len();
+    assert!(error.to_string().contains(&format!("has {length} bytes")), "{error}");
+    assert!(error.to_string().contains("had "), "{error}");
+    assert_eq!(error.fault(), Fault::Configuration);
+}
+
+#[test]
+fn every_rejected_row_is_written_down_once() {
+    let folder = Folder::new();
+    let file = folder.path("pairs.jsonl");
+    let rows = std::fs::read_to_string(&file).unwrap();
+    let mut lines: Vec<&str> = rows.lines().collect();
+    lines.insert(1, "{\"prompt\": \"w3\"}");
+    lines.insert(12, "nothing");
+    std::fs::write(&file, format!("{}\n", lines.join("\n"))).unwrap();
+    let assignments = [
+        "data.rows=..11",
+        "evaluation.rows=11..",
+        "evaluation.every=1",
+        "train.order=file",
+        "train.steps=6",
+        "output.save_every=1",
+        "output.keep=0",
+    ];
+    let mut run = Run::start(folder.plan("out", &assignments)).unwrap();
+    let sample = run.sample().unwrap().unwrap();
+    assert!(sample.contains("pairs.jsonl:1 (pair)") && sample.contains('⟦'), "{sample}");
+    while run.advance().unwrap().is_some() {}
+    assert_eq!(run.held_out_rows().unwrap().rejected_rows(), 1);
+    let log = || std::fs::read_to_string(folder.path("out").join("rejected.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = log().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!((&lines[0]["line"], &lines[0]["reason"]), (&2.into(), &"missing_column".into()));
+    assert_eq!((&lines[1]["line"], &lines[1]["reason"]), (&13.into(), &"not_json".into()));
+    let before = log();
+    let at = checkpoints(&folder.path("out")).join("step-00000001");
+    finish(Run::resume(folder.plan("out", &assignments), &at).unwrap());
+    assert_eq!(log(), before);
+}
+
+#[test]
+fn parameters_that_are_not_finite_are_not_saved() {
+    let folder = Folder::new();
+    let mut run = Run::start(folder.plan("out", &["output.save_every=1"])).unwrap();
+    while run.trainer().steps_done() < 2 {
+        run.advance().unwrap();
+    }
+    let tuning = candlewick_train::Trainable::tuning(run.trainer_mut().policy_mut());
+    tuning.parameters.data_mut()[3] = f32::INFINITY;
+    let error = run.save_now().unwrap_err();
+    assert_eq!(error.fault(), Fault::Stopped);
+    assert!(error.to_string().contains("after step 2 the parameter ") && error.to_string().contains("learning_rate"));
+    assert_eq!(Checkpoint::latest(&checkpoints(&folder.path("out"))).unwrap().checkpoint.unwrap().state.step, 1);
+
+    // An update can be what breaks them.
+    let error = folder.refused(&["optimizer.learning_rate=1e300", "train.steps=1"]);
+    assert!(matches!(error, Error::Diverged { step: 1, .. }), "{error}");
+}
+
+#[test]
+fn numbers_of_steps_that_overflow_are_refused() {
+    let folder = Folder::new();
+    let refused = |change: &dyn Fn(&mut Plan)| {
+        let mut plan = folder.plan("out", &[]);
+        plan.train.length = candlewick_train::Length::Epochs(2);
+        change(&mut plan);
+        Run::start(plan).unwrap_err().to_string()
+    };
+    assert!(refused(&|plan| plan.train.length = candlewick_train::Length::Epochs(u64::MAX)).contains("train.epochs"));
+    assert!(refused(&|plan| plan.train.micro_batches = usize::MAX).contains("train.micro_batches"));
+}

@@ -1,0 +1,195 @@
+//! The rows of a plan: opened, batched, counted, checked.
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+use candlewick_data::{
+    Batch, BatchOptions, Batches, EncodeOptions, Encoder, LastStep, Order, Source, SourceOptions, Stream,
+};
+use candlewick_losses::{Needs, StepWide};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::error::{Error, Result};
+use crate::pack::Micro;
+use crate::plan::{DataPlan, Length, Plan};
+use crate::reference::PrecomputedReference;
+
+pub(crate) fn encode_options(data: &DataPlan) -> EncodeOptions {
+    EncodeOptions {
+        max_length: data.max_length,
+        boundary: data.boundary,
+        truncation: data.truncation,
+        end_of_sequence: data.end_of_sequence,
+    }
+}
+
+fn source(data: &DataPlan, path: &Path, rows: candlewick_data::RowRange) -> Result<Source> {
+    let options =
+        SourceOptions { path: path.into(), form: data.form, rows, columns: data.columns.clone(), strict: data.strict };
+    Ok(Source::open(&options)?)
+}
+
+pub(crate) fn training_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) -> Result<Batches> {
+    let mismatched = needs.step_wide == StepWide::Mismatched;
+    let options = BatchOptions {
+        examples: plan.train.batch_size,
+        micro_batches: plan.train.micro_batches,
+        order: plan.train.order,
+        epochs: match plan.train.length {
+            Length::Steps(_) => None,
+            Length::Epochs(epochs) => Some(epochs),
+        },
+        last_step: last_step(mismatched),
+        mismatched,
+    };
+    Ok(Batches::new(source(&plan.data, &plan.data.path, plan.data.rows)?, encoder.clone(), options)?)
+}
+
+/// A step of one row has no other to mismatch it with.
+fn last_step(mismatched: bool) -> LastStep {
+    if mismatched { LastStep::Drop } else { LastStep::Keep }
+}
+
+pub(crate) fn evaluation_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) -> Result<Batches> {
+    let Some(evaluation) = &plan.evaluation else {
+        return Err(Error::Mismatch("the plan has no held-out rows; give an [evaluation] section".into()));
+    };
+    let mismatched = needs.step_wide == StepWide::Mismatched;
+    let options = BatchOptions {
+        examples: evaluation.batch_size,
+        // Mismatched completions come from all held-out rows, so that batching changes nothing.
+        micro_batches: if mismatched { usize::MAX } else { 1 },
+        order: Order::File,
+        epochs: Some(1),
+        last_step: LastStep::Keep,
+        mismatched,
+    };
+    Ok(Batches::new(source(&plan.data, &evaluation.path, evaluation.rows)?, encoder.clone(), options)?)
+}
+
+/// The batches of all steps, one by one.
+pub(crate) fn flatten(batches: &mut Batches) -> impl Iterator<Item = Result<Batch, candlewick_data::Error>> {
+    batches.flat_map(|step| match step {
+        Ok(batches) => batches.into_iter().map(Ok).collect::<Vec<_>>(),
+        Err(e) => vec![Err(e)],
+    })
+}
+
+/// Optimizer steps of the run; for epochs the usable rows are counted in one pass.
+pub(crate) fn total_steps(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) -> Result<u64> {
+    let epochs = match plan.train.length {
+        Length::Steps(steps) => return Ok(steps),
+        Length::Epochs(epochs) => epochs,
+    };
+    let too_many = |key: &str, reason: String| Error::config(key, format!("{reason}; expected less than 2^64"));
+    let (batch_size, micro_batches) = (plan.train.batch_size as u64, plan.train.micro_batches as u64);
+    let step = batch_size.checked_mul(micro_batches).ok_or_else(|| {
+        too_many("train.micro_batches", format!("{micro_batches} times train.batch_size = {batch_size} rows a step"))
+    })?;
+    let mut rows = Stream::new(source(&plan.data, &plan.data.path, plan.data.rows)?, encoder.clone(), Order::File)?;
+    let mut kept = 0u64;
+    while rows.next_example()?.is_some() {
+        kept += 1;
+    }
+    let steps = match last_step(needs.step_wide == StepWide::Mismatched) {
+        LastStep::Keep => kept.div_ceil(step),
+        LastStep::Drop => kept / step,
+    };
+    if steps == 0 {
+        return Err(Error::Rows {
+            place: plan.data.path.display().to_string(),
+            reason: format!("no full step in it: {}", rows.report().summary()),
+        });
+    }
+    steps.checked_mul(epochs).ok_or_else(|| too_many("train.epochs", format!("{epochs} times {steps} steps")))
+}
+
+/// The first usable row of the training file, decoded, with what is scored of it.
+pub(crate) fn sample(plan: &Plan, encoder: &Arc<Encoder>) -> Result<Option<String>> {
+    let source = source(&plan.data, &plan.data.path, plan.data.rows)?.strict(false);
+    let example = Stream::new(source, encoder.clone(), Order::File)?.next_example()?;
+    Ok(example.map(|example| encoder.describe(&example)))
+}
+
+/// Finds before the first step what would end an evaluation after the last: a file that is not there or of another form, rows
+/// that the objective cannot use, a rejected row where that is an error, one prompt only where completions are mismatched,
+/// and, where there is a `table` of reference log-probabilities, rows it lacks. The first batch is looked at; all of them where
+/// any row can end it.
+pub(crate) fn check_evaluation(
+    plan: &Plan,
+    encoder: &Arc<Encoder>,
+    needs: &Needs,
+    table: Option<&PrecomputedReference>,
+) -> Result<()> {
+    let mut batches = evaluation_batches(plan, encoder, needs)?;
+    let all = plan.data.strict || table.is_some();
+    for batch in flatten(&mut batches) {
+        let micro = Micro::new(&batch?, needs.rows)?;
+        if let Some(table) = table {
+            table.check_holds(&micro)?;
+        }
+        if !all {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a table of reference log-probabilities holds the rows of all steps.
+pub(crate) fn check_training(
+    plan: &Plan,
+    encoder: &Arc<Encoder>,
+    needs: &Needs,
+    total_steps: u64,
+    table: &PrecomputedReference,
+) -> Result<()> {
+    let mut batches = training_batches(plan, encoder, needs)?;
+    let mut steps = 0;
+    while is_new(needs, steps, total_steps, &batches)
+        && let Some(step) = batches.next_step()?
+    {
+        for batch in &step {
+            table.check_holds(&Micro::new(batch, needs.rows)?)?;
+        }
+        steps += 1;
+    }
+    Ok(())
+}
+
+/// Whether the next step may bring rows that the steps before did not. Rows come back every epoch, so that one is enough;
+/// mismatched ones are paired anew at every step.
+pub(crate) fn is_new(needs: &Needs, steps: u64, total_steps: u64, batches: &Batches) -> bool {
+    steps < total_steps && (needs.step_wide == StepWide::Mismatched || batches.cursor().epoch == 0)
+}
+
+/// What tells one data file from another: its length, and a hash of its first and last 64 KiB.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Fingerprint {
+    length: u64,
+    ends: String,
+}
+
+impl Fingerprint {
+    pub(crate) fn of(path: &Path) -> Result<Self> {
+        const END: u64 = 64 << 10;
+        let read = || -> std::io::Result<Self> {
+            let mut file = File::open(path)?;
+            let length = file.metadata()?.len();
+            let mut bytes = Vec::new();
+            file.by_ref().take(END).read_to_end(&mut bytes)?;
+            file.seek(SeekFrom::Start(length.saturating_sub(END)))?;
+            file.take(END).read_to_end(&mut bytes)?;
+            Ok(Self { length, ends: format!("{:032x}", xxh3_128(&bytes)) })
+        };
+        read().map_err(Error::io("reading", path))
+    }
+}
+
+impl std::fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes (xxh3-128 of its ends {})", self.length, self.ends)
+    }
+}
