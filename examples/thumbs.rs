@@ -12,7 +12,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -22,7 +23,7 @@ use candlewick::losses::Kto;
 use candlewick::model::{
     Adapter, CausalLm, CompletionIds, Config, ContextIds, LoraConfig, Packed, Recompute, Statistics,
 };
-use candlewick::train::{AdamWOptions, CausalPolicy, Checkpoint, Reference, Trainer, TrainerOptions};
+use candlewick::train::{AdamWOptions, CausalPolicy, Checkpoint, Reference, Trainable, Trainer, TrainerOptions};
 use serde_json::json;
 
 /// What a user thought of an answer.
@@ -35,25 +36,14 @@ struct Thumb {
 fn main() -> Result<()> {
     let home = tempfile::tempdir()?;
     let (send, feedback) = mpsc::channel();
-    // The users: they like short answers.
-    let users = std::thread::spawn(move || {
-        for round in 0..40 {
-            let prompt = ["hello", "thanks", "goodbye", "help"][round % 4].to_owned();
-            let up = round % 8 < 4;
-            let answer = if up { " yes" } else { " well maybe no maybe yes" }.to_owned();
-            if send.send(Thumb { prompt, answer, up }).is_err() {
-                break;
-            }
-        }
-    });
 
     let base = CausalLm::<f32>::random(Config::llama(WORDS.len(), 32, 2), 3)?;
     let mut service = Service { model: base.clone(), workspace: Workspace::new(1), encoder: encoder()? };
     let mut coach = Coach::new(base, home.path())?;
     let before = service.log_prob("hello", "yes")?;
 
-    // A time slice; then the trainer rests until it is called again.
-    users.join().ok().context("the users left")?;
+    // Users who like short answers; a time slice; then the trainer rests until it is called again.
+    users(send.clone(), " yes", " well maybe no maybe yes").join().ok().context("the users left")?;
     let steps = coach.learn(&feedback, Duration::from_secs(2), 60)?;
     let first = coach.publish("monday")?;
     println!("{steps} steps in the first slice; the service is as it was: {:.3}", service.log_prob("hello", "yes")?);
@@ -63,17 +53,39 @@ fn main() -> Result<()> {
     println!("log p(yes | hello): {before:.3} before, {after:.3} with the new adapter");
     ensure!(after > before, "the liked answer became likelier");
 
-    // More of it turns out to be too much: both the service and the trainer go back.
+    // On the next day others come, who want it the other way round. That turns out to be too much: both the service and the
+    // trainer go back.
+    let parameters = coach.parameters();
+    users(send, " well maybe", " yes").join().ok().context("the users left")?;
+    let known = coach.rows.len();
     coach.learn(&feedback, Duration::from_secs(2), 60)?;
+    ensure!(coach.rows.len() == 2 * known, "the second slice had new feedback");
+    ensure!(coach.parameters() != parameters, "and learnt from it");
     let second = coach.publish("tuesday")?;
     service.swap_in(&second)?;
+    println!("log p(yes | hello): {:.3} on the day after", service.log_prob("hello", "yes")?);
     service.swap_in(&first)?;
     coach.roll_back(&first)?;
     let again = service.log_prob("hello", "yes")?;
     println!("rolled back: {again:.3}, {} steps", coach.trainer.steps_done());
     ensure!(again.to_bits() == after.to_bits(), "rolling back gives the very model that was in service");
     ensure!(coach.trainer.steps_done() == steps, "and the trainer goes on from there");
+    ensure!(coach.parameters() == parameters, "with the parameters it had there, to the bit");
     Ok(())
+}
+
+/// A round of feedback from users who like one answer and dislike another.
+fn users(send: Sender<Thumb>, liked: &'static str, disliked: &'static str) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for round in 0..40 {
+            let prompt = ["hello", "thanks", "goodbye", "help"][round % 4].to_owned();
+            let up = round % 8 < 4;
+            let answer = if up { liked } else { disliked }.to_owned();
+            if send.send(Thumb { prompt, answer, up }).is_err() {
+                break;
+            }
+        }
+    })
 }
 
 /// Answers users; knows nothing of training.
@@ -146,6 +158,11 @@ impl Coach {
         let directory = self.home.join(name);
         self.trainer.save(&directory, &json!({ "rows": self.rows.len() }), &[])?;
         Ok(directory)
+    }
+
+    /// The adapter in training, bit by bit.
+    fn parameters(&self) -> Vec<u32> {
+        self.trainer.policy().parameters().data().iter().map(|x| x.to_bits()).collect()
     }
 
     fn roll_back(&mut self, directory: &Path) -> Result<()> {

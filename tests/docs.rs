@@ -20,7 +20,8 @@ fn the_defaults_in_the_docs_are_the_defaults() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
     let page = std::fs::read_to_string(page).expect("the page is there");
     let block = page.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
-    let written = Words::parse(block, "docs/configuration.md").and_then(|words| words.config()).expect("a configuration");
+    let written =
+        Words::parse(block, "docs/configuration.md").and_then(|words| words.config()).expect("a configuration");
     let default = Words::parse("", "nothing").and_then(|words| words.config()).expect("a configuration");
     assert_eq!(written.data.rows, default.data.rows);
     assert_eq!(written.data.max_length, default.data.max_length);

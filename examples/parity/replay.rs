@@ -48,6 +48,7 @@ impl Replay {
     /// Replays one fixture in f32, as it was recorded, and gives the trained policy too.
     pub(crate) fn run(&self, path: &Path) -> Result<(Deviations, CausalPolicy), ReplayError> {
         let fixture = Fixture::load(path).map_err(unusable)?;
+        check_lengths(&fixture)?;
         let mut trainer = self.trainer(&fixture)?;
         let (mut loss, mut grad_norm) = (0f64, 0f64);
         let micro = fixture.gradient_accumulation_steps.max(1);
@@ -56,6 +57,10 @@ impl Replay {
             let batches: Result<Vec<Batch>, ReplayError> =
                 recorded.iter().map(|batch| examples(batch, &fixture.name, step)).collect();
             let report = trainer.step(&batches?).map_err(unusable)?;
+            if report.micro_losses.len() != losses.len() {
+                let (ours, theirs) = (report.micro_losses.len(), losses.len());
+                return Err(unusable(format!("step {}: {ours} micro-batches, and {theirs} were recorded", step + 1)));
+            }
             for (ours, theirs) in report.micro_losses.iter().zip(losses) {
                 loss = loss.max(relative(*ours, *theirs));
             }
@@ -139,6 +144,29 @@ impl fmt::Display for ReplayError {
     }
 }
 
+/// Whether everything that is compared was recorded in full: what is paired up below ends with the shorter side.
+fn check_lengths(fixture: &Fixture) -> Result<(), ReplayError> {
+    let micro_batches = fixture.steps * fixture.gradient_accumulation_steps.max(1);
+    let expected = [
+        ("batches", fixture.batches.len(), micro_batches),
+        ("losses of micro-batches", fixture.micro_losses.len(), micro_batches),
+        ("logs", fixture.logs.len(), fixture.steps),
+    ];
+    for (what, found, expected) in expected {
+        if found != expected {
+            return Err(unusable(format!("{found} {what}, expected {expected} for {} steps", fixture.steps)));
+        }
+    }
+    for (index, batch) in fixture.batches.iter().enumerate() {
+        let rows = batch.input_ids.len();
+        let verdicts = batch.label.as_ref().map_or(rows, Vec::len);
+        if rows == 0 || verdicts != rows || (batch.label.is_none() && rows % 2 != 0) {
+            return Err(unusable(format!("batch {index}: {rows} rows do not make pairs, or have {verdicts} verdicts")));
+        }
+    }
+    Ok(())
+}
+
 /// A recorded batch as ours: rows become contexts, which share their prompt where the recorded ids agree.
 fn examples(recorded: &Recorded, name: &str, step: usize) -> Result<Batch, ReplayError> {
     let rows = rows(&recorded.input_ids, &recorded.attention_mask, &recorded.completion_mask)?;
@@ -181,6 +209,9 @@ struct Row {
 
 /// Prompt and completion of each row, without padding.
 fn rows(ids: &[Vec<u32>], attention: &[Vec<u8>], completion: &[Vec<u8>]) -> Result<Vec<Row>, ReplayError> {
+    if ids.len() != attention.len() || ids.len() != completion.len() {
+        return Err(unusable("a batch whose ids and masks have different numbers of rows"));
+    }
     ids.iter()
         .zip(attention)
         .zip(completion)

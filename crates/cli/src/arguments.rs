@@ -2,9 +2,21 @@
 
 use std::path::PathBuf;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::failure::EXIT_CODES;
+
+/// Optimizer steps that a run can have.
+const MOST_STEPS: u64 = 1_000_000_000;
+/// Passes over the data that a run can have.
+const MOST_EPOCHS: u64 = 1_000_000;
+/// The largest whole number of TOML, in which configurations are written.
+const MOST_SEED: u64 = i64::MAX as u64;
+
+fn threads() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(0..=1024)
+}
 
 /// Align a language model to preferences: DPO, IPO, KTO and their family, on the CPU, without Python.
 #[derive(Debug, Parser)]
@@ -56,7 +68,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "N")]
     pub(crate) max_length: Option<usize>,
     /// Threads; all cores by default [train.threads]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads())]
     pub(crate) threads: Option<usize>,
     /// Any other key of the configuration, as section.key=value; may be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
@@ -74,19 +86,19 @@ pub(crate) struct Train {
     #[arg(long, short, value_name = "DIR")]
     pub(crate) output: Option<String>,
     /// Optimizer steps [train.steps]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_STEPS))]
     pub(crate) steps: Option<u64>,
     /// Passes over the data [train.epochs]
-    #[arg(long, value_name = "N", conflicts_with = "steps")]
+    #[arg(long, value_name = "N", conflicts_with = "steps", value_parser = clap::value_parser!(u64).range(1..=MOST_EPOCHS))]
     pub(crate) epochs: Option<u64>,
     /// Peak learning rate [optimizer.learning_rate]
     #[arg(long, value_name = "X")]
     pub(crate) lr: Option<String>,
     /// Train a fresh LoRA adapter of this rank instead of all parameters [model.lora.rank]
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", conflicts_with = "adapter")]
     pub(crate) lora: Option<usize>,
     /// Seed of the order of rows and of fresh weights [train.seed]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=MOST_SEED))]
     pub(crate) seed: Option<u64>,
     /// Go on from the newest checkpoint in the output directory
     #[arg(long)]
@@ -103,10 +115,10 @@ pub(crate) struct Eval {
     /// Keys of the configuration.
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Directory of the reference model; without it the model is compared with itself (or with itself without its adapter) [reference.path]
+    /// Directory of the reference model; without it that of the configuration, else the model itself (without its adapter, where it has one) [reference.path]
     #[arg(long, value_name = "DIR")]
     pub(crate) reference: Option<String>,
-    /// Which rows, such as 2000.. or ..500 [data.rows]
+    /// Which rows of the data, such as 2000.. or ..500; with neither this nor --data, those of [evaluation] where the configuration has it [data.rows]
     #[arg(long, value_name = "RANGE")]
     pub(crate) rows: Option<String>,
     /// Print one JSON object
@@ -143,10 +155,10 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
     /// Longest answer, in tokens
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     pub(crate) max_new_tokens: usize,
     /// Threads; all cores by default
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: usize,
 }
 
@@ -182,7 +194,7 @@ pub(crate) struct BenchStep {
     /// Train a LoRA adapter of this rank, alpha twice that, on all seven linears; 0 trains everything
     #[arg(long, value_name = "R", default_value_t = 0)]
     pub(crate) lora: usize,
-    /// With --lora: start from this PEFT adapter, or write the seeded start there
+    /// With --lora: start from this PEFT adapter, which must have that rank, or write the seeded start there
     #[arg(long, value_name = "DIR", requires = "lora")]
     pub(crate) adapter: Option<PathBuf>,
     /// Compute the reference's log-probabilities before the clock starts
@@ -192,7 +204,7 @@ pub(crate) struct BenchStep {
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) max_length: usize,
     /// Threads; all cores by default
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: usize,
     /// Print one JSON line with the keys of the peers' programs
     #[arg(long)]
@@ -213,16 +225,16 @@ pub(crate) struct Quickstart {
     #[arg(long, value_name = "DIR", requires = "from_scratch")]
     pub(crate) export: Option<PathBuf>,
     /// Seed of the pairs and of their order
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MOST_SEED))]
     pub(crate) seed: u64,
     /// Threads; all cores by default
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: usize,
     /// Steps on pairs, for tests.
-    #[arg(long, value_name = "N", hide = true)]
+    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u64).range(1..=MOST_EPOCHS))]
     pub(crate) steps: Option<u64>,
     /// Steps on text with --from-scratch, for tests.
-    #[arg(long, value_name = "N", hide = true)]
+    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u64).range(1..=MOST_EPOCHS))]
     pub(crate) text_steps: Option<u64>,
 }
 

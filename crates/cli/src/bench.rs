@@ -34,6 +34,11 @@ struct Pair {
 /// Runs the steps and prints what they took.
 pub(crate) fn step(arguments: &BenchStep) -> Result<()> {
     let BenchStep { batch, steps, warmup, .. } = *arguments;
+    if arguments.lora == 0 && arguments.adapter.is_some() {
+        bail!(Failure::Usage(
+            "--adapter is given and --lora is 0; give the adapter's rank, or leave --adapter out".into()
+        ));
+    }
     if batch == 0 || steps == 0 || arguments.max_length < 2 {
         bail!(Failure::Usage("--batch and --steps must be at least 1, and --max-length at least 2".into()));
     }
@@ -115,6 +120,13 @@ fn trainer(arguments: &BenchStep, batches: &[Batch]) -> Result<Trainer<CausalPol
 fn put_adapter(model: &mut CausalLm, arguments: &BenchStep) -> Result<bool> {
     if let Some(directory) = arguments.adapter.as_deref().filter(|directory| directory.exists()) {
         model.load_adapter(directory)?;
+        if let Some((name, rank)) = ranks(model).find(|(_, rank)| *rank != arguments.lora) {
+            bail!(Failure::Usage(format!(
+                "--lora is {} and --adapter {} has rank {rank} ({name}); give --lora {rank}, or another directory",
+                arguments.lora,
+                directory.display()
+            )));
+        }
         return Ok(true);
     }
     let lora = LoraConfig { rank: arguments.lora, alpha: 2.0 * arguments.lora as f64, ..LoraConfig::default() };
@@ -124,6 +136,15 @@ fn put_adapter(model: &mut CausalLm, arguments: &BenchStep) -> Result<bool> {
         model.save_adapter(directory, &arguments.model.to_string_lossy())?;
     }
     Ok(false)
+}
+
+/// The rank of each low-rank pair: A is `[rank, in]`.
+fn ranks(model: &CausalLm) -> impl Iterator<Item = (String, usize)> {
+    model.adapter().into_iter().flat_map(|parameters| {
+        (0..parameters.len())
+            .filter(|i| parameters.name(*i).contains("lora_A"))
+            .map(|i| (parameters.name(i).to_owned(), parameters.shape(i)[0]))
+    })
 }
 
 fn encoder(directory: &Path) -> Result<Encoder> {
@@ -137,13 +158,22 @@ fn batches(arguments: &BenchStep) -> Result<Vec<Batch>> {
     let Some(end) = encoder.eos_id() else {
         bail!(Failure::Model(format!("{}: the tokenizer names no end-of-sequence token", arguments.model.display())));
     };
-    let need = (arguments.steps + arguments.warmup) * arguments.batch;
+    let need = arguments.steps.checked_add(arguments.warmup).and_then(|steps| steps.checked_mul(arguments.batch));
+    let Some(need) = need.filter(|need| *need <= MOST_ROWS) else {
+        bail!(Failure::Usage(format!(
+            "--steps {} and --warmup {} of --batch {} need too many rows; at most {MOST_ROWS}",
+            arguments.steps, arguments.warmup, arguments.batch
+        )));
+    };
     let rows = read(&arguments.data, need)?;
     let examples: Vec<Example> =
         rows.iter().map(|row| example(row, &encoder, end, arguments.max_length)).collect::<Result<_>>()?;
     let order: Vec<Example> = examples.iter().cycle().take(need).cloned().collect();
     Ok(order.chunks(arguments.batch).map(|rows| Batch { examples: rows.to_vec(), mismatched: Vec::new() }).collect())
 }
+
+/// Rows of a whole measurement; they are held in memory.
+const MOST_ROWS: usize = 1_000_000;
 
 fn read(path: &Path, most: usize) -> Result<Vec<(Origin, Pair)>> {
     let place = path.display().to_string();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use candlewick::train::{Event, Run, Summary};
+use candlewick::train::{Event, Run, Summary, checkpoints};
 
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
@@ -42,8 +42,9 @@ pub(crate) fn drive(
             }
         };
         if let Event::Step(report) = &event {
-            stepping += start.elapsed();
-            progress.step(report);
+            let took = start.elapsed();
+            stepping += took;
+            progress.step(report, took);
         }
         if let Event::Precomputed { rows, done: true } = &event {
             progress.say(&format!("{rows} completions scored by the reference"));
@@ -55,6 +56,11 @@ pub(crate) fn drive(
         }
         if interrupt.asked() {
             progress.finish();
+            if matches!(event, Event::Precomputed { done: false, .. }) {
+                let saved = checkpoints(&run.plan().output.dir).exists();
+                let how = if saved { go_on } else { "nothing was saved; start again without --resume" };
+                bail!(Failure::Interrupted(format!("interrupted while the reference scored the rows; {how}")));
+            }
             let checkpoint = run.save_now()?;
             let step = run.trainer().steps_done();
             bail!(Failure::Interrupted(format!(

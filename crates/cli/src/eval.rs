@@ -3,23 +3,31 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use candlewick::data::{BatchOptions, Batches, EncodeOptions, Encoder, Order, Source, SourceOptions};
+use candlewick::data::{BatchOptions, Batches, EncodeOptions, Encoder, Order, RowRange, Source, SourceOptions};
 use candlewick::losses::{Objective, StepWide};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
-    CausalPolicy, Config, EvalReport, FrozenPolicy, Plan, PrecomputedReference, Reference, ReferenceKind,
-    ReferencePlan, Trainer, TrainerOptions, TuningPlan, weights_digest,
+    CausalPolicy, Config, EvalReport, FrozenPolicy, Plan, Reference, ReferenceKind, ReferencePlan, Trainer,
+    TrainerOptions, TuningPlan,
 };
 use serde_json::{Value, json};
 
 use crate::arguments::Eval;
 use crate::failure::Failure;
-use crate::{places, words};
+use crate::{places, rows, words};
 
 /// Measures and prints.
 pub(crate) fn eval(arguments: &Eval) -> Result<()> {
     let plan = Plan::resolve(configuration(arguments)?)?;
     let threads = words::threads(plan.train.threads);
+    eprintln!(
+        "measuring {}, {}",
+        plan.data.path.display(),
+        match plan.data.rows {
+            RowRange { start: 0, end: None } => "all rows".to_owned(),
+            rows => format!("rows {rows}"),
+        }
+    );
     let encoder = Arc::new(encoder(&plan)?);
     let mut trainer = trainer(&plan, &encoder, threads)?;
     let mut batches = batches(&plan, Arc::clone(&encoder))?;
@@ -29,28 +37,60 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
         Err(error) => vec![Err(error)],
     }))?;
     show(&report, arguments.json);
-    let rows = batches.report();
-    if rows.rows > rows.kept {
-        eprintln!("{}", rows.summary());
+    for line in rows::lines("rows", batches.report()) {
+        eprintln!("{line}");
     }
     Ok(())
 }
 
 fn configuration(arguments: &Eval) -> Result<Config> {
+    let set = &arguments.common.set;
     let mut words = words::of_common(&arguments.common)?;
     words::put(&mut words, [("reference.path", arguments.reference.clone()), ("data.rows", arguments.rows.clone())])?;
-    words::assign(&mut words, &arguments.common.set)?;
+    words::assign(&mut words, set)?;
     let mut config = words.config()?;
+    // The configuration's adapter was a fresh one; the one that is named was trained.
+    let was_fresh = config.model.lora.is_some();
+    if arguments.common.adapter.is_some() && !words::is_assigned(set, "model.lora") {
+        config.model.lora = None;
+    }
+    let kind_is_given = words::is_assigned(set, "reference.kind");
+    if arguments.reference.is_some() && !kind_is_given {
+        config.reference.kind = None;
+    }
+    if config.reference.kind == Some(ReferenceKind::Precomputed) && !kind_is_given && was_fresh {
+        // What was computed before is what the model says without its adapter.
+        config.reference.kind = Some(ReferenceKind::AdapterOff);
+        config.reference.path = None;
+    }
+    choose_rows(&mut config, arguments);
     places::resolve(&mut config)?;
-    // Nothing is written, and held-out rows are those of [data].
+    // Nothing is written.
     config.output.dir = Some(".".into());
-    config.evaluation = None;
     // An adapter is compared with its base unless another reference is named.
     let unnamed = config.reference.kind.is_none() && config.reference.path.is_none();
     if config.model.adapter.is_some() && unnamed && config.objective.needs().reference {
         config.reference.kind = Some(ReferenceKind::AdapterOff);
     }
     Ok(config)
+}
+
+/// The rows to measure on: those that are named, else the held-out ones of the configuration, else all of its data.
+fn choose_rows(config: &mut Config, arguments: &Eval) {
+    let common = &arguments.common;
+    let named = common.data.is_some()
+        || arguments.rows.is_some()
+        || ["data.path", "data.rows"].iter().any(|key| words::is_assigned(&common.set, key));
+    let Some(held_out) = config.evaluation.take().filter(|_| !named) else {
+        return;
+    };
+    if held_out.path.is_some() {
+        config.data.path = held_out.path;
+    }
+    config.data.rows = held_out.rows.unwrap_or_default();
+    if let (Some(examples), None) = (held_out.batch_size, common.batch) {
+        config.train.batch_size = examples;
+    }
 }
 
 fn encoder(plan: &Plan) -> Result<Encoder> {
@@ -83,9 +123,11 @@ fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<Cau
         ReferencePlan::Frozen => frozen(model.frozen_copy()),
         ReferencePlan::Model(directory) => frozen(load(directory)?),
         ReferencePlan::AdapterOff => Reference::AdapterOff,
-        ReferencePlan::Precomputed(path) => {
-            Reference::Precomputed(PrecomputedReference::load(path, &weights_digest(&model))?)
-        }
+        ReferencePlan::Precomputed(_) => bail!(Failure::Usage(
+            "reference.kind = \"precomputed\": such a table holds the training rows, as the model before training scored them; \
+             name the model to compare with by --reference DIR"
+                .into()
+        )),
         other => bail!(Failure::Usage(format!("reference: wick eval cannot use {other:?}"))),
     };
     let policy = CausalPolicy::new(model, Recompute::Nothing, threads);

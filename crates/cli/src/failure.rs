@@ -20,7 +20,7 @@ pub(crate) const MODEL: u8 = 4;
 pub(crate) const STOPPED: u8 = 5;
 /// A file could not be read or written; the disk may be full.
 pub(crate) const FILES: u8 = 6;
-/// Interrupted; what was done is saved.
+/// Interrupted; the message tells what is saved.
 pub(crate) const INTERRUPTED: u8 = 130;
 
 /// The list shown by `--help`.
@@ -33,7 +33,7 @@ Exit codes:
     4  a model, adapter or checkpoint that cannot be used
     5  training stopped: the loss or a gradient was not finite
     6  a file could not be read or written (a full disk, a missing permission)
-  130  interrupted; what was done is saved";
+  130  interrupted; the message tells what is saved";
 
 /// A failure of the command line's own.
 #[derive(Debug)]
@@ -83,6 +83,10 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     // A tokenizer belongs to its model.
     if let Some(Tokenizer { .. } | Vocabulary { .. }) = data_error(cause) {
         return Some(MODEL);
+    }
+    // What a configuration asks of a model that the model cannot do, as an unknown target of LoRA.
+    if let Some(candlewick::train::Error::Model(candlewick::model::Error::Input(_))) = cause.downcast_ref() {
+        return Some(USAGE);
     }
     if let Some(train) = cause.downcast_ref::<candlewick::train::Error>() {
         return Some(match train.fault() {

@@ -1,11 +1,12 @@
 //! `wick generate`: a model goes on from a prompt.
 
-use anyhow::Result;
-use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Message, Text};
+use anyhow::{Result, bail};
+use candlewick::data::{self, EncodeOptions, Encoder, EndOfSequence, Message, Text};
 use candlewick::kernels::Workspace;
 use candlewick::model::{CausalLm, Sampling};
 
 use crate::arguments::Generate;
+use crate::failure::Failure;
 use crate::places::{self, Kind};
 use crate::words;
 
@@ -19,6 +20,12 @@ pub(crate) fn generate(arguments: &Generate) -> Result<()> {
     let options = EncodeOptions { end_of_sequence: EndOfSequence::Keep, ..EncodeOptions::default() };
     let encoder = Encoder::from_dir(&directory, options)?;
     encoder.check_vocabulary(model.config().vocab_size)?;
+    if arguments.chat && !encoder.has_chat_template() {
+        bail!(Failure::Usage(format!(
+            "--chat: the tokenizer of {} has no chat template; leave --chat out",
+            directory.display()
+        )));
+    }
     let prompt = match arguments.chat {
         true => Text::Chat(vec![Message::new("user", &arguments.prompt)]),
         false => Text::Plain(arguments.prompt.clone()),
@@ -32,7 +39,17 @@ pub(crate) fn generate(arguments: &Generate) -> Result<()> {
         stop: stops(&model, &encoder),
     };
     let mut workspace = Workspace::new(words::threads(arguments.threads));
-    let ids = model.generate(&encoder.encode_prompt(&prompt)?, &sampling, &mut workspace)?;
+    let prompt = encoder.encode_prompt(&prompt).map_err(|error| match error {
+        // The prompt has no file and line.
+        data::Error::Rejected(rejection) => {
+            Failure::Usage(format!("--prompt: {}: {}", rejection.reason, rejection.detail)).into()
+        }
+        other => anyhow::Error::new(other),
+    })?;
+    if prompt.is_empty() {
+        bail!(Failure::Usage("--prompt: no token to go on from; give some text".into()));
+    }
+    let ids = model.generate(&prompt, &sampling, &mut workspace)?;
     println!("{}", encoder.decode_text(&ids).trim());
     Ok(())
 }

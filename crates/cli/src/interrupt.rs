@@ -18,7 +18,7 @@ impl Interrupt {
             if counter.fetch_add(1, Ordering::SeqCst) > 0 {
                 std::process::exit(crate::failure::INTERRUPTED.into());
             }
-            eprintln!("\nwick: finishing this step, then saving; Ctrl-C again to stop at once");
+            eprintln!("\nwick: finishing this step, then stopping; Ctrl-C again to stop at once");
         })?;
         Ok(Self { asked })
     }

@@ -20,6 +20,7 @@ mod places;
 mod progress;
 mod quickstart;
 mod report;
+mod rows;
 mod train;
 mod words;
 

@@ -26,6 +26,14 @@ pub(crate) fn resolve(config: &mut Config) -> Result<()> {
             *path = directory(path, kind)?;
         }
     }
+    // The same file under two names is told apart no longer: rows to train on must not be measured on.
+    let (data, evaluation) = (&config.data.path, &mut config.evaluation);
+    if let (Some(data), Some(held_out)) = (data, evaluation.as_mut().and_then(|words| words.path.as_mut()))
+        && let (Ok(one), Ok(other)) = (data.canonicalize(), held_out.canonicalize())
+        && one == other
+    {
+        held_out.clone_from(data);
+    }
     Ok(())
 }
 

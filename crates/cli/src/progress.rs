@@ -13,7 +13,8 @@ pub(crate) struct Progress {
     label: &'static str,
     total: u64,
     first: u64,
-    started: Instant,
+    /// Time in steps alone: computing a reference, evaluating and saving come at other rates.
+    stepping: Duration,
     shown: Option<Instant>,
     tokens: u64,
 }
@@ -33,25 +34,29 @@ impl Progress {
     /// Begins with step `done` of `total` behind us.
     pub(crate) fn start(label: &'static str, done: u64, total: u64) -> Self {
         let bar = animated().then(|| {
-            let template = "{prefix} {bar:28.cyan/dim} {pos}/{len} steps  {msg}  {eta} left";
+            let template = "{prefix} {bar:28.cyan/dim} {pos}/{len} steps  {msg}";
             let bar = ProgressBar::new(total).with_position(done).with_prefix(label);
             match ProgressStyle::with_template(template) {
                 Ok(style) => bar.with_style(style),
                 Err(_) => bar,
             }
         });
-        Self { bar, label, total, first: done, started: Instant::now(), shown: None, tokens: 0 }
+        Self { bar, label, total, first: done, stepping: Duration::ZERO, shown: None, tokens: 0 }
     }
 
-    /// Shows a step that was done.
-    pub(crate) fn step(&mut self, report: &StepReport) {
+    /// Shows a step that was done, and took so long.
+    pub(crate) fn step(&mut self, report: &StepReport, took: Duration) {
         self.tokens += report.tokens;
-        let elapsed = self.started.elapsed();
+        self.stepping += took;
         let mut message = format!("loss {:.4}", report.loss);
         if let Some(accuracy) = report.metrics.value("rewards/accuracies") {
             message += &format!("  accuracy {accuracy:.2}");
         }
-        message += &format!("  {:.0} tokens/s", self.tokens as f64 / elapsed.as_secs_f64().max(1e-9));
+        message += &format!("  {:.0} tokens/s", self.tokens as f64 / self.stepping.as_secs_f64().max(1e-9));
+        let done = report.step.saturating_sub(self.first).max(1);
+        let left = self.stepping.as_secs_f64() * self.total.saturating_sub(report.step) as f64 / done as f64;
+        let left = Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX);
+        message += &format!("  {} left", duration(left));
         if let Some(bar) = &self.bar {
             bar.set_position(report.step);
             bar.set_message(message);
@@ -60,9 +65,7 @@ impl Progress {
         let last = report.step >= self.total;
         if last || self.shown.is_none_or(|shown| shown.elapsed() >= BETWEEN_LINES) {
             self.shown = Some(Instant::now());
-            let done = report.step.saturating_sub(self.first).max(1);
-            let left = elapsed.mul_f64(self.total.saturating_sub(report.step) as f64 / done as f64);
-            eprintln!("{} {}/{} steps  {message}  {} left", self.label, report.step, self.total, duration(left));
+            eprintln!("{} {}/{} steps  {message}", self.label, report.step, self.total);
         }
     }
 

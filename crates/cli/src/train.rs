@@ -7,20 +7,20 @@ use crate::arguments::Train;
 use crate::drive::{Driven, drive};
 use crate::failure::{self, Failure};
 use crate::interrupt::Interrupt;
-use crate::{memory, places, progress, words};
+use crate::{memory, places, progress, rows, words};
 
 /// Trains, or shows the plan.
 pub(crate) fn train(arguments: &Train) -> Result<()> {
-    let mut config = words::of_train(arguments)?.config()?;
-    if arguments.print_plan {
-        print!("{}", Plan::resolve(config)?);
-        return Ok(());
-    }
+    let mut config = words::of_train(arguments)?;
     places::resolve(&mut config)?;
     let mut plan = Plan::resolve(config)?;
     plan.train.threads = words::threads(plan.train.threads);
+    if arguments.print_plan {
+        print!("{plan}");
+        return Ok(());
+    }
     let interrupt = Interrupt::listen()?;
-    let mut run = if arguments.resume { resume(plan)? } else { Run::start(plan)? };
+    let mut run = if arguments.resume { resume(plan)? } else { start(plan)? };
     let done = drive(
         &mut run,
         "training",
@@ -44,23 +44,49 @@ pub(crate) fn train(arguments: &Train) -> Result<()> {
     Ok(())
 }
 
+/// Begins, showing what will be trained on.
+fn start(plan: Plan) -> Result<Run> {
+    let run = Run::start(plan)?;
+    if let Some(sample) = run.sample()? {
+        eprintln!("the first row, as it is trained on (⟦…⟧ is scored):");
+        for line in sample.lines() {
+            eprintln!("  {}", rows::shortened(line));
+        }
+    }
+    Ok(run)
+}
+
 /// Goes on from the newest whole checkpoint, saying what was wrong with newer ones.
 fn resume(plan: Plan) -> Result<Run> {
     let directory = checkpoints(&plan.output.dir);
     let found = Checkpoint::latest(&directory)?;
     let passed_over: Vec<String> = found.damaged.into_iter().map(|error| failure::one_line(&error.into())).collect();
     let Some(checkpoint) = found.checkpoint else {
-        let reason = if passed_over.is_empty() { "there is none".to_owned() } else { passed_over.join("; ") };
-        bail!(Failure::Model(format!(
-            "--resume: no usable checkpoint in {}: {reason}; start without --resume",
-            directory.display()
-        )));
+        let place = directory.display();
+        bail!(Failure::Model(if passed_over.is_empty() {
+            format!("--resume: no usable checkpoint in {place}: there is none; start without --resume")
+        } else {
+            // A run does not begin where another one left something.
+            format!(
+                "--resume: no usable checkpoint in {place}: {}; move that directory away and start without --resume, or name \
+                 another --output",
+                passed_over.join("; ")
+            )
+        }));
     };
     for reason in passed_over {
         eprintln!("wick: warning: passed over {reason}");
     }
     eprintln!("resuming from {}", checkpoint.path.display());
-    Ok(Run::resume(plan, &checkpoint.path)?)
+    let threads = plan.train.threads;
+    let run = Run::resume(plan, &checkpoint.path)?;
+    if let Some(then) = run.other_threads() {
+        eprintln!(
+            "wick: warning: {threads} threads now, {then} before; sums are taken in another order, so the result will not be the \
+             same bits as without the interruption (--threads {then} keeps them)"
+        );
+    }
+    Ok(run)
 }
 
 fn report(Driven { summary, stepping }: &Driven) {
@@ -68,17 +94,13 @@ fn report(Driven { summary, stepping }: &Driven) {
     if let Some(peak) = memory::peak_bytes() {
         println!("peak memory {}", memory::readable(peak));
     }
-    if summary.rows.rows > summary.rows.kept || summary.rows.counts.truncated > 0 {
-        println!("rows: {}", summary.rows.summary());
-        for rejection in summary.rows.rejected.iter().take(SHOWN) {
-            println!("    {rejection}");
-        }
-        if summary.rows.rejected.len() > SHOWN {
-            println!("    …");
-        }
+    let held_out = summary.held_out.iter().flat_map(|report| rows::lines("held-out rows", report));
+    for line in rows::lines("rows", &summary.rows).into_iter().chain(held_out) {
+        println!("{line}");
+    }
+    let rejected = summary.result.with_file_name("rejected.jsonl");
+    if rejected.exists() {
+        println!("rows that were set aside are listed in {}", rejected.display());
     }
     println!("the result is in {}", summary.result.display());
 }
-
-/// Rejected rows shown in full.
-const SHOWN: usize = 5;

@@ -1,7 +1,7 @@
 //! From the command line's words to the configuration's.
 
 use anyhow::Result;
-use candlewick::train::Words;
+use candlewick::train::{Config, Words};
 
 use crate::arguments::{Common, Train};
 
@@ -25,8 +25,8 @@ pub(crate) fn of_common(common: &Common) -> Result<Words> {
     Ok(words)
 }
 
-/// The words of `wick train`.
-pub(crate) fn of_train(arguments: &Train) -> Result<Words> {
+/// The configuration of `wick train`.
+pub(crate) fn of_train(arguments: &Train) -> Result<Config> {
     let mut words = of_common(&arguments.common)?;
     let number = |value: Option<u64>| value.map(|value| value.to_string());
     let flags = [
@@ -39,7 +39,30 @@ pub(crate) fn of_train(arguments: &Train) -> Result<Words> {
     ];
     put(&mut words, flags)?;
     assign(&mut words, &arguments.common.set)?;
-    Ok(words)
+    let mut config = words.config()?;
+    // A flag also takes the place of what the file says in its stead.
+    let by_hand = |key: &str| is_assigned(&arguments.common.set, key);
+    if arguments.steps.is_some() && !by_hand("train.epochs") {
+        config.train.epochs = None;
+    }
+    if arguments.epochs.is_some() && !by_hand("train.steps") {
+        config.train.steps = None;
+    }
+    if arguments.common.adapter.is_some() && !by_hand("model.lora") {
+        config.model.lora = None;
+    }
+    if arguments.lora.is_some() && !by_hand("model.adapter") {
+        config.model.adapter = None;
+    }
+    Ok(config)
+}
+
+/// Whether `--set` gives this key, or a key below it.
+pub(crate) fn is_assigned(assignments: &[String], key: &str) -> bool {
+    assignments
+        .iter()
+        .filter_map(|assignment| assignment.split_once('='))
+        .any(|(name, _)| name.trim().strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
 }
 
 /// Writes given values over the configuration.
@@ -65,5 +88,20 @@ pub(crate) fn threads(given: usize) -> usize {
     match given {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_assignment_is_found_by_its_key_or_a_key_below() {
+        let given = ["train.steps=3".to_owned(), "model.lora.rank = 4".into()];
+        for (key, found) in
+            [("train.steps", true), ("model.lora", true), ("train.step", false), ("model.adapter", false)]
+        {
+            assert_eq!(is_assigned(&given, key), found, "{key}");
+        }
     }
 }

@@ -33,6 +33,24 @@ fn a_first_line_that_is_not_json() {
 }
 
 #[test]
+fn missing_held_out_rows() {
+    let bench = Bench::new();
+    bench
+        .train(&["--steps", "1", "--set", "evaluation.path=nowhere.jsonl"])
+        .fails(3, &["nowhere.jsonl", "check the path"]);
+    bench.text("run.toml", "data.path = \"pairs.jsonl\"\nevaluation.path = \"nowhere.jsonl\"\n");
+    bench.wick(&["eval", "--config", "run.toml", "--model", "model"]).fails(3, &["nowhere.jsonl"]);
+}
+
+#[test]
+fn held_out_rows_that_are_trained_on_under_another_name() {
+    let bench = Bench::new();
+    bench
+        .train(&["--steps", "1", "--set", "evaluation.path=./model/../pairs.jsonl"])
+        .fails(2, &["evaluation.rows", "overlaps data.rows"]);
+}
+
+#[test]
 fn columns_of_no_known_form() {
     let bench = Bench::new();
     bench.lines("columns.jsonl", [json!({ "question": "one", "answer": "two" })].into_iter());
@@ -53,6 +71,21 @@ fn one_bad_row(bad: &str, reason: &str) {
     let said = bench.train(&strict[..6]);
     said.succeeds();
     assert!(said.out.contains("mixed.jsonl:2") && said.out.contains(reason), "{}", said.out);
+    assert!(said.out.contains("rejected.jsonl"), "{}", said.out);
+    assert!(said.err.contains("the first row, as it is trained on"), "{}", said.err);
+    // The same of held-out rows.
+    let said = bench.train(&[
+        "--output",
+        "other",
+        "--steps",
+        "1",
+        "--max-length",
+        "12",
+        "--set",
+        "evaluation.path=mixed.jsonl",
+    ]);
+    said.succeeds();
+    assert!(said.out.contains("held-out rows: 49 rows, 48 kept, 1 rejected"), "{}", said.out);
 }
 
 #[test]
@@ -121,6 +154,60 @@ fn wrong_words_on_the_command_line() {
     }
     assert!(bench.wick(&["trian"]).err.contains("train"), "the nearest command is named");
     bench.wick(&["train", "--model", "model", "--data", "pairs.jsonl"]).fails(2, &["output.dir"]);
+    bench.train(&["--steps", "1", "--lora", "4", "--set", "model.lora.targets=[\"q_prjo\"]"]).fails(2, &["q_prjo"]);
+}
+
+#[test]
+fn numbers_beyond_all_use_are_refused_before_anything_happens() {
+    let bench = Bench::new();
+    bench.wick(&["quickstart", "--steps", "1", "--output", "q"]).succeeds();
+    let generate = ["generate", "--model", "model", "--prompt", "one", "--max-new-tokens", "18446744073709551615"];
+    let seed = ["--seed", "9223372036854775808"];
+    let step = ["bench", "step", "--model", "model", "--data", "pairs.jsonl", "--steps"];
+    for words in [
+        &generate[..],
+        &[&["train"], &seed[..]].concat(),
+        &["train", "--steps", "18446744073709551615"],
+        &["train", "--epochs", "18446744073709551615"],
+        &[&["quickstart", "--output", "q"], &seed[..]].concat(),
+        &[&step[..], &["18446744073709551615"]].concat(),
+        &[&step[..], &["9223372036854775807", "--batch", "4"]].concat(),
+    ] {
+        let said = bench.wick(words);
+        assert_eq!(said.code, Some(2), "{words:?}: {}", said.err);
+        assert!(!said.err.contains("panicked"), "{}", said.err);
+    }
+    assert!(bench.path("q/report.html").exists(), "a wrong seed empties nothing");
+}
+
+#[test]
+fn a_reference_that_was_computed_for_training_only() {
+    let bench = Bench::new();
+    bench
+        .wick(&["eval", "--model", "model", "--data", "pairs.jsonl", "--set", "reference.kind=precomputed"])
+        .fails(2, &["precomputed", "--reference DIR"]);
+}
+
+#[test]
+fn a_benchmark_of_another_rank_than_the_adapter_has() {
+    let bench = Bench::new();
+    let step = ["bench", "step", "--model", "model", "--data", "pairs.jsonl", "--steps", "1", "--warmup", "0"];
+    let with = |rank: &str| bench.wick(&[&step[..], &["--adapter", "start", "--lora", rank]].concat());
+    with("4").succeeds();
+    with("8").fails(2, &["--lora is 8", "--adapter start", "rank 4"]);
+    with("0").fails(2, &["--adapter", "--lora is 0"]);
+}
+
+#[test]
+fn a_prompt_that_is_none() {
+    let bench = Bench::new();
+    // Without a token for the beginning there is nothing to go on from.
+    bench.text("model/tokenizer_config.json", r#"{ "eos_token": "</s>" }"#);
+    let generate = ["generate", "--model", "model", "--prompt"];
+    let said = bench.wick(&[&generate[..], &[""]].concat());
+    said.fails(2, &["--prompt"]);
+    assert!(!said.err.contains("<memory>"), "{}", said.err);
+    bench.wick(&[&generate[..], &["one", "--chat"]].concat()).fails(2, &["--chat", "no chat template"]);
 }
 
 #[test]
@@ -178,7 +265,10 @@ fn a_checkpoint_of_another_plan() {
 #[test]
 fn nothing_to_resume_from() {
     let bench = Bench::new();
-    bench.train(&["--steps", "4", "--resume"]).fails(4, &["no usable checkpoint", "run"]);
+    bench.train(&["--steps", "4", "--resume"]).fails(4, &["no usable checkpoint", "start without --resume"]);
+    // A run that came to no checkpoint is started again as told.
+    std::fs::create_dir_all(bench.path("run/checkpoints")).expect("a directory");
+    bench.train(&["--steps", "1"]).succeeds();
 }
 
 #[test]
@@ -200,7 +290,9 @@ fn a_checkpoint_cut_short_is_passed_over_and_named() {
     for name in ["step-00000002", "step-00000004"] {
         cut(&bench.path("run/checkpoints").join(name).join("optimizer.safetensors"));
     }
-    bench.train(&[&words[..], &["--resume"]].concat()).fails(4, &["no usable checkpoint", "cut short"]);
+    bench
+        .train(&[&words[..], &["--resume"]].concat())
+        .fails(4, &["no usable checkpoint", "cut short", "another --output"]);
 }
 
 fn cut(path: &std::path::Path) {

@@ -43,6 +43,65 @@ fn flags_go_before_the_file_and_assignments_before_both() {
 }
 
 #[test]
+fn a_flag_takes_the_place_of_what_the_file_says_in_its_stead() {
+    let bench = Bench::new();
+    let plan = |file: &str, words: &[&str]| {
+        bench.text("run.toml", file);
+        bench.train(&[words, &["--config", "run.toml", "--print-plan"]].concat())
+    };
+    let says = |file: &str, words: &[&str], line: &str| {
+        let said = plan(file, words);
+        said.succeeds();
+        assert!(said.out.contains(line), "{line}: {}", said.out);
+    };
+    says("train.epochs = 2", &["--steps", "3"], "train.length.steps = 3");
+    says("train.steps = 2", &["--epochs", "3"], "train.length.epochs = 3");
+    says("model.lora.rank = 4", &["--adapter", "a"], "model.tuning.adapter = \"a\"");
+    says("model.adapter = \"a\"", &["--lora", "5"], "model.tuning.lora.rank = 5");
+    // An assignment is no part of the file: what it says beside a flag is not overruled.
+    plan("", &["--steps", "3", "--set", "train.epochs=2"]).fails(2, &["train.steps", "train.epochs"]);
+    plan("", &["--lora", "5", "--set", "model.adapter=a"]).fails(2, &["model.lora", "model.adapter"]);
+}
+
+#[test]
+fn a_plan_states_the_threads_it_would_use() {
+    let bench = Bench::new();
+    let said = bench.train(&["--threads", "0", "--print-plan"]);
+    said.succeeds();
+    assert!(!said.out.contains("train.threads = 0\n"), "{}", said.out);
+}
+
+#[test]
+fn eval_measures_the_held_out_rows_of_a_configuration() {
+    let bench = Bench::new();
+    bench.text(
+        "run.toml",
+        "[model]\npath = \"model\"\nlora = { rank = 4 }\n[data]\npath = \"pairs.jsonl\"\nrows = \"..40\"\n\
+         [evaluation]\nrows = \"40..\"\n[train]\nsteps = 2\n",
+    );
+    bench.wick(&["train", "--config", "run.toml", "--output", "run"]).succeeds();
+    let eval = |words: &[&str], place: &str, completions: u64| {
+        let said =
+            bench.wick(&[&["eval", "--config", "run.toml", "--adapter", "run/final", "--json"][..], words].concat());
+        said.succeeds();
+        assert!(said.err.contains(place), "{place}: {}", said.err);
+        let values: Value = serde_json::from_str(&said.out).expect("json");
+        assert_eq!(values["rows"], completions, "{values}");
+        values
+    };
+    let held_out = eval(&[], "pairs.jsonl, rows 40..", 16);
+    assert_ne!(held_out["rewards/margins"], 0.0, "an adapter is compared with its base");
+    eval(&["--rows", "..10"], "pairs.jsonl, rows ..10", 20);
+    eval(&["--set", "data.rows=..10"], "pairs.jsonl, rows ..10", 20);
+    eval(&["--data", "pairs.jsonl", "--rows", ".."], "pairs.jsonl, all rows", 96);
+    // A table that was computed for training holds what the base says; it is asked again.
+    let text = std::fs::read_to_string(bench.path("run.toml")).expect("a file");
+    bench.text("run.toml", &format!("{text}[reference]\nkind = \"precomputed\"\npath = \"gone\"\n"));
+    assert_eq!(eval(&[], "rows 40..", 16)["rewards/margins"], held_out["rewards/margins"]);
+    assert_eq!(eval(&["--reference", "model"], "rows 40..", 16)["rewards/margins"], held_out["rewards/margins"]);
+}
+
+#[test]
 fn a_trained_model_prefers_what_it_was_taught_and_an_adapter_serves_as_well() {
     let bench = Bench::new();
     for (run, more) in [("full", &["--lr", "3e-3"][..]), ("adapter", &["--lr", "3e-2", "--lora", "4"])] {

@@ -42,10 +42,21 @@ fn a_short_quickstart_makes_its_checks_and_its_report() {
 #[test]
 fn the_untuned_model_can_be_made_again() {
     let bench = Bench::new();
+    // What is there stays there.
+    std::fs::create_dir_all(bench.path("made/work")).expect("a directory");
+    bench.text("made/work/own.txt", "mine");
     bench.wick(&["quickstart", "--from-scratch", "--export", "made", "--text-steps", "3"]).succeeds();
     for name in ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"] {
-        assert!(bench.path("made").join(name).exists(), "{name}");
+        let path = bench.path("made").join(name);
+        assert!(path.exists(), "{name}");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(path.metadata().expect("a file").permissions().mode() & 0o777, 0o644, "{name}");
+        }
     }
+    assert!(bench.path("made/work/own.txt").exists());
+    assert_eq!(std::fs::read_dir(bench.path("made")).expect("a directory").count(), 5, "no trace of the work is left");
     let again = bench.wick(&["quickstart", "--from-scratch", "--export", "again", "--text-steps", "3"]);
     again.succeeds();
     let weights = |name: &str| std::fs::read(bench.path(name).join("model.safetensors")).expect("weights");

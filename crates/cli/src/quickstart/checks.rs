@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::recipe;
 use crate::failure::Failure;
+use crate::interrupt::Interrupt;
 
 /// Something that was really tried, and what came of it.
 #[derive(Clone, Debug)]
@@ -45,17 +46,17 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs a short training in a process of its own twice: once through, once killed in the middle (SIGKILL) and resumed. The
 /// final weights must be the same bits.
-pub(crate) fn killed_and_resumed(directory: &Path, steps: u64, threads: usize) -> Result<Check> {
+pub(crate) fn killed_and_resumed(directory: &Path, steps: u64, threads: usize, interrupt: &Interrupt) -> Result<Check> {
     let home = directory.join("check");
     std::fs::create_dir_all(&home).with_context(|| format!("creating {}", home.display()))?;
     let configuration = home.join("check.toml");
     recipe::write(&configuration, recipe::check_configuration(directory, steps, threads).as_bytes())?;
     let (whole, killed) = (home.join("whole"), home.join("killed"));
 
-    finish(train(&configuration, &whole, false)?, &whole)?;
+    finish(train(&configuration, &whole, false)?, &whole, interrupt)?;
     let kill_after = recipe::check_save_every(steps);
-    let last = kill(train(&configuration, &killed, false)?, &killed, kill_after)?;
-    finish(train(&configuration, &killed, true)?, &killed)?;
+    let last = kill(train(&configuration, &killed, false)?, &killed, kill_after, interrupt)?;
+    finish(train(&configuration, &killed, true)?, &killed, interrupt)?;
 
     let weights = |run: &Path| {
         let path = run.join("final").join("model.safetensors");
@@ -86,8 +87,16 @@ fn train(configuration: &Path, output: &Path, resume: bool) -> Result<Child> {
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().context("starting a second wick")
 }
 
-fn finish(mut child: Child, output: &Path) -> Result<()> {
+/// The user's wish to stop reaches the children too, whose end then shows nothing.
+fn stopped() -> Failure {
+    Failure::Interrupted("interrupted during the last check; the aligned model is whole, the check was not made".into())
+}
+
+fn finish(mut child: Child, output: &Path, interrupt: &Interrupt) -> Result<()> {
     let status = child.wait()?;
+    if interrupt.asked() {
+        bail!(stopped());
+    }
     if !status.success() {
         bail!(Failure::Check(format!(
             "the training in {} ended with {status}; its words are in the .log beside it",
@@ -98,14 +107,18 @@ fn finish(mut child: Child, output: &Path) -> Result<()> {
 }
 
 /// Kills a run as soon as the checkpoint of `step` is there; the step of its last checkpoint.
-fn kill(mut child: Child, output: &Path, step: u64) -> Result<u64> {
+fn kill(mut child: Child, output: &Path, step: u64, interrupt: &Interrupt) -> Result<u64> {
     let checkpoints = output.join("checkpoints");
     let awaited = checkpoints.join(format!("step-{step:08}"));
     let start = Instant::now();
     while !awaited.exists() {
-        if child.try_wait()?.is_some() || start.elapsed() > PATIENCE {
+        let ended = child.try_wait()?.is_some();
+        if ended || interrupt.asked() || start.elapsed() > PATIENCE {
             let _ = child.kill();
             let _ = child.wait();
+            if interrupt.asked() {
+                bail!(stopped());
+            }
             bail!(Failure::Check(format!(
                 "no checkpoint came to {}; the run's words are in the .log beside it",
                 awaited.display()
@@ -116,6 +129,9 @@ fn kill(mut child: Child, output: &Path, step: u64) -> Result<u64> {
     // On Unix this is SIGKILL: the process gets no chance to save anything.
     child.kill()?;
     child.wait()?;
+    if interrupt.asked() {
+        bail!(stopped());
+    }
     if output.join("final").exists() {
         bail!(Failure::Check("the run was over before it could be killed; nothing is shown about resuming".into()));
     }

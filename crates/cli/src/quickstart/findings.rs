@@ -16,6 +16,10 @@ fn own(found: &Findings) -> String {
     )
 }
 
+/// What the estimates are.
+const GUESS: &str =
+    "The times are guesses from the speed of this run's small model; measure yours with wick bench step.";
+
 /// The findings as lines of at most 100 characters.
 pub(super) fn screen(found: &Findings) -> Vec<String> {
     let mut lines = vec![String::new(), "Three held-out prompts, before and after (the likeliest answer)".into()];
@@ -52,6 +56,7 @@ pub(super) fn screen(found: &Findings) -> Vec<String> {
         format!("    {}", own(found)),
     ]);
     lines.extend(columns(&estimates(found)));
+    lines.push(format!("    {GUESS}"));
     lines
 }
 
@@ -70,8 +75,8 @@ pub(super) fn html(found: &Findings) -> String {
             .iter()
             .map(|check| vec![check.claim.clone(), check.seen.clone(), if check.holds { "yes" } else { "no" }.into()]),
     );
-    let headed = |rows: Vec<Vec<String>>, head: [&str; 3]| {
-        let head = head.map(str::to_owned).to_vec();
+    let headed = |rows: Vec<Vec<String>>, head: &[&str]| {
+        let head = head.iter().map(|cell| (*cell).to_owned()).collect();
         [vec![head], rows].concat()
     };
     page(
@@ -90,16 +95,17 @@ pub(super) fn html(found: &Findings) -> String {
             Section::Table(held_out),
             Section::Charts(charts(found)),
             Section::Heading("Drift from the model before".into()),
-            Section::Table(headed(drift(found), ["", "before", "after"])),
+            Section::Table(headed(drift(found), &["", "before", "after"])),
             Section::Heading("Checks".into()),
             Section::Table(checks),
             Section::Heading("Cost".into()),
-            Section::Table(headed(cost(found), ["", "", ""])),
+            Section::Table(headed(cost(found), &["", ""])),
             Section::Heading("The same on your own model and rows".into()),
             Section::Verbatim(own(found)),
             Section::Table(estimates(found)),
+            Section::Text(GUESS.into()),
             Section::Heading("Where everything is".into()),
-            Section::Table(headed(places(found), ["", "", ""])),
+            Section::Table(headed(places(found), &["", ""])),
             Section::Heading("Plan".into()),
             Section::Verbatim(found.plan.to_string()),
         ],
@@ -219,25 +225,25 @@ fn places(found: &Findings) -> Vec<Vec<String>> {
     ]
 }
 
-/// Time and memory of larger models, from the speed found here.
+/// Time and memory of larger models, roughly, from the speed found here.
 ///
-/// A token of a trained and a reference pass costs about 8 operations a parameter. A larger model runs at a better share of the
-/// machine's speed, so the times are upper bounds.
+/// A token of a trained and a reference pass costs about 8 operations a parameter. This run's share of the machine's speed is not
+/// that of a larger model, whose matrices suit the processor better and its caches worse; the times say the order of magnitude.
 fn estimates(found: &Findings) -> Vec<Vec<String>> {
     const PAIR_TOKENS: f64 = 600.0;
     let speed = 8.0 * found.parameters as f64 * found.tokens_per_s;
     let mut rows = vec![vec![
         "parameters".into(),
-        "1,000 pairs of 600 tokens".into(),
+        "1,000 pairs of 600 tokens, roughly".into(),
         "memory with --lora".into(),
         "without".into(),
     ]];
     for (name, parameters) in [("30 M", 3e7), ("135 M", 1.35e8), ("1.1 B", 1.1e9)] {
         let hours = 8.0 * parameters * PAIR_TOKENS * 1000.0 / speed.max(1.0) / 3600.0;
         let time = if hours < 1.0 {
-            format!("at most {:.0} min", (hours * 60.0).max(1.0))
+            format!("about {:.0} min", (hours * 60.0).max(1.0))
         } else {
-            format!("at most {hours:.1} h")
+            format!("about {hours:.1} h")
         };
         let gib = |bytes: f64| format!("about {:.1} GiB", (bytes + 5e8) / f64::from(1 << 30));
         // f32: the weights once; or weights, reference, gradients and two moments.

@@ -60,12 +60,7 @@ pub(crate) fn quickstart(arguments: &Quickstart) -> Result<()> {
     let interrupt = Interrupt::listen()?;
     let threads = words::threads(arguments.threads);
     if let Some(directory) = &arguments.export {
-        let work = directory.join("work");
-        make_directory(&work)?;
-        pretrain::train(&work, directory, arguments.text_steps, threads, &interrupt)?;
-        std::fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()))?;
-        println!("the untuned model is in {}", directory.display());
-        return Ok(());
+        return export(directory, arguments.text_steps, threads, &interrupt);
     }
     let home = prepare(&arguments.output)?;
     let model_directory = home.join("model");
@@ -88,6 +83,21 @@ pub(crate) fn quickstart(arguments: &Quickstart) -> Result<()> {
         Some(check) => bail!(Failure::Check(format!("the check \"{}\" failed: {}", check.claim, check.seen))),
         None => Ok(()),
     }
+}
+
+/// Makes the untuned model and leaves it, and nothing else, in `directory`.
+fn export(directory: &Path, steps: Option<u64>, threads: usize, interrupt: &Interrupt) -> Result<()> {
+    make_directory(directory)?;
+    // Ours alone: creating it fails where there is something of that name, and nothing else is ever removed.
+    let work = directory.join(format!(".wick-export-{}", std::process::id()));
+    std::fs::create_dir(&work).with_context(|| format!("creating {}", work.display()))?;
+    let made = pretrain::train(&work, directory, steps, threads, interrupt);
+    let removed = std::fs::remove_dir_all(&work).with_context(|| format!("removing {}", work.display()));
+    made?;
+    removed?;
+    recipe::readable_by_all(directory)?;
+    println!("the untuned model is in {}", directory.display());
+    Ok(())
 }
 
 /// Trains the model on pairs, with an eye on its answers.
@@ -123,7 +133,9 @@ fn align(
         corpus.held_out.len()
     );
 
-    let go_on = format!("wick train --config {} --resume goes on from there", home.join("quickstart.toml").display());
+    let program = std::env::args().next().unwrap_or_else(|| "wick".into());
+    let configuration = home.join("quickstart.toml");
+    let go_on = format!("{program} train --config {} --resume goes on from there", configuration.display());
     let mut log = Log { steps: Vec::new(), evaluations: Vec::new(), reached: (0, 0), first_change_s: None };
     let driven = drive(&mut run, "aligning", interrupt, &go_on, &mut |run, event, progress| {
         log.take(run, event, progress, &examiner, &before, began)
@@ -137,12 +149,12 @@ fn align(
     let mut checks = Vec::new();
     checks.extend(reports.first().map(|report| checks::starts_at_ln_2(report.loss)));
     checks.push(checks::gradients_reach_all(reached.0, reached.1));
-    checks.push(checks::killed_and_resumed(home, recipe::CHECK_STEPS.min(steps * 4), threads)?);
+    checks.push(checks::killed_and_resumed(home, recipe::CHECK_STEPS.min(steps * 4), threads, interrupt)?);
 
     let Driven { stepping, .. } = driven;
     let stepping = stepping.as_secs_f64().max(1e-9);
     Ok(Findings {
-        program: std::env::args().next().unwrap_or_else(|| "wick".into()),
+        program,
         home: home.to_owned(),
         plan,
         baselines,

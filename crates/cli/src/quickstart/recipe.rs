@@ -37,6 +37,23 @@ pub(crate) fn write_shipped_model(directory: &Path) -> Result<()> {
     write_tokenizer(directory)
 }
 
+/// The names of a model's files.
+const MODEL_FILES: [&str; 4] = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"];
+
+/// Lets everybody read a model that is made to be passed on.
+pub(crate) fn readable_by_all(directory: &Path) -> Result<()> {
+    #[cfg(unix)]
+    for name in MODEL_FILES {
+        use std::os::unix::fs::PermissionsExt;
+        let path = directory.join(name);
+        let mode = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(&path, mode).with_context(|| format!("setting the mode of {}", path.display()))?;
+    }
+    #[cfg(not(unix))]
+    let _ = (directory, MODEL_FILES);
+    Ok(())
+}
+
 /// Writes the tokenizer beside a model.
 pub(crate) fn write_tokenizer(directory: &Path) -> Result<()> {
     write_json(&directory.join("tokenizer.json"), &tokenizer_json())?;

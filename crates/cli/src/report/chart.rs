@@ -58,14 +58,16 @@ impl Chart {
             )
         };
         grid(&mut svg, &x, &y, &place);
-        for level in &self.levels {
-            let (_, py) = place((x.low, level.value));
+        let heights: Vec<f64> = self.levels.iter().map(|level| place((x.low, level.value)).1).collect();
+        for (level, py) in self.levels.iter().zip(&heights).map(|(level, py)| (level, *py)) {
+            // Its name stands above it, or below it where another level is close above.
+            let crowded = heights.iter().any(|other| *other < py && py - other < 12.0);
             let _ = write!(
                 svg,
                 r#"<line class="level" x1="{LEFT}" x2="{:.1}" y1="{py:.1}" y2="{py:.1}"/><text class="level" x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"#,
                 WIDTH - RIGHT,
                 WIDTH - RIGHT - 2.0,
-                py - 3.0,
+                if crowded { py + 11.0 } else { py - 3.0 },
                 escape(&level.name)
             );
         }
