@@ -77,7 +77,7 @@ pub(crate) struct Common {
 
 /// `wick train`
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = EXIT_CODES, allow_negative_numbers = true)]
 pub(crate) struct Train {
     /// Keys of the configuration.
     #[command(flatten)]

@@ -28,6 +28,11 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
             rows => format!("rows {rows}"),
         }
     );
+    if matches!((&plan.reference, &plan.model.tuning), (ReferencePlan::Frozen, TuningPlan::Full)) {
+        eprintln!(
+            "the model is compared with itself, so every margin is 0; name what it started from by --reference DIR"
+        );
+    }
     let encoder = Arc::new(encoder(&plan)?);
     let mut trainer = trainer(&plan, &encoder, threads)?;
     let mut batches = batches(&plan, Arc::clone(&encoder))?;
@@ -159,7 +164,7 @@ fn show(report: &EvalReport, as_json: bool) {
     let mut values: serde_json::Map<String, Value> =
         report.metrics.values().into_iter().map(|(name, value)| (name, json!(value))).collect();
     values.insert("loss".into(), json!(report.loss));
-    values.insert("rows".into(), json!(report.rows));
+    values.insert("completions".into(), json!(report.rows));
     values.insert("tokens".into(), json!(report.tokens));
     if as_json {
         println!("{}", Value::Object(values));

@@ -86,7 +86,7 @@ fn eval_measures_the_held_out_rows_of_a_configuration() {
         said.succeeds();
         assert!(said.err.contains(place), "{place}: {}", said.err);
         let values: Value = serde_json::from_str(&said.out).expect("json");
-        assert_eq!(values["rows"], completions, "{values}");
+        assert_eq!(values["completions"], completions, "{values}");
         values
     };
     let held_out = eval(&[], "pairs.jsonl, rows 40..", 16);
@@ -121,7 +121,7 @@ fn a_trained_model_prefers_what_it_was_taught_and_an_adapter_serves_as_well() {
     assert!(adapter["rewards/accuracies"].as_f64() > Some(0.95), "{adapter}");
     let same = eval(&["--model", "model", "--rows", "..10"]);
     assert_eq!(same["rewards/margins"], 0.0);
-    assert_eq!(same["rows"], 20);
+    assert_eq!(same["completions"], 20);
 }
 
 #[test]

@@ -86,7 +86,17 @@ pub(crate) fn detect(object: &Map<String, Value>, columns: &Columns) -> Result<F
     };
     if has("chosen") && has("rejected") {
         let is_hh = !has("prompt") && transcript("chosen") && transcript("rejected");
-        return Ok(if is_hh { Form::HhPair } else { Form::TrlPair });
+        if is_hh || has("prompt") {
+            return Ok(if is_hh { Form::HhPair } else { Form::TrlPair });
+        }
+        // A prompt under another name must not be dropped in silence.
+        let hint = hint(object, columns);
+        if hint.is_empty() {
+            return Ok(Form::TrlPair);
+        }
+        let expected = "without a prompt column the prompt is what chosen and rejected begin with, and one of these looks like it \
+                        (form = \"trl_pair\" reads them so all the same)";
+        return Err((found(object), expected.to_owned(), hint));
     }
     if has("prompt") && has("completion") {
         return Ok(if has("label") { Form::TrlUnpaired } else { Form::PromptCompletion });

@@ -318,3 +318,17 @@ fn the_other_files_of_the_fixtures_are_read_whole() {
     file("pairs_polite_1100.jsonl", &[], 1100, &same);
     file("unpaired_diasafety_test.jsonl", &[("completion", "response")], 800, &[(379, Reason::EmptyCompletion)]);
 }
+
+/// A file of LLaMA-Factory's kind: without the mapping its prompt would be lost and the training meaningless.
+#[test]
+fn a_prompt_under_another_name_is_not_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = write(
+        dir.path(),
+        "chat.jsonl",
+        r#"{"messages": [{"role": "user", "content": "q"}], "chosen": "good", "rejected": "bad"}"#,
+    );
+    let error = Source::open(&options).unwrap_err().to_string();
+    assert!(error.contains(r#"columns = { prompt = "messages" }"#) && error.contains("trl_pair"), "{error}");
+    Source::open(&SourceOptions { form: Form::TrlPair, ..options }).unwrap();
+}

@@ -6,6 +6,9 @@ use crate::attention::Block;
 use crate::float::sealed::Scratch;
 use crate::parallel::Crew;
 
+/// Starting more takes minutes and helps nobody.
+const MOST_THREADS: usize = 1024;
+
 /// Scratch buffers and a crew of threads. One workspace serves one caller at a time; ops return what they take from it,
 /// so after the first step of a size no scratch is allocated again.
 #[derive(Default)]
@@ -18,12 +21,12 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// A workspace whose ops run on `threads` threads; 0 means as many as the machine runs at once.
+    /// A workspace whose ops run on `threads` threads, at most 1024; 0 means as many as the machine runs at once.
     ///
     /// Where threads cannot be started (WebAssembly, or a system that refuses), ops run on the caller's;
     /// [`Workspace::threads`] tells.
     pub fn new(threads: usize) -> Self {
-        Self { crew: Crew::new(threads), ..Self::default() }
+        Self { crew: Crew::new(threads.min(MOST_THREADS)), ..Self::default() }
     }
 
     /// The number of threads that ops run on.

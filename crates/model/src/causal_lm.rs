@@ -146,7 +146,11 @@ impl<T: Float + WithDType> CausalLm<T> {
     pub fn load(directory: &Path) -> Result<Self> {
         if !directory.is_dir() {
             return Err(Error::MissingFile {
-                directory: directory.parent().unwrap_or(directory).into(),
+                directory: directory
+                    .parent()
+                    .filter(|parent| *parent != Path::new(""))
+                    .unwrap_or(Path::new("."))
+                    .into(),
                 missing: directory.file_name().unwrap_or(directory.as_os_str()).to_string_lossy().into_owned(),
                 expected: "the path of a local model directory (config.json, model.safetensors, tokenizer.json)",
             });

@@ -119,6 +119,13 @@ impl Config {
         let path = directory.join("config.json");
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && directory.join("adapter_config.json").exists() => {
+                return Err(Error::MissingFile {
+                    directory: directory.into(),
+                    missing: "config.json".into(),
+                    expected: "a model; this is an adapter: give its base model, and this directory as the adapter",
+                });
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Error::MissingFile {
                     directory: directory.into(),
