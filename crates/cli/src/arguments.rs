@@ -118,7 +118,7 @@ pub(crate) struct Eval {
     /// Directory of the reference model; without it that of the configuration, else the model itself (without its adapter, where it has one) [reference.path]
     #[arg(long, value_name = "DIR")]
     pub(crate) reference: Option<String>,
-    /// Which rows of the data, such as 2000.. or ..500; with neither this nor --data, those of [evaluation] where the configuration has it [data.rows]
+    /// Which rows of the data, such as 2000.. or ..500; with neither this nor --data, the held-out ones where the configuration has it [data.rows]
     #[arg(long, value_name = "RANGE")]
     pub(crate) rows: Option<String>,
     /// Print one JSON object

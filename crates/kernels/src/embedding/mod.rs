@@ -5,7 +5,7 @@ mod tests;
 
 use crate::{Float, Result, View, ViewMut, Workspace, check};
 
-/// y[i] = table[ids[i]].
+/// `y[i] = table[ids[i]]`.
 ///
 /// `ids` `[N]`, `table` `[V, H]`, `y` `[N, H]`; `hidden` is H.
 ///
@@ -24,7 +24,7 @@ pub fn forward<T: Float>(
     Ok(())
 }
 
-/// The gradient of [`forward`]: dtable[ids[i]] += dy[i], in the order of i.
+/// The gradient of [`forward`]: `dtable[ids[i]] += dy[i]`, in the order of i.
 ///
 /// `ids` `[N]`, `dy` `[N, H]`, `dtable` `[V, H]` accumulates; `hidden` is H. Rows of ids that do not occur are not
 /// touched.

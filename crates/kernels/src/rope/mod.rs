@@ -54,7 +54,7 @@ impl<T: Float> Tables<T> {
     }
 }
 
-/// Rotates the pair (x[j], x[j + D/2]) of every head by the angle of its row's position and frequency j:
+/// Rotates the pair `(x[j], x[j + D/2])` of every head by the angle of its row's position and frequency j:
 /// (a, b) → (a·cos − b·sin, b·cos + a·sin).
 ///
 /// `x` `[N, heads, D]`, `positions` `[N]`. Positions need not be in order and may repeat. After Su et al., “RoFormer”

@@ -87,7 +87,7 @@ impl<T> Clone for Cotangents<'_, T> {
 
 impl<T> Copy for Cotangents<'_, T> {}
 
-/// log p[i] = l[target_ids[i]] − log Σ over j of exp(l[j]), with l = hidden[target_rows[i]]·weightᵀ.
+/// log p\[i\] = l\[target_ids\[i\]\] − log Σ over j of exp(l\[j\]), with l = hidden\[target_rows\[i\]\]·weightᵀ.
 ///
 /// `hidden` `[N, H]`; `weight` `[V, H]`; `target_rows` and `target_ids` `[M]`, rows in any order and repeated at will;
 /// `given` `[M, K]` or empty: further ids whose log-probabilities are wanted. `lse` `[M]`, the logarithm of each row's sum
@@ -139,8 +139,8 @@ pub fn forward<T: Float>(
 
 /// The gradients of [`forward`]. Logits are computed again chunk by chunk; with p their softmax, row i has
 ///
-/// dl[j] = g·(1[j = target] − p[j]) for the cotangent g of its log-probability; (1/V − p[j]) for that of the mean;
-/// 2(p[j]²/Σp² − p[j]) for that of log Σp²; −p[j]·(log p[j] + entropy) for that of the entropy; 1[j = id] − p[j] for that
+/// dl\[j\] = g·(1\[j = target\] − p\[j\]) for the cotangent g of its log-probability; (1/V − p\[j\]) for that of the mean;
+/// 2(p\[j\]²/Σp² − p\[j\]) for that of log Σp²; −p\[j\]·(log p\[j\] + entropy) for that of the entropy; 1\[j = id\] − p\[j\] for that
 /// of a given id.
 ///
 /// d_hidden += dl·weight at the target's row and d_weight += dlᵀ·hidden; both accumulate. Without `d_weight` (a frozen
