@@ -81,6 +81,57 @@ pub enum Error {
         /// The statistics.
         wanted: String,
     },
+    /// An item lacks a number that the loss reads.
+    #[error(
+        "{loss} reads `{name}` ({meaning}) of every item: got {found} of them for {items} items; give the data a column of that name"
+    )]
+    MissingNumber {
+        /// The loss.
+        loss: String,
+        /// The number.
+        name: &'static str,
+        /// What it says.
+        meaning: &'static str,
+        /// How many items there are.
+        items: usize,
+        /// How many numbers there are.
+        found: usize,
+    },
+    /// A number of an item is out of its range.
+    #[error("{name}, item {item}: got {got}, expected {expected}")]
+    NumberOutOfRange {
+        /// The number.
+        name: &'static str,
+        /// The item, counted from 0.
+        item: usize,
+        /// Its value.
+        got: f64,
+        /// Its range.
+        expected: String,
+    },
+    /// A ranked group cannot be ranked.
+    #[error(
+        "ranked completions {index}: got {rows} completions and {ratings} ratings, expected at least 2 completions and a finite rating each"
+    )]
+    Ranking {
+        /// The group, counted from 0.
+        index: usize,
+        /// Its completions.
+        rows: usize,
+        /// Its ratings.
+        ratings: usize,
+    },
+    /// A loss needs a teacher and none was given.
+    #[error(
+        "{loss} reads a teacher's log-probabilities{}, and the scores hold none: use data that bring them",
+        if *.with_reference { " and those of its reference" } else { "" }
+    )]
+    MissingTeacher {
+        /// The loss.
+        loss: String,
+        /// Whether it needs those of the teacher's reference too.
+        with_reference: bool,
+    },
     /// A view of the scores gave nothing although all that it says it needs is there.
     #[error("{loss}: its view refused scores that hold all that its needs name; the needs of the view are incomplete")]
     View {

@@ -1,14 +1,15 @@
 //! Which rows belong together, and how many of them a step holds.
 
+use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::scores::TokenScores;
 
 /// Rows of a [`TokenScores`], grouped by what was said about them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Groups {
     /// Pairs: one completion was preferred to another.
     pub pairs: Vec<PairRows>,
@@ -16,6 +17,12 @@ pub struct Groups {
     pub labelled: Vec<LabelledRow>,
     /// Single completions to be imitated.
     pub demonstrations: Vec<usize>,
+    /// Several completions of one prompt, each with a rating.
+    pub ranked: Vec<RankedRows>,
+    /// Completions with a judgment in words.
+    pub judged: Vec<JudgedRows>,
+    /// Numbers that the data give beside the texts, by name: one an item, in the order of the items.
+    pub numbers: BTreeMap<String, Vec<f64>>,
 }
 
 /// A preferred completion and the one it was preferred to.
@@ -36,14 +43,37 @@ pub struct LabelledRow {
     pub desirable: bool,
 }
 
+/// Completions of one prompt, with a rating each: higher is better.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RankedRows {
+    /// Rows of the completions.
+    pub rows: Vec<usize>,
+    /// Their ratings, as many and in the same order.
+    pub ratings: Vec<f64>,
+}
+
+/// One completion scored twice: under its prompt alone, and under the prompt with a judgment of the
+/// completion. Both rows score the same tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JudgedRows {
+    /// Row of the completion under its prompt alone.
+    pub plain: usize,
+    /// Row of the completion under prompt and judgment.
+    pub judged: usize,
+    /// Whether the judgment finds nothing wrong: the completion is then one to imitate.
+    pub positive: bool,
+}
+
 /// What the numerators of a step are divided by. Add those of all micro-batches
 /// (and of all ranks) before the first backward pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Totals {
-    /// Pairs; without pairs, labelled rows; without either, demonstrations.
+    /// Pairs, or labelled rows, or demonstrations, or ranked groups, or judged completions.
     pub items: f64,
     /// Scored tokens of the demonstration rows (see [`Groups::demonstration_rows`]).
     pub demonstration_tokens: f64,
+    /// Scored tokens of the rejected completions of pairs.
+    pub rejected_tokens: f64,
     /// Rows labelled desirable.
     pub desirable: f64,
     /// Rows labelled undesirable.
@@ -62,6 +92,18 @@ pub struct Scores {
     /// Completions under prompts they do not answer; given to
     /// [`prepare`](crate::Objective::prepare) only.
     pub mismatched: Option<MismatchedScores>,
+    /// What a teacher says of the tokens whose log-probabilities the policy was asked for.
+    pub teacher: Option<TeacherScores>,
+}
+
+/// Log-probabilities of a teacher at the scored slots, for `K` tokens a slot: those whose log-probabilities under
+/// the policy stand in [`TokenScores::given`].
+#[derive(Debug, Clone)]
+pub struct TeacherScores {
+    /// Of the teacher in nats, `[N, T, K]`; `−∞` where a slot has fewer than `K` tokens.
+    pub log_probs: Tensor,
+    /// Of the teacher's own reference on the same tokens, `[N, T, K]`, where there is one.
+    pub reference: Option<Tensor>,
 }
 
 /// Scores of completions under prompts they do not answer.
@@ -91,34 +133,42 @@ impl Groups {
         Self { demonstrations: (0..count).collect(), ..Self::default() }
     }
 
+    /// Pairs, or labelled rows, or demonstrations, or ranked groups, or judged completions.
+    pub fn items(&self) -> usize {
+        // A micro-batch holds one kind; of several, which `Scores::check` refuses, the first counts.
+        [self.pairs.len(), self.labelled.len(), self.demonstrations.len(), self.ranked.len(), self.judged.len()]
+            .into_iter()
+            .find(|&count| count > 0)
+            .unwrap_or(0)
+    }
+
     /// The rows to be imitated: the demonstrations; without any, the chosen rows
-    /// of the pairs; without those, the rows labelled desirable.
+    /// of the pairs; without those, the rows labelled desirable, the best rated row of every ranked group (the
+    /// first of equals), and the plain rows of completions that were judged well.
     pub fn demonstration_rows(&self) -> Vec<usize> {
         if !self.demonstrations.is_empty() {
             self.demonstrations.clone()
         } else if !self.pairs.is_empty() {
             self.pairs.iter().map(|pair| pair.chosen).collect()
         } else {
-            self.labelled.iter().filter(|label| label.desirable).map(|label| label.row).collect()
+            let desirable = self.labelled.iter().filter(|label| label.desirable).map(|label| label.row);
+            let best = self.ranked.iter().filter_map(RankedRows::best);
+            let praised = self.judged.iter().filter(|item| item.positive).map(|item| item.plain);
+            desirable.chain(best).chain(praised).collect()
         }
     }
 
     /// Counts of this micro-batch, from the number of scored tokens of every
     /// row; a row beyond `lengths` counts as empty. Host only: it needs no forward pass.
     pub fn totals(&self, lengths: &[usize]) -> Totals {
-        let items = if !self.pairs.is_empty() {
-            self.pairs.len()
-        } else if !self.labelled.is_empty() {
-            self.labelled.len()
-        } else {
-            self.demonstrations.len()
-        };
-        let rows = self.demonstration_rows();
-        let tokens: usize = rows.iter().map(|&row| lengths.get(row).copied().unwrap_or(0)).sum();
+        let length = |row: usize| lengths.get(row).copied().unwrap_or(0);
+        let tokens: usize = self.demonstration_rows().into_iter().map(length).sum();
+        let rejected: usize = self.pairs.iter().map(|pair| length(pair.rejected)).sum();
         let desirable = self.labelled.iter().filter(|label| label.desirable).count();
         Totals {
-            items: items as f64,
+            items: self.items() as f64,
             demonstration_tokens: tokens as f64,
+            rejected_tokens: rejected as f64,
             desirable: desirable as f64,
             undesirable: (self.labelled.len() - desirable) as f64,
         }
@@ -129,6 +179,8 @@ impl Groups {
             (!self.pairs.is_empty(), "pairs"),
             (!self.labelled.is_empty(), "labelled rows"),
             (!self.demonstrations.is_empty(), "demonstrations"),
+            (!self.ranked.is_empty(), "ranked completions"),
+            (!self.judged.is_empty(), "judged completions"),
         ];
         let found: Vec<&str> = kinds.iter().filter(|(there, _)| *there).map(|(_, kind)| *kind).collect();
         if found.len() > 1 {
@@ -141,19 +193,59 @@ impl Groups {
             self.labelled.iter().enumerate().map(|(index, label)| (format!("labelled row {index}"), label.row));
         let demonstrations =
             self.demonstrations.iter().enumerate().map(|(index, &row)| (format!("demonstration {index}"), row));
-        match pairs.chain(labelled).chain(demonstrations).find(|&(_, row)| row >= rows) {
+        let ranked = self.ranked.iter().enumerate().flat_map(|(index, group)| {
+            group.rows.iter().map(move |&row| (format!("ranked completions {index}"), row))
+        });
+        let judged = self.judged.iter().enumerate().flat_map(|(index, item)| {
+            [(format!("judged completion {index}, plain"), item.plain), (format!("judged completion {index}"), item.judged)]
+        });
+        if let Some((index, group)) = self.ranked.iter().enumerate().find(|(_, group)| !group.is_whole()) {
+            return Err(Error::Ranking { index, rows: group.rows.len(), ratings: group.ratings.len() });
+        }
+        match pairs.chain(labelled).chain(demonstrations).chain(ranked).chain(judged).find(|&(_, row)| row >= rows) {
             Some((group, row)) => Err(Error::RowOutOfRange { group, row, rows }),
             None => Ok(()),
         }
     }
 }
 
+impl RankedRows {
+    /// The row with the highest rating, the first of equals.
+    pub fn best(&self) -> Option<usize> {
+        self.order().first().map(|&place| self.rows[place])
+    }
+
+    /// Places in [`rows`](Self::rows) from the best rating to the worst; equals stay in order.
+    pub fn order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.rows.len().min(self.ratings.len())).collect();
+        order.sort_by(|&a, &b| self.ratings[b].total_cmp(&self.ratings[a]));
+        order
+    }
+
+    fn is_whole(&self) -> bool {
+        self.rows.len() >= 2
+            && self.ratings.len() == self.rows.len()
+            && self.ratings.iter().all(|rating| rating.is_finite())
+    }
+}
+
+impl Totals {
+    /// The counts in a fixed order, as for a sum over ranks.
+    pub fn to_array(self) -> [f64; 5] {
+        [self.items, self.demonstration_tokens, self.rejected_tokens, self.desirable, self.undesirable]
+    }
+
+    /// From counts in the order of [`to_array`](Self::to_array).
+    pub fn from_array([items, demonstration_tokens, rejected_tokens, desirable, undesirable]: [f64; 5]) -> Self {
+        Self { items, demonstration_tokens, rejected_tokens, desirable, undesirable }
+    }
+}
+
 impl AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
-        self.items += other.items;
-        self.demonstration_tokens += other.demonstration_tokens;
-        self.desirable += other.desirable;
-        self.undesirable += other.undesirable;
+        let mut sum = self.to_array();
+        sum.iter_mut().zip(other.to_array()).for_each(|(sum, more)| *sum += more);
+        *self = Self::from_array(sum);
     }
 }
 
@@ -161,18 +253,31 @@ impl Scores {
     /// Scores of `2·B` rows: first the chosen, then the rejected completions of `B` pairs.
     pub fn of_pairs(policy: TokenScores, reference: Option<TokenScores>) -> Self {
         let groups = Groups::of_pairs(policy.rows() / 2);
-        Self { policy, reference, groups, mismatched: None }
+        Self::new(policy, reference, groups)
+    }
+
+    /// Scores of rows that are grouped in any way.
+    pub fn new(policy: TokenScores, reference: Option<TokenScores>, groups: Groups) -> Self {
+        Self { policy, reference, groups, mismatched: None, teacher: None }
     }
 
     /// Scores of single completions, one verdict a row.
     pub fn of_labelled(policy: TokenScores, reference: Option<TokenScores>, desirable: &[bool]) -> Self {
-        Self { policy, reference, groups: Groups::of_labelled(desirable), mismatched: None }
+        Self::new(policy, reference, Groups::of_labelled(desirable))
     }
 
     /// Scores of completions to be imitated.
     pub fn of_demonstrations(policy: TokenScores) -> Self {
         let groups = Groups::of_demonstrations(policy.rows());
-        Self { policy, reference: None, groups, mismatched: None }
+        Self::new(policy, None, groups)
+    }
+
+    /// A number of every item, `[B]`, in the dtype of the scores; `None` if the data gave none of that name, or not one
+    /// an item.
+    pub fn number(&self, name: &str) -> Option<Tensor> {
+        let values = self.groups.numbers.get(name).filter(|values| values.len() == self.groups.items())?;
+        let like = self.policy.log_probs();
+        Tensor::new(values.as_slice(), like.device()).and_then(|values| values.to_dtype(like.dtype())).ok()
     }
 
     /// Counts of this micro-batch.
@@ -187,7 +292,26 @@ impl Scores {
     /// If they do not.
     pub fn check(&self) -> Result<()> {
         self.groups.check(self.policy.rows())?;
-        self.reference.as_ref().map_or(Ok(()), |reference| check_same_slots("reference", &self.policy, reference))
+        self.reference.as_ref().map_or(Ok(()), |reference| check_same_slots("reference", &self.policy, reference))?;
+        self.teacher.as_ref().map_or(Ok(()), |teacher| teacher.check(&self.policy))
+    }
+}
+
+impl TeacherScores {
+    fn check(&self, policy: &TokenScores) -> Result<()> {
+        let expected = policy.given().map(Tensor::dims);
+        for (what, values) in [("teacher", Some(&self.log_probs)), ("teacher's reference", self.reference.as_ref())] {
+            let Some(values) = values else { continue };
+            if Some(values.dims()) != expected {
+                let expected = format!("{expected:?}, that of the policy's log-probabilities of the same tokens");
+                return Err(Error::Shape { what, got: values.dims().to_vec(), expected });
+            }
+            if values.dtype() != policy.log_probs().dtype() {
+                let expected = format!("{}, that of the policy", policy.log_probs().dtype().as_str());
+                return Err(Error::DType { what, got: values.dtype().as_str().to_owned(), expected });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -244,13 +368,33 @@ mod tests {
     #[test]
     fn totals_count_what_each_normaliser_divides_by() {
         let pairs = Groups::of_pairs(2).totals(&[3, 4, 50, 60]);
-        assert_eq!(pairs, Totals { items: 2.0, demonstration_tokens: 7.0, ..Totals::default() });
+        let expected = Totals { items: 2.0, demonstration_tokens: 7.0, rejected_tokens: 110.0, ..Totals::default() };
+        assert_eq!(pairs, expected);
         let labelled = Groups::of_labelled(&[true, false, true]).totals(&[1, 2, 3]);
-        let expected = Totals { items: 3.0, demonstration_tokens: 4.0, desirable: 2.0, undesirable: 1.0 };
+        let expected = Totals {
+            items: 3.0,
+            demonstration_tokens: 4.0,
+            desirable: 2.0,
+            undesirable: 1.0,
+            ..Totals::default()
+        };
         assert_eq!(labelled, expected);
         let mut sum = pairs;
         sum += labelled;
-        assert_eq!(sum, Totals { items: 5.0, demonstration_tokens: 11.0, desirable: 2.0, undesirable: 1.0 });
+        assert_eq!(sum.to_array(), [5.0, 11.0, 110.0, 2.0, 1.0]);
+        assert_eq!(Totals::from_array(sum.to_array()), sum);
+    }
+
+    #[test]
+    fn ranked_groups_are_ordered_by_rating() {
+        let group = RankedRows { rows: vec![4, 5, 6], ratings: vec![1.0, 7.0, 7.0] };
+        assert_eq!((group.best(), group.order()), (Some(5), vec![1, 2, 0]));
+        let groups = Groups { ranked: vec![group.clone()], ..Groups::default() };
+        groups.check(7).unwrap();
+        assert_eq!(groups.totals(&[0, 0, 0, 0, 1, 2, 3]).to_array(), [1.0, 2.0, 0.0, 0.0, 0.0]);
+        let short = RankedRows { ratings: vec![1.0], ..group };
+        let error = Groups { ranked: vec![short], ..Groups::default() }.check(7).unwrap_err().to_string();
+        assert!(error.contains("3 completions and 1 ratings"), "{error}");
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! let reference = policy.detach();
 //! let scores = Scores::of_pairs(policy, Some(reference));
 //!
-//! let terms = Dpo { beta: 0.1 }.evaluate(&scores, &Context::default())?;
+//! let terms = Dpo::default().evaluate(&scores, &Context::default())?;
 //! let loss = terms.loss(&scores.totals())?;
 //! assert_eq!(loss.to_scalar::<f64>()?, 2f64.ln());
 //!
@@ -26,31 +26,42 @@
 //! | to | see |
 //! |---|---|
 //! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Objective`] |
-//! | write a loss | [`Loss`], the views [`Pair`], [`AnchoredPair`], [`AnchoredLabels`], [`Demonstrations`] |
+//! | write a loss | [`Loss`]; the views [`Pair`], [`AnchoredPair`], [`AnchoredLabels`], [`Demonstrations`], [`Ranked`], [`AnchoredRanked`], [`Judged`], [`TaughtPair`], [`AdvisedPair`], and any of them [`With`] a number |
 //! | bring settings of TRL | [`trl`] |
 
 mod builtin;
 mod collective;
+mod divergence;
 mod error;
 mod groups;
 mod loss;
 pub mod math;
 mod mix;
+mod numbers;
 mod recipe;
 mod reduction;
+mod reference_update;
 mod scores;
 mod terms;
 pub mod trl;
 mod view;
 
 pub use builtin::*;
-pub use collective::{Collective, Solo};
+pub use collective::{Collective, Solo, gather};
+pub use divergence::Divergence;
 pub use error::{Error, Result};
-pub use groups::{Groups, LabelledRow, MismatchedScores, PairRows, Scores, Totals};
+pub use groups::{
+    Groups, JudgedRows, LabelledRow, MismatchedScores, PairRows, RankedRows, Scores, TeacherScores, Totals,
+};
 pub use loss::{Context, Loss, Objective, Phase, StepScores};
 pub use mix::{Mix, Part};
+pub use numbers::{Margin, Number, Numbers, PerItem, Preference, Score, Uncertainty, With};
 pub use recipe::Recipe;
 pub use reduction::Reduction;
+pub use reference_update::ReferenceUpdate;
 pub use scores::{Outputs, TokenScores};
-pub use terms::{LossTerms, Normaliser, Rewards, Term};
-pub use view::{AnchoredLabels, AnchoredPair, Demonstrations, Needs, Pair, Rows, Sides, StepWide, View};
+pub use terms::{LossTerms, Metric, Normaliser, Rewards, Term};
+pub use view::{
+    AdvisedPair, AnchoredLabels, AnchoredPair, AnchoredRanked, Demonstrations, Judged, Needs, Pair, Ranked, RankedValues,
+    Rows, Scored, Sides, StepWide, TaughtPair, TaughtSide, Teacher, View,
+};

@@ -6,8 +6,10 @@ use std::fmt::Debug;
 use crate::collective::Collective;
 use crate::error::{Error, Result};
 use crate::groups::Scores;
+use crate::numbers::Numbers;
+use crate::reference_update::ReferenceUpdate;
 use crate::terms::LossTerms;
-use crate::view::{Needs, StepWide, View};
+use crate::view::{Needs, Rows, StepWide, View};
 
 /// A loss as its author writes it: its fields are its hyperparameters, its
 /// input type is what it needs.
@@ -74,6 +76,16 @@ pub trait Loss: Debug {
         Self::Input::NEEDS.step_wide
     }
 
+    /// The numbers that every item must bring.
+    fn numbers(&self) -> Numbers {
+        Self::Input::NEEDS.numbers
+    }
+
+    /// Whether and how the reference follows the policy.
+    fn reference_update(&self) -> ReferenceUpdate {
+        ReferenceUpdate::Frozen
+    }
+
     /// The loss where policy and reference agree, if no data can change it.
     fn loss_at_zero_margin(&self) -> Option<f64> {
         None
@@ -113,11 +125,16 @@ pub trait Objective: Debug {
     /// If the step lacks what the statistic is made of.
     fn prepare(&mut self, step: &StepScores<'_>, phase: Phase) -> Result<Context>;
 
-    /// The terms of one micro-batch.
+    /// The terms of one micro-batch, given [`Context::micro`] of it.
     ///
     /// # Errors
     /// If the scores lack what is needed, or the context what `prepare` makes.
     fn evaluate(&self, scores: &Scores, context: &Context) -> Result<LossTerms>;
+
+    /// Whether and how the reference follows the policy; whoever trains must carry it out, or refuse.
+    fn reference_update(&self) -> ReferenceUpdate {
+        ReferenceUpdate::Frozen
+    }
 
     /// The loss where policy and reference agree, if no data can change it: `ln 2`
     /// for DPO, nothing for imitation.
@@ -156,7 +173,10 @@ pub struct StepScores<'a> {
 pub struct Context {
     /// Numbers by name; they are logged as metrics.
     pub scalars: BTreeMap<String, f64>,
-    /// The contexts of the parts of a [`Mix`](crate::Mix), in order.
+    /// Lists by name, one map a micro-batch: what belongs to single items, such as the partner that a sort over the step
+    /// gave each of them.
+    pub vectors: Vec<BTreeMap<String, Vec<f64>>>,
+    /// The contexts of the parts of a [`Mix`](crate::Mix), or of the one loss that another wraps, in order.
     pub parts: Vec<Context>,
 }
 
@@ -166,6 +186,34 @@ impl Context {
     pub fn with_scalar(mut self, name: &str, value: f64) -> Self {
         self.scalars.insert(name.to_owned(), value);
         self
+    }
+
+    /// The context of one micro-batch of the step, counted from 0: what [`evaluate`](Objective::evaluate) takes.
+    #[must_use]
+    pub fn micro(&self, index: usize) -> Self {
+        Self {
+            scalars: self.scalars.clone(),
+            vectors: self.vectors.get(index).cloned().into_iter().collect(),
+            parts: self.parts.iter().map(|part| part.micro(index)).collect(),
+        }
+    }
+
+    /// The context of part `index` of an objective that is made of others; an empty one where there is none.
+    #[must_use]
+    pub fn part(&self, index: usize) -> Self {
+        self.parts.get(index).cloned().unwrap_or_default()
+    }
+
+    /// A list by name, of the one micro-batch that this context belongs to.
+    ///
+    /// # Errors
+    /// If it is not there, or the context is one of several micro-batches.
+    pub fn vector(&self, name: &str) -> Result<&[f64]> {
+        match self.vectors.as_slice() {
+            [one] => one.get(name).map(Vec::as_slice),
+            _ => None,
+        }
+        .ok_or_else(|| Error::MissingScalar { name: name.to_owned() })
     }
 
     /// A number by name.
@@ -179,7 +227,7 @@ impl Context {
 
 impl<L: Loss> Objective for L {
     fn needs(&self) -> Needs {
-        Needs { step_wide: self.step_wide(), ..L::Input::NEEDS }
+        Needs { step_wide: self.step_wide(), numbers: Loss::numbers(self), ..L::Input::NEEDS }
     }
 
     fn validate(&self) -> Result<()> {
@@ -192,8 +240,16 @@ impl<L: Loss> Objective for L {
 
     fn evaluate(&self, scores: &Scores, context: &Context) -> Result<LossTerms> {
         scores.check()?;
+        if !L::Input::NEEDS.rows.intersection(Rows::of(scores)).any() {
+            return Err(L::Input::NEEDS.unmet(short_name::<L>(), scores));
+        }
+        Loss::numbers(self).check(short_name::<L>(), &scores.groups)?;
         let input = L::Input::view(scores).ok_or_else(|| L::Input::NEEDS.unmet(short_name::<L>(), scores))?;
         self.terms(&input, context)
+    }
+
+    fn reference_update(&self) -> ReferenceUpdate {
+        Loss::reference_update(self)
     }
 
     fn loss_at_zero_margin(&self) -> Option<f64> {
@@ -224,6 +280,9 @@ macro_rules! forward_objective {
             }
             fn evaluate(&self, scores: &$crate::Scores, context: &$crate::Context) -> $crate::Result<$crate::LossTerms> {
                 self.objective().evaluate(scores, context)
+            }
+            fn reference_update(&self) -> $crate::ReferenceUpdate {
+                self.objective().reference_update()
             }
             fn loss_at_zero_margin(&self) -> Option<f64> {
                 self.objective().loss_at_zero_margin()

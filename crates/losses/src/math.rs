@@ -72,6 +72,50 @@ pub fn positive_part(x: &Tensor) -> Result<Tensor> {
     Ok((x * is_positive)?)
 }
 
+/// `e^x` up to an exponent of 30, and its tangent there beyond: `e^30·(x − 29)`. Finite, with a finite slope that
+/// does not vanish, for every finite `x`; exact below.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// let x = Tensor::new(&[0.0f64, 30.0, 31.0, 1e4], &Device::Cpu)?;
+/// let y = candlewick_losses::math::guarded_exp(&x)?.to_vec1::<f64>()?;
+/// assert_eq!((y[0], y[2] / y[1]), (1.0, 2.0));
+/// assert!(y[3].is_finite());
+/// # Ok::<(), candlewick_losses::Error>(())
+/// ```
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn guarded_exp(x: &Tensor) -> Result<Tensor> {
+    const CAP: f64 = 30.0;
+    let above = positive_part(&(x - CAP)?)?;
+    // x where it is below the cap and the cap elsewhere, with slope 1 and 0.
+    let below = (x - &above)?;
+    Ok((below.exp()? + (above * CAP.exp())?)?)
+}
+
+/// `log(1 − e^x)` for `x < 0`; `x` is held below `−1e-7` (a probability of at most `1 − 1e-7`), with slope 0 there.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// let x = Tensor::new(&[-(2f64.ln()), -50.0, 0.0], &Device::Cpu)?;
+/// let y = candlewick_losses::math::log1m_exp(&x)?.to_vec1::<f64>()?;
+/// assert!((y[0] - 0.5f64.ln()).abs() < 1e-15);
+/// assert_eq!(y[1], 0.0);
+/// assert!((y[2] - 1e-7f64.ln()).abs() < 1e-6);
+/// # Ok::<(), candlewick_losses::Error>(())
+/// ```
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn log1m_exp(x: &Tensor) -> Result<Tensor> {
+    const NEAREST: f64 = 1e-7;
+    let x = (x - positive_part(&(x + NEAREST)?)?)?;
+    // −expm1(x) from tanh keeps its precision near 0: e^x − 1 = 2t/(1 − t) with t = tanh(x/2).
+    let t = (&x * 0.5)?.tanh()?;
+    Ok((((&t * -2.0)? / (1.0 - &t)?)?).log()?)
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Var};

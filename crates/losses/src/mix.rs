@@ -6,8 +6,9 @@ use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::loss::{Context, Objective, Phase, StepScores};
 use crate::recipe::Recipe;
-use crate::scores::Outputs;
 use crate::terms::LossTerms;
+use crate::numbers::Numbers;
+use crate::reference_update::ReferenceUpdate;
 use crate::view::{Needs, Rows, StepWide};
 
 /// `Σ_k weight_k · loss_k`, each loss divided by its own totals.
@@ -47,13 +48,12 @@ pub struct Part<O = Recipe> {
 
 impl<O: Objective> Objective for Mix<O> {
     fn needs(&self) -> Needs {
-        let nothing = Needs { reference: false, rows: Rows::ANY, outputs: Outputs::NONE, step_wide: StepWide::Nothing };
-        self.parts.iter().map(|part| part.loss.needs()).fold(nothing, |sum, needs| Needs {
-            reference: sum.reference || needs.reference,
-            rows: sum.rows.intersection(needs.rows),
-            outputs: sum.outputs.union(needs.outputs),
-            step_wide: if sum.step_wide == StepWide::Nothing { needs.step_wide } else { sum.step_wide },
-        })
+        self.parts.iter().map(|part| part.loss.needs()).fold(Needs::of(Rows::ANY), Needs::and)
+    }
+
+    fn reference_update(&self) -> ReferenceUpdate {
+        let updates = self.parts.iter().map(|part| part.loss.reference_update());
+        updates.into_iter().find(|update| *update != ReferenceUpdate::Frozen).unwrap_or_default()
     }
 
     fn validate(&self) -> Result<()> {
@@ -93,11 +93,12 @@ impl<O: Objective> Objective for Mix<O> {
         let mut sum = LossTerms::new([]);
         for (index, part) in self.parts.iter().enumerate() {
             let context = context.parts.get(index).unwrap_or(&nothing);
-            let LossTerms { mut terms, rewards } = part.loss.evaluate(scores, context)?;
+            let LossTerms { mut terms, rewards, mut metrics } = part.loss.evaluate(scores, context)?;
             for term in &mut terms {
                 term.weight *= part.weight;
             }
             sum.terms.append(&mut terms);
+            sum.metrics.append(&mut metrics);
             sum.rewards = sum.rewards.or(rewards);
         }
         Ok(sum)
@@ -136,6 +137,21 @@ impl<O: Objective> Mix<O> {
             let reads: Vec<String> =
                 needs.iter().enumerate().map(|(i, one)| format!("part {i} reads {}", one.rows)).collect();
             return Err(Error::Mix(format!("{}: no data serves all", reads.join(", "))));
+        }
+        let scored = needs.iter().position(|one| one.scored != needs[0].scored);
+        if let Some(other) = scored {
+            return Err(Error::Mix(format!("parts 0 and {other} score different tokens, which one pass cannot give")));
+        }
+        if needs.iter().try_fold(Numbers::NONE, |sum, one| sum.union(one.numbers)).is_none() {
+            return Err(Error::Mix(format!(
+                "the parts read more than {} numbers an item, or one number in two ranges",
+                Numbers::CAPACITY
+            )));
+        }
+        let mut updates = self.parts.iter().map(|part| part.loss.reference_update());
+        let update = self.reference_update();
+        if updates.any(|other| other != ReferenceUpdate::Frozen && other != update) {
+            return Err(Error::Mix("the parts move the reference in different ways".to_owned()));
         }
         let mut wide = needs.iter().enumerate().filter(|(_, one)| one.step_wide != StepWide::Nothing);
         let Some((first, one)) = wide.next() else { return Ok(()) };

@@ -16,7 +16,7 @@ use crate::mix::Mix;
 /// ```
 /// use candlewick_losses::{Builtin, Dpo, Recipe};
 /// let recipe: Recipe = serde_json::from_str(r#"{ "type": "dpo", "beta": 0.2 }"#)?;
-/// assert_eq!(recipe, Recipe::Builtin(Builtin::Dpo(Dpo { beta: 0.2 })));
+/// assert_eq!(recipe, Recipe::Builtin(Builtin::Dpo(Dpo { beta: 0.2, ..Dpo::default() })));
 /// let typo = serde_json::from_str::<Recipe>(r#"{ "type": "dppo" }"#).unwrap_err();
 /// assert!(typo.to_string().contains("did you mean `dpo`?"));
 /// # Ok::<(), serde_json::Error>(())

@@ -34,6 +34,7 @@ pub struct TokenScores {
     log_sum_sq_probs: Option<Tensor>,
     entropy: Option<Tensor>,
     is_top1: Option<Tensor>,
+    given: Option<Tensor>,
 }
 
 /// Statistics of a token's output distribution that a loss may ask for, beside
@@ -48,6 +49,8 @@ pub struct Outputs {
     pub entropy: bool,
     /// Whether the token has the highest probability: see [`TokenScores::is_top1`].
     pub is_top1: bool,
+    /// Log-probabilities of tokens that a teacher named: see [`TokenScores::given`].
+    pub given: bool,
 }
 
 impl TokenScores {
@@ -71,6 +74,7 @@ impl TokenScores {
             log_sum_sq_probs: None,
             entropy: None,
             is_top1: None,
+            given: None,
         })
     }
 
@@ -120,6 +124,25 @@ impl TokenScores {
         Ok(self)
     }
 
+    /// Adds the log-probabilities of `K` given tokens at every slot, `[N, T, K]`; differentiable.
+    ///
+    /// # Errors
+    /// If the first two dimensions or the dtype differ from those of the log-probabilities.
+    pub fn with_given(mut self, values: Tensor) -> Result<Self> {
+        let what = "given";
+        if values.rank() != 3 || values.dims()[..2] != *self.log_probs.dims() {
+            let expected = format!("[{}, {}, K]", self.rows(), self.slots());
+            return Err(Error::Shape { what, got: values.dims().to_vec(), expected });
+        }
+        if values.dtype() != self.log_probs.dtype() {
+            let expected = format!("{}, that of the log-probabilities", self.log_probs.dtype().as_str());
+            return Err(Error::DType { what, got: values.dtype().as_str().to_owned(), expected });
+        }
+        let mask = self.mask.unsqueeze(2)?.broadcast_as(values.dims())?.contiguous()?;
+        self.given = Some(keep_scored(&values, &mask)?);
+        Ok(self)
+    }
+
     /// Log-probabilities in nats, `[N, T]`; 0 where the mask is 0.
     pub fn log_probs(&self) -> &Tensor {
         &self.log_probs
@@ -150,6 +173,11 @@ impl TokenScores {
         self.is_top1.as_ref()
     }
 
+    /// Log-probabilities of `K` given tokens at every slot, `[N, T, K]`, if they were asked for; 0 where the mask is 0.
+    pub fn given(&self) -> Option<&Tensor> {
+        self.given.as_ref()
+    }
+
     /// Number of scored tokens of every row, `[N]`, on the host.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
@@ -172,6 +200,7 @@ impl TokenScores {
             log_sum_sq_probs: self.log_sum_sq_probs.is_some(),
             entropy: self.entropy.is_some(),
             is_top1: self.is_top1.is_some(),
+            given: self.given.is_some(),
         }
     }
 
@@ -187,6 +216,7 @@ impl TokenScores {
             log_sum_sq_probs: detach(&self.log_sum_sq_probs),
             entropy: detach(&self.entropy),
             is_top1: detach(&self.is_top1),
+            given: detach(&self.given),
         }
     }
 
@@ -205,6 +235,7 @@ impl TokenScores {
             log_sum_sq_probs: pick(&self.log_sum_sq_probs)?,
             entropy: pick(&self.entropy)?,
             is_top1: pick(&self.is_top1)?,
+            given: pick(&self.given)?,
         })
     }
 
@@ -224,7 +255,8 @@ impl TokenScores {
 
 impl Outputs {
     /// None of the statistics.
-    pub const NONE: Self = Self { mean_log_probs: false, log_sum_sq_probs: false, entropy: false, is_top1: false };
+    pub const NONE: Self =
+        Self { mean_log_probs: false, log_sum_sq_probs: false, entropy: false, is_top1: false, given: false };
 
     /// The statistics that are in either.
     #[must_use]
@@ -234,6 +266,7 @@ impl Outputs {
             log_sum_sq_probs: self.log_sum_sq_probs || other.log_sum_sq_probs,
             entropy: self.entropy || other.entropy,
             is_top1: self.is_top1 || other.is_top1,
+            given: self.given || other.given,
         }
     }
 
@@ -244,6 +277,7 @@ impl Outputs {
             ("log_sum_sq_probs", self.log_sum_sq_probs && !there.log_sum_sq_probs),
             ("entropy", self.entropy && !there.entropy),
             ("is_top1", self.is_top1 && !there.is_top1),
+            ("given", self.given && !there.given),
         ]
         .into_iter()
         .filter_map(|(name, missing)| missing.then_some(name))

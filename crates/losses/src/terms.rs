@@ -12,6 +12,8 @@ pub enum Normaliser {
     Items,
     /// Scored tokens of the demonstrations: [`Totals::demonstration_tokens`].
     DemonstrationTokens,
+    /// Scored tokens of the rejected completions: [`Totals::rejected_tokens`].
+    RejectedTokens,
     /// Rows labelled desirable: [`Totals::desirable`].
     Desirable,
     /// Rows labelled undesirable: [`Totals::undesirable`].
@@ -31,8 +33,9 @@ pub struct Term {
     pub weight: f64,
 }
 
-/// Implicit rewards `β·Σ_t (log π − log π_ref)` in nats, detached. They are
-/// always made of sums over tokens, whatever reduction the loss optimises.
+/// Implicit rewards, detached. Of a loss with a reference, `β·Σ_t (log π − log π_ref)` in nats, always made of sums over
+/// tokens, whatever reduction or divergence the loss optimises; where that is another margin, a [`Metric`] reports it.
+/// Of a loss without a reference, `β` times the log-probability that the loss compares.
 #[derive(Debug, Clone)]
 pub enum Rewards {
     /// Rewards of both sides of every pair.
@@ -56,7 +59,23 @@ pub struct LossTerms {
     pub terms: Vec<Term>,
     /// Implicit rewards, where the loss has them.
     pub rewards: Option<Rewards>,
+    /// What else is worth reporting.
+    pub metrics: Vec<Metric>,
 }
+
+/// A quantity that is reported as a mean and optimised by nobody.
+#[derive(Debug, Clone)]
+pub struct Metric {
+    /// Its name in the log.
+    pub name: &'static str,
+    /// The values whose mean is reported, `[M]`; detached.
+    pub values: Tensor,
+}
+
+/// The mean of what a loss compares with its threshold, where that is not the difference of the implicit rewards.
+pub(crate) const OPTIMISED_MARGINS: &str = "margins/optimised";
+/// How often the margin that the loss optimises is above 0.
+pub(crate) const OPTIMISED_ACCURACIES: &str = "accuracies/optimised";
 
 impl Term {
     /// A term of weight 1 that is averaged over the items of the step.
@@ -84,7 +103,7 @@ impl Term {
 impl LossTerms {
     /// Terms without rewards.
     pub fn new(terms: impl Into<Vec<Term>>) -> Self {
-        Self { terms: terms.into(), rewards: None }
+        Self { terms: terms.into(), rewards: None, metrics: Vec::new() }
     }
 
     /// Adds implicit rewards.
@@ -92,6 +111,24 @@ impl LossTerms {
     pub fn with_rewards(mut self, rewards: Rewards) -> Self {
         self.rewards = Some(rewards);
         self
+    }
+
+    /// Adds a quantity to report: its values, `[M]`.
+    #[must_use]
+    pub fn with_metric(mut self, name: &'static str, values: &Tensor) -> Self {
+        self.metrics.push(Metric { name, values: values.detach() });
+        self
+    }
+
+    /// Reports the margins that the loss optimises, `[B]`, and how often they are above 0: for losses whose margin is
+    /// not the difference of the implicit rewards.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn with_optimised_margins(self, margins: &Tensor) -> Result<Self> {
+        let margins = margins.detach();
+        let right = margins.gt(&margins.zeros_like()?)?.to_dtype(margins.dtype())?;
+        Ok(self.with_metric(OPTIMISED_MARGINS, &margins).with_metric(OPTIMISED_ACCURACIES, &right))
     }
 
     /// This micro-batch's share of the loss of the step, a differentiable scalar:
@@ -116,6 +153,7 @@ impl Totals {
         match normaliser {
             Normaliser::Items => self.items,
             Normaliser::DemonstrationTokens => self.demonstration_tokens,
+            Normaliser::RejectedTokens => self.rejected_tokens,
             Normaliser::Desirable => self.desirable,
             Normaliser::Undesirable => self.undesirable,
         }
@@ -136,7 +174,7 @@ mod tests {
 
     #[test]
     fn every_term_is_divided_by_its_own_total() {
-        let totals = Totals { items: 2.0, demonstration_tokens: 12.0, desirable: 0.0, undesirable: 1.0 };
+        let totals = Totals { items: 2.0, demonstration_tokens: 12.0, undesirable: 1.0, ..Totals::default() };
         let terms = LossTerms::new([term(Normaliser::Items, 1.0), term(Normaliser::DemonstrationTokens, 0.5)]);
         assert_eq!(terms.loss(&totals).unwrap().to_scalar::<f64>().unwrap(), 3.0 + 0.25);
     }

@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn sigmoid_ignores_label_smoothing_as_trl_does() {
-        let expected = Recipe::Builtin(Builtin::Dpo(Dpo { beta: 0.3 }));
+        let expected = Recipe::Builtin(Builtin::Dpo(Dpo { beta: 0.3, ..Dpo::default() }));
         assert_eq!(recipe(r#"{ "beta": 0.3, "label_smoothing": 0.2 }"#).unwrap(), expected);
     }
 
@@ -158,7 +158,7 @@ mod tests {
     fn several_losses_become_a_mix() {
         let mix = recipe(r#"{ "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5] }"#).unwrap();
         let parts = vec![
-            Part { weight: 1.0, loss: Builtin::from(Dpo { beta: 0.1 }).into() },
+            Part { weight: 1.0, loss: Builtin::from(Dpo::default()).into() },
             Part { weight: 0.5, loss: Builtin::from(Sft {}).into() },
         ];
         assert_eq!(mix, Recipe::Mix(Mix { parts }));

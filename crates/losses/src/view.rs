@@ -4,8 +4,10 @@ use std::fmt;
 
 use candle_core::Tensor;
 
+use crate::divergence::Divergence;
 use crate::error::{Error, Result};
-use crate::groups::{LabelledRow, Scores};
+use crate::groups::{JudgedRows, LabelledRow, RankedRows, Scores, TeacherScores};
+use crate::numbers::Numbers;
 use crate::reduction::Reduction;
 use crate::scores::{Outputs, TokenScores, select_rows};
 use crate::terms::Rewards;
@@ -19,6 +21,33 @@ pub struct Rows {
     pub labelled: bool,
     /// Completions to be imitated.
     pub demonstrations: bool,
+    /// Several rated completions of one prompt.
+    pub ranked: bool,
+    /// Completions with a judgment in words.
+    pub judged: bool,
+}
+
+/// Which tokens of a completion are scored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scored {
+    /// All of them, the end token included.
+    #[default]
+    All,
+    /// Of pairs, those by which one side was edited into the other: the tokens that the chosen completion has and the
+    /// rejected one has not, and the other way round.
+    Edits,
+}
+
+/// What an objective reads of a teacher.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Teacher {
+    /// Nothing.
+    #[default]
+    None,
+    /// Its log-probabilities: [`TeacherScores::log_probs`].
+    LogProbs,
+    /// Those of its own reference too: [`TeacherScores::reference`].
+    WithReference,
 }
 
 /// What an objective must see of the whole optimizer step before its first
@@ -36,7 +65,7 @@ pub enum StepWide {
 }
 
 /// What an objective needs of data, reference and model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Needs {
     /// Whether rows must be scored by a reference too.
     pub reference: bool,
@@ -46,6 +75,12 @@ pub struct Needs {
     pub outputs: Outputs,
     /// What it must see of the whole step.
     pub step_wide: StepWide,
+    /// Numbers that every item must bring.
+    pub numbers: Numbers,
+    /// Which tokens are scored.
+    pub scored: Scored,
+    /// What it reads of a teacher.
+    pub teacher: Teacher,
 }
 
 /// A typed window on [`Scores`].
@@ -91,6 +126,60 @@ pub struct Demonstrations {
     rows: Vec<usize>,
 }
 
+/// Several rated completions of each prompt, scored by the policy alone.
+#[derive(Debug, Clone)]
+pub struct Ranked {
+    scores: TokenScores,
+    groups: Vec<RankedRows>,
+}
+
+/// Several rated completions of each prompt, scored by the policy and by a reference, which is detached.
+#[derive(Debug, Clone)]
+pub struct AnchoredRanked {
+    policy: Ranked,
+    reference: Ranked,
+}
+
+/// Numbers of ranked completions, best first, `[G, K]` with `K` the largest group.
+#[derive(Debug, Clone)]
+pub struct RankedValues {
+    /// The numbers; 0 where a group has fewer than `K` completions.
+    pub values: Tensor,
+    /// 1 where there is a completion and 0 elsewhere.
+    pub mask: Tensor,
+}
+
+/// Completions that were judged in words, scored with and without the judgment.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    scores: TokenScores,
+    items: Vec<JudgedRows>,
+}
+
+/// Pairs with what a teacher says of their tokens.
+#[derive(Debug, Clone)]
+pub struct TaughtPair {
+    pair: Pair,
+    teacher: TeacherScores,
+}
+
+/// As [`TaughtPair`], with what the teacher's own reference says too.
+#[derive(Debug, Clone)]
+pub struct AdvisedPair(TaughtPair);
+
+/// One side of pairs with a teacher.
+#[derive(Debug, Clone)]
+pub struct TaughtSide {
+    /// Scores of the policy, `[B, T]`.
+    pub scores: TokenScores,
+    /// Log-probabilities of the given tokens under the policy, `[B, T, K]`; differentiable.
+    pub policy: Tensor,
+    /// The same under the teacher; `−∞` where a slot has fewer than `K` tokens.
+    pub teacher: Tensor,
+    /// The same under the teacher's reference, where there is one.
+    pub reference: Option<Tensor>,
+}
+
 /// One number for both sides of every pair.
 #[derive(Debug, Clone)]
 pub struct Sides {
@@ -102,11 +191,19 @@ pub struct Sides {
 
 impl Rows {
     /// Pairs only.
-    pub const PAIRS: Self = Self { pairs: true, labelled: false, demonstrations: false };
+    pub const PAIRS: Self = Self { pairs: true, ..Self::NONE };
     /// Labelled rows only.
-    pub const LABELLED: Self = Self { pairs: false, labelled: true, demonstrations: false };
+    pub const LABELLED: Self = Self { labelled: true, ..Self::NONE };
+    /// Demonstrations only.
+    pub const DEMONSTRATIONS: Self = Self { demonstrations: true, ..Self::NONE };
+    /// Ranked completions only.
+    pub const RANKED: Self = Self { ranked: true, ..Self::NONE };
+    /// Judged completions only.
+    pub const JUDGED: Self = Self { judged: true, ..Self::NONE };
+    /// No kind.
+    pub const NONE: Self = Self { pairs: false, labelled: false, demonstrations: false, ranked: false, judged: false };
     /// Every kind.
-    pub const ANY: Self = Self { pairs: true, labelled: true, demonstrations: true };
+    pub const ANY: Self = Self { pairs: true, labelled: true, demonstrations: true, ranked: true, judged: true };
 
     /// The kinds that are in both.
     #[must_use]
@@ -115,12 +212,14 @@ impl Rows {
             pairs: self.pairs && other.pairs,
             labelled: self.labelled && other.labelled,
             demonstrations: self.demonstrations && other.demonstrations,
+            ranked: self.ranked && other.ranked,
+            judged: self.judged && other.judged,
         }
     }
 
     /// Whether there is any kind.
     pub fn any(self) -> bool {
-        self.pairs || self.labelled || self.demonstrations
+        self.pairs || self.labelled || self.demonstrations || self.ranked || self.judged
     }
 
     /// The kinds of rows that scores hold.
@@ -129,19 +228,55 @@ impl Rows {
             pairs: !scores.groups.pairs.is_empty(),
             labelled: !scores.groups.labelled.is_empty(),
             demonstrations: !scores.groups.demonstrations.is_empty(),
+            ranked: !scores.groups.ranked.is_empty(),
+            judged: !scores.groups.judged.is_empty(),
         }
     }
 }
 
 impl fmt::Display for Rows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds = [("pairs", self.pairs), ("labelled rows", self.labelled), ("demonstrations", self.demonstrations)];
+        let kinds = [
+            ("pairs", self.pairs),
+            ("labelled rows", self.labelled),
+            ("demonstrations", self.demonstrations),
+            ("ranked completions", self.ranked),
+            ("judged completions", self.judged),
+        ];
         let kinds: Vec<&str> = kinds.into_iter().filter_map(|(name, there)| there.then_some(name)).collect();
         if kinds.is_empty() { f.write_str("no rows") } else { f.write_str(&kinds.join(" or ")) }
     }
 }
 
 impl Needs {
+    /// Rows, and nothing else.
+    pub const fn of(rows: Rows) -> Self {
+        Self {
+            reference: false,
+            rows,
+            outputs: Outputs::NONE,
+            step_wide: StepWide::Nothing,
+            numbers: Numbers::NONE,
+            scored: Scored::All,
+            teacher: Teacher::None,
+        }
+    }
+
+    /// What two objectives need that look at the same rows; kinds of rows that serve both. Where they cannot both be
+    /// served (see [`Mix`](crate::Mix)), what `other` needs counts.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            reference: self.reference || other.reference,
+            rows: self.rows.intersection(other.rows),
+            outputs: self.outputs.union(other.outputs),
+            step_wide: if other.step_wide == StepWide::Nothing { self.step_wide } else { other.step_wide },
+            numbers: self.numbers.union(other.numbers).unwrap_or(other.numbers),
+            scored: if other.scored == Scored::All { self.scored } else { other.scored },
+            teacher: self.teacher.max(other.teacher),
+        }
+    }
+
     /// The error that tells what the scores lack.
     pub(crate) fn unmet(&self, loss: &str, scores: &Scores) -> Error {
         let loss = loss.to_owned();
@@ -151,6 +286,8 @@ impl Needs {
             Error::WrongRows { loss, wanted: self.rows.to_string(), found: found.to_string() }
         } else if self.reference && scores.reference.is_none() {
             Error::MissingReference { loss }
+        } else if self.teacher != Teacher::None && !has_teacher(self.teacher, scores) {
+            Error::MissingTeacher { loss, with_reference: self.teacher == Teacher::WithReference }
         } else if !outputs.is_empty() {
             Error::MissingOutput { loss, wanted: outputs.join(", ") }
         } else {
@@ -159,9 +296,17 @@ impl Needs {
     }
 }
 
+fn has_teacher(wanted: Teacher, scores: &Scores) -> bool {
+    let there = match &scores.teacher {
+        None => Teacher::None,
+        Some(teacher) if teacher.reference.is_none() => Teacher::LogProbs,
+        Some(_) => Teacher::WithReference,
+    };
+    there >= wanted
+}
+
 impl View for Pair {
-    const NEEDS: Needs =
-        Needs { reference: false, rows: Rows::PAIRS, outputs: Outputs::NONE, step_wide: StepWide::Nothing };
+    const NEEDS: Needs = Needs::of(Rows::PAIRS);
 
     fn view(scores: &Scores) -> Option<Self> {
         (!scores.groups.pairs.is_empty()).then(|| Self::of(scores.policy.clone(), scores))
@@ -195,8 +340,24 @@ impl Pair {
     /// # Errors
     /// If a tensor operation fails.
     pub fn log_probs(&self, reduction: Reduction) -> Result<Sides> {
-        let rows = reduction.reduce(&self.scores)?;
+        let rows = reduction.reduce_beyond(&self.scores, &self.shared_lengths())?;
         Ok(Sides { chosen: select_rows(&rows, &self.chosen)?, rejected: select_rows(&rows, &self.rejected)? })
+    }
+
+    /// Scored tokens of both sides of every pair: chosen, rejected.
+    pub fn lengths(&self) -> impl Iterator<Item = (usize, usize)> {
+        let lengths = self.scores.lengths();
+        self.chosen.iter().zip(&self.rejected).map(|(&chosen, &rejected)| (lengths[chosen], lengths[rejected]))
+    }
+
+    /// Scored tokens of the shorter side of every row's pair; of rows without a pair, their own.
+    fn shared_lengths(&self) -> Vec<usize> {
+        let mut shared = self.scores.lengths().to_vec();
+        for (&chosen, &rejected) in self.chosen.iter().zip(&self.rejected) {
+            let shorter = self.scores.lengths()[chosen].min(self.scores.lengths()[rejected]);
+            (shared[chosen], shared[rejected]) = (shared[chosen].min(shorter), shared[rejected].min(shorter));
+        }
+        shared
     }
 
     fn of(values: TokenScores, scores: &Scores) -> Self {
@@ -240,6 +401,29 @@ impl AnchoredPair {
         Ok(Sides { chosen: (policy.chosen - reference.chosen)?, rejected: (policy.rejected - reference.rejected)? })
     }
 
+    /// `s(Δ)/n` of both sides, `[B]` each: the scores of a [`Divergence`] of the summed log-ratios, divided by the tokens
+    /// of each side where the reduction is a mean (afterwards, as in TRL). Differentiable with respect to the policy.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn divergence_scores(&self, divergence: Divergence, reduction: Reduction) -> Result<Sides> {
+        if divergence == Divergence::ReverseKl {
+            return self.log_ratios(reduction);
+        }
+        let sums = self.log_ratios(reduction.undivided())?;
+        let (chosen, rejected) = (divergence.score(&sums.chosen)?, divergence.score(&sums.rejected)?);
+        if !reduction.is_mean() {
+            return Ok(Sides { chosen, rejected });
+        }
+        let (chosen_lengths, rejected_lengths): (Vec<usize>, Vec<usize>) = self.policy.lengths().unzip();
+        let divided = |scores: Tensor, lengths: Vec<usize>| -> Result<Tensor> {
+            let inverse = lengths.into_iter().map(|length| 1.0 / length.max(1) as f64);
+            let inverse = Tensor::from_iter(inverse, scores.device())?.to_dtype(scores.dtype())?;
+            Ok((scores * inverse)?)
+        };
+        Ok(Sides { chosen: divided(chosen, chosen_lengths)?, rejected: divided(rejected, rejected_lengths)? })
+    }
+
     /// Implicit rewards `β·Δ` made of sums, detached.
     ///
     /// # Errors
@@ -264,8 +448,7 @@ impl Sides {
 }
 
 impl View for AnchoredLabels {
-    const NEEDS: Needs =
-        Needs { reference: true, rows: Rows::LABELLED, outputs: Outputs::NONE, step_wide: StepWide::Nothing };
+    const NEEDS: Needs = Needs { reference: true, ..Needs::of(Rows::LABELLED) };
 
     fn view(scores: &Scores) -> Option<Self> {
         let labelled = &scores.groups.labelled;
@@ -294,6 +477,15 @@ impl AnchoredLabels {
         select_rows(&log_ratios, &rows)
     }
 
+    /// The rows as the policy scores them, `[B, T]`.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn policy(&self) -> Result<TokenScores> {
+        let rows: Vec<usize> = self.labelled.iter().map(|label| label.row).collect();
+        self.policy.select(&rows)
+    }
+
     /// One number a row by its verdict, `[B]`, in the dtype of the scores.
     ///
     /// # Errors
@@ -314,8 +506,7 @@ impl AnchoredLabels {
 }
 
 impl View for Demonstrations {
-    const NEEDS: Needs =
-        Needs { reference: false, rows: Rows::ANY, outputs: Outputs::NONE, step_wide: StepWide::Nothing };
+    const NEEDS: Needs = Needs::of(Rows::ANY);
 
     fn view(scores: &Scores) -> Option<Self> {
         // No desirable row among labelled ones is an empty window, not a missing one.
@@ -338,5 +529,182 @@ impl Demonstrations {
     /// If a tensor operation fails.
     pub fn sums(&self) -> Result<Tensor> {
         select_rows(&self.scores.sums()?, &self.rows)
+    }
+}
+
+impl View for Ranked {
+    const NEEDS: Needs = Needs::of(Rows::RANKED);
+
+    fn view(scores: &Scores) -> Option<Self> {
+        let groups = scores.groups.ranked.clone();
+        (!groups.is_empty()).then(|| Self { scores: scores.policy.clone(), groups })
+    }
+}
+
+impl Ranked {
+    /// Rows and ratings of every group.
+    pub fn groups(&self) -> &[RankedRows] {
+        &self.groups
+    }
+
+    /// Log-probabilities of the completions, best first; differentiable. The length-desensitized reductions compare
+    /// every completion with the shortest of its group.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn log_probs(&self, reduction: Reduction) -> Result<RankedValues> {
+        let lengths = self.scores.lengths();
+        let mut shared = lengths.to_vec();
+        for group in &self.groups {
+            let shortest = group.rows.iter().map(|&row| lengths[row]).min().unwrap_or(0);
+            group.rows.iter().for_each(|&row| shared[row] = shared[row].min(shortest));
+        }
+        self.arrange(&reduction.reduce_beyond(&self.scores, &shared)?)
+    }
+
+    /// The ratings, best first; detached.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn ratings(&self) -> Result<RankedValues> {
+        let mut by_row = vec![0.0; self.scores.rows()];
+        for group in &self.groups {
+            group.rows.iter().zip(&group.ratings).for_each(|(&row, &rating)| by_row[row] = rating);
+        }
+        let like = self.scores.log_probs();
+        self.arrange(&Tensor::new(by_row, like.device())?.to_dtype(like.dtype())?)
+    }
+
+    /// Numbers of rows, `[N]`, as groups from the best completion to the worst, `[G, K]`.
+    fn arrange(&self, rows: &Tensor) -> Result<RankedValues> {
+        let width = self.groups.iter().map(|group| group.rows.len()).max().unwrap_or(0);
+        let mut picks = Vec::with_capacity(self.groups.len() * width);
+        let mut mask = Vec::with_capacity(picks.capacity());
+        for group in &self.groups {
+            let order = group.order();
+            mask.extend((0..width).map(|place| f64::from(u8::from(place < order.len()))));
+            // A place without a completion repeats the last one; the mask takes it out.
+            picks.extend((0..width).map(|place| group.rows[order[place.min(order.len() - 1)]]));
+        }
+        let shape = (self.groups.len(), width);
+        let mask = Tensor::from_vec(mask, shape, rows.device())?.to_dtype(rows.dtype())?;
+        let values = select_rows(rows, &picks)?.reshape(shape)?;
+        let zeros = values.detach().zeros_like()?;
+        Ok(RankedValues { values: mask.gt(0.5)?.where_cond(&values, &zeros)?, mask })
+    }
+}
+
+impl View for AnchoredRanked {
+    const NEEDS: Needs = Needs { reference: true, ..Ranked::NEEDS };
+
+    fn view(scores: &Scores) -> Option<Self> {
+        let policy = Ranked::view(scores)?;
+        let reference = Ranked { scores: scores.reference.as_ref()?.detach(), groups: policy.groups.clone() };
+        Some(Self { policy, reference })
+    }
+}
+
+impl AnchoredRanked {
+    /// The completions as the policy scores them.
+    pub fn policy(&self) -> &Ranked {
+        &self.policy
+    }
+
+    /// `Δ = log π − log π_ref` of the completions, best first; differentiable with respect to the policy.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn log_ratios(&self, reduction: Reduction) -> Result<RankedValues> {
+        let RankedValues { values, mask } = self.policy.log_probs(reduction)?;
+        Ok(RankedValues { values: (values - self.reference.log_probs(reduction)?.values)?, mask })
+    }
+}
+
+impl View for Judged {
+    const NEEDS: Needs = Needs::of(Rows::JUDGED);
+
+    fn view(scores: &Scores) -> Option<Self> {
+        let items = scores.groups.judged.clone();
+        (!items.is_empty()).then(|| Self { scores: scores.policy.clone(), items })
+    }
+}
+
+impl Judged {
+    /// Rows and verdicts, in order.
+    pub fn items(&self) -> &[JudgedRows] {
+        &self.items
+    }
+
+    /// Token scores of the completions under their prompts alone, `[B, T]`.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn plain(&self) -> Result<TokenScores> {
+        self.scores.select(&self.items.iter().map(|item| item.plain).collect::<Vec<_>>())
+    }
+
+    /// Token scores of the completions under prompt and judgment, `[B, T]`.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn judged(&self) -> Result<TokenScores> {
+        self.scores.select(&self.items.iter().map(|item| item.judged).collect::<Vec<_>>())
+    }
+}
+
+impl View for TaughtPair {
+    const NEEDS: Needs = Needs {
+        outputs: Outputs { given: true, ..Outputs::NONE },
+        teacher: Teacher::LogProbs,
+        ..Needs::of(Rows::PAIRS)
+    };
+
+    fn view(scores: &Scores) -> Option<Self> {
+        scores.policy.given()?;
+        Some(Self { pair: Pair::view(scores)?, teacher: scores.teacher.clone()? })
+    }
+}
+
+impl TaughtPair {
+    /// The chosen completions.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn chosen(&self) -> Result<TaughtSide> {
+        self.side(&self.pair.chosen)
+    }
+
+    /// The rejected completions.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn rejected(&self) -> Result<TaughtSide> {
+        self.side(&self.pair.rejected)
+    }
+
+    fn side(&self, rows: &[usize]) -> Result<TaughtSide> {
+        let scores = self.pair.scores.select(rows)?;
+        let policy = scores.given().cloned().ok_or_else(|| Error::View { loss: "TaughtPair".to_owned() })?;
+        let teacher = select_rows(&self.teacher.log_probs.detach(), rows)?;
+        let reference =
+            self.teacher.reference.as_ref().map(|values| select_rows(&values.detach(), rows)).transpose()?;
+        Ok(TaughtSide { scores, policy, teacher, reference })
+    }
+}
+
+impl View for AdvisedPair {
+    const NEEDS: Needs = Needs { teacher: Teacher::WithReference, ..TaughtPair::NEEDS };
+
+    fn view(scores: &Scores) -> Option<Self> {
+        has_teacher(Teacher::WithReference, scores).then_some(())?;
+        TaughtPair::view(scores).map(Self)
+    }
+}
+
+impl std::ops::Deref for AdvisedPair {
+    type Target = TaughtPair;
+
+    fn deref(&self) -> &TaughtPair {
+        &self.0
     }
 }

@@ -73,7 +73,7 @@ fn a_mix_adds_its_parts_with_their_weights() {
     )
     .unwrap();
     mix.validate().unwrap();
-    let parts = [(0.75, Recipe::Builtin(Dpo { beta: 0.3 }.into())), (0.5, Recipe::Builtin(Sft {}.into()))];
+    let parts = [(0.75, Recipe::Builtin(Dpo { beta: 0.3, ..Dpo::default() }.into())), (0.5, Recipe::Builtin(Sft {}.into()))];
     let expected: f64 = parts.iter().map(|(weight, loss)| weight * sample.loss(loss)).sum();
     assert!(error(sample.loss(&mix), expected) < 1e-14);
     assert_eq!(serde_json::from_str::<Recipe>(&serde_json::to_string(&mix).unwrap()).unwrap(), mix);
@@ -131,6 +131,10 @@ impl Collective for WithOther {
 
     fn ranks(&self) -> usize {
         2
+    }
+
+    fn rank(&self) -> usize {
+        0
     }
 }
 

@@ -89,6 +89,7 @@ fn the_order_of_rows_and_items_does_not_matter() {
                 pairs: pairs.map(|p| PairRows { chosen: place(p.chosen), rejected: place(p.rejected) }).collect(),
                 labelled: labelled.map(|l| LabelledRow { row: place(l.row), desirable: l.desirable }).collect(),
                 demonstrations: sample.groups.demonstrations.iter().rev().map(|&row| place(row)).collect(),
+                ..Groups::default()
             },
         };
         let (before, after) = (sample.loss(&recipe), permuted.loss(&recipe));
@@ -290,6 +291,9 @@ fn with_other(recipe: &Recipe, key: &str) -> Recipe {
         Value::Bool(flag) => with(recipe, key, Value::from(!flag)),
         Value::String(word) if key == "reduction" => {
             with(recipe, key, Value::from(if word == "mean" { "sum" } else { "mean" }))
+        }
+        Value::String(word) if key == "divergence" => {
+            with(recipe, key, Value::from(if word == "reverse_kl" { "forward_kl" } else { "reverse_kl" }))
         }
         other => panic!("{}.{key} = {other}: teach this test another value of it", recipe.name()),
     }

@@ -157,10 +157,9 @@ impl TermSums {
 }
 
 pub(crate) fn sum_totals(totals: Totals, collective: &dyn Collective) -> Result<Totals> {
-    let mut flat = [totals.items, totals.demonstration_tokens, totals.desirable, totals.undesirable];
-    collective.sum(&mut flat)?;
-    let [items, demonstration_tokens, desirable, undesirable] = flat;
-    Ok(Totals { items, demonstration_tokens, desirable, undesirable })
+    let mut counts = totals.to_array();
+    collective.sum(&mut counts)?;
+    Ok(Totals::from_array(counts))
 }
 
 pub(crate) fn scalar(tensor: &candle_core::Tensor) -> Result<f64> {

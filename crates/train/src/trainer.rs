@@ -211,14 +211,13 @@ impl<P: Trainable> Trainer<P> {
         let context = self.prepare(&micros, Phase::Train)?;
         let mut tally = Tally::new(&context);
         self.policy.tuning().gradients.clear();
-        for micro in &micros {
+        for (index, micro) in micros.iter().enumerate() {
             // The reference first: its activations are gone when the policy's are kept.
             let reference = self.reference.score(&mut self.policy, &micro.rows)?;
             let (policy, saved) = self.policy.forward(&micro.rows.packed, needs.outputs)?;
             let leaves = Leaves::new(&policy)?;
-            let scores =
-                Scores { policy: leaves.scores.clone(), reference, groups: micro.groups.clone(), mismatched: None };
-            let terms = self.objective.evaluate(&scores, &context)?;
+            let scores = Scores::new(leaves.scores.clone(), reference, micro.groups.clone());
+            let terms = self.objective.evaluate(&scores, &context.micro(index))?;
             let loss = terms.loss(&totals)?;
             let cotangents = leaves.cotangents(&loss)?;
             self.policy.backward(&micro.rows.packed, saved, &cotangents)?;
@@ -262,8 +261,8 @@ impl<P: Trainable> Trainer<P> {
         let micros = pack(&batches, &needs)?;
         let context = self.prepare(&micros, Phase::Evaluate)?;
         let mut tally = Tally::new(&context);
-        for micro in &micros {
-            self.evaluate_micro(micro, &context, &mut tally, &mut sums)?;
+        for (index, micro) in micros.iter().enumerate() {
+            self.evaluate_micro(micro, &context.micro(index), &mut tally, &mut sums)?;
         }
         self.evaluated(tally, sums)
     }
@@ -278,7 +277,7 @@ impl<P: Trainable> Trainer<P> {
         let want = self.objective.needs().outputs.union(self.options.monitor);
         let policy = self.policy.score(&micro.rows.packed, want)?.detach();
         let reference = self.reference.score(&mut self.policy, &micro.rows)?;
-        let scores = Scores { policy, reference, groups: micro.groups.clone(), mismatched: None };
+        let scores = Scores::new(policy, reference, micro.groups.clone());
         let terms = self.objective.evaluate(&scores, context)?;
         sums.add(&terms, micro)?;
         tally.add(micro, &scores, &terms, 0.0)
@@ -323,7 +322,7 @@ impl<P: Trainable> Trainer<P> {
                 }
                 _ => None,
             };
-            all.push(Scores { policy, reference, groups: micro.groups.clone(), mismatched });
+            all.push(Scores { mismatched, ..Scores::new(policy, reference, micro.groups.clone()) });
         }
         Ok(self.objective.prepare(&StepScores { micro: &all, collective: &*self.collective }, phase)?)
     }

@@ -67,7 +67,7 @@ fn evaluated(batches: Vec<Batch>) -> impl Iterator<Item = candlewick_train::Resu
 #[test]
 fn pairs_are_measured_exactly_in_unequal_batches() {
     let beta = 0.3;
-    let mut trainer = trainer(model::<f64>(1), Dpo { beta }, with_statistics());
+    let mut trainer = trainer(model::<f64>(1), Dpo { beta, ..Dpo::default() }, with_statistics());
     trainer.step(&batches(&pairs(6, 1), 3)).unwrap();
     let held_out = pairs(5, 2);
     let (policy, reference) = (rows(trainer.policy().model(), &held_out), rows(&model(1), &held_out));

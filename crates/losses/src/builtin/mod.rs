@@ -8,9 +8,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::divergence::Divergence;
 use crate::error::{Error, Result};
 use crate::loss::{Objective, forward_objective};
 use crate::recipe::MIX;
+use crate::reduction::Reduction;
+use crate::reference_update::ReferenceUpdate;
 
 builtin! {
     sft::Sft,
@@ -22,6 +25,10 @@ builtin! {
     kto::Kto,
 }
 
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "helpers of tests")]
+mod vectors;
+
 /// How a loss of the list is named and described.
 pub trait Named: Objective + Default + Serialize + DeserializeOwned {
     /// Its configuration name: the type's name in snake case.
@@ -30,6 +37,21 @@ pub trait Named: Objective + Default + Serialize + DeserializeOwned {
     const ALIASES: &'static [&'static str];
     /// One line about it.
     const SUMMARY: &'static str;
+    /// Names of their own for some of its settings, under which they are known.
+    const PRESETS: &'static [Preset] = &[];
+}
+
+/// A name for a loss with certain settings: hyperparameters that are not given have these values instead of the defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preset {
+    /// The name.
+    pub name: &'static str,
+    /// Other names for it.
+    pub aliases: &'static [&'static str],
+    /// One line about it.
+    pub summary: &'static str,
+    /// The settings, as a JSON object.
+    pub settings: &'static str,
 }
 
 impl Builtin {
@@ -47,15 +69,22 @@ impl Builtin {
         Self::from_name(name).ok_or_else(|| Self::unknown(name))
     }
 
+    /// The presets of all losses, each with the name of its loss.
+    pub fn presets() -> impl Iterator<Item = (&'static str, &'static Preset)> {
+        Self::NAMES.iter().zip(Self::PRESETS).flat_map(|(name, presets)| presets.iter().map(move |preset| (*name, preset)))
+    }
+
     pub(crate) fn unknown(name: &str) -> Error {
         let aliases = Self::ALIASES.iter().flat_map(|aliases| aliases.iter());
-        let known = Self::NAMES.iter().chain([&MIX]).chain(aliases);
+        let presets = Self::presets().flat_map(|(_, preset)| std::iter::once(&preset.name).chain(preset.aliases));
+        let known = Self::NAMES.iter().chain([&MIX]).chain(aliases).chain(presets);
         let nearest = known
             .map(|known| (distance(name, known), *known))
             .min()
             .filter(|&(distance, known)| distance <= 1 + known.len() / 4)
             .map(|(_, known)| known.to_owned());
-        let names = format!("{}, {MIX}", Self::NAMES.join(", "));
+        let presets: Vec<&str> = Self::presets().map(|(_, preset)| preset.name).collect();
+        let names = [Self::NAMES, &presets, &[MIX]].concat().join(", ");
         Error::UnknownLoss { name: name.to_owned(), nearest, names }
     }
 }
@@ -93,6 +122,9 @@ macro_rules! builtin {
             /// One line about every loss, in the order of [`NAMES`](Self::NAMES).
             pub const SUMMARIES: &'static [&'static str] = &[$(<$loss as Named>::SUMMARY),+];
 
+            /// The presets of every loss, in the order of [`NAMES`](Self::NAMES).
+            pub const PRESETS: &'static [&'static [Preset]] = &[$(<$loss as Named>::PRESETS),+];
+
             /// The configuration name.
             pub fn name(&self) -> &'static str {
                 match self { $(Self::$loss(_) => <$loss as Named>::NAME,)+ }
@@ -105,9 +137,14 @@ macro_rules! builtin {
 
             /// A loss from its name and its hyperparameters; `None` if nothing has that name.
             pub(crate) fn from_fields(name: &str, fields: Value) -> Option<serde_json::Result<Self>> {
-                $(if is_named::<$loss>(name) {
-                    return Some(serde_json::from_value(fields).map(Self::$loss));
-                })+
+                $(
+                    if is_named::<$loss>(name) {
+                        return Some(serde_json::from_value(fields).map(Self::$loss));
+                    }
+                    if let Some(preset) = preset_named::<$loss>(name) {
+                        return Some(with_settings(preset, fields).and_then(serde_json::from_value).map(Self::$loss));
+                    }
+                )+
                 None
             }
 
@@ -134,8 +171,25 @@ macro_rules! builtin {
 use builtin;
 
 fn is_named<L: Named>(name: &str) -> bool {
+    is_any(name, L::NAME, L::ALIASES)
+}
+
+fn preset_named<L: Named>(name: &str) -> Option<&'static Preset> {
+    L::PRESETS.iter().find(|preset| is_any(name, preset.name, preset.aliases))
+}
+
+fn is_any(name: &str, known: &str, aliases: &[&str]) -> bool {
     let same = |known: &str| known.eq_ignore_ascii_case(&name.replace('-', "_"));
-    same(L::NAME) || L::ALIASES.iter().any(|alias| same(alias))
+    same(known) || aliases.iter().any(|alias| same(alias))
+}
+
+/// The fields, and the preset's settings where they have none.
+fn with_settings(preset: &Preset, fields: Value) -> serde_json::Result<Value> {
+    let mut settings: serde_json::Map<String, Value> = serde_json::from_str(preset.settings)?;
+    if let Value::Object(fields) = fields {
+        settings.extend(fields);
+    }
+    Ok(Value::Object(settings))
 }
 
 /// The error of a hyperparameter unless it is in range.
@@ -146,6 +200,34 @@ fn in_range<L: Named>(parameter: &'static str, got: f64, is_in: bool, expected: 
 /// `beta` must be positive: it is the weight of the divergence from the reference.
 fn check_beta<L: Named>(beta: f64) -> Result<()> {
     in_range::<L>("beta", beta, beta.is_finite() && beta > 0.0, "a positive number")
+}
+
+/// The parameter of a reduction must be in its range.
+fn check_reduction<L: Named>(reduction: Reduction) -> Result<()> {
+    let got = match reduction {
+        Reduction::LengthDesensitized { alpha } | Reduction::LengthDesensitizedMean { alpha } => alpha,
+        Reduction::Sum | Reduction::Mean => 0.0,
+    };
+    in_range::<L>("reduction.alpha", got, reduction.is_valid(), "a weight in [0, 1]")
+}
+
+/// The parameter of a divergence must be finite.
+fn check_divergence<L: Named>(divergence: Divergence) -> Result<()> {
+    let got = if let Divergence::Alpha { alpha } = divergence { alpha } else { 0.0 };
+    in_range::<L>("divergence.alpha", got, divergence.is_valid(), "a finite number")
+}
+
+/// A weight of a term, a target or a margin must be finite and not negative.
+fn check_not_negative<L: Named>(parameter: &'static str, got: f64) -> Result<()> {
+    in_range::<L>(parameter, got, got.is_finite() && got >= 0.0, "a number of at least 0")
+}
+
+/// The update of a reference must be one that can be carried out.
+fn check_update<L: Named>(update: ReferenceUpdate) -> Result<()> {
+    match update.fault() {
+        None => Ok(()),
+        Some((parameter, got, expected)) => in_range::<L>(parameter, got, false, expected),
+    }
 }
 
 /// A rate of flipped labels: at one half the labels say nothing.

@@ -32,7 +32,7 @@ impl Sample {
         let policy = TokenScores::new(log_probs.as_tensor().clone(), mask.clone()).unwrap();
         let reference = TokenScores::new(tensor(&self.reference, dtype), mask).unwrap();
         let groups = self.groups.clone();
-        (log_probs, Scores { policy, reference: Some(reference), groups, mismatched: None })
+        (log_probs, Scores::new(policy, Some(reference), groups))
     }
 
     /// The loss with the context of its own step.

@@ -149,6 +149,10 @@ impl Collective for Threads {
     fn ranks(&self) -> usize {
         self.parts.lock().unwrap().len()
     }
+
+    fn rank(&self) -> usize {
+        self.rank
+    }
 }
 
 /// A model directory with a tokenizer of whole words `w0`, `w1`, ….

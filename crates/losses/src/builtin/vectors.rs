@@ -1,0 +1,122 @@
+//! The published formulas' values and gradients, for the tests beside each loss.
+//!
+//! The numbers stand in `tests/golden/formula-vectors.json`, whose first key says what made them.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor, Var};
+use candlewick_testkit::{FormulaVectors, error, worst};
+
+use crate::{
+    Context, Groups, MismatchedScores, Normaliser, Objective, Phase, Scores, Solo, StepScores, TokenScores,
+};
+
+pub(crate) const TOLERANCE: f64 = 1e-9;
+
+pub(crate) fn vectors() -> FormulaVectors {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/formula-vectors.json");
+    FormulaVectors::load(&path).unwrap()
+}
+
+/// The loss on the four recorded pairs: value, value of every pair, and gradient.
+pub(crate) fn check_pairs(name: &str, loss: impl Objective) {
+    check_pairs_with(name, loss, &[]);
+}
+
+/// As [`check_pairs`], with numbers of the pairs.
+pub(crate) fn check_pairs_with(name: &str, loss: impl Objective, numbers: &[(&str, Vec<f64>)]) {
+    let (log_probs, mut scores) = pairs();
+    scores.groups.numbers = numbers.iter().map(|(name, values)| ((*name).to_owned(), values.clone())).collect();
+    check(name, loss, scores, &log_probs, &["grad_w", "grad_l"]);
+}
+
+/// The loss on the eight recorded completions, the first four of them desirable; its gradient is `grad`.
+pub(crate) fn check_labelled(name: &str, loss: impl Objective) {
+    check_labelled_with(name, loss, &[]);
+}
+
+/// As [`check_labelled`], with numbers of the completions.
+pub(crate) fn check_labelled_with(name: &str, loss: impl Objective, numbers: &[(&str, Vec<f64>)]) {
+    let (log_probs, mut scores) = labelled();
+    scores.groups.numbers = numbers.iter().map(|(name, values)| ((*name).to_owned(), values.clone())).collect();
+    check(name, loss, scores, &log_probs, &["grad"]);
+}
+
+/// The recorded pairs: their log-probabilities and the scores made of them.
+pub(crate) fn pairs() -> (Var, Scores) {
+    let (log_probs, policy) = rows("policy");
+    let (_, reference) = rows("ref");
+    (log_probs, Scores::of_pairs(policy, Some(reference)))
+}
+
+/// The same rows as single completions, with their mismatched ones.
+pub(crate) fn labelled() -> (Var, Scores) {
+    let (log_probs, scores) = pairs();
+    let groups = Groups::of_labelled(&[true, true, true, true, false, false, false, false]);
+    let mismatched = MismatchedScores { policy: sums("kl_policy"), reference: sums("kl_ref") };
+    (log_probs, Scores { groups, mismatched: Some(mismatched), ..scores })
+}
+
+/// Value, value of every item where it is recorded, and gradient of a loss on one micro-batch that is the whole step.
+pub(crate) fn check(name: &str, mut loss: impl Objective, scores: Scores, log_probs: &Var, gradients: &[&str]) {
+    loss.validate().unwrap();
+    let micro = [scores];
+    let context = loss.prepare(&StepScores { micro: &micro, collective: &Solo }, Phase::Train).unwrap();
+    check_in(name, &loss, &micro[0], &context.micro(0), log_probs, gradients);
+}
+
+/// As [`check`], in a context that is given.
+pub(crate) fn check_in(
+    name: &str,
+    loss: &dyn Objective,
+    scores: &Scores,
+    context: &Context,
+    log_probs: &Var,
+    gradients: &[&str],
+) {
+    let vectors = vectors();
+    let terms = loss.evaluate(scores, context).unwrap();
+    if let Some(expected) = vectors.list(name, "per_example").filter(|values| values.len() == scores.groups.items()) {
+        let mut per_item = vec![0.0; expected.len()];
+        for term in &terms.terms {
+            assert_eq!(term.normaliser, Normaliser::Items, "{name}");
+            let values = term.numerator.to_vec1::<f64>().unwrap();
+            per_item.iter_mut().zip(values).for_each(|(sum, value)| *sum += term.weight * value);
+        }
+        assert!(worst(&per_item, &expected) < TOLERANCE, "{name}: {per_item:?} {expected:?}");
+    }
+    let value = terms.loss(&scores.totals()).unwrap();
+    let (got, expected) = (value.to_scalar::<f64>().unwrap(), vectors.number(name, "loss").unwrap());
+    assert!(error(got, expected) < TOLERANCE, "{name}: {got} {expected}");
+    // The recorded gradient is that of a row's sum: every scored token of the row has it.
+    let expected: Vec<f64> = gradients.iter().flat_map(|key| vectors.list(name, key).unwrap()).collect();
+    let got = value.backward().unwrap().get(log_probs).unwrap().to_vec2::<f64>().unwrap();
+    assert_eq!(got.len(), expected.len());
+    for (row, (got, expected)) in got.iter().zip(expected).enumerate() {
+        for (slot, &got) in got.iter().enumerate() {
+            let expected = if slot < scores.policy.lengths()[row] { expected } else { 0.0 };
+            assert!(error(got, expected) < TOLERANCE, "{name}, row {row}, slot {slot}: {got} {expected}");
+        }
+    }
+}
+
+/// The rows of one policy, chosen ones first, padded with NaN.
+fn rows(policy: &str) -> (Var, TokenScores) {
+    let vectors = vectors();
+    let mut rows = vectors.rows(&format!("{policy}_chosen_tokens")).unwrap();
+    rows.extend(vectors.rows(&format!("{policy}_rejected_tokens")).unwrap());
+    let slots = rows.iter().map(Vec::len).max().unwrap();
+    let padded = |fill: f64, of: fn(f64) -> f64| {
+        let rows =
+            rows.iter().map(|row| (0..slots).map(|slot| row.get(slot).map_or(fill, |&value| of(value))).collect());
+        Tensor::new(rows.collect::<Vec<Vec<f64>>>(), &Device::Cpu).unwrap()
+    };
+    let log_probs = Var::from_tensor(&padded(f64::NAN, |value| value)).unwrap();
+    let scores = TokenScores::new(log_probs.as_tensor().clone(), padded(0.0, |_| 1.0)).unwrap();
+    (log_probs, scores)
+}
+
+fn sums(input: &str) -> TokenScores {
+    let values = Tensor::new(vectors().input(input).unwrap(), &Device::Cpu).unwrap().unsqueeze(1).unwrap();
+    TokenScores::unmasked(values).unwrap()
+}

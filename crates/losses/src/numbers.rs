@@ -1,0 +1,190 @@
+//! Numbers that a data set gives beside its texts: one an item.
+
+use std::fmt::Debug;
+use std::ops::Deref;
+
+use candle_core::Tensor;
+
+use crate::error::{Error, Result};
+use crate::groups::{Groups, Scores};
+use crate::view::{Needs, View};
+
+/// A number that every item (pair, labelled row, …) must bring: a column of the data file.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Number {
+    /// Its name in [`Groups::numbers`], and of the column.
+    pub name: &'static str,
+    /// The smallest value it may have.
+    pub low: f64,
+    /// The largest value it may have.
+    pub high: f64,
+    /// What it says, for messages.
+    pub meaning: &'static str,
+}
+
+/// The numbers that an objective reads; at most [`Numbers::CAPACITY`].
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Numbers([Option<Number>; Numbers::CAPACITY]);
+
+/// A type that stands for a number, so that a loss can ask for it by type: see [`With`].
+pub trait PerItem: Debug {
+    /// The number.
+    const NUMBER: Number;
+}
+
+/// By how much the chosen completion is better, in the units of whoever measured it: a gap of
+/// reward models, of ratings, or a weighted sum of gaps.
+#[derive(Debug, Clone, Copy)]
+pub struct Margin;
+
+/// How likely it is that the chosen completion is the better one: a share of votes, in [0, 1].
+#[derive(Debug, Clone, Copy)]
+pub struct Preference;
+
+/// How good a completion is, as a real number.
+#[derive(Debug, Clone, Copy)]
+pub struct Score;
+
+/// How uncertain a demonstration is, in [0, 1].
+#[derive(Debug, Clone, Copy)]
+pub struct Uncertainty;
+
+/// A view with a number an item. It derefs to the view.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candlewick_losses::{AnchoredPair, Margin, Scores, TokenScores, View, With};
+/// assert_eq!(<With<AnchoredPair, Margin>>::NEEDS.numbers.iter().next().map(|number| number.name), Some("margin"));
+/// let rows = TokenScores::unmasked(Tensor::new(&[[-1.0f64], [-2.0]], &Device::Cpu)?)?;
+/// let mut scores = Scores::of_pairs(rows.clone(), Some(rows));
+/// scores.groups.numbers.insert("margin".to_owned(), vec![0.5]);
+/// let view = <With<AnchoredPair, Margin>>::view(&scores).expect("all is there");
+/// assert_eq!(view.number().to_vec1::<f64>()?, [0.5]);
+/// assert_eq!(view.policy().count(), 1);
+/// # Ok::<(), candlewick_losses::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct With<V, N> {
+    view: V,
+    number: Tensor,
+    kind: std::marker::PhantomData<N>,
+}
+
+impl Number {
+    /// A number that may have any finite value.
+    pub const fn any(name: &'static str, meaning: &'static str) -> Self {
+        Self { name, low: f64::MIN, high: f64::MAX, meaning }
+    }
+
+    /// A number in [0, 1].
+    pub const fn share(name: &'static str, meaning: &'static str) -> Self {
+        Self { name, low: 0.0, high: 1.0, meaning }
+    }
+
+    /// Whether a value is one that it may have; NaN is not.
+    pub fn admits(&self, value: f64) -> bool {
+        (self.low..=self.high).contains(&value)
+    }
+
+    /// Its range in words.
+    pub fn range(&self) -> String {
+        if self.low <= f64::MIN && self.high >= f64::MAX {
+            "a finite number".to_owned()
+        } else {
+            format!("a number in [{}, {}]", self.low, self.high)
+        }
+    }
+}
+
+impl PerItem for Margin {
+    const NUMBER: Number = Number::any("margin", "how much better the chosen completion is");
+}
+
+impl PerItem for Preference {
+    const NUMBER: Number = Number::share("preference", "how likely it is that the chosen completion is the better one");
+}
+
+impl PerItem for Score {
+    const NUMBER: Number = Number::any("score", "how good the completion is");
+}
+
+impl PerItem for Uncertainty {
+    const NUMBER: Number = Number::share("uncertainty", "how uncertain the completion is");
+}
+
+impl Numbers {
+    /// How many numbers an objective may read.
+    pub const CAPACITY: usize = 6;
+    /// No number.
+    pub const NONE: Self = Self([None; Self::CAPACITY]);
+
+    /// One number.
+    pub const fn of(number: Number) -> Self {
+        let mut numbers = [None; Self::CAPACITY];
+        numbers[0] = Some(number);
+        Self(numbers)
+    }
+
+    /// The numbers.
+    pub fn iter(&self) -> impl Iterator<Item = &Number> {
+        self.0.iter().flatten()
+    }
+
+    /// Those of both; `None` if they are too many, or if both name one number and mean another.
+    pub fn union(self, other: Self) -> Option<Self> {
+        let mut union = self;
+        for number in other.iter() {
+            let known = union.iter().find(|known| known.name == number.name).copied();
+            match known {
+                Some(known) if known == *number => {}
+                Some(_) => return None,
+                None => *union.0.iter_mut().find(|slot| slot.is_none())? = Some(*number),
+            }
+        }
+        Some(union)
+    }
+
+    /// Checks that every item has every number, in its range.
+    pub(crate) fn check(&self, loss: &str, groups: &Groups) -> Result<()> {
+        for number in self.iter() {
+            let values = groups.numbers.get(number.name).filter(|values| values.len() == groups.items());
+            let missing = || Error::MissingNumber {
+                loss: loss.to_owned(),
+                name: number.name,
+                meaning: number.meaning,
+                items: groups.items(),
+                found: groups.numbers.get(number.name).map_or(0, Vec::len),
+            };
+            let values = values.ok_or_else(missing)?;
+            if let Some((item, &got)) = values.iter().enumerate().find(|&(_, &value)| !number.admits(value)) {
+                return Err(Error::NumberOutOfRange { name: number.name, item, got, expected: number.range() });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<V: View, N: PerItem> View for With<V, N> {
+    const NEEDS: Needs = Needs { numbers: Numbers::of(N::NUMBER), ..V::NEEDS };
+
+    fn view(scores: &Scores) -> Option<Self> {
+        let view = V::view(scores)?;
+        let number = scores.number(N::NUMBER.name)?;
+        Some(Self { view, number, kind: std::marker::PhantomData })
+    }
+}
+
+impl<V, N> With<V, N> {
+    /// The number of every item, `[B]`, in the dtype of the scores; detached.
+    pub fn number(&self) -> &Tensor {
+        &self.number
+    }
+}
+
+impl<V, N> Deref for With<V, N> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        &self.view
+    }
+}

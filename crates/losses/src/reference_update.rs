@@ -1,0 +1,73 @@
+//! When and how a reference follows the policy.
+
+use serde::{Deserialize, Serialize};
+
+/// What becomes of the reference after optimizer steps.
+///
+/// The rule is `ref ← α·policy + (1 − α)·ref` on every parameter, after every `every`-th step;
+/// nothing flows back through it. Log-probabilities computed before are void afterwards.
+///
+/// Source: Gorbatovski et al. 2024, arXiv 2404.09656, eq. 4 and 5; the rule is confidence A
+/// (TRL's callback and the authors' library), the recommended ranges C.
+///
+/// ```
+/// use candlewick_losses::ReferenceUpdate;
+/// let soft = ReferenceUpdate::Soft { alpha: 0.6, every: 2 };
+/// assert_eq!((soft.weight_after(1), soft.weight_after(2)), (None, Some(0.6)));
+/// let mut reference = [0.0, 1.0, 0.25];
+/// ReferenceUpdate::mix(0.6, &[1.0, -2.0, 0.5], &mut reference);
+/// assert_eq!(reference, [0.6, 0.6 * -2.0 + 0.4, 0.6 * 0.5 + 0.4 * 0.25]);
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReferenceUpdate {
+    /// It never changes.
+    #[default]
+    Frozen,
+    /// It moves towards the policy.
+    Soft {
+        /// Weight of the policy, in (0, 1].
+        alpha: f64,
+        /// Optimizer steps between updates, at least 1.
+        every: u64,
+    },
+    /// It becomes a copy of the policy.
+    Hard {
+        /// Optimizer steps between updates, at least 1.
+        every: u64,
+    },
+}
+
+impl ReferenceUpdate {
+    /// The policy's weight in the update after `step` (counted from 1), if there is one.
+    pub fn weight_after(self, step: u64) -> Option<f64> {
+        let due = |every: u64| every > 0 && step > 0 && step.is_multiple_of(every);
+        match self {
+            Self::Frozen => None,
+            Self::Soft { alpha, every } => due(every).then_some(alpha),
+            Self::Hard { every } => due(every).then_some(1.0),
+        }
+    }
+
+    /// `reference ← alpha·policy + (1 − alpha)·reference`, element by element; a copy at `alpha` = 1.
+    pub fn mix(alpha: f64, policy: &[f64], reference: &mut [f64]) {
+        for (ours, theirs) in reference.iter_mut().zip(policy) {
+            *ours = alpha * theirs + (1.0 - alpha) * *ours;
+        }
+    }
+
+    /// Why it cannot be carried out, if it cannot: the parameter, its value and its range.
+    pub(crate) fn fault(self) -> Option<(&'static str, f64, &'static str)> {
+        let every = match self {
+            Self::Frozen => return None,
+            Self::Soft { every, .. } | Self::Hard { every } => every,
+        };
+        match self {
+            _ if every == 0 => Some(("update.every", 0.0, "at least 1 step")),
+            Self::Soft { alpha, .. } if !(alpha > 0.0 && alpha <= 1.0) => {
+                Some(("update.alpha", alpha, "a weight in (0, 1]"))
+            }
+            _ => None,
+        }
+    }
+}
