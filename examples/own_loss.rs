@@ -60,16 +60,10 @@ fn main() -> Result<()> {
 fn pair(number: u32) -> Example {
     let completion = |first: u32| {
         let ids: Vec<u32> = (0..3).map(|i| first + 2 * ((number + i) % 10)).collect();
-        Completion { scored: vec![true; ids.len()], ids }
+        Completion::all_scored(ids)
     };
     let prompt = vec![1, 30 + number];
-    Example {
-        origin: Origin::memory(u64::from(number) + 1),
-        contexts: vec![Prompt {
-            prompt_scored: vec![false; prompt.len()],
-            prompt,
-            completions: vec![completion(2), completion(3)],
-        }],
-        annotation: Annotation::Pair,
-    }
+    let context =
+        Prompt { prompt_scored: vec![false; prompt.len()], prompt, completions: vec![completion(2), completion(3)] };
+    Example::new(Origin::memory(u64::from(number) + 1), vec![context], Annotation::Pair)
 }

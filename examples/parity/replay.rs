@@ -175,21 +175,19 @@ fn examples(recorded: &Recorded, name: &str, step: usize) -> Result<Batch, Repla
     let Some(labels) = &recorded.label else {
         let (chosen, rejected) = rows.split_at(rows.len() / 2);
         let pairs = chosen.iter().zip(rejected).enumerate();
-        let examples = pairs.map(|(i, (chosen, rejected))| Example {
-            origin: origin(i),
-            contexts: if chosen.prompt == rejected.prompt {
+        let examples = pairs.map(|(i, (chosen, rejected))| {
+            let contexts = if chosen.prompt == rejected.prompt {
                 vec![context(&chosen.prompt, [&chosen.completion, &rejected.completion])]
             } else {
                 vec![context(&chosen.prompt, [&chosen.completion]), context(&rejected.prompt, [&rejected.completion])]
-            },
-            annotation: Annotation::Pair,
+            };
+            Example::new(origin(i), contexts, Annotation::Pair)
         });
         return Ok(Batch { examples: examples.collect(), mismatched: Vec::new() });
     };
-    let examples = rows.iter().zip(labels).enumerate().map(|(i, (row, desirable))| Example {
-        origin: origin(i),
-        contexts: vec![context(&row.prompt, [&row.completion])],
-        annotation: Annotation::Labelled { desirable: *desirable },
+    let examples = rows.iter().zip(labels).enumerate().map(|(i, (row, desirable))| {
+        let contexts = vec![context(&row.prompt, [&row.completion])];
+        Example::new(origin(i), contexts, Annotation::Labelled { desirable: *desirable })
     });
     let (Some(ids), Some(attention), Some(mask)) =
         (&recorded.kl_input_ids, &recorded.kl_attention_mask, &recorded.kl_completion_mask)
@@ -229,7 +227,7 @@ fn rows(ids: &[Vec<u32>], attention: &[Vec<u8>], completion: &[Vec<u8>]) -> Resu
 }
 
 fn context<const N: usize>(prompt: &[u32], completions: [&Vec<u32>; N]) -> Context {
-    let completion = |ids: &Vec<u32>| Completion { ids: ids.clone(), scored: vec![true; ids.len()] };
+    let completion = |ids: &Vec<u32>| Completion::all_scored(ids.clone());
     Context {
         prompt: prompt.to_vec(),
         prompt_scored: vec![false; prompt.len()],

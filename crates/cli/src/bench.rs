@@ -213,13 +213,14 @@ fn example((origin, pair): &(Origin, Pair), encoder: &Encoder, end: u32, max_len
     let completion = |ids: &[u32]| Completion {
         ids: ids[shared..].to_vec(),
         scored: (shared..ids.len()).map(|position| position >= boundary).collect(),
+        teacher: Vec::new(),
     };
     let context = Context {
         prompt: chosen[..shared].to_vec(),
         prompt_scored: vec![false; shared],
         completions: vec![completion(&chosen), completion(&rejected)],
     };
-    Ok(Example { origin: origin.clone(), contexts: vec![context], annotation: Annotation::Pair })
+    Ok(Example::new(origin.clone(), vec![context], Annotation::Pair))
 }
 
 /// The middle value; the mean of the two middle ones of an even number.

@@ -17,15 +17,19 @@ impl Encoder {
     /// ```
     #[must_use]
     pub fn describe(&self, example: &Example) -> String {
-        let (kind, names): (String, &[&str]) = match example.annotation {
+        let (kind, names): (String, &[&str]) = match &example.annotation {
             Annotation::Pair => ("pair".to_owned(), &["chosen", "rejected"]),
             Annotation::Labelled { desirable: true } => ("labelled desirable".to_owned(), &["completion"]),
             Annotation::Labelled { desirable: false } => ("labelled undesirable".to_owned(), &["completion"]),
             Annotation::Demonstration => ("demonstration".to_owned(), &["completion"]),
+            Annotation::Ranked { ratings } => (format!("ranked, rated {ratings:?}"), &["completion"]),
+            Annotation::Judged { positive: true } => ("judged well".to_owned(), &["completion"]),
+            Annotation::Judged { positive: false } => ("judged badly".to_owned(), &["completion"]),
         };
         let mut out = format!("{} ({kind})", example.origin);
         for context in &example.contexts {
-            let prompt = Completion { ids: context.prompt.clone(), scored: context.prompt_scored.clone() };
+            let prompt =
+                Completion { ids: context.prompt.clone(), scored: context.prompt_scored.clone(), teacher: Vec::new() };
             push_line(&mut out, "prompt", &prompt, &[], self);
             for (index, completion) in context.completions.iter().enumerate() {
                 push_line(

@@ -237,7 +237,7 @@ impl Encoder {
             }
         };
         let context = context.map_err(|fault| fault.at(origin))?;
-        Ok((Example { origin: origin.clone(), contexts: vec![context], annotation }, counts))
+        Ok((Example::new(origin.clone(), vec![context], annotation), counts))
     }
 
     fn pair(&self, prompt: &Text, chosen: &Text, rejected: &Text, counts: &mut Counts) -> Result<Context, Fault> {
@@ -307,6 +307,7 @@ fn share_prompt(sequences: &[Sequence]) -> Context {
             .map(|sequence| Completion {
                 ids: sequence.ids[shared..].to_vec(),
                 scored: sequence.scored[shared..].to_vec(),
+                teacher: Vec::new(),
             })
             .collect(),
     }

@@ -52,7 +52,7 @@ pub use mismatch::fill as fill_mismatched;
 pub use order::Order;
 pub use read::MAX_LINE_BYTES;
 pub use report::{Counts, LISTED_REJECTIONS, Report};
-pub use row::{Annotation, Batch, Completion, Context, Example, Message, Origin, Row, Text};
+pub use row::{Annotation, Batch, Completion, Context, Example, Message, Origin, Row, TeacherToken, Text};
 pub use rows::RowRange;
 pub use source::{Source, SourceOptions};
 pub use stream::{Cursor, Stream};

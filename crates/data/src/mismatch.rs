@@ -41,7 +41,7 @@ pub fn fill(step: &mut [Batch], max_length: Option<usize>) -> Result<(), Error> 
 }
 
 fn takes_part(example: &Example) -> bool {
-    !matches!(example.annotation, Annotation::Demonstration)
+    matches!(example.annotation, Annotation::Pair | Annotation::Labelled { .. })
 }
 
 /// For each prompt the index of one that differs; None when there is one prompt only (and there are any).
@@ -84,6 +84,7 @@ fn join(own: &Context, other: &Context) -> Context {
             Completion {
                 ids: mine.ids[..head].iter().chain(&theirs.ids[tail..]).copied().collect(),
                 scored: mine.scored[..head].iter().chain(&theirs.scored[tail..]).copied().collect(),
+                teacher: Vec::new(),
             }
         })
         .collect();

@@ -92,16 +92,35 @@ impl fmt::Display for Origin {
 }
 
 /// Tokens that follow a prompt.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Completion {
     /// Token ids.
     pub ids: Vec<u32>,
     /// Whether each id is scored; as long as `ids`. False at the start where the completions of a pair share less of the
     /// prompt's tokens than its text, and on the turns of others in a completion of several turns.
     pub scored: Vec<bool>,
+    /// What a teacher says of each scored token's position, in order; empty where there is no teacher.
+    pub teacher: Vec<TeacherToken>,
+}
+
+/// A teacher's distribution over the token at one position, in sparse form: some tokens and their log-probabilities.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TeacherToken {
+    /// Token ids, each once.
+    pub ids: Vec<u32>,
+    /// Their log-probabilities under the teacher in nats; as many.
+    pub log_probs: Vec<f32>,
+    /// Their log-probabilities under the teacher's own reference; as many, or none.
+    pub reference_log_probs: Vec<f32>,
 }
 
 impl Completion {
+    /// A completion of which every token is scored.
+    #[must_use]
+    pub fn all_scored(ids: Vec<u32>) -> Self {
+        Self { scored: vec![true; ids.len()], ids, teacher: Vec::new() }
+    }
+
     /// How many tokens are scored.
     #[must_use]
     pub fn scored_tokens(&self) -> usize {
@@ -110,7 +129,7 @@ impl Completion {
 }
 
 /// A prompt with its completions: what a model computes at once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Context {
     /// Token ids of the prompt, shared by all completions; never empty when encoded here.
     pub prompt: Vec<u32>,
@@ -121,7 +140,7 @@ pub struct Context {
 }
 
 /// What is known about the completions of an [`Example`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Annotation {
     /// One context whose completions are `[chosen, rejected]`.
@@ -133,10 +152,20 @@ pub enum Annotation {
     },
     /// One context with one completion to imitate.
     Demonstration,
+    /// One context with several completions.
+    Ranked {
+        /// A rating each, higher for better; as many as completions.
+        ratings: Vec<f64>,
+    },
+    /// Two contexts with the same completion: the prompt alone, and the prompt with a judgment of the completion.
+    Judged {
+        /// Whether the judgment finds nothing wrong.
+        positive: bool,
+    },
 }
 
 /// A tokenized row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     /// Where it came from.
     pub origin: Origin,
@@ -144,10 +173,20 @@ pub struct Example {
     pub contexts: Vec<Context>,
     /// What is known about the completions.
     pub annotation: Annotation,
+    /// Numbers that the row gives beside its texts, such as a margin, by name.
+    pub numbers: BTreeMap<String, f64>,
+}
+
+impl Example {
+    /// An example without numbers.
+    #[must_use]
+    pub fn new(origin: Origin, contexts: Vec<Context>, annotation: Annotation) -> Self {
+        Self { origin, contexts, annotation, numbers: BTreeMap::new() }
+    }
 }
 
 /// The examples of one micro-batch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
     /// The examples, in order.
     pub examples: Vec<Example>,

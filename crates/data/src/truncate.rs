@@ -74,7 +74,7 @@ mod tests {
     const BOS: u32 = 1;
 
     fn context() -> Context {
-        let completion = |ids: &[u32]| Completion { ids: ids.to_vec(), scored: vec![true; ids.len()] };
+        let completion = |ids: &[u32]| Completion::all_scored(ids.to_vec());
         Context {
             prompt: vec![BOS, 10, 11, 12],
             prompt_scored: vec![false; 4],

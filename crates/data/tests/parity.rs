@@ -128,18 +128,15 @@ fn mismatched_completions() {
         .enumerate()
         .map(|(index, Tokens { ids, mask })| {
             let cut = mask.iter().position(|scored| *scored == 1).unwrap();
-            candlewick_data::Example {
-                origin: candlewick_data::Origin::memory(index as u64 + 1),
-                contexts: vec![candlewick_data::Context {
+            candlewick_data::Example::new(
+                candlewick_data::Origin::memory(index as u64 + 1),
+                vec![candlewick_data::Context {
                     prompt: ids[..cut].to_vec(),
                     prompt_scored: vec![false; cut],
-                    completions: vec![candlewick_data::Completion {
-                        ids: ids[cut..].to_vec(),
-                        scored: vec![true; ids.len() - cut],
-                    }],
+                    completions: vec![candlewick_data::Completion::all_scored(ids[cut..].to_vec())],
                 }],
-                annotation: candlewick_data::Annotation::Labelled { desirable: true },
-            }
+                candlewick_data::Annotation::Labelled { desirable: true },
+            )
         })
         .collect();
     let options = BatchOptions { examples: 4, mismatched: true, ..BatchOptions::default() };

@@ -193,11 +193,15 @@ impl Groups {
             self.labelled.iter().enumerate().map(|(index, label)| (format!("labelled row {index}"), label.row));
         let demonstrations =
             self.demonstrations.iter().enumerate().map(|(index, &row)| (format!("demonstration {index}"), row));
-        let ranked = self.ranked.iter().enumerate().flat_map(|(index, group)| {
-            group.rows.iter().map(move |&row| (format!("ranked completions {index}"), row))
-        });
+        let ranked =
+            self.ranked.iter().enumerate().flat_map(|(index, group)| {
+                group.rows.iter().map(move |&row| (format!("ranked completions {index}"), row))
+            });
         let judged = self.judged.iter().enumerate().flat_map(|(index, item)| {
-            [(format!("judged completion {index}, plain"), item.plain), (format!("judged completion {index}"), item.judged)]
+            [
+                (format!("judged completion {index}, plain"), item.plain),
+                (format!("judged completion {index}"), item.judged),
+            ]
         });
         if let Some((index, group)) = self.ranked.iter().enumerate().find(|(_, group)| !group.is_whole()) {
             return Err(Error::Ranking { index, rows: group.rows.len(), ratings: group.ratings.len() });
@@ -371,13 +375,8 @@ mod tests {
         let expected = Totals { items: 2.0, demonstration_tokens: 7.0, rejected_tokens: 110.0, ..Totals::default() };
         assert_eq!(pairs, expected);
         let labelled = Groups::of_labelled(&[true, false, true]).totals(&[1, 2, 3]);
-        let expected = Totals {
-            items: 3.0,
-            demonstration_tokens: 4.0,
-            desirable: 2.0,
-            undesirable: 1.0,
-            ..Totals::default()
-        };
+        let expected =
+            Totals { items: 3.0, demonstration_tokens: 4.0, desirable: 2.0, undesirable: 1.0, ..Totals::default() };
         assert_eq!(labelled, expected);
         let mut sum = pairs;
         sum += labelled;

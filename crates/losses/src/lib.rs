@@ -62,6 +62,6 @@ pub use reference_update::ReferenceUpdate;
 pub use scores::{Outputs, TokenScores};
 pub use terms::{LossTerms, Metric, Normaliser, Rewards, Term};
 pub use view::{
-    AdvisedPair, AnchoredLabels, AnchoredPair, AnchoredRanked, Demonstrations, Judged, Needs, Pair, Ranked, RankedValues,
-    Rows, Scored, Sides, StepWide, TaughtPair, TaughtSide, Teacher, View,
+    AdvisedPair, AnchoredLabels, AnchoredPair, AnchoredRanked, Demonstrations, Judged, Needs, Pair, Ranked,
+    RankedValues, Rows, Scored, Sides, StepWide, TaughtPair, TaughtSide, Teacher, View,
 };

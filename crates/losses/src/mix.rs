@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::loss::{Context, Objective, Phase, StepScores};
-use crate::recipe::Recipe;
-use crate::terms::LossTerms;
 use crate::numbers::Numbers;
+use crate::recipe::Recipe;
 use crate::reference_update::ReferenceUpdate;
+use crate::terms::LossTerms;
 use crate::view::{Needs, Rows, StepWide};
 
 /// `Σ_k weight_k · loss_k`, each loss divided by its own totals.

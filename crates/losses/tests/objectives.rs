@@ -73,7 +73,8 @@ fn a_mix_adds_its_parts_with_their_weights() {
     )
     .unwrap();
     mix.validate().unwrap();
-    let parts = [(0.75, Recipe::Builtin(Dpo { beta: 0.3, ..Dpo::default() }.into())), (0.5, Recipe::Builtin(Sft {}.into()))];
+    let parts =
+        [(0.75, Recipe::Builtin(Dpo { beta: 0.3, ..Dpo::default() }.into())), (0.5, Recipe::Builtin(Sft {}.into()))];
     let expected: f64 = parts.iter().map(|(weight, loss)| weight * sample.loss(loss)).sum();
     assert!(error(sample.loss(&mix), expected) < 1e-14);
     assert_eq!(serde_json::from_str::<Recipe>(&serde_json::to_string(&mix).unwrap()).unwrap(), mix);

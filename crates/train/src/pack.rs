@@ -1,6 +1,6 @@
 //! From examples to rows: what the model computes, and which row is what to the objective.
 use candlewick_data::{Annotation, Batch, Context, Example};
-use candlewick_losses::{Groups, LabelledRow, PairRows, Rows};
+use candlewick_losses::{Groups, JudgedRows, LabelledRow, PairRows, RankedRows, Rows};
 use candlewick_model::{CompletionIds, ContextIds, Packed};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -84,16 +84,20 @@ impl PackedRows {
 /// Tells the objective which rows belong together.
 fn group(example: &Example, first: usize, count: usize, usable: Rows, groups: &mut Groups) -> Result<()> {
     let refuse = |reason: String| Err(Error::Rows { place: place(example), reason });
-    let (kind, expected, fits) = match example.annotation {
+    let (kind, expected, fits) = match &example.annotation {
         Annotation::Pair => ("a pair", 2, usable.pairs),
         Annotation::Labelled { .. } => ("a labelled completion", 1, usable.labelled),
         Annotation::Demonstration => ("a demonstration", 1, usable.demonstrations),
+        Annotation::Ranked { ratings } => ("ranked completions", ratings.len(), usable.ranked),
+        Annotation::Judged { .. } => ("a judged completion", 2, usable.judged),
     };
     if !fits {
         let uses = [
             (usable.pairs, "pairs"),
             (usable.labelled, "labelled completions"),
             (usable.demonstrations, "demonstrations"),
+            (usable.ranked, "ranked completions"),
+            (usable.judged, "judged completions"),
         ];
         let uses: Vec<&str> = uses.into_iter().filter_map(|(yes, name)| yes.then_some(name)).collect();
         return refuse(format!(
@@ -104,10 +108,18 @@ fn group(example: &Example, first: usize, count: usize, usable: Rows, groups: &m
     if count != expected {
         return refuse(format!("the row is {kind} with {count} completions; expected {expected}"));
     }
-    match example.annotation {
+    match &example.annotation {
         Annotation::Pair => groups.pairs.push(PairRows { chosen: first, rejected: first + 1 }),
-        Annotation::Labelled { desirable } => groups.labelled.push(LabelledRow { row: first, desirable }),
+        Annotation::Labelled { desirable } => {
+            groups.labelled.push(LabelledRow { row: first, desirable: *desirable });
+        }
         Annotation::Demonstration => groups.demonstrations.push(first),
+        Annotation::Ranked { ratings } => {
+            groups.ranked.push(RankedRows { rows: (first..first + count).collect(), ratings: ratings.clone() });
+        }
+        Annotation::Judged { positive } => {
+            groups.judged.push(JudgedRows { plain: first, judged: first + 1, positive: *positive });
+        }
     }
     Ok(())
 }

@@ -118,7 +118,7 @@ fn verdicts_are_measured_by_label_and_not_by_batch() {
         .iter()
         .flat_map(|batch| &batch.mismatched)
         .enumerate()
-        .map(|(i, context)| support::example(i, context.clone(), held_out[0].annotation))
+        .map(|(i, context)| support::example(i, context.clone(), held_out[0].annotation.clone()))
         .collect();
     let (policy_shifted, reference_shifted) = (rows(trainer.policy().model(), &shifted), rows(&model(1), &shifted));
     let kl = mean(policy_shifted.iter().zip(&reference_shifted).map(|(a, b)| a.log_prob - b.log_prob)).max(0.0);

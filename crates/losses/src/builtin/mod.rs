@@ -71,7 +71,10 @@ impl Builtin {
 
     /// The presets of all losses, each with the name of its loss.
     pub fn presets() -> impl Iterator<Item = (&'static str, &'static Preset)> {
-        Self::NAMES.iter().zip(Self::PRESETS).flat_map(|(name, presets)| presets.iter().map(move |preset| (*name, preset)))
+        Self::NAMES
+            .iter()
+            .zip(Self::PRESETS)
+            .flat_map(|(name, presets)| presets.iter().map(move |preset| (*name, preset)))
     }
 
     pub(crate) fn unknown(name: &str) -> Error {

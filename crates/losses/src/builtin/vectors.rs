@@ -7,9 +7,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor, Var};
 use candlewick_testkit::{FormulaVectors, error, worst};
 
-use crate::{
-    Context, Groups, MismatchedScores, Normaliser, Objective, Phase, Scores, Solo, StepScores, TokenScores,
-};
+use crate::{Context, Groups, MismatchedScores, Normaliser, Objective, Phase, Scores, Solo, StepScores, TokenScores};
 
 pub(crate) const TOLERANCE: f64 = 1e-9;
 

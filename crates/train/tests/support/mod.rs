@@ -85,11 +85,11 @@ pub fn mismatched_batches(examples: &[Example], size: usize) -> Vec<Batch> {
 }
 
 pub fn example(line: usize, context: Context, annotation: Annotation) -> Example {
-    Example { origin: Origin { file: "made-up".into(), line: line as u64 + 1 }, contexts: vec![context], annotation }
+    Example::new(Origin { file: "made-up".into(), line: line as u64 + 1 }, vec![context], annotation)
 }
 
 pub fn completion(ids: Vec<u32>) -> Completion {
-    Completion { scored: vec![true; ids.len()], ids }
+    Completion::all_scored(ids)
 }
 
 /// The bits of every trained number.
