@@ -1,7 +1,4 @@
 //! Objectives that are no entry of the list: mixtures, and losses of other crates.
-#![expect(clippy::unwrap_used, clippy::float_cmp, reason = "helpers of tests; the numbers are exact")]
-
-mod common;
 
 use candle_core::{DType, Device, Tensor};
 use candlewick_losses::{
@@ -9,7 +6,7 @@ use candlewick_losses::{
     Part, Phase, Recipe, Reduction, Result, Rewards, Scores, Sft, Solo, StepScores, Term, TokenScores,
 };
 use candlewick_testkit::error;
-use common::{Sample, context};
+use crate::sample::Sample;
 
 /// `(Δ_w − Δ_l − target)²`, with a target that training moves.
 #[derive(Debug)]
@@ -117,7 +114,7 @@ fn a_micro_batch_without_demonstrations_adds_nothing() {
     let sample = Sample::new(Groups::of_labelled(&[false, false]));
     let kto = Recipe::Builtin(Kto::default().into());
     assert_eq!(sample.loss(&mix), sample.loss(&kto));
-    assert_eq!(context(&mix).scalar("kl").unwrap(), context(&kto).scalar("kl").unwrap());
+    assert_eq!(sample.context(&mix).scalar("kl").unwrap(), sample.context(&kto).scalar("kl").unwrap());
 }
 
 /// Two ranks of which this test plays one: the other's values are given.

@@ -1,0 +1,6 @@
+//! What holds for the whole family of objectives.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod objectives;
+mod properties;
+mod sample;
