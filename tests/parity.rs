@@ -21,9 +21,19 @@ fn recorded_runs_come_out() {
         model: shared.join("assets/weights/tinystories-656k"),
         adapter: Some(folder.join("dpo_lora_adapter/init")),
     };
-    for name in
-        ["dpo_sigmoid", "dpo_sigmoid_accum2", "ipo", "hinge", "robust_eps0.1", "dpo_plus_sft", "dpo_lora", "kto"]
-    {
+    let names = [
+        "dpo_sigmoid",
+        "dpo_sigmoid_accum2",
+        "ipo",
+        "hinge",
+        "robust_eps0.1",
+        "apo_zero",
+        "aot",
+        "dpo_plus_sft",
+        "dpo_lora",
+        "kto",
+    ];
+    for name in names {
         let (deviations, policy) =
             replay.run(&folder.join(format!("{name}.json"))).unwrap_or_else(|e| panic!("{name}: {e}"));
         println!("{deviations}");

@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 fixtures=${1:?usage: tools/compare.sh FIXTURES}
 model=$fixtures/assets/weights/tinystories-656k
 runs=()
-for name in dpo_sigmoid dpo_sigmoid_accum2 ipo hinge robust_eps0.1 dpo_plus_sft kto; do
+for name in dpo_sigmoid dpo_sigmoid_accum2 ipo hinge robust_eps0.1 apo_zero aot dpo_plus_sft kto; do
   runs+=("$fixtures/parity/$name.json")
 done
 

@@ -39,6 +39,8 @@ pub(crate) enum Command {
     /// Measure how fast this machine trains
     #[command(subcommand)]
     Bench(Bench),
+    /// The objectives: what each is, what it reads, and its settings
+    Objectives(Objectives),
     /// See it work in a few minutes: a small model of its own learns to answer well
     Quickstart(Quickstart),
 }
@@ -58,7 +60,7 @@ pub(crate) struct Common {
     /// Preference data: JSON lines, plain or .gz [data.path]
     #[arg(long, value_name = "FILE")]
     pub(crate) data: Option<String>,
-    /// The loss: dpo, ipo, kto, … [objective.type]
+    /// The loss: dpo, ipo, kto, …; `wick objectives` lists them [objective.type]
     #[arg(long, value_name = "NAME")]
     pub(crate) objective: Option<String>,
     /// Examples in a micro-batch [train.batch_size]
@@ -106,6 +108,14 @@ pub(crate) struct Train {
     /// Show the resolved plan and stop
     #[arg(long)]
     pub(crate) print_plan: bool,
+}
+
+/// `wick objectives`
+#[derive(Debug, Args)]
+pub(crate) struct Objectives {
+    /// One objective, by its name or another one for it; without it, the list of all
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
 }
 
 /// `wick eval`

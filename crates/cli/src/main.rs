@@ -16,6 +16,7 @@ mod failure;
 mod generate;
 mod interrupt;
 mod memory;
+mod objectives;
 mod places;
 mod progress;
 mod quickstart;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Eval(arguments) => eval::eval(arguments),
         Command::Generate(arguments) => generate::generate(arguments),
         Command::Bench(Bench::Step(arguments)) => bench::step(arguments),
+        Command::Objectives(arguments) => objectives::objectives(arguments),
         Command::Quickstart(arguments) => quickstart::quickstart(arguments),
     };
     match done {

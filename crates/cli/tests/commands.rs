@@ -10,9 +10,26 @@ fn help_lists_commands_and_exit_codes() {
     let bench = Bench::new();
     let said = bench.wick(&["--help"]);
     said.succeeds();
-    for word in ["train", "eval", "generate", "bench", "quickstart", "130", "full disk"] {
+    for word in ["train", "eval", "generate", "bench", "objectives", "quickstart", "130", "full disk"] {
         assert!(said.out.contains(word), "{word}: {}", said.out);
     }
+}
+
+#[test]
+fn the_objectives_are_listed_and_described() {
+    let bench = Bench::new();
+    let list = bench.wick(&["objectives"]);
+    list.succeeds();
+    for name in candlewick::losses::Builtin::NAMES {
+        assert!(list.out.lines().any(|line| line.split_whitespace().next() == Some(name)), "{name}: {}", list.out);
+    }
+    let one = bench.wick(&["objectives", "sigmoid"]);
+    one.succeeds();
+    for word in ["dpo: ", "reads pairs, a reference", "type = \"dpo\"", "beta = 0.1", "length_normalized_dpo"] {
+        assert!(one.out.contains(word), "{word}: {}", one.out);
+    }
+    let typo = bench.wick(&["objectives", "dppo"]);
+    assert!(typo.err.contains("did you mean `dpo`?"), "{}", typo.err);
 }
 
 #[test]
