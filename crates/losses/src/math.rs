@@ -119,7 +119,7 @@ pub fn log1m_exp(x: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Var};
-    use candlewick_testkit::{central_difference, error};
+    use candlewick_testkit::{FormulaVectors, central_difference, error, worst};
 
     use super::*;
 
@@ -151,6 +151,16 @@ mod tests {
         let x = Var::new(&[0.0f32], &Device::Cpu).unwrap();
         let grads = log_sigmoid(x.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
         assert_eq!(grads.get(&x).unwrap().to_vec1::<f32>().unwrap(), [0.5]);
+    }
+
+    #[test]
+    fn log_sigmoid_agrees_with_the_formulas_at_the_ends() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/formula-vectors.json");
+        let vectors = FormulaVectors::load(&path).unwrap();
+        let recorded = |key| vectors.list("log-sigmoid extremes", key).unwrap();
+        let x = Tensor::new(recorded("x"), &Device::Cpu).unwrap();
+        let got = log_sigmoid(&x).unwrap().to_vec1::<f64>().unwrap();
+        assert!(worst(&got, &recorded("value")) < 1e-15, "{got:?}");
     }
 
     #[test]

@@ -1,24 +1,41 @@
 //! Settings of TRL's `DPOTrainer` and `KTOTrainer`, as objectives of this library.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::builtin::Builtin;
+use crate::divergence::Divergence;
 use crate::error::{Error, Result};
 use crate::mix::{Mix, Part};
 use crate::recipe::Recipe;
+use crate::reduction::Reduction;
+use crate::reference_update::ReferenceUpdate;
 
 /// The options of TRL's trainers that decide the loss, under TRL's names and with
 /// TRL's defaults.
 ///
 /// TRL drops in silence an option that a loss does not use, and so does this: for
 /// example `label_smoothing` with `loss_type = "sigmoid"`. Ask for [`Cdpo`](crate::Cdpo)
-/// to have it act.
+/// to have it act. What TRL refuses is refused here.
+///
+/// | option | becomes |
+/// |---|---|
+/// | `loss_type`, `loss_weights` | the loss of that name or alias; of several, a [`Mix`] |
+/// | `beta`, `label_smoothing`, `desirable_weight`, `undesirable_weight` | the fields of that name |
+/// | `f_divergence_type`, `f_alpha_divergence_coef` | `divergence` |
+/// | `ld_alpha` | `reduction`: [`Reduction::LengthDesensitized`], or its mean where the loss divides by the length |
+/// | `discopop_tau` | `tau` of [`Discopop`](crate::Discopop) |
+/// | `sync_ref_model`, `ref_model_mixup_alpha`, `ref_model_sync_steps` | the loss with `tr_` before its name, and its `update` |
+/// | `use_weighting` | the weights of WPO around the loss |
+///
+/// The losses of the experimental trainers go by names of their own (`cpo`, `simpo`, `orpo`, `bco`), since `sigmoid` is
+/// that of `DPOTrainer`.
 ///
 /// ```
 /// use candlewick_losses::{Builtin, Recipe, RobustDpo, trl::Options};
 /// let options: Options = serde_json::from_str(r#"{ "loss_type": "robust", "label_smoothing": 0.2 }"#)?;
-/// let expected = RobustDpo { beta: 0.1, label_smoothing: 0.2 };
+/// let expected = RobustDpo { label_smoothing: 0.2, ..RobustDpo::default() };
 /// assert_eq!(options.recipe()?, Recipe::Builtin(Builtin::RobustDpo(expected)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -34,11 +51,11 @@ pub struct Options {
     pub beta: f64,
     /// `label_smoothing` of every loss that has one.
     pub label_smoothing: f64,
-    /// The divergence of f-DPO.
+    /// The divergence of f-DPO: `reverse_kl`, `forward_kl`, `js_divergence` or `alpha_divergence`.
     pub f_divergence_type: String,
     /// `α` of the alpha divergence.
     pub f_alpha_divergence_coef: f64,
-    /// `α` of LD-DPO.
+    /// `α` of LD-DPO: how often tokens beyond the length of the shorter completion count.
     pub ld_alpha: Option<f64>,
     /// Whether pairs are weighted as in WPO.
     pub use_weighting: bool,
@@ -48,6 +65,12 @@ pub struct Options {
     pub desirable_weight: f64,
     /// `λ_U` of KTO.
     pub undesirable_weight: f64,
+    /// Whether the reference follows the policy.
+    pub sync_ref_model: bool,
+    /// The weight of the policy in an update of the reference.
+    pub ref_model_mixup_alpha: f64,
+    /// The optimizer steps between two updates of the reference.
+    pub ref_model_sync_steps: u64,
 }
 
 impl Default for Options {
@@ -64,6 +87,9 @@ impl Default for Options {
             discopop_tau: 0.05,
             desirable_weight: 1.0,
             undesirable_weight: 1.0,
+            sync_ref_model: false,
+            ref_model_mixup_alpha: 0.6,
+            ref_model_sync_steps: 512,
         }
     }
 }
@@ -73,17 +99,15 @@ impl Options {
     ///
     /// # Errors
     /// [`Error::NotBuilt`] names the first option or loss that nothing here computes;
-    /// [`Error::Mix`] tells of weights that do not match the losses.
+    /// [`Error::Config`] tells of options that exclude each other, [`Error::Mix`] of weights that do not match the losses.
     pub fn recipe(&self) -> Result<Recipe> {
         let parts = self.loss_type.iter().map(|name| self.loss(name)).collect::<Result<Vec<_>>>()?;
-        self.check_modifiers()?;
         let weights = self.loss_weights.clone().unwrap_or_else(|| vec![1.0; parts.len()]);
         if weights.len() != parts.len() {
             let (weights, losses) = (weights.len(), parts.len());
             return Err(Error::Mix(format!("loss_weights: got {weights}, expected one for each of {losses} losses")));
         }
-        let mut parts: Vec<Part> =
-            parts.into_iter().zip(weights).map(|(loss, weight)| Part { weight, loss: loss.into() }).collect();
+        let mut parts: Vec<Part> = parts.into_iter().zip(weights).map(|(loss, weight)| Part { weight, loss }).collect();
         let single = parts.len() == 1 && (parts[0].weight - 1.0).abs() <= 0.0;
         match parts.pop() {
             Some(part) if single => Ok(part.loss),
@@ -95,39 +119,136 @@ impl Options {
         }
     }
 
-    // A loss has the fields that it uses: those are set, and no other option reaches it.
-    fn loss(&self, name: &str) -> Result<Builtin> {
-        let unknown = || Error::NotBuilt(name.to_owned());
-        let mut fields = to_fields(&Builtin::from_name(name).ok_or_else(unknown)?)?;
-        let options = to_fields(self)?;
-        for (key, value) in &mut fields {
-            if let Some(option) = options.get(key) {
-                *value = option.clone();
-            }
+    /// The loss of that name. It has the fields that it uses: those are set, and no other option reaches it.
+    fn loss(&self, name: &str) -> Result<Recipe> {
+        let loss = Builtin::from_name(name).ok_or_else(|| Error::NotBuilt(name.to_owned()))?;
+        let loss = self.with_reference_update(loss)?;
+        let mut fields = to_fields(&loss)?;
+        self.set_shared(&mut fields);
+        self.set_divergence(name, &mut fields)?;
+        self.set_length_desensitization(name, &mut fields)?;
+        if let Builtin::Discopop(_) = loss {
+            fields.insert("tau".to_owned(), self.discopop_tau.into());
         }
-        serde_json::from_value(Value::Object(fields)).map_err(|error| Error::Config(error.to_string()))
+        let loss = from_value(Value::Object(fields))?;
+        if self.use_weighting { weighted(loss) } else { Ok(Recipe::Builtin(loss)) }
     }
 
-    fn check_modifiers(&self) -> Result<()> {
-        let modifier = if self.f_divergence_type != "reverse_kl" {
-            format!("f_divergence_type = {}", self.f_divergence_type)
-        } else if let Some(alpha) = self.ld_alpha {
-            format!("ld_alpha = {alpha}")
-        } else if self.use_weighting {
-            "use_weighting".to_owned()
-        } else {
-            return Ok(());
+    /// The options that have the same name in every loss.
+    fn set_shared(&self, fields: &mut Map<String, Value>) {
+        let shared = [
+            ("beta", self.beta),
+            ("label_smoothing", self.label_smoothing),
+            ("desirable_weight", self.desirable_weight),
+            ("undesirable_weight", self.undesirable_weight),
+        ];
+        for (name, option) in shared {
+            if let Some(field) = fields.get_mut(name) {
+                *field = option.into();
+            }
+        }
+    }
+
+    /// `f_divergence_type` and `f_alpha_divergence_coef`.
+    fn set_divergence(&self, name: &str, fields: &mut Map<String, Value>) -> Result<()> {
+        let divergence = match self.f_divergence_type.as_str() {
+            "reverse_kl" => return Ok(()),
+            "forward_kl" => Divergence::ForwardKl,
+            "js_divergence" => Divergence::JensenShannon,
+            "alpha_divergence" => Divergence::Alpha { alpha: self.f_alpha_divergence_coef },
+            other => return Err(Error::NotBuilt(format!("f_divergence_type = {other}"))),
         };
-        Err(Error::NotBuilt(modifier))
+        let is_sft = is(fields, "sft");
+        match fields.get_mut("divergence") {
+            Some(field) => *field = to_value(&divergence)?,
+            None if is_sft => {}
+            None => {
+                return Err(Error::Config(format!(
+                    "f_divergence_type = {} with {name}: under another divergence than reverse_kl, a constant of each \
+                     prompt cancels in the difference of two scores only, so TRL allows it for {DIVERGENT} alone",
+                    self.f_divergence_type
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// `ld_alpha`.
+    fn set_length_desensitization(&self, name: &str, fields: &mut Map<String, Value>) -> Result<()> {
+        let Some(alpha) = self.ld_alpha else { return Ok(()) };
+        let is_sft = is(fields, "sft");
+        match fields.get_mut("reduction") {
+            Some(field) => {
+                let mean = from_value::<Reduction>(field.clone())?.is_mean();
+                let reduction = if mean {
+                    Reduction::LengthDesensitizedMean { alpha }
+                } else {
+                    Reduction::LengthDesensitized { alpha }
+                };
+                *field = to_value(&reduction)?;
+            }
+            // Its token mean has no lengths to compare: TRL leaves it as it is.
+            None if is_sft => {}
+            None => {
+                return Err(Error::Config(format!(
+                    "ld_alpha = {alpha} with {name}: only losses that compare the two sides of a pair have lengths to compare"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// `sync_ref_model` and what belongs to it.
+    fn with_reference_update(&self, loss: Builtin) -> Result<Builtin> {
+        if !self.sync_ref_model || matches!(loss, Builtin::Sft(_)) {
+            return Ok(loss);
+        }
+        let missing = || Error::NotBuilt(format!("sync_ref_model with {}", loss.name()));
+        let mut fields = to_fields(&Builtin::from_name(&format!("tr_{}", loss.name())).ok_or_else(missing)?)?;
+        for (name, value) in to_fields(&loss)?.into_iter().filter(|(name, _)| name != TYPE) {
+            fields.insert(name, value);
+        }
+        let (alpha, every) = (self.ref_model_mixup_alpha, self.ref_model_sync_steps);
+        fields.insert("update".to_owned(), to_value(&ReferenceUpdate::Soft { alpha, every })?);
+        from_value(Value::Object(fields))
     }
 }
 
-fn to_fields(value: &impl Serialize) -> Result<serde_json::Map<String, Value>> {
-    match serde_json::to_value(value) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(other) => Err(Error::Config(format!("got {other}, expected a table"))),
-        Err(error) => Err(Error::Config(error.to_string())),
+/// The loss of one name with the weights of WPO on its pairs.
+fn weighted(loss: Builtin) -> Result<Recipe> {
+    if matches!(loss.name(), "aot" | "aot_unpaired") {
+        return Err(Error::Config(format!(
+            "use_weighting with {}: the loss sorts, and what it sorts no longer belongs to the pair that a weight is of; TRL \
+             refuses it too",
+            loss.name()
+        )));
     }
+    with_weights_of_wpo(loss)
+}
+
+/// WPO around a loss.
+fn with_weights_of_wpo(_: Builtin) -> Result<Recipe> {
+    Err(Error::NotBuilt("use_weighting".to_owned()))
+}
+
+/// Whether the fields are those of the loss of that name.
+fn is(fields: &Map<String, Value>, name: &str) -> bool {
+    fields.get(TYPE).is_some_and(|found| found == name)
+}
+
+fn to_fields(value: &impl Serialize) -> Result<Map<String, Value>> {
+    match to_value(value)? {
+        Value::Object(fields) => Ok(fields),
+        other => Err(Error::Config(format!("got {other}, expected a table"))),
+    }
+}
+
+fn to_value(value: &impl Serialize) -> Result<Value> {
+    serde_json::to_value(value).map_err(|error| Error::Config(error.to_string()))
+}
+
+fn from_value<T: DeserializeOwned>(value: Value) -> Result<T> {
+    serde_json::from_value(value).map_err(|error| Error::Config(error.to_string()))
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
@@ -139,19 +260,147 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
     }
 }
 
+/// The field that names the loss.
+const TYPE: &str = "type";
+/// The losses that TRL lets a divergence change, by its names.
+const DIVERGENT: &str = "sigmoid, sigmoid_norm, hinge, ipo, exo_pair, robust, discopop and sft";
+
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use super::*;
-    use crate::{Dpo, Sft};
+    use crate::{Discopop, Dpo, Exo, Hinge, Ipo, Kto, Nca, Objective, RobustDpo, Sft};
 
     fn recipe(options: &str) -> Result<Recipe> {
         serde_json::from_str::<Options>(options).unwrap().recipe()
     }
 
+    fn is_refused(options: &str, because: &str) {
+        let error = recipe(options).unwrap_err();
+        assert!(matches!(error, Error::Config(_)) && error.to_string().contains(because), "{options}: {error}");
+    }
+
+    fn becomes(options: &str, expected: impl Into<Builtin>) {
+        assert_eq!(recipe(options).unwrap(), Recipe::Builtin(expected.into()), "{options}");
+    }
+
     #[test]
     fn sigmoid_ignores_label_smoothing_as_trl_does() {
-        let expected = Recipe::Builtin(Builtin::Dpo(Dpo { beta: 0.3, ..Dpo::default() }));
-        assert_eq!(recipe(r#"{ "beta": 0.3, "label_smoothing": 0.2 }"#).unwrap(), expected);
+        becomes(r#"{ "beta": 0.3, "label_smoothing": 0.2 }"#, Dpo { beta: 0.3, ..Dpo::default() });
+    }
+
+    #[test]
+    fn every_name_of_the_pair_trainer_is_a_loss() {
+        let names = [
+            ("sigmoid", "dpo"),
+            ("hinge", "hinge"),
+            ("ipo", "ipo"),
+            ("exo_pair", "exo"),
+            ("nca_pair", "nca"),
+            ("robust", "robust_dpo"),
+            ("bco_pair", "bco_pair"),
+            ("sppo_hard", "sppo_hard"),
+            ("apo_zero", "apo_zero"),
+            ("apo_down", "apo_down"),
+            ("discopop", "discopop"),
+            ("sft", "sft"),
+            ("sigmoid_norm", "dpo"),
+        ];
+        for (trl, expected) in names {
+            let recipe = recipe(&format!(r#"{{ "loss_type": "{trl}", "label_smoothing": 0.01 }}"#)).unwrap();
+            assert_eq!(recipe.name(), expected);
+            recipe.validate().unwrap();
+        }
+    }
+
+    #[test]
+    fn options_reach_the_fields_of_their_name() {
+        becomes(
+            r#"{ "loss_type": "robust", "beta": 0.2, "label_smoothing": 0.3 }"#,
+            RobustDpo { beta: 0.2, label_smoothing: 0.3, ..RobustDpo::default() },
+        );
+        becomes(
+            r#"{ "loss_type": "exo_pair", "label_smoothing": 0.01 }"#,
+            Exo { label_smoothing: 0.01, ..Exo::default() },
+        );
+        becomes(
+            r#"{ "loss_type": "kto", "beta": 0.2, "desirable_weight": 1.5, "undesirable_weight": 0.7 }"#,
+            Kto { beta: 0.2, desirable_weight: 1.5, undesirable_weight: 0.7 },
+        );
+        becomes(r#"{ "loss_type": "discopop", "discopop_tau": 0.2 }"#, Discopop { tau: 0.2, ..Discopop::default() });
+        becomes(r#"{ "loss_type": "sppo_hard", "discopop_tau": 0.2 }"#, crate::SppoHard::default());
+    }
+
+    #[test]
+    fn exo_without_label_smoothing_is_refused_as_in_trl() {
+        let error = recipe(r#"{ "loss_type": "exo_pair" }"#).unwrap().validate().unwrap_err().to_string();
+        assert!(error.starts_with("exo.label_smoothing: got 0, expected a rate above 0"), "{error}");
+    }
+
+    #[test]
+    fn a_divergence_reaches_the_losses_of_score_differences() {
+        let with = |divergence| Hinge { divergence, ..Hinge::default() };
+        let options = |rest: &str| format!(r#"{{ "loss_type": "hinge", {rest} }}"#);
+        becomes(&options(r#""f_divergence_type": "reverse_kl""#), Hinge::default());
+        becomes(&options(r#""f_divergence_type": "forward_kl""#), with(Divergence::ForwardKl));
+        becomes(&options(r#""f_divergence_type": "js_divergence""#), with(Divergence::JensenShannon));
+        becomes(&options(r#""f_divergence_type": "alpha_divergence""#), with(Divergence::Alpha { alpha: 0.5 }));
+        becomes(
+            &options(r#""f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 2.0"#),
+            with(Divergence::Alpha { alpha: 2.0 }),
+        );
+        for allowed in ["sigmoid", "sigmoid_norm", "ipo", "exo_pair", "robust", "discopop"] {
+            let changed = recipe(&format!(r#"{{ "loss_type": "{allowed}", "f_divergence_type": "forward_kl" }}"#));
+            let fields = to_fields(&changed.unwrap()).unwrap();
+            assert_eq!(fields["divergence"], "forward_kl", "{allowed}");
+        }
+        becomes(r#"{ "loss_type": "sft", "f_divergence_type": "forward_kl" }"#, Sft {});
+    }
+
+    #[test]
+    fn a_divergence_is_refused_where_trl_refuses_it() {
+        for refused in ["nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down", "kto"] {
+            let options = format!(r#"{{ "loss_type": ["sigmoid", "{refused}"], "f_divergence_type": "forward_kl" }}"#);
+            is_refused(&options, &format!("f_divergence_type = forward_kl with {refused}: under another divergence"));
+        }
+    }
+
+    #[test]
+    fn length_desensitization_keeps_the_division_by_the_length() {
+        let sums = Reduction::LengthDesensitized { alpha: 0.5 };
+        let means = Reduction::LengthDesensitizedMean { alpha: 0.5 };
+        becomes(r#"{ "ld_alpha": 0.5 }"#, Dpo { reduction: sums, ..Dpo::default() });
+        becomes(r#"{ "loss_type": "sigmoid_norm", "ld_alpha": 0.5 }"#, Dpo { reduction: means, ..Dpo::default() });
+        becomes(r#"{ "loss_type": "ipo", "ld_alpha": 0.5 }"#, Ipo { reduction: means, ..Ipo::default() });
+        becomes(r#"{ "loss_type": "nca_pair", "ld_alpha": 0.5 }"#, Nca { reduction: sums, ..Nca::default() });
+        becomes(r#"{ "loss_type": "sft", "ld_alpha": 0.5 }"#, Sft {});
+        becomes(r#"{ "loss_type": "ipo", "ld_alpha": null }"#, Ipo::default());
+        is_refused(r#"{ "loss_type": "kto", "ld_alpha": 0.5 }"#, "ld_alpha = 0.5 with kto: only losses that compare");
+        assert!(recipe(r#"{ "ld_alpha": 1.5 }"#).unwrap().validate().is_err());
+    }
+
+    #[test]
+    fn a_moving_reference_is_asked_of_a_loss_that_has_one() {
+        let options = r#"{ "loss_type": "nca_pair", "sync_ref_model": true }"#;
+        assert_eq!(recipe(options).unwrap_err().to_string(), "sync_ref_model with nca not built");
+        becomes(r#"{ "loss_type": "sft", "sync_ref_model": true }"#, Sft {});
+        let Some(_) = Builtin::from_name("tr_dpo") else { return };
+        let options =
+            r#"{ "beta": 0.2, "sync_ref_model": true, "ref_model_sync_steps": 8, "f_divergence_type": "forward_kl" }"#;
+        let moving = recipe(options).unwrap();
+        moving.validate().unwrap();
+        assert_eq!(moving.reference_update(), ReferenceUpdate::Soft { alpha: 0.6, every: 8 });
+        let fields = to_fields(&moving).unwrap();
+        assert_eq!((&fields["type"], &fields["beta"]), (&"tr_dpo".into(), &0.2.into()));
+        assert_eq!(fields["divergence"], "forward_kl");
+    }
+
+    #[test]
+    fn weights_of_pairs_are_refused_where_the_loss_sorts() {
+        for name in ["aot", "aot_unpaired"].into_iter().filter(|name| Builtin::from_name(name).is_some()) {
+            let options = format!(r#"{{ "loss_type": "{name}", "use_weighting": true }}"#);
+            is_refused(&options, &format!("use_weighting with {name}: the loss sorts"));
+        }
     }
 
     #[test]
@@ -162,6 +411,9 @@ mod tests {
             Part { weight: 0.5, loss: Builtin::from(Sft {}).into() },
         ];
         assert_eq!(mix, Recipe::Mix(Mix { parts }));
+        let unweighted = recipe(r#"{ "loss_types": ["sigmoid", "sft"] }"#).unwrap();
+        let Recipe::Mix(Mix { parts }) = unweighted else { panic!("two losses are a mix: {unweighted:?}") };
+        assert!(parts.iter().all(|part| (part.weight - 1.0).abs() <= 0.0));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Named, check_beta, in_range};
+use super::{Named, check_beta, check_not_negative};
 use crate::error::{Error, Result};
 use crate::loss::{Context, Loss, Phase, StepScores};
 use crate::math::sigmoid;
@@ -10,19 +10,31 @@ use crate::reduction::Reduction;
 use crate::terms::{LossTerms, Term};
 use crate::view::{AnchoredLabels, StepWide};
 
-/// Kahneman–Tversky optimisation of single completions with a verdict:
-/// `λ_D·(1 − σ(β·(Δ − z₀)))` for desirable and `λ_U·(1 − σ(β·(z₀ − Δ)))` for undesirable
-/// ones, the mean over rows.
+/// Kahneman–Tversky optimisation of single completions with a verdict.
 ///
-/// `Δ = Σ_t (log π − log π_ref)` in nats. The reference point
-/// `z₀ = max(0, mean of Δ over mismatched completions)` estimates how far the policy has
-/// moved; it is detached and reported as `kl`. Its mean runs over the whole optimizer step
-/// and all ranks, each mismatched row counting once, and is clamped afterwards; peers
-/// average over one micro-batch. Keep `λ_D·n_D / (λ_U·n_U)` in [1, 4/3].
+/// # Formula
+/// `λ_D·(1 − σ(β·(Δ − z₀)))` for desirable and `λ_U·(1 − σ(β·(z₀ − Δ)))` for undesirable completions, the mean over
+/// rows, with `Δ = Σ_t (log π − log π_ref)` in nats. The reference point `z₀ = max(0, mean of Δ over mismatched
+/// completions)` estimates how far the policy has moved; it is detached and reported as `kl`.
 ///
-/// Source: Ethayarajh et al. 2024, arXiv 2402.01306, eq. 8. Confidence A✓: agrees with
-/// HALOs' and TRL's functions.
+/// # Gradient
+/// `∓λ·β·s·(1 − s)` for `Δ` with `s = σ(β·(Δ − z₀))`: largest where `Δ = z₀`, vanishing on both sides, so that hopeless
+/// and settled completions are left alone.
 ///
+/// # When to use
+/// For thumbs up and thumbs down without pairs. Keep `λ_D·n_D / (λ_U·n_U)` in [1, 4/3].
+///
+/// # Source
+/// Ethayarajh et al. 2024, arXiv 2402.01306, eq. 8. Confidence A✓.
+///
+/// # Deviations
+/// From the paper: none. From TRL and HALOs: the mean of `z₀` runs over the whole optimizer step and all ranks, each
+/// mismatched completion counting once, and is clamped afterwards; there it runs over one micro-batch.
+///
+/// # Checked by
+/// TRL: `kto`. Formulas: `kto`, `kto lambda_D=1 lambda_U=1.33`, `kto z0 clamped to 0`, `kto reference point`.
+///
+/// # Example
 /// ```
 /// use candle_core::{Device, Tensor};
 /// use candlewick_losses::{Context, Kto, Objective, Scores, TokenScores};
@@ -73,11 +85,8 @@ impl Loss for Kto {
 
     fn validate(&self) -> Result<()> {
         check_beta::<Self>(self.beta)?;
-        let weights = [("desirable_weight", self.desirable_weight), ("undesirable_weight", self.undesirable_weight)];
-        for (name, weight) in weights {
-            in_range::<Self>(name, weight, weight.is_finite() && weight >= 0.0, "a number of at least 0")?;
-        }
-        Ok(())
+        check_not_negative::<Self>("desirable_weight", self.desirable_weight)?;
+        check_not_negative::<Self>("undesirable_weight", self.undesirable_weight)
     }
 
     fn prepare(&mut self, step: &StepScores<'_>, _: Phase) -> Result<Context> {
@@ -112,3 +121,44 @@ impl Loss for Kto {
 }
 
 const KL: &str = "kl";
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "helpers of tests")]
+mod tests {
+    use candlewick_testkit::error;
+
+    use super::super::vectors::{TOLERANCE, check, check_labelled, labelled, vectors};
+    use super::*;
+    use crate::{Scores, Solo};
+
+    /// The recorded rows with the roles of policy and reference exchanged in the mismatched ones: the policy has fallen.
+    fn fallen() -> (candle_core::Var, Scores) {
+        let (log_probs, mut scores) = labelled();
+        let mismatched = scores.mismatched.as_mut().unwrap();
+        std::mem::swap(&mut mismatched.policy, &mut mismatched.reference);
+        (log_probs, scores)
+    }
+
+    fn reference_point(scores: Scores) -> f64 {
+        let micro = [scores];
+        let step = StepScores { micro: &micro, collective: &Solo };
+        Loss::prepare(&mut Kto::default(), &step, Phase::Train).unwrap().scalar(KL).unwrap()
+    }
+
+    #[test]
+    fn agrees_with_the_formulas() {
+        check_labelled("kto", Kto::default());
+        check_labelled("kto lambda_D=1 lambda_U=1.33", Kto { undesirable_weight: 1.33, ..Kto::default() });
+        let (log_probs, scores) = fallen();
+        check("kto z0 clamped to 0", Kto::default(), scores, &log_probs, &["grad"]);
+    }
+
+    #[test]
+    fn the_reference_point_agrees_with_the_formulas() {
+        for ((_, scores), key) in [(labelled(), "z0"), (fallen(), "z0_when_negative")] {
+            let expected = vectors().number("kto reference point", key).unwrap();
+            let got = reference_point(scores);
+            assert!(error(got, expected) < TOLERANCE, "{key}: {got} {expected}");
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! name, aliases and summary stand in its own file; dispatch, configuration, listings and the
 //! property tests follow from the list.
 
+use candle_core::Tensor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,6 +15,7 @@ use crate::loss::{Objective, forward_objective};
 use crate::recipe::MIX;
 use crate::reduction::Reduction;
 use crate::reference_update::ReferenceUpdate;
+use crate::terms::LossTerms;
 
 builtin! {
     sft::Sft,
@@ -23,6 +25,13 @@ builtin! {
     ipo::Ipo,
     hinge::Hinge,
     kto::Kto,
+    exo::Exo,
+    nca::Nca,
+    sppo_hard::SppoHard,
+    bco_pair::BcoPair,
+    apo_zero::ApoZero,
+    apo_down::ApoDown,
+    discopop::Discopop,
 }
 
 #[cfg(test)]
@@ -236,6 +245,15 @@ fn check_update<L: Named>(update: ReferenceUpdate) -> Result<()> {
 /// A rate of flipped labels: at one half the labels say nothing.
 fn check_label_smoothing<L: Named>(rate: f64) -> Result<()> {
     in_range::<L>("label_smoothing", rate, (0.0..0.5).contains(&rate), "a rate in [0, 0.5)")
+}
+
+/// Reports the margins `β·(s(Δ_w) − s(Δ_l))` of a loss of pairs, `[B]`, unless they are the differences of its implicit
+/// rewards.
+fn with_margins(terms: LossTerms, margins: &Tensor, reduction: Reduction, divergence: Divergence) -> Result<LossTerms> {
+    if reduction == Reduction::Sum && divergence == Divergence::ReverseKl {
+        return Ok(terms);
+    }
+    terms.with_optimised_margins(margins)
 }
 
 /// Edit distance: insertions, deletions and substitutions.
