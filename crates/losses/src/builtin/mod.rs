@@ -4,6 +4,7 @@
 //! name, aliases and summary stand in its own file; dispatch, configuration, listings and the
 //! property tests follow from the list.
 
+use candle_core::Tensor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,6 +15,7 @@ use crate::loss::{Objective, forward_objective};
 use crate::recipe::MIX;
 use crate::reduction::Reduction;
 use crate::reference_update::ReferenceUpdate;
+use crate::terms::LossTerms;
 
 builtin! {
     sft::Sft,
@@ -23,7 +25,26 @@ builtin! {
     ipo::Ipo,
     hinge::Hinge,
     kto::Kto,
+    dpop::Dpop,
+    cal_dpo::CalDpo,
+    offset_dpo::OffsetDpo,
+    mm_rlhf::MmRlhf,
+    modpo::Modpo,
+    bonbon::Bonbon,
+    onpo::Onpo,
+    irepo::Irepo,
+    soft_dpo::SoftDpo,
+    simpo::Simpo,
+    alpha_po::AlphaPo,
+    cpo::Cpo,
+    orpo::Orpo,
+    slic::Slic,
 }
+
+pub use bonbon::BonbonForm;
+pub use cpo::CpoForm;
+
+mod reference_free;
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "helpers of tests")]
@@ -236,6 +257,11 @@ fn check_update<L: Named>(update: ReferenceUpdate) -> Result<()> {
 /// A rate of flipped labels: at one half the labels say nothing.
 fn check_label_smoothing<L: Named>(rate: f64) -> Result<()> {
     in_range::<L>("label_smoothing", rate, (0.0..0.5).contains(&rate), "a rate in [0, 0.5)")
+}
+
+/// Reports the margins that a loss optimises, `[B]`, where they are made of something else than sums, as rewards are.
+fn with_reduced_margins(terms: LossTerms, reduction: Reduction, margins: &Tensor) -> Result<LossTerms> {
+    if reduction == Reduction::Sum { Ok(terms) } else { terms.with_optimised_margins(margins) }
 }
 
 /// Edit distance: insertions, deletions and substitutions.
