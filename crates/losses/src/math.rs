@@ -94,6 +94,31 @@ pub fn guarded_exp(x: &Tensor) -> Result<Tensor> {
     Ok((below.exp()? + (above * CAP.exp())?)?)
 }
 
+/// `e^x − 1` without the loss of digits near 0; above an exponent of 31 continued by its tangent, so that it is finite
+/// for every finite `x`.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// let x = Tensor::new(&[0.0f64, 1e-9, 1.0, 5.0, -1e4, 1e4], &Device::Cpu)?;
+/// let y = candlewick_losses::math::guarded_expm1(&x)?.to_vec1::<f64>()?;
+/// for (got, x) in y.iter().zip([0.0f64, 1e-9, 1.0, 5.0, -1e4]) {
+///     assert!((got - x.exp_m1()).abs() <= 1e-14 * x.exp_m1().abs());
+/// }
+/// assert!(y[5].is_finite());
+/// # Ok::<(), candlewick_losses::Error>(())
+/// ```
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn guarded_expm1(x: &Tensor) -> Result<Tensor> {
+    // In two parts that meet at 1, each of them constant where the other is not: e^x − e above, and below
+    // e^x − 1 = 2t/(1 − t) with t = tanh(x/2), which keeps its precision near 0.
+    let above = positive_part(&(x - 1.0)?)?;
+    let t = ((x - &above)? * 0.5)?.tanh()?;
+    let below = ((&t * 2.0)? / (1.0 - &t)?)?;
+    Ok((below + ((guarded_exp(&above)? - 1.0)? * std::f64::consts::E)?)?)
+}
+
 /// `log(1 − e^x)` for `x < 0`; `x` is held below `−1e-7` (a probability of at most `1 − 1e-7`), with slope 0 there.
 ///
 /// ```
@@ -137,7 +162,7 @@ mod tests {
     #[test]
     fn slopes_are_those_of_the_function() {
         let points = [-30.0, -3.0, -0.1, 0.0, 0.1, 3.0, 30.0];
-        for function in [log_sigmoid, sigmoid] {
+        for function in [log_sigmoid, sigmoid, guarded_expm1] {
             let numeric = central_difference(|x| total(function, x), &points, 1e-5);
             for (got, expected) in slope(function, &points).into_iter().zip(numeric) {
                 assert!(error(got, expected) < 1e-8, "{got} {expected}");

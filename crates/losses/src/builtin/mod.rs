@@ -32,7 +32,26 @@ builtin! {
     apo_zero::ApoZero,
     apo_down::ApoDown,
     discopop::Discopop,
+    dpop::Dpop,
+    cal_dpo::CalDpo,
+    offset_dpo::OffsetDpo,
+    mm_rlhf::MmRlhf,
+    modpo::Modpo,
+    bonbon::Bonbon,
+    onpo::Onpo,
+    irepo::Irepo,
+    soft_dpo::SoftDpo,
+    simpo::Simpo,
+    alpha_po::AlphaPo,
+    cpo::Cpo,
+    orpo::Orpo,
+    slic::Slic,
 }
+
+pub use bonbon::BonbonForm;
+pub use cpo::CpoForm;
+
+mod reference_free;
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "helpers of tests")]
@@ -254,6 +273,9 @@ fn with_margins(terms: LossTerms, margins: &Tensor, reduction: Reduction, diverg
         return Ok(terms);
     }
     terms.with_optimised_margins(margins)
+/// Reports the margins that a loss optimises, `[B]`, where they are made of something else than sums, as rewards are.
+fn with_reduced_margins(terms: LossTerms, reduction: Reduction, margins: &Tensor) -> Result<LossTerms> {
+    if reduction == Reduction::Sum { Ok(terms) } else { terms.with_optimised_margins(margins) }
 }
 
 /// Edit distance: insertions, deletions and substitutions.
