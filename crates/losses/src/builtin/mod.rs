@@ -46,10 +46,18 @@ builtin! {
     cpo::Cpo,
     orpo::Orpo,
     slic::Slic,
+    kto_s::KtoS,
+    apo_zero_unpaired::ApoZeroUnpaired,
+    bco::Bco,
+    ulma::Ulma,
+    pointwise_dpo::PointwiseDpo,
+    pointwise_regression::PointwiseRegression,
 }
 
+pub use bco::{RewardMean, RewardMeans, RewardShift};
 pub use bonbon::BonbonForm;
 pub use cpo::CpoForm;
+pub use kto_s::KtoSForm;
 
 mod reference_free;
 
@@ -273,9 +281,11 @@ fn with_margins(terms: LossTerms, margins: &Tensor, reduction: Reduction, diverg
         return Ok(terms);
     }
     terms.with_optimised_margins(margins)
+}
+
 /// Reports the margins that a loss optimises, `[B]`, where they are made of something else than sums, as rewards are.
 fn with_reduced_margins(terms: LossTerms, reduction: Reduction, margins: &Tensor) -> Result<LossTerms> {
-    if reduction == Reduction::Sum { Ok(terms) } else { terms.with_optimised_margins(margins) }
+    with_margins(terms, margins, reduction, Divergence::ReverseKl)
 }
 
 /// Edit distance: insertions, deletions and substitutions.
