@@ -26,11 +26,12 @@ use crate::reference_update::ReferenceUpdate;
 /// | `f_divergence_type`, `f_alpha_divergence_coef` | `divergence` |
 /// | `ld_alpha` | `reduction`: [`Reduction::LengthDesensitized`], or its mean where the loss divides by the length |
 /// | `discopop_tau` | `tau` of [`Discopop`](crate::Discopop) |
-/// | `sync_ref_model`, `ref_model_mixup_alpha`, `ref_model_sync_steps` | the loss with `tr_` before its name, and its `update` |
+/// | `sync_ref_model`, `ref_model_mixup_alpha`, `ref_model_sync_steps` | the loss called `tr_` and its name, and `update` |
 /// | `use_weighting` | the weights of WPO around the loss |
 ///
-/// The losses of the experimental trainers go by names of their own (`cpo`, `simpo`, `orpo`, `bco`), since `sigmoid` is
-/// that of `DPOTrainer`.
+/// | `cpo_alpha`, `simpo_gamma`, `alpha` | `nll_weight`, `gamma`, `alpha` of the losses of `CPOTrainer` |
+///
+/// One option is not TRL's: [`trainer`](Self::trainer) tells `sigmoid` of `DPOTrainer` from `sigmoid` of `CPOTrainer`.
 ///
 /// ```
 /// use candlewick_losses::{Builtin, Recipe, RobustDpo, trl::Options};
@@ -42,6 +43,8 @@ use crate::reference_update::ReferenceUpdate;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
+    /// Whose options they are.
+    pub trainer: Trainer,
     /// One name or several, whose losses are added.
     #[serde(alias = "loss_types", deserialize_with = "one_or_many")]
     pub loss_type: Vec<String>,
@@ -71,11 +74,34 @@ pub struct Options {
     pub ref_model_mixup_alpha: f64,
     /// The optimizer steps between two updates of the reference.
     pub ref_model_sync_steps: u64,
+    /// Weight of the negative log-likelihood of the chosen completions in `CPOTrainer`.
+    pub cpo_alpha: f64,
+    /// `γ` of SimPO in `CPOTrainer`.
+    pub simpo_gamma: f64,
+    /// `α` of AlphaPO in `CPOTrainer`; 0 is off.
+    pub alpha: f64,
+}
+
+/// A trainer of TRL.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trainer {
+    /// `DPOTrainer`, and `KTOTrainer`, whose losses have other names.
+    #[default]
+    #[serde(alias = "kto")]
+    Dpo,
+    /// The experimental `CPOTrainer`: CPO, SimPO and AlphaPO.
+    Cpo,
+    /// The experimental `ORPOTrainer`, whatever `loss_type` is.
+    Orpo,
+    /// The experimental `BCOTrainer` without weights of prompts, whatever `loss_type` is.
+    Bco,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
+            trainer: Trainer::Dpo,
             loss_type: vec!["sigmoid".to_owned()],
             loss_weights: None,
             beta: 0.1,
@@ -90,6 +116,9 @@ impl Default for Options {
             sync_ref_model: false,
             ref_model_mixup_alpha: 0.6,
             ref_model_sync_steps: 512,
+            cpo_alpha: 1.0,
+            simpo_gamma: 0.5,
+            alpha: 0.0,
         }
     }
 }
@@ -121,6 +150,12 @@ impl Options {
 
     /// The loss of that name. It has the fields that it uses: those are set, and no other option reaches it.
     fn loss(&self, name: &str) -> Result<Recipe> {
+        let (name, settings) = match self.trainer {
+            Trainer::Dpo => (name, Map::new()),
+            Trainer::Cpo => self.contrastive(name)?,
+            Trainer::Orpo => ("orpo", Map::new()),
+            Trainer::Bco => ("bco", Map::new()),
+        };
         let loss = Builtin::from_name(name).ok_or_else(|| Error::NotBuilt(name.to_owned()))?;
         let loss = self.with_reference_update(loss)?;
         let mut fields = to_fields(&loss)?;
@@ -130,8 +165,48 @@ impl Options {
         if let Builtin::Discopop(_) = loss {
             fields.insert("tau".to_owned(), self.discopop_tau.into());
         }
+        fields.extend(settings);
         let loss = from_value(Value::Object(fields))?;
         if self.use_weighting { weighted(loss) } else { Ok(Recipe::Builtin(loss)) }
+    }
+
+    /// The loss that `CPOTrainer` has under a name, and the settings by which it differs from its defaults.
+    fn contrastive(&self, loss_type: &str) -> Result<(&'static str, Map<String, Value>)> {
+        let mut settings = Map::new();
+        let mut set = |name: &str, value: Value| settings.insert(name.to_owned(), value);
+        let shaped = self.alpha < 0.0 || self.alpha > 0.0;
+        let name = match loss_type {
+            "sigmoid" | "hinge" | "ipo" => {
+                set("form", loss_type.into());
+                set("nll_weight", self.cpo_alpha.into());
+                set("alpha", self.alpha.into());
+                if loss_type != "sigmoid" {
+                    set("label_smoothing", 0.0.into());
+                }
+                if loss_type == "ipo" {
+                    set("reduction", to_value(&Reduction::Mean)?);
+                }
+                "cpo"
+            }
+            "simpo" if shaped && self.cpo_alpha.abs() > 0.0 => {
+                return Err(Error::Config(format!(
+                    "alpha = {} with loss_type = simpo and cpo_alpha = {}: no single loss has all three; write a mix of \
+                     alpha_po and sft",
+                    self.alpha, self.cpo_alpha
+                )));
+            }
+            "simpo" | "alphapo" => {
+                set("gamma", self.simpo_gamma.into());
+                if shaped {
+                    set("alpha", self.alpha.into());
+                } else {
+                    set("nll_weight", if loss_type == "simpo" { self.cpo_alpha.into() } else { 0.0.into() });
+                }
+                if shaped { "alpha_po" } else { "simpo" }
+            }
+            other => return Err(Error::NotBuilt(format!("loss_type = {other} of CPOTrainer"))),
+        };
+        Ok((name, settings))
     }
 
     /// The options that have the same name in every loss.
@@ -191,7 +266,7 @@ impl Options {
             None if is_sft => {}
             None => {
                 return Err(Error::Config(format!(
-                    "ld_alpha = {alpha} with {name}: only losses that compare the two sides of a pair have lengths to compare"
+                    "ld_alpha = {alpha} with {name}: only losses of the two sides of a pair have lengths to compare"
                 )));
             }
         }
@@ -401,6 +476,49 @@ mod tests {
             let options = format!(r#"{{ "loss_type": "{name}", "use_weighting": true }}"#);
             is_refused(&options, &format!("use_weighting with {name}: the loss sorts"));
         }
+    }
+
+    /// The fields of the loss that these options of another trainer become, unless the list does not hold it.
+    fn fields_of(name: &str, options: &str) -> Option<Map<String, Value>> {
+        Builtin::from_name(name)?;
+        let recipe = recipe(options).unwrap();
+        recipe.validate().unwrap();
+        assert_eq!(recipe.name(), name, "{options}");
+        Some(to_fields(&recipe).unwrap())
+    }
+
+    #[test]
+    fn options_of_the_contrastive_trainer_reach_its_losses() {
+        if let Some(fields) = fields_of("cpo", r#"{ "trainer": "cpo", "label_smoothing": 0.1, "cpo_alpha": 0.3 }"#) {
+            assert_eq!((&fields["form"], &fields["nll_weight"]), (&"sigmoid".into(), &0.3.into()));
+            assert_eq!((&fields["label_smoothing"], &fields["reduction"]), (&0.1.into(), &"sum".into()));
+        }
+        if let Some(fields) = fields_of("cpo", r#"{ "trainer": "cpo", "loss_type": "ipo", "label_smoothing": 0.1 }"#) {
+            assert_eq!((&fields["form"], &fields["reduction"]), (&"ipo".into(), &"mean".into()));
+            assert_eq!((&fields["label_smoothing"], &fields["nll_weight"]), (&0.0.into(), &1.0.into()));
+        }
+        if let Some(fields) = fields_of("simpo", r#"{ "trainer": "cpo", "loss_type": "simpo", "simpo_gamma": 0.7 }"#) {
+            assert_eq!((&fields["gamma"], &fields["nll_weight"]), (&0.7.into(), &1.0.into()));
+            assert_eq!(fields["beta"], 0.1);
+        }
+        if let Some(fields) = fields_of("alpha_po", r#"{ "trainer": "cpo", "loss_type": "alphapo", "alpha": 0.2 }"#) {
+            assert_eq!((&fields["gamma"], &fields["alpha"]), (&0.5.into(), &0.2.into()));
+        }
+        is_refused(r#"{ "trainer": "cpo", "loss_type": "simpo", "alpha": 0.2 }"#, "write a mix of alpha_po and sft");
+        let other = recipe(r#"{ "trainer": "cpo", "loss_type": "kto_pair" }"#).unwrap_err().to_string();
+        assert_eq!(other, "loss_type = kto_pair of CPOTrainer not built");
+    }
+
+    #[test]
+    fn trainers_of_one_loss_need_no_name_of_it() {
+        for name in ["orpo", "bco"] {
+            let options = format!(r#"{{ "trainer": "{name}", "beta": 0.3 }}"#);
+            match fields_of(name, &options) {
+                Some(fields) => assert_eq!(fields["beta"], 0.3),
+                None => assert_eq!(recipe(&options).unwrap_err().to_string(), format!("{name} not built")),
+            }
+        }
+        becomes(r#"{ "trainer": "kto", "loss_type": "kto" }"#, Kto::default());
     }
 
     #[test]
