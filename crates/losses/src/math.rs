@@ -2,7 +2,7 @@
 //! textbook forms are not. All act element-wise on any shape and are
 //! differentiable by candle's autograd.
 
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 
 use crate::error::Result;
 
@@ -116,6 +116,34 @@ pub fn log1m_exp(x: &Tensor) -> Result<Tensor> {
     Ok((((&t * -2.0)? / (1.0 - &t)?)?).log()?)
 }
 
+/// `log Σ_j e^{x_j}` over the last dimension, of the places where `mask`, of the same shape, is 1. Finite wherever
+/// those `x` are; the slopes are their shares, which add up to 1. The mask needs at least one 1 along the last
+/// dimension: a sum of nothing is `−∞`.
+///
+/// ```
+/// use candle_core::{Device, Var};
+/// let x = Var::new(&[[1e4f64, 1e4, 3e4]], &Device::Cpu)?;
+/// let mask = candle_core::Tensor::new(&[[1.0f64, 1.0, 0.0]], &Device::Cpu)?;
+/// let y = candlewick_losses::math::masked_log_sum_exp(x.as_tensor(), &mask)?;
+/// assert!((y.to_vec1::<f64>()?[0] - (1e4 + 2f64.ln())).abs() < 1e-11);
+/// let grads = y.sum_all()?.backward()?;
+/// assert_eq!(grads.get(&x).expect("x is a variable").to_vec2::<f64>()?, [[0.5, 0.5, 0.0]]);
+/// # Ok::<(), candlewick_losses::Error>(())
+/// ```
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn masked_log_sum_exp(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    let counts = mask.gt(0.5)?;
+    let lowest = x.detach().zeros_like()?.affine(1.0, f64::from(f32::MIN))?;
+    // Held constant: it cancels.
+    let largest = counts.where_cond(&x.detach(), &lowest)?.max_keepdim(D::Minus1)?;
+    let shifted = x.broadcast_sub(&largest)?;
+    let shifted = counts.where_cond(&shifted, &shifted.detach().zeros_like()?)?;
+    let sum = (shifted.exp()? * mask)?.sum(D::Minus1)?;
+    Ok((sum.log()? + largest.squeeze(D::Minus1)?)?)
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Var};
@@ -151,6 +179,20 @@ mod tests {
         let x = Var::new(&[0.0f32], &Device::Cpu).unwrap();
         let grads = log_sigmoid(x.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
         assert_eq!(grads.get(&x).unwrap().to_vec1::<f32>().unwrap(), [0.5]);
+    }
+
+    #[test]
+    fn masked_sums_of_exponentials_have_their_shares_as_slopes() {
+        let mask = Tensor::new(&[[0.0f64, 1.0, 1.0], [1.0, 0.0, 0.0]], &Device::Cpu).unwrap();
+        let rows = |x: &[f64]| Var::from_vec(x.to_vec(), (2, 3), &Device::Cpu).unwrap();
+        let sum = |x: &Var| masked_log_sum_exp(x.as_tensor(), &mask).unwrap().sum_all().unwrap();
+        let x = [7.0, -1.0, 0.5, 2.0, 1e4, -1e4];
+        let variable = rows(&x);
+        let slopes = sum(&variable).backward().unwrap().remove(&variable).unwrap().flatten_all().unwrap();
+        let numeric = central_difference(|x| sum(&rows(x)).to_scalar::<f64>().unwrap(), &x, 1e-5);
+        for (got, expected) in slopes.to_vec1::<f64>().unwrap().into_iter().zip(numeric) {
+            assert!(error(got, expected) < 1e-8, "{got} {expected}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! name, aliases and summary stand in its own file; dispatch, configuration, listings and the
 //! property tests follow from the list.
 
+use candle_core::Tensor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,6 +15,7 @@ use crate::loss::{Objective, forward_objective};
 use crate::recipe::MIX;
 use crate::reduction::Reduction;
 use crate::reference_update::ReferenceUpdate;
+use crate::scores::TokenScores;
 
 builtin! {
     sft::Sft,
@@ -23,7 +25,17 @@ builtin! {
     ipo::Ipo,
     hinge::Hinge,
     kto::Kto,
+    ual::Ual,
+    cut::Cut,
+    figa::Figa,
+    dckd::Dckd,
+    adpa::Adpa,
+    stable_alignment::StableAlignment,
+    plackett_luce::PlackettLuce,
+    rrhf::Rrhf,
 }
+
+pub use stable_alignment::Aggregate;
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "helpers of tests")]
@@ -231,6 +243,13 @@ fn check_update<L: Named>(update: ReferenceUpdate) -> Result<()> {
         None => Ok(()),
         Some((parameter, got, expected)) => in_range::<L>(parameter, got, false, expected),
     }
+}
+
+/// The means of values `[B, T]` over the scored tokens of every row, `[B]`; 0 for an empty row.
+fn token_means(values: &Tensor, scores: &TokenScores) -> Result<Tensor> {
+    let inverse = scores.lengths().iter().map(|&length| 1.0 / length.max(1) as f64);
+    let inverse = Tensor::from_iter(inverse, values.device())?.to_dtype(values.dtype())?;
+    Ok(((values * scores.mask())?.sum(1)? * inverse)?)
 }
 
 /// A rate of flipped labels: at one half the labels say nothing.
