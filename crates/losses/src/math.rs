@@ -110,7 +110,9 @@ pub fn guarded_exp(x: &Tensor) -> Result<Tensor> {
 /// If a tensor operation fails.
 pub fn log1m_exp(x: &Tensor) -> Result<Tensor> {
     const NEAREST: f64 = 1e-7;
-    let x = (x - positive_part(&(x + NEAREST)?)?)?;
+    // First to 0, exactly: of a large `x` the distance to the bound would be lost in rounding.
+    let x = (x - positive_part(x)?)?;
+    let x = (&x - positive_part(&(&x + NEAREST)?)?)?;
     // −expm1(x) from tanh keeps its precision near 0: e^x − 1 = 2t/(1 − t) with t = tanh(x/2).
     let t = (&x * 0.5)?.tanh()?;
     Ok((((&t * -2.0)? / (1.0 - &t)?)?).log()?)
@@ -193,6 +195,15 @@ mod tests {
         for (got, expected) in slopes.to_vec1::<f64>().unwrap().into_iter().zip(numeric) {
             assert!(error(got, expected) < 1e-8, "{got} {expected}");
         }
+    }
+
+    #[test]
+    fn the_complement_of_a_certain_token_is_finite_in_single_precision() {
+        let x = Var::new(&[1e4f32, 5.0, 0.0, -1e4], &Device::Cpu).unwrap();
+        let y = log1m_exp(x.as_tensor()).unwrap();
+        let slopes = y.sum_all().unwrap().backward().unwrap().remove(&x).unwrap().to_vec1::<f32>().unwrap();
+        assert!(y.to_vec1::<f32>().unwrap().iter().all(|value| (-17.0..=0.0).contains(value)), "{y}");
+        assert!(slopes[..3].iter().all(|slope| *slope == 0.0) && slopes[3].is_finite(), "{slopes:?}");
     }
 
     #[test]

@@ -21,19 +21,20 @@ use crate::view::{AdvisedPair, TaughtSide};
 ///
 /// # Gradient
 /// With respect to the logits of a token: `−γ·π(a)·(A(a) − Σ_b π(b)·A(b))`, the exact policy gradient over the
-/// vocabulary, whose sum is 0 where all tokens are given.
+/// vocabulary, whose sum over the logits is 0.
 ///
 /// # When to use
 /// After [`Dckd`](crate::Dckd) or supervised fine-tuning of a small model, with an aligned teacher of the same
 /// vocabulary and the model that it was aligned from. No reference of the model itself is read.
 ///
 /// # Source
-/// Gao et al. 2025, arXiv 2502.17927, and the authors' trainer. Confidence A (formula only, not executed); its
-/// headline numbers are not verified.
+/// Gao et al. 2025, arXiv 2502.17927, and the authors' trainer, which was read but not executed. Not verified: its
+/// headline numbers. Confidence A.
 ///
 /// # Deviations
-/// From the release: its configuration sets the weights to 0 unless they are given, `γ` is 1 here; the optional
-/// importance weight, through which the release lets a gradient pass, is left out. TRL has no such loss.
+/// From the release: its configuration sets the weights to 0 unless they are given, `γ` is 1 here; the teacher's rows
+/// may be sparse; the optional importance weight, through which the release lets a gradient pass, is left out. TRL has
+/// no such loss.
 ///
 /// # Checked by
 /// Formulas: `adpa advantage term`.

@@ -32,13 +32,13 @@ use crate::view::Judged;
 /// words, use pairs or verdicts.
 ///
 /// # Source
-/// Xu et al. 2023, arXiv 2312.14591; defaults of its online setting, `cut_offline` of its offline one. Confidence A✓
-/// (the released unlikelihood was executed).
+/// Xu et al. 2023, arXiv 2312.14591; defaults of its online setting, `cut_offline` of its offline one. The released
+/// unlikelihood was executed. Confidence A✓.
 ///
 /// # Deviations
 /// From the release: ratios are compared as differences of log-probabilities, and `log(1 − p)` is computed from
-/// `log p`, with `p` held below `1 − 1e-7` where the release adds 1e-5 to a probability of 0; every completion has the
-/// same `α` there by reading that of the first of a batch, here by having one. TRL has no such loss.
+/// `log p`, with `p` held below `1 − 1e-7` where the release adds 1e-5 to a complement of 0. The release has an `α` for
+/// every completion and reads that of the first of a batch; here there is one. TRL has no such loss.
 ///
 /// # Checked by
 /// Formulas: `cut d/d(plain log-prob)`.

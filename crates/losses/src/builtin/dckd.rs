@@ -14,11 +14,11 @@ use crate::view::{TaughtPair, TaughtSide};
 /// teacher of the same vocabulary on both sides of every pair.
 ///
 /// # Formula
-/// `w·NLL(y_w) + w_d·[w_c·KL(T‖S)(y_w) + w_r·KL(T‖S)(y_l)]` in nats, each a mean over the tokens of its side in the whole
-/// step. `KL(T‖S) = Σ_a T(a)·(log T(a) − log max(S(a), 1e-7))` a token, over the tokens `a` that the teacher's rows
-/// give and one bucket for all others, of mass `1 − Σ_a T(a)` and `1 − Σ_a S(a)`. With the bucket the divergence is
-/// that of coarser distributions, hence by the data-processing inequality at most the full one, and equal to it where all
-/// tokens are given. A bucket in which the teacher has at most 1e-6 is rounding and counts as empty.
+/// `w·NLL(y_w) + w_d·[w_c·KL(T‖S)(y_w) + w_r·KL(T‖S)(y_l)]` in nats, each a mean over the tokens of its side in the
+/// whole step. `KL(T‖S) = Σ_a T(a)·(log T(a) − log max(S(a), 1e-7))` a token, over the tokens `a` that the teacher's
+/// rows give and one bucket for all others, of mass `1 − Σ_a T(a)` and `1 − Σ_a S(a)`. With the bucket the divergence
+/// is that of coarser distributions, hence by the data-processing inequality at most the full one, and equal to it
+/// where all tokens are given. A bucket in which the teacher has at most 1e-6 is rounding and counts as empty.
 ///
 /// # Gradient
 /// With respect to `log S(a)`: `−T(a)` for a given token, which with the softmax makes `S − T` of every logit where all
@@ -29,12 +29,13 @@ use crate::view::{TaughtPair, TaughtSide};
 /// A small model and a large aligned one that shares its vocabulary, before [`Adpa`](crate::Adpa) or alone.
 ///
 /// # Source
-/// Gao et al. 2025, arXiv 2502.17927, and the authors' trainer. Confidence A (formula only, not executed); its
-/// headline numbers are not verified.
+/// Gao et al. 2025, arXiv 2502.17927, and the authors' trainer, which was read but not executed. Not verified: its
+/// headline numbers. Confidence A.
 ///
 /// # Deviations
 /// From the release: its configuration sets the weights to 0 unless they are given, these are 1 unless they are given;
-/// the teacher's rows may be sparse, with the bucket above; the floor is set on log-probabilities. TRL has no such loss.
+/// the teacher's rows may be sparse, with the bucket above; the floor is set on log-probabilities. TRL has no such
+/// loss.
 ///
 /// # Checked by
 /// Formulas: `dckd forward kl to teacher`, `dckd total (nll + kl)`.
@@ -138,7 +139,7 @@ fn at_least(x: &Tensor, least: f64) -> Result<Tensor> {
 #[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use candle_core::{DType, Device, Var};
-    use candlewick_testkit::error;
+    use candlewick_testkit::{central_difference, error, worst};
 
     use super::super::vectors::{TOLERANCE, check_logits, taught_pair};
     use super::*;
@@ -185,6 +186,20 @@ mod tests {
         assert!(kept(1) < kept(2) && kept(2) < kept(3) && kept(1) > 0.0);
         // One token is left for the bucket, so that nothing is lost.
         assert!(error(kept(3), full) < TOLERANCE);
+    }
+
+    #[test]
+    fn the_slopes_of_sparse_rows_are_central_differences() {
+        let (given, scores) = sparse(&[0.5, 0.2], &[0.6, 0.1], DType::F64);
+        let slopes = loss(Dckd::default(), &scores).backward().unwrap().get(&given).unwrap().flatten_all().unwrap();
+        let at = given.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let value = |at: &[f64]| {
+            let given = Tensor::from_slice(at, given.dims(), &Device::Cpu).unwrap();
+            let policy = scores.policy.clone().with_given(given).unwrap();
+            loss(Dckd::default(), &Scores { policy, ..scores.clone() }).to_scalar::<f64>().unwrap()
+        };
+        let numeric = central_difference(value, &at, 1e-5);
+        assert!(worst(&slopes.to_vec1::<f64>().unwrap(), &numeric) < 1e-8, "{slopes} {numeric:?}");
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! `[Σ_new −log p − w·Σ_old −log p] / tokens`, the second sum where `−log p` is small
 
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{Named, in_range, token_means};
@@ -13,10 +12,10 @@ use crate::view::EditedPair;
 /// replaced.
 ///
 /// # Formula
-/// `[w₊·Σ_{t ∈ new} CE_t − w₋·Σ_{t ∈ old} g_t·CE_t] / (|new| + Σ_{t ∈ old} g_t)` with `CE = −log p` in nats, the mean over pairs. The
-/// chosen completion is the revised one, and *new* are its inserted and substituted tokens and the end token; the
-/// rejected completion is the initial one, and *old* are its deleted and substituted tokens.
-/// `g_t = 1` where `sg[CE_t] ≤ gate`. The divisor counts the tokens that have a weight and is detached; an item
+/// `[w₊·Σ_{t ∈ new} CE_t − w₋·Σ_{t ∈ old} g_t·CE_t] / (|new| + Σ_{t ∈ old} g_t)` with `CE = −log p` in nats, the mean
+/// over pairs. The chosen completion is the revised one, and *new* are its inserted and substituted tokens and the end
+/// token; the rejected completion is the initial one, and *old* are its deleted and substituted tokens. `g_t` is 1
+/// where `sg[CE_t] ≤ gate` and 0 elsewhere. The divisor counts the tokens that have a weight and is detached; an item
 /// without any is 0.
 ///
 /// # Gradient
@@ -99,7 +98,7 @@ impl Loss for Figa {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
-    use candle_core::{DType, Device, Var};
+    use candle_core::{DType, Device, Tensor, Var};
     use candlewick_testkit::{error, worst};
 
     use super::super::vectors::{TOLERANCE, vectors};

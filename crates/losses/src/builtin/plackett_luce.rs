@@ -16,17 +16,17 @@ use crate::view::AnchoredRanked;
 ///
 /// # Formula
 /// `−Σ_k [r_k − log Σ_{j ∈ R_k} e^{r_j}]` with `r = β·Δ`, `Δ = Σ_t (log π − log π_ref)` in nats, the mean over prompts.
-/// `R_k` holds completion `k` and those that are rated strictly lower: the choice of `k` from what is left of the ranking.
-/// Without equal ratings these are the completions from place `k` on. Equals are not compared with each other: each of
-/// them is chosen from itself and what is below them all.
+/// `R_k` holds completion `k` and those that are rated strictly lower: the choice of `k` from what is left of the
+/// ranking. Without equal ratings these are the completions from place `k` on. Equals are not compared with each other:
+/// each of them is chosen from itself and what is below them all.
 ///
 /// # Gradient
 /// With respect to `log π` of completion `i`: `β·(Σ_{k: i ∈ R_k} q_k(i) − 1)`, where `q_k` is the softmax of `r` over
-/// `R_k` (of the last place 0). The slopes of a group add up to 0.
+/// `R_k`. The slopes of a group add up to 0.
 ///
 /// # When to use
-/// Rankings of three or more completions of a prompt, with a reference. Where ratings have a meaning beyond their order,
-/// it is not used: see [`StableAlignment`](crate::StableAlignment).
+/// Rankings of three or more completions of a prompt, with a reference. Where ratings have a meaning beyond their
+/// order, that meaning is not used: see [`StableAlignment`](crate::StableAlignment).
 ///
 /// # Source
 /// Rafailov et al. 2023, arXiv 2305.18290, appendix A.3. Confidence B.

@@ -13,8 +13,8 @@ use crate::view::Ranked;
 /// Rank responses: a hinge on the order of length-averaged log-probabilities, and imitation of the best completion.
 ///
 /// # Formula
-/// `Σ_{i worse than j} max(0, p_i − p_j) − w·p_b`, the mean over prompts. `p` is the mean of `log π` over the tokens of a
-/// completion in nats, `b` the best rated completion (the first of equals). Equal ratings compare nothing.
+/// `Σ_{i worse than j} max(0, p_i − p_j) − w·p_b`, the mean over prompts. `p` is the mean of `log π` over the tokens of
+/// a completion in nats, `b` the best rated completion (the first of equals). Equal ratings compare nothing.
 ///
 /// # Gradient
 /// With respect to `p`: for every pair in the wrong order 1 for the worse completion and −1 for the better one, nothing

@@ -16,8 +16,9 @@ use crate::view::Ranked;
 ///
 /// # Formula
 /// `CE_b + ratio·max(0, mean_{i ≠ b}[CE_b − CE_i + M·(s_b − s_i)/scale])`, the mean over prompts. `CE` is the mean of
-/// `−log p` over the tokens of a completion in nats, `s` its rating, `b` the best rated completion (the first of equals).
-/// With `aggregate = "max"` the hinge takes the largest of the gaps instead of their mean (the first of equals).
+/// `−log p` over the tokens of a completion in nats, `s` its rating, `b` the best rated completion (the first of
+/// equals). With `aggregate = "max"` the hinge takes the largest of the gaps instead of their mean (the first of
+/// equals).
 ///
 /// # Gradient
 /// With respect to `CE_b`: 1, and `1 + ratio` while the hinge is active, since `CE_b` inside it is not detached; with
@@ -28,8 +29,8 @@ use crate::view::Ranked;
 /// [`Rrhf`](crate::Rrhf), and with a reference [`PlackettLuce`](crate::PlackettLuce).
 ///
 /// # Source
-/// Liu et al. 2023, arXiv 2305.16960, and its release, whose constants are the defaults. Confidence A✓ (the released
-/// form was executed).
+/// Liu et al. 2023, arXiv 2305.16960, and its release, whose constants are the defaults and whose loss was executed.
+/// Confidence A✓.
 ///
 /// # Deviations
 /// From the release: it sorts the ratings and then takes them by their places before the sort, so that margins belong
@@ -112,8 +113,8 @@ impl Loss for StableAlignment {
 }
 
 impl Aggregate {
-    /// The weights of the gaps, `[G, K]`, best first; that of the best completion itself is 0. `mask` is 1 where there is
-    /// a completion.
+    /// The weights of the gaps, `[G, K]`, best first; that of the best completion itself is 0. `mask` is 1 where there
+    /// is a completion.
     fn weights(self, gaps: &Tensor, mask: &Tensor) -> Result<Tensor> {
         let on_host = |values: &Tensor| values.to_dtype(DType::F64)?.to_vec2::<f64>();
         let mut weights = Vec::with_capacity(gaps.elem_count());
