@@ -144,7 +144,6 @@ fn check_alignment(plain: &TokenScores, judged: &TokenScores) -> Result<()> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use candle_core::{DType, Device, Var};
     use candlewick_testkit::{error, worst};

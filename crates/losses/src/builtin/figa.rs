@@ -96,7 +96,6 @@ impl Loss for Figa {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use candle_core::{DType, Device, Tensor, Var};
     use candlewick_testkit::{error, worst};

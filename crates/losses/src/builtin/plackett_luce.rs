@@ -93,7 +93,6 @@ impl Loss for PlackettLuce {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use candle_core::{DType, Device, Var};
     use candlewick_testkit::{error, worst};

@@ -92,7 +92,6 @@ impl Loss for Rrhf {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use candlewick_testkit::worst;
 

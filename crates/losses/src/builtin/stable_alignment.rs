@@ -137,7 +137,6 @@ impl Aggregate {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use candlewick_testkit::error;
 
