@@ -26,7 +26,7 @@
 //! | to | see |
 //! |---|---|
 //! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Objective`] |
-//! | write a loss | [`Loss`]; the views [`Pair`], [`AnchoredPair`], [`AnchoredLabels`], [`Demonstrations`], [`Ranked`], [`AnchoredRanked`], [`Judged`], [`TaughtPair`], [`AdvisedPair`], and any of them [`With`] a number |
+//! | write a loss | [`Loss`]; the views [`Pair`], [`AnchoredPair`], [`AnchoredLabels`], [`Demonstrations`], [`DemonstrationMeans`], [`EditedPair`], [`Ranked`], [`AnchoredRanked`], [`Judged`], [`TaughtPair`], [`AdvisedPair`], and any of them [`With`] a number |
 //! | weight undesirable rows by their prompts | [`udm`] |
 //! | bring settings of TRL | [`trl`] |
 
@@ -64,6 +64,7 @@ pub use reference_update::ReferenceUpdate;
 pub use scores::{Outputs, TokenScores};
 pub use terms::{LossTerms, Metric, Normaliser, Rewards, Term};
 pub use view::{
-    AdvisedPair, AnchoredLabels, AnchoredPair, AnchoredRanked, Demonstrations, Judged, Needs, Pair, Ranked,
-    RankedValues, Rows, Scored, Sides, StepWide, TaughtPair, TaughtSide, Teacher, View,
+    AdvisedPair, AnchoredLabels, AnchoredPair, AnchoredRanked, Comparisons, DemonstrationMeans, Demonstrations,
+    EditedPair, Judged, Needs, Pair, Ranked, RankedValues, Rows, Scored, Sides, StepWide, TaughtPair, TaughtSide,
+    Teacher, View,
 };

@@ -2,7 +2,7 @@
 //! textbook forms are not. All act element-wise on any shape and are
 //! differentiable by candle's autograd.
 
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 
 use crate::error::Result;
 
@@ -135,10 +135,40 @@ pub fn guarded_expm1(x: &Tensor) -> Result<Tensor> {
 /// If a tensor operation fails.
 pub fn log1m_exp(x: &Tensor) -> Result<Tensor> {
     const NEAREST: f64 = 1e-7;
-    let x = (x - positive_part(&(x + NEAREST)?)?)?;
+    // First to 0, exactly: of a large `x` the distance to the bound would be lost in rounding.
+    let x = (x - positive_part(x)?)?;
+    let x = (&x - positive_part(&(&x + NEAREST)?)?)?;
     // −expm1(x) from tanh keeps its precision near 0: e^x − 1 = 2t/(1 − t) with t = tanh(x/2).
     let t = (&x * 0.5)?.tanh()?;
     Ok((((&t * -2.0)? / (1.0 - &t)?)?).log()?)
+}
+
+/// `log Σ_j e^{x_j}` over the last dimension, of the places where `mask`, of the same shape, is 1. Finite wherever
+/// those `x` are; the slopes are their shares, which add up to 1. The mask needs at least one 1 along the last
+/// dimension: a sum of nothing is `−∞`.
+///
+/// ```
+/// use candle_core::{Device, Var};
+/// let x = Var::new(&[[1e4f64, 1e4, 3e4]], &Device::Cpu)?;
+/// let mask = candle_core::Tensor::new(&[[1.0f64, 1.0, 0.0]], &Device::Cpu)?;
+/// let y = candlewick_losses::math::masked_log_sum_exp(x.as_tensor(), &mask)?;
+/// assert!((y.to_vec1::<f64>()?[0] - (1e4 + 2f64.ln())).abs() < 1e-11);
+/// let grads = y.sum_all()?.backward()?;
+/// assert_eq!(grads.get(&x).expect("x is a variable").to_vec2::<f64>()?, [[0.5, 0.5, 0.0]]);
+/// # Ok::<(), candlewick_losses::Error>(())
+/// ```
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn masked_log_sum_exp(x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    let counts = mask.gt(0.5)?;
+    let lowest = x.detach().zeros_like()?.affine(1.0, f64::from(f32::MIN))?;
+    // Held constant: it cancels.
+    let largest = counts.where_cond(&x.detach(), &lowest)?.max_keepdim(D::Minus1)?;
+    let shifted = x.broadcast_sub(&largest)?;
+    let shifted = counts.where_cond(&shifted, &shifted.detach().zeros_like()?)?;
+    let sum = (shifted.exp()? * mask)?.sum(D::Minus1)?;
+    Ok((sum.log()? + largest.squeeze(D::Minus1)?)?)
 }
 
 #[cfg(test)]
@@ -163,9 +193,11 @@ mod tests {
     fn slopes_are_those_of_the_function() {
         let points = [-30.0, -3.0, -0.1, 0.0, 0.1, 3.0, 30.0];
         for function in [log_sigmoid, sigmoid, guarded_expm1] {
-            let numeric = central_difference(|x| total(function, x), &points, 1e-5);
-            for (got, expected) in slope(function, &points).into_iter().zip(numeric) {
-                assert!(error(got, expected) < 1e-8, "{got} {expected}");
+            for point in points {
+                // One at a time: beside e^30 the others would vanish in a sum.
+                let numeric = central_difference(|x| total(function, x), &[point], 1e-5);
+                let (got, expected) = (slope(function, &[point])[0], numeric[0]);
+                assert!(error(got, expected) < 1e-8, "{point}: {got} {expected}");
             }
         }
     }
@@ -186,6 +218,29 @@ mod tests {
         let x = Tensor::new(recorded("x"), &Device::Cpu).unwrap();
         let got = log_sigmoid(&x).unwrap().to_vec1::<f64>().unwrap();
         assert!(worst(&got, &recorded("value")) < 1e-15, "{got:?}");
+    }
+
+    #[test]
+    fn masked_sums_of_exponentials_have_their_shares_as_slopes() {
+        let mask = Tensor::new(&[[0.0f64, 1.0, 1.0], [1.0, 0.0, 0.0]], &Device::Cpu).unwrap();
+        let rows = |x: &[f64]| Var::from_vec(x.to_vec(), (2, 3), &Device::Cpu).unwrap();
+        let sum = |x: &Var| masked_log_sum_exp(x.as_tensor(), &mask).unwrap().sum_all().unwrap();
+        let x = [7.0, -1.0, 0.5, 2.0, 1e4, -1e4];
+        let variable = rows(&x);
+        let slopes = sum(&variable).backward().unwrap().remove(&variable).unwrap().flatten_all().unwrap();
+        let numeric = central_difference(|x| sum(&rows(x)).to_scalar::<f64>().unwrap(), &x, 1e-5);
+        for (got, expected) in slopes.to_vec1::<f64>().unwrap().into_iter().zip(numeric) {
+            assert!(error(got, expected) < 1e-8, "{got} {expected}");
+        }
+    }
+
+    #[test]
+    fn the_complement_of_a_certain_token_is_finite_in_single_precision() {
+        let x = Var::new(&[1e4f32, 5.0, 0.0, -1e4], &Device::Cpu).unwrap();
+        let y = log1m_exp(x.as_tensor()).unwrap();
+        let slopes = y.sum_all().unwrap().backward().unwrap().remove(&x).unwrap().to_vec1::<f32>().unwrap();
+        assert!(y.to_vec1::<f32>().unwrap().iter().all(|value| (-17.0..=0.0).contains(value)), "{y}");
+        assert!(slopes[..3].iter().all(|slope| *slope == 0.0) && slopes[3].is_finite(), "{slopes:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::divergence::Divergence;
 use crate::error::{Error, Result};
@@ -128,6 +128,18 @@ pub struct Demonstrations {
     rows: Vec<usize>,
 }
 
+/// Completions to be imitated, of data that hold demonstrations, with the mean over the vocabulary of the
+/// log-probabilities at every token. Item `b` is demonstration `b`.
+#[derive(Debug, Clone)]
+pub struct DemonstrationMeans {
+    scores: TokenScores,
+}
+
+/// Pairs of which one side was edited into the other: only the tokens by which they differ are scored (see
+/// [`Scored::Edits`]), by the policy alone. It derefs to [`Pair`].
+#[derive(Debug, Clone)]
+pub struct EditedPair(Pair);
+
 /// Several rated completions of each prompt, scored by the policy alone.
 #[derive(Debug, Clone)]
 pub struct Ranked {
@@ -149,6 +161,16 @@ pub struct RankedValues {
     pub values: Tensor,
     /// 1 where there is a completion and 0 elsewhere.
     pub mask: Tensor,
+}
+
+/// Every ranked completion against every other one of its group, best first.
+#[derive(Debug, Clone)]
+pub struct Comparisons {
+    /// The number of completion `k` less that of completion `j`, `[G, K, K]`.
+    pub gaps: Tensor,
+    /// 1 where completion `k` is rated higher than completion `j` and 0 elsewhere, `[G, K, K]`: equal ratings are in
+    /// no order.
+    pub better: Tensor,
 }
 
 /// Completions that were judged in words, scored with and without the judgment.
@@ -552,6 +574,55 @@ impl Demonstrations {
     }
 }
 
+impl View for DemonstrationMeans {
+    const NEEDS: Needs =
+        Needs { outputs: Outputs { mean_log_probs: true, ..Outputs::NONE }, ..Needs::of(Rows::DEMONSTRATIONS) };
+
+    fn view(scores: &Scores) -> Option<Self> {
+        let rows = &scores.groups.demonstrations;
+        if rows.is_empty() || scores.policy.mean_log_probs().is_none() {
+            return None;
+        }
+        scores.policy.select(rows).ok().map(|scores| Self { scores })
+    }
+}
+
+impl DemonstrationMeans {
+    /// `Σ_t log p_t` of every demonstration in nats, `[B]`; differentiable.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn sums(&self) -> Result<Tensor> {
+        self.scores.sums()
+    }
+
+    /// `Σ_t Σ_v log p_tv / V` of every demonstration in nats, `[B]`; differentiable.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn sums_of_means(&self) -> Result<Tensor> {
+        let means = self.scores.mean_log_probs();
+        let means = means.ok_or_else(|| Error::View { loss: "DemonstrationMeans".to_owned() })?;
+        Ok(means.sum(1)?)
+    }
+}
+
+impl View for EditedPair {
+    const NEEDS: Needs = Needs { scored: Scored::Edits, ..Pair::NEEDS };
+
+    fn view(scores: &Scores) -> Option<Self> {
+        Pair::view(scores).map(Self)
+    }
+}
+
+impl std::ops::Deref for EditedPair {
+    type Target = Pair;
+
+    fn deref(&self) -> &Pair {
+        &self.0
+    }
+}
+
 impl View for Ranked {
     const NEEDS: Needs = Needs::of(Rows::RANKED);
 
@@ -595,6 +666,27 @@ impl Ranked {
         self.arrange(&Tensor::new(by_row, like.device())?.to_dtype(like.dtype())?)
     }
 
+    /// Numbers of the completions, `[G, K]`, against each other; differentiable.
+    ///
+    /// # Errors
+    /// If a tensor operation fails, or the numbers are not of these groups.
+    pub fn comparisons(&self, values: &Tensor) -> Result<Comparisons> {
+        let gaps = values.unsqueeze(2)?.broadcast_sub(&values.unsqueeze(1)?)?;
+        let width = values.dim(1)?;
+        let mut better = Vec::with_capacity(self.groups.len() * width * width);
+        for group in &self.groups {
+            let order = group.order();
+            let ratings: Vec<Option<f64>> =
+                (0..width).map(|place| order.get(place).map(|&at| group.ratings[at])).collect();
+            for own in &ratings {
+                let is_better = |other: &Option<f64>| matches!((own, other), (Some(own), Some(other)) if own > other);
+                better.extend(ratings.iter().map(|other| f64::from(u8::from(is_better(other)))));
+            }
+        }
+        let better = Tensor::from_vec(better, gaps.dims(), values.device())?.to_dtype(values.dtype())?;
+        Ok(Comparisons { gaps, better })
+    }
+
     /// Numbers of rows, `[N]`, as groups from the best completion to the worst, `[G, K]`.
     fn arrange(&self, rows: &Tensor) -> Result<RankedValues> {
         let width = self.groups.iter().map(|group| group.rows.len()).max().unwrap_or(0);
@@ -611,6 +703,32 @@ impl Ranked {
         let values = select_rows(rows, &picks)?.reshape(shape)?;
         let zeros = values.detach().zeros_like()?;
         Ok(RankedValues { values: mask.gt(0.5)?.where_cond(&values, &zeros)?, mask })
+    }
+}
+
+impl RankedValues {
+    /// The number of the best completion of every group, `[G]`; differentiable.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn best(&self) -> Result<Tensor> {
+        Ok(self.values.narrow(1, 0, 1)?.squeeze(1)?)
+    }
+}
+
+impl Comparisons {
+    /// The gaps of a better completion to a worse one, `[M]` with `M` their number; detached.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn margins(&self) -> Result<Tensor> {
+        let on_host = |values: &Tensor| -> Result<Vec<f64>> {
+            Ok(values.detach().to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+        };
+        let (gaps, better) = (on_host(&self.gaps)?, on_host(&self.better)?);
+        let margins: Vec<f64> = gaps.into_iter().zip(better).filter(|(_, is)| *is > 0.5).map(|(gap, _)| gap).collect();
+        let count = margins.len();
+        Ok(Tensor::from_vec(margins, count, self.gaps.device())?.to_dtype(self.gaps.dtype())?)
     }
 }
 
@@ -709,6 +827,18 @@ impl TaughtPair {
         let reference =
             self.teacher.reference.as_ref().map(|values| select_rows(&values.detach(), rows)).transpose()?;
         Ok(TaughtSide { scores, policy, teacher, reference })
+    }
+}
+
+impl TaughtSide {
+    /// 1 where the teacher gives a token, at a slot that is scored, and 0 elsewhere, `[B, T, K]`.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn given(&self) -> Result<Tensor> {
+        let slots = self.scores.mask().unsqueeze(2)?;
+        let there = self.teacher.gt(f64::from(f32::MIN))?.to_dtype(slots.dtype())?;
+        Ok(there.broadcast_mul(&slots)?)
     }
 }
 

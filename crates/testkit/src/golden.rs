@@ -289,6 +289,11 @@ impl FormulaVectors {
         serde_json::from_value(self.results.get(name)?.get(key)?.clone()).ok()
     }
 
+    /// A matrix of a result, for example `grad` of `adpa advantage term`.
+    pub fn matrix(&self, name: &str, key: &str) -> Option<Matrix> {
+        serde_json::from_value(self.results.get(name)?.get(key)?.clone()).ok()
+    }
+
     /// A number of a result, for example `loss` of `dpo`.
     pub fn number(&self, name: &str, key: &str) -> Option<f64> {
         self.results.get(name)?.get(key)?.as_f64()

@@ -15,6 +15,7 @@ use crate::loss::{Objective, forward_objective};
 use crate::recipe::MIX;
 use crate::reduction::Reduction;
 use crate::reference_update::ReferenceUpdate;
+use crate::scores::TokenScores;
 use crate::terms::LossTerms;
 
 builtin! {
@@ -52,12 +53,15 @@ builtin! {
     ulma::Ulma,
     pointwise_dpo::PointwiseDpo,
     pointwise_regression::PointwiseRegression,
+    ual::Ual,
+    cut::Cut,
+    figa::Figa,
+    dckd::Dckd,
+    adpa::Adpa,
+    stable_alignment::StableAlignment,
+    plackett_luce::PlackettLuce,
+    rrhf::Rrhf,
 }
-
-pub use bco::{RewardMean, RewardMeans, RewardShift};
-pub use bonbon::BonbonForm;
-pub use cpo::CpoForm;
-pub use kto_s::KtoSForm;
 
 mod reference_free;
 
@@ -133,7 +137,7 @@ macro_rules! builtin {
     ($($file:ident::$loss:ident),+ $(,)?) => {
         $(
             mod $file;
-            pub use $file::$loss;
+            pub use $file::*;
         )+
 
         /// Any loss of the list, as configuration names it.
@@ -267,6 +271,13 @@ fn check_update<L: Named>(update: ReferenceUpdate) -> Result<()> {
         None => Ok(()),
         Some((parameter, got, expected)) => in_range::<L>(parameter, got, false, expected),
     }
+}
+
+/// The means of values `[B, T]` over the scored tokens of every row, `[B]`; 0 for an empty row.
+fn token_means(values: &Tensor, scores: &TokenScores) -> Result<Tensor> {
+    let inverse = scores.lengths().iter().map(|&length| 1.0 / length.max(1) as f64);
+    let inverse = Tensor::from_iter(inverse, values.device())?.to_dtype(values.dtype())?;
+    Ok(((values * scores.mask())?.sum(1)? * inverse)?)
 }
 
 /// A rate of flipped labels: at one half the labels say nothing.

@@ -7,7 +7,10 @@ use std::path::Path;
 use candle_core::{Device, Tensor, Var};
 use candlewick_testkit::{FormulaVectors, error, worst};
 
-use crate::{Context, Groups, MismatchedScores, Normaliser, Objective, Phase, Scores, Solo, StepScores, TokenScores};
+use crate::{
+    Context, Groups, MismatchedScores, Normaliser, Objective, Phase, RankedRows, Scores, Solo, StepScores,
+    TeacherScores, TokenScores,
+};
 
 pub(crate) const TOLERANCE: f64 = 1e-9;
 
@@ -117,4 +120,64 @@ fn rows(policy: &str) -> (Var, TokenScores) {
 fn sums(input: &str) -> TokenScores {
     let values = Tensor::new(vectors().input(input).unwrap(), &Device::Cpu).unwrap().unsqueeze(1).unwrap();
     TokenScores::unmasked(values).unwrap()
+}
+
+/// One group of rated completions of one token each.
+pub(crate) fn ranked(log_probs: &[f64], ratings: &[f64]) -> (Var, Scores) {
+    let log_probs = Var::from_slice(log_probs, (log_probs.len(), 1), &Device::Cpu).unwrap();
+    let policy = TokenScores::unmasked(log_probs.as_tensor().clone()).unwrap();
+    let ranked = vec![RankedRows { rows: (0..ratings.len()).collect(), ratings: ratings.to_vec() }];
+    (log_probs, Scores::new(policy, None, Groups { ranked, ..Groups::default() }))
+}
+
+/// The recorded student: its logits, `[T, V]`, and the scores made of them, one row with the statistics that losses
+/// over the vocabulary read.
+pub(crate) fn student() -> (Var, TokenScores) {
+    let logits = Var::new(vectors().rows("student").unwrap(), &Device::Cpu).unwrap();
+    let scores = over_the_vocabulary(logits.as_tensor());
+    (logits, scores)
+}
+
+/// Log-probabilities `[T, V]` of recorded logits.
+pub(crate) fn distribution(input: &str) -> Tensor {
+    log_softmax(&Tensor::new(vectors().rows(input).unwrap(), &Device::Cpu).unwrap())
+}
+
+/// One pair of which one side has the scores of the recorded student and the other those of the recorded teacher's
+/// reference; the teacher is the recorded one on both.
+pub(crate) fn taught_pair(student_is_chosen: bool) -> (Var, Scores) {
+    let (logits, student) = student();
+    let other = over_the_vocabulary(&Tensor::new(vectors().rows("teacher_ref").unwrap(), &Device::Cpu).unwrap());
+    let sides = if student_is_chosen { [&student, &other] } else { [&other, &student] };
+    let stacked = |of: fn(&TokenScores) -> Tensor| Tensor::cat(&sides.map(of), 0).unwrap();
+    let policy = TokenScores::unmasked(stacked(|side| side.log_probs().clone())).unwrap();
+    let policy = policy.with_given(stacked(|side| side.given().unwrap().clone())).unwrap();
+    let twice = |input| Tensor::stack(&[distribution(input), distribution(input)], 0).unwrap();
+    let teacher = TeacherScores { log_probs: twice("teacher"), reference: Some(twice("teacher_ref")) };
+    (logits, Scores { teacher: Some(teacher), ..Scores::of_pairs(policy, None) })
+}
+
+/// A value and its gradient with respect to the recorded student's logits.
+pub(crate) fn check_logits(name: &str, value: &Tensor, logits: &Var) {
+    let vectors = vectors();
+    let (got, expected) = (value.to_scalar::<f64>().unwrap(), vectors.number(name, "loss").unwrap());
+    assert!(error(got, expected) < TOLERANCE, "{name}: {got} {expected}");
+    let got = value.backward().unwrap().get(logits).unwrap().to_vec2::<f64>().unwrap();
+    let expected = vectors.matrix(name, "grad").unwrap();
+    assert!(worst(&got.concat(), &expected.concat()) < TOLERANCE, "{name}: {got:?} {expected:?}");
+}
+
+fn over_the_vocabulary(logits: &Tensor) -> TokenScores {
+    let log_probs = log_softmax(logits);
+    let targets: Vec<u32> = vectors().input("targets").unwrap().into_iter().map(|target| target as u32).collect();
+    let targets = Tensor::new(targets, &Device::Cpu).unwrap().unsqueeze(1).unwrap();
+    let of_targets = log_probs.gather(&targets, 1).unwrap().t().unwrap().contiguous().unwrap();
+    let means = log_probs.mean(1).unwrap().unsqueeze(0).unwrap();
+    let scores = TokenScores::unmasked(of_targets).unwrap().with_mean_log_probs(means).unwrap();
+    scores.with_given(log_probs.unsqueeze(0).unwrap()).unwrap()
+}
+
+fn log_softmax(logits: &Tensor) -> Tensor {
+    let normaliser = logits.exp().unwrap().sum_keepdim(1).unwrap().log().unwrap();
+    logits.broadcast_sub(&normaliser).unwrap()
 }
