@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Error, Result};
-use crate::pack::Micro;
+use crate::pack::{Micro, to_be_scored};
 use crate::plan::{DataPlan, Length, Plan};
 use crate::reference::PrecomputedReference;
 
@@ -126,7 +126,7 @@ pub(crate) fn check_evaluation(
     let mut batches = evaluation_batches(plan, encoder, needs)?;
     let all = plan.data.strict || table.is_some();
     for batch in flatten(&mut batches) {
-        let micro = Micro::new(&batch?, needs.rows)?;
+        let micro = Micro::new(&batch?, needs)?;
         if let Some(table) = table {
             table.check_holds(&micro)?;
         }
@@ -151,7 +151,7 @@ pub(crate) fn check_training(
         && let Some(step) = batches.next_step()?
     {
         for batch in &step {
-            table.check_holds(&Micro::new(batch, needs.rows)?)?;
+            table.check_holds(&Micro::new(batch, &to_be_scored(needs))?)?;
         }
         steps += 1;
     }
