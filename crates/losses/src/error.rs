@@ -190,6 +190,9 @@ pub enum Error {
     /// Saved state that does not belong to the objective.
     #[error("objective state: {0}")]
     State(String),
+    /// Prompts from which no density ratio can be estimated.
+    #[error("density ratio: {0}")]
+    DensityRatio(String),
     /// A loss returned no terms.
     #[error("a loss returned no terms: return one with an empty numerator where a micro-batch holds nothing to score")]
     NoTerms,

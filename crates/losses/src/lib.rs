@@ -27,6 +27,7 @@
 //! |---|---|
 //! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Objective`] |
 //! | write a loss | [`Loss`]; the views [`Pair`], [`AnchoredPair`], [`AnchoredLabels`], [`Demonstrations`], [`Ranked`], [`AnchoredRanked`], [`Judged`], [`TaughtPair`], [`AdvisedPair`], and any of them [`With`] a number |
+//! | weight undesirable rows by their prompts | [`udm`] |
 //! | bring settings of TRL | [`trl`] |
 
 mod builtin;
@@ -44,6 +45,7 @@ mod reference_update;
 mod scores;
 mod terms;
 pub mod trl;
+pub mod udm;
 mod view;
 
 pub use builtin::*;

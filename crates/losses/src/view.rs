@@ -1,5 +1,6 @@
 //! Typed windows on scores: what a loss takes is what it needs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use candle_core::Tensor;
@@ -116,6 +117,7 @@ pub struct AnchoredLabels {
     policy: TokenScores,
     reference: TokenScores,
     labelled: Vec<LabelledRow>,
+    numbers: BTreeMap<String, Vec<f64>>,
 }
 
 /// Completions to be imitated: demonstrations, or the chosen rows of pairs, or
@@ -456,7 +458,8 @@ impl View for AnchoredLabels {
             return None;
         }
         let reference = scores.reference.as_ref()?.detach();
-        Some(Self { policy: scores.policy.clone(), reference, labelled: labelled.clone() })
+        let (labelled, numbers) = (labelled.clone(), scores.groups.numbers.clone());
+        Some(Self { policy: scores.policy.clone(), reference, labelled, numbers })
     }
 }
 
@@ -464,6 +467,23 @@ impl AnchoredLabels {
     /// Rows and verdicts, in order.
     pub fn labelled(&self) -> &[LabelledRow] {
         &self.labelled
+    }
+
+    /// A number of every row by name, `[B]` in order, if the data gave one a row: for a loss that reads it only under some
+    /// of its settings, which [`Loss::numbers`](crate::Loss::numbers) then names. Where it always does, see
+    /// [`With`](crate::With).
+    pub fn numbers(&self, name: &str) -> Option<&[f64]> {
+        self.numbers.get(name).map(Vec::as_slice).filter(|values| values.len() == self.labelled.len())
+    }
+
+    /// The elements of `values`, `[B]`, that belong to the rows of one verdict, in order; `[0]` if there are none.
+    /// Differentiable.
+    ///
+    /// # Errors
+    /// If `values` does not hold one element a row.
+    pub fn of_label(&self, values: &Tensor, desirable: bool) -> Result<Tensor> {
+        let of_label = self.labelled.iter().enumerate().filter(|(_, label)| label.desirable == desirable);
+        select_rows(values, &of_label.map(|(index, _)| index).collect::<Vec<_>>())
     }
 
     /// `Δ = log π − log π_ref` of every labelled row, `[B]`; differentiable with

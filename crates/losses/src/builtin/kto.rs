@@ -81,23 +81,7 @@ impl Loss for Kto {
     }
 
     fn prepare(&mut self, step: &StepScores<'_>, _: Phase) -> Result<Context> {
-        let mut sum_and_count = [0.0, 0.0];
-        for mismatched in step.micro.iter().filter_map(|micro| micro.mismatched.as_ref()) {
-            mismatched.check()?;
-            let log_ratios = (mismatched.policy.detach().sums()? - mismatched.reference.detach().sums()?)?;
-            let log_ratios = log_ratios.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?;
-            sum_and_count[0] += log_ratios.iter().sum::<f64>();
-            sum_and_count[1] += log_ratios.len() as f64;
-        }
-        step.collective.sum(&mut sum_and_count)?;
-        let [sum, count] = sum_and_count;
-        if count == 0.0 {
-            let what = "mismatched completions";
-            return Err(Error::EmptyStep { loss: Self::NAME.to_owned(), what, scalar: KL });
-        }
-        let mean = sum / count;
-        // Not `max`: it would turn a NaN, which must be seen, into 0.
-        Ok(Context::default().with_scalar(KL, if mean < 0.0 { 0.0 } else { mean }))
+        reference_point::<Self>(step)
     }
 
     fn step_wide(&self) -> StepWide {
@@ -111,4 +95,26 @@ impl Loss for Kto {
     }
 }
 
-const KL: &str = "kl";
+/// The reference point `z₀ = max(0, mean of Δ over the mismatched completions of the step)` in nats, as the scalar [`KL`].
+pub(super) fn reference_point<L: Named>(step: &StepScores<'_>) -> Result<Context> {
+    let mut sum_and_count = [0.0, 0.0];
+    for mismatched in step.micro.iter().filter_map(|micro| micro.mismatched.as_ref()) {
+        mismatched.check()?;
+        let log_ratios = (mismatched.policy.detach().sums()? - mismatched.reference.detach().sums()?)?;
+        let log_ratios = log_ratios.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?;
+        sum_and_count[0] += log_ratios.iter().sum::<f64>();
+        sum_and_count[1] += log_ratios.len() as f64;
+    }
+    step.collective.sum(&mut sum_and_count)?;
+    let [sum, count] = sum_and_count;
+    if count == 0.0 {
+        let what = "mismatched completions";
+        return Err(Error::EmptyStep { loss: L::NAME.to_owned(), what, scalar: KL });
+    }
+    let mean = sum / count;
+    // Not `max`: it would turn a NaN, which must be seen, into 0.
+    Ok(Context::default().with_scalar(KL, if mean < 0.0 { 0.0 } else { mean }))
+}
+
+/// The reference point by name, in nats.
+pub(super) const KL: &str = "kl";

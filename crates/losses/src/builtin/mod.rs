@@ -23,7 +23,15 @@ builtin! {
     ipo::Ipo,
     hinge::Hinge,
     kto::Kto,
+    kto_s::KtoS,
+    apo_zero_unpaired::ApoZeroUnpaired,
+    bco::Bco,
+    ulma::Ulma,
+    pointwise_dpo::PointwiseDpo,
+    pointwise_regression::PointwiseRegression,
 }
+pub use bco::{RewardMean, RewardMeans, RewardShift};
+pub use kto_s::KtoSForm;
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "helpers of tests")]
