@@ -104,6 +104,7 @@ fn encoder(plan: &Plan) -> Result<Encoder> {
         boundary: plan.data.boundary,
         truncation: plan.data.truncation,
         end_of_sequence: plan.data.end_of_sequence,
+        ..EncodeOptions::default()
     };
     Ok(Encoder::from_dir(&plan.model.path, options)?)
 }
@@ -147,6 +148,7 @@ fn batches(plan: &Plan, encoder: Arc<Encoder>) -> Result<Batches> {
         rows: data.rows,
         columns: data.columns.clone(),
         strict: data.strict,
+        ..SourceOptions::default()
     })?;
     let mismatched = plan.objective.needs().step_wide == StepWide::Mismatched;
     let options = BatchOptions {

@@ -22,12 +22,19 @@ pub(crate) fn encode_options(data: &DataPlan) -> EncodeOptions {
         boundary: data.boundary,
         truncation: data.truncation,
         end_of_sequence: data.end_of_sequence,
+        ..EncodeOptions::default()
     }
 }
 
 fn source(data: &DataPlan, path: &Path, rows: candlewick_data::RowRange) -> Result<Source> {
-    let options =
-        SourceOptions { path: path.into(), form: data.form, rows, columns: data.columns.clone(), strict: data.strict };
+    let options = SourceOptions {
+        path: path.into(),
+        form: data.form,
+        rows,
+        columns: data.columns.clone(),
+        strict: data.strict,
+        ..SourceOptions::default()
+    };
     Ok(Source::open(&options)?)
 }
 
@@ -43,6 +50,7 @@ pub(crate) fn training_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Need
         },
         last_step: last_step(mismatched),
         mismatched,
+        stratified: false,
     };
     Ok(Batches::new(source(&plan.data, &plan.data.path, plan.data.rows)?, encoder.clone(), options)?)
 }
@@ -65,6 +73,7 @@ pub(crate) fn evaluation_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Ne
         epochs: Some(1),
         last_step: LastStep::Keep,
         mismatched,
+        stratified: false,
     };
     Ok(Batches::new(source(&plan.data, &evaluation.path, evaluation.rows)?, encoder.clone(), options)?)
 }
