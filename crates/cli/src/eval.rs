@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use candlewick::data::{BatchOptions, Batches, EncodeOptions, Encoder, Order, RowRange, Source, SourceOptions};
+use candlewick::data::{BatchOptions, Batches, Encoder, Order, RowRange, Source};
 use candlewick::losses::{Objective, StepWide};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
@@ -70,6 +70,8 @@ fn configuration(arguments: &Eval) -> Result<Config> {
     }
     choose_rows(&mut config, arguments);
     places::resolve(&mut config)?;
+    // The classifier of prompts is that of a run, fitted on its starting weights; here its number is a column.
+    config.udm = None;
     // Nothing is written.
     config.output.dir = Some(".".into());
     // An adapter is compared with its base unless another reference is named.
@@ -99,13 +101,7 @@ fn choose_rows(config: &mut Config, arguments: &Eval) {
 }
 
 fn encoder(plan: &Plan) -> Result<Encoder> {
-    let options = EncodeOptions {
-        max_length: plan.data.max_length,
-        boundary: plan.data.boundary,
-        truncation: plan.data.truncation,
-        end_of_sequence: plan.data.end_of_sequence,
-    };
-    Ok(Encoder::from_dir(&plan.model.path, options)?)
+    Ok(Encoder::from_dir(&plan.model.path, plan.encode_options())?)
 }
 
 fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<CausalPolicy>> {
@@ -140,14 +136,7 @@ fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<Cau
 }
 
 fn batches(plan: &Plan, encoder: Arc<Encoder>) -> Result<Batches> {
-    let data = &plan.data;
-    let source = Source::open(&SourceOptions {
-        path: data.path.clone(),
-        form: data.form,
-        rows: data.rows,
-        columns: data.columns.clone(),
-        strict: data.strict,
-    })?;
+    let source = Source::open(&plan.source_options())?;
     let mismatched = plan.objective.needs().step_wide == StepWide::Mismatched;
     let options = BatchOptions {
         examples: plan.train.batch_size,

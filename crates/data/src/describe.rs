@@ -15,33 +15,44 @@ impl Encoder {
     ///   chosen, 3 tokens, 3 scored: ⟦" blue.</s>"⟧
     ///   rejected, 3 tokens, 3 scored: ⟦" black.</s>"⟧
     /// ```
+    ///
+    /// Numbers, ratings, the prompt with a judgment, and how many tokens a teacher speaks of are shown where there are any.
     #[must_use]
     pub fn describe(&self, example: &Example) -> String {
-        let (kind, names): (String, &[&str]) = match &example.annotation {
-            Annotation::Pair => ("pair".to_owned(), &["chosen", "rejected"]),
-            Annotation::Labelled { desirable: true } => ("labelled desirable".to_owned(), &["completion"]),
-            Annotation::Labelled { desirable: false } => ("labelled undesirable".to_owned(), &["completion"]),
-            Annotation::Demonstration => ("demonstration".to_owned(), &["completion"]),
-            Annotation::Ranked { ratings } => (format!("ranked, rated {ratings:?}"), &["completion"]),
-            Annotation::Judged { positive: true } => ("judged well".to_owned(), &["completion"]),
-            Annotation::Judged { positive: false } => ("judged badly".to_owned(), &["completion"]),
+        let kind = match &example.annotation {
+            Annotation::Pair => "pair",
+            Annotation::Labelled { desirable: true } => "labelled desirable",
+            Annotation::Labelled { desirable: false } => "labelled undesirable",
+            Annotation::Demonstration => "demonstration",
+            Annotation::Ranked { .. } => "ranked",
+            Annotation::Judged { positive: true } => "judged well",
+            Annotation::Judged { positive: false } => "judged badly",
         };
-        let mut out = format!("{} ({kind})", example.origin);
-        for context in &example.contexts {
+        let numbers: String = example.numbers.iter().map(|(name, value)| format!(", {name} {value}")).collect();
+        let mut out = format!("{} ({kind}{numbers})", example.origin);
+        for (place, context) in example.contexts.iter().enumerate() {
             let prompt =
                 Completion { ids: context.prompt.clone(), scored: context.prompt_scored.clone(), teacher: Vec::new() };
-            push_line(&mut out, "prompt", &prompt, &[], self);
+            let judged = place > 0 && matches!(example.annotation, Annotation::Judged { .. });
+            push_line(&mut out, if judged { "prompt with judgment" } else { "prompt" }, &prompt, &[], self);
             for (index, completion) in context.completions.iter().enumerate() {
-                push_line(
-                    &mut out,
-                    names.get(index).copied().unwrap_or("completion"),
-                    completion,
-                    &context.prompt,
-                    self,
-                );
+                push_line(&mut out, &name(&example.annotation, index), completion, &context.prompt, self);
             }
         }
         out
+    }
+}
+
+/// What the completion at a place is called.
+fn name(annotation: &Annotation, index: usize) -> String {
+    match (annotation, index) {
+        (Annotation::Pair, 0) => "chosen".to_owned(),
+        (Annotation::Pair, _) => "rejected".to_owned(),
+        (Annotation::Ranked { ratings }, _) => match ratings.get(index) {
+            Some(rating) => format!("completion rated {rating}"),
+            None => "completion".to_owned(),
+        },
+        _ => "completion".to_owned(),
     }
 }
 
@@ -51,6 +62,9 @@ fn push_line(out: &mut String, name: &str, tokens: &Completion, before: &[u32], 
     let _ = write!(out, "\n  {name}, {} tokens", tokens.ids.len());
     if scored > 0 {
         let _ = write!(out, ", {scored} scored");
+    }
+    if !tokens.teacher.is_empty() {
+        let _ = write!(out, ", {} taught", tokens.teacher.len());
     }
     out.push_str(": ");
     let mut place = 0;

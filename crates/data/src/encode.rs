@@ -6,11 +6,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use crate::edits;
 use crate::error::{Error, Fault, Reason, Rejection};
+use crate::judged;
 use crate::report::Counts;
-use crate::row::{Annotation, Completion, Context, Example, Origin, Row, Text};
+use crate::row::{Annotation, Completion, Context, Example, Origin, Record, Row, TeacherToken, Text};
 use crate::sequence::{self, Sequence};
 use crate::split::common_prefix;
+use crate::teacher;
 use crate::template::ChatTemplate;
 use crate::tokens::{OwnedFiles, Settings, TokenizerFiles};
 use crate::truncate;
@@ -56,6 +59,19 @@ pub enum EndOfSequence {
     Keep,
 }
 
+/// Which tokens of a completion are scored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScoredTokens {
+    /// All of them.
+    #[default]
+    All,
+    /// Of a pair in which `chosen` is a revision of `rejected`, the tokens by which they differ: of `chosen` those that the
+    /// shortest edit script inserts or puts in the place of others, and its end-of-sequence token; of `rejected` those that
+    /// it deletes or replaces. A pair of which one side has no such token is set aside, and so is every row that is no pair.
+    Edits,
+}
+
 /// How rows become tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -68,6 +84,8 @@ pub struct EncodeOptions {
     pub truncation: Truncation,
     /// How standard rows end.
     pub end_of_sequence: EndOfSequence,
+    /// Which tokens of a completion are scored.
+    pub scored: ScoredTokens,
 }
 
 impl Default for EncodeOptions {
@@ -77,6 +95,7 @@ impl Default for EncodeOptions {
             boundary: Boundary::default(),
             truncation: Truncation::default(),
             end_of_sequence: EndOfSequence::default(),
+            scored: ScoredTokens::default(),
         }
     }
 }
@@ -198,7 +217,17 @@ impl Encoder {
     /// # Errors
     /// The reason to set the row aside.
     pub fn encode(&self, row: &Row, origin: &Origin) -> Result<Example, Rejection> {
-        self.encode_counted(row, origin).map(|(example, _)| example)
+        let (contexts, annotation) =
+            self.contexts(row, &[], &mut Counts::default()).map_err(|fault| fault.at(origin))?;
+        Ok(Example::new(origin.clone(), contexts, annotation))
+    }
+
+    /// The same of a row with numbers and a teacher.
+    ///
+    /// # Errors
+    /// The reason to set the row aside.
+    pub fn encode_record(&self, record: &Record, origin: &Origin) -> Result<Example, Rejection> {
+        self.encode_counted(record, origin).map(|(example, _)| example)
     }
 
     /// Tokens of a prompt alone, ready to be continued: special tokens as for training, a conversation up to where the
@@ -223,46 +252,71 @@ impl Encoder {
         self.tokenizer.decode(ids, true).unwrap_or_default()
     }
 
-    pub(crate) fn encode_counted(&self, row: &Row, origin: &Origin) -> Result<(Example, Counts), Rejection> {
+    pub(crate) fn encode_counted(&self, record: &Record, origin: &Origin) -> Result<(Example, Counts), Rejection> {
         let mut counts = Counts::default();
-        let (context, annotation) = match row {
-            Row::Pair { prompt, chosen, rejected } => {
-                (self.pair(prompt, chosen, rejected, &mut counts), Annotation::Pair)
+        let numbers = record.numbers.clone();
+        let encoded = match numbers.iter().find(|(_, value)| !value.is_finite()) {
+            Some((name, value)) => {
+                Err(Fault::new(Reason::OutOfRange, format!("the number `{name}` is {value}, expected a finite number")))
             }
-            Row::Labelled { prompt, completion, desirable } => {
-                (self.context(prompt, &[completion], &mut counts), Annotation::Labelled { desirable: *desirable })
-            }
-            Row::Demonstration { prompt, completion } => {
-                (self.context(prompt, &[completion], &mut counts), Annotation::Demonstration)
-            }
+            None => self.contexts(&record.row, &record.teacher, &mut counts),
         };
-        let context = context.map_err(|fault| fault.at(origin))?;
-        Ok((Example::new(origin.clone(), vec![context], annotation), counts))
+        let (contexts, annotation) = encoded.map_err(|fault| fault.at(origin))?;
+        Ok((Example { numbers, ..Example::new(origin.clone(), contexts, annotation) }, counts))
     }
 
-    fn pair(&self, prompt: &Text, chosen: &Text, rejected: &Text, counts: &mut Counts) -> Result<Context, Fault> {
-        if chosen == rejected {
+    fn contexts(
+        &self,
+        row: &Row,
+        teacher: &[Vec<TeacherToken>],
+        counts: &mut Counts,
+    ) -> Result<(Vec<Context>, Annotation), Fault> {
+        if self.options.scored == ScoredTokens::Edits && !matches!(row, Row::Pair { .. }) {
+            return Err(Fault::new(
+                Reason::NotAPair,
+                "scored = \"edits\" scores what tells the completions of a pair apart; use pairs, or scored = \"all\"",
+            ));
+        }
+        let (prompt, completions, annotation) = match row {
+            Row::Pair { prompt, chosen, rejected } => (prompt, vec![chosen, rejected], Annotation::Pair),
+            Row::Labelled { prompt, completion, desirable } => {
+                (prompt, vec![completion], Annotation::Labelled { desirable: *desirable })
+            }
+            Row::Demonstration { prompt, completion } => (prompt, vec![completion], Annotation::Demonstration),
+            Row::Ranked { prompt, completions } => {
+                let ratings = ratings(completions)?;
+                let completions = completions.iter().map(|(completion, _)| completion).collect();
+                (prompt, completions, Annotation::Ranked { ratings })
+            }
+            Row::Judged { prompt, completion, judgment, positive } => {
+                let annotation = Annotation::Judged { positive: *positive };
+                no_teacher(teacher, &annotation)?;
+                return Ok((judged::contexts(self, prompt, completion, judgment, counts)?, annotation));
+            }
+        };
+        if matches!(annotation, Annotation::Pair) && completions[0] == completions[1] {
             return Err(Fault::new(Reason::Identical, "the two completions are the same text"));
         }
-        let context = self.context(prompt, &[chosen, rejected], counts)?;
-        if context.completions[0] == context.completions[1] {
-            return Err(if counts.truncated > 0 {
-                Fault::new(
-                    Reason::IdenticalAfterTruncation,
-                    format!(
-                        "the completions differ only beyond {} tokens",
-                        self.options.max_length.unwrap_or(usize::MAX)
-                    ),
-                )
-            } else {
-                Fault::new(Reason::Identical, "the two completions differ as text and give the same tokens")
-            });
+        let mut context = self.untruncated(prompt, &completions, counts)?;
+        alike(&context, &annotation, None)?;
+        if self.options.scored == ScoredTokens::Edits {
+            edits::score(&mut context, self.eos)?;
         }
-        Ok(context)
+        teacher::attach(&mut context, teacher, &annotation, self.vocab_size())?;
+        let truncated = truncate::apply(&mut context, &self.options, self.bos)?;
+        alike(&context, &annotation, self.options.max_length)?;
+        counts.truncated += truncated;
+        counts.add_context(&context);
+        Ok((vec![context], annotation))
     }
 
     /// One prompt with its completions: each tokenized with the prompt, then what they share taken out.
-    fn context(&self, prompt: &Text, completions: &[&Text], counts: &mut Counts) -> Result<Context, Fault> {
+    pub(crate) fn untruncated(
+        &self,
+        prompt: &Text,
+        completions: &[&Text],
+        counts: &mut Counts,
+    ) -> Result<Context, Fault> {
         let mut sequences = completions
             .iter()
             .map(|completion| sequence::tokenize(self, prompt, completion, counts))
@@ -284,14 +338,48 @@ impl Encoder {
             context.prompt_scored = vec![false];
             counts.added_bos += completions.len() as u64;
         }
-        counts.truncated += truncate::apply(&mut context, &self.options, self.bos)?;
-        for completion in &context.completions {
-            counts.sequences += 1;
-            counts.tokens += (context.prompt.len() + completion.ids.len()) as u64;
-            counts.scored_tokens += completion.scored_tokens() as u64;
-        }
         Ok(context)
     }
+}
+
+/// The ratings of completions to rank.
+fn ratings(completions: &[(Text, f64)]) -> Result<Vec<f64>, Fault> {
+    if completions.len() < 2 {
+        return Err(Fault::new(
+            Reason::TooFewCompletions,
+            format!("{} completion(s), expected at least two to rank", completions.len()),
+        ));
+    }
+    let ratings: Vec<f64> = completions.iter().map(|(_, rating)| *rating).collect();
+    match ratings.iter().find(|rating| !rating.is_finite()) {
+        Some(rating) => Err(Fault::new(Reason::OutOfRange, format!("a rating of {rating}, expected a finite number"))),
+        None => Ok(ratings),
+    }
+}
+
+/// Completions that are to be told apart, and give the same tokens.
+fn alike(context: &Context, annotation: &Annotation, limit: Option<usize>) -> Result<(), Fault> {
+    let mut pairs = context.completions.windows(2);
+    let same = context.completions.len() > 1
+        && pairs.all(|pair| pair[0].ids == pair[1].ids && (limit.is_some() || pair[0].scored == pair[1].scored));
+    if !same {
+        return Ok(());
+    }
+    let (reason, detail) = match (annotation, limit) {
+        (Annotation::Pair, None) => {
+            (Reason::Identical, "the two completions differ as text and give the same tokens".to_owned())
+        }
+        (Annotation::Pair, Some(limit)) => {
+            (Reason::IdenticalAfterTruncation, format!("the completions differ only beyond {limit} tokens"))
+        }
+        (_, None) => (Reason::AllAlike, "all completions give the same tokens".to_owned()),
+        (_, Some(limit)) => (Reason::AllAlike, format!("the completions differ only beyond {limit} tokens")),
+    };
+    Err(Fault::new(reason, detail))
+}
+
+fn no_teacher(teacher: &[Vec<TeacherToken>], annotation: &Annotation) -> Result<(), Fault> {
+    teacher::attach(&mut Context::default(), teacher, annotation, 0)
 }
 
 /// The prompt all sequences share, token by token; the rest of each prompt stays, unscored, before its completion.

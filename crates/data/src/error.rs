@@ -146,6 +146,14 @@ pub enum Error {
         /// Examples of the step.
         examples: usize,
     },
+    /// Steps of both labels were asked of rows that have none.
+    #[error(
+        "{origin}: stratified steps hold labelled rows of both labels, and this row is not labelled; leave stratified off"
+    )]
+    NotLabelled {
+        /// The first such row.
+        origin: Origin,
+    },
     /// The cursor points beyond the source.
     #[error(
         "{file}: the saved position is row {consumed} of epoch {epoch}, the source has only {rows} rows; it is not the \
@@ -204,6 +212,22 @@ pub enum Reason {
     PromptRewritten,
     /// The tokenizer failed.
     TokenizerFailed,
+    /// A number outside its range.
+    OutOfRange,
+    /// Fewer than two completions to rank.
+    TooFewCompletions,
+    /// All completions to rank give the same tokens.
+    AllAlike,
+    /// A judgment without text.
+    EmptyJudgment,
+    /// The completion gives other tokens once a judgment stands before it.
+    JudgmentChangesTokens,
+    /// Something that only a pair has was asked of another row.
+    NotAPair,
+    /// A completion of which the edit script touches no token.
+    NoEdit,
+    /// A teacher's entries do not fit the scored tokens.
+    TeacherMismatch,
 }
 
 impl fmt::Display for Reason {
@@ -227,6 +251,14 @@ impl fmt::Display for Reason {
             Self::TemplateFailed => "chat template failed",
             Self::PromptRewritten => "chat template rewrites the prompt",
             Self::TokenizerFailed => "tokenizer failed",
+            Self::OutOfRange => "number out of range",
+            Self::TooFewCompletions => "too few completions",
+            Self::AllAlike => "all completions alike",
+            Self::EmptyJudgment => "empty judgment",
+            Self::JudgmentChangesTokens => "judgment changes the completion's tokens",
+            Self::NotAPair => "not a pair",
+            Self::NoEdit => "no edited token",
+            Self::TeacherMismatch => "teacher does not fit",
         })
     }
 }

@@ -6,16 +6,20 @@
 //! | `trl_unpaired` | `prompt`, `completion`, `label` (true for wanted) |
 //! | `prompt_completion` | `prompt`, `completion` |
 //! | `hh_pair` | `chosen`, `rejected`: whole transcripts that begin with `\n\nHuman:` |
+//! | `ranked` | `prompt`, `completions` (a list of texts), `ratings` (a list of numbers, higher for better); or `completions` as a list of `{"response": …, "rating": …}` (or `overall_score`, `score`); or `prompt`, `best_first` (a list of texts) |
+//! | `judged` | `prompt`, `completion`, `judgment` (a string), `positive` (true if it finds nothing wrong); or instead of the last `score`, positive from 7 |
 //!
 //! Each text is a string, or a list of messages `{"role": …, "content": …}`. A conversation may be followed by a plain
-//! string, which then is the assistant's answer. Further columns are ignored.
+//! string, which then is the assistant's answer. Further columns are ignored, but for the numbers
+//! ([`NumberColumn`]) and the teacher ([`TeacherColumn`](crate::TeacherColumn)) that a source is asked for.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Fault, Reason, tail_excerpt};
+use crate::error::{Error, Fault, Reason, excerpt, tail_excerpt};
+use crate::numbers::NumberColumn;
 use crate::row::{Message, Row, Text};
 use crate::split;
 
@@ -34,15 +38,21 @@ pub enum Form {
     PromptCompletion,
     /// `chosen`, `rejected` as whole transcripts, split after the last `\n\nAssistant:`.
     HhPair,
+    /// `prompt`, `completions`, `ratings`, or `prompt`, `best_first`.
+    Ranked,
+    /// `prompt`, `completion`, `judgment`, `positive` or `score`.
+    Judged,
 }
 
 impl Form {
     /// Every form with its name in configurations and the columns it needs.
-    pub const ALL: [(Self, &'static str, &'static str); 4] = [
+    pub const ALL: [(Self, &'static str, &'static str); 6] = [
         (Self::TrlPair, "trl_pair", "chosen, rejected [, prompt]"),
         (Self::TrlUnpaired, "trl_unpaired", "prompt, completion, label"),
         (Self::PromptCompletion, "prompt_completion", "prompt, completion"),
         (Self::HhPair, "hh_pair", "chosen, rejected as transcripts beginning with \"\\n\\nHuman:\""),
+        (Self::Ranked, "ranked", "prompt, completions, ratings; or prompt, best_first"),
+        (Self::Judged, "judged", "prompt, completion, judgment, positive or score"),
     ];
 }
 
@@ -50,30 +60,63 @@ impl Form {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Columns(BTreeMap<String, String>);
 
-const NAMES: [&str; 5] = ["prompt", "chosen", "rejected", "completion", "label"];
+const NAMES: [&str; 19] = [
+    "prompt",
+    "chosen",
+    "rejected",
+    "completion",
+    "label",
+    "completions",
+    "ratings",
+    "best_first",
+    "judgment",
+    "positive",
+    "score",
+    "teacher",
+    "margin",
+    "preference",
+    "uncertainty",
+    "score_chosen",
+    "score_rejected",
+    "votes_chosen",
+    "votes_rejected",
+];
+
+/// From which `score` on a judgment is positive: as in the data that CUT (Xu et al. 2023) was trained on.
+const POSITIVE_FROM: f64 = 7.0;
+
+/// Names under which completions that are objects hold their text and their rating.
+const RESPONSE: [&str; 2] = ["response", "text"];
+const RATING: [&str; 3] = ["rating", "overall_score", "score"];
 
 /// Names that other trainers' files use for ours.
-const KNOWN_ALIASES: [(&str, &[&str]); 5] = [
+const KNOWN_ALIASES: [(&str, &[&str]); 8] = [
     ("prompt", &["question", "instruction", "messages", "conversations", "query", "context", "input"]),
     ("chosen", &["chosen_response", "preferred", "response_chosen", "win"]),
     ("rejected", &["rejected_response", "dispreferred", "response_rejected", "lose"]),
     ("completion", &["response", "answer", "output", "reply"]),
     ("label", &["desirable", "kto_tag", "is_safe", "liked"]),
+    ("completions", &["responses", "candidates"]),
+    ("ratings", &["scores", "rewards"]),
+    ("best_first", &["ranked_responses"]),
 ];
 
 impl Columns {
-    pub(crate) fn new(mapping: &BTreeMap<String, String>) -> Result<Self, Error> {
-        match mapping.keys().find(|name| !NAMES.contains(&name.as_str())) {
-            Some(name) => Err(Error::UnknownColumn { name: name.clone(), known: NAMES.join(", ") }),
+    /// Names that can be mapped are those of the forms and of the numbers asked for.
+    pub(crate) fn new(mapping: &BTreeMap<String, String>, numbers: &[NumberColumn]) -> Result<Self, Error> {
+        let own = numbers.iter().map(|number| number.name.as_str()).filter(|name| !NAMES.contains(name));
+        let known: Vec<&str> = NAMES.into_iter().chain(own).collect();
+        match mapping.keys().find(|name| !known.contains(&name.as_str())) {
+            Some(name) => Err(Error::UnknownColumn { name: name.clone(), known: known.join(", ") }),
             None => Ok(Self(mapping.clone())),
         }
     }
 
-    fn in_file<'a>(&'a self, name: &'a str) -> &'a str {
+    pub(crate) fn in_file<'a>(&'a self, name: &'a str) -> &'a str {
         self.0.get(name).map_or(name, String::as_str)
     }
 
-    fn value<'a>(&self, object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    pub(crate) fn value<'a>(&self, object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
         object.get(self.in_file(name)).filter(|value| !value.is_null())
     }
 }
@@ -98,8 +141,16 @@ pub(crate) fn detect(object: &Map<String, Value>, columns: &Columns) -> Result<F
                         (form = \"trl_pair\" reads them so all the same)";
         return Err((found(object), expected.to_owned(), hint));
     }
+    if has("prompt") && has("completion") && has("judgment") && (has("positive") || has("score")) {
+        return Ok(Form::Judged);
+    }
     if has("prompt") && has("completion") {
         return Ok(if has("label") { Form::TrlUnpaired } else { Form::PromptCompletion });
+    }
+    let rated =
+        columns.value(object, "completions").is_some_and(|list| has("ratings") || list[0].get("response").is_some());
+    if has("prompt") && (rated || has("best_first")) {
+        return Ok(Form::Ranked);
     }
     let forms: Vec<String> = Form::ALL.iter().map(|(_, name, needs)| format!("{name} ({needs})")).collect();
     Err((found(object), format!("the forms are: {}", forms.join("; ")), hint(object, columns)))
@@ -132,6 +183,17 @@ pub(crate) fn parse(form: Form, object: &Map<String, Value>, columns: &Columns) 
             Row::Demonstration { prompt, completion }
         }
         Form::HhPair => hh_pair(text("chosen")?, text("rejected")?)?,
+        Form::Ranked => {
+            let prompt = text("prompt")?;
+            let completions = ranked(&prompt, object, columns)?;
+            Row::Ranked { prompt, completions }
+        }
+        Form::Judged => {
+            let prompt = text("prompt")?;
+            let completion = completion(&prompt, text("completion")?, "completion")?;
+            let judgment = judgment(object, columns)?;
+            Row::Judged { prompt, completion, judgment, positive: positive(object, columns)? }
+        }
     };
     Ok(row)
 }
@@ -205,13 +267,112 @@ fn completion(prompt: &Text, completion: Text, name: &str) -> Result<Text, Fault
     }
 }
 
-fn column<'a>(object: &'a Map<String, Value>, columns: &Columns, name: &str) -> Result<&'a Value, Fault> {
-    columns.value(object, name).ok_or_else(|| {
+/// Completions with their ratings.
+fn ranked(prompt: &Text, object: &Map<String, Value>, columns: &Columns) -> Result<Vec<(Text, f64)>, Fault> {
+    let best_first = columns.value(object, "completions").is_none() && columns.value(object, "best_first").is_some();
+    let name = if best_first { "best_first" } else { "completions" };
+    let list = list(object, columns, name)?;
+    let ratings = match columns.value(object, "ratings") {
+        _ if best_first => (0..list.len()).rev().map(|rank| rank as f64).collect(),
+        Some(_) => self::list(object, columns, "ratings")?
+            .iter()
+            .enumerate()
+            .map(|(index, value)| number(value, &format!("{}[{index}]", columns.in_file("ratings")), "a finite number"))
+            .collect::<Result<_, _>>()?,
+        None => own_ratings(list, object, columns)?,
+    };
+    if ratings.len() != list.len() {
+        return Err(Fault::new(
+            Reason::WrongType,
+            format!(
+                "`{}` has {} entries and `{}` {}, expected as many",
+                columns.in_file(name),
+                list.len(),
+                columns.in_file("ratings"),
+                ratings.len()
+            ),
+        ));
+    }
+    list.iter()
+        .zip(ratings)
+        .enumerate()
+        .map(|(index, (value, rating))| {
+            let name = format!("{}[{index}]", columns.in_file(name));
+            let response = RESPONSE.iter().find_map(|key| value.get(key)).unwrap_or(value);
+            Ok((completion(prompt, text(response, &name)?, &name)?, rating))
+        })
+        .collect()
+}
+
+/// Ratings that stand in the completions themselves.
+fn own_ratings(list: &[Value], object: &Map<String, Value>, columns: &Columns) -> Result<Vec<f64>, Fault> {
+    let rating = |(index, value): (usize, &Value)| {
+        if !value.is_object() {
+            return Err(missing(object, columns, "ratings"));
+        }
+        let name = format!("{}[{index}]", columns.in_file("completions"));
+        let (key, value) = RATING.iter().find_map(|key| Some((key, value.get(key)?))).ok_or_else(|| {
+            Fault::new(
+                Reason::MissingColumn,
+                format!("no `{}`, and `{name}` has no {}", columns.in_file("ratings"), RATING.join(" or ")),
+            )
+        })?;
+        number(value, &format!("{name}.{key}"), "a finite number")
+    };
+    list.iter().enumerate().map(rating).collect()
+}
+
+fn list<'a>(object: &'a Map<String, Value>, columns: &Columns, name: &str) -> Result<&'a [Value], Fault> {
+    let value = column(object, columns, name)?;
+    value.as_array().map(Vec::as_slice).ok_or_else(|| {
+        Fault::new(Reason::WrongType, format!("`{}` is {}, expected a list", columns.in_file(name), kind(value)))
+    })
+}
+
+/// A finite number.
+pub(crate) fn number(value: &Value, name: &str, expected: &str) -> Result<f64, Fault> {
+    value.as_f64().filter(|value| value.is_finite()).ok_or_else(|| {
+        let shown = match value {
+            Value::String(text) => format!("{} (a string)", excerpt(text)),
+            Value::Bool(truth) => format!("{truth} (a boolean)"),
+            other => kind(other).to_owned(),
+        };
+        Fault::new(Reason::WrongType, format!("`{name}` is {shown}, expected {expected}"))
+    })
+}
+
+fn judgment(object: &Map<String, Value>, columns: &Columns) -> Result<String, Fault> {
+    let value = column(object, columns, "judgment")?;
+    value.as_str().map(str::to_owned).ok_or_else(|| {
         Fault::new(
-            Reason::MissingColumn,
-            format!("no `{}`; found {}{}", columns.in_file(name), found(object), hint(object, columns)),
+            Reason::WrongType,
+            format!("`{}` is {}, expected a string", columns.in_file("judgment"), kind(value)),
         )
     })
+}
+
+fn positive(object: &Map<String, Value>, columns: &Columns) -> Result<bool, Fault> {
+    if columns.value(object, "positive").is_none()
+        && let Some(score) = columns.value(object, "score")
+    {
+        return Ok(number(score, columns.in_file("score"), "a finite number")? >= POSITIVE_FROM);
+    }
+    let value = column(object, columns, "positive")?;
+    value.as_bool().ok_or_else(|| {
+        let name = columns.in_file("positive");
+        Fault::new(Reason::WrongType, format!("`{name}` is {}, expected true (nothing wrong) or false", kind(value)))
+    })
+}
+
+pub(crate) fn column<'a>(object: &'a Map<String, Value>, columns: &Columns, name: &str) -> Result<&'a Value, Fault> {
+    columns.value(object, name).ok_or_else(|| missing(object, columns, name))
+}
+
+pub(crate) fn missing(object: &Map<String, Value>, columns: &Columns, name: &str) -> Fault {
+    Fault::new(
+        Reason::MissingColumn,
+        format!("no `{}`; found {}{}", columns.in_file(name), found(object), hint(object, columns)),
+    )
 }
 
 fn text(value: &Value, name: &str) -> Result<Text, Fault> {
@@ -273,7 +434,7 @@ fn found(object: &Map<String, Value>) -> String {
     object.iter().map(|(key, value)| format!("{key} ({})", kind(value))).collect::<Vec<_>>().join(", ")
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -289,8 +450,8 @@ fn hint(object: &Map<String, Value>, columns: &Columns) -> String {
     let pair = ["chosen", "rejected"].iter().any(|name| columns.value(object, name).is_some());
     let wanted = |name: &str| match name {
         "chosen" | "rejected" => true,
-        "completion" | "label" => !pair,
-        _ => true,
+        "prompt" => true,
+        _ => !pair,
     };
     let mapping: Vec<String> = KNOWN_ALIASES
         .iter()

@@ -8,8 +8,8 @@ use crate::truncate;
 ///
 /// Example `i` is given the completions of the example before it (the first those of the last), as TRL does; where prompts repeat,
 /// of the nearest one so many places earlier that each completion is still used once, if that can be; never of its own
-/// prompt. Sequences longer than `max_length` are cut on the right. Examples are labelled rows and pairs; demonstrations
-/// have no mismatched context and lend no completion.
+/// prompt. Sequences longer than `max_length` are cut on the right. Examples are labelled rows and pairs; others have no
+/// mismatched context and lend no completion.
 ///
 /// # Errors
 /// [`Error::OnePrompt`] when all examples have the same prompt.

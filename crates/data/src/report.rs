@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::{Reason, Rejection};
+use crate::row::Context;
 
 /// How many rejections a report holds in full; counts are exact beyond it.
 pub const LISTED_REJECTIONS: usize = 100;
@@ -21,12 +22,16 @@ pub struct Report {
     pub rejected: Vec<Rejection>,
     /// What the encoder counted over the rows kept.
     pub counts: Counts,
+    /// Steps whose rows all have one label, since the data held no other within reach; counted under
+    /// [`BatchOptions::stratified`](crate::BatchOptions::stratified).
+    pub one_label_steps: u64,
 }
 
 /// What tokenization did to the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Prompt-and-completion sequences tokenized: two a pair, one for other rows.
+    /// Prompt-and-completion sequences tokenized: two of a pair and of a judged row, one of each ranked completion, one of
+    /// other rows.
     pub sequences: u64,
     /// Sequences that lost tokens to the length limit.
     pub truncated: u64,
@@ -42,6 +47,16 @@ pub struct Counts {
     pub tokens: u64,
     /// Tokens that are scored.
     pub scored_tokens: u64,
+}
+
+impl Counts {
+    pub(crate) fn add_context(&mut self, context: &Context) {
+        for completion in &context.completions {
+            self.sequences += 1;
+            self.tokens += (context.prompt.len() + completion.ids.len()) as u64;
+            self.scored_tokens += completion.scored_tokens() as u64;
+        }
+    }
 }
 
 impl std::ops::AddAssign for Counts {
@@ -65,7 +80,7 @@ impl Report {
     }
 
     /// The counts in one line: `2312 rows, 2303 kept, 9 rejected (empty completion 4, prompts differ 5)`, and
-    /// `; 3 of 4606 sequences truncated` where any was.
+    /// `; 3 of 4606 sequences truncated` and `; 2 steps with one label only` where there was any.
     #[must_use]
     pub fn summary(&self) -> String {
         let mut line = format!("{} rows, {} kept, {} rejected", self.rows, self.kept, self.rejected_rows());
@@ -76,6 +91,9 @@ impl Report {
         let Counts { sequences, truncated, .. } = self.counts;
         if truncated > 0 {
             line.push_str(&format!("; {truncated} of {sequences} sequences truncated"));
+        }
+        if self.one_label_steps > 0 {
+            line.push_str(&format!("; {} steps with one label only", self.one_label_steps));
         }
         line
     }

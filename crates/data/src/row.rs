@@ -66,6 +66,69 @@ pub enum Row {
         /// The completion.
         completion: Text,
     },
+    /// Several completions of one prompt, each with a rating.
+    Ranked {
+        /// The prompt.
+        prompt: Text,
+        /// The completions, at least two, with finite ratings: higher for better.
+        completions: Vec<(Text, f64)>,
+    },
+    /// One completion with a judgment of it in words.
+    ///
+    /// It is encoded under two prompts: its own, and its own with the judgment put before it,
+    ///
+    /// ```text
+    /// Judgment of the answer to the request below: {judgment}
+    ///
+    /// {prompt}
+    /// ```
+    ///
+    /// and in a conversation before the last message of the user. What stands right before the completion, such as
+    /// `Assistant:`, so stays what it was.
+    Judged {
+        /// The prompt.
+        prompt: Text,
+        /// The completion.
+        completion: Text,
+        /// What was said about the completion.
+        judgment: String,
+        /// Whether the judgment finds nothing wrong.
+        positive: bool,
+    },
+}
+
+/// A row with what its data set gives beside the texts.
+///
+/// ```
+/// use candlewick_data::{Record, Row, Text};
+/// let text = |text: &str| Text::Plain(text.to_owned());
+/// let row = Row::Pair { prompt: text("p"), chosen: text(" a"), rejected: text(" b") };
+/// let record = Record::from(row).with_number("margin", 0.5);
+/// assert_eq!(record.numbers["margin"], 0.5);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The row.
+    pub row: Row,
+    /// Numbers by name, such as a margin; finite.
+    pub numbers: BTreeMap<String, f64>,
+    /// What a teacher says of each completion, one entry for each of its scored tokens; empty without a teacher.
+    pub teacher: Vec<Vec<TeacherToken>>,
+}
+
+impl Record {
+    /// The same with one number more.
+    #[must_use]
+    pub fn with_number(mut self, name: impl Into<String>, value: f64) -> Self {
+        self.numbers.insert(name.into(), value);
+        self
+    }
+}
+
+impl From<Row> for Record {
+    fn from(row: Row) -> Self {
+        Self { row, numbers: BTreeMap::new(), teacher: Vec::new() }
+    }
 }
 
 /// Where a row came from.
@@ -97,7 +160,8 @@ pub struct Completion {
     /// Token ids.
     pub ids: Vec<u32>,
     /// Whether each id is scored; as long as `ids`. False at the start where the completions of a pair share less of the
-    /// prompt's tokens than its text, and on the turns of others in a completion of several turns.
+    /// prompt's tokens than its text, on the turns of others in a completion of several turns, and under
+    /// [`ScoredTokens::Edits`](crate::ScoredTokens::Edits) on every token that no edit touches.
     pub scored: Vec<bool>,
     /// What a teacher says of each scored token's position, in order; empty where there is no teacher.
     pub teacher: Vec<TeacherToken>,
@@ -169,7 +233,7 @@ pub enum Annotation {
 pub struct Example {
     /// Where it came from.
     pub origin: Origin,
-    /// Its contexts; one for every form read here.
+    /// Its contexts: two of a judged row, one of every other.
     pub contexts: Vec<Context>,
     /// What is known about the completions.
     pub annotation: Annotation,

@@ -10,12 +10,14 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Fault, Reason, Rejection, excerpt};
 use crate::form::{self, Columns, Form};
+use crate::numbers::{self, NumberColumn};
 use crate::read::{Line, LineReader, LineText, MAX_LINE_BYTES};
-use crate::row::{Example, Origin, Row};
+use crate::row::{Example, Origin, Record, Row};
 use crate::rows::RowRange;
+use crate::teacher::{self, TeacherColumn};
 
 /// What to read and how.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceOptions {
     /// A file of one JSON object a line, plain or gzip (told by its content). For [`Source::from_reader`], its name in messages.
     pub path: PathBuf,
@@ -27,6 +29,10 @@ pub struct SourceOptions {
     pub columns: BTreeMap<String, String>,
     /// Whether a row that cannot be used ends the run; else it is set aside and reported.
     pub strict: bool,
+    /// Numbers that every row must bring beside its texts.
+    pub numbers: Vec<NumberColumn>,
+    /// What every row must bring of a teacher.
+    pub teacher: TeacherColumn,
 }
 
 impl SourceOptions {
@@ -45,6 +51,8 @@ pub struct Source {
     columns: Columns,
     rows: RowRange,
     strict: bool,
+    numbers: Arc<[NumberColumn]>,
+    teacher: TeacherColumn,
 }
 
 #[derive(Clone)]
@@ -52,6 +60,7 @@ enum Kind {
     File(PathBuf),
     Reader(Arc<Mutex<Option<LineReader>>>),
     Rows(Arc<[Row]>),
+    Records(Arc<[Record]>),
     Examples(Arc<[Example]>),
 }
 
@@ -75,8 +84,7 @@ impl Source {
         let file: Arc<str> = options.path.to_string_lossy().into();
         let mut lines = LineReader::open(&options.path, &file)?;
         let (form, columns) = inspect(&file, &mut lines, options)?;
-        let kind = Kind::File(options.path.clone());
-        Ok(Self { file, kind, form, columns, rows: options.rows, strict: options.strict })
+        Ok(Self::of_lines(file, Kind::File(options.path.clone()), form, columns, options))
     }
 
     /// Reads from any reader, once: a second epoch is an error.
@@ -89,12 +97,17 @@ impl Source {
         let mut lines = LineReader::new(Box::new(reader), &file)?;
         let (form, columns) = inspect(&file, &mut lines, options)?;
         let kind = Kind::Reader(Arc::new(Mutex::new(Some(lines))));
-        Ok(Self { file, kind, form, columns, rows: options.rows, strict: options.strict })
+        Ok(Self::of_lines(file, kind, form, columns, options))
     }
 
     /// Rows an application holds.
     pub fn from_rows(rows: impl Into<Arc<[Row]>>) -> Self {
         Self::of_memory(Kind::Rows(rows.into()))
+    }
+
+    /// Rows an application holds, with the numbers and the teacher it has for them.
+    pub fn from_records(records: impl Into<Arc<[Record]>>) -> Self {
+        Self::of_memory(Kind::Records(records.into()))
     }
 
     /// Examples an application has encoded; they are handed on as they are.
@@ -113,6 +126,20 @@ impl Source {
     #[must_use]
     pub fn select(mut self, rows: RowRange) -> Self {
         self.rows = rows;
+        self
+    }
+
+    /// The same source, of which every row must bring these numbers.
+    #[must_use]
+    pub fn with_numbers(mut self, numbers: impl Into<Arc<[NumberColumn]>>) -> Self {
+        self.numbers = numbers.into();
+        self
+    }
+
+    /// The same source, of which every row must bring this of a teacher.
+    #[must_use]
+    pub fn with_teacher(mut self, teacher: TeacherColumn) -> Self {
+        self.teacher = teacher;
         self
     }
 
@@ -145,6 +172,7 @@ impl Source {
                 Items::Lines(taken.ok_or_else(|| Error::SinglePass { file: self.file.clone() })?)
             }
             Kind::Rows(rows) => Items::Memory(rows.len()),
+            Kind::Records(records) => Items::Memory(records.len()),
             Kind::Examples(examples) => Items::Memory(examples.len()),
         };
         Ok(Pass { items: rows, next: 0, range: self.rows })
@@ -153,30 +181,59 @@ impl Source {
     /// What a drawn item says.
     pub(crate) fn parse(&self, item: Item) -> Result<Parsed, Rejection> {
         match (item, &self.kind) {
-            (Item::Index(index), Kind::Rows(rows)) => {
-                Ok(Parsed::Row(Origin::memory(index as u64 + 1), rows[index].clone()))
+            (Item::Index(index), Kind::Rows(rows)) => self.remember(index, rows[index].clone().into()),
+            (Item::Index(index), Kind::Records(records)) => self.remember(index, records[index].clone()),
+            (Item::Index(index), Kind::Examples(examples)) => {
+                let example = &examples[index];
+                numbers::check(&self.numbers, &example.numbers)
+                    .and_then(|()| teacher::check_example(self.teacher, example))
+                    .map_err(|fault| fault.at(&example.origin))?;
+                Ok(Parsed::Example(example.clone()))
             }
-            (Item::Index(index), Kind::Examples(examples)) => Ok(Parsed::Example(examples[index].clone())),
             (Item::Index(_), _) => unreachable!("a pass over lines gives lines"),
             (Item::Line(line), _) => {
                 let origin = Origin { file: self.file.clone(), line: line.number };
-                match object(&line).and_then(|object| form::parse(self.form, &object, &self.columns)) {
-                    Ok(row) => Ok(Parsed::Row(origin, row)),
+                match object(&line).and_then(|object| self.record(&object)) {
+                    Ok(record) => Ok(Parsed::Record(origin, record)),
                     Err(fault) => Err(fault.at(&origin)),
                 }
             }
         }
     }
 
-    fn of_memory(kind: Kind) -> Self {
-        Self {
-            file: Origin::memory(0).file,
-            kind,
-            form: Form::Auto,
-            columns: Columns::default(),
-            rows: RowRange::default(),
-            strict: false,
+    fn record(&self, object: &Map<String, Value>) -> Result<Record, Fault> {
+        let row = form::parse(self.form, object, &self.columns)?;
+        let numbers = numbers::read(&self.numbers, &row, object, &self.columns)?;
+        let teacher = teacher::read(self.teacher, &row, object, &self.columns)?;
+        Ok(Record { row, numbers, teacher })
+    }
+
+    fn remember(&self, index: usize, record: Record) -> Result<Parsed, Rejection> {
+        let origin = Origin::memory(index as u64 + 1);
+        let checked =
+            numbers::check(&self.numbers, &record.numbers).and_then(|()| teacher::check(self.teacher, &record.teacher));
+        match checked {
+            Ok(()) => Ok(Parsed::Record(origin, record)),
+            Err(fault) => Err(fault.at(&origin)),
         }
+    }
+
+    fn of_lines(file: Arc<str>, kind: Kind, form: Form, columns: Columns, options: &SourceOptions) -> Self {
+        Self {
+            file,
+            kind,
+            form,
+            columns,
+            rows: options.rows,
+            strict: options.strict,
+            numbers: options.numbers.as_slice().into(),
+            teacher: options.teacher,
+        }
+    }
+
+    fn of_memory(kind: Kind) -> Self {
+        let file = Origin::memory(0).file;
+        Self::of_lines(file, kind, Form::Auto, Columns::default(), &SourceOptions::default())
     }
 }
 
@@ -191,7 +248,7 @@ pub(crate) enum Item {
 /// A row looked into.
 #[derive(Debug)]
 pub(crate) enum Parsed {
-    Row(Origin, Row),
+    Record(Origin, Record),
     Example(Example),
 }
 
@@ -234,7 +291,7 @@ impl Pass {
 
 /// The form of the first row, unless given, and the column mapping.
 fn inspect(file: &Arc<str>, lines: &mut LineReader, options: &SourceOptions) -> Result<(Form, Columns), Error> {
-    let columns = Columns::new(&options.columns)?;
+    let columns = Columns::new(&options.columns, &options.numbers)?;
     let Some(first) = lines.peek()? else {
         return Err(Error::NoRows { file: file.clone() });
     };

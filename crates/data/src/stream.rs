@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::encode::Encoder;
 use crate::error::{Error, Reason, Rejection};
 use crate::order::{Order, Ordered};
-use crate::report::Report;
+use crate::report::{Counts, Report};
 use crate::row::Example;
 use crate::source::{Item, Parsed, Source};
 
@@ -19,6 +19,14 @@ pub struct Cursor {
     pub epoch: u64,
     /// Rows of the source drawn in this pass, rejected ones included.
     pub consumed: u64,
+    /// Under [`BatchOptions::stratified`](crate::BatchOptions::stratified), for either label (undesirable, desirable) how many
+    /// of the rows drawn last reach back to the oldest one that waits for its step; else 0, and then left out when written.
+    #[serde(default, skip_serializing_if = "nothing_waits")]
+    pub held: [u64; 2],
+}
+
+fn nothing_waits(held: &[u64; 2]) -> bool {
+    *held == [0; 2]
 }
 
 /// The examples of one pass over a source: rows are read, ordered, encoded one at a time; what cannot be used goes to the
@@ -58,11 +66,7 @@ impl Stream {
     /// Reading fails, a conversation meets a tokenizer without a chat template, or a row cannot be used and the source is strict.
     pub fn next_example(&mut self) -> Result<Option<Example>, Error> {
         while let Some(item) = self.draw()? {
-            let encoded = self.source.parse(item).and_then(|parsed| match parsed {
-                Parsed::Example(example) => Ok((example, Default::default())),
-                Parsed::Row(origin, row) => self.encoder.encode_counted(&row, &origin),
-            });
-            match encoded {
+            match self.encode(item) {
                 Ok((example, counts)) => {
                     self.report.keep(counts);
                     return Ok(Some(example));
@@ -79,30 +83,30 @@ impl Stream {
         self.cursor
     }
 
-    /// Goes to a place: rows before it are read again and left unencoded.
+    /// Goes to a place: rows before it are read again and left unencoded. A stream holds no rows back: `held` is not looked
+    /// at.
     ///
     /// # Errors
     /// Reading fails, or the source has fewer rows than the cursor says.
     pub fn resume(&mut self, cursor: Cursor) -> Result<(), Error> {
         self.rows = None;
-        self.cursor = Cursor { epoch: cursor.epoch, consumed: 0 };
+        self.cursor = Cursor { epoch: cursor.epoch, ..Cursor::default() };
         while self.cursor.consumed < cursor.consumed {
-            if self.draw()?.is_none() {
-                return Err(Error::Cursor {
-                    file: self.source.name().clone(),
-                    epoch: cursor.epoch,
-                    consumed: cursor.consumed,
-                    rows: self.cursor.consumed,
-                });
-            }
+            self.draw_again(cursor)?;
         }
         Ok(())
+    }
+
+    /// Encodes the next row on the way to a place: None if it was set aside; it is in no report.
+    pub(crate) fn meet_again(&mut self, cursor: Cursor) -> Result<Option<Example>, Error> {
+        let item = self.draw_again(cursor)?;
+        Ok(self.encode(item).ok().map(|(example, _)| example))
     }
 
     /// Goes to the start of the next epoch.
     pub fn next_epoch(&mut self) {
         self.rows = None;
-        self.cursor = Cursor { epoch: self.cursor.epoch + 1, consumed: 0 };
+        self.cursor = Cursor { epoch: self.cursor.epoch + 1, ..Cursor::default() };
     }
 
     /// What became of the rows met so far.
@@ -128,6 +132,28 @@ impl Stream {
 
     pub(crate) fn encoder(&self) -> &Encoder {
         &self.encoder
+    }
+
+    pub(crate) fn count_one_label_step(&mut self) {
+        self.report.one_label_steps += 1;
+    }
+
+    fn encode(&self, item: Item) -> Result<(Example, Counts), Rejection> {
+        match self.source.parse(item)? {
+            Parsed::Example(example) => Ok((example, Counts::default())),
+            Parsed::Record(origin, record) => self.encoder.encode_counted(&record, &origin),
+        }
+    }
+
+    /// The next row on the way to a place that was reached before.
+    fn draw_again(&mut self, cursor: Cursor) -> Result<Item, Error> {
+        let rows = self.cursor.consumed;
+        self.draw()?.ok_or_else(|| Error::Cursor {
+            file: self.source.name().clone(),
+            epoch: cursor.epoch,
+            consumed: cursor.consumed,
+            rows,
+        })
     }
 
     fn draw(&mut self) -> Result<Option<Item>, Error> {

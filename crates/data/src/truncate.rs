@@ -1,8 +1,8 @@
 //! Sequences cut to the limit, by a named policy.
 
-use crate::encode::{EncodeOptions, Truncation};
+use crate::encode::{EncodeOptions, ScoredTokens, Truncation};
 use crate::error::{Fault, Reason};
-use crate::row::Context;
+use crate::row::{Completion, Context};
 
 /// Cuts a context to the limit; returns how many of its sequences lost tokens.
 pub(crate) fn apply(context: &mut Context, options: &EncodeOptions, bos: Option<u32>) -> Result<u64, Fault> {
@@ -15,7 +15,7 @@ pub(crate) fn apply(context: &mut Context, options: &EncodeOptions, bos: Option<
         return Ok(0);
     }
     match options.truncation {
-        Truncation::KeepStart => keep_start(context, limit),
+        Truncation::KeepStart => keep_start(context, limit, options.scored),
         Truncation::KeepEndOfPrompt => keep_end_of_prompt(context, longest, limit, bos),
         Truncation::Reject => Err(Fault::new(
             Reason::TooLong,
@@ -29,17 +29,29 @@ pub(crate) fn cut_completions(context: &mut Context, limit: usize) -> u64 {
     let room = limit.saturating_sub(context.prompt.len());
     let mut cut = 0;
     for completion in context.completions.iter_mut().filter(|completion| completion.ids.len() > room) {
-        completion.ids.truncate(room);
-        completion.scored.truncate(room);
+        cut_completion(completion, room);
         cut += 1;
     }
     cut
 }
 
-fn keep_start(context: &mut Context, limit: usize) -> Result<u64, Fault> {
+/// Cuts a completion on the right, and what a teacher says of the tokens cut.
+pub(crate) fn cut_completion(completion: &mut Completion, length: usize) {
+    completion.ids.truncate(length);
+    completion.scored.truncate(length);
+    completion.teacher.truncate(completion.scored_tokens());
+}
+
+fn keep_start(context: &mut Context, limit: usize, scored: ScoredTokens) -> Result<u64, Fault> {
     let prompt = context.prompt.len();
     let cut = cut_completions(context, limit);
     if context.completions.iter().any(|completion| completion.scored_tokens() == 0) {
+        if scored == ScoredTokens::Edits && prompt < limit {
+            return Err(Fault::new(
+                Reason::NoEdit,
+                format!("all edited tokens of a completion lie beyond the limit of {limit} tokens; raise max_length"),
+            ));
+        }
         return Err(Fault::new(
             Reason::PromptTooLong,
             format!(
@@ -69,7 +81,6 @@ fn keep_end_of_prompt(context: &mut Context, longest: usize, limit: usize, bos: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::Completion;
 
     const BOS: u32 = 1;
 

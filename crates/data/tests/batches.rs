@@ -86,8 +86,14 @@ fn a_resumed_run_sees_the_same_steps() {
         for order in [Order::File, Order::Shuffled { seed: 3, buffer: 100 }, Order::Shuffled { seed: 3, buffer: 4 }] {
             for last_step in [LastStep::Keep, LastStep::Drop] {
                 for (examples, micro_batches) in [(1, 1), (2, 2), (3, 1), (17, 1)] {
-                    let options =
-                        BatchOptions { examples, micro_batches, order, epochs: Some(3), last_step, mismatched: false };
+                    let options = BatchOptions {
+                        examples,
+                        micro_batches,
+                        order,
+                        epochs: Some(3),
+                        last_step,
+                        ..BatchOptions::default()
+                    };
                     let mut whole = Batches::new(source.clone(), small(), options).unwrap();
                     let mut cursors = vec![whole.cursor()];
                     let mut steps = Vec::new();
@@ -112,7 +118,7 @@ fn a_resumed_run_sees_the_same_steps() {
 #[test]
 fn a_cursor_of_another_file_is_refused() {
     let mut batches = Batches::new(rows(5), small(), BatchOptions::default()).unwrap();
-    let error = batches.resume(Cursor { epoch: 1, consumed: 6 }).unwrap_err();
+    let error = batches.resume(Cursor { epoch: 1, consumed: 6, held: [0; 2] }).unwrap_err();
     assert!(matches!(error, Error::Cursor { rows: 5, consumed: 6, .. }), "{error}");
 }
 
@@ -228,5 +234,5 @@ fn no_more_is_read_than_steps_and_buffer_need() {
         let read = given.load(Ordering::Relaxed);
         assert!(read <= needed, "step {step}: read {read} bytes, {needed} are enough");
     }
-    assert_eq!(batches.cursor(), Cursor { epoch: 0, consumed: 800 });
+    assert_eq!(batches.cursor(), Cursor { epoch: 0, consumed: 800, held: [0; 2] });
 }

@@ -3,6 +3,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use candle_core::{Device, Tensor, WithDType};
+use candlewick_kernels::attention::Segment;
 use candlewick_kernels::{Float, Workspace, embedding, rms_norm};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -54,6 +55,8 @@ pub struct Statistics {
     pub entropy: bool,
     /// 1 where the token is the likeliest, else 0.
     pub is_top1: bool,
+    /// `log p` of further tokens: those of [`Packed::with_given`], which must be there.
+    pub given_log_probs: bool,
 }
 
 /// Scores of the targets of a [`Packed`], in their order.
@@ -69,6 +72,8 @@ pub struct HeadScores<T> {
     pub entropy: Option<Vec<T>>,
     /// See [`Statistics::is_top1`].
     pub is_top1: Option<Vec<T>>,
+    /// See [`Statistics::given_log_probs`]: `[targets, K]`.
+    pub given_log_probs: Option<Vec<T>>,
 }
 
 /// Derivatives of a loss with respect to [`HeadScores`], in the order of the targets. Absent means zero.
@@ -82,6 +87,8 @@ pub struct HeadCotangents<T> {
     pub log_sum_sq_probs: Option<Vec<T>>,
     /// With respect to the entropy.
     pub entropy: Option<Vec<T>>,
+    /// With respect to the log-probabilities of the further tokens of [`Packed::with_given`], `[targets, K]`.
+    pub given_log_probs: Option<Vec<T>>,
 }
 
 /// What a forward pass kept.
@@ -321,7 +328,7 @@ impl<T: Float + WithDType> CausalLm<T> {
     /// Scores the targets and keeps nothing.
     ///
     /// # Errors
-    /// A token id beyond the vocabulary.
+    /// A token id beyond the vocabulary; log-probabilities of further tokens wanted of a batch that names none.
     pub fn score(
         &self,
         packed: &Packed,
@@ -329,12 +336,7 @@ impl<T: Float + WithDType> CausalLm<T> {
         adapter: Adapter,
         workspace: &mut Workspace,
     ) -> Result<HeadScores<T>> {
-        let mut x = self.embed(packed, workspace)?;
-        let tables = self.rope.tables(positions(packed));
-        for number in 0..self.places.layers.len() {
-            x = self.layer(number, adapter).forward(&x, packed, &tables, workspace)?.0;
-        }
-        let (hidden, _) = self.final_norm(&x, packed.tokens(), workspace)?;
+        let hidden = self.trunk(packed, adapter, workspace)?;
         Ok(self.head(&hidden, packed, want, adapter, workspace)?.0)
     }
 
@@ -446,6 +448,39 @@ impl<T: Float + WithDType> CausalLm<T> {
         Ok(Tensor::from_vec(hidden, (ids.len(), self.config.hidden_size), &Device::Cpu)?)
     }
 
+    /// One vector a context, `[contexts, H]`: the mean over the tokens of its prompt of the hidden states after the final
+    /// norm, as for telling prompts apart. Completions do not matter.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score); a context with an empty prompt.
+    pub fn prompt_means(&self, packed: &Packed, adapter: Adapter, workspace: &mut Workspace) -> Result<Vec<Vec<T>>> {
+        let hidden = self.trunk(packed, adapter, workspace)?;
+        let size = self.config.hidden_size;
+        let mean = |segment: &Segment| {
+            let rows = segment.prompt.clone();
+            if rows.is_empty() {
+                return Err(Error::Input("an empty prompt has no hidden states; begin it with a BOS token".into()));
+            }
+            let mut mean = vec![T::ZERO; size];
+            let share: T = Float::from_f64(1.0 / rows.len() as f64);
+            for row in hidden[rows.start * size..rows.end * size].chunks_exact(size) {
+                mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += *x * share);
+            }
+            Ok(mean)
+        };
+        packed.segments().iter().map(mean).collect()
+    }
+
+    /// The hidden states `[tokens, H]` of a batch after the final norm.
+    fn trunk(&self, packed: &Packed, adapter: Adapter, workspace: &mut Workspace) -> Result<Vec<T>> {
+        let mut x = self.embed(packed, workspace)?;
+        let tables = self.rope.tables(positions(packed));
+        for number in 0..self.places.layers.len() {
+            x = self.layer(number, adapter).forward(&x, packed, &tables, workspace)?.0;
+        }
+        Ok(self.final_norm(&x, packed.tokens(), workspace)?.0)
+    }
+
     fn hidden(&self, ids: &[u32], workspace: &mut Workspace) -> Result<Vec<T>> {
         if ids.is_empty() {
             return Err(Error::Input("an empty text has no hidden states; begin it with a BOS token".into()));
@@ -455,12 +490,7 @@ impl<T: Float + WithDType> CausalLm<T> {
             prompt_scored: &[],
             completions: Vec::<CompletionIds<'_>>::new(),
         }])?;
-        let mut x = self.embed(&packed, workspace)?;
-        let tables = self.rope.tables(positions(&packed));
-        for number in 0..self.places.layers.len() {
-            x = self.layer(number, Adapter::On).forward(&x, &packed, &tables, workspace)?.0;
-        }
-        Ok(self.final_norm(&x, ids.len(), workspace)?.0)
+        self.trunk(&packed, Adapter::On, workspace)
     }
 
     pub(crate) fn embed(&self, packed: &Packed, workspace: &mut Workspace) -> Result<Vec<T>> {
@@ -469,6 +499,7 @@ impl<T: Float + WithDType> CausalLm<T> {
             .ids()
             .iter()
             .chain(packed.targets().iter().map(|target| &target.id))
+            .chain(packed.given())
             .find(|id| **id as usize >= vocab);
         if let Some(id) = beyond {
             return Err(Error::Input(format!(

@@ -4,7 +4,7 @@ use candlewick_kernels::{Float, Workspace, linear, token_log_probs};
 
 use crate::adapter::{HEAD_MODULE, Lora, LoraPair};
 use crate::causal_lm::{Adapter, CausalLm, HeadCotangents, HeadScores, Saved, Statistics};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::packed::Packed;
 use crate::parameters::Gradients;
 
@@ -32,12 +32,20 @@ impl<T: Float + WithDType> CausalLm<T> {
         let count = packed.targets().len();
         let (rows, ids) = target_indices(packed);
         let wanted = |yes: bool| yes.then(|| vec![T::ZERO; count]);
+        if want.given_log_probs && packed.given().is_empty() && count > 0 {
+            return Err(Error::Input(
+                "log-probabilities of further tokens are wanted, and the batch names none; add them by Packed::with_given"
+                    .into(),
+            ));
+        }
+        let given = if want.given_log_probs { packed.given() } else { &[] };
         let mut scores = HeadScores {
             log_probs: vec![T::ZERO; count],
             mean_log_probs: wanted(want.mean_log_probs),
             log_sum_sq_probs: wanted(want.log_sum_sq_probs),
             entropy: wanted(want.entropy),
             is_top1: wanted(want.is_top1),
+            given_log_probs: want.given_log_probs.then(|| vec![T::ZERO; given.len()]),
         };
         let mut lse = vec![T::ZERO; count];
         let out = token_log_probs::Outputs {
@@ -46,7 +54,7 @@ impl<T: Float + WithDType> CausalLm<T> {
             log_sum_sq_probs: scores.log_sum_sq_probs.as_mut().map(Into::into),
             entropy: scores.entropy.as_mut().map(Into::into),
             is_top1: scores.is_top1.as_mut().map(Into::into),
-            given_log_probs: None,
+            given_log_probs: scores.given_log_probs.as_mut().map(Into::into),
         };
         let adapted = self.adapted_head(adapter, workspace)?;
         let weight = adapted.as_deref().unwrap_or_else(|| self.head_weight());
@@ -56,7 +64,7 @@ impl<T: Float + WithDType> CausalLm<T> {
             weight.into(),
             &rows,
             &ids,
-            &[],
+            given,
             out,
             (&mut lse).into(),
             shape,
@@ -81,8 +89,9 @@ impl<T: Float + WithDType> CausalLm<T> {
             mean_log_probs: d.mean_log_probs.as_ref().map(Into::into),
             log_sum_sq_probs: d.log_sum_sq_probs.as_ref().map(Into::into),
             entropy: d.entropy.as_ref().map(Into::into),
-            given_log_probs: None,
+            given_log_probs: d.given_log_probs.as_ref().map(Into::into),
         };
+        let given = if d.given_log_probs.is_some() { packed.given() } else { &[] };
         // The gradient of W + s B A, from which those of B and A follow.
         let mut d_adapted = saved.head.adapted.as_ref().map(|weight| vec![T::ZERO; weight.len()]);
         let weight = saved.head.adapted.as_deref().unwrap_or_else(|| self.head_weight());
@@ -96,7 +105,7 @@ impl<T: Float + WithDType> CausalLm<T> {
             weight.into(),
             &rows,
             &ids,
-            &[],
+            given,
             (&saved.head.lse).into(),
             cotangents,
             d_hidden.into(),

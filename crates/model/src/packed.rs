@@ -45,6 +45,13 @@ pub struct Target {
     pub slot: u32,
 }
 
+/// Further tokens whose log-probabilities are wanted: equally many at every target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Given {
+    ids: Vec<u32>,
+    each: usize,
+}
+
 /// A batch laid end to end: each prompt once, then its completions, no padding.
 #[derive(Debug, Clone)]
 pub struct Packed {
@@ -54,6 +61,7 @@ pub struct Packed {
     targets: Vec<Target>,
     completions: usize,
     slots: usize,
+    given: Option<Given>,
 }
 
 impl Packed {
@@ -72,11 +80,30 @@ impl Packed {
             targets: Vec::new(),
             completions: 0,
             slots: 0,
+            given: None,
         };
         for (c, context) in contexts.iter().enumerate() {
             packed.push(context).map_err(|reason| Error::Input(format!("context {c} of the batch: {reason}")))?;
         }
         Ok(packed)
+    }
+
+    /// Asks for the log-probabilities of `each` further tokens at every target: `ids` `[targets, each]`, in the order of
+    /// [`targets`](Self::targets). A target that wants fewer repeats any id of the vocabulary. They are computed where
+    /// [`Statistics::given_log_probs`](crate::Statistics::given_log_probs) is wanted.
+    ///
+    /// # Errors
+    /// Another number of ids than `each` for every target, or none.
+    pub fn with_given(mut self, ids: Vec<u32>, each: usize) -> Result<Self> {
+        if each == 0 || ids.len() != each * self.targets.len() {
+            return Err(Error::Input(format!(
+                "{} ids are given for {} targets; expected {each} for each, and at least one",
+                ids.len(),
+                self.targets.len()
+            )));
+        }
+        self.given = Some(Given { ids, each });
+        Ok(self)
     }
 
     fn push(&mut self, context: &ContextIds<'_>) -> std::result::Result<(), String> {
@@ -157,6 +184,16 @@ impl Packed {
         &self.targets
     }
 
+    /// The further tokens asked for, `[targets, K]`; empty where there are none.
+    pub fn given(&self) -> &[u32] {
+        self.given.as_ref().map_or(&[], |given| &given.ids)
+    }
+
+    /// How many further tokens are asked for at every target, `K`; 0 where there are none.
+    pub fn given_each(&self) -> usize {
+        self.given.as_ref().map_or(0, |given| given.each)
+    }
+
     /// Token ids of the computed rows.
     pub fn ids(&self) -> &[u32] {
         &self.ids
@@ -215,6 +252,21 @@ mod tests {
         .unwrap();
         let rows: Vec<_> = packed.targets().iter().map(|t| (t.hidden_row, t.id, t.completion, t.slot)).collect();
         assert_eq!(rows, [(1, 11, 0, 0), (2, 20, 0, 1), (1, 11, 1, 0), (2, 21, 1, 1)]);
+    }
+
+    #[test]
+    fn further_tokens_are_equally_many_at_every_target() {
+        let packed = || {
+            let completions = vec![CompletionIds::all_scored(&[20, 2])];
+            Packed::new(&[ContextIds { prompt: &[1], prompt_scored: &[], completions }]).unwrap()
+        };
+        assert_eq!((packed().given(), packed().given_each()), (&[][..], 0));
+        let given = packed().with_given(vec![3, 4, 5, 6], 2).unwrap();
+        assert_eq!((given.given(), given.given_each()), (&[3, 4, 5, 6][..], 2));
+        assert!(
+            packed().with_given(vec![3, 4, 5], 2).unwrap_err().to_string().contains("3 ids are given for 2 targets")
+        );
+        assert!(packed().with_given(vec![], 0).is_err());
     }
 
     #[test]

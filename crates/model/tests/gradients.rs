@@ -3,12 +3,12 @@
 
 use candlewick_kernels::Workspace;
 use candlewick_model::{
-    CausalLm, CompletionIds, Config, ContextIds, Gradients, HeadCotangents, HeadScores, LoraConfig, Packed, Recompute,
-    Statistics,
+    Adapter, CausalLm, CompletionIds, Config, ContextIds, Gradients, HeadCotangents, HeadScores, LoraConfig, Packed,
+    Recompute, Statistics,
 };
 
 const EVERYTHING: Statistics =
-    Statistics { mean_log_probs: true, log_sum_sq_probs: true, entropy: true, is_top1: true };
+    Statistics { mean_log_probs: true, log_sum_sq_probs: true, entropy: true, is_top1: true, given_log_probs: true };
 
 fn config(tied: bool) -> Config {
     let mut config = Config::llama(23, 16, 2);
@@ -19,9 +19,10 @@ fn config(tied: bool) -> Config {
     config
 }
 
-/// Two contexts; the first has two completions, one of them partly scored, and a scored prompt token.
+/// Two contexts; the first has two completions, one of them partly scored, and a scored prompt token. Three further tokens
+/// are asked for at every target, the target itself and repetitions among them.
 fn batch() -> Packed {
-    Packed::new(&[
+    let packed = Packed::new(&[
         ContextIds {
             prompt: &[1, 7, 9, 4],
             prompt_scored: &[false, false, true, false],
@@ -32,7 +33,14 @@ fn batch() -> Packed {
         },
         ContextIds { prompt: &[1, 3], prompt_scored: &[], completions: vec![CompletionIds::all_scored(&[22, 2])] },
     ])
-    .unwrap()
+    .unwrap();
+    with_given(packed)
+}
+
+fn with_given(packed: Packed) -> Packed {
+    let ids = packed.targets().iter().enumerate().flat_map(|(i, target)| [target.id, (5 * i as u32 + 3) % 23, 4]);
+    let ids = ids.collect();
+    packed.with_given(ids, 3).unwrap()
 }
 
 /// A loss that touches every differentiable output with weights that differ from target to target.
@@ -44,15 +52,19 @@ fn loss(scores: &HeadScores<f64>) -> f64 {
         + sum(scores.mean_log_probs.as_ref().unwrap(), 1.1) * 0.5
         + sum(scores.log_sum_sq_probs.as_ref().unwrap(), 2.2) * 0.7
         + sum(scores.entropy.as_ref().unwrap(), 3.3) * 0.9
+        + sum(scores.given_log_probs.as_ref().unwrap(), 4.4) * 0.6
 }
 
 fn cotangents(count: usize) -> HeadCotangents<f64> {
-    let weights = |phase: f64, scale: f64| Some((0..count).map(|i| (i as f64 + phase).sin() * scale).collect());
+    let weights_of =
+        |count: usize, phase: f64, scale: f64| Some((0..count).map(|i| (i as f64 + phase).sin() * scale).collect());
+    let weights = |phase: f64, scale: f64| weights_of(count, phase, scale);
     HeadCotangents {
         log_probs: weights(0.3, 1.0),
         mean_log_probs: weights(1.1, 0.5),
         log_sum_sq_probs: weights(2.2, 0.7),
         entropy: weights(3.3, 0.9),
+        given_log_probs: weights_of(3 * count, 4.4, 0.6),
     }
 }
 
@@ -155,8 +167,8 @@ fn shared_prompt_equals_unshared() {
     };
     assert_eq!(prompt, context(vec![]).prompt);
     let all = |ids: &[u32]| CompletionIds::all_scored(Box::leak(ids.to_vec().into_boxed_slice()));
-    let shared = Packed::new(&[context(vec![all(first), all(second)])]).unwrap();
-    let unshared = Packed::new(&[context(vec![all(first)]), context(vec![all(second)])]).unwrap();
+    let shared = with_given(Packed::new(&[context(vec![all(first), all(second)])]).unwrap());
+    let unshared = with_given(Packed::new(&[context(vec![all(first)]), context(vec![all(second)])]).unwrap());
     assert_eq!((shared.tokens(), unshared.tokens()), (11, 15));
 
     let mut workspace = Workspace::new(1);
@@ -169,6 +181,87 @@ fn shared_prompt_equals_unshared() {
     for (a, b) in a.data().iter().zip(b.data()) {
         assert!((a - b).abs() < 1e-12, "{a} {b}");
     }
+}
+
+/// Log-probabilities of further tokens, and a gradient through them alone, against candle's autograd on the hidden states.
+#[test]
+fn further_tokens_agree_with_autograd_on_the_head() {
+    use candle_core::{Device, Tensor, Var};
+    let model = CausalLm::<f64>::random(config(false), 18).unwrap();
+    let ids = [1, 7, 9, 4, 5, 6, 2];
+    let (prompt, completion) = ids.split_at(4);
+    let packed = with_given(
+        Packed::new(&[ContextIds {
+            prompt,
+            prompt_scored: &[],
+            completions: vec![CompletionIds::all_scored(completion)],
+        }])
+        .unwrap(),
+    );
+    let mut workspace = Workspace::new(1);
+    let want = Statistics { given_log_probs: true, ..Statistics::default() };
+    let (scores, saved) = model.forward(&packed, want, Recompute::Nothing, &mut workspace).unwrap();
+    let ours = scores.given_log_probs.unwrap();
+
+    let head = Tensor::new(model.parameters().get("lm_head.weight").unwrap(), &Device::Cpu).unwrap();
+    let head = Var::from_tensor(&head.reshape((23, 16)).unwrap()).unwrap();
+    let hidden = model.hidden_states(&ids, &mut workspace).unwrap();
+    let logits = hidden.matmul(&head.t().unwrap()).unwrap();
+    let log_probs = logits.broadcast_sub(&logits.log_sum_exp(1).unwrap().unsqueeze(1).unwrap()).unwrap();
+    let rows: Vec<u32> = packed.targets().iter().map(|target| target.hidden_row).collect();
+    let log_probs = log_probs.index_select(&Tensor::new(rows, &Device::Cpu).unwrap(), 0).unwrap();
+    let given = Tensor::from_vec(packed.given().to_vec(), (3, 3), &Device::Cpu).unwrap();
+    let expected = log_probs.gather(&given, 1).unwrap();
+    for (ours, theirs) in ours.iter().zip(expected.flatten_all().unwrap().to_vec1::<f64>().unwrap()) {
+        assert!((ours - theirs).abs() < 1e-12, "{ours} {theirs}");
+    }
+
+    let weights: Vec<f64> = (0..9).map(|i| (f64::from(i) + 0.7).cos()).collect();
+    let loss =
+        (expected * Tensor::from_vec(weights.clone(), (3, 3), &Device::Cpu).unwrap()).unwrap().sum_all().unwrap();
+    let theirs = loss.backward().unwrap().remove(&head).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    let mut gradients = Gradients::zeros(model.trainable());
+    let cotangents = HeadCotangents { given_log_probs: Some(weights), ..HeadCotangents::default() };
+    model.backward(&packed, saved, &cotangents, &mut gradients, &mut workspace).unwrap();
+    let head = (0..model.trainable().len()).find(|i| model.trainable().name(*i) == "lm_head.weight").unwrap();
+    for (ours, theirs) in gradients.tensor(head).iter().zip(theirs) {
+        assert!((ours - theirs).abs() < 1e-12, "{ours} {theirs}");
+    }
+}
+
+#[test]
+fn further_tokens_that_nobody_named_or_knows_are_refused() {
+    let model = CausalLm::<f64>::random(config(true), 19).unwrap();
+    let packed = || {
+        let completions = vec![CompletionIds::all_scored(&[5, 6])];
+        Packed::new(&[ContextIds { prompt: &[1], prompt_scored: &[], completions }]).unwrap()
+    };
+    let score = |packed: Packed| {
+        let mut workspace = Workspace::new(1);
+        model.score(&packed, EVERYTHING, Adapter::On, &mut workspace).unwrap_err().to_string()
+    };
+    let text = score(packed());
+    assert!(text.contains("the batch names none; add them by Packed::with_given"), "{text}");
+    let text = score(packed().with_given(vec![1, 23], 1).unwrap());
+    assert!(text.contains("token id 23 is beyond the model's vocabulary"), "{text}");
+}
+
+#[test]
+fn prompt_means_are_those_of_the_prompts_alone() {
+    let mut model = CausalLm::<f64>::random(config(true), 20).unwrap();
+    let mut workspace = Workspace::new(1);
+    let prompts: [&[u32]; 2] = [&[1, 7, 9, 4], &[1, 3]];
+    let expected = prompts
+        .map(|prompt| model.hidden_states(prompt, &mut workspace).unwrap().mean(0).unwrap().to_vec1::<f64>().unwrap());
+    model.add_lora(&LoraConfig { rank: 3, alpha: 5.0, ..LoraConfig::default() }, 1).unwrap();
+    model.trainable_mut().data_mut().iter_mut().for_each(|x| *x += 0.3);
+    let means = |adapter| model.prompt_means(&batch(), adapter, &mut Workspace::new(1)).unwrap();
+    for (ours, expected) in means(Adapter::Off).iter().flatten().zip(expected.iter().flatten()) {
+        assert!((ours - expected).abs() < 1e-12, "{ours} {expected}");
+    }
+    assert_ne!(means(Adapter::On), means(Adapter::Off));
+    let empty = Packed::new(&[ContextIds { prompt: &[], prompt_scored: &[], completions: vec![] }]).unwrap();
+    assert!(model.prompt_means(&empty, Adapter::On, &mut workspace).unwrap_err().to_string().contains("empty prompt"));
 }
 
 #[test]

@@ -40,6 +40,9 @@ pub struct Config {
     /// Where reference log-probabilities come from.
     #[serde(default)]
     pub reference: ReferenceWords,
+    /// How rows get the number `desirable_prompt`; without this section it is a column of the data.
+    #[serde(default)]
+    pub udm: Option<UdmWords>,
     /// AdamW and the clip.
     #[serde(default)]
     pub optimizer: OptimizerWords,
@@ -90,6 +93,9 @@ pub struct DataWords {
     pub end_of_sequence: EndOfSequence,
     /// Whether a rejected row is an error; otherwise it is left out and counted.
     pub strict: bool,
+    /// Whether every step holds rows of both verdicts as long as there are both: then rows come later than their place in
+    /// the order. By default where rows are shuffled, the objective reads verdicts only, and a step has two rows or more.
+    pub stratified: Option<bool>,
 }
 
 impl Default for DataWords {
@@ -104,6 +110,7 @@ impl Default for DataWords {
             truncation: Truncation::default(),
             end_of_sequence: EndOfSequence::default(),
             strict: false,
+            stratified: None,
         }
     }
 }
@@ -135,6 +142,31 @@ pub struct ReferenceWords {
     /// For `frozen`: directory of another model. For `precomputed`: the file, by default in the output directory.
     pub path: Option<PathBuf>,
 }
+
+/// `[udm]`: underlying-distribution matching. A classifier tells prompts of desirable completions from those of others, and
+/// gives each row the probability that its prompt is one of them; `bco` with `density_ratio` reads it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct UdmWords {
+    /// `"policy"` for the mean hidden state of the starting policy over the prompt, or a file of JSON lines,
+    /// `{"line": 3, "embedding": [0.5, …]}`, where `line` is that of the row in `data.path`; of rows of another file its
+    /// name stands under `"file"`, as the configuration gives it.
+    pub embeddings: String,
+    /// Prompts drawn of each verdict to fit the classifier on.
+    pub prompt_sample_size: usize,
+    /// Seed of the draw; `train.seed` by default.
+    pub seed: Option<u64>,
+}
+
+impl Default for UdmWords {
+    fn default() -> Self {
+        Self { embeddings: POLICY.to_owned(), prompt_sample_size: 1024, seed: None }
+    }
+}
+
+/// The word for embeddings of the policy's own.
+pub(crate) const POLICY: &str = "policy";
 
 /// Where reference log-probabilities come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

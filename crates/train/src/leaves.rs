@@ -14,6 +14,7 @@ pub(crate) struct Leaves {
     mean_log_probs: Option<Var>,
     log_sum_sq_probs: Option<Var>,
     entropy: Option<Var>,
+    given: Option<Var>,
 }
 
 impl Leaves {
@@ -24,6 +25,7 @@ impl Leaves {
         let mean_log_probs = optional(scores.mean_log_probs())?;
         let log_sum_sq_probs = optional(scores.log_sum_sq_probs())?;
         let entropy = optional(scores.entropy())?;
+        let given = optional(scores.given())?;
         let mut graph = TokenScores::new(log_probs.as_tensor().clone(), scores.mask().clone())?;
         if let Some(variable) = &mean_log_probs {
             graph = graph.with_mean_log_probs(variable.as_tensor().clone())?;
@@ -34,10 +36,13 @@ impl Leaves {
         if let Some(variable) = &entropy {
             graph = graph.with_entropy(variable.as_tensor().clone())?;
         }
+        if let Some(variable) = &given {
+            graph = graph.with_given(variable.as_tensor().clone())?;
+        }
         if let Some(is_top1) = scores.is_top1() {
             graph = graph.with_is_top1(is_top1.clone())?;
         }
-        Ok(Self { scores: graph, log_probs, mean_log_probs, log_sum_sq_probs, entropy })
+        Ok(Self { scores: graph, log_probs, mean_log_probs, log_sum_sq_probs, entropy, given })
     }
 
     /// d(loss)/d(scores) of a scalar `loss`.
@@ -54,6 +59,7 @@ impl Leaves {
             mean_log_probs: optional(&self.mean_log_probs),
             log_sum_sq_probs: optional(&self.log_sum_sq_probs),
             entropy: optional(&self.entropy),
+            given: optional(&self.given),
         })
     }
 }
@@ -66,6 +72,7 @@ impl Cotangents {
             self.mean_log_probs.as_ref(),
             self.log_sum_sq_probs.as_ref(),
             self.entropy.as_ref(),
+            self.given.as_ref(),
         ];
         for tensor in all.into_iter().flatten() {
             if tensor.abs()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()? != 0.0 {

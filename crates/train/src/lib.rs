@@ -29,16 +29,20 @@ mod schedule;
 mod tally;
 mod tensor_file;
 mod trainer;
+mod udm;
 
 pub use checkpoint::{Checkpoint, FORMAT_VERSION, FileRecord, Found, State};
 pub use config::{
     Config, DataWords, EvaluationWords, ModelWords, OptimizerWords, OrderKind, OutputWords, ReferenceKind,
-    ReferenceWords, TrainWords, Words,
+    ReferenceWords, TrainWords, UdmWords, Words,
 };
 pub use error::{Error, Fault, Result};
 pub use metrics::{Mean, Metrics};
 pub use optimizer::AdamWOptions;
-pub use plan::{DataPlan, EvaluationPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan, TrainPlan, TuningPlan};
+pub use plan::{
+    DataPlan, EmbeddingPlan, EvaluationPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan, TrainPlan, TuningPlan,
+    UdmPlan,
+};
 pub use policy::{CausalPolicy, Cotangents, FrozenPolicy, Policy, Trainable, Tuning, weights_digest};
 pub use reference::{PrecomputedReference, Reference};
 pub use run::{Event, Place, Run, Summary, checkpoints};

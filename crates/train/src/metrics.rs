@@ -1,7 +1,7 @@
 //! What a step or an evaluation measured, as exact sums and counts.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use candlewick_losses::{Collective, Groups, Rewards, TokenScores};
+use candlewick_losses::{Collective, Groups, LossTerms, Rewards, TokenScores, gather};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -29,28 +29,19 @@ impl Mean {
 /// | `rewards/chosen`, `rewards/rejected` | implicit reward β·Σ log-ratio | chosen (desirable), rejected (undesirable) rows |
 /// | `rewards/margins` | reward of the chosen less that of the rejected | pairs; for labelled rows the difference of the two means |
 /// | `rewards/accuracies` | 1 where the chosen has strictly more reward | pairs |
-/// | `logps/chosen`, `logps/rejected` | Σ log-probability | as the rewards; a demonstration counts as chosen |
+/// | `logps/chosen`, `logps/rejected` | Σ log-probability | as the rewards; a demonstration, the best rated of ranked completions and one judged well count as chosen, the others of a ranking and one judged ill as rejected |
 /// | `entropy` | entropy of the policy, in nats | scored tokens |
 /// | `mean_token_accuracy` | 1 where the token is the likeliest | scored tokens of chosen rows |
+/// | `margins/optimised` | the margin that the loss compares, where that is not the difference of the implicit rewards: of means over tokens, with a divergence, with a target, sorted | items |
+/// | `accuracies/optimised` | 1 where that margin is above 0 | the same |
+/// | any other | what the objective reports by [`LossTerms::with_metric`](candlewick_losses::LossTerms::with_metric) | its values |
 ///
-/// `scalars` holds what belongs to the step as a whole, such as KTO's `kl`.
+/// What belongs to the step as a whole, such as KTO's `kl`, stands beside them as one number a step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     means: BTreeMap<String, Mean>,
     scalars: BTreeMap<String, f64>,
 }
-
-/// The means that ranks add up, in this order.
-const MEANS: [&str; 8] = [
-    "entropy",
-    "logps/chosen",
-    "logps/rejected",
-    "mean_token_accuracy",
-    "rewards/accuracies",
-    "rewards/chosen",
-    "rewards/margins",
-    "rewards/rejected",
-];
 
 impl Metrics {
     /// The mean called `name`, if it was measured.
@@ -83,31 +74,32 @@ impl Metrics {
         self.scalars.extend(other.scalars.clone());
     }
 
-    /// Adds the sums and counts of the other ranks.
+    /// Adds the sums and counts of the other ranks. A rank may lack what others measured, such as rewards of a verdict that
+    /// none of its rows has: the names are exchanged first.
     pub(crate) fn sum_over_ranks(&mut self, collective: &dyn Collective) -> Result<()> {
         if collective.ranks() == 1 {
             return Ok(());
         }
-        let mut flat: Vec<f64> = MEANS
-            .iter()
-            .flat_map(|name| self.means.get(*name).map_or([0.0, 0.0], |mean| [mean.sum, mean.count]))
-            .collect();
+        let own: Vec<f64> = self.means.keys().flat_map(|name| name.bytes().chain([b'\n'])).map(f64::from).collect();
+        let bytes: Vec<u8> = gather(collective, &own)?.concat().into_iter().map(|byte| byte as u8).collect();
+        let names = String::from_utf8_lossy(&bytes);
+        let names: BTreeSet<&str> = names.lines().collect();
+        let own = |name: &str| self.means.get(name).map_or([0.0, 0.0], |mean| [mean.sum, mean.count]);
+        let mut flat: Vec<f64> = names.iter().flat_map(|name| own(name)).collect();
         collective.sum(&mut flat)?;
-        for (name, pair) in MEANS.iter().zip(flat.chunks_exact(2)) {
-            if pair[1] > 0.0 {
-                self.means.insert((*name).to_owned(), Mean { sum: pair[0], count: pair[1] });
-            }
+        for (name, pair) in names.iter().zip(flat.chunks_exact(2)) {
+            self.means.insert((*name).to_owned(), Mean { sum: pair[0], count: pair[1] });
         }
         Ok(())
     }
 
     /// Adds what the scores of one micro-batch tell.
-    pub(crate) fn record(&mut self, policy: &TokenScores, groups: &Groups, rewards: Option<&Rewards>) -> Result<()> {
+    pub(crate) fn record(&mut self, policy: &TokenScores, groups: &Groups, terms: &LossTerms) -> Result<()> {
         let log_probs = to_f64(&policy.sums()?.detach())?;
         let (chosen, rejected) = sides(groups);
         self.add_all("logps/chosen", chosen.iter().map(|&row| log_probs[row]));
         self.add_all("logps/rejected", rejected.iter().map(|&row| log_probs[row]));
-        match rewards {
+        match &terms.rewards {
             Some(Rewards::Pair { chosen, rejected }) => {
                 let (chosen, rejected) = (to_f64(chosen)?, to_f64(rejected)?);
                 self.add_all(
@@ -124,6 +116,9 @@ impl Metrics {
                 }
             }
             None => {}
+        }
+        for metric in &terms.metrics {
+            self.add_all(metric.name, to_f64(&metric.values.flatten_all()?)?.into_iter());
         }
         if let Some(entropy) = policy.entropy() {
             let all: Vec<usize> = (0..policy.rows()).collect();
@@ -170,14 +165,14 @@ impl Metrics {
 
 /// The rows that count as chosen and as rejected.
 fn sides(groups: &Groups) -> (Vec<usize>, Vec<usize>) {
-    let chosen = groups.pairs.iter().map(|pair| pair.chosen);
-    let desirable = groups.labelled.iter().filter(|row| row.desirable).map(|row| row.row);
     let rejected = groups.pairs.iter().map(|pair| pair.rejected);
     let undesirable = groups.labelled.iter().filter(|row| !row.desirable).map(|row| row.row);
-    (
-        chosen.chain(desirable).chain(groups.demonstrations.iter().copied()).collect(),
-        rejected.chain(undesirable).collect(),
-    )
+    let worse = groups.ranked.iter().flat_map(|group| {
+        let best = group.best();
+        group.rows.iter().copied().filter(move |row| Some(*row) != best)
+    });
+    let blamed = groups.judged.iter().filter(|item| !item.positive).map(|item| item.plain);
+    (groups.demonstration_rows(), rejected.chain(undesirable).chain(worse).chain(blamed).collect())
 }
 
 /// The elements of a tensor of one dimension.

@@ -1,10 +1,16 @@
 //! From examples to rows: what the model computes, and which row is what to the objective.
-use candlewick_data::{Annotation, Batch, Context, Example};
-use candlewick_losses::{Groups, JudgedRows, LabelledRow, PairRows, RankedRows, Rows};
+use candlewick_data::{Annotation, Batch, Completion, Context, Example, TeacherToken};
+use candlewick_kernels::Float;
+use candlewick_losses::{
+    Groups, JudgedRows, LabelledRow, Needs, Numbers, PairRows, RankedRows, Rows, Scores, Teacher, TeacherScores,
+    TokenScores,
+};
 use candlewick_model::{CompletionIds, ContextIds, Packed};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
+use crate::policy::cube;
+use crate::tensor_file::Element;
 
 /// One micro-batch, laid out.
 #[derive(Debug)]
@@ -12,8 +18,19 @@ pub(crate) struct Micro {
     pub(crate) rows: PackedRows,
     pub(crate) groups: Groups,
     pub(crate) mismatched: Option<PackedRows>,
+    /// What teachers say of the rows, where the objective reads it.
+    teacher: Option<TeacherRows>,
     /// Tokens of all rows with their prompts, unpadded and unshared.
     pub(crate) tokens: u64,
+}
+
+/// What teachers say of the tokens that [`Packed::given`] names, `[targets, K]` each; −∞ where a target has fewer.
+#[derive(Debug)]
+struct TeacherRows {
+    log_probs: Vec<f32>,
+    /// Of the teachers' own references, where all rows have it.
+    reference: Option<Vec<f32>>,
+    each: usize,
 }
 
 /// Packed contexts, and what tells their rows apart.
@@ -29,19 +46,24 @@ pub(crate) struct PackedRows {
 }
 
 impl Micro {
-    /// Lays out a batch for an objective that can use `usable` kinds of rows.
-    pub(crate) fn new(batch: &Batch, usable: Rows) -> Result<Self> {
+    /// Lays out a batch for an objective that needs `needs`.
+    pub(crate) fn new(batch: &Batch, needs: &Needs) -> Result<Self> {
         if batch.examples.is_empty() {
             return Err(Error::Mismatch("a batch without examples; leave it out".into()));
         }
         let contexts =
             batch.examples.iter().flat_map(|example| example.contexts.iter().map(|context| (context, place(example))));
         let rows = PackedRows::new(contexts)?;
+        let (rows, teacher) = match needs.teacher {
+            Teacher::None => (rows, None),
+            wanted => rows.with_teachers(batch, wanted).map(|(rows, teacher)| (rows, Some(teacher)))?,
+        };
         let mut groups = Groups::default();
         let mut next = 0;
         for example in &batch.examples {
             let count: usize = example.contexts.iter().map(|context| context.completions.len()).sum();
-            group(example, next, count, usable, &mut groups)?;
+            group(example, next, count, needs.rows, &mut groups)?;
+            number(example, needs.numbers, &mut groups)?;
             next += count;
         }
         let mismatched = match batch.mismatched.as_slice() {
@@ -52,7 +74,13 @@ impl Micro {
             }
         };
         let tokens = batch.examples.iter().flat_map(|example| &example.contexts).map(unshared_tokens).sum();
-        Ok(Self { rows, groups, mismatched, tokens })
+        Ok(Self { rows, groups, mismatched, teacher, tokens })
+    }
+
+    /// All that the objective may look at, from the scores of these rows.
+    pub(crate) fn scores<T: Element>(&self, policy: TokenScores, reference: Option<TokenScores>) -> Result<Scores> {
+        let teacher = self.teacher.as_ref().map(|teacher| teacher.scores::<T>(&self.rows.packed)).transpose()?;
+        Ok(Scores { teacher, ..Scores::new(policy, reference, self.groups.clone()) })
     }
 }
 
@@ -79,6 +107,89 @@ impl PackedRows {
         }
         Ok(Self { packed, keys, lengths, places })
     }
+
+    /// Names to the model the tokens that the teachers speak of, and gathers what they say.
+    fn with_teachers(self, batch: &Batch, wanted: Teacher) -> Result<(Self, TeacherRows)> {
+        let mut tokens = Vec::with_capacity(self.packed.targets().len());
+        let completions = batch.examples.iter().flat_map(|example| {
+            example.contexts.iter().flat_map(move |context| context.completions.iter().map(move |c| (example, c)))
+        });
+        for ((example, completion), &targets) in completions.zip(&self.lengths) {
+            check_teacher(completion, targets, wanted)
+                .map_err(|reason| Error::Rows { place: place(example), reason })?;
+            tokens.extend(&completion.teacher);
+        }
+        let each = tokens.iter().map(|token| token.ids.len()).max().unwrap_or(0).max(1);
+        let targets = self.packed.targets();
+        let ids = targets.iter().zip(&tokens).flat_map(|(target, token)| fill(&token.ids, target.id, each)).collect();
+        let of = |values: fn(&TeacherToken) -> &[f32]| {
+            tokens.iter().flat_map(|token| fill(values(token), f32::NEG_INFINITY, each)).collect::<Vec<f32>>()
+        };
+        let log_probs = of(|token| &token.log_probs);
+        let all_have_reference = tokens.iter().all(|token| token.reference_log_probs.len() == token.ids.len());
+        let reference = all_have_reference.then(|| of(|token| &token.reference_log_probs));
+        let packed = self.packed.with_given(ids, each)?;
+        Ok((Self { packed, ..self }, TeacherRows { log_probs, reference, each }))
+    }
+}
+
+impl TeacherRows {
+    fn scores<T: Element>(&self, packed: &Packed) -> Result<TeacherScores> {
+        let tensor = |values: &[f32]| {
+            let values: Vec<T> = values.iter().map(|x| <T as Float>::from_f64(f64::from(*x))).collect();
+            cube(packed, &values, self.each, <T as Float>::from_f64(f64::NEG_INFINITY))
+        };
+        let reference = self.reference.as_deref().map(tensor).transpose()?;
+        Ok(TeacherScores { log_probs: tensor(&self.log_probs)?, reference })
+    }
+}
+
+/// The values, and `filler` up to `each` of them.
+fn fill<T: Copy>(values: &[T], filler: T, each: usize) -> impl Iterator<Item = T> {
+    values.iter().copied().chain(std::iter::repeat(filler)).take(each)
+}
+
+/// Whether a teacher spoke of each of the `targets` scored tokens of a row, and of its own reference where that is wanted.
+fn check_teacher(completion: &Completion, targets: usize, wanted: Teacher) -> Result<(), String> {
+    if completion.teacher.is_empty() {
+        return Err(
+            "the row has no log-probabilities of a teacher, which the objective reads; have a teacher score the rows, \
+                    or choose another objective"
+                .into(),
+        );
+    }
+    if completion.teacher.len() != targets {
+        let found = completion.teacher.len();
+        return Err(format!(
+            "the row has {targets} scored tokens and a teacher's log-probabilities of {found}; was it scored by another \
+             tokenizer or mask?"
+        ));
+    }
+    for (i, token) in completion.teacher.iter().enumerate() {
+        let TeacherToken { ids, log_probs, reference_log_probs } = token;
+        if log_probs.len() != ids.len() || ![0, ids.len()].contains(&reference_log_probs.len()) {
+            let (log_probs, reference) = (log_probs.len(), reference_log_probs.len());
+            return Err(format!(
+                "at scored token {} the teacher names {} tokens with {log_probs} log-probabilities and {reference} of its \
+                 reference; expected equally many",
+                i + 1,
+                ids.len()
+            ));
+        }
+        if wanted == Teacher::WithReference && reference_log_probs.len() != ids.len() {
+            return Err(
+                "the row has no log-probabilities of the teacher's reference, which the objective reads; have both \
+                        score the rows, or choose another objective"
+                    .into(),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What a reference needs of rows to score them: neither numbers nor teachers.
+pub(crate) fn to_be_scored(needs: &Needs) -> Needs {
+    Needs { numbers: Numbers::NONE, teacher: Teacher::None, ..*needs }
 }
 
 /// Tells the objective which rows belong together.
@@ -119,6 +230,27 @@ fn group(example: &Example, first: usize, count: usize, usable: Rows, groups: &m
         }
         Annotation::Judged { positive } => {
             groups.judged.push(JudgedRows { plain: first, judged: first + 1, positive: *positive });
+        }
+    }
+    Ok(())
+}
+
+/// Hands over the numbers that the objective reads.
+fn number(example: &Example, numbers: Numbers, groups: &mut Groups) -> Result<()> {
+    for number in numbers.iter() {
+        let refuse = |reason: String| Err(Error::Rows { place: place(example), reason });
+        let (name, meaning) = (number.name, number.meaning);
+        match example.numbers.get(name) {
+            None => {
+                return refuse(format!(
+                    "the row has no number `{name}` ({meaning}), which the objective reads; add it as a column, name the \
+                     column in data.columns, or choose another objective"
+                ));
+            }
+            Some(value) if !number.admits(*value) => {
+                return refuse(format!("`{name}` ({meaning}) is {value}; expected {}", number.range()));
+            }
+            Some(value) => groups.numbers.entry(name.to_owned()).or_default().push(*value),
         }
     }
     Ok(())

@@ -3,16 +3,22 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use candlewick_data::{Boundary, EndOfSequence, Form, Order, RowRange, Truncation};
-use candlewick_losses::{Objective, Recipe};
+use candlewick_data::{
+    Boundary, EncodeOptions, EndOfSequence, Form, NumberColumn, Order, RowRange, ScoredTokens, SourceOptions,
+    TeacherColumn, Truncation,
+};
+use candlewick_losses::{Needs, Number, Objective, Recipe, Rows, Scored, Teacher};
 use candlewick_model::{LoraConfig, Recompute};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::{Config, EvaluationWords, ModelWords, OptimizerWords, OrderKind, ReferenceKind};
+use crate::config::{
+    Config, EvaluationWords, ModelWords, OptimizerWords, OrderKind, POLICY, ReferenceKind, TrainWords, UdmWords,
+};
 use crate::error::{Error, Result};
 use crate::optimizer::AdamWOptions;
 use crate::schedule::{Decay, Schedule};
+use crate::udm;
 
 /// Everything that decides what a run computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +35,9 @@ pub struct Plan {
     pub objective: Recipe,
     /// Where reference log-probabilities come from.
     pub reference: ReferencePlan,
+    /// How rows get the number `desirable_prompt`, where that is computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udm: Option<UdmPlan>,
     /// AdamW.
     pub optimizer: AdamWOptions,
     /// Gradients are scaled down to this norm; 0 for never.
@@ -88,6 +97,33 @@ pub struct DataPlan {
     pub end_of_sequence: EndOfSequence,
     /// Whether a rejected row is an error.
     pub strict: bool,
+    /// Whether every step holds rows of both verdicts as long as there are both.
+    #[serde(default)]
+    pub stratified: bool,
+}
+
+/// How rows get the number `desirable_prompt`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct UdmPlan {
+    /// What prompts are told apart by.
+    pub embeddings: EmbeddingPlan,
+    /// Prompts drawn of each verdict.
+    pub prompt_sample_size: usize,
+    /// Seed of the draw.
+    pub seed: u64,
+}
+
+/// What prompts are told apart by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EmbeddingPlan {
+    /// The mean hidden state of the starting policy, without an adapter.
+    Policy,
+    /// The vectors of this file.
+    File(PathBuf),
 }
 
 /// Held-out rows and when they are scored.
@@ -174,7 +210,7 @@ impl Plan {
     /// # Errors
     /// A required key is missing, a value is out of range, or two keys contradict each other; each error names the keys.
     pub fn resolve(config: Config) -> Result<Self> {
-        let Config { model, data, evaluation, objective, reference, optimizer, schedule, train, output } = config;
+        let Config { model, data, evaluation, objective, reference, udm, optimizer, schedule, train, output } = config;
         objective.validate().map_err(|e| Error::config("objective", e.to_string()))?;
         let dir = required("output.dir", "the directory for results", output.dir)?;
         let data = DataPlan {
@@ -187,6 +223,7 @@ impl Plan {
             truncation: data.truncation,
             end_of_sequence: data.end_of_sequence,
             strict: data.strict,
+            stratified: resolve_stratified(data.stratified, &objective.needs(), &train)?,
         };
         let model = resolve_model(model)?;
         let length = match (train.steps, train.epochs) {
@@ -214,6 +251,7 @@ impl Plan {
             data,
             objective,
             reference: reference_plan,
+            udm: udm.map(|words| resolve_udm(words, &objective.needs(), train.seed)).transpose()?,
             optimizer: AdamWOptions {
                 learning_rate: optimizer.learning_rate,
                 beta1: optimizer.beta1,
@@ -291,6 +329,48 @@ impl Plan {
         }
     }
 
+    /// How its rows become tokens.
+    pub fn encode_options(&self) -> EncodeOptions {
+        EncodeOptions {
+            max_length: self.data.max_length,
+            boundary: self.data.boundary,
+            truncation: self.data.truncation,
+            end_of_sequence: self.data.end_of_sequence,
+            scored: match self.objective.needs().scored {
+                Scored::All => ScoredTokens::All,
+                Scored::Edits => ScoredTokens::Edits,
+            },
+        }
+    }
+
+    /// How its training rows are read, with what the objective needs of them.
+    pub fn source_options(&self) -> SourceOptions {
+        let needs = match self.udm {
+            Some(_) => udm::without_probability(&self.objective.needs()),
+            None => self.objective.needs(),
+        };
+        let number = |number: &Number| NumberColumn { name: number.name.into(), low: number.low, high: number.high };
+        SourceOptions {
+            path: self.data.path.clone(),
+            form: self.data.form,
+            rows: self.data.rows,
+            columns: self.data.columns.clone(),
+            strict: self.data.strict,
+            numbers: needs.numbers.iter().map(number).collect(),
+            teacher: match needs.teacher {
+                Teacher::None => TeacherColumn::None,
+                Teacher::LogProbs => TeacherColumn::LogProbs,
+                Teacher::WithReference => TeacherColumn::WithReference,
+            },
+        }
+    }
+
+    /// How its held-out rows are read; none without an evaluation.
+    pub fn evaluation_options(&self) -> Option<SourceOptions> {
+        let EvaluationPlan { path, rows, .. } = self.evaluation.as_ref()?;
+        Some(SourceOptions { path: path.clone(), rows: *rows, ..self.source_options() })
+    }
+
     /// The plan as JSON.
     pub fn to_json(&self) -> Value {
         serde_json::to_value(self).expect("a plan holds only strings, numbers and maps with string keys")
@@ -351,6 +431,34 @@ fn resolve_reference(
         (ReferenceKind::AdapterOff, None) => ReferencePlan::AdapterOff,
         (ReferenceKind::Precomputed, path) => ReferencePlan::Precomputed(path.unwrap_or_else(|| dir.join(REFERENCE))),
     })
+}
+
+fn resolve_stratified(given: Option<bool>, needs: &Needs, train: &TrainWords) -> Result<bool> {
+    if given == Some(true) && !needs.rows.labelled {
+        return Err(Error::config(
+            "data.stratified",
+            "true, and the objective of [objective] reads no verdicts; leave it out",
+        ));
+    }
+    let verdicts_only = needs.rows == Rows::LABELLED;
+    let two_rows = train.batch_size.saturating_mul(train.micro_batches) > 1;
+    Ok(given.unwrap_or(verdicts_only && two_rows && train.order == OrderKind::Shuffled))
+}
+
+fn resolve_udm(words: UdmWords, needs: &Needs, seed: u64) -> Result<UdmPlan> {
+    if !udm::is_read(needs) {
+        return Err(Error::config(
+            "udm",
+            "the objective of [objective] reads no desirable_prompt; leave the section out, or choose bco with density_ratio",
+        ));
+    }
+    let embeddings = match words.embeddings.as_str() {
+        "" => return Err(Error::config("udm.embeddings", "missing; name a file, or \"policy\"")),
+        POLICY => EmbeddingPlan::Policy,
+        path => EmbeddingPlan::File(path.into()),
+    };
+    let size = at_least_one("udm.prompt_sample_size", words.prompt_sample_size as u64)? as usize;
+    Ok(UdmPlan { embeddings, prompt_sample_size: size, seed: words.seed.unwrap_or(seed) })
 }
 
 fn resolve_evaluation(words: EvaluationWords, data: &DataPlan, batch_size: usize) -> Result<EvaluationPlan> {
@@ -455,6 +563,45 @@ mod tests {
         let precomputed = plan(&["reference.kind=precomputed"]).unwrap().reference;
         assert_eq!(precomputed, ReferencePlan::Precomputed("out/reference.safetensors".into()));
         assert_eq!(plan(&[]).unwrap().train.length, Length::Epochs(1));
+    }
+
+    #[test]
+    fn stratified_steps_are_the_default_of_verdicts_in_shuffled_order() {
+        for (assignments, stratified) in [
+            (&["objective.type=kto"][..], true),
+            (&["objective.type=bco"], true),
+            (&["objective.type=kto", "data.stratified=false"], false),
+            (&["objective.type=kto", "train.order=file"], false),
+            (&["objective.type=kto", "train.order=file", "data.stratified=true"], true),
+            (&["objective.type=bco", "train.batch_size=1"], false),
+            (&["objective.type=sft"], false),
+            (&["objective.type=sft", "data.stratified=true"], true),
+            (&[], false),
+        ] {
+            assert_eq!(plan(assignments).unwrap().data.stratified, stratified, "{assignments:?}");
+        }
+        assert!(refused(&["data.stratified=true"]).starts_with("data.stratified: true, and the objective"));
+    }
+
+    #[test]
+    fn prompts_are_told_apart_where_the_objective_reads_it() {
+        let bco = ["objective.type=bco", "objective.density_ratio={}", "train.seed=5"];
+        assert_eq!(plan(&bco).unwrap().udm, None);
+        let with = |assignment| plan(&[&bco[..], &[assignment]].concat());
+        let policy =
+            |prompt_sample_size, seed| Some(UdmPlan { embeddings: EmbeddingPlan::Policy, prompt_sample_size, seed });
+        assert_eq!(with("udm.prompt_sample_size=64").unwrap().udm, policy(64, 5));
+        assert_eq!(with("udm.seed=9").unwrap().udm, policy(1024, 9));
+        let udm = with("udm.embeddings=vectors.jsonl").unwrap().udm.unwrap();
+        assert_eq!(udm.embeddings, EmbeddingPlan::File("vectors.jsonl".into()));
+        // What is computed is not asked of the data.
+        let names =
+            |plan: Plan| plan.source_options().numbers.into_iter().map(|number| number.name).collect::<Vec<_>>();
+        assert_eq!(names(plan(&bco).unwrap()), ["desirable_prompt"]);
+        assert_eq!(names(with("udm.seed=9").unwrap()), [] as [&str; 0]);
+        assert!(refused(&["udm.seed=1"]).starts_with("udm: the objective of [objective] reads no desirable_prompt"));
+        assert!(refused(&["objective.type=bco", "udm.seed=1"]).contains("bco with density_ratio"));
+        assert!(with("udm.prompt_sample_size=0").is_err());
     }
 
     #[test]

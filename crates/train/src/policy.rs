@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use candlewick_kernels::{Float, Workspace};
 use candlewick_losses::{Outputs, TokenScores};
 use candlewick_model::{
-    Adapter, CausalLm, Gradients, HeadCotangents, HeadScores, Packed, Parameters, Recompute, Saved, Statistics,
+    Adapter, CausalLm, Gradients, HeadCotangents, HeadScores, Packed, Parameters, Recompute, Saved, Statistics, Target,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -16,10 +16,11 @@ use crate::tensor_file::Element;
 pub trait Policy: std::fmt::Debug {
     /// Log-probabilities `[N,T]` of the scored tokens, with the wanted statistics, without keeping anything.
     ///
-    /// Row n is completion n of `batch`, column t its slot t; mask 1 exactly at [`Packed::targets`].
+    /// Row n is completion n of `batch`, column t its slot t; mask 1 exactly at [`Packed::targets`]. Where
+    /// [`Outputs::given`] is wanted, those of the tokens of [`Packed::given`] too, `[N,T,K]`.
     ///
     /// # Errors
-    /// Ids the model does not know.
+    /// Ids the model does not know; tokens wanted that the batch does not name.
     fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores>;
 }
 
@@ -84,7 +85,7 @@ pub struct Tuning<'a, T> {
     pub workspace: &'a mut Workspace,
 }
 
-/// d(loss)/d(scores), `[N,T]` each, in the dtype of the scores. Absent means zero.
+/// d(loss)/d(scores), `[N,T]` each unless it says otherwise, in the dtype of the scores. Absent means zero.
 #[derive(Debug, Clone)]
 pub struct Cotangents {
     /// With respect to the log-probabilities.
@@ -95,6 +96,8 @@ pub struct Cotangents {
     pub log_sum_sq_probs: Option<Tensor>,
     /// With respect to the entropy.
     pub entropy: Option<Tensor>,
+    /// With respect to the log-probabilities of the tokens that a teacher named, `[N,T,K]`.
+    pub given: Option<Tensor>,
 }
 
 /// A [`CausalLm`] in training: its adapter if it has one, else all its weights.
@@ -164,6 +167,7 @@ impl<T: Element> Trainable for CausalPolicy<T> {
             mean_log_probs: cotangents.mean_log_probs.as_ref().map(|d| gather(batch, d)).transpose()?,
             log_sum_sq_probs: cotangents.log_sum_sq_probs.as_ref().map(|d| gather(batch, d)).transpose()?,
             entropy: cotangents.entropy.as_ref().map(|d| gather(batch, d)).transpose()?,
+            given_log_probs: cotangents.given.as_ref().map(|d| gather_given(batch, d)).transpose()?,
         };
         Ok(self.model.backward(batch, saved, &cotangents, &mut self.gradients, &mut self.workspace)?)
     }
@@ -263,6 +267,7 @@ fn statistics(want: Outputs) -> Statistics {
         log_sum_sq_probs: want.log_sum_sq_probs,
         entropy: want.entropy,
         is_top1: want.is_top1,
+        given_log_probs: want.given,
     }
 }
 
@@ -282,6 +287,9 @@ fn scatter<T: Element>(batch: &Packed, scores: HeadScores<T>) -> Result<TokenSco
     if let Some(values) = scores.is_top1 {
         out = out.with_is_top1(grid(batch, &values)?)?;
     }
+    if let Some(values) = scores.given_log_probs {
+        out = out.with_given(cube(batch, &values, batch.given_each(), T::ZERO)?)?;
+    }
     Ok(out)
 }
 
@@ -293,6 +301,29 @@ pub(crate) fn grid<T: Element>(batch: &Packed, values: &[T]) -> Result<Tensor> {
         grid[target.completion as usize * slots + target.slot as usize] = *value;
     }
     Ok(Tensor::from_vec(grid, (rows, slots), &Device::Cpu)?)
+}
+
+/// `[N,T,K]` with the `K` values of each target in its place, and `elsewhere` where nothing is scored.
+pub(crate) fn cube<T: Element>(batch: &Packed, values: &[T], each: usize, elsewhere: T) -> Result<Tensor> {
+    let (rows, slots) = (batch.completions(), batch.slots());
+    let mut cube = vec![elsewhere; rows * slots * each];
+    for (target, values) in batch.targets().iter().zip(values.chunks_exact(each.max(1))) {
+        let at = (target.completion as usize * slots + target.slot as usize) * each;
+        cube[at..at + each].copy_from_slice(values);
+    }
+    Ok(Tensor::from_vec(cube, (rows, slots, each), &Device::Cpu)?)
+}
+
+/// The values of an `[N,T,K]` tensor at the targets.
+fn gather_given<T: Element>(batch: &Packed, cube: &Tensor) -> Result<Vec<T>> {
+    let (got, each) = (cube.dims3()?, batch.given_each());
+    let expected = (batch.completions(), batch.slots(), each);
+    if got != expected {
+        return Err(Error::Mismatch(format!("cotangents are {got:?}; the batch has scores of {expected:?}")));
+    }
+    let values = cube.flatten_all()?.to_vec1::<T>()?;
+    let at = |target: &Target| (target.completion as usize * batch.slots() + target.slot as usize) * each;
+    Ok(batch.targets().iter().flat_map(|target| &values[at(target)..][..each]).copied().collect())
 }
 
 /// The values of an `[N,T]` tensor at the targets.

@@ -9,7 +9,7 @@ use candlewick_model::Packed;
 
 use crate::checkpoint;
 use crate::error::{Error, Result};
-use crate::pack::{Micro, PackedRows};
+use crate::pack::{Micro, PackedRows, to_be_scored};
 use crate::policy::{Policy, Trainable, grid};
 use crate::tensor_file::{self, Column, Columns, Element};
 
@@ -65,7 +65,7 @@ impl PrecomputedReference {
     /// # Errors
     /// Rows that the objective cannot use, or that the model does not know.
     pub fn add<P: Policy>(&mut self, reference: &mut P, batch: &Batch, needs: &Needs) -> Result<()> {
-        let micro = Micro::new(batch, needs.rows)?;
+        let micro = Micro::new(batch, &to_be_scored(needs))?;
         for rows in std::iter::once(&micro.rows).chain(&micro.mismatched) {
             if rows.keys.iter().all(|key| self.rows.contains_key(key)) {
                 continue;

@@ -4,31 +4,20 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
-use candlewick_data::{
-    Batch, BatchOptions, Batches, EncodeOptions, Encoder, LastStep, Order, Source, SourceOptions, Stream,
-};
+use candlewick_data::{Batch, BatchOptions, Batches, Encoder, LastStep, Order, Source, Stream};
 use candlewick_losses::{Needs, StepWide};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Error, Result};
-use crate::pack::Micro;
-use crate::plan::{DataPlan, Length, Plan};
+use crate::pack::{Micro, to_be_scored};
+use crate::plan::{Length, Plan};
 use crate::reference::PrecomputedReference;
+use crate::udm::{Udm, without_probability};
 
-pub(crate) fn encode_options(data: &DataPlan) -> EncodeOptions {
-    EncodeOptions {
-        max_length: data.max_length,
-        boundary: data.boundary,
-        truncation: data.truncation,
-        end_of_sequence: data.end_of_sequence,
-    }
-}
-
-fn source(data: &DataPlan, path: &Path, rows: candlewick_data::RowRange) -> Result<Source> {
-    let options =
-        SourceOptions { path: path.into(), form: data.form, rows, columns: data.columns.clone(), strict: data.strict };
-    Ok(Source::open(&options)?)
+/// The training rows.
+pub(crate) fn source(plan: &Plan) -> Result<Source> {
+    Ok(Source::open(&plan.source_options())?)
 }
 
 pub(crate) fn training_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) -> Result<Batches> {
@@ -43,8 +32,9 @@ pub(crate) fn training_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Need
         },
         last_step: last_step(mismatched),
         mismatched,
+        stratified: plan.data.stratified,
     };
-    Ok(Batches::new(source(&plan.data, &plan.data.path, plan.data.rows)?, encoder.clone(), options)?)
+    Ok(Batches::new(source(plan)?, encoder.clone(), options)?)
 }
 
 /// A step of one row has no other to mismatch it with.
@@ -53,7 +43,7 @@ fn last_step(mismatched: bool) -> LastStep {
 }
 
 pub(crate) fn evaluation_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) -> Result<Batches> {
-    let Some(evaluation) = &plan.evaluation else {
+    let (Some(evaluation), Some(rows)) = (&plan.evaluation, plan.evaluation_options()) else {
         return Err(Error::Mismatch("the plan has no held-out rows; give an [evaluation] section".into()));
     };
     let mismatched = needs.step_wide == StepWide::Mismatched;
@@ -65,8 +55,9 @@ pub(crate) fn evaluation_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Ne
         epochs: Some(1),
         last_step: LastStep::Keep,
         mismatched,
+        stratified: false,
     };
-    Ok(Batches::new(source(&plan.data, &evaluation.path, evaluation.rows)?, encoder.clone(), options)?)
+    Ok(Batches::new(Source::open(&rows)?, encoder.clone(), options)?)
 }
 
 /// The batches of all steps, one by one.
@@ -88,7 +79,7 @@ pub(crate) fn total_steps(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) ->
     let step = batch_size.checked_mul(micro_batches).ok_or_else(|| {
         too_many("train.micro_batches", format!("{micro_batches} times train.batch_size = {batch_size} rows a step"))
     })?;
-    let mut rows = Stream::new(source(&plan.data, &plan.data.path, plan.data.rows)?, encoder.clone(), Order::File)?;
+    let mut rows = Stream::new(source(plan)?, encoder.clone(), Order::File)?;
     let mut kept = 0u64;
     while rows.next_example()?.is_some() {
         kept += 1;
@@ -108,31 +99,49 @@ pub(crate) fn total_steps(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) ->
 
 /// The first usable row of the training file, decoded, with what is scored of it.
 pub(crate) fn sample(plan: &Plan, encoder: &Arc<Encoder>) -> Result<Option<String>> {
-    let source = source(&plan.data, &plan.data.path, plan.data.rows)?.strict(false);
+    let source = source(plan)?.strict(false);
     let example = Stream::new(source, encoder.clone(), Order::File)?.next_example()?;
     Ok(example.map(|example| encoder.describe(&example)))
 }
 
 /// Finds before the first step what would end an evaluation after the last: a file that is not there or of another form, rows
 /// that the objective cannot use, a rejected row where that is an error, one prompt only where completions are mismatched,
-/// and, where there is a `table` of reference log-probabilities, rows it lacks. The first batch is looked at; all of them where
-/// any row can end it.
+/// and, where there is a `table` of reference log-probabilities or a file of embeddings, rows it lacks. The first batch is looked
+/// at; all of them where any row can end it.
 pub(crate) fn check_evaluation(
     plan: &Plan,
     encoder: &Arc<Encoder>,
     needs: &Needs,
     table: Option<&PrecomputedReference>,
+    udm: Option<&Udm>,
 ) -> Result<()> {
     let mut batches = evaluation_batches(plan, encoder, needs)?;
-    let all = plan.data.strict || table.is_some();
+    let all = plan.data.strict || table.is_some() || udm.is_some_and(Udm::may_lack_rows);
+    let needs = if udm.is_some() { without_probability(needs) } else { *needs };
     for batch in flatten(&mut batches) {
-        let micro = Micro::new(&batch?, needs.rows)?;
+        let batch = batch?;
+        if let Some(udm) = udm {
+            batch.examples.iter().try_for_each(|example| udm.check(example))?;
+        }
+        let micro = Micro::new(&batch, &needs)?;
         if let Some(table) = table {
             table.check_holds(&micro)?;
         }
         if !all {
             break;
         }
+    }
+    Ok(())
+}
+
+/// Whether a file of embeddings has one for every training row.
+pub(crate) fn check_embeddings(plan: &Plan, encoder: &Arc<Encoder>, udm: &Udm) -> Result<()> {
+    if !udm.may_lack_rows() {
+        return Ok(());
+    }
+    let mut rows = Stream::new(source(plan)?, encoder.clone(), Order::File)?;
+    while let Some(example) = rows.next_example()? {
+        udm.check(&example)?;
     }
     Ok(())
 }
@@ -151,7 +160,7 @@ pub(crate) fn check_training(
         && let Some(step) = batches.next_step()?
     {
         for batch in &step {
-            table.check_holds(&Micro::new(batch, needs.rows)?)?;
+            table.check_holds(&Micro::new(batch, &to_be_scored(needs))?)?;
         }
         steps += 1;
     }

@@ -2,7 +2,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candlewick_data::{Batches, Cursor, Encoder, Report};
+use candlewick_data::{Batch, Batches, Cursor, Encoder, Report};
 use candlewick_losses::{Objective, Outputs};
 use candlewick_model::CausalLm;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use crate::policy::{CausalPolicy, FrozenPolicy, weights_digest};
 use crate::reference::{PrecomputedReference, Reference};
 use crate::rows::{self, Fingerprint};
 use crate::trainer::{EvalReport, StepReport, Trainer, TrainerOptions};
+use crate::udm::{self, Fit, Udm};
 
 /// A run in f32. Nothing happens between calls of [`advance`](Self::advance).
 ///
@@ -23,6 +24,7 @@ use crate::trainer::{EvalReport, StepReport, Trainer, TrainerOptions};
 /// - `metrics.jsonl`: an object a step or evaluation under TRL's names. `epoch` is passes over the rows with the part of the
 ///   last, where the length of the run is in epochs; where it is in steps the rows are not counted beforehand, and it is passes
 ///   completed.
+/// - `udm.json`, where the plan has a `udm`: the classifier of prompts, fitted when the run starts.
 /// - `rejected.jsonl`, where a row was set aside: an object of `file`, `line`, `reason` and `detail` for each one of the first
 ///   pass and of the first evaluation.
 /// - `checkpoints/step-…/`: see [`Checkpoint`]. `checkpoints/aside/`: those of later steps than one that was resumed.
@@ -48,6 +50,7 @@ pub struct Run {
     other_threads: Option<usize>,
     finished: bool,
     companions: Vec<PathBuf>,
+    udm: Option<Udm>,
 }
 
 /// What a checkpoint remembers beside the trainer.
@@ -62,6 +65,9 @@ struct Bookmark {
     /// Bytes of `rejected.jsonl`.
     rejected: u64,
     threads: usize,
+    /// The classifier of prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    udm: Option<Fit>,
 }
 
 /// How far a run has come.
@@ -129,7 +135,7 @@ impl Run {
     /// Files that are missing or do not fit together; an output directory that holds another run.
     pub fn start(plan: Plan) -> Result<Self> {
         refuse_other_run(&plan.output.dir)?;
-        let mut run = Self::build(plan)?;
+        let mut run = Self::build(plan, None)?;
         checkpoint::create_directory(&run.plan.output.dir)?;
         checkpoint::sweep(&checkpoints(&run.plan.output.dir))?;
         run.log.clear()?;
@@ -148,7 +154,7 @@ impl Run {
         let bookmark: Bookmark = serde_json::from_value(checkpoint.state.bookmark.clone())
             .map_err(|e| Error::checkpoint(&checkpoint.path, format!("it was not written by a run of a plan ({e})")))?;
         plan.check_resumes(&bookmark.plan, checkpoint.state.step)?;
-        let mut run = Self::build(plan)?;
+        let mut run = Self::build(plan, bookmark.udm.clone())?;
         let step = checkpoint.state.step;
         run.check_bookmark(&bookmark, step)?;
         if let (1.., Some(_), ReferencePlan::Precomputed(path)) = (step, &run.precompute, &run.plan.reference) {
@@ -195,8 +201,9 @@ impl Run {
         }
     }
 
-    fn build(plan: Plan) -> Result<Self> {
-        let encoder = Arc::new(Encoder::from_dir(&plan.model.path, rows::encode_options(&plan.data))?);
+    /// Puts everything together; `fit` is the classifier of prompts of a run that goes on.
+    fn build(plan: Plan, fit: Option<Fit>) -> Result<Self> {
+        let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
         let mut model = CausalLm::<f32>::load(&plan.model.path)?;
         encoder.check_vocabulary(model.config().vocab_size)?;
         let threads = plan.train.threads.max(1);
@@ -219,6 +226,15 @@ impl Run {
         batches.hold_rejections();
         let data = data?;
         let total_steps = rows::total_steps(&plan, &encoder, &needs)?;
+        let udm = match &plan.udm {
+            None => None,
+            Some(words) => {
+                let rows = udm::Rows { source: rows::source(&plan)?, encoder: &encoder, file: &plan.data.path };
+                let udm = Udm::new(words, &rows, fit, &model, threads)?;
+                rows::check_embeddings(&plan, &encoder, &udm)?;
+                Some(udm)
+            }
+        };
         let mut precompute = None;
         let mut starts_at_reference = true;
         let reference = match &plan.reference {
@@ -256,7 +272,7 @@ impl Run {
                 Reference::Precomputed(table) if precompute.is_none() => Some(table),
                 _ => None,
             };
-            rows::check_evaluation(&plan, &encoder, &needs, table)?;
+            rows::check_evaluation(&plan, &encoder, &needs, table, udm.as_ref())?;
         }
         let options = TrainerOptions {
             optimizer: plan.optimizer,
@@ -290,6 +306,7 @@ impl Run {
             other_threads: None,
             finished: false,
             companions,
+            udm,
         })
     }
 
@@ -345,6 +362,7 @@ impl Run {
             data: self.data.clone(),
             rejected: self.rejected.length(),
             threads: self.threads(),
+            udm: self.udm.as_ref().map(|udm| udm.fit().clone()),
         };
         let bookmark = serde_json::to_value(bookmark).map_err(|e| Error::checkpoint(&directory, e.to_string()))?;
         self.log.sync()?;
@@ -416,12 +434,13 @@ impl Run {
     fn step(&mut self) -> Result<StepReport> {
         let batches = self.batches.next_step();
         self.rejected.append(&self.batches.take_rejections())?;
-        let Some(batches) = batches? else {
+        let Some(mut batches) = batches? else {
             let (done, total) = (self.trainer.steps_done(), self.total_steps);
             return Err(Error::Mismatch(format!(
                 "the rows ended after step {done} of {total}; did the data file change?"
             )));
         };
+        self.tell_prompts_apart(&mut batches)?;
         let report = self.trainer.step(&batches)?;
         self.place.cursor = self.batches.cursor();
         self.place.tokens += report.tokens;
@@ -441,13 +460,29 @@ impl Run {
         if self.place.evaluated.is_none() {
             batches.hold_rejections();
         }
-        let report = self.trainer.evaluate(rows::flatten(&mut batches));
+        let report = match self.udm {
+            None => self.trainer.evaluate(rows::flatten(&mut batches)),
+            // An objective that reads probabilities of prompts is one that is evaluated over all rows at once.
+            Some(_) => {
+                rows::flatten(&mut batches).collect::<Result<Vec<_>, _>>().map_err(Error::from).and_then(|mut all| {
+                    self.tell_prompts_apart(&mut all)?;
+                    self.trainer.evaluate(all.into_iter().map(Ok::<_, Error>))
+                })
+            }
+        };
         self.rejected.append(&batches.take_rejections())?;
         let report = report?;
         self.held_out = Some(batches.report().clone());
         self.place.evaluated = Some(report.step);
         self.log.evaluation(&report)?;
         Ok(report)
+    }
+
+    /// Gives every row the probability that its prompt is one of a desirable completion, where that is computed.
+    fn tell_prompts_apart(&mut self, batches: &mut [Batch]) -> Result<()> {
+        let Some(udm) = &mut self.udm else { return Ok(()) };
+        let (model, workspace) = self.trainer.policy_mut().model_and_workspace();
+        udm.fill(batches, model, workspace)
     }
 
     fn precompute(&mut self) -> Result<Event> {
@@ -495,6 +530,9 @@ impl Run {
     }
 
     fn write_plan(&self) -> Result<()> {
+        if let Some(udm) = &self.udm {
+            udm.save(&self.plan.output.dir.join(UDM))?;
+        }
         let text = format!("{:#}\n", self.plan.to_json());
         checkpoint::write_file(&self.plan.output.dir.join(PLAN), |path| {
             std::fs::write(path, text).map_err(Error::io("writing", path))
@@ -544,4 +582,5 @@ fn tokenizer_files(model: &Path) -> Vec<PathBuf> {
 const METRICS: &str = "metrics.jsonl";
 const REJECTED: &str = "rejected.jsonl";
 const PLAN: &str = "plan.json";
+const UDM: &str = "udm.json";
 const RESULT: &str = "final";

@@ -91,6 +91,12 @@ pub struct EvalReport {
 }
 
 /// A policy in training. Its caller decides when to step, evaluate and save; nothing runs by itself.
+///
+/// # Passes of a step
+/// Every row takes a forward and a backward of the policy, and a forward of the reference where there is one. An objective
+/// with a statistic over the step ([`StepWide`]) takes more, without a gradient, before the first micro-batch:
+/// [`AllRows`](StepWide::AllRows) a second forward of policy and reference on every row (of a sort over the step, a running
+/// mean of rewards), [`Mismatched`](StepWide::Mismatched) one on every mismatched row.
 #[derive(Debug)]
 pub struct Trainer<P: Trainable> {
     policy: P,
@@ -216,7 +222,7 @@ impl<P: Trainable> Trainer<P> {
             let reference = self.reference.score(&mut self.policy, &micro.rows)?;
             let (policy, saved) = self.policy.forward(&micro.rows.packed, needs.outputs)?;
             let leaves = Leaves::new(&policy)?;
-            let scores = Scores::new(leaves.scores.clone(), reference, micro.groups.clone());
+            let scores = micro.scores::<P::Element>(leaves.scores.clone(), reference)?;
             let terms = self.objective.evaluate(&scores, &context.micro(index))?;
             let loss = terms.loss(&totals)?;
             let cotangents = leaves.cotangents(&loss)?;
@@ -238,7 +244,8 @@ impl<P: Trainable> Trainer<P> {
     /// Scores held-out batches and changes nothing.
     ///
     /// Batches are taken one at a time, unless the objective has a statistic over all rows (KTO's z): then their token ids
-    /// are held, and the statistic spans them all, so that the result does not depend on how rows are batched.
+    /// are held, and while the statistic is made the scores it is made of, but no activations; it spans all rows, so that
+    /// the result does not depend on how they are batched. Such an objective pays a second forward here too.
     ///
     /// # Errors
     /// As [`step`](Self::step), and the errors of the iterator.
@@ -252,13 +259,12 @@ impl<P: Trainable> Trainer<P> {
             let context = self.prepare(&[], Phase::Evaluate)?;
             let mut tally = Tally::new(&context);
             for batch in batches {
-                let micro = Micro::new(&batch?, needs.rows)?;
+                let micro = Micro::new(&batch?, &needs)?;
                 self.evaluate_micro(&micro, &context, &mut tally, &mut sums)?;
             }
             return self.evaluated(tally, sums);
         }
-        let batches = batches.into_iter().collect::<Result<Vec<Batch>, E>>()?;
-        let micros = pack(&batches, &needs)?;
+        let micros = batches.into_iter().map(|batch| Micro::new(&batch?, &needs)).collect::<Result<Vec<Micro>>>()?;
         let context = self.prepare(&micros, Phase::Evaluate)?;
         let mut tally = Tally::new(&context);
         for (index, micro) in micros.iter().enumerate() {
@@ -274,10 +280,11 @@ impl<P: Trainable> Trainer<P> {
         tally: &mut Tally,
         sums: &mut TermSums,
     ) -> Result<()> {
-        let want = self.objective.needs().outputs.union(self.options.monitor);
+        let needed = self.objective.needs().outputs;
+        let want = Outputs { given: needed.given, ..needed.union(self.options.monitor) };
         let policy = self.policy.score(&micro.rows.packed, want)?.detach();
         let reference = self.reference.score(&mut self.policy, &micro.rows)?;
-        let scores = Scores::new(policy, reference, micro.groups.clone());
+        let scores = micro.scores::<P::Element>(policy, reference)?;
         let terms = self.objective.evaluate(&scores, context)?;
         sums.add(&terms, micro)?;
         tally.add(micro, &scores, &terms, 0.0)
@@ -301,16 +308,18 @@ impl<P: Trainable> Trainer<P> {
 
     /// Scores without a gradient what the objective's step-wide statistic needs, and lets it compute that.
     fn prepare(&mut self, micros: &[Micro], phase: Phase) -> Result<Context> {
-        let step_wide = self.objective.needs().step_wide;
+        let Needs { step_wide, outputs, .. } = self.objective.needs();
+        // Teachers speak of the rows themselves only.
+        let mismatched_outputs = Outputs { given: false, ..outputs };
         let mut all = Vec::new();
         for micro in micros.iter().filter(|_| step_wide != StepWide::Nothing) {
             let (policy, reference) = match step_wide {
-                StepWide::AllRows => self.score_both(&micro.rows)?,
+                StepWide::AllRows => self.score_both(&micro.rows, outputs)?,
                 _ => (unscored::<P::Element>(&micro.rows)?, None),
             };
             let mismatched = match (step_wide, &micro.mismatched) {
                 (StepWide::Mismatched, Some(rows)) => {
-                    let (policy, reference) = self.score_both(rows)?;
+                    let (policy, reference) = self.score_both(rows, mismatched_outputs)?;
                     let reference =
                         reference.ok_or_else(|| Error::Mismatch("a mismatched completion needs a reference".into()))?;
                     Some(MismatchedScores { policy, reference })
@@ -322,13 +331,13 @@ impl<P: Trainable> Trainer<P> {
                 }
                 _ => None,
             };
-            all.push(Scores { mismatched, ..Scores::new(policy, reference, micro.groups.clone()) });
+            all.push(Scores { mismatched, ..micro.scores::<P::Element>(policy, reference)? });
         }
         Ok(self.objective.prepare(&StepScores { micro: &all, collective: &*self.collective }, phase)?)
     }
 
-    fn score_both(&mut self, rows: &PackedRows) -> Result<(TokenScores, Option<TokenScores>)> {
-        let policy = self.policy.score(&rows.packed, self.objective.needs().outputs)?.detach();
+    fn score_both(&mut self, rows: &PackedRows, want: Outputs) -> Result<(TokenScores, Option<TokenScores>)> {
+        let policy = self.policy.score(&rows.packed, want)?.detach();
         Ok((policy, self.reference.score(&mut self.policy, rows)?))
     }
 
@@ -443,7 +452,7 @@ impl<P: Trainable> Trainer<P> {
 }
 
 fn pack(batches: &[Batch], needs: &Needs) -> Result<Vec<Micro>> {
-    batches.iter().map(|batch| Micro::new(batch, needs.rows)).collect()
+    batches.iter().map(|batch| Micro::new(batch, needs)).collect()
 }
 
 /// Scores of rows that were not computed: nothing is scored.

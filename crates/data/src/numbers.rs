@@ -1,0 +1,163 @@
+//! Numbers that rows bring beside their texts: a margin, a share of votes, a score.
+//!
+//! `{"prompt": "p", "chosen": "a", "rejected": "b", "margin": 0.5}` brings the number `margin`. Pairs that have none may
+//! bring what it is made of:
+//!
+//! | number | of a pair without that column |
+//! |---|---|
+//! | `margin` | `score_chosen` − `score_rejected` |
+//! | `preference` | `votes_chosen` / (`votes_chosen` + `votes_rejected`) |
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Fault, Reason};
+use crate::form::{Columns, column, missing, number};
+use crate::row::Row;
+
+/// A number that every row must bring, in the column of its name; a row without it, or with another value than it may
+/// have, is set aside.
+///
+/// ```
+/// use candlewick_data::{NumberColumn, Source, SourceOptions};
+/// let rows = r#"{"prompt": "p", "chosen": " a", "rejected": " b", "score_gap": 0.5}"#;
+/// let options = SourceOptions {
+///     numbers: vec![NumberColumn::any("margin")],
+///     columns: [("margin".to_owned(), "score_gap".to_owned())].into(),
+///     ..SourceOptions::default()
+/// };
+/// assert!(Source::from_reader(rows.as_bytes(), &options).is_ok());
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct NumberColumn {
+    /// Its name, here and in [`Example::numbers`](crate::Example::numbers).
+    pub name: String,
+    /// The smallest value it may have.
+    pub low: f64,
+    /// The largest value it may have.
+    pub high: f64,
+}
+
+impl NumberColumn {
+    /// A number that may have any finite value.
+    pub fn any(name: impl Into<String>) -> Self {
+        Self { name: name.into(), low: f64::MIN, high: f64::MAX }
+    }
+
+    /// A number in \[0, 1\].
+    pub fn share(name: impl Into<String>) -> Self {
+        Self { name: name.into(), low: 0.0, high: 1.0 }
+    }
+
+    fn range(&self) -> String {
+        if self.low <= f64::MIN && self.high >= f64::MAX {
+            "a finite number".to_owned()
+        } else {
+            format!("a number in [{}, {}]", self.low, self.high)
+        }
+    }
+
+    fn admit(&self, value: f64, from: &str) -> Result<f64, Fault> {
+        if (self.low..=self.high).contains(&value) {
+            return Ok(value);
+        }
+        Err(Fault::new(Reason::OutOfRange, format!("`{}` is {value}{from}, expected {}", self.name, self.range())))
+    }
+
+    fn read(&self, row: &Row, object: &Map<String, Value>, columns: &Columns) -> Result<f64, Fault> {
+        let own = columns.in_file(&self.name);
+        if let Some(value) = columns.value(object, &self.name) {
+            return number(value, own, &self.range()).and_then(|value| self.admit(value, ""));
+        }
+        let parts = Parts::of(&self.name).filter(|_| matches!(row, Row::Pair { .. }));
+        let Some(parts) = parts else {
+            return Err(missing(object, columns, &self.name));
+        };
+        let [chosen, rejected] = parts.columns;
+        if columns.value(object, chosen).is_none() && columns.value(object, rejected).is_none() {
+            let Fault { reason, detail } = missing(object, columns, &self.name);
+            let (chosen, rejected) = (columns.in_file(chosen), columns.in_file(rejected));
+            return Err(Fault::new(reason, format!("{detail}; `{chosen}` and `{rejected}` would do as well")));
+        }
+        let [chosen, rejected] = parts.columns.map(|name| {
+            let value = column(object, columns, name)?;
+            number(value, columns.in_file(name), parts.expected).map(|value| (columns.in_file(name), value))
+        });
+        let value = parts.combine(chosen?, rejected?)?;
+        self.admit(value, parts.how)
+    }
+}
+
+/// Two columns of a pair that together give a number.
+struct Parts {
+    columns: [&'static str; 2],
+    expected: &'static str,
+    how: &'static str,
+    votes: bool,
+}
+
+impl Parts {
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            "margin" => Some(Self {
+                columns: ["score_chosen", "score_rejected"],
+                expected: "a finite number",
+                how: " (the difference of the scores)",
+                votes: false,
+            }),
+            "preference" => Some(Self {
+                columns: ["votes_chosen", "votes_rejected"],
+                expected: "a count of votes",
+                how: " (the share of the votes)",
+                votes: true,
+            }),
+            _ => None,
+        }
+    }
+
+    fn combine(&self, chosen: (&str, f64), rejected: (&str, f64)) -> Result<f64, Fault> {
+        if !self.votes {
+            return Ok(chosen.1 - rejected.1);
+        }
+        for (name, votes) in [chosen, rejected] {
+            if votes < 0.0 || votes.fract() != 0.0 {
+                return Err(Fault::new(Reason::OutOfRange, format!("`{name}` is {votes}, expected {}", self.expected)));
+            }
+        }
+        let votes = chosen.1 + rejected.1;
+        if votes > 0.0 {
+            return Ok(chosen.1 / votes);
+        }
+        let (chosen, rejected) = (chosen.0, rejected.0);
+        Err(Fault::new(
+            Reason::OutOfRange,
+            format!("`{chosen}` and `{rejected}` are both 0, expected at least one vote"),
+        ))
+    }
+}
+
+/// The wanted numbers of an object.
+pub(crate) fn read(
+    wanted: &[NumberColumn],
+    row: &Row,
+    object: &Map<String, Value>,
+    columns: &Columns,
+) -> Result<BTreeMap<String, f64>, Fault> {
+    wanted.iter().map(|wanted| Ok((wanted.name.clone(), wanted.read(row, object, columns)?))).collect()
+}
+
+/// Whether a row from memory brings the wanted numbers.
+pub(crate) fn check(wanted: &[NumberColumn], numbers: &BTreeMap<String, f64>) -> Result<(), Fault> {
+    wanted.iter().try_for_each(|wanted| match numbers.get(&wanted.name) {
+        Some(value) => wanted.admit(*value, "").map(drop),
+        None => {
+            let given: Vec<&str> = numbers.keys().map(String::as_str).collect();
+            let given = if given.is_empty() { "no numbers".to_owned() } else { given.join(", ") };
+            Err(Fault::new(
+                Reason::MissingColumn,
+                format!("no number `{}`, the row brings {given}; expected {}", wanted.name, wanted.range()),
+            ))
+        }
+    })
+}
