@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use candlewick::losses::{Builtin, Needs, Objective, Recipe, ReferenceUpdate, Scored, StepWide, Teacher, trl};
+use candlewick::losses::{Builtin, Needs, Objective, Recipe, ReferenceUpdate, Rows, Scored, StepWide, Teacher, trl};
 use serde_json::Value;
 
 /// The sections that the doc comment of a loss must have, in this order.
@@ -90,8 +90,8 @@ fn doc_comments_come_apart_as_they_should() {
     assert_eq!((entry.fields[0].name.as_str(), entry.fields[0].docs.as_str()), ("rate", "A rate,\nof `[0, 1]`."));
     let missing = "some.rs: section `# Formula` is missing";
     assert!(entry.problems().iter().any(|problem| problem == missing), "{:?}", entry.problems());
-    assert_eq!(plain_links("[`Dpo`](crate::Dpo), [`X::y`], \\[B\\] [a](https://b.c)", &[("Dpo", "dpo")]), {
-        "[`dpo`](#dpo), `X::y`, \\[B\\] [a](https://b.c)"
+    assert_eq!(plain_links("[`Dpo`](crate::Dpo), `[0, 1)`, [`X::y`], \\[B\\] [a](https://b.c)", &[("Dpo", "dpo")]), {
+        "[`dpo`](#dpo), `[0, 1)`, `X::y`, \\[B\\] [a](https://b.c)"
     });
 }
 
@@ -197,7 +197,7 @@ impl Entry {
 
     /// The entries of formula-vectors.json that it is checked by.
     fn formulas(&self) -> Vec<String> {
-        self.checked_by("Formulas:")
+        self.checked_by("ormulas:")
     }
 
     /// The names in backticks between a word and the end of its sentence, leaving out what stands in parentheses.
@@ -390,6 +390,12 @@ fn objective_section(entry: &Entry, entries: &[Entry]) -> String {
     }
     let mut facts = format!("`{}` in [`{1}`](../../{1}).", entry.type_name, entry.file);
     if let Some(recipe) = entry.recipe() {
+        let [rows, reference, step, also] = needs_in_words(&recipe, &recipe.needs());
+        let reference = if reference.is_empty() { "" } else { " and a reference" };
+        let _ = write!(facts, " Reads {rows}{reference}");
+        let more = [if step.is_empty() { step } else { format!("{step} of the whole step first") }, also];
+        more.iter().filter(|more| !more.is_empty()).for_each(|more| _ = write!(facts, "; {more}"));
+        facts.push('.');
         let names: Vec<&str> = Builtin::NAMES
             .iter()
             .zip(Builtin::ALIASES)
@@ -477,8 +483,7 @@ fn needs_in_words(recipe: &Recipe, needs: &Needs) -> [String; 4] {
     also.extend((recipe.reference_update() != ReferenceUpdate::Frozen).then(|| "the reference moves".to_owned()));
     also.extend(recipe.state().is_some().then(|| "state in checkpoints".to_owned()));
     // The mismatched completions are scored by the reference too, so that "yes" covers them.
-    let all = candlewick::losses::Rows::ANY == needs.rows;
-    let rows = if all { "any".to_owned() } else { needs.rows.to_string() };
+    let rows = if needs.rows == Rows::ANY { "any rows".to_owned() } else { needs.rows.to_string() };
     [rows, if needs.reference { "yes" } else { "" }.to_owned(), step.to_owned(), also.join("; ")]
 }
 
@@ -551,7 +556,9 @@ fn plain_links(text: &str, types: &[(&str, &str)]) -> String {
         let escaped = rest[..at].ends_with('\\');
         plain.push_str(&rest[..at]);
         rest = &rest[at..];
-        let Some(close) = rest.find(']').filter(|_| !escaped) else {
+        // `[0, 1)` is an interval, and what stands after it may be a link.
+        let close = rest.find(']').filter(|&close| !escaped && !rest[1..close].contains('['));
+        let Some(close) = close else {
             plain.push('[');
             rest = &rest[1..];
             continue;

@@ -6,9 +6,9 @@
 //! cargo bench -p candlewick-losses -- dpo             # those with `dpo` in their names
 //! ```
 //!
-//! A time is the fastest of several repetitions, divided by the rows that were scored: an item of ranked completions has four of
-//! them, a pair two. An objective above four times DPO a row is marked with `!`; nothing here fails because of a time. What a
-//! sample holds follows from what an objective needs, so a new one is timed by joining the list.
+//! A time is the fastest of several repetitions, in turns with DPO's. Ratios are those of times a scored row: an item of ranked
+//! completions has four of them, a pair two. One above 4 is marked with `!`; nothing here fails because of a time. What a sample
+//! holds follows from what an objective needs, so a new one is timed by joining the list.
 #![expect(clippy::print_stdout, reason = "a benchmark shows what it measured")]
 
 use std::time::{Duration, Instant};
@@ -36,7 +36,6 @@ fn main() -> Result<()> {
     let wanted: Vec<&str> = words.iter().map(String::as_str).filter(|word| !word.starts_with("--")).collect();
     let sizes = if is_quick { &ITEMS[..1] } else { &ITEMS[..] };
 
-    let baseline = sizes.iter().map(|&items| measure(BASELINE, items)).collect::<Result<Vec<_>>>()?;
     println!("value and gradient, f32, {TOKENS} tokens a row; × is the time a scored row beside that of {BASELINE}");
     print!("{:<28}{:>10}", "objective", "rows/item");
     sizes.iter().for_each(|items| print!("{:>22}", format!("{items} items")));
@@ -44,13 +43,13 @@ fn main() -> Result<()> {
     let mut dear = 0;
     for name in Builtin::NAMES.iter().filter(|name| wanted.is_empty() || wanted.iter().any(|word| name.contains(word)))
     {
-        let times = sizes.iter().map(|&items| measure(name, items)).collect::<Result<Vec<_>>>()?;
-        print!("{name:<28}{:>10.1}", times[0].rows as f64 / sizes[0] as f64);
-        for (time, baseline) in times.iter().zip(&baseline) {
-            let ratio = time.a_row() / baseline.a_row();
+        let times = sizes.iter().map(|&items| compare(name, items)).collect::<Result<Vec<_>>>()?;
+        print!("{name:<28}{:>10.1}", times[0].own.rows as f64 / sizes[0] as f64);
+        for Comparison { own, baseline } in &times {
+            let ratio = own.a_row() / baseline.a_row();
             dear += usize::from(ratio > LIMIT);
             let mark = if ratio > LIMIT { '!' } else { ' ' };
-            print!("{:>11.1} µs {ratio:>6.2}×{mark}", time.fastest.as_secs_f64() * 1e6);
+            print!("{:>11.1} µs {ratio:>6.2}×{mark}", own.fastest.as_secs_f64() * 1e6);
         }
         println!();
     }
@@ -58,34 +57,51 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The fastest evaluation of a step.
-struct Time {
-    fastest: Duration,
-    rows: usize,
+/// An objective and the baseline on as many items.
+struct Comparison {
+    own: Timed,
+    baseline: Timed,
 }
 
-impl Time {
+/// An objective with a step to evaluate it on, and the fastest evaluation so far.
+struct Timed {
+    recipe: Recipe,
+    step: [Scores; 1],
+    rows: usize,
+    fastest: Duration,
+}
+
+/// Both in turns, so that whatever else the machine does slows both.
+fn compare(name: &str, items: usize) -> Result<Comparison> {
+    let (mut own, mut baseline) = (Timed::new(name, items)?, Timed::new(BASELINE, items)?);
+    let (begun, mut repetitions) = (now(), 0);
+    while repetitions < 4 || begun.elapsed() < Duration::from_millis(300) {
+        own.repeat()?;
+        baseline.repeat()?;
+        repetitions += 1;
+    }
+    Ok(Comparison { own, baseline })
+}
+
+impl Timed {
+    fn new(name: &str, items: usize) -> Result<Self> {
+        let recipe = Recipe::from_name(name)?;
+        let step = [sample(&recipe.needs(), items)?];
+        let mismatched = step[0].mismatched.as_ref().map_or(0, |mismatched| mismatched.policy.rows());
+        let rows = step[0].policy.rows() + mismatched;
+        Ok(Self { recipe, step, rows, fastest: Duration::MAX })
+    }
+
+    fn repeat(&mut self) -> Result<()> {
+        let begun = now();
+        evaluate(&mut self.recipe, &self.step)?;
+        self.fastest = self.fastest.min(begun.elapsed());
+        Ok(())
+    }
+
     fn a_row(&self) -> f64 {
         self.fastest.as_secs_f64() / self.rows as f64
     }
-}
-
-fn measure(name: &str, items: usize) -> Result<Time> {
-    let mut recipe = Recipe::from_name(name)?;
-    let step = [sample(&recipe.needs(), items)?];
-    let mismatched = step[0].mismatched.as_ref().map_or(0, |mismatched| mismatched.policy.rows());
-    let rows = step[0].policy.rows() + mismatched;
-    let (mut fastest, mut spent, mut repetitions) = (Duration::MAX, Duration::ZERO, 0);
-    // The first one warms up the allocator, and counts for nothing unless it is the only fast one.
-    while repetitions < 4 || spent < Duration::from_millis(200) {
-        let begun = now();
-        evaluate(&mut recipe, &step)?;
-        let time = begun.elapsed();
-        fastest = fastest.min(time);
-        spent += time;
-        repetitions += 1;
-    }
-    Ok(Time { fastest, rows })
 }
 
 /// One step of one micro-batch: statistics, value and gradient.
