@@ -13,6 +13,8 @@ use serde_json::Value;
 const SECTIONS: &[&str] = &["Formula", "Gradient", "When to use", "Source", "Deviations", "Checked by", "Example"];
 /// Objectives that are made of others, outside the list; a mix is no method of anybody's and needs no sections.
 const COMPOSITES: &[(&str, bool)] = &[("mix", false), ("wpo", true), ("humanline", true)];
+/// How well a formula may be known.
+const MARKS: &[&str] = &["A✓", "A", "B", "C", "D"];
 const LOSSES: &str = "crates/losses/src";
 const GOLDEN: &str = "crates/losses/tests/golden";
 const OBJECTIVES: &str = "docs/reference/objectives.md";
@@ -82,11 +84,12 @@ fn the_loss_that_contributing_shows_is_a_whole_one() {
 fn doc_comments_come_apart_as_they_should() {
     let source = "/// One line\n/// of summary.\n///\n/// Notes.\n///\n/// # Source\n/// Doe 2020, arXiv 2001.00001. Confidence B.\n///\n\
                   /// # Checked by\n/// TRL: `x`. Formulas: `a.b c`, `d` (its `key`). Properties of `e`.\n\
-                  #[serde(\n    default,\n)]\npub struct Some<O = u8> {\n    /// A rate,\n    /// of `[0, 1]`.\n    pub rate: f64,\n}\n";
+                  #[serde(\n    default,\n)]\npub struct Some<O = u8> {\n    /// A rate,\n    /// of `[0, 1]`.\n    pub rate: f64,\n    /// Moved by\n    /// training.\n    #[serde(skip)]\n    pub seen: f64,\n}\n";
     let entry = Entry::parse("some.rs", source, "Some", "some", true);
     assert_eq!((entry.summary.as_str(), entry.notes.as_str()), ("One line\nof summary.", "Notes."));
     assert_eq!(entry.formulas(), ["a.b c", "d"]);
     assert_eq!((entry.source(), entry.confidence()), ("Doe 2020, arXiv 2001.00001".to_owned(), "B".to_owned()));
+    assert_eq!(entry.fields.len(), 1);
     assert_eq!((entry.fields[0].name.as_str(), entry.fields[0].docs.as_str()), ("rate", "A rate,\nof `[0, 1]`."));
     let missing = "some.rs: section `# Formula` is missing";
     assert!(entry.problems().iter().any(|problem| problem == missing), "{:?}", entry.problems());
@@ -170,8 +173,10 @@ impl Entry {
                 Some(text) if heading == "Example" && !text.contains("assert") => {
                     problem("section `# Example` asserts nothing".to_owned());
                 }
-                Some(text) if heading == "Source" && !text.contains("Confidence ") => {
-                    problem("section `# Source` does not end with `Confidence MARK.`".to_owned());
+                Some(_) if heading == "Source" && self.mark().is_empty() => {
+                    problem(
+                        "section `# Source` does not end with `Confidence MARK.`, a mark of A✓, A, B, C, D".to_owned(),
+                    );
                 }
                 Some(text)
                     if heading == "Checked by"
@@ -244,10 +249,16 @@ impl Entry {
         with_arxiv_links(first[..end].trim_end_matches(['.', ',']))
     }
 
-    /// The mark alone.
+    /// The marks alone, of the first sentence.
     fn mark(&self) -> String {
         let confidence = self.confidence();
-        confidence.split(['.', ':', ';', '(']).next().unwrap_or_default().trim().to_owned()
+        let mut marks: Vec<&str> = Vec::new();
+        for word in confidence.split(". ").next().unwrap_or_default().split([' ', ',', ':', ';', '(', ')']) {
+            if MARKS.contains(&word) && !marks.contains(&word) {
+                marks.push(word);
+            }
+        }
+        marks.join(", ")
     }
 
     fn recipe(&self) -> Option<Recipe> {
@@ -275,13 +286,17 @@ fn declaration(source: &str, type_name: &str) -> (String, Vec<Field>) {
         }
     }
     let mut fields = Vec::new();
-    let mut field_docs = Vec::new();
+    let (mut field_docs, mut is_state) = (Vec::new(), false);
     for line in lines.take_while(|line| !is_empty && *line != "}").map(str::trim) {
         if let Some(text) = line.strip_prefix("///") {
             field_docs.push(text.strip_prefix(' ').unwrap_or(text));
+        } else if line.starts_with("#[serde(skip)]") {
+            // State of a run, not a hyperparameter.
+            is_state = true;
         } else if let Some((name, _)) = line.strip_prefix("pub ").and_then(|rest| rest.split_once(':')) {
-            fields.push(Field { name: name.to_owned(), docs: field_docs.join("\n") });
-            field_docs.clear();
+            let field = Field { name: name.to_owned(), docs: field_docs.join("\n") };
+            fields.extend((!is_state).then_some(field));
+            (field_docs, is_state) = (Vec::new(), false);
         }
     }
     (docs, fields)
@@ -358,7 +373,7 @@ fn objectives_page(entries: &[Entry]) -> String {
             format!("`{}`", preset.name),
             code_list(preset.aliases),
             format!("[`{name}`](#{name})"),
-            settings.collect::<Vec<_>>().join(", "),
+            or(&settings.collect::<Vec<_>>().join(", "), "its defaults").to_owned(),
             preset.summary.to_owned(),
         ];
         row(&mut page, &cells);
@@ -402,9 +417,11 @@ fn objective_section(entry: &Entry, entries: &[Entry]) -> String {
             .find(|(name, _)| **name == entry.name)
             .map_or_else(Vec::new, |(_, aliases)| aliases.to_vec());
         let trl = names_of_trl(&entry.name);
-        let _ = write!(facts, " Other names: {}.", or_none(&code_list(&names)));
+        let _ = write!(facts, " Other names: {}.", or(&code_list(&names), "none"));
         let trl: Vec<&str> = trl.iter().map(String::as_str).collect();
-        let _ = write!(facts, " TRL's `loss_type`: {}.", or_none(&code_list(&trl)));
+        if !trl.is_empty() {
+            let _ = write!(facts, " TRL's `loss_type`: {}.", code_list(&trl));
+        }
         if let Some(loss) = recipe.loss_at_zero_margin() {
             let _ = write!(facts, " Where policy and reference agree it is {}.", (loss * 1e6).round() / 1e6);
         }
@@ -612,13 +629,14 @@ fn code_list(names: &[&str]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-fn or_none(text: &str) -> &str {
-    if text.is_empty() { "none" } else { text }
+fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
+    if text.is_empty() { otherwise } else { text }
 }
 
 /// A value as configuration has it.
 fn toml(value: &Value) -> String {
     match value {
+        Value::Object(fields) if fields.is_empty() => "{}".to_owned(),
         Value::Object(fields) => {
             let fields: Vec<String> = fields.iter().map(|(key, value)| format!("{key} = {}", toml(value))).collect();
             format!("{{ {} }}", fields.join(", "))
