@@ -82,17 +82,43 @@ fn the_loss_that_contributing_shows_is_a_whole_one() {
 
 #[test]
 fn doc_comments_come_apart_as_they_should() {
-    let source = "/// One line\n/// of summary.\n///\n/// Notes.\n///\n/// # Source\n/// Doe 2020, arXiv 2001.00001. Confidence B.\n///\n\
-                  /// # Checked by\n/// TRL: `x`. Formulas: `a.b c`, `d` (its `key`). Properties of `e`.\n\
-                  #[serde(\n    default,\n)]\npub struct Some<O = u8> {\n    /// A rate,\n    /// of `[0, 1]`.\n    pub rate: f64,\n    /// Moved by\n    /// training.\n    #[serde(skip)]\n    pub seen: f64,\n}\n";
+    let source = r"
+/// One line
+/// of summary.
+///
+/// Notes.
+///
+/// # Source
+/// Doe 2020, arXiv 2001.00001. Confidence B.
+///
+/// # Deviations
+///
+/// # Checked by
+/// TRL: `x`. Formulas: `a.b c`, `d` (its `key`). Properties of `e`.
+#[serde(
+    default,
+)]
+pub struct Some<O = u8> {
+    /// A rate,
+    /// of `[0, 1]`.
+    pub rate: f64,
+    /// Moved by training.
+    #[serde(skip)]
+    pub seen: f64,
+}
+";
     let entry = Entry::parse("some.rs", source, "Some", "some", true);
     assert_eq!((entry.summary.as_str(), entry.notes.as_str()), ("One line\nof summary.", "Notes."));
     assert_eq!(entry.formulas(), ["a.b c", "d"]);
     assert_eq!((entry.source(), entry.confidence()), ("Doe 2020, arXiv 2001.00001".to_owned(), "B".to_owned()));
     assert_eq!(entry.fields.len(), 1);
     assert_eq!((entry.fields[0].name.as_str(), entry.fields[0].docs.as_str()), ("rate", "A rate,\nof `[0, 1]`."));
-    let missing = "some.rs: section `# Formula` is missing";
-    assert!(entry.problems().iter().any(|problem| problem == missing), "{:?}", entry.problems());
+    let problems = entry.problems();
+    for problem in ["some.rs: section `# Formula` is missing", "some.rs: section `# Deviations` is empty"] {
+        assert!(problems.iter().any(|found| found == problem), "{problems:?}");
+    }
+    let unmarked = Entry::parse("some.rs", &source.replace(" Confidence B.", ""), "Some", "some", true);
+    assert_eq!(unmarked.problems().len(), problems.len() + 1);
     assert_eq!(plain_links("[`Dpo`](crate::Dpo), `[0, 1)`, [`X::y`], \\[B\\] [a](https://b.c)", &[("Dpo", "dpo")]), {
         "[`dpo`](#dpo), `[0, 1)`, `X::y`, \\[B\\] [a](https://b.c)"
     });
