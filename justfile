@@ -71,6 +71,18 @@ interop-trained: _venv
     cargo run --release --example parity -- --model {{ tinystories }} --adapter {{ fixtures }}/parity/dpo_lora_adapter/init --save target/interop-trained {{ fixtures }}/parity/dpo_lora.json
     {{ python }} -W ignore tools/interop/check_logits.py --tolerance 2e-5 --model {{ tinystories }} --adapter target/interop-trained target/interop-trained/logits.json
 
+# Make the pages that are made of doc comments again: docs/reference/objectives.md, docs/papers.md.
+docs-update:
+    UPDATE_EXPECTED=1 cargo test --test reference
+
+# What every objective costs beside DPO.
+bench-losses *arguments:
+    cargo bench --package candlewick-losses -- {{ arguments }}
+
+# Follow CONTRIBUTING.md in a copy: its loss joins the list and passes.
+new-loss *arguments:
+    tools/new_loss.sh {{ arguments }}
+
 # Make the expectations under tests/expected again (the diff should be empty).
 expectations: _venv
     rm -rf target/gpt2 && mkdir -p target/gpt2
