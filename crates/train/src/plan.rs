@@ -249,9 +249,9 @@ impl Plan {
             evaluation: evaluation.map(|words| resolve_evaluation(words, &data, batch_size)).transpose()?,
             model,
             data,
+            udm: udm.map(|words| resolve_udm(words, &objective.needs(), train.seed)).transpose()?,
             objective,
             reference: reference_plan,
-            udm: udm.map(|words| resolve_udm(words, &objective.needs(), train.seed)).transpose()?,
             optimizer: AdamWOptions {
                 learning_rate: optimizer.learning_rate,
                 beta1: optimizer.beta1,

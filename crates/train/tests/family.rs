@@ -74,9 +74,9 @@ fn examples(needs: &Needs, count: usize, seed: u64) -> Vec<Example> {
             })
             .collect(),
         rows if rows.judged => (0..count).map(|i| judged(i, &mut random)).collect(),
-        _ => (0..count)
-            .map(|i| support::example(i, context(i, &mut random, &[0]), Annotation::Demonstration))
-            .collect(),
+        _ => {
+            (0..count).map(|i| support::example(i, context(i, &mut random, &[0]), Annotation::Demonstration)).collect()
+        }
     };
     for (i, example) in examples.iter_mut().enumerate() {
         for number in needs.numbers.iter() {
@@ -149,7 +149,13 @@ fn accuracy(model: &CausalLm<f32>, held_out: &[Example]) -> f64 {
     };
     let right = held_out.iter().map(|example| {
         let (chosen, rejected) = (gain(&example.contexts[0], 0), gain(&example.contexts[0], 1));
-        if chosen > rejected { 1.0 } else if chosen < rejected { 0.0 } else { 0.5 }
+        if chosen > rejected {
+            1.0
+        } else if chosen < rejected {
+            0.0
+        } else {
+            0.5
+        }
     });
     mean(&right.collect::<Vec<_>>())
 }

@@ -1,6 +1,7 @@
 //! What holds for the whole family of objectives.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod divergences;
 mod objectives;
 mod properties;
 mod sample;

@@ -1,9 +1,9 @@
 //! What must hold for every loss of the list. Joining the list brings these tests.
 
+use crate::sample::{ROWS, SLOTS, Sample, prepare};
 use candle_core::{DType, Device, Tensor, Var};
 use candlewick_losses::{Builtin, Context, Groups, Objective, Recipe, ReferenceUpdate, Scores, TokenScores, Totals};
 use candlewick_testkit::{central_difference, error, worst};
-use crate::sample::{ROWS, SLOTS, Sample, prepare};
 use serde_json::Value;
 
 /// Every loss of the list, its presets, and objectives that wrap another, on every kind of rows that they can use.
@@ -27,9 +27,8 @@ fn wrapped() -> Vec<Recipe> {
     WRAPPED.iter().map(|json| serde_json::from_str(json).unwrap()).collect()
 }
 
-const WRAPPED: [&str; 1] = [
-    r#"{ "type": "mix", "parts": [ { "weight": 0.5, "loss": { "type": "dpo" } }, { "loss": { "type": "sft" } } ] }"#,
-];
+const WRAPPED: [&str; 1] =
+    [r#"{ "type": "mix", "parts": [ { "weight": 0.5, "loss": { "type": "dpo" } }, { "loss": { "type": "sft" } } ] }"#];
 
 #[test]
 fn the_gradient_is_the_central_difference() {
@@ -68,7 +67,7 @@ fn check_gradient_at_a_kink(recipe: &Recipe, sample: &Sample) {
         return;
     }
     let context = sample.context(recipe);
-    let at = sample.inputs();
+    let at = sample.inputs(recipe);
     let here = loss_at(recipe, sample, &context, &at);
     let step = 1e-6;
     for (place, &slope) in gradient.iter().enumerate() {
@@ -87,14 +86,14 @@ fn check_gradient_at_a_kink(recipe: &Recipe, sample: &Sample) {
 fn gradients(recipe: &Recipe, sample: &Sample) -> (Vec<f64>, Vec<f64>) {
     let context = sample.context(recipe);
     let (_, gradient) = sample.evaluate(recipe, &context, DType::F64);
-    let numeric = central_difference(|flat| loss_at(recipe, sample, &context, flat), &sample.inputs(), 1e-5);
+    let numeric = central_difference(|flat| loss_at(recipe, sample, &context, flat), &sample.inputs(recipe), 1e-5);
     (gradient, numeric)
 }
 
 /// The loss at other inputs. Statistics of the step are held, as they carry no gradient; but the partners that a sort
 /// gives to both sides of a difference move together.
-fn loss_at(recipe: &Recipe, sample: &Sample, context: &Context, flat: &[f64]) -> f64 {
-    let moved = sample.with_inputs(flat);
+pub(crate) fn loss_at(recipe: &Recipe, sample: &Sample, context: &Context, flat: &[f64]) -> f64 {
+    let moved = sample.with_inputs(recipe, flat);
     if recipe.name() == "aot_unpaired" { moved.loss(recipe) } else { moved.loss_in(recipe, context) }
 }
 

@@ -70,7 +70,10 @@ impl Sample {
             (
                 rows.ranked,
                 Groups {
-                    ranked: vec![ranked(&[0, 1, 2], &[3.0, 7.0, 4.0]), ranked(&[3, 4, 5, 6, 7], &[1.0, 5.0, 2.0, 6.0, 4.0])],
+                    ranked: vec![
+                        ranked(&[0, 1, 2], &[3.0, 7.0, 4.0]),
+                        ranked(&[3, 4, 5, 6, 7], &[1.0, 5.0, 2.0, 6.0, 4.0]),
+                    ],
                     ..Groups::default()
                 },
             ),
@@ -87,11 +90,8 @@ impl Sample {
 
     pub(crate) fn scores(&self, dtype: DType) -> (Inputs, Scores) {
         let variable = |rows: &[Vec<f64>]| Var::from_tensor(&tensor(rows, dtype)).unwrap();
-        let inputs = Inputs {
-            log_probs: variable(&self.policy),
-            means: variable(&self.means),
-            given: variable(&self.given),
-        };
+        let inputs =
+            Inputs { log_probs: variable(&self.policy), means: variable(&self.means), given: variable(&self.given) };
         let mask = tensor(&self.mask, dtype);
         let by_token = |values: &Tensor| values.reshape((ROWS, SLOTS, GIVEN)).unwrap();
         let policy = TokenScores::new(inputs.log_probs.as_tensor().clone(), mask.clone())
@@ -143,29 +143,43 @@ impl Sample {
     ) -> (f64, Vec<f64>) {
         let loss = recipe.evaluate(scores, context).unwrap().loss(totals).unwrap();
         let mut gradients = loss.backward().unwrap();
-        let gradient = [&inputs.log_probs, &inputs.means, &inputs.given].map(|input| {
-            let gradient = gradients.remove(input).unwrap_or_else(|| input.zeros_like().unwrap());
-            gradient.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-        });
-        (loss.to_dtype(DType::F64).unwrap().to_scalar().unwrap(), gradient.concat())
+        let outputs = recipe.needs().outputs;
+        let inputs = [(&inputs.log_probs, true), (&inputs.means, outputs.mean_log_probs), (&inputs.given, outputs.given)];
+        let mut gradient: Vec<f64> = Vec::new();
+        for (input, is_read) in inputs {
+            let slopes = gradients.remove(input);
+            assert!(is_read || slopes.is_none(), "{recipe:?} reads what it does not name in its needs");
+            if is_read {
+                let slopes = slopes.unwrap_or_else(|| input.zeros_like().unwrap()).to_dtype(DType::F64).unwrap();
+                gradient.extend(slopes.flatten_all().unwrap().to_vec1::<f64>().unwrap());
+            }
+        }
+        (loss.to_dtype(DType::F64).unwrap().to_scalar().unwrap(), gradient)
     }
 
-    /// Everything that the loss can be differentiated by, flat.
-    pub(crate) fn inputs(&self) -> Vec<f64> {
-        [self.policy.concat(), self.means.concat(), self.given.concat()].concat()
+    /// Everything that the loss can be differentiated by, flat: the log-probabilities, and what else the objective reads.
+    pub(crate) fn inputs(&self, recipe: &Recipe) -> Vec<f64> {
+        let outputs = recipe.needs().outputs;
+        let mut flat = self.policy.concat();
+        flat.extend(if outputs.mean_log_probs { self.means.concat() } else { Vec::new() });
+        flat.extend(if outputs.given { self.given.concat() } else { Vec::new() });
+        flat
     }
 
     /// The same sample with other inputs.
-    pub(crate) fn with_inputs(&self, flat: &[f64]) -> Self {
-        let rows = |values: &[f64], width: usize| values.chunks(width).map(<[f64]>::to_vec).collect();
-        let (policy, rest) = flat.split_at(ROWS * SLOTS);
-        let (means, given) = rest.split_at(ROWS * SLOTS);
-        Self {
-            policy: rows(policy, SLOTS),
-            means: rows(means, SLOTS),
-            given: rows(given, SLOTS * GIVEN),
-            ..self.clone()
+    pub(crate) fn with_inputs(&self, recipe: &Recipe, flat: &[f64]) -> Self {
+        let outputs = recipe.needs().outputs;
+        let mut flat = flat.iter().copied();
+        let mut take = |rows: &mut Vec<Vec<f64>>| rows.iter_mut().flatten().zip(&mut flat).for_each(|(x, new)| *x = new);
+        let mut moved = self.clone();
+        take(&mut moved.policy);
+        if outputs.mean_log_probs {
+            take(&mut moved.means);
         }
+        if outputs.given {
+            take(&mut moved.given);
+        }
+        moved
     }
 
     /// The rows in another order, and the items in reverse; row `i` of the result is row `order[i]` of this sample.
@@ -178,8 +192,7 @@ impl Sample {
             rows: group.rows.iter().rev().map(|&row| place(row)).collect(),
             ratings: group.ratings.iter().rev().copied().collect(),
         };
-        let judged =
-            |item: &JudgedRows| JudgedRows { plain: place(item.plain), judged: place(item.judged), ..*item };
+        let judged = |item: &JudgedRows| JudgedRows { plain: place(item.plain), judged: place(item.judged), ..*item };
         Self {
             policy: rows(&self.policy),
             reference: rows(&self.reference),
@@ -234,9 +247,7 @@ const NUMBERS: [&str; 5] = ["margin", "preference", "score", "uncertainty", "des
 
 /// Four mismatched completions with a positive mean log-ratio.
 fn mismatched(dtype: DType) -> MismatchedScores {
-    let scores = |rows: [[f64; 2]; 4]| {
-        TokenScores::unmasked(tensor(&rows.map(Vec::from), dtype)).unwrap()
-    };
+    let scores = |rows: [[f64; 2]; 4]| TokenScores::unmasked(tensor(&rows.map(Vec::from), dtype)).unwrap();
     MismatchedScores {
         policy: scores([[-1.0, -2.0], [-0.5, -1.0], [-3.0, -2.0], [-0.5, -1.0]]),
         reference: scores([[-1.5, -2.5], [-1.0, -1.0], [-2.5, -2.0], [-1.0, -1.5]]),
@@ -255,4 +266,3 @@ fn numbers() -> impl FnMut() -> f64 {
         (state >> 11) as f64 / (1u64 << 53) as f64
     }
 }
-

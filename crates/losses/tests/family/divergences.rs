@@ -1,12 +1,10 @@
 //! What must hold for every loss of pairs under every reduction and every divergence that it takes.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod common;
-
+use crate::properties::loss_at;
+use crate::sample::Sample;
 use candle_core::DType;
 use candlewick_losses::{Builtin, Divergence, Groups, Objective, Recipe, Reduction};
 use candlewick_testkit::{central_difference, error, worst};
-use common::{Sample, context};
 use serde_json::Value;
 
 const REDUCTIONS: [Reduction; 4] = [
@@ -54,13 +52,10 @@ fn the_gradient_is_the_central_difference() {
     let sample = Sample::new(Groups::of_pairs(4));
     for recipe in recipes() {
         recipe.validate().unwrap();
-        let context = context(&recipe);
+        let context = sample.context(&recipe);
         let (_, gradient) = sample.evaluate(&recipe, &context, DType::F64);
-        let loss = |flat: &[f64]| {
-            let policy = flat.chunks(sample.policy[0].len()).map(<[f64]>::to_vec).collect();
-            Sample { policy, ..sample.clone() }.loss_in(&recipe, &context)
-        };
-        let worst = worst(&gradient, &central_difference(loss, &sample.policy.concat(), 1e-6));
+        let loss = |flat: &[f64]| loss_at(&recipe, &sample, &context, flat);
+        let worst = worst(&gradient, &central_difference(loss, &sample.inputs(&recipe), 1e-6));
         assert!(worst < 1e-6, "{recipe:?}: {worst:e}");
     }
 }
@@ -75,7 +70,7 @@ fn loss_and_gradient_are_finite_for_log_ratios_of_ten_thousand() {
                 slots[0] = extreme.reference[row][0] + if row < 4 { 1e4 * sign } else { -1e4 * sign };
             }
             for dtype in [DType::F32, DType::F64] {
-                let (loss, gradient) = extreme.evaluate(&recipe, &context(&recipe), dtype);
+                let (loss, gradient) = extreme.evaluate(&recipe, &extreme.context(&recipe), dtype);
                 assert!(loss.is_finite(), "{recipe:?}, {dtype:?}: {loss}");
                 assert!(gradient.iter().all(|slope| slope.is_finite()), "{recipe:?}, {dtype:?}");
             }
