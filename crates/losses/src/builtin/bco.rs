@@ -351,7 +351,7 @@ mod tests {
             (RewardShift::Balanced, None, "class_balanced_after_step2"),
         ] {
             let mut loss = Bco { shift, ..Bco::default() };
-            let delta = train(&mut loss, &[scores.clone()]);
+            let delta = train(&mut loss, std::slice::from_ref(&scores));
             if let Some(first) = first {
                 assert!(error(delta, vectors.number("bco deltas", first).unwrap()) < TOLERANCE);
             }
