@@ -97,7 +97,7 @@ fn log_odds(log_probs: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Tensor, Var};
+    use candle_core::{Device, Var};
 
     use super::*;
     use crate::{Objective, Scores, TokenScores};

@@ -92,7 +92,7 @@ impl Loss for Slic {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Tensor, Var};
+    use candle_core::{Device, Var};
 
     use super::*;
     use crate::{Objective, Scores, TokenScores};
