@@ -24,8 +24,8 @@ use crate::view::Pair;
 /// Where `SimPO` lowers the chosen log-probability too far or too little: `α` moves that. Tune it around 0.25 and −0.25.
 ///
 /// # Source
-/// Gupta et al. 2025, arXiv 2501.03884. Confidence A✓: agrees with TRL's function. The defaults are those that TRL quotes
-/// for the paper's Mistral-Instruct run.
+/// Gupta et al. 2025, arXiv 2501.03884; as TRL's function. The defaults are those that TRL quotes for the paper's
+/// Mistral-Instruct run. Confidence A✓.
 ///
 /// # Deviations
 /// From TRL: `T` is computed without the loss of digits of `1 − p^{−α}` at small `α`, and its exponential is continued by

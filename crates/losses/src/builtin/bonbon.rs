@@ -27,7 +27,8 @@ use crate::view::AnchoredPair;
 /// the rejected one the worst. `n` must be the number of samples.
 ///
 /// # Source
-/// Gui et al. 2024, arXiv 2406.00832. Confidence A✓ for the released logistic form, B for the squared form of the paper.
+/// Gui et al. 2024, arXiv 2406.00832. The target of the margin was read in the paper's text; both forms agree with the
+/// released function. Confidence A✓.
 ///
 /// # Deviations
 /// From the released code: its published command never switches to the squared form and trains the logistic one, which

@@ -36,7 +36,7 @@ use crate::view::Pair;
 /// NLL is what holds the policy: keep `λ` above 0.
 ///
 /// # Source
-/// Xu et al. 2024, arXiv 2401.08417, eq. 5. Confidence A✓: agrees with TRL's function.
+/// Xu et al. 2024, arXiv 2401.08417; as TRL's function. Confidence A✓.
 ///
 /// # Deviations
 /// From the paper and TRL: the NLL is divided by the tokens of the step and not of a micro-batch. From TRL: its `ipo` form

@@ -29,8 +29,8 @@ const FLOOR: f64 = 1e-3;
 /// Pairs with the scores of a reward model, where those with a clear gap are to count more than doubtful ones.
 ///
 /// # Source
-/// Zhang et al. 2025 (MM-RLHF), arXiv 2502.10391. Confidence C: the formula is second-hand, and that `w = k = 0.5` is from
-/// memory.
+/// Zhang et al. 2025 (MM-RLHF), arXiv 2502.10391. Not verified: the formula is second-hand, and `w = k = 0.5` is from
+/// memory. Confidence C.
 ///
 /// # Deviations
 /// From the released trainer (a different loss, read in its code): a flag that is on by default replaces `β(δ)` by one

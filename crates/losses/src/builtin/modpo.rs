@@ -27,7 +27,7 @@ use crate::view::AnchoredPair;
 /// of weights.
 ///
 /// # Source
-/// Zhou et al. 2023, arXiv 2310.03708. Confidence A✓: agrees with the authors' function.
+/// Zhou et al. 2023, arXiv 2310.03708. As the authors' function. Confidence A✓.
 ///
 /// # Deviations
 /// The weights of the other objectives stand in the data's `margin` and not here. With `w₀ = 1` the margin is still

@@ -26,7 +26,7 @@ use crate::view::AnchoredPair;
 ///
 /// # Source
 /// Amini et al. 2024, arXiv 2402.10571 (ODPO); the margin as it is: turbo-alignment's `sigmoid_with_margin`.
-/// Confidence A✓ for the formula.
+/// Confidence A✓.
 ///
 /// # Deviations
 /// From the paper: its offset is `α·f(gap)`, with the logarithm as `f` in its experiments. Here `f` is the identity:

@@ -23,9 +23,9 @@ use crate::view::AnchoredPair;
 /// is [`Ipo`](crate::Ipo) of sums with `β = 1/η`, under the step's own parameter.
 ///
 /// # Source
-/// Zhang et al. 2025 (Optimistic Nash Policy Optimization), arXiv 2502.16852. Confidence B:
-/// the formula was read in the paper's text; the step length `η` of its experiments was not recorded, and 1 is no
-/// published default.
+/// Zhang et al. 2025 (Optimistic Nash Policy Optimization), arXiv 2502.16852. The
+/// formula was read in the paper's text; the step length `η` of its experiments was not recorded, and 1 is no published
+/// default. Confidence B.
 ///
 /// # Deviations
 /// From the paper: one step of a round; who trains changes the reference. TRL has no such loss.

@@ -28,7 +28,7 @@ use crate::view::Pair;
 /// From a base model, in place of imitation and preference optimisation one after the other. `β` is the paper's `λ`.
 ///
 /// # Source
-/// Hong et al. 2024, arXiv 2403.07691, eqs. 6 and 7. Confidence A✓ for the second term: agrees with TRL's function.
+/// Hong et al. 2024, arXiv 2403.07691, eqs. 6 and 7; the loss on odds as TRL's function. Confidence A✓.
 ///
 /// # Deviations
 /// From TRL: the NLL runs over the scored tokens of the chosen completions, where TRL's runs over their prompts too, and

@@ -28,8 +28,8 @@ use crate::view::Pair;
 /// tenths of a nat.
 ///
 /// # Source
-/// Meng et al. 2024, arXiv 2405.14734, eq. 6. Confidence A✓: agrees with TRL's and HALOs' functions. With `nll_weight`:
-/// CPO-SimPO, as in TRL.
+/// Meng et al. 2024, arXiv 2405.14734, eq. 6; as TRL's and HALOs' functions. With `nll_weight`: `CPO-SimPO`, as in TRL.
+/// Confidence A✓.
 ///
 /// # Deviations
 /// `γ` is a margin of rewards, as in the paper and in TRL (`simpo_gamma`); HALOs and the authors' code set `γ/β`. The

@@ -27,7 +27,7 @@ use crate::view::Pair;
 /// a reference and without imitation.
 ///
 /// # Source
-/// Zhao et al. 2023 (SLiC-HF), arXiv 2305.10425, eq. 1. Confidence A for the formula, as in HALOs.
+/// Zhao et al. 2023 (SLiC-HF), arXiv 2305.10425; as read in HALOs' function, and not run against it. Confidence A.
 ///
 /// # Deviations
 /// From the paper: the imitated completion is the chosen one, as in HALOs, and not a reference answer. TRL's `hinge` is

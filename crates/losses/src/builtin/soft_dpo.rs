@@ -27,8 +27,8 @@ use crate::view::AnchoredPair;
 ///
 /// # Source
 /// The likelihood of the Bradley–Terry model under soft labels; with one `p` for all pairs: Mitchell 2023, "A note on DPO
-/// with noisy preferences and relationship to IPO". Confidence A✓ for that form; one `p` a pair is this library's
-/// generalisation of it.
+/// with noisy preferences and relationship to IPO", of which one `p` a pair is this library's generalisation.
+/// Confidence A✓.
 ///
 /// # Deviations
 /// From the note: `p` belongs to the pair. TRL has no such loss.
