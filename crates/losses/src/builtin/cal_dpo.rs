@@ -27,8 +27,8 @@ use crate::view::AnchoredPair;
 ///
 /// # Source
 /// Xiao et al. 2024, arXiv 2412.14516. The two terms, and that `β` stands outside the logistic one, were read in the
-/// authors' released trainer and in turbo-alignment, and not run against them. Their weights `λ` differ (see Deviations),
-/// and which of them the paper has is not verified. Confidence A.
+/// authors' released trainer and in turbo-alignment, and not run against them. Their weights `λ` differ (see
+/// Deviations), and which of them the paper has is not verified. Confidence A.
 ///
 /// # Deviations
 /// From the authors' released trainer: `λ` is 1 by default, as in turbo-alignment; the trainer has 0.5. The equation of

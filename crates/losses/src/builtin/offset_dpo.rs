@@ -14,8 +14,8 @@ use crate::view::AnchoredPair;
 /// DPO with an offset: every pair says by how much its rewards must differ.
 ///
 /// # Formula
-/// `−log σ(β·z − α·m)` with `z = Δ_w − Δ_l` in nats and `m` the pair's `margin`, the mean over pairs. `m` is in units of
-/// rewards and may have any sign.
+/// `−log σ(β·z − α·m)` with `z = Δ_w − Δ_l` in nats and `m` the pair's `margin`, the mean over pairs. `m` is in units
+/// of rewards and may have any sign.
 ///
 /// # Gradient
 /// `−β·σ(α·m − β·z)` for `log π(y_w)` and the opposite for `log π(y_l)`. A pair with a large margin keeps its full

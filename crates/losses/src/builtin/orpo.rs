@@ -31,9 +31,9 @@ use crate::view::Pair;
 /// Hong et al. 2024, arXiv 2403.07691, eqs. 6 and 7; the loss on odds as TRL's function. Confidence A✓.
 ///
 /// # Deviations
-/// From TRL: the NLL runs over the scored tokens of the chosen completions, where TRL's runs over their prompts too, and
-/// is divided by the tokens of the step and not of a micro-batch. From the paper: a mean over tokens where it averages
-/// means of completions. The probability is held at `1 − 10⁻⁷`, beyond which TRL gives infinities.
+/// From TRL: the NLL runs over the scored tokens of the chosen completions, where TRL's runs over their prompts too,
+/// and is divided by the tokens of the step and not of a micro-batch. From the paper: a mean over tokens where it
+/// averages means of completions. The probability is held at `1 − 10⁻⁷`, beyond which TRL gives infinities.
 ///
 /// # Checked by
 /// TRL: `orpo`.
