@@ -135,9 +135,9 @@ pub fn guarded_expm1(x: &Tensor) -> Result<Tensor> {
 /// If a tensor operation fails.
 pub fn log1m_exp(x: &Tensor) -> Result<Tensor> {
     const NEAREST: f64 = 1e-7;
-    // First to 0, exactly: of a large `x` the distance to the bound would be lost in rounding.
-    let x = (x - positive_part(x)?)?;
-    let x = (&x - positive_part(&(&x + NEAREST)?)?)?;
+    // x where it is below the nearest exponent, and that one elsewhere; a difference would round to 0 in single precision.
+    let is_below = x.detach().lt(-NEAREST)?.to_dtype(x.dtype())?;
+    let x = ((x * &is_below)? + is_below.affine(NEAREST, -NEAREST)?)?;
     // −expm1(x) from tanh keeps its precision near 0: e^x − 1 = 2t/(1 − t) with t = tanh(x/2).
     let t = (&x * 0.5)?.tanh()?;
     Ok((((&t * -2.0)? / (1.0 - &t)?)?).log()?)
@@ -203,6 +203,17 @@ mod tests {
     }
 
     #[test]
+    fn exponentials_without_one_have_the_slope_of_exponentials() {
+        let points = [-30.0, -3.0, -0.1, 0.0, 1e-9, 0.1, 1.0, 3.0];
+        for (got, x) in slope(guarded_expm1, &points).into_iter().zip(points) {
+            assert!(error(got, x.exp()) < 1e-14, "{got} {}", x.exp());
+        }
+        assert!(slope(guarded_expm1, &[-1e4, 1e4]).iter().all(|slope| slope.is_finite()));
+        let single = Tensor::new(&[1e-6f32], &Device::Cpu).unwrap();
+        assert!((guarded_expm1(&single).unwrap().to_vec1::<f32>().unwrap()[0] / 1e-6 - 1.0).abs() < 1e-5);
+    }
+
+    #[test]
     fn the_slope_at_zero_is_exactly_one_half() {
         assert_eq!(slope(log_sigmoid, &[0.0]), [0.5]);
         let x = Var::new(&[0.0f32], &Device::Cpu).unwrap();
@@ -241,6 +252,16 @@ mod tests {
         let slopes = y.sum_all().unwrap().backward().unwrap().remove(&x).unwrap().to_vec1::<f32>().unwrap();
         assert!(y.to_vec1::<f32>().unwrap().iter().all(|value| (-17.0..=0.0).contains(value)), "{y}");
         assert!(slopes[..3].iter().all(|slope| *slope == 0.0) && slopes[3].is_finite(), "{slopes:?}");
+    }
+
+    #[test]
+    fn complements_of_certain_events_are_held() {
+        let x = Var::new(&[-1.0f32, -1e-8, 0.0, 1e-3, 1e4], &Device::Cpu).unwrap();
+        let y = log1m_exp(x.as_tensor()).unwrap();
+        let gradient = y.sum_all().unwrap().backward().unwrap().remove(&x).unwrap().to_vec1::<f32>().unwrap();
+        assert!(error(f64::from(gradient[0]), -1.0 / (1f64.exp() - 1.0)) < 1e-6);
+        assert_eq!(gradient[1..], [0.0; 4]);
+        assert!(y.to_vec1::<f32>().unwrap()[1..].iter().all(|y| (y + 16.118_096).abs() < 1e-5));
     }
 
     #[test]

@@ -21,15 +21,16 @@ use crate::view::Pair;
 /// A positive `α` gives the less likely side the larger slope, a negative one the more likely side.
 ///
 /// # When to use
-/// Where `SimPO` lowers the chosen log-probability too far or too little: `α` moves that. Tune it around 0.25 and −0.25.
+/// Where `SimPO` lowers the chosen log-probability too far or too little: `α` moves that. Tune it around 0.25 and
+/// −0.25.
 ///
 /// # Source
-/// Gupta et al. 2025, arXiv 2501.03884. Confidence A✓: agrees with TRL's function. The defaults are those that TRL quotes
-/// for the paper's Mistral-Instruct run.
+/// Gupta et al. 2025, arXiv 2501.03884; as TRL's function. The defaults are those that TRL quotes for the paper's
+/// Mistral-Instruct run. Confidence A✓.
 ///
 /// # Deviations
-/// From TRL: `T` is computed without the loss of digits of `1 − p^{−α}` at small `α`, and its exponential is continued by
-/// the tangent above an exponent of 31, where TRL's overflows.
+/// From TRL: `T` is computed without the loss of digits of `1 − p^{−α}` at small `α`, and its exponential is continued
+/// by the tangent above an exponent of 31, where TRL's overflows.
 ///
 /// # Checked by
 /// TRL: `simpo` with `alpha`. Formulas: `simpo beta=10 ratio=0.3`, its limit.

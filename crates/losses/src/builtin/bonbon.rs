@@ -19,15 +19,16 @@ use crate::view::AnchoredPair;
 /// `−log σ(β*·z)`.
 ///
 /// # Gradient
-/// `−α + 2(1−α)·(z − 1/(2β*))` for `log π(y_w)` and `−2(1−α)·(z − 1/(2β*))` for `log π(y_l)`: about 36 a pair at the start
-/// for `n = 8`, so clip it. The logistic form's is bounded by `α + (1−α)·β*`.
+/// `−α + 2(1−α)·(z − 1/(2β*))` for `log π(y_w)` and `−2(1−α)·(z − 1/(2β*))` for `log π(y_l)`: about 36 a pair at the
+/// start for `n = 8`, so clip it. The logistic form's is bounded by `α + (1−α)·β*`.
 ///
 /// # When to use
-/// `n` samples of the reference for each prompt, scored by a reward model: the chosen completion is the best of them and
-/// the rejected one the worst. `n` must be the number of samples.
+/// `n` samples of the reference for each prompt, scored by a reward model: the chosen completion is the best of them
+/// and the rejected one the worst. `n` must be the number of samples.
 ///
 /// # Source
-/// Gui et al. 2024, arXiv 2406.00832. Confidence A✓ for the released logistic form, B for the squared form of the paper.
+/// Gui et al. 2024, arXiv 2406.00832. The target of the margin was read in the paper's text; both forms agree with the
+/// released function. Confidence A✓.
 ///
 /// # Deviations
 /// From the released code: its published command never switches to the squared form and trains the logistic one, which
@@ -52,7 +53,8 @@ use crate::view::AnchoredPair;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bonbon {
-    /// How many samples the chosen completion is the best of, and the rejected one the worst; from 2 to 65536. Default 8.
+    /// How many samples the chosen completion is the best of, and the rejected one the worst; from 2 to 65536. Default
+    /// 8.
     pub n: u32,
     /// `α`, the share of the imitation of the best sample, in [0, 1]. Default 0.005.
     pub alpha: f64,

@@ -26,8 +26,9 @@ use crate::view::AnchoredPair;
 /// `sppo_hard` is the same without the logistic term.
 ///
 /// # Source
-/// Xiao et al. 2024, arXiv 2412.14516. Confidence A for the two terms and for `β` outside the logistic term: read in the
-/// authors' released trainer and in turbo-alignment, not run against them. Their weights `λ` differ: see Deviations.
+/// Xiao et al. 2024, arXiv 2412.14516. The two terms, and that `β` stands outside the logistic one, were read in the
+/// authors' released trainer and in turbo-alignment, and not run against them. Their weights `λ` differ (see
+/// Deviations), and which of them the paper has is not verified. Confidence A.
 ///
 /// # Deviations
 /// From the authors' released trainer: `λ` is 1 by default, as in turbo-alignment; the trainer has 0.5. The equation of

@@ -23,25 +23,25 @@ use crate::view::Pair;
 /// | `hinge` | `max(0, 1 − β·u)` |
 /// | `ipo` | `(u − 1/(2β))²` |
 ///
-/// The mean over pairs, plus `λ` times the negative log-likelihood of the chosen completions, a mean over their tokens in
-/// the whole step. With `alpha`, `u` is a difference of `(1 − e^{−α·ℓ})/α`, as in [`AlphaPo`](crate::AlphaPo).
+/// The mean over pairs, plus `λ` times the negative log-likelihood of the chosen completions, a mean over their tokens
+/// in the whole step. With `alpha`, `u` is a difference of `(1 − e^{−α·ℓ})/α`, as in [`AlphaPo`](crate::AlphaPo).
 ///
 /// # Gradient
 /// Of the sigmoid form with `ε = 0`: `−β·σ(−β·u)` for `log π(y_w)` and the opposite for `log π(y_l)`; the NLL adds
-/// `−λ/N` to every token of the chosen completions, `N` of them in the step. The hinge has none beyond its edge, the `ipo`
-/// form's is linear in the residual.
+/// `−λ/N` to every token of the chosen completions, `N` of them in the step. The hinge has none beyond its edge, the
+/// `ipo` form's is linear in the residual.
 ///
 /// # When to use
 /// Pairs with two good completions, as in translation, where the chosen one is worth imitating. Without a reference the
 /// NLL is what holds the policy: keep `λ` above 0.
 ///
 /// # Source
-/// Xu et al. 2024, arXiv 2401.08417, eq. 5. Confidence A✓: agrees with TRL's function.
+/// Xu et al. 2024, arXiv 2401.08417; as TRL's function. Confidence A✓.
 ///
 /// # Deviations
-/// From the paper and TRL: the NLL is divided by the tokens of the step and not of a micro-batch. From TRL: its `ipo` form
-/// takes means over tokens, here `reduction = "mean"` does; `label_smoothing` with a form that has none is an error here
-/// and ignored there; the exponential of `alpha` is continued by its tangent above an exponent of 31.
+/// From the paper and TRL: the NLL is divided by the tokens of the step and not of a micro-batch. From TRL: its `ipo`
+/// form takes means over tokens, here `reduction = "mean"` does; `label_smoothing` with a form that has none is an
+/// error here and ignored there; the exponential of `alpha` is continued by its tangent above an exponent of 31.
 ///
 /// # Checked by
 /// TRL: `cpo` (`sigmoid`, `hinge`, `ipo`, each with and without `alpha`).

@@ -21,12 +21,12 @@ use crate::view::AnchoredPair;
 /// completion is below its reference.
 ///
 /// # When to use
-/// Pairs that differ in few tokens, where DPO lowers both log-probabilities. With a small `λ` the penalty is slight; with
-/// that of the paper the chosen completion hardly falls below its reference.
+/// Pairs that differ in few tokens, where DPO lowers both log-probabilities. With a small `λ` the penalty is slight;
+/// with that of the paper the chosen completion hardly falls below its reference.
 ///
 /// # Source
-/// Pal et al. 2024 (Smaug), arXiv 2402.13228, eq. 3. Confidence A✓ for the formula (turbo-alignment's function). That
-/// the paper trains with `λ` around 50 is from memory.
+/// Pal et al. 2024 (Smaug), arXiv 2402.13228; as turbo-alignment's function. That the paper trains with a `λ` around 50
+/// is from memory. Confidence A✓.
 ///
 /// # Deviations
 /// From the paper: the default `λ` is 0.1, that of turbo-alignment. From turbo-alignment: rewards are reported without

@@ -25,15 +25,16 @@ const CLIP: f64 = 1e-6;
 /// Unanimous votes have targets of `13.8/β` nats, 138 at the default: clip it, or smooth the votes.
 ///
 /// # When to use
-/// Several votes on each pair, and rounds in which the policy samples its own pairs and becomes the next reference. With
-/// few votes a pair, [`SoftDpo`](crate::SoftDpo) is the bounded alternative.
+/// Several votes on each pair, and rounds in which the policy samples its own pairs and becomes the next reference.
+/// With few votes a pair, [`SoftDpo`](crate::SoftDpo) is the bounded alternative.
 ///
 /// # Source
-/// iREPO (Le et al. 2024), arXiv 2405.15230. Confidence C: second-hand; its details (how votes are turned into `p`) are
-/// not verified.
+/// Le et al. 2024 (iREPO), arXiv 2405.15230. Second-hand: its details, and how votes are turned into `p`, are not
+/// verified. Confidence C.
 ///
 /// # Deviations
-/// From the paper: `p` is given by the data; the paper estimates it by a Zermelo ranking of votes. TRL has no such loss.
+/// From the paper: `p` is given by the data; the paper estimates it by a Zermelo ranking of votes. TRL has no such
+/// loss.
 ///
 /// # Checked by
 /// Formulas: `irepo`.

@@ -18,9 +18,9 @@ const FLOOR: f64 = 1e-3;
 /// Dynamic reward scaling: DPO whose `β` grows with the reward gap of the pair.
 ///
 /// # Formula
-/// `−log σ(β(δ)·z)` with `β(δ) = β·(1 + w·(1 − e^{−k·δ}))`, `z = Δ_w − Δ_l` in nats and `δ` the pair's `margin`: the gap
-/// of a reward model. The mean over pairs. `β(δ)` runs from `β` at a gap of 0 to `β·(1 + w)`; for negative gaps it falls,
-/// and it is held at `min(β, 10⁻³)` where it would be lower.
+/// `−log σ(β(δ)·z)` with `β(δ) = β·(1 + w·(1 − e^{−k·δ}))`, `z = Δ_w − Δ_l` in nats and `δ` the pair's `margin`: the
+/// gap of a reward model. The mean over pairs. `β(δ)` runs from `β` at a gap of 0 to `β·(1 + w)`; for negative gaps it
+/// falls, and it is held at `min(β, 10⁻³)` where it would be lower.
 ///
 /// # Gradient
 /// `−β(δ)·σ(−β(δ)·z)` for `log π(y_w)` and the opposite for `log π(y_l)`; `β(δ)` is a constant.
@@ -29,15 +29,15 @@ const FLOOR: f64 = 1e-3;
 /// Pairs with the scores of a reward model, where those with a clear gap are to count more than doubtful ones.
 ///
 /// # Source
-/// Zhang et al. 2025 (MM-RLHF), arXiv 2502.10391. Confidence C: the formula is second-hand, and that `w = k = 0.5` is from
-/// memory.
+/// Zhang et al. 2025 (MM-RLHF), arXiv 2502.10391. Not verified: the formula is second-hand, and `w = k = 0.5` is from
+/// memory. Confidence C.
 ///
 /// # Deviations
 /// From the released trainer (a different loss, read in its code): a flag that is on by default replaces `β(δ)` by one
 /// `β·(1 + w·(mean over a random 80 % of z − mean of z))` for the whole batch, at least 10⁻³, which does not depend on
 /// the gaps. From the paper: the floor, which only negative gaps can reach; exponents `−k·δ` above 30 are continued by
-/// the tangent, far below the floor. The paper's script adds 0.25 of the NLL of the chosen completion: mix in `sft`. TRL
-/// has no such loss.
+/// the tangent, far below the floor. The paper's script adds 0.25 of the NLL of the chosen completion: mix in `sft`.
+/// TRL has no such loss.
 ///
 /// # Checked by
 /// Formulas: `mm-rlhf beta(gap)`.

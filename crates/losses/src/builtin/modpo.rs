@@ -14,8 +14,8 @@ use crate::view::AnchoredPair;
 /// Multi-objective DPO: the preferences of one objective, with the rewards of the others as a margin.
 ///
 /// # Formula
-/// `−log σ((β·z − m)/w₀)` with `z = Δ_w − Δ_l` in nats and `m` the pair's `margin`: `Σ_k w_k·(r_k(y_w) − r_k(y_l))` over
-/// the other objectives, each with its weight. The mean over pairs. `w₀` is the weight of the objective whose
+/// `−log σ((β·z − m)/w₀)` with `z = Δ_w − Δ_l` in nats and `m` the pair's `margin`: `Σ_k w_k·(r_k(y_w) − r_k(y_l))`
+/// over the other objectives, each with its weight. The mean over pairs. `w₀` is the weight of the objective whose
 /// preferences the pairs show; the weights add up to 1.
 ///
 /// # Gradient
@@ -27,7 +27,7 @@ use crate::view::AnchoredPair;
 /// of weights.
 ///
 /// # Source
-/// Zhou et al. 2023, arXiv 2310.03708. Confidence A✓: agrees with the authors' function.
+/// Zhou et al. 2023, arXiv 2310.03708. As the authors' function. Confidence A✓.
 ///
 /// # Deviations
 /// The weights of the other objectives stand in the data's `margin` and not here. With `w₀ = 1` the margin is still

@@ -14,8 +14,8 @@ use crate::view::AnchoredPair;
 /// DPO with an offset: every pair says by how much its rewards must differ.
 ///
 /// # Formula
-/// `−log σ(β·z − α·m)` with `z = Δ_w − Δ_l` in nats and `m` the pair's `margin`, the mean over pairs. `m` is in units of
-/// rewards and may have any sign.
+/// `−log σ(β·z − α·m)` with `z = Δ_w − Δ_l` in nats and `m` the pair's `margin`, the mean over pairs. `m` is in units
+/// of rewards and may have any sign.
 ///
 /// # Gradient
 /// `−β·σ(α·m − β·z)` for `log π(y_w)` and the opposite for `log π(y_l)`. A pair with a large margin keeps its full
@@ -26,7 +26,7 @@ use crate::view::AnchoredPair;
 ///
 /// # Source
 /// Amini et al. 2024, arXiv 2402.10571 (ODPO); the margin as it is: turbo-alignment's `sigmoid_with_margin`.
-/// Confidence A✓ for the formula.
+/// Confidence A✓.
 ///
 /// # Deviations
 /// From the paper: its offset is `α·f(gap)`, with the logarithm as `f` in its experiments. Here `f` is the identity:

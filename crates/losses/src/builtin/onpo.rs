@@ -18,14 +18,14 @@ use crate::view::AnchoredPair;
 /// `2·(z − η/2)` for `log π(y_w)` and the opposite for `log π(y_l)`: linear in the residual and unbounded.
 ///
 /// # When to use
-/// Rounds of self-play: sample pairs from the current policy, let a preference model rank them, and train twice on them:
-/// once with the last reference, then with the policy that came out of it as the reference. This is one such training; it
-/// is [`Ipo`](crate::Ipo) of sums with `β = 1/η`, under the step's own parameter.
+/// Rounds of self-play: sample pairs from the current policy, let a preference model rank them, and train twice on
+/// them: once with the last reference, then with the policy that came out of it as the reference. This is one such
+/// training; it is [`Ipo`](crate::Ipo) of sums with `β = 1/η`, under the step's own parameter.
 ///
 /// # Source
-/// Zhang et al. 2025 (Optimistic Nash Policy Optimization), arXiv 2502.16852. Confidence B:
-/// the formula was read in the paper's text; the step length `η` of its experiments was not recorded, and 1 is no
-/// published default.
+/// Zhang et al. 2025 (Optimistic Nash Policy Optimization), arXiv 2502.16852. The
+/// formula was read in the paper's text; the step length `η` of its experiments was not recorded, and 1 is no published
+/// default. Confidence B.
 ///
 /// # Deviations
 /// From the paper: one step of a round; who trains changes the reference. TRL has no such loss.

@@ -28,12 +28,12 @@ use crate::view::Pair;
 /// From a base model, in place of imitation and preference optimisation one after the other. `β` is the paper's `λ`.
 ///
 /// # Source
-/// Hong et al. 2024, arXiv 2403.07691, eqs. 6 and 7. Confidence A✓ for the second term: agrees with TRL's function.
+/// Hong et al. 2024, arXiv 2403.07691, eqs. 6 and 7; the loss on odds as TRL's function. Confidence A✓.
 ///
 /// # Deviations
-/// From TRL: the NLL runs over the scored tokens of the chosen completions, where TRL's runs over their prompts too, and
-/// is divided by the tokens of the step and not of a micro-batch. From the paper: a mean over tokens where it averages
-/// means of completions. The probability is held at `1 − 10⁻⁷`, beyond which TRL gives infinities.
+/// From TRL: the NLL runs over the scored tokens of the chosen completions, where TRL's runs over their prompts too,
+/// and is divided by the tokens of the step and not of a micro-batch. From the paper: a mean over tokens where it
+/// averages means of completions. The probability is held at `1 − 10⁻⁷`, beyond which TRL gives infinities.
 ///
 /// # Checked by
 /// TRL: `orpo`.
@@ -97,7 +97,7 @@ fn log_odds(log_probs: &Tensor) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Tensor, Var};
+    use candle_core::{Device, Var};
 
     use super::*;
     use crate::{Objective, Scores, TokenScores};

@@ -32,7 +32,8 @@ pub(crate) fn rewards(compared: &Sides, beta: f64) -> Result<Rewards> {
     Ok(Rewards::Pair { chosen: (compared.chosen.detach() * beta)?, rejected: (compared.rejected.detach() * beta)? })
 }
 
-/// Adds the negative log-likelihood of the chosen completions, a mean over their tokens, and reports that of each as `nll`.
+/// Adds the negative log-likelihood of the chosen completions, a mean over their tokens, and reports that of each as
+/// `nll`.
 pub(crate) fn with_nll(mut terms: LossTerms, input: &Pair, weight: f64) -> Result<LossTerms> {
     let numerator = input.log_probs(Reduction::Sum)?.chosen.neg()?;
     terms.terms.push(Term { name: "nll", numerator, normaliser: Normaliser::DemonstrationTokens, weight });

@@ -14,9 +14,9 @@ use crate::view::Pair;
 /// reference.
 ///
 /// # Formula
-/// `−(1−ε)·log σ(x) − ε·log σ(−x)` with `x = β·(a_w − a_l) − γ`, `a = Σ_t log π / n` in nats a token; the mean over pairs.
-/// With `nll_weight`, that factor times the negative log-likelihood of the chosen completions is added: a mean over their
-/// tokens in the whole step.
+/// `−(1−ε)·log σ(x) − ε·log σ(−x)` with `x = β·(a_w − a_l) − γ`, `a = Σ_t log π / n` in nats a token; the mean over
+/// pairs. With `nll_weight`, that factor times the negative log-likelihood of the chosen completions is added: a mean
+/// over their tokens in the whole step.
 ///
 /// # Gradient
 /// With `ε = 0`: `−(β/n_w)·σ(−x)` for `log π(y_w)` and `(β/n_l)·σ(−x)` for `log π(y_l)`. The sides do not cancel unless
@@ -28,8 +28,8 @@ use crate::view::Pair;
 /// tenths of a nat.
 ///
 /// # Source
-/// Meng et al. 2024, arXiv 2405.14734, eq. 6. Confidence A✓: agrees with TRL's and HALOs' functions. With `nll_weight`:
-/// CPO-SimPO, as in TRL.
+/// Meng et al. 2024, arXiv 2405.14734, eq. 6; as TRL's and HALOs' functions. With `nll_weight`: `CPO-SimPO`, as in TRL.
+/// Confidence A✓.
 ///
 /// # Deviations
 /// `γ` is a margin of rewards, as in the paper and in TRL (`simpo_gamma`); HALOs and the authors' code set `γ/β`. The

@@ -15,19 +15,19 @@ use crate::view::Pair;
 /// reference.
 ///
 /// # Formula
-/// `max(0, δ − ℓ_w + ℓ_l) − λ·ℓ_w` with `ℓ = Σ_t log π` in nats, the mean over pairs. Both terms are sums over the tokens
-/// of a completion; under a mean reduction both are means.
+/// `max(0, δ − ℓ_w + ℓ_l) − λ·ℓ_w` with `ℓ = Σ_t log π` in nats, the mean over pairs. Both terms are sums over the
+/// tokens of a completion; under a mean reduction both are means.
 ///
 /// # Gradient
-/// `−1 − λ` for `log π(y_w)` and 1 for `log π(y_l)` where `ℓ_w − ℓ_l < δ`, and `−λ` and 0 beyond and at the edge. It does not
-/// fade near the edge.
+/// `−1 − λ` for `log π(y_w)` and 1 for `log π(y_l)` where `ℓ_w − ℓ_l < δ`, and `−λ` and 0 beyond and at the edge. It
+/// does not fade near the edge.
 ///
 /// # When to use
-/// Pairs without a reference, where a margin that is reached shall be left alone. [`Hinge`](crate::Hinge) is the form with
-/// a reference and without imitation.
+/// Pairs without a reference, where a margin that is reached shall be left alone. [`Hinge`](crate::Hinge) is the form
+/// with a reference and without imitation.
 ///
 /// # Source
-/// Zhao et al. 2023 (SLiC-HF), arXiv 2305.10425, eq. 1. Confidence A for the formula, as in HALOs.
+/// Zhao et al. 2023 (SLiC-HF), arXiv 2305.10425; as read in HALOs' function, and not run against it. Confidence A.
 ///
 /// # Deviations
 /// From the paper: the imitated completion is the chosen one, as in HALOs, and not a reference answer. TRL's `hinge` is
@@ -92,7 +92,7 @@ impl Loss for Slic {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Tensor, Var};
+    use candle_core::{Device, Var};
 
     use super::*;
     use crate::{Objective, Scores, TokenScores};

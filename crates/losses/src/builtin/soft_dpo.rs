@@ -14,8 +14,8 @@ use crate::view::AnchoredPair;
 /// DPO with soft labels: every pair says how likely it is that the chosen completion is the better one.
 ///
 /// # Formula
-/// `−p·log σ(β·z) − (1−p)·log σ(−β·z)` with `z = Δ_w − Δ_l` in nats and `p` the pair's `preference` in [0, 1]: the share
-/// of annotators who prefer the chosen completion, or what a preference model says. The mean over pairs.
+/// `−p·log σ(β·z) − (1−p)·log σ(−β·z)` with `z = Δ_w − Δ_l` in nats and `p` the pair's `preference` in [0, 1]: the
+/// share of annotators who prefer the chosen completion, or what a preference model says. The mean over pairs.
 ///
 /// # Gradient
 /// `β·(σ(β·z) − p)` for `log π(y_w)` and the opposite for `log π(y_l)`: bounded, and 0 where the implicit preference
@@ -26,9 +26,9 @@ use crate::view::AnchoredPair;
 /// rate of `ε` is `p = 1 − ε` for all pairs, and a pair of `p` below ½ is one whose sides are swapped.
 ///
 /// # Source
-/// The likelihood of the Bradley–Terry model under soft labels; with one `p` for all pairs: Mitchell 2023, "A note on DPO
-/// with noisy preferences and relationship to IPO". Confidence A✓ for that form; one `p` a pair is this library's
-/// generalisation of it.
+/// The likelihood of the Bradley–Terry model under soft labels; with one `p` for all pairs: Mitchell 2023, "A note on
+/// DPO with noisy preferences and relationship to IPO", of which one `p` a pair is this library's generalisation.
+/// Confidence A✓.
 ///
 /// # Deviations
 /// From the note: `p` belongs to the pair. TRL has no such loss.
