@@ -25,26 +25,31 @@
 //!
 //! | to | see |
 //! |---|---|
-//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Objective`] |
+//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Wpo`], [`Humanline`], [`Objective`] |
 //! | write a loss | [`Loss`]; the views [`Pair`], [`AnchoredPair`], [`AnchoredLabels`], [`Demonstrations`], [`Ranked`], [`AnchoredRanked`], [`Judged`], [`TaughtPair`], [`AdvisedPair`], and any of them [`With`] a number |
 //! | bring settings of TRL | [`trl`] |
+//! | learn from rewards of samples | [`policy_gradient`] |
 
 mod builtin;
 mod collective;
 mod divergence;
 mod error;
 mod groups;
+mod humanline;
 mod loss;
 pub mod math;
 mod mix;
 mod numbers;
+pub mod policy_gradient;
 mod recipe;
 mod reduction;
 mod reference_update;
 mod scores;
 mod terms;
+mod transport;
 pub mod trl;
 mod view;
+mod wpo;
 
 pub use builtin::*;
 pub use collective::{Collective, Solo, gather};
@@ -53,6 +58,7 @@ pub use error::{Error, Result};
 pub use groups::{
     Groups, JudgedRows, LabelledRow, MismatchedScores, PairRows, RankedRows, Scores, TeacherScores, Totals,
 };
+pub use humanline::Humanline;
 pub use loss::{Context, Loss, Objective, Phase, StepScores};
 pub use mix::{Mix, Part};
 pub use numbers::{Margin, Number, Numbers, PerItem, Preference, Score, Uncertainty, With};
@@ -65,3 +71,4 @@ pub use view::{
     AdvisedPair, AnchoredLabels, AnchoredPair, AnchoredRanked, Demonstrations, Judged, Needs, Pair, Ranked,
     RankedValues, Rows, Scored, Sides, StepWide, TaughtPair, TaughtSide, Teacher, View,
 };
+pub use wpo::Wpo;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::divergence::Divergence;
 use crate::error::{Error, Result};
 use crate::loss::{Objective, forward_objective};
-use crate::recipe::MIX;
+use crate::recipe::COMPOSITES;
 use crate::reduction::Reduction;
 use crate::reference_update::ReferenceUpdate;
 
@@ -23,6 +23,11 @@ builtin! {
     ipo::Ipo,
     hinge::Hinge,
     kto::Kto,
+    aot::Aot,
+    aot_unpaired::AotUnpaired,
+    tr_dpo::TrDpo,
+    tr_ipo::TrIpo,
+    tr_kto::TrKto,
 }
 
 #[cfg(test)]
@@ -80,14 +85,14 @@ impl Builtin {
     pub(crate) fn unknown(name: &str) -> Error {
         let aliases = Self::ALIASES.iter().flat_map(|aliases| aliases.iter());
         let presets = Self::presets().flat_map(|(_, preset)| std::iter::once(&preset.name).chain(preset.aliases));
-        let known = Self::NAMES.iter().chain([&MIX]).chain(aliases).chain(presets);
+        let known = Self::NAMES.iter().chain(COMPOSITES).chain(aliases).chain(presets);
         let nearest = known
             .map(|known| (distance(name, known), *known))
             .min()
             .filter(|&(distance, known)| distance <= 1 + known.len() / 4)
             .map(|(_, known)| known.to_owned());
         let presets: Vec<&str> = Self::presets().map(|(_, preset)| preset.name).collect();
-        let names = [Self::NAMES, &presets, &[MIX]].concat().join(", ");
+        let names = [Self::NAMES, &presets, COMPOSITES].concat().join(", ");
         Error::UnknownLoss { name: name.to_owned(), nearest, names }
     }
 }
@@ -231,6 +236,17 @@ fn check_update<L: Named>(update: ReferenceUpdate) -> Result<()> {
         None => Ok(()),
         Some((parameter, got, expected)) => in_range::<L>(parameter, got, false, expected),
     }
+}
+
+/// What another loss returned that this one is made of: its errors shall name this one.
+fn under_name<L: Named, T>(returned: Result<T>) -> Result<T> {
+    returned.map_err(|error| match error {
+        Error::Parameter { parameter, got, expected, .. } => {
+            Error::Parameter { loss: L::NAME.to_owned(), parameter, got, expected }
+        }
+        Error::EmptyStep { what, scalar, .. } => Error::EmptyStep { loss: L::NAME.to_owned(), what, scalar },
+        other => other,
+    })
 }
 
 /// A rate of flipped labels: at one half the labels say nothing.
