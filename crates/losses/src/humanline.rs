@@ -12,12 +12,12 @@ use crate::scores::TokenScores;
 use crate::terms::LossTerms;
 use crate::view::Needs;
 
-/// Humanline clamping: any loss on log-ratios of single tokens that are held within bounds, as if outcomes that people find
-/// hard to believe were left out.
+/// Humanline clamping: any loss on log-ratios of single tokens that are held within bounds, as if outcomes that people
+/// find hard to believe were left out.
 ///
 /// # Formula
-/// The inner loss of `log π_ref(y_t) + clamp(log π(y_t) − log π_ref(y_t), low, high)` in place of `log π(y_t)`, in nats.
-/// The fraction of scored tokens within the bounds is reported as `unclamped`.
+/// The inner loss of `log π_ref(y_t) + clamp(log π(y_t) − log π_ref(y_t), low, high)` in place of `log π(y_t)`, in
+/// nats. The fraction of scored tokens within the bounds is reported as `unclamped`.
 ///
 /// # Gradient
 /// That of the inner loss for tokens within the bounds (which belong to the inside), and 0 for the others.
@@ -27,14 +27,14 @@ use crate::view::Needs;
 /// [`TrDpo`](crate::TrDpo) or [`TrKto`](crate::TrKto) for that.
 ///
 /// # Source
-/// arXiv 2509.24207, as in the authors' library HALOs. Confidence A for the clamp on the policy's rows; whether mismatched completions
-/// are clamped too is not verified (they are here).
+/// arXiv 2509.24207, as in the authors' library HALOs. Confidence A for the clamp on the policy's rows; whether
+/// mismatched completions are clamped too is not verified (they are here).
 ///
 /// # Deviations
 /// From the paper: its reference is set to the policy at every step; here that is the business of the inner loss's
-/// `update`, and a frozen reference stays. Implicit rewards and margins that the inner loss reports are those of the clamped log-ratios.
-/// Other statistics of the tokens (entropies and the like, and the weights of an inner [`Wpo`](crate::Wpo)'s vocabulary) are not
-/// changed: put `wpo` outside. TRL has no such option.
+/// `update`, and a frozen reference stays. Implicit rewards and margins that the inner loss reports are those of the
+/// clamped log-ratios. Other statistics of the tokens (entropies and the like, and the weights of an inner
+/// [`Wpo`](crate::Wpo)'s vocabulary) are not changed: put `wpo` outside. TRL has no such option.
 ///
 /// # Checked by
 /// Properties only, because no other program's numbers are at hand.
@@ -181,7 +181,6 @@ const NAME: &str = "humanline";
 const UNCLAMPED: &str = "unclamped";
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use candle_core::{Device, Var};
     use candlewick_testkit::{central_difference, error, worst};

@@ -20,9 +20,9 @@
 //! # Ok::<(), candlewick_losses::Error>(())
 //! ```
 //!
-//! Values are those of single tokens, 0 where the mask is 0: what they are divided by (tokens of a row and then rows, as in the
-//! papers; tokens of the step; a constant, as in Dr. GRPO) is the caller's choice, made once for the whole step.
-//! Advantages, rewards, costs, and what the policy is compared with are numbers: nothing flows back into them.
+//! Values are those of single tokens, 0 where the mask is 0: what they are divided by (tokens of a row and then rows,
+//! as in the papers; tokens of the step; a constant, as in Dr. GRPO) is the caller's choice, made once for the whole
+//! step. Advantages, rewards, costs, and what the policy is compared with are numbers: nothing flows back into them.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -33,9 +33,9 @@ use crate::scores::TokenScores;
 
 /// The clip of proximal policy optimisation.
 ///
-/// The loss of a token is `−min(r·A, clip(r, 1 − ε, 1 + ε)·A)` with `r = π(y_t)/π_old(y_t)`. Its slope with
-/// respect to `log π(y_t)` is `−r·A` where `r·A` is the smaller (at ties too, as within the bounds), and 0 elsewhere. The
-/// ratio is exact up to `e³⁰` and continued by its tangent beyond.
+/// The loss of a token is `−min(r·A, clip(r, 1 − ε, 1 + ε)·A)` with `r = π(y_t)/π_old(y_t)`. Its slope with respect to
+/// `log π(y_t)` is `−r·A` where `r·A` is the smaller (at ties too, as within the bounds), and 0 elsewhere. The ratio
+/// is exact up to `e³⁰` and continued by its tangent beyond.
 ///
 /// Source: Schulman et al. 2017, arXiv 1707.06347, eq. 7. Confidence A.
 ///
@@ -62,8 +62,8 @@ impl Default for Clip {
 }
 
 impl Clip {
-    /// The loss of every token, `[N, T]`; differentiable with respect to the policy. `old` scores the same tokens by the
-    /// policy that sampled them; `advantages` are one a row, `[N]`, or one a token, `[N, T]`.
+    /// The loss of every token, `[N, T]`; differentiable with respect to the policy. `old` scores the same tokens by
+    /// the policy that sampled them; `advantages` are one a row, `[N]`, or one a token, `[N, T]`.
     ///
     /// # Errors
     /// If `ε` is out of range, shapes do not fit together, or `old` scores other tokens.
@@ -81,8 +81,8 @@ impl Clip {
     }
 }
 
-/// The penalty `e^d − d − 1` of every token with `d = log π_ref − log π`, `[N, T]`: an estimate of `KL(π ‖ π_ref)` that is
-/// unbiased on samples of the policy and never negative but for rounding. Differentiable with respect to the
+/// The penalty `e^d − d − 1` of every token with `d = log π_ref − log π`, `[N, T]`: an estimate of `KL(π ‖ π_ref)`
+/// that is unbiased on samples of the policy and never negative but for rounding. Differentiable with respect to the
 /// policy, with slope `1 − e^d`. The exponential is exact up to `d = 30` and continued by its tangent beyond.
 ///
 /// Source: Schulman 2020, "Approximating KL divergence", where it is `k3`; used so in GRPO (Shao et al. 2024, arXiv
@@ -110,7 +110,7 @@ pub fn k3(policy: &TokenScores, reference: &TokenScores) -> Result<Tensor> {
 /// use candle_core::{Device, Tensor};
 /// use candlewick_losses::policy_gradient::Advantages;
 /// let rewards = Tensor::new(&[[3.0f64, 1.0, 2.0], [0.1, 0.1, 0.1]], &Device::Cpu)?;
-/// let of = |advantages: Advantages| advantages.of(&rewards)?.to_vec2::<f64>();
+/// let of = |advantages: Advantages| Ok::<_, candlewick_losses::Error>(advantages.of(&rewards)?.to_vec2::<f64>()?);
 /// assert_eq!(of(Advantages::Centred)?, [[1.0, -1.0, 0.0], [0.0; 3]]);
 /// assert_eq!(of(Advantages::LeaveOneOut)?, [[1.5, -1.5, 0.0], [0.0; 3]]);
 /// assert_eq!(of(Advantages::SampleStd { epsilon: 1.0 })?, [[0.5, -0.5, 0.0], [0.0; 3]]);
@@ -132,8 +132,8 @@ pub enum Advantages {
     },
     /// `R − mean`: Dr. GRPO, arXiv 2503.20783, whose losses are divided by a constant, too. Confidence B.
     Centred,
-    /// `R` minus the mean of the other samples' rewards, `(R − mean)·G/(G − 1)`: RLOO, arXiv 2402.14740. Needs two samples.
-    /// Confidence A.
+    /// `R` minus the mean of the other samples' rewards, `(R − mean)·G/(G − 1)`: RLOO, arXiv 2402.14740. Needs two
+    /// samples. Confidence A.
     LeaveOneOut,
 }
 
@@ -147,7 +147,8 @@ impl Advantages {
     /// The advantages of `P` prompts' rewards, `[P, G]` to `[P, G]`; detached. Equal rewards have exactly 0.
     ///
     /// # Errors
-    /// If the rewards are no `f32` or `f64` matrix with a sample (two, to leave one out) a prompt, or `ε` is not positive.
+    /// If the rewards are no `f32` or `f64` matrix with a sample (two, to leave one out) a prompt, or `ε` is not
+    /// positive.
     pub fn of(self, rewards: &Tensor) -> Result<Tensor> {
         let least = if self == Self::LeaveOneOut { 2 } else { 1 };
         let (&[_, samples], true) = (rewards.dims(), rewards.dtype().is_float()) else {
@@ -323,7 +324,6 @@ fn out_of_range(of: &str, parameter: &'static str, got: f64, expected: &'static 
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use std::path::Path;
 

@@ -68,7 +68,8 @@ pub(crate) mod tests {
     use super::*;
     use crate::Solo;
 
-    /// Several ranks of which a test plays one; the values of the others stand in the order in which they are asked for.
+    /// Several ranks of which a test plays one; the values of the others stand in the order in which they are asked
+    /// for.
     #[derive(Debug)]
     pub(crate) struct Ranks {
         pub(crate) rank: usize,
@@ -133,6 +134,6 @@ pub(crate) mod tests {
     fn nan_is_a_partner_and_not_a_panic() {
         let found = partners(&Solo, &[vec![f64::NAN, 1.0]], &[vec![2.0, f64::NAN]]).unwrap().concat();
         assert!(found[0].is_nan());
-        assert_eq!(found[1], 2.0);
+        assert_eq!(found[1..], [2.0]);
     }
 }

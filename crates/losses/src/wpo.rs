@@ -30,13 +30,14 @@ use crate::view::{Needs, Rows, StepWide};
 /// its own.
 ///
 /// # Source
-/// Zhou et al. 2024, arXiv 2406.11827; the weight with alignment by sampling, its default. Confidence A✓ (TRL's function).
+/// Zhou et al. 2024, arXiv 2406.11827; the weight with alignment by sampling, its default. Confidence A✓ (TRL's
+/// function).
 ///
 /// # Deviations
 /// From the paper: its other alignments of the weights are not offered. From TRL: none for losses of pairs; TRL also
-/// multiplies a supervised term by the weights, which is refused here, because that term is divided by tokens: weight the loss
-/// of pairs inside a mix instead. Sums of two log-weights above 30, which no vocabulary gives, are continued by the
-/// tangent of the exponential.
+/// multiplies a supervised term by the weights, which is refused here, because that term is divided by tokens: weight
+/// the loss of pairs inside a mix instead. Sums of two log-weights above 30, which no vocabulary gives, are continued
+/// by the tangent of the exponential.
 ///
 /// # Checked by
 /// TRL: `sigmoid` and `ipo` with `use_weighting`.
@@ -147,7 +148,6 @@ const NAME: &str = "wpo";
 const WEIGHTS: &str = "weights/wpo";
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use std::path::Path;
 

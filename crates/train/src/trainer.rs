@@ -120,7 +120,9 @@ impl<P: Trainable> Trainer<P> {
         objective.validate()?;
         if objective.reference_update() != ReferenceUpdate::Frozen {
             return Err(Error::Mismatch(
-                "the objective moves its reference, which this trainer does not carry out yet; use dpo, ipo or kto, or set the objective's update to \"frozen\"".into(),
+                "the objective moves its reference, which this trainer does not carry out yet; use dpo, ipo or kto, \
+                 or set the objective's update to \"frozen\""
+                    .into(),
             ));
         }
         match (objective.needs().reference, matches!(reference, Reference::None)) {

@@ -15,26 +15,27 @@ use crate::view::{AnchoredPair, StepWide};
 /// lie above those of the reference, whichever pairs they belong to.
 ///
 /// # Formula
-/// `−(1 − ε)·log σ(β·d_i) − ε·log σ(−β·d_i)`, the mean over pairs, with `d_i = m_i − m_ref(i)` in nats: `m = log π(y_w) −
-/// log π(y_l)` is the margin of a pair under the policy, and `m_ref(i)` is, of the reference's margins, the one at the
-/// place that `m_i` has among the policy's when both are sorted. Equal margins stay in the order of ranks,
+/// `−(1 − ε)·log σ(β·d_i) − ε·log σ(−β·d_i)`, the mean over pairs, with `d_i = m_i − m_ref(i)` in nats: `m = log
+/// π(y_w) − log π(y_l)` is the margin of a pair under the policy, and `m_ref(i)` is, of the reference's margins, the
+/// one at the place that `m_i` has among the policy's when both are sorted. Equal margins stay in the order of ranks,
 /// micro-batches and pairs. One pair on its own is DPO.
 ///
 /// # Gradient
-/// `−β·((1 − ε)·σ(−β·d_i) − ε·σ(β·d_i))` for `log π(y_w)` and the same with the other sign for `log π(y_l)`; the order is
-/// a constant. It jumps where two margins of the policy are equal.
+/// `−β·((1 − ε)·σ(−β·d_i) − ε·σ(β·d_i))` for `log π(y_w)` and the same with the other sign for `log π(y_l)`; the order
+/// is a constant. It jumps where two margins of the policy are equal.
 ///
 /// # When to use
 /// For pairs whose labels are right on average rather than one by one. The value of a pair depends on the others of its
 /// step, so large steps describe the distributions better, and weights of single pairs mean nothing.
 ///
 /// # Source
-/// Melnyk et al. 2024, arXiv 2406.05882. Confidence A✓ for the logistic cost; the paper's other costs (hinge, squares) are
-/// not offered.
+/// Melnyk et al. 2024, arXiv 2406.05882. Confidence A✓ for the logistic cost; the paper's other costs (hinge, squares)
+/// are not offered.
 ///
 /// # Deviations
-/// From the paper: none known for the logistic cost. From TRL: the sort spans all micro-batches and ranks of the optimizer step, where TRL
-/// sorts each device's micro-batch; `beta` defaults to the paper's 0.01, where TRL has 0.1 for all its losses.
+/// From the paper: none known for the logistic cost. From TRL: the sort spans all micro-batches and ranks of the
+/// optimizer step, where TRL sorts each device's micro-batch; `beta` defaults to the paper's 0.01, where TRL has 0.1
+/// for all its losses.
 ///
 /// # Checked by
 /// TRL: `aot`. Formulas: `aot paired beta=0.01`, `aot paired beta=0.1 eps=0.1`.

@@ -15,13 +15,13 @@ use crate::view::{AnchoredPair, StepWide};
 /// distribution, shall lie above those of the rejected ones, whichever belong together.
 ///
 /// # Formula
-/// `−(1 − ε)·log σ(β·d_k) − ε·log σ(−β·d_k)`, the mean over places `k`, with `d_k = Δ_w(k) − Δ_l(k)` in nats: the `k`-th
-/// smallest of `Δ_w` minus the `k`-th smallest of `Δ_l`, where `Δ = log π − log π_ref`. Equal values stay in the order
-/// of ranks, micro-batches and pairs. One pair on its own is DPO.
+/// `−(1 − ε)·log σ(β·d_k) − ε·log σ(−β·d_k)`, the mean over places `k`, with `d_k = Δ_w(k) − Δ_l(k)` in nats: the
+/// `k`-th smallest of `Δ_w` minus the `k`-th smallest of `Δ_l`, where `Δ = log π − log π_ref`. Equal values stay in
+/// the order of ranks, micro-batches and pairs. One pair on its own is DPO.
 ///
 /// # Gradient
-/// `−β·((1 − ε)·σ(−β·d_k) − ε·σ(β·d_k))` for the chosen completion at place `k` and the same with the other sign for the
-/// rejected one there; the order is a constant. The two may stand in different micro-batches: each side is
+/// `−β·((1 − ε)·σ(−β·d_k) − ε·σ(β·d_k))` for the chosen completion at place `k` and the same with the other sign for
+/// the rejected one there; the order is a constant. The two may stand in different micro-batches: each side is
 /// differentiated beside its partner's value, and the value is counted with the chosen side.
 ///
 /// # When to use
@@ -29,13 +29,13 @@ use crate::view::{AnchoredPair, StepWide};
 /// pair with whom does not matter.
 ///
 /// # Source
-/// Melnyk et al. 2024, arXiv 2406.05882. Confidence A✓ for the logistic cost; the paper's other costs (hinge, squares) are
-/// not offered.
+/// Melnyk et al. 2024, arXiv 2406.05882. Confidence A✓ for the logistic cost; the paper's other costs (hinge, squares)
+/// are not offered.
 ///
 /// # Deviations
 /// From the paper: none known for the logistic cost. From TRL: the sort spans all micro-batches and ranks of the
-/// optimizer step, where TRL sorts each device's micro-batch; `beta` defaults to the paper's 0.01, where TRL has 0.1 for
-/// all its losses.
+/// optimizer step, where TRL sorts each device's micro-batch; `beta` defaults to the paper's 0.01, where TRL has 0.1
+/// for all its losses.
 ///
 /// # Checked by
 /// TRL: `aot_unpaired`. Formulas: `aot unpaired beta=0.01`.

@@ -18,16 +18,17 @@ use crate::view::AnchoredPair;
 /// `ref ← α·policy + (1 − α)·ref` on every parameter (see [`ReferenceUpdate`]).
 ///
 /// # Gradient
-/// That of [`Dpo`]; none flows through the update. After a hard update `z` is 0 again and the loss jumps back to `ln 2`:
-/// do not steer a schedule by the loss.
+/// That of [`Dpo`]; none flows through the update. After a hard update `z` is 0 again and the loss jumps back to `ln
+/// 2`: do not steer a schedule by the loss.
 ///
 /// # When to use
-/// When DPO drifts far from its reference before it is done, or pushes down both log-probabilities. Log-probabilities of
-/// the reference cannot be computed once and kept.
+/// When DPO drifts far from its reference before it is done, or pushes down both log-probabilities. Log-probabilities
+/// of the reference cannot be computed once and kept.
 ///
 /// # Source
-/// Gorbatovski et al. 2024, arXiv 2404.09656, eq. 4 (soft) and 5 (hard). Confidence A for the update, A✓ for the loss, C for
-/// the recommended ranges: `α` 0.5 to 0.7 with updates as often as every step, or hard updates every 32 to 512 steps.
+/// Gorbatovski et al. 2024, arXiv 2404.09656, eq. 4 (soft) and 5 (hard). Confidence A for the update, A✓ for the loss,
+/// C for the recommended ranges: `α` 0.5 to 0.7 with updates as often as every step, or hard updates every 32 to 512
+/// steps.
 ///
 /// # Deviations
 /// From the paper: none known. From TRL: the default is the paper's soft update, `α = 0.6` after every step; TRL pairs

@@ -25,12 +25,13 @@ use crate::view::AnchoredPair;
 /// As [`TrDpo`](crate::TrDpo), with IPO's bounded target: every update moves the target on by another `1/(2β)`.
 ///
 /// # Source
-/// Gorbatovski et al. 2024, arXiv 2404.09656, eq. 4 (soft) and 5 (hard). Confidence A for the update, A✓ for the loss, C for
-/// the recommended ranges; the paper's `β` for IPO is not verified.
+/// Gorbatovski et al. 2024, arXiv 2404.09656, eq. 4 (soft) and 5 (hard). Confidence A for the update, A✓ for the loss,
+/// C for the recommended ranges; the paper's `β` for IPO is not verified.
 ///
 /// # Deviations
-/// From the paper: `beta` and `reduction` default to those of [`Ipo`]. From TRL: the default is the paper's soft update,
-/// `α = 0.6` after every step; TRL pairs `α = 0.6` with an update every 512 steps, which belongs to the hard update.
+/// From the paper: `beta` and `reduction` default to those of [`Ipo`]. From TRL: the default is the paper's soft
+/// update, `α = 0.6` after every step; TRL pairs `α = 0.6` with an update every 512 steps, which belongs to the hard
+/// update.
 ///
 /// # Checked by
 /// Properties only, because the loss is [`Ipo`]'s and is checked there; the update: formulas: `tr-dpo soft alpha=0.6`.

@@ -20,16 +20,16 @@ use crate::view::{AnchoredLabels, StepWide};
 /// That of [`Kto`]; none flows through the update. After a hard update all log-ratios and `z₀` are 0 again.
 ///
 /// # When to use
-/// As [`TrDpo`](crate::TrDpo), for single completions with a verdict. A soft update also keeps `z₀` small, so that KTO's
-/// slope, which falls on both sides of `z₀`, does not vanish as the policy moves.
+/// As [`TrDpo`](crate::TrDpo), for single completions with a verdict. A soft update also keeps `z₀` small, so that
+/// KTO's slope, which falls on both sides of `z₀`, does not vanish as the policy moves.
 ///
 /// # Source
-/// Gorbatovski et al. 2024, arXiv 2404.09656, eq. 4 (soft) and 5 (hard). Confidence A for the update, A✓ for the loss, C for
-/// the recommended ranges; the paper's `β` for KTO is not verified.
+/// Gorbatovski et al. 2024, arXiv 2404.09656, eq. 4 (soft) and 5 (hard). Confidence A for the update, A✓ for the loss,
+/// C for the recommended ranges; the paper's `β` for KTO is not verified.
 ///
 /// # Deviations
-/// From the paper: `beta` and the weights default to those of [`Kto`]; the reference point is that of [`Kto`]. From TRL: it moves
-/// references for DPO only, and pairs `α = 0.6` with an update every 512 steps.
+/// From the paper: `beta` and the weights default to those of [`Kto`]; the reference point is that of [`Kto`]. From
+/// TRL: it moves references for DPO only, and pairs `α = 0.6` with an update every 512 steps.
 ///
 /// # Checked by
 /// Properties only, because the loss is [`Kto`]'s and is checked there; the update: formulas: `tr-dpo soft alpha=0.6`.
