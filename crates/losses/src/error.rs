@@ -171,6 +171,16 @@ pub enum Error {
     /// A mixture that cannot be evaluated.
     #[error("mix: {0}")]
     Mix(String),
+    /// An objective that wraps another cannot wrap this one.
+    #[error("{outer} cannot wrap {inner}: {reason}")]
+    Wrapped {
+        /// The objective that wraps.
+        outer: &'static str,
+        /// The objective that is wrapped.
+        inner: &'static str,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// A loss name that is in no list.
     #[error("unknown loss `{name}`{hint}; the losses are {names}", hint = hint(nearest.as_deref()))]
     UnknownLoss {

@@ -25,28 +25,33 @@
 //!
 //! | to | see |
 //! |---|---|
-//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Objective`] |
+//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Wpo`], [`Humanline`], [`Objective`] |
 //! | write a loss | [`Loss`]; the views [`Pair`], [`AnchoredPair`], [`AnchoredLabels`], [`Demonstrations`], [`DemonstrationMeans`], [`EditedPair`], [`Ranked`], [`AnchoredRanked`], [`Judged`], [`TaughtPair`], [`AdvisedPair`], and any of them [`With`] a number |
 //! | weight undesirable rows by their prompts | [`udm`] |
 //! | bring settings of TRL | [`trl`] |
+//! | learn from rewards of samples | [`policy_gradient`] |
 
 mod builtin;
 mod collective;
 mod divergence;
 mod error;
 mod groups;
+mod humanline;
 mod loss;
 pub mod math;
 mod mix;
 mod numbers;
+pub mod policy_gradient;
 mod recipe;
 mod reduction;
 mod reference_update;
 mod scores;
 mod terms;
+mod transport;
 pub mod trl;
 pub mod udm;
 mod view;
+mod wpo;
 
 pub use builtin::*;
 pub use collective::{Collective, Solo, gather};
@@ -55,6 +60,7 @@ pub use error::{Error, Result};
 pub use groups::{
     Groups, JudgedRows, LabelledRow, MismatchedScores, PairRows, RankedRows, Scores, TeacherScores, Totals,
 };
+pub use humanline::Humanline;
 pub use loss::{Context, Loss, Objective, Phase, StepScores};
 pub use mix::{Mix, Part};
 pub use numbers::{Margin, Number, Numbers, PerItem, Preference, Score, Uncertainty, With};
@@ -68,3 +74,4 @@ pub use view::{
     EditedPair, Judged, Needs, Pair, Ranked, RankedValues, Rows, Scored, Sides, StepWide, TaughtPair, TaughtSide,
     Teacher, View,
 };
+pub use wpo::Wpo;

@@ -7,6 +7,7 @@ use crate::collective::Collective;
 use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::numbers::Numbers;
+use crate::recipe::Recipe;
 use crate::reference_update::ReferenceUpdate;
 use crate::terms::LossTerms;
 use crate::view::{Needs, Rows, StepWide, View};
@@ -109,6 +110,11 @@ pub trait Loss: Debug {
 /// [`Builtin`](crate::Builtin), [`Mix`](crate::Mix), [`Recipe`](crate::Recipe) and
 /// boxes.
 pub trait Objective: Debug {
+    /// What messages call it: the type's name, of a loss.
+    fn name(&self) -> &'static str {
+        short_name::<Self>()
+    }
+
     /// What it needs of data, reference and model.
     fn needs(&self) -> Needs;
 
@@ -204,6 +210,11 @@ impl Context {
         self.parts.get(index).cloned().unwrap_or_default()
     }
 
+    /// The context of an objective that wraps the one this belongs to; its numbers are logged.
+    pub(crate) fn wrapped(self) -> Self {
+        Self { scalars: self.scalars.clone(), vectors: Vec::new(), parts: vec![self] }
+    }
+
     /// A list by name, of the one micro-batch that this context belongs to.
     ///
     /// # Errors
@@ -269,6 +280,9 @@ impl<L: Loss> Objective for L {
 macro_rules! forward_objective {
     ($($type:ty),+) => { $(
         impl $crate::Objective for $type {
+            fn name(&self) -> &'static str {
+                self.objective().name()
+            }
             fn needs(&self) -> $crate::Needs {
                 self.objective().needs()
             }
@@ -313,7 +327,17 @@ impl Boxed for Box<dyn Objective> {
     }
 }
 
-forward_objective!(Box<dyn Objective>);
+impl Boxed for Box<Recipe> {
+    fn objective(&self) -> &dyn Objective {
+        &**self
+    }
+
+    fn objective_mut(&mut self) -> &mut dyn Objective {
+        &mut **self
+    }
+}
+
+forward_objective!(Box<dyn Objective>, Box<Recipe>);
 
 /// The last segment of a type's path, for messages.
 fn short_name<T: ?Sized>() -> &'static str {

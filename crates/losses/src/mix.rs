@@ -47,6 +47,10 @@ pub struct Part<O = Recipe> {
 }
 
 impl<O: Objective> Objective for Mix<O> {
+    fn name(&self) -> &'static str {
+        "mix"
+    }
+
     fn needs(&self) -> Needs {
         self.parts.iter().map(|part| part.loss.needs()).fold(Needs::of(Rows::ANY), Needs::and)
     }

@@ -71,3 +71,31 @@ impl ReferenceUpdate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use candlewick_testkit::{FormulaVectors, worst};
+
+    use super::*;
+
+    #[test]
+    fn a_soft_update_agrees_with_the_formulas() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/formula-vectors.json");
+        let expected = FormulaVectors::load(&path).unwrap().list("tr-dpo soft alpha=0.6", "ref").unwrap();
+        let mut reference = [0.0, 1.0, 0.25];
+        ReferenceUpdate::mix(0.6, &[1.0, -2.0, 0.5], &mut reference);
+        assert!(worst(&reference, &expected) < 1e-15, "{reference:?} {expected:?}");
+    }
+
+    #[test]
+    fn updates_come_every_so_many_steps() {
+        let weights = |update: ReferenceUpdate| (1..=6).map(|step| update.weight_after(step)).collect::<Vec<_>>();
+        let (none, half) = (None, Some(0.5));
+        assert_eq!(weights(ReferenceUpdate::Frozen), [None; 6]);
+        assert_eq!(weights(ReferenceUpdate::Soft { alpha: 0.5, every: 3 }), [none, none, half, none, none, half]);
+        assert_eq!(weights(ReferenceUpdate::Hard { every: 1 }), [Some(1.0); 6]);
+        assert_eq!(ReferenceUpdate::Hard { every: 1 }.weight_after(0), None);
+    }
+}

@@ -247,6 +247,12 @@ impl TokenScores {
         Ok(self.log_probs.sum(1)?)
     }
 
+    /// The same rows and statistics with other log-probabilities of the scored tokens, `[N, T]`.
+    pub(crate) fn with_log_probs(&self, log_probs: &Tensor) -> Result<Self> {
+        check_like("log_probs", log_probs, &self.log_probs)?;
+        Ok(Self { log_probs: keep_scored(log_probs, &self.mask)?, ..self.clone() })
+    }
+
     fn statistic(&self, what: &'static str, values: &Tensor) -> Result<Tensor> {
         check_like(what, values, &self.log_probs)?;
         keep_scored(values, &self.mask)

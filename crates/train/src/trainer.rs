@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use candlewick_data::Batch;
 use candlewick_kernels::{Float, adamw};
 use candlewick_losses::{
-    Collective, Context, MismatchedScores, Needs, Objective, Outputs, Phase, Scores, Solo, StepScores, StepWide,
-    TokenScores, Totals,
+    Collective, Context, MismatchedScores, Needs, Objective, Outputs, Phase, ReferenceUpdate, Scores, Solo, StepScores,
+    StepWide, TokenScores, Totals,
 };
 use serde::Serialize;
 
@@ -115,7 +115,8 @@ impl<P: Trainable> Trainer<P> {
     /// A trainer before its first step.
     ///
     /// # Errors
-    /// Hyperparameters out of range; a reference that the objective needs and lacks, or has and ignores.
+    /// Hyperparameters out of range; a reference that the objective needs and lacks, or has and ignores; an objective that moves
+    /// its reference.
     pub fn new(
         policy: P,
         reference: Reference,
@@ -123,6 +124,13 @@ impl<P: Trainable> Trainer<P> {
         options: TrainerOptions,
     ) -> Result<Self> {
         objective.validate()?;
+        if objective.reference_update() != ReferenceUpdate::Frozen {
+            return Err(Error::Mismatch(
+                "the objective moves its reference, which this trainer does not carry out yet; use dpo, ipo or kto, \
+                 or set the objective's update to \"frozen\""
+                    .into(),
+            ));
+        }
         match (objective.needs().reference, matches!(reference, Reference::None)) {
             (true, true) => {
                 return Err(Error::Mismatch("the objective compares with a reference, and there is none".into()));

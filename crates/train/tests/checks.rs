@@ -8,8 +8,8 @@ use std::path::Path;
 use std::rc::Rc;
 
 use candlewick_losses::{
-    AnchoredPair, Context, Dpo, Kto, Loss, LossTerms, Mix, Objective, Outputs, Pair, Part, Recipe, Reduction, Sft,
-    Term, TokenScores,
+    AnchoredPair, Context, Dpo, Kto, Loss, LossTerms, Mix, Objective, Outputs, Pair, Part, Recipe, Reduction,
+    ReferenceUpdate, Sft, Term, TokenScores, TrDpo,
 };
 use candlewick_model::{Packed, Parameters, Recompute, Saved};
 use candlewick_train::{
@@ -97,6 +97,23 @@ fn another_reference_is_noticed_at_the_first_step() {
     assert!(text.starts_with("step 1: the loss is ") && text.contains("has 0.6931471805599453; on made-up:"), "{text}");
     assert_eq!(bits(&checked), before);
     make(false).step(&batches(&pairs(4, 1), 2)).unwrap();
+}
+
+#[test]
+fn a_reference_that_would_have_to_move_is_refused() {
+    let make = |objective: Box<dyn Objective>| {
+        let reference = Reference::Frozen(Box::new(FrozenPolicy::new(model::<f32>(1), 1)));
+        let policy = CausalPolicy::new(model::<f32>(1), Recompute::Nothing, 1);
+        Trainer::new(policy, reference, objective, options(1e-2))
+    };
+    let nested = Mix { parts: vec![Part { weight: 1.0, loss: Recipe::from_name("tr_dpo").unwrap() }] };
+    for objective in [Box::<TrDpo>::default() as Box<dyn Objective>, Box::new(nested)] {
+        let error = make(objective).unwrap_err();
+        assert_eq!(error.fault(), Fault::Configuration);
+        let text = error.to_string();
+        assert!(text.contains("moves its reference") && text.contains("use dpo, ipo or kto"), "{text}");
+    }
+    make(Box::new(TrDpo { update: ReferenceUpdate::Frozen, ..TrDpo::default() })).unwrap();
 }
 
 #[test]

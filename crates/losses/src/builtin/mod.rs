@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::divergence::Divergence;
 use crate::error::{Error, Result};
 use crate::loss::{Objective, forward_objective};
-use crate::recipe::MIX;
+use crate::recipe::COMPOSITES;
 use crate::reduction::Reduction;
 use crate::reference_update::ReferenceUpdate;
 use crate::scores::TokenScores;
@@ -23,44 +23,49 @@ builtin! {
     dpo::Dpo,
     cdpo::Cdpo,
     robust_dpo::RobustDpo,
-    ipo::Ipo,
-    hinge::Hinge,
-    kto::Kto,
+    soft_dpo::SoftDpo,
+    offset_dpo::OffsetDpo,
+    dpop::Dpop,
+    cal_dpo::CalDpo,
+    mm_rlhf::MmRlhf,
+    modpo::Modpo,
     exo::Exo,
+    discopop::Discopop,
     nca::Nca,
-    sppo_hard::SppoHard,
     bco_pair::BcoPair,
     apo_zero::ApoZero,
     apo_down::ApoDown,
-    discopop::Discopop,
-    dpop::Dpop,
-    cal_dpo::CalDpo,
-    offset_dpo::OffsetDpo,
-    mm_rlhf::MmRlhf,
-    modpo::Modpo,
-    bonbon::Bonbon,
+    sppo_hard::SppoHard,
+    ipo::Ipo,
     onpo::Onpo,
     irepo::Irepo,
-    soft_dpo::SoftDpo,
+    bonbon::Bonbon,
+    hinge::Hinge,
+    aot::Aot,
+    aot_unpaired::AotUnpaired,
+    tr_dpo::TrDpo,
+    tr_ipo::TrIpo,
+    tr_kto::TrKto,
+    cpo::Cpo,
     simpo::Simpo,
     alpha_po::AlphaPo,
-    cpo::Cpo,
     orpo::Orpo,
     slic::Slic,
+    kto::Kto,
     kto_s::KtoS,
     apo_zero_unpaired::ApoZeroUnpaired,
     bco::Bco,
     ulma::Ulma,
     pointwise_dpo::PointwiseDpo,
     pointwise_regression::PointwiseRegression,
+    plackett_luce::PlackettLuce,
+    rrhf::Rrhf,
+    stable_alignment::StableAlignment,
     ual::Ual,
     cut::Cut,
     figa::Figa,
     dckd::Dckd,
     adpa::Adpa,
-    stable_alignment::StableAlignment,
-    plackett_luce::PlackettLuce,
-    rrhf::Rrhf,
 }
 
 mod reference_free;
@@ -120,14 +125,14 @@ impl Builtin {
     pub(crate) fn unknown(name: &str) -> Error {
         let aliases = Self::ALIASES.iter().flat_map(|aliases| aliases.iter());
         let presets = Self::presets().flat_map(|(_, preset)| std::iter::once(&preset.name).chain(preset.aliases));
-        let known = Self::NAMES.iter().chain([&MIX]).chain(aliases).chain(presets);
+        let known = Self::NAMES.iter().chain(COMPOSITES).chain(aliases).chain(presets);
         let nearest = known
             .map(|known| (distance(name, known), *known))
             .min()
             .filter(|&(distance, known)| distance <= 1 + known.len() / 4)
             .map(|(_, known)| known.to_owned());
         let presets: Vec<&str> = Self::presets().map(|(_, preset)| preset.name).collect();
-        let names = [Self::NAMES, &presets, &[MIX]].concat().join(", ");
+        let names = [Self::NAMES, &presets, COMPOSITES].concat().join(", ");
         Error::UnknownLoss { name: name.to_owned(), nearest, names }
     }
 }
@@ -278,6 +283,17 @@ fn token_means(values: &Tensor, scores: &TokenScores) -> Result<Tensor> {
     let inverse = scores.lengths().iter().map(|&length| 1.0 / length.max(1) as f64);
     let inverse = Tensor::from_iter(inverse, values.device())?.to_dtype(values.dtype())?;
     Ok(((values * scores.mask())?.sum(1)? * inverse)?)
+}
+
+/// What another loss returned that this one is made of: its errors shall name this one.
+fn under_name<L: Named, T>(returned: Result<T>) -> Result<T> {
+    returned.map_err(|error| match error {
+        Error::Parameter { parameter, got, expected, .. } => {
+            Error::Parameter { loss: L::NAME.to_owned(), parameter, got, expected }
+        }
+        Error::EmptyStep { what, scalar, .. } => Error::EmptyStep { loss: L::NAME.to_owned(), what, scalar },
+        other => other,
+    })
 }
 
 /// A rate of flipped labels: at one half the labels say nothing.

@@ -9,7 +9,7 @@ use candlewick_testkit::{FormulaVectors, error, worst};
 
 use crate::{
     Context, Groups, MismatchedScores, Normaliser, Objective, Phase, RankedRows, Scores, Solo, StepScores,
-    TeacherScores, TokenScores,
+    TeacherScores, TokenScores, Totals,
 };
 
 pub(crate) const TOLERANCE: f64 = 1e-9;
@@ -75,6 +75,19 @@ pub(crate) fn check_in(
     log_probs: &Var,
     gradients: &[&str],
 ) {
+    check_in_places(name, loss, scores, context, log_probs, gradients, &(0..scores.groups.items()).collect::<Vec<_>>());
+}
+
+/// As [`check_in`], where the recorded values of single items are in another order: `places[k]` is the item of value `k`.
+fn check_in_places(
+    name: &str,
+    loss: &dyn Objective,
+    scores: &Scores,
+    context: &Context,
+    log_probs: &Var,
+    gradients: &[&str],
+    places: &[usize],
+) {
     let vectors = vectors();
     let terms = loss.evaluate(scores, context).unwrap();
     if let Some(expected) = vectors.list(name, "per_example").filter(|values| values.len() == scores.groups.items()) {
@@ -84,6 +97,7 @@ pub(crate) fn check_in(
             let values = term.numerator.to_vec1::<f64>().unwrap();
             per_item.iter_mut().zip(values).for_each(|(sum, value)| *sum += term.weight * value);
         }
+        let per_item: Vec<f64> = places.iter().map(|&item| per_item[item]).collect();
         assert!(worst(&per_item, &expected) < TOLERANCE, "{name}: {per_item:?} {expected:?}");
     }
     let value = terms.loss(&scores.totals()).unwrap();
@@ -99,6 +113,42 @@ pub(crate) fn check_in(
             assert!(error(got, expected) < TOLERANCE, "{name}, row {row}, slot {slot}: {got} {expected}");
         }
     }
+}
+
+/// The loss on the four recorded pairs, whose values are recorded in the order of something sorted.
+pub(crate) fn check_in_order(name: &str, mut loss: impl Objective, order: &[usize]) {
+    let (log_probs, scores) = pairs();
+    loss.validate().unwrap();
+    let micro = [scores];
+    let context = loss.prepare(&StepScores { micro: &micro, collective: &Solo }, Phase::Train).unwrap();
+    check_in_places(name, &loss, &micro[0], &context.micro(0), &log_probs, &["grad_w", "grad_l"], order);
+}
+
+/// Places of values from the smallest to the largest; equals stay in order.
+pub(crate) fn order_of(values: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
+    order
+}
+
+/// Loss and gradient of a step that is made of some of the recorded pairs, one list a micro-batch.
+pub(crate) fn step_gradient(loss: &mut impl Objective, micro: &[&[usize]]) -> (f64, Vec<f64>) {
+    let (log_probs, all) = pairs();
+    let part = |pairs: &&[usize]| {
+        let pairs = pairs.iter().map(|&pair| all.groups.pairs[pair]).collect();
+        Scores { groups: Groups { pairs, ..Groups::default() }, ..all.clone() }
+    };
+    let micro: Vec<Scores> = micro.iter().map(part).collect();
+    let context = loss.prepare(&StepScores { micro: &micro, collective: &Solo }, Phase::Train).unwrap();
+    let mut totals = Totals::default();
+    micro.iter().for_each(|scores| totals += scores.totals());
+    let losses = micro.iter().enumerate().map(|(index, scores)| {
+        let terms = loss.evaluate(scores, &context.micro(index)).unwrap();
+        terms.loss(&totals).unwrap()
+    });
+    let sum = losses.reduce(|sum, value| (sum + value).unwrap()).unwrap();
+    let gradient = sum.backward().unwrap().get(&log_probs).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    (sum.to_scalar().unwrap(), gradient)
 }
 
 /// The rows of one policy, chosen ones first, padded with NaN.
