@@ -372,7 +372,8 @@ fn objectives_page(entries: &[Entry]) -> String {
     page.push_str("\n| name | what it is | rows | reference | whole step | also reads | source | confidence |\n");
     page.push_str("|---|---|---|---|---|---|---|---|\n");
     for entry in entries {
-        let summary = Builtin::from_name(&entry.name).map_or(entry.summary.clone(), |loss| loss.summary().to_owned());
+        let summary =
+            Builtin::from_name(&entry.name).map_or(plain_links(&entry.summary, &[]), |loss| loss.summary().to_owned());
         let [rows, reference, step, also] = entry.recipe().map_or_else(
             || ["those of its parts", "", "", ""].map(str::to_owned),
             |recipe| needs_in_words(&recipe, &recipe.needs()),
