@@ -611,7 +611,8 @@ fn plain_links(text: &str, types: &[(&str, &str)]) -> String {
         let target = after.strip_prefix('(').and_then(|after| after.split_once(')')).map(|(target, _)| target);
         let is_path = target.is_some_and(|target| target.contains("::"));
         let is_code = label.len() > 2 && label.starts_with('`') && label.ends_with('`');
-        if !is_path && !(is_code && target.is_none()) {
+        let is_rustdoc = is_path || (is_code && target.is_none());
+        if !is_rustdoc {
             plain.push('[');
             rest = &rest[1..];
             continue;
