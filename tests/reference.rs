@@ -372,7 +372,8 @@ fn objectives_page(entries: &[Entry]) -> String {
     page.push_str("\n| name | what it is | rows | reference | whole step | also reads | source | confidence |\n");
     page.push_str("|---|---|---|---|---|---|---|---|\n");
     for entry in entries {
-        let summary = Builtin::from_name(&entry.name).map_or(entry.summary.clone(), |loss| loss.summary().to_owned());
+        let summary =
+            Builtin::from_name(&entry.name).map_or(plain_links(&entry.summary, &[]), |loss| loss.summary().to_owned());
         let [rows, reference, step, also] = entry.recipe().map_or_else(
             || ["those of its parts", "", "", ""].map(str::to_owned),
             |recipe| needs_in_words(&recipe, &recipe.needs()),
@@ -610,7 +611,8 @@ fn plain_links(text: &str, types: &[(&str, &str)]) -> String {
         let target = after.strip_prefix('(').and_then(|after| after.split_once(')')).map(|(target, _)| target);
         let is_path = target.is_some_and(|target| target.contains("::"));
         let is_code = label.len() > 2 && label.starts_with('`') && label.ends_with('`');
-        if !is_path && !(is_code && target.is_none()) {
+        let is_rustdoc = is_path || (is_code && target.is_none());
+        if !is_rustdoc {
             plain.push('[');
             rest = &rest[1..];
             continue;
