@@ -8,7 +8,7 @@ fn configurations_in_the_docs_are_configurations() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
     let page = std::fs::read_to_string(page).expect("the page is there");
     let blocks: Vec<&str> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(blocks.len(), 2);
+    assert_eq!(blocks.len(), 3);
     for block in blocks {
         let words = Words::parse(block, "docs/configuration.md").expect("it is TOML");
         words.config().unwrap_or_else(|e| panic!("{e}\n{block}"));
@@ -39,4 +39,19 @@ fn the_defaults_in_the_docs_are_the_defaults() {
         (train.batch_size, train.micro_batches, train.seed, train.shuffle_buffer, train.threads)
     };
     assert_eq!(train(&written), train(&default));
+    assert_eq!((written.data.stratified, written.udm), (None, None));
+}
+
+#[test]
+fn the_defaults_of_prompts_told_apart_are_those_in_the_docs() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let blocks = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next());
+    let block = blocks.into_iter().find(|block| block.contains("[udm]")).expect("a block");
+    let written =
+        Words::parse(block, "docs/configuration.md").and_then(|words| words.config()).expect("a configuration");
+    assert_eq!(written.udm, Some(candlewick::train::UdmWords::default()));
+    let mut words = Words::default();
+    words.set("objective.type=bco_udm").expect("a preset");
+    assert_eq!(written.objective, words.config().expect("a configuration").objective);
 }

@@ -246,6 +246,7 @@ impl Plan {
         check_optimizer(&optimizer)?;
         let batch_size = at_least_one("train.batch_size", train.batch_size as u64)? as usize;
         Ok(Self {
+            udm: udm.map(|words| resolve_udm(words, &objective.needs(), train.seed)).transpose()?,
             evaluation: evaluation.map(|words| resolve_evaluation(words, &data, batch_size)).transpose()?,
             model,
             data,

@@ -546,3 +546,175 @@ fn numbers_of_steps_that_overflow_are_refused() {
     assert!(refused(&|plan| plan.train.length = candlewick_train::Length::Epochs(u64::MAX)).contains("train.epochs"));
     assert!(refused(&|plan| plan.train.micro_batches = usize::MAX).contains("train.micro_batches"));
 }
+
+/// Weights, log and classifier of a run that is killed and goes on, beside those of one that is not.
+fn assert_resumes(folder: &Folder, name: &str, assignments: &[&str], files: &[&str]) {
+    let all = [&["output.save_every=2", "output.keep=0"], assignments].concat();
+    let (whole, parts) = (format!("whole-{name}"), format!("parts-{name}"));
+    finish(Run::start(folder.plan(&whole, &all)).unwrap());
+    let mut run = Run::start(folder.plan(&parts, &all)).unwrap();
+    while run.trainer().steps_done() < 5 {
+        run.advance().unwrap();
+    }
+    drop(run);
+    let at = checkpoints(&folder.path(&parts)).join("step-00000004");
+    finish(Run::resume(folder.plan(&parts, &all), &at).unwrap());
+    for file in files {
+        let read = |output: &str| std::fs::read(folder.path(output).join(file)).unwrap();
+        assert_eq!(read(&whole), read(&parts), "{name}: {file}");
+    }
+}
+
+fn log(folder: &Folder, output: &str) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(folder.path(output).join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+const BCO: [&str; 3] = ["objective.type=bco", "objective.density_ratio={}", "data.rows=..18"];
+
+#[test]
+fn prompts_told_apart_weigh_rows_and_resume_to_the_bit() {
+    let folder = Folder::new();
+    let data = format!("data.path={:?}", folder.path("labelled.jsonl"));
+    let held_out = ["evaluation.rows=18..", "evaluation.every=3"];
+    for (name, tuning) in [("full", "train.seed=1"), ("lora", "model.lora={rank = 2}")] {
+        let assignments =
+            [&BCO[..], &held_out, &[&data, tuning, "udm.embeddings=policy", "udm.prompt_sample_size=64"]].concat();
+        assert_resumes(&folder, name, &assignments, &["metrics.jsonl", "udm.json"]);
+        let text = std::fs::read_to_string(folder.path(&format!("whole-{name}")).join("udm.json")).unwrap();
+        let fit: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&fit["format"], &fit["desirable"], &fit["undesirable"]), (&1.into(), &9.into(), &9.into()));
+        assert_eq!(fit["classifier"]["weights"].as_array().unwrap().len(), 16);
+    }
+    let lines = log(&folder, "whole-full");
+    assert!(lines[0]["delta"].is_number() && lines[0]["margins/optimised"].is_number(), "{}", lines[0]);
+    assert!(lines.iter().any(|line| line["eval_accuracies/optimised"].is_number()));
+    // The prompts of the two verdicts differ, so undesirable rows weigh less than 1 and the first loss is below ln 2.
+    assert!(lines[0]["loss"].as_f64().unwrap() < 0.69, "{}", lines[0]);
+}
+
+#[test]
+fn embeddings_may_come_from_a_file_that_knows_every_row() {
+    let folder = Folder::new();
+    let data = format!("data.path={:?}", folder.path("labelled.jsonl"));
+    let vectors = format!("udm.embeddings={:?}", folder.path("vectors.jsonl"));
+    let write = |lines: std::ops::RangeInclusive<u64>| {
+        let line = |line| {
+            let x = if line % 2 == 1 { 1.0 } else { -1.0 };
+            serde_json::json!({"line": line, "embedding": [4.0 * x, 0.5]}).to_string() + "\n"
+        };
+        std::fs::write(folder.path("vectors.jsonl"), lines.map(line).collect::<String>()).unwrap();
+    };
+    let assignments = [&BCO[..], &[&data, &vectors, "evaluation.rows=18.."]].concat();
+    write(1..=24);
+    assert_resumes(&folder, "file", &assignments, &["metrics.jsonl", "udm.json"]);
+
+    for (lines, missing) in [(1..=17, 18), (1..=20, 21)] {
+        write(lines);
+        let error = folder.refused(&assignments);
+        assert_eq!(error.fault(), Fault::Data);
+        let text = error.to_string();
+        assert!(
+            text.contains(&format!("labelled.jsonl:{missing}: the file of udm.embeddings has no embedding")),
+            "{text}"
+        );
+    }
+    let of = |text: &str| {
+        std::fs::write(folder.path("vectors.jsonl"), text).unwrap();
+        folder.refused(&assignments).to_string()
+    };
+    let all: String = (1..=24).map(|line| format!("{{\"line\": {line}, \"embedding\": [{line}]}}\n")).collect();
+    let text = of(&format!("{all}{{\"line\": 3, \"embedding\": [1]}}\n"));
+    assert!(text.contains("vectors.jsonl:25: a second embedding of") && text.contains(":3; remove one"), "{text}");
+    let text = of(&all.replace("\"line\": 23, \"embedding\": [", "\"line\": 23, \"embedding\": [1, "));
+    assert!(text.contains("vectors.jsonl:23: "), "{text}");
+    let text = of(&all.replace("\"embedding\": [7]", "\"vector\": [7]"));
+    assert!(text.contains("vectors.jsonl:7: unknown field `vector`"), "{text}");
+}
+
+#[test]
+fn prompts_of_one_verdict_cannot_be_told_apart() {
+    let folder = Folder::new();
+    let rows = |label: bool| {
+        let row = |i| serde_json::json!({"prompt": format!("w{i} w7"), "completion": " w5", "label": label});
+        (3..20).map(|i| row(i).to_string() + "\n").collect::<String>()
+    };
+    std::fs::write(folder.path("one.jsonl"), rows(true)).unwrap();
+    let data = format!("data.path={:?}", folder.path("one.jsonl"));
+    let error = folder.refused(&[&BCO[..], &[&data, "udm.seed=1"]].concat());
+    assert_eq!(error.fault(), Fault::Data);
+    assert!(error.to_string().contains("one.jsonl: "), "{error}");
+}
+
+#[test]
+fn a_number_is_a_column_of_the_rows() {
+    let folder = Folder::new();
+    let labelled = std::fs::read_to_string(folder.path("labelled.jsonl")).unwrap();
+    let with = |name: &str, value: f64| {
+        let rows = labelled.lines().map(|line| {
+            let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
+            row[name] = value.into();
+            row.to_string() + "\n"
+        });
+        std::fs::write(folder.path("numbers.jsonl"), rows.collect::<String>()).unwrap();
+    };
+    let data = format!("data.path={:?}", folder.path("numbers.jsonl"));
+    let bco = |more: &[&'static str]| [&BCO[..], &[&data], more].concat();
+    with("desirable_prompt", 0.5);
+    let run = Run::start(folder.plan("column", &bco(&[]))).unwrap();
+    // Every row weighs 1, as without a density ratio.
+    let first = finish(run).into_iter().find_map(|event| match event {
+        Event::Step(report) => Some(report.loss),
+        _ => None,
+    });
+    assert!((first.unwrap() - 2f64.ln()).abs() < 1e-6);
+    assert!(!folder.path("column").join("udm.json").exists());
+    with("p", 0.5);
+    finish(Run::start(folder.plan("mapped", &bco(&["data.columns={desirable_prompt = \"p\"}"]))).unwrap());
+    let text = folder.refused(&bco(&["data.strict=true"])).to_string();
+    assert!(text.contains("numbers.jsonl:1") && text.contains("desirable_prompt"), "{text}");
+    with("desirable_prompt", 1.5);
+    let text = folder.refused(&bco(&["data.strict=true"])).to_string();
+    assert!(text.contains("numbers.jsonl:1") && text.contains("a number in [0, 1]"), "{text}");
+}
+
+#[test]
+fn every_step_holds_both_verdicts_of_a_sorted_file() {
+    let folder = Folder::new();
+    let row = |i: u64| {
+        let (label, word) = if i < 12 { (true, "w5") } else { (false, "w6") };
+        let row =
+            serde_json::json!({"prompt": format!("w{} w7", 3 + i), "completion": format!(" {word}"), "label": label});
+        row.to_string() + "\n"
+    };
+    std::fs::write(folder.path("sorted.jsonl"), (0..16).map(row).collect::<String>()).unwrap();
+    let data = format!("data.path={:?}", folder.path("sorted.jsonl"));
+    let both = |name: &str, more: &[&str]| {
+        let assignments = [&["objective.type=kto", &data, "data.rows=..", "train.shuffle_buffer=1"], more].concat();
+        finish(Run::start(folder.plan(name, &assignments)).unwrap());
+        log(&folder, name).iter().all(|line| line["logps/chosen"].is_number() && line["logps/rejected"].is_number())
+    };
+    assert!(both("stratified", &[]));
+    assert!(!both("not", &["data.stratified=false"]));
+    assert!(!both("file", &["train.order=file"]));
+    let assignments = ["objective.type=kto", &data, "data.rows=..", "train.shuffle_buffer=2"];
+    assert_resumes(&folder, "sorted", &assignments, &["metrics.jsonl", "final/model.safetensors"]);
+}
+
+#[test]
+fn ranked_and_judged_rows_come_from_files_too() {
+    let folder = Folder::new();
+    let ranked = |i: u64| serde_json::json!({"prompt": format!("w{} w7", 3 + i), "completions": [" w5", " w6", " w8 w9"], "ratings": [1, 3, 2]});
+    let judged = |i: u64| serde_json::json!({"prompt": format!("w{} w7", 3 + i), "completion": " w5 w6", "judgment": "w9", "positive": i % 2 == 0});
+    let lines = |row: &dyn Fn(u64) -> serde_json::Value| (0..10).map(|i| row(i).to_string() + "\n").collect::<String>();
+    for (name, rows, completions) in [("ranked", lines(&ranked), 12), ("judged", lines(&judged), 8)] {
+        let file = folder.path(&format!("{name}.jsonl"));
+        std::fs::write(&file, rows).unwrap();
+        let data = format!("data.path={file:?}");
+        let events = finish(Run::start(folder.plan(name, &[&data, "objective.type=sft", "train.order=file"])).unwrap());
+        let Some(Event::Step(report)) = events.first() else { panic!("{events:?}") };
+        assert_eq!(report.rows, completions);
+        let (first, last) = (log(&folder, name)[0]["loss"].as_f64(), log(&folder, name)[5]["loss"].as_f64());
+        assert!(last.unwrap() < first.unwrap(), "{name}: {first:?} {last:?}");
+    }
+}

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tr_dpo::SOFT;
 use super::{Ipo, Named, check_update, under_name};
+use crate::divergence::Divergence;
 use crate::error::Result;
 use crate::loss::{Context, Loss};
 use crate::reduction::Reduction;
@@ -56,14 +57,16 @@ pub struct TrIpo {
     pub beta: f64,
     /// Whether log-ratios are sums over tokens or means. Default [`Reduction::Mean`].
     pub reduction: Reduction,
+    /// The divergence from the reference. Default [`Divergence::ReverseKl`].
+    pub divergence: Divergence,
     /// How the reference follows. Default [`ReferenceUpdate::Soft`] with `alpha` 0.6 after every step.
     pub update: ReferenceUpdate,
 }
 
 impl Default for TrIpo {
     fn default() -> Self {
-        let Ipo { beta, reduction } = Ipo::default();
-        Self { beta, reduction, update: SOFT }
+        let Ipo { beta, reduction, divergence } = Ipo::default();
+        Self { beta, reduction, divergence, update: SOFT }
     }
 }
 
@@ -96,7 +99,7 @@ impl Loss for TrIpo {
 
 impl TrIpo {
     fn ipo(&self) -> Ipo {
-        Ipo { beta: self.beta, reduction: self.reduction }
+        Ipo { beta: self.beta, reduction: self.reduction, divergence: self.divergence }
     }
 }
 
@@ -107,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_loss_is_that_of_ipo() {
-        let mut ipo = Ipo { beta: 0.3, reduction: Reduction::Sum };
+        let mut ipo = Ipo { beta: 0.3, reduction: Reduction::Sum, ..Ipo::default() };
         let mut tr_ipo = TrIpo { beta: 0.3, reduction: Reduction::Sum, ..TrIpo::default() };
         let all: [&[usize]; 1] = [&[0, 1, 2, 3]];
         assert_eq!(step_gradient(&mut tr_ipo, &all), step_gradient(&mut ipo, &all));

@@ -144,7 +144,8 @@ impl Sample {
         let loss = recipe.evaluate(scores, context).unwrap().loss(totals).unwrap();
         let mut gradients = loss.backward().unwrap();
         let outputs = recipe.needs().outputs;
-        let inputs = [(&inputs.log_probs, true), (&inputs.means, outputs.mean_log_probs), (&inputs.given, outputs.given)];
+        let inputs =
+            [(&inputs.log_probs, true), (&inputs.means, outputs.mean_log_probs), (&inputs.given, outputs.given)];
         let mut gradient: Vec<f64> = Vec::new();
         for (input, is_read) in inputs {
             let slopes = gradients.remove(input);
@@ -170,7 +171,8 @@ impl Sample {
     pub(crate) fn with_inputs(&self, recipe: &Recipe, flat: &[f64]) -> Self {
         let outputs = recipe.needs().outputs;
         let mut flat = flat.iter().copied();
-        let mut take = |rows: &mut Vec<Vec<f64>>| rows.iter_mut().flatten().zip(&mut flat).for_each(|(x, new)| *x = new);
+        let mut take =
+            |rows: &mut Vec<Vec<f64>>| rows.iter_mut().flatten().zip(&mut flat).for_each(|(x, new)| *x = new);
         let mut moved = self.clone();
         take(&mut moved.policy);
         if outputs.mean_log_probs {
