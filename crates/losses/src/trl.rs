@@ -11,6 +11,7 @@ use crate::mix::{Mix, Part};
 use crate::recipe::Recipe;
 use crate::reduction::Reduction;
 use crate::reference_update::ReferenceUpdate;
+use crate::wpo::Wpo;
 
 /// The options of TRL's trainers that decide the loss, under TRL's names and with
 /// TRL's defaults.
@@ -298,12 +299,10 @@ fn weighted(loss: Builtin) -> Result<Recipe> {
             loss.name()
         )));
     }
-    with_weights_of_wpo(loss)
-}
-
-/// WPO around a loss.
-fn with_weights_of_wpo(_: Builtin) -> Result<Recipe> {
-    Err(Error::NotBuilt("use_weighting".to_owned()))
+    if matches!(loss, Builtin::Sft(_)) {
+        return Err(Error::NotBuilt("use_weighting with sft, which is divided by tokens and not by pairs".to_owned()));
+    }
+    Ok(Wpo { loss: Box::new(loss.into()) }.into())
 }
 
 /// Whether the fields are those of the loss of that name.

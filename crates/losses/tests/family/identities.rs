@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 use candlewick_losses::{
-    ApoZero, Aot, AotUnpaired, BcoPair, Cdpo, Context, Divergence, Dpo, Groups, Kto, Objective, PairRows, PlackettLuce,
+    Aot, AotUnpaired, ApoZero, BcoPair, Cdpo, Context, Divergence, Dpo, Groups, Kto, Objective, PairRows, PlackettLuce,
     RankedRows, Recipe, RobustDpo, SoftDpo,
 };
 use candlewick_testkit::error;

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod divergences;
+mod identities;
 mod objectives;
 mod properties;
 mod sample;

@@ -181,7 +181,7 @@ fn every_number_has_a_range_that_is_checked() {
 }
 
 /// Hyperparameters that may have any finite value.
-const ANY_SIGN: [(&str, &str); 0] = [];
+const ANY_SIGN: [(&str, &str); 2] = [("alpha_po", "alpha"), ("cpo", "alpha")];
 
 #[test]
 fn only_losses_that_say_so_move_their_reference() {
