@@ -2,7 +2,7 @@
 
 use candle_core::DType;
 use candlewick_losses::{
-    Aot, AotUnpaired, ApoZero, BcoPair, Cdpo, Context, Divergence, Dpo, Groups, Kto, Objective, PairRows, PlackettLuce,
+    Aot, AotUnpaired, ApoZero, BcoPair, Builtin, Cdpo, Context, Divergence, Dpo, Groups, Kto, Objective, PairRows, PlackettLuce,
     RankedRows, Recipe, RobustDpo, SoftDpo,
 };
 use candlewick_testkit::error;
@@ -18,9 +18,12 @@ fn pairs() -> Sample {
 }
 
 /// Loss and gradient on a sample.
-fn of(loss: impl Into<Recipe>, sample: &Sample) -> (f64, Vec<f64>) {
-    let loss = loss.into();
-    sample.evaluate(&loss, &sample.context(&loss), DType::F64)
+fn of(loss: impl Into<Builtin>, sample: &Sample) -> (f64, Vec<f64>) {
+    of_recipe(&Recipe::from(loss.into()), sample)
+}
+
+fn of_recipe(loss: &Recipe, sample: &Sample) -> (f64, Vec<f64>) {
+    sample.evaluate(loss, &sample.context(loss), DType::F64)
 }
 
 fn assert_same((a, da): (f64, Vec<f64>), (b, db): (f64, Vec<f64>)) {
@@ -55,13 +58,13 @@ fn swap(pair: &PairRows) -> PairRows {
 #[test]
 fn kto_without_drift_is_apo_zero_on_both_sides() {
     let sample = Sample::new(Groups::of_labelled(&[true, true, true, true, false, false, false, false]));
-    let kto = Recipe::from(candlewick_losses::Builtin::from(Kto::default()));
+    let kto = Recipe::from(Builtin::from(Kto::default()));
     let still = Context::default().with_scalar("kl", 0.0);
     let (loss, gradient) = sample.evaluate(&kto, &still, DType::F64);
     let (apo, apo_gradient) = of(ApoZero::default(), &pairs());
     // A mean over eight completions is half of one over four pairs of them.
     assert_same((2.0 * loss, gradient.iter().map(|slope| 2.0 * slope).collect()), (apo, apo_gradient));
-    assert_same((loss, gradient), of(recipe(r#"{ "type": "apo_zero_unpaired" }"#), &sample));
+    assert_same((loss, gradient), of(ApoZeroUnpaired::default(), &sample));
 }
 
 #[test]
@@ -106,5 +109,5 @@ fn a_ranking_of_two_is_a_pair() {
 #[test]
 fn a_wide_humanline_clamps_nothing() {
     let wide = recipe(r#"{ "type": "humanline", "low": -100.0, "high": 100.0, "loss": { "type": "dpo" } }"#);
-    assert_same(of(wide, &pairs()), of(Dpo::default(), &pairs()));
+    assert_same(of_recipe(&wide, &pairs()), of(Dpo::default(), &pairs()));
 }
