@@ -127,8 +127,8 @@ impl Options {
     /// The objective that these options describe.
     ///
     /// # Errors
-    /// [`Error::NotBuilt`] names the first option or loss that nothing here computes;
-    /// [`Error::Config`] tells of options that exclude each other, [`Error::Mix`] of weights that do not match the losses.
+    /// [`Error::NotBuilt`] names the first option or loss that nothing here computes; [`Error::Config`] tells of
+    /// options that exclude each other, [`Error::Mix`] of weights that do not match the losses.
     pub fn recipe(&self) -> Result<Recipe> {
         let parts = self.loss_type.iter().map(|name| self.loss(name)).collect::<Result<Vec<_>>>()?;
         let weights = self.loss_weights.clone().unwrap_or_else(|| vec![1.0; parts.len()]);

@@ -131,7 +131,8 @@ mod tests {
     use super::*;
     use crate::{Scores, Solo};
 
-    /// The recorded rows with the roles of policy and reference exchanged in the mismatched ones: the policy has fallen.
+    /// The recorded rows with the roles of policy and reference exchanged in the mismatched ones: the policy has
+    /// fallen.
     fn fallen() -> (candle_core::Var, Scores) {
         let (log_probs, mut scores) = labelled();
         let mismatched = scores.mismatched.as_mut().unwrap();
