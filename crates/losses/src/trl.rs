@@ -450,7 +450,7 @@ mod tests {
         becomes(r#"{ "loss_type": "nca_pair", "ld_alpha": 0.5 }"#, Nca { reduction: sums, ..Nca::default() });
         becomes(r#"{ "loss_type": "sft", "ld_alpha": 0.5 }"#, Sft {});
         becomes(r#"{ "loss_type": "ipo", "ld_alpha": null }"#, Ipo::default());
-        is_refused(r#"{ "loss_type": "kto", "ld_alpha": 0.5 }"#, "ld_alpha = 0.5 with kto: only losses that compare");
+        is_refused(r#"{ "loss_type": "kto", "ld_alpha": 0.5 }"#, "ld_alpha = 0.5 with kto: only losses of the two");
         assert!(recipe(r#"{ "ld_alpha": 1.5 }"#).unwrap().validate().is_err());
     }
 
