@@ -174,7 +174,7 @@ impl Options {
     fn contrastive(&self, loss_type: &str) -> Result<(&'static str, Map<String, Value>)> {
         let mut settings = Map::new();
         let mut set = |name: &str, value: Value| settings.insert(name.to_owned(), value);
-        let shaped = self.alpha < 0.0 || self.alpha > 0.0;
+        let shaped = self.alpha.abs() > 0.0;
         let name = match loss_type {
             "sigmoid" | "hinge" | "ipo" => {
                 set("form", loss_type.into());
@@ -341,7 +341,6 @@ const TYPE: &str = "type";
 const DIVERGENT: &str = "sigmoid, sigmoid_norm, hinge, ipo, exo_pair, robust, discopop and sft";
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use super::*;
     use crate::{Discopop, Dpo, Exo, Hinge, Ipo, Kto, Nca, Objective, RobustDpo, Sft};

@@ -101,7 +101,6 @@ impl Loss for Discopop {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use candle_core::{DType, Device, Tensor, Var};
 

@@ -123,7 +123,6 @@ impl Loss for Kto {
 const KL: &str = "kl";
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use candlewick_testkit::error;
 
