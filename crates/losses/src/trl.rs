@@ -128,8 +128,8 @@ impl Options {
     /// The objective that these options describe.
     ///
     /// # Errors
-    /// [`Error::NotBuilt`] names the first option or loss that nothing here computes;
-    /// [`Error::Config`] tells of options that exclude each other, [`Error::Mix`] of weights that do not match the losses.
+    /// [`Error::NotBuilt`] names the first option or loss that nothing here computes; [`Error::Config`] tells of
+    /// options that exclude each other, [`Error::Mix`] of weights that do not match the losses.
     pub fn recipe(&self) -> Result<Recipe> {
         let parts = self.loss_type.iter().map(|name| self.loss(name)).collect::<Result<Vec<_>>>()?;
         let weights = self.loss_weights.clone().unwrap_or_else(|| vec![1.0; parts.len()]);
@@ -175,7 +175,7 @@ impl Options {
     fn contrastive(&self, loss_type: &str) -> Result<(&'static str, Map<String, Value>)> {
         let mut settings = Map::new();
         let mut set = |name: &str, value: Value| settings.insert(name.to_owned(), value);
-        let shaped = self.alpha < 0.0 || self.alpha > 0.0;
+        let shaped = self.alpha.abs() > 0.0;
         let name = match loss_type {
             "sigmoid" | "hinge" | "ipo" => {
                 set("form", loss_type.into());
@@ -340,7 +340,6 @@ const TYPE: &str = "type";
 const DIVERGENT: &str = "sigmoid, sigmoid_norm, hinge, ipo, exo_pair, robust, discopop and sft";
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use super::*;
     use crate::{Discopop, Dpo, Exo, Hinge, Ipo, Kto, Nca, Objective, RobustDpo, Sft};
@@ -449,7 +448,7 @@ mod tests {
         becomes(r#"{ "loss_type": "nca_pair", "ld_alpha": 0.5 }"#, Nca { reduction: sums, ..Nca::default() });
         becomes(r#"{ "loss_type": "sft", "ld_alpha": 0.5 }"#, Sft {});
         becomes(r#"{ "loss_type": "ipo", "ld_alpha": null }"#, Ipo::default());
-        is_refused(r#"{ "loss_type": "kto", "ld_alpha": 0.5 }"#, "ld_alpha = 0.5 with kto: only losses that compare");
+        is_refused(r#"{ "loss_type": "kto", "ld_alpha": 0.5 }"#, "ld_alpha = 0.5 with kto: only losses of the two");
         assert!(recipe(r#"{ "ld_alpha": 1.5 }"#).unwrap().validate().is_err());
     }
 

@@ -11,16 +11,16 @@ use crate::reduction::Reduction;
 use crate::terms::{LossTerms, Term};
 use crate::view::AnchoredPair;
 
-/// Anchored preference optimisation for chosen completions that are worse than the policy's own: both fall, the rejected
-/// one more.
+/// Anchored preference optimisation for chosen completions that are worse than the policy's own: both fall, the
+/// rejected one more.
 ///
 /// # Formula
-/// `σ(β·Δ_w) + 1 − σ(β·(Δ_w − Δ_l))`, the mean over pairs, with `Δ = Σ_t (log π − log π_ref)` in nats of the chosen (`w`)
-/// and rejected (`l`) completion.
+/// `σ(β·Δ_w) + 1 − σ(β·(Δ_w − Δ_l))`, the mean over pairs, with `Δ = Σ_t (log π − log π_ref)` in nats of the chosen
+/// (`w`) and rejected (`l`) completion.
 ///
 /// # Gradient
-/// With `σ′(x) = σ(x)·σ(−x)` and `z = Δ_w − Δ_l`: `β·(σ′(β·Δ_w) − σ′(β·z))` for `log π(y_w)`, 0 where policy and reference
-/// agree, and `β·σ′(β·z)` for `log π(y_l)`.
+/// With `σ′(x) = σ(x)·σ(−x)` and `z = Δ_w − Δ_l`: `β·(σ′(β·Δ_w) − σ′(β·z))` for `log π(y_w)`, 0 where policy and
+/// reference agree, and `β·σ′(β·z)` for `log π(y_l)`.
 ///
 /// # When to use
 /// Where the policy already writes better than the chosen completions, and the order of the two is what it can learn.

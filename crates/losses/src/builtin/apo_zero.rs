@@ -19,8 +19,8 @@ use crate::view::AnchoredPair;
 /// rejected (`l`) completion. It is [`Kto`](crate::Kto) of both sides with a reference point of 0.
 ///
 /// # Gradient
-/// `−β·σ(β·Δ_w)·σ(−β·Δ_w)` for `log π(y_w)` and `β·σ(β·Δ_l)·σ(−β·Δ_l)` for `log π(y_l)`: both vanish where a log-ratio is
-/// large, of either sign.
+/// `−β·σ(β·Δ_w)·σ(−β·Δ_w)` for `log π(y_w)` and `β·σ(β·Δ_l)·σ(−β·Δ_l)` for `log π(y_l)`: both vanish where a log-ratio
+/// is large, of either sign.
 ///
 /// # When to use
 /// Where a stronger model wrote the chosen completions. Where they are worse than what the policy writes, see

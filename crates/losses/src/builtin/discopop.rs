@@ -14,13 +14,13 @@ use crate::view::AnchoredPair;
 /// DiscoPOP, a loss that a search by a language model found: logistic for wrong pairs, exponential for right ones.
 ///
 /// # Formula
-/// `−(1−m)·log σ(β·z) + m·e^{−β·z}` with `m = σ(β·z/τ)` and `z = s(Δ_w) − s(Δ_l)` in nats, the mean over pairs. `Δ = Σ_t
-/// (log π − log π_ref)` of the chosen (`w`) and rejected (`l`) completion; `s` is the score of the [`Divergence`], the
-/// identity by default. `m·e^{−β·z}` is computed as one exponential of `log σ(β·z/τ) − β·z`.
+/// `−(1−m)·log σ(β·z) + m·e^{−β·z}` with `m = σ(β·z/τ)` and `z = s(Δ_w) − s(Δ_l)` in nats, the mean over pairs. `Δ =
+/// Σ_t (log π − log π_ref)` of the chosen (`w`) and rejected (`l`) completion; `s` is the score of the [`Divergence`],
+/// the identity by default. `m·e^{−β·z}` is computed as one exponential of `log σ(β·z/τ) − β·z`.
 ///
 /// # Gradient
-/// With `u = β·z`, for `z`: `β·(m·(1−m)/τ·(e^{−u} + log σ(u)) − (1−m)·σ(−u) − m·e^{−u})`. `m` is not held constant, so the
-/// loss is not monotone: with `τ = 0.05` the margin is pushed down where `u` lies between −0.1185 and 0.0722.
+/// With `u = β·z`, for `z`: `β·(m·(1−m)/τ·(e^{−u} + log σ(u)) − (1−m)·σ(−u) − m·e^{−u})`. `m` is not held constant, so
+/// the loss is not monotone: with `τ = 0.05` the margin is pushed down where `u` lies between −0.1185 and 0.0722.
 ///
 /// # When to use
 /// To reproduce its authors' results. The bump near a margin of 0 holds back pairs that policy and reference see alike.
@@ -101,7 +101,6 @@ impl Loss for Discopop {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use candle_core::{DType, Device, Tensor, Var};
 

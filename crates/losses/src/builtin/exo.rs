@@ -31,8 +31,8 @@ use crate::view::AnchoredPair;
 /// Ji et al. 2024, arXiv 2402.00856, eq. 16. Confidence A✓.
 ///
 /// # Deviations
-/// From the paper: none for two completions. From TRL: `label_smoothing` has the paper's 1e-3 as its default; TRL's is 0,
-/// which it refuses with this loss.
+/// From the paper: none for two completions. From TRL: `label_smoothing` has the paper's 1e-3 as its default; TRL's is
+/// 0, which it refuses with this loss.
 ///
 /// # Checked by
 /// TRL: `exo_pair`. Formulas: `exo eps=1e-3`.

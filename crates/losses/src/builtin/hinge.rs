@@ -14,8 +14,8 @@ use crate::view::AnchoredPair;
 /// Hinge on the implicit reward margin: a pair counts until its margin is wide enough.
 ///
 /// # Formula
-/// `max(0, 1 − β·z)` with `z = s(Δ_w) − s(Δ_l)` in nats, the mean over pairs. `Δ = Σ_t (log π − log π_ref)` of the chosen
-/// (`w`) and rejected (`l`) completion; `s` is the score of the [`Divergence`], the identity by default.
+/// `max(0, 1 − β·z)` with `z = s(Δ_w) − s(Δ_l)` in nats, the mean over pairs. `Δ = Σ_t (log π − log π_ref)` of the
+/// chosen (`w`) and rejected (`l`) completion; `s` is the score of the [`Divergence`], the identity by default.
 ///
 /// # Gradient
 /// `−β` for `z` below `1/β` and 0 from there on, the edge included.
@@ -24,12 +24,12 @@ use crate::view::AnchoredPair;
 /// Where pairs that are already told apart should be left alone.
 ///
 /// # Source
-/// Zhao et al. 2023 (SLiC-HF), arXiv 2305.10425, without a reference; with one, Liu et al. 2023 (RSO), arXiv 2309.06657.
-/// Confidence A✓.
+/// Zhao et al. 2023 (SLiC-HF), arXiv 2305.10425, without a reference; with one, Liu et al. 2023 (RSO), arXiv
+/// 2309.06657. Confidence A✓.
 ///
 /// # Deviations
-/// From RSO: none. From SLiC-HF: log-ratios in the place of log-probabilities, and its cross-entropy term is a part of its
-/// own: a mix with [`Sft`](crate::Sft).
+/// From RSO: none. From SLiC-HF: log-ratios in the place of log-probabilities, and its cross-entropy term is a part of
+/// its own: a mix with [`Sft`](crate::Sft).
 ///
 /// # Checked by
 /// TRL: `hinge`. Formulas: `hinge`.

@@ -13,19 +13,19 @@ use crate::view::AnchoredPair;
 /// Identity preference optimisation: a least-squares fit of the margin to a fixed target.
 ///
 /// # Formula
-/// `(h − 1/(2β))²` with `h = s(Δ_w)/n_w − s(Δ_l)/n_l` in nats a token, the mean over pairs. `Δ = Σ_t (log π − log π_ref)`
-/// of the chosen (`w`) and rejected (`l`) completion; `s` is the score of the [`Divergence`], the identity by default, and
-/// `n` the scored tokens of a side. With `reduction = "sum"` nothing is divided and `h` is in nats. The paper writes `β`
-/// as `τ`.
+/// `(h − 1/(2β))²` with `h = s(Δ_w)/n_w − s(Δ_l)/n_l` in nats a token, the mean over pairs. `Δ = Σ_t (log π − log
+/// π_ref)` of the chosen (`w`) and rejected (`l`) completion; `s` is the score of the [`Divergence`], the identity by
+/// default, and `n` the scored tokens of a side. With `reduction = "sum"` nothing is divided and `h` is in nats. The
+/// paper writes `β` as `τ`.
 ///
 /// # Gradient
 /// `2·(h − 1/(2β))` for `h`: linear in the residual and unbounded, so clip it. Under the mean each side's share is
 /// divided by its own length, and the two do not cancel.
 ///
 /// # When to use
-/// Where [`Dpo`](crate::Dpo) overfits labels that never disagree. Two readings of `h` are in use, and the target is far
-/// easier to reach under one than under the other: `reduction = "mean"` (TRL, HALOs) and `"sum"` (the DPO authors' code,
-/// OpenRLHF).
+/// Where [`Dpo`](crate::Dpo) overfits labels that never disagree. Two readings of `h` are in use, and the target is
+/// far easier to reach under one than under the other: `reduction = "mean"` (TRL, HALOs) and `"sum"` (the DPO authors'
+/// code, OpenRLHF).
 ///
 /// # Source
 /// Azar et al. 2023, arXiv 2310.12036, eq. 17. Confidence A✓ for both readings.

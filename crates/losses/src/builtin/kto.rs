@@ -129,7 +129,6 @@ pub(super) fn reference_point<L: Named>(step: &StepScores<'_>) -> Result<Context
 pub(super) const KL: &str = "kl";
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod tests {
     use candlewick_testkit::error;
 
@@ -137,7 +136,8 @@ mod tests {
     use super::*;
     use crate::{Scores, Solo};
 
-    /// The recorded rows with the roles of policy and reference exchanged in the mismatched ones: the policy has fallen.
+    /// The recorded rows with the roles of policy and reference exchanged in the mismatched ones: the policy has
+    /// fallen.
     fn fallen() -> (candle_core::Var, Scores) {
         let (log_probs, mut scores) = labelled();
         let mismatched = scores.mismatched.as_mut().unwrap();

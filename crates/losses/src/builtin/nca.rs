@@ -14,12 +14,12 @@ use crate::view::AnchoredPair;
 /// Noise contrastive alignment on pairs: absolute rewards, so that the chosen completion stays likely.
 ///
 /// # Formula
-/// `−log σ(β·Δ_w) − ½·log σ(−β·Δ_w) − ½·log σ(−β·Δ_l)`, the mean over pairs, with `Δ = Σ_t (log π − log π_ref)` in nats of
-/// the chosen (`w`) and rejected (`l`) completion.
+/// `−log σ(β·Δ_w) − ½·log σ(−β·Δ_w) − ½·log σ(−β·Δ_l)`, the mean over pairs, with `Δ = Σ_t (log π − log π_ref)` in
+/// nats of the chosen (`w`) and rejected (`l`) completion.
 ///
 /// # Gradient
-/// `β·(3/2·σ(β·Δ_w) − 1)` for `log π(y_w)`, which vanishes at `Δ_w = log 2/β`, and `½·β·σ(β·Δ_l)` for `log π(y_l)`. Each
-/// side is moved for itself: the chosen completion rises to its target whatever becomes of the other.
+/// `β·(3/2·σ(β·Δ_w) − 1)` for `log π(y_w)`, which vanishes at `Δ_w = log 2/β`, and `½·β·σ(β·Δ_l)` for `log π(y_l)`.
+/// Each side is moved for itself: the chosen completion rises to its target whatever becomes of the other.
 ///
 /// # When to use
 /// Where [`Dpo`](crate::Dpo) lets the likelihood of chosen completions fall, as on reasoning data.

@@ -14,8 +14,8 @@ use crate::view::AnchoredPair;
 /// Robust DPO: an unbiased estimate of the DPO loss under a known share of flipped labels.
 ///
 /// # Formula
-/// `(−(1−ε)·log σ(β·z) + ε·log σ(−β·z)) / (1−2ε)` with `z = s(Δ_w) − s(Δ_l)` in nats, the mean over pairs. `Δ = Σ_t (log
-/// π − log π_ref)` of the chosen (`w`) and rejected (`l`) completion; `s` is the score of the [`Divergence`], the
+/// `(−(1−ε)·log σ(β·z) + ε·log σ(−β·z)) / (1−2ε)` with `z = s(Δ_w) − s(Δ_l)` in nats, the mean over pairs. `Δ = Σ_t
+/// (log π − log π_ref)` of the chosen (`w`) and rejected (`l`) completion; `s` is the score of the [`Divergence`], the
 /// identity by default. `ε = 0` is [`Dpo`](crate::Dpo).
 ///
 /// # Gradient

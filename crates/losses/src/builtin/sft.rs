@@ -11,9 +11,10 @@ use crate::view::Demonstrations;
 /// Supervised fine-tuning: the negative log-likelihood of the demonstrations.
 ///
 /// # Formula
-/// `−Σ log p / Σ tokens` in nats a token, both sums over the scored tokens of all demonstrations of the whole optimizer
-/// step. Demonstrations are those of the data; of pairs, the chosen completions; of labelled rows, the desirable ones; of
-/// ranked completions, the best of each prompt; of judged ones, those whose judgment is good. No reference is read.
+/// `−Σ log p / Σ tokens` in nats a token, both sums over the scored tokens of all demonstrations of the whole
+/// optimizer step. Demonstrations are those of the data; of pairs, the chosen completions; of labelled rows, the
+/// desirable ones; of ranked completions, the best of each prompt; of judged ones, those whose judgment is good. No
+/// reference is read.
 ///
 /// # Gradient
 /// `−1/Σ tokens` for every scored `log p`: long demonstrations weigh more than short ones.

@@ -18,15 +18,16 @@ use crate::view::AnchoredPair;
 /// `P` set to 1 for the chosen and to 0 for the rejected completion.
 ///
 /// # Gradient
-/// `2·(Δ_w − 1/(2β))` and `2·(Δ_l + 1/(2β))`: linear in the residuals and unbounded, so clip it. The chosen completion is
-/// pushed up and the other down, each for itself.
+/// `2·(Δ_w − 1/(2β))` and `2·(Δ_l + 1/(2β))`: linear in the residuals and unbounded, so clip it. The chosen completion
+/// is pushed up and the other down, each for itself.
 ///
 /// # When to use
-/// On completions that the policy itself wrote, round by round, the reference being the policy at the start of the round.
+/// On completions that the policy itself wrote, round by round, the reference being the policy at the start of the
+/// round.
 ///
 /// # Source
-/// Wu et al. 2024, arXiv 2405.00675, eq. 4.7 with hard labels. Confidence A✓ for the formula; the default of `β` is TRL's,
-/// and that of the paper's own runs is not verified.
+/// Wu et al. 2024, arXiv 2405.00675, eq. 4.7 with hard labels. Confidence A✓ for the formula; the default of `β` is
+/// TRL's, and that of the paper's own runs is not verified.
 ///
 /// # Deviations
 /// From the paper: no estimated winning probabilities. From TRL: none; log-ratios are sums there too.
