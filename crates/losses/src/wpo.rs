@@ -168,7 +168,8 @@ mod tests {
     #[test]
     fn agrees_with_trl() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/trl_golden.json");
-        let golden = Golden::load(&path).unwrap().dpo;
+        let Golden::Tokens(golden) = Golden::load(&path).unwrap() else { panic!("another form") };
+        let golden = golden.dpo;
         let mask = tensor(&shifted(&golden.mask));
         let mut checked = 0;
         for case in golden.cases.iter().filter(|case| case.config.use_weighting) {
