@@ -83,7 +83,8 @@ pub(crate) mod tests {
         fn sum(&self, values: &mut [f64]) -> Result<()> {
             let call = self.calls.replace(self.calls.get() + 1);
             let list: Vec<&[f64]> = self.lists.iter().map(|lists| lists[call / 2].as_slice()).collect();
-            let sum = if call % 2 == 0 { list.iter().map(|own| own.len() as f64).collect() } else { list.concat() };
+            let sum =
+                if call.is_multiple_of(2) { list.iter().map(|own| own.len() as f64).collect() } else { list.concat() };
             assert_eq!(sum.len(), values.len());
             for (rank, own) in list.iter().enumerate().filter(|_| call % 2 == 1) {
                 let before: usize = list[..rank].iter().map(|own| own.len()).sum();
