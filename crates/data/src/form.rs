@@ -1,17 +1,4 @@
 //! From a JSON object to a [`Row`]: which columns a form has and how they are read.
-//!
-//! | [`Form`] | columns |
-//! |---|---|
-//! | `trl_pair` | `prompt`, `chosen`, `rejected`; or only the last two, whose common beginning is the prompt |
-//! | `trl_unpaired` | `prompt`, `completion`, `label` (true for wanted) |
-//! | `prompt_completion` | `prompt`, `completion` |
-//! | `hh_pair` | `chosen`, `rejected`: whole transcripts that begin with `\n\nHuman:` |
-//! | `ranked` | `prompt`, `completions` (a list of texts), `ratings` (a list of numbers, higher for better); or `completions` as a list of `{"response": …, "rating": …}` (or `overall_score`, `score`); or `prompt`, `best_first` (a list of texts) |
-//! | `judged` | `prompt`, `completion`, `judgment` (a string), `positive` (true if it finds nothing wrong); or instead of the last `score`, positive from 7 |
-//!
-//! Each text is a string, or a list of messages `{"role": …, "content": …}`. A conversation may be followed by a plain
-//! string, which then is the assistant's answer. Further columns are ignored, but for the numbers
-//! ([`NumberColumn`]) and the teacher ([`TeacherColumn`](crate::TeacherColumn)) that a source is asked for.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +11,22 @@ use crate::row::{Message, Row, Text};
 use crate::split;
 
 /// The layout of a data file.
+///
+/// | form | columns |
+/// |---|---|
+/// | `trl_pair` | `prompt`, `chosen`, `rejected`; or only the last two, whose common beginning is the prompt |
+/// | `trl_unpaired` | `prompt`, `completion`, `label` (true for wanted) |
+/// | `prompt_completion` | `prompt`, `completion` |
+/// | `hh_pair` | `chosen`, `rejected`: whole transcripts that begin with `\n\nHuman:` |
+/// | `ranked` | `prompt`, `completions` (a list of texts), `ratings` (a list of numbers, higher for better) |
+/// | `ranked` | `prompt`, `completions` as a list of `{"response": …, "rating": …}`, or with `overall_score` or `score` |
+/// | `ranked` | `prompt`, `best_first` (a list of texts, the best one first) |
+/// | `judged` | `prompt`, `completion`, `judgment` (a string), `positive` (true if it finds nothing wrong) |
+/// | `judged` | `prompt`, `completion`, `judgment`, `score` (a number, positive from 7) |
+///
+/// Each text is a string, or a list of messages `{"role": …, "content": …}`. A conversation may be followed by a plain
+/// string, which then is the assistant's answer. Further columns are ignored, but for the numbers ([`NumberColumn`]) and the
+/// teacher ([`TeacherColumn`](crate::TeacherColumn)) that a source is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {

@@ -22,8 +22,20 @@
 //! # Ok::<(), candlewick_data::Error>(())
 //! ```
 //!
-//! Memory holds one step, and the lines of the shuffle buffer; it does not grow with the file. The crate knows no tensor and
-//! no device, prints nothing and starts no thread.
+//! Rows are pairs, labelled rows, demonstrations, completions ranked by ratings, or completions with a judgment in words; the
+//! layouts of files are listed at [`Form`]. Beside its texts a row may have to bring
+//!
+//! | what | asked for by | goes to |
+//! |---|---|---|
+//! | numbers, such as a margin or a share of votes | [`SourceOptions::numbers`] | [`Example::numbers`] |
+//! | a teacher's log-probabilities, a few tokens a place | [`SourceOptions::teacher`] | [`Completion::teacher`] |
+//!
+//! and what it lacks sets it aside, with column, found and expected in the [`Report`]. Of a pair that is a revision and its
+//! first version, [`ScoredTokens::Edits`] scores only what was changed. [`BatchOptions::stratified`] lets every step hold
+//! both labels as long as there are both.
+//!
+//! Memory holds one step, the lines of the shuffle buffer, and for stratified steps [`LOOK_AHEAD`] examples; it does not grow
+//! with the file. The crate knows no tensor and no device, prints nothing and starts no thread.
 
 mod batches;
 mod describe;

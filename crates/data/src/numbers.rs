@@ -1,12 +1,6 @@
 //! Numbers that rows bring beside their texts: a margin, a share of votes, a score.
 //!
-//! `{"prompt": "p", "chosen": "a", "rejected": "b", "margin": 0.5}` brings the number `margin`. Pairs that have none may
-//! bring what it is made of:
-//!
-//! | number | of a pair without that column |
-//! |---|---|
-//! | `margin` | `score_chosen` − `score_rejected` |
-//! | `preference` | `votes_chosen` / (`votes_chosen` + `votes_rejected`) |
+//! `{"prompt": "p", "chosen": "a", "rejected": "b", "margin": 0.5}` brings the number `margin`.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +11,12 @@ use crate::form::{Columns, column, missing, number};
 use crate::row::Row;
 
 /// A number that every row must bring, in the column of its name; a row without it, or with another value than it may
-/// have, is set aside.
+/// have, is set aside. Pairs that lack the column may bring what the number is made of:
+///
+/// | number | of a pair without that column |
+/// |---|---|
+/// | `margin` | `score_chosen` − `score_rejected` |
+/// | `preference` | `votes_chosen` / (`votes_chosen` + `votes_rejected`) |
 ///
 /// ```
 /// use candlewick_data::{NumberColumn, Source, SourceOptions};

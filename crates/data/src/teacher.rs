@@ -1,16 +1,4 @@
 //! What a teacher says of the tokens of a completion, in sparse form.
-//!
-//! The column `teacher` holds a list for each completion, under the completion's own name, with one entry for each of its
-//! scored tokens, in order:
-//!
-//! ```json
-//! {"prompt": "p", "chosen": "a", "rejected": "b", "teacher": {
-//!   "chosen":   [{"ids": [5, 9], "log_probs": [-0.1, -2.5], "reference_log_probs": [-0.3, -1.5]}, …],
-//!   "rejected": [{"ids": [7],    "log_probs": [-0.4],       "reference_log_probs": [-0.2]}, …]}}
-//! ```
-//!
-//! Of a row with one completion the list stands under `completion`. `ids` are tokens that may stand at this place, each
-//! once; `log_probs` their log-probabilities (nats) under the teacher; `reference_log_probs` under its own reference.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -22,7 +10,19 @@ use crate::row::{Annotation, Completion, Context, Example, Row, TeacherToken};
 /// By how much the probabilities of one entry may sum to more than 1: what rounding does to them.
 const ROUNDING: f64 = 1e-3;
 
-/// What every row must bring of a teacher.
+/// What every row must bring of a teacher, in the column `teacher`: a list for each completion, under the completion's own
+/// name, with one entry for each of its scored tokens, in order.
+///
+/// ```json
+/// {"prompt": "p", "chosen": "a", "rejected": "b", "teacher": {
+///   "chosen":   [{"ids": [5, 9], "log_probs": [-0.1, -2.5], "reference_log_probs": [-0.3, -1.5]}, …],
+///   "rejected": [{"ids": [7],    "log_probs": [-0.4],       "reference_log_probs": [-0.2]}, …]}}
+/// ```
+///
+/// `ids` are tokens that may stand at this place, each once; `log_probs` their log-probabilities (nats) under the teacher;
+/// `reference_log_probs` under its own reference. The probabilities of an entry sum to at most 1 (1.001 with rounding). The
+/// end-of-sequence token that the encoder appends is a scored token too. Of a labelled row or a demonstration the list stands
+/// under `completion`; ranked and judged rows take no teacher. Entries beyond the length limit are cut off with their tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TeacherColumn {
@@ -144,10 +144,7 @@ fn token(entry: &Value, name: &str, wanted: TeacherColumn) -> Result<TeacherToke
     })
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "log-probabilities are held as f32; one that overflows is refused later"
-)]
+/// They are held as f32; one that overflows is refused when it is fitted to its token.
 fn log_probs(entry: &Value, name: &str, key: &str) -> Result<Vec<f32>, Fault> {
     values(entry, name, key, "numbers", |value| value.as_f64().map(|value| value as f32))
 }
