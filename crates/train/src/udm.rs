@@ -54,7 +54,7 @@ pub(crate) struct Fit {
 #[derive(Debug)]
 enum Embeddings {
     /// The starting weights where the policy's own change, and the probabilities of prompts met so far.
-    Policy { start: Option<CausalLm<f32>>, known: BTreeMap<u128, f64> },
+    Policy { start: Option<Box<CausalLm<f32>>>, known: BTreeMap<u128, f64> },
     /// Probabilities by file and line.
     File(Lines),
 }
@@ -104,7 +104,7 @@ impl Udm {
         };
         let embeddings = match &plan.embeddings {
             EmbeddingPlan::Policy => {
-                let start = (!model.has_adapter()).then(|| model.frozen_copy());
+                let start = (!model.has_adapter()).then(|| Box::new(model.frozen_copy()));
                 Embeddings::Policy { start, known: BTreeMap::new() }
             }
             EmbeddingPlan::File(path) => Embeddings::File(probabilities(path, rows.file, &fit.classifier)?),
@@ -162,7 +162,7 @@ impl Udm {
         if let Some(probability) = known_prompts.get(&key) {
             return Ok(*probability);
         }
-        let embedding = embed(start.as_ref().unwrap_or(model), prompt, workspace)?;
+        let embedding = embed(start.as_deref().unwrap_or(model), prompt, workspace)?;
         let probability = self.fit.classifier.probability(&embedding)?;
         known_prompts.insert(key, probability);
         Ok(probability)

@@ -96,7 +96,7 @@ impl Loss for Unmoved {
     }
 }
 
-/// `(Δ_w − Δ_l − mean margin of the step − place of the pair among the step's)²`: a number of the step, and one of each pair.
+/// `(Δ_w − Δ_l − mean margin of the step − 1 − place of the pair among the step's)²`: a number of the step, and one of each pair.
 #[derive(Debug)]
 struct Centred;
 
@@ -107,7 +107,7 @@ impl Loss for Centred {
         let margins = input.log_ratios(Reduction::Sum)?.margins()?;
         let partners =
             candle_core::Tensor::new(context.vector("rank")?, margins.device())?.to_dtype(margins.dtype())?;
-        let centred = ((margins - context.scalar("mean")?)? - partners)?;
+        let centred = ((margins - (1.0 + context.scalar("mean")?))? - partners)?;
         Ok(LossTerms::new([Term::per_item("centred", centred.sqr()?)]))
     }
 
@@ -118,7 +118,8 @@ impl Loss for Centred {
         });
         let margins = margins.collect::<Result<Vec<_>>>()?;
         let all = candlewick_losses::gather(step.collective, &margins.concat())?.concat();
-        let rank = |margin: &f64| all.iter().filter(|other| *other < margin).count() as f64;
+        // Equal ones must not be told apart by rounding.
+        let rank = |margin: &f64| all.iter().filter(|other| **other + 1e-9 < *margin).count() as f64;
         let mut context =
             candlewick_losses::Context::default().with_scalar("mean", all.iter().sum::<f64>() / all.len() as f64);
         context.vectors = margins
@@ -384,7 +385,7 @@ fn what_a_loss_reports_is_a_mean_over_its_values() {
     let report = trainer.step(&batches(&examples, 2)).unwrap();
     let margins = report.metrics.mean("margins/optimised").unwrap();
     let accuracies = report.metrics.mean("accuracies/optimised").unwrap();
-    assert_eq!((margins.count, accuracies.count), (5.0, 5.0));
+    assert_eq!((margins.count as usize, accuracies.count as usize), (5, 5));
     // The loss is the mean of (margin − number)².
     let whole = support::trainer(model::<f64>(1), ToMargin, options(1e-2)).step(&batches(&examples, 5)).unwrap();
     assert!(worst(&[margins.sum], &[whole.metrics.mean("margins/optimised").unwrap().sum]) < 1e-12);
@@ -414,7 +415,7 @@ fn ranks_agree_on_metrics_that_not_all_of_them_have() {
         assert!(a.keys().eq(b.keys()), "{a:?} and {b:?}");
         assert!(a.iter().all(|(key, value)| worst(&[*value], &[b[key]]) < 1e-12), "{a:?} and {b:?}");
         for name in ["desirable/lengths", "undesirable/only", "logps/chosen", "logps/rejected"] {
-            assert_eq!(report.metrics.mean(name).unwrap().count, 3.0, "{name}");
+            assert_eq!(report.metrics.mean(name).unwrap().count as usize, 3, "{name}");
         }
     }
 }

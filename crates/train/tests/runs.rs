@@ -705,7 +705,7 @@ fn every_step_holds_both_verdicts_of_a_sorted_file() {
 fn ranked_and_judged_rows_come_from_files_too() {
     let folder = Folder::new();
     let ranked = |i: u64| serde_json::json!({"prompt": format!("w{} w7", 3 + i), "completions": [" w5", " w6", " w8 w9"], "ratings": [1, 3, 2]});
-    let judged = |i: u64| serde_json::json!({"prompt": format!("w{} w7", 3 + i), "completion": " w5 w6", "judgment": "w9", "positive": i % 2 == 0});
+    let judged = |i: u64| serde_json::json!({"prompt": format!("w{} w7", 3 + i), "completion": " w5 w6", "judgment": "w9", "positive": i.is_multiple_of(2)});
     let lines = |row: &dyn Fn(u64) -> serde_json::Value| (0..10).map(|i| row(i).to_string() + "\n").collect::<String>();
     for (name, rows, completions) in [("ranked", lines(&ranked), 12), ("judged", lines(&judged), 8)] {
         let file = folder.path(&format!("{name}.jsonl"));
