@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn wrong_words_are_named_with_the_nearest() {
         let wrong = |json: &str| serde_json::from_str::<Recipe>(json).unwrap_err().to_string();
-        let typo = wrong(r#"{ "type": "wppo" }"#);
+        let typo = wrong(r#"{ "type": "wpoo" }"#);
         assert!(typo.contains("did you mean `wpo`?") && typo.contains("mix, wpo, humanline"), "{typo}");
         assert!(wrong(r#"{ "type": "humanlin" }"#).contains("did you mean `humanline`?"));
         let inner = wrong(r#"{ "type": "wpo", "loss": { "type": "dpo", "bta": 1 } }"#);

@@ -71,7 +71,6 @@ builtin! {
 mod reference_free;
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "helpers of tests")]
 mod vectors;
 
 /// How a loss of the list is named and described.

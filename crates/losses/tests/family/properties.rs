@@ -33,7 +33,7 @@ const WRAPPED: [&str; 1] =
 #[test]
 fn the_gradient_is_the_central_difference() {
     for (recipe, sample) in cases() {
-        let (gradient, numeric) = gradients(&recipe, &sample);
+        let (gradient, numeric) = gradients(&recipe, &sample, &sample.context(&recipe));
         assert!(gradient.iter().any(|&slope| slope != 0.0), "{recipe:?} has no gradient");
         let worst = worst(&gradient, &numeric);
         assert!(worst < 1e-7, "{recipe:?} on {}: {worst:e}", kind(&sample));
@@ -44,7 +44,10 @@ fn the_gradient_is_the_central_difference() {
 fn the_gradient_where_policy_and_reference_agree_is_the_central_difference() {
     for (recipe, mut sample) in cases() {
         sample.policy = sample.reference.clone();
-        check_gradient_at_a_kink(&recipe, &sample);
+        let mut context = sample.context(&recipe);
+        // The policy has not moved, so no mismatched completion has either.
+        still(&mut context);
+        check_gradient_at_a_kink(&recipe, &sample, &context);
     }
 }
 
@@ -56,25 +59,24 @@ fn the_gradient_at_margins_of_zero_is_the_central_difference() {
             slots.clone_from(&sample.reference[row]);
             slots[0] += 0.5;
         }
-        check_gradient_at_a_kink(&recipe, &sample);
+        check_gradient_at_a_kink(&recipe, &sample, &sample.context(&recipe));
     }
 }
 
 /// Where a loss has a kink, its gradient must lie between the slopes of both sides.
-fn check_gradient_at_a_kink(recipe: &Recipe, sample: &Sample) {
-    let (gradient, numeric) = gradients(recipe, sample);
+fn check_gradient_at_a_kink(recipe: &Recipe, sample: &Sample, context: &Context) {
+    let (gradient, numeric) = gradients(recipe, sample, context);
     if worst(&gradient, &numeric) < 1e-7 {
         return;
     }
-    let context = sample.context(recipe);
     let at = sample.inputs(recipe);
-    let here = loss_at(recipe, sample, &context, &at);
+    let here = loss_at(recipe, sample, context, &at);
     let step = 1e-6;
     for (place, &slope) in gradient.iter().enumerate() {
         let moved = |by: f64| {
             let mut moved = at.clone();
             moved[place] += by;
-            loss_at(recipe, sample, &context, &moved)
+            loss_at(recipe, sample, context, &moved)
         };
         let (left, right) = ((here - moved(-step)) / step, (moved(step) - here) / step);
         let (low, high) = (left.min(right) - 1e-4, left.max(right) + 1e-4);
@@ -83,10 +85,9 @@ fn check_gradient_at_a_kink(recipe: &Recipe, sample: &Sample) {
 }
 
 /// The gradient and central differences, with respect to every input.
-fn gradients(recipe: &Recipe, sample: &Sample) -> (Vec<f64>, Vec<f64>) {
-    let context = sample.context(recipe);
-    let (_, gradient) = sample.evaluate(recipe, &context, DType::F64);
-    let numeric = central_difference(|flat| loss_at(recipe, sample, &context, flat), &sample.inputs(recipe), 1e-5);
+fn gradients(recipe: &Recipe, sample: &Sample, context: &Context) -> (Vec<f64>, Vec<f64>) {
+    let (_, gradient) = sample.evaluate(recipe, context, DType::F64);
+    let numeric = central_difference(|flat| loss_at(recipe, sample, context, flat), &sample.inputs(recipe), 1e-5);
     (gradient, numeric)
 }
 
@@ -327,6 +328,10 @@ fn with_other(recipe: &Recipe, key: &str) -> Recipe {
         Value::Number(number) if number.is_u64() => vec![Value::from(number.as_u64().unwrap() + 1)],
         Value::Number(number) => vec![Value::from(number.as_f64().unwrap() * 1.3 + 0.01)],
         Value::Bool(flag) => vec![Value::from(!flag)],
+        Value::Object(fields) if fields.values().all(Value::is_number) => {
+            let other = |(key, value): (&String, &Value)| (key.clone(), Value::from(value.as_f64().unwrap() * 1.3));
+            vec![Value::Object(fields.iter().map(other).collect())]
+        }
         _ => OTHERS.iter().map(|json| serde_json::from_str(json).unwrap()).collect(),
     };
     // Of the words and tables below, the first that this hyperparameter takes.

@@ -52,7 +52,7 @@ impl Sample {
         let [given, teacher, teacher_reference] = [(); 3].map(|()| rows(-4.0, -1.2, SLOTS * GIVEN));
         let mask = LENGTHS.iter().map(|&length| (0..SLOTS).map(|slot| f64::from(u8::from(slot < length))).collect());
         for name in NUMBERS {
-            let values = (0..groups.items()).map(|item| 0.2 + 0.6 * (item as f64 * 0.37).fract()).collect();
+            let values = (0..groups.items()).map(|item| 0.05 + 0.9 * (item as f64 * 0.37).fract()).collect();
             groups.numbers.entry(name.to_owned()).or_insert(values);
         }
         Self { policy, reference, mask: mask.collect(), groups, means, squares, given, teacher, teacher_reference }
