@@ -17,7 +17,7 @@ use clap::Parser;
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
-    shared: verdicts::Arguments,
+    shared: verdicts::Shared,
     /// "policy" for prompts as the model itself represents them, or a file of embeddings by line
     #[arg(long, default_value = "policy")]
     embeddings: String,

@@ -15,7 +15,7 @@ use clap::Parser;
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
-    shared: verdicts::Arguments,
+    shared: verdicts::Shared,
     /// Weight of desirable rows; keep their number times their weight at 1 to 4/3 of that of the others
     #[arg(long, default_value_t = 1.0)]
     desirable_weight: f64,

@@ -7,7 +7,7 @@ use candlewick::train::{EvalReport, Event, Metrics, Plan, Run, Words};
 use serde_json::json;
 
 #[derive(clap::Args)]
-pub(crate) struct Arguments {
+pub(crate) struct Shared {
     /// Directory of a Hugging Face model
     #[arg(long, requires_all = ["data", "out"])]
     model: Option<PathBuf>,
@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
 }
 
 /// Trains with the given settings beside those of the arguments, and prints what comes of it.
-pub(crate) fn train(arguments: Arguments, settings: &[(&str, &str)]) -> Result<()> {
+pub(crate) fn train(arguments: Shared, settings: &[(&str, &str)]) -> Result<()> {
     let home = tempfile::tempdir()?;
     // Of rows that it knows the example can say how they end.
     let known = arguments.model.is_none();
