@@ -15,12 +15,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use candle_core::{Device, Tensor, Var};
+use candlewick::losses::udm::DensityRatio;
 use candlewick::losses::{
-    Context, Error, MismatchedScores, Objective, Phase, Result, Scores, Solo, StepScores, TokenScores, trl,
+    Context, Error, LossTerms, MismatchedScores, Objective, Phase, Result, Scores, Solo, StepScores, TokenScores, trl,
 };
 use candlewick_testkit::{
-    DpoCase, DpoConfig, DpoGolden, Golden, KtoCase, KtoConfig, KtoGolden, Matrix, TrlTokens, TrlValues, error, shifted,
-    worst,
+    BcoGolden, CpoGolden, DpoCase, DpoConfig, DpoGolden, Golden, KtoCase, KtoConfig, KtoGolden, Matrix, OrpoGolden,
+    TrlTokens, TrlValues, error, shifted, worst,
 };
 
 fn main() -> ExitCode {
@@ -102,25 +103,82 @@ fn tokens(path: &Path, golden: &TrlTokens, tally: &mut Tally) {
     }
 }
 
-/// BCO, CPO and ORPO are read here so that a broken file is noticed; none of them is built.
+/// Recorded without gradients, and from log-probabilities of whole completions: those of completions of one token.
 fn values(path: &Path, golden: &TrlValues, tally: &mut Tally) {
     println!("# {} (TRL {})", path.display(), golden.trl_version);
-    let mut skip = |loss: &str, case: String| {
-        tally.record(&case, SINGLE, Err(Error::NotBuilt(loss.to_owned())));
-    };
     for case in &golden.bco {
-        skip("bco", format!("bco beta={} steps={}", case.beta, case.steps.len()));
+        let name = format!("bco beta={} steps={}", case.beta, case.steps.len());
+        tally.record(&name, SINGLE, run_of_bco(case));
     }
-    skip("bco_udm", format!("bco_udm weights={}", golden.bco_udm.weight.len()));
+    let weights: Vec<f64> = golden.bco_udm.p.iter().map(|&p| DensityRatio::default().weight(p)).collect();
+    let deviation = Deviation { loss: worst(&weights, &golden.bco_udm.weight), gradient: 0.0 };
+    tally.record(&format!("bco_udm weights={}", weights.len()), SINGLE, Ok(deviation));
     for case in &golden.cpo {
-        let (loss, beta, smoothing) = (&case.loss_type, case.beta, case.label_smoothing);
-        let (alpha, gamma) = (case.alpha, case.simpo_gamma);
-        let name = format!("cpo {loss} beta={beta} label_smoothing={smoothing} alpha={alpha} simpo_gamma={gamma}");
-        skip("cpo", name);
+        let CpoGolden { loss_type, beta, label_smoothing, alpha, simpo_gamma, .. } = case;
+        let name = format!(
+            "cpo {loss_type} beta={beta} label_smoothing={label_smoothing} alpha={alpha} simpo_gamma={simpo_gamma}"
+        );
+        tally.record(&name, SINGLE, contrastive(case));
     }
     for case in &golden.orpo {
-        skip("orpo", format!("orpo beta={}", case.beta));
+        tally.record(&format!("orpo beta={}", case.beta), SINGLE, odds_ratios(case));
     }
+}
+
+fn run_of_bco(case: &BcoGolden) -> Result<Deviation> {
+    let options = trl::Options { trainer: trl::Trainer::Bco, beta: case.beta, ..trl::Options::default() };
+    let mut recipe = options.recipe()?;
+    recipe.validate()?;
+    let mut deviation = Deviation::default();
+    for step in &case.steps {
+        let policy = [step.policy_chosen.as_slice(), &step.policy_rejected].concat();
+        let reference = [step.ref_chosen.as_slice(), &step.ref_rejected].concat();
+        let verdicts: Vec<bool> = (0..policy.len()).map(|row| row < step.policy_chosen.len()).collect();
+        let micro = [Scores::of_labelled(one_token(&policy)?, Some(one_token(&reference)?), &verdicts)];
+        let phase = if step.do_train { Phase::Train } else { Phase::Evaluate };
+        let context = recipe.prepare(&StepScores { micro: &micro, collective: &Solo }, phase)?;
+        let loss = recipe.evaluate(&micro[0], &context.micro(0))?.loss(&micro[0].totals())?.to_scalar()?;
+        let errors = [error(loss, step.loss_nanmean), error(context.scalar("delta")?, step.delta)];
+        deviation.loss = errors.into_iter().fold(deviation.loss, f64::max);
+    }
+    Ok(deviation)
+}
+
+/// The loss of every pair, without the imitation of the chosen ones, which the cases leave out.
+fn contrastive(case: &CpoGolden) -> Result<Deviation> {
+    let options = trl::Options {
+        trainer: trl::Trainer::Cpo,
+        loss_type: vec![case.loss_type.clone()],
+        beta: case.beta,
+        label_smoothing: case.label_smoothing,
+        alpha: case.alpha,
+        simpo_gamma: case.simpo_gamma,
+        cpo_alpha: 0.0,
+        ..trl::Options::default()
+    };
+    let terms = of_one_token_pairs(&options, &case.chosen, &case.rejected)?;
+    let losses = terms.terms[0].numerator.to_vec1::<f64>()?;
+    Ok(Deviation { loss: worst(&losses, &case.losses), gradient: 0.0 })
+}
+
+/// The term of the log-odds ratio of every pair.
+fn odds_ratios(case: &OrpoGolden) -> Result<Deviation> {
+    let options = trl::Options { trainer: trl::Trainer::Orpo, beta: case.beta, ..trl::Options::default() };
+    let terms = of_one_token_pairs(&options, &case.chosen_avg, &case.rejected_avg)?;
+    let term = &terms.terms[0];
+    let losses = (&term.numerator * -term.weight)?.to_vec1::<f64>()?;
+    Ok(Deviation { loss: worst(&losses, &case.beta_logsigmoid_logodds), gradient: 0.0 })
+}
+
+fn of_one_token_pairs(options: &trl::Options, chosen: &[f64], rejected: &[f64]) -> Result<LossTerms> {
+    let recipe = options.recipe()?;
+    recipe.validate()?;
+    let scores = Scores::of_pairs(one_token(&[chosen, rejected].concat())?, None);
+    recipe.evaluate(&scores, &Context::default())
+}
+
+fn one_token(log_probs: &[f64]) -> Result<TokenScores> {
+    TokenScores::unmasked(Tensor::new(log_probs, &Device::Cpu)?.unsqueeze(1)?)
 }
 
 fn pairs(golden: &DpoGolden, case: &DpoCase) -> Result<Deviation> {
@@ -178,7 +236,7 @@ fn deviation(
     recipe.validate()?;
     let micro = [scores];
     let context: Context = recipe.prepare(&StepScores { micro: &micro, collective: &Solo }, Phase::Train)?;
-    let value = recipe.evaluate(&micro[0], &context)?.loss(&micro[0].totals())?;
+    let value = recipe.evaluate(&micro[0], &context.micro(0))?.loss(&micro[0].totals())?;
     let got = value.backward()?.remove(log_probs);
     let got = got.map_or_else(|| Ok(Vec::new()), |got| got.flatten_all()?.to_vec1::<f64>())?;
     Ok(Deviation { loss: error(value.to_scalar()?, loss), gradient: worst(&got, &gradient.concat()) })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candlewick::data::{Annotation, Batch, Completion, Context, Example, Origin};
 use candlewick::kernels::Float;
-use candlewick::losses::trl;
+use candlewick::losses::{Objective, trl};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
     AdamWOptions, CausalPolicy, FrozenPolicy, Reference, Schedule, Trainable, Trainer, TrainerOptions,

@@ -250,7 +250,6 @@ impl Plan {
             evaluation: evaluation.map(|words| resolve_evaluation(words, &data, batch_size)).transpose()?,
             model,
             data,
-            udm: udm.map(|words| resolve_udm(words, &objective.needs(), train.seed)).transpose()?,
             objective,
             reference: reference_plan,
             optimizer: AdamWOptions {
