@@ -62,7 +62,7 @@ fn examples(needs: &Needs, count: usize, seed: u64) -> Vec<Example> {
         rows if rows.pairs => pairs(count, seed),
         rows if rows.labelled => (0..count)
             .map(|i| {
-                let desirable = i % 3 != 0;
+                let desirable = !i.is_multiple_of(3);
                 let parity = u32::from(!desirable);
                 support::example(i, context(i, &mut random, &[parity]), Annotation::Labelled { desirable })
             })
@@ -114,7 +114,7 @@ fn context(i: usize, random: &mut Random, tastes: &[u32]) -> Context {
 
 /// A completion under its prompt, and under its prompt with a judgment: a token that stands for it.
 fn judged(i: usize, random: &mut Random) -> Example {
-    let positive = i % 3 == 0;
+    let positive = i.is_multiple_of(3);
     let plain = context(i, random, &[u32::from(!positive)]);
     let mut with = plain.clone();
     with.prompt.push(if positive { 2 } else { 3 });

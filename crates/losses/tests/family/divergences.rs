@@ -1,11 +1,12 @@
 //! What must hold for every loss of pairs under every reduction and every divergence that it takes.
 
-use crate::properties::loss_at;
-use crate::sample::Sample;
 use candle_core::DType;
 use candlewick_losses::{Builtin, Divergence, Groups, Objective, Recipe, Reduction};
 use candlewick_testkit::{central_difference, error, worst};
 use serde_json::Value;
+
+use crate::properties::loss_at;
+use crate::sample::Sample;
 
 const REDUCTIONS: [Reduction; 4] = [
     Reduction::Sum,

@@ -1,12 +1,14 @@
 //! Objectives that are no entry of the list: mixtures, and losses of other crates.
+#![expect(clippy::float_cmp, reason = "the numbers are exact")]
 
-use crate::sample::Sample;
 use candle_core::{DType, Device, Tensor};
 use candlewick_losses::{
     AnchoredPair, Collective, Context, Dpo, Error, Groups, Kto, Loss, LossTerms, MismatchedScores, Mix, Objective,
     Part, Phase, Recipe, Reduction, Result, Rewards, Scores, Sft, Solo, StepScores, Term, TokenScores,
 };
 use candlewick_testkit::error;
+
+use crate::sample::Sample;
 
 /// `(Δ_w − Δ_l − target)²`, with a target that training moves.
 #[derive(Debug)]

@@ -1,10 +1,11 @@
 //! What must hold for every loss of the list. Joining the list brings these tests.
 
-use crate::sample::{ROWS, SLOTS, Sample, prepare};
 use candle_core::{DType, Device, Tensor, Var};
 use candlewick_losses::{Builtin, Context, Groups, Objective, Recipe, ReferenceUpdate, Scores, TokenScores, Totals};
 use candlewick_testkit::{central_difference, error, worst};
 use serde_json::Value;
+
+use crate::sample::{ROWS, SLOTS, Sample, prepare};
 
 /// Every loss of the list, its presets, and objectives that wrap another, on every kind of rows that they can use.
 fn cases() -> Vec<(Recipe, Sample)> {
