@@ -34,7 +34,7 @@ use crate::view::AnchoredPair;
 /// From the note: `p` belongs to the pair. TRL has no such loss.
 ///
 /// # Checked by
-/// Formulas: `dpo`, `cdpo eps=0.1`, of which it is the general form.
+/// Formulas: `dpo`, `cdpo eps=0.1`, of which it is the general form, `mo-dpo weighted sum`.
 ///
 /// # Example
 /// ```
@@ -109,5 +109,12 @@ mod tests {
         scores.groups.numbers.insert("preference".to_owned(), vec![1.0, 0.5, 1.5, 0.0]);
         let error = SoftDpo::default().evaluate(&scores, &Context::default()).unwrap_err().to_string();
         assert_eq!(error, "preference, item 2: got 1.5, expected a number in [0, 1]");
+    }
+
+    #[test]
+    fn objectives_that_prefer_different_sides_are_votes() {
+        // Two objectives of weights 0.7 and 0.3, of which the second prefers the other side of the last pair.
+        let votes = [("preference", vec![1.0, 1.0, 1.0, 0.7])];
+        super::super::vectors::check_pairs_with("mo-dpo weighted sum", SoftDpo::default(), &votes);
     }
 }
