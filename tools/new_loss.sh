@@ -26,7 +26,8 @@ awk -v line="$line" '/^builtin! \{/ { inside = 1 } inside && /^\}/ { print line;
 mv mod.rs $losses/mod.rs
 
 rustfmt --edition 2024 --check $losses/$name.rs
-cargo test --package candlewick-losses --lib --test properties
+cargo test --package candlewick-losses --lib $name
+cargo test --package candlewick-losses --test family properties
 cargo test --package candlewick-losses --doc $name
 if [ "${1-}" = --all ]; then
   UPDATE_EXPECTED=1 cargo test --test reference

@@ -93,15 +93,19 @@ impl<O: Objective> Objective for Mix<O> {
     }
 
     fn evaluate(&self, scores: &Scores, context: &Context) -> Result<LossTerms> {
-        let nothing = Context::default();
         let mut sum = LossTerms::new([]);
         for (index, part) in self.parts.iter().enumerate() {
-            let context = context.parts.get(index).unwrap_or(&nothing);
-            let LossTerms { mut terms, rewards, mut metrics } = part.loss.evaluate(scores, context)?;
+            let LossTerms { mut terms, rewards, mut metrics } = part.loss.evaluate(scores, &context.part(index))?;
             for term in &mut terms {
                 term.weight *= part.weight;
             }
             sum.terms.append(&mut terms);
+            // As with numbers of the context: the mean over two parts would be the metric of neither.
+            for metric in &mut metrics {
+                if sum.metrics.iter().any(|known| known.name == metric.name) {
+                    metric.name = format!("{}/{index}", metric.name).into();
+                }
+            }
             sum.metrics.append(&mut metrics);
             sum.rewards = sum.rewards.or(rewards);
         }
@@ -128,6 +132,11 @@ impl<O: Objective> Objective for Mix<O> {
         for (part, state) in self.parts.iter_mut().zip(states) {
             if !state.is_null() {
                 part.loss.restore(state)?;
+            } else if part.loss.state().is_some() {
+                let name = part.loss.name();
+                return Err(Error::State(format!(
+                    "the part {name} of a mix has state, and the checkpoint holds none for it"
+                )));
             }
         }
         Ok(())
@@ -152,10 +161,14 @@ impl<O: Objective> Mix<O> {
                 Numbers::CAPACITY
             )));
         }
-        let mut updates = self.parts.iter().map(|part| part.loss.reference_update());
         let update = self.reference_update();
-        if updates.any(|other| other != ReferenceUpdate::Frozen && other != update) {
-            return Err(Error::Mix("the parts move the reference in different ways".to_owned()));
+        let anchored = self.parts.iter().filter(|part| part.loss.needs().reference);
+        let other = anchored.map(|part| &part.loss).find(|loss| loss.reference_update() != update);
+        if let Some(other) = other {
+            return Err(Error::Mix(format!(
+                "{} compares with a reference that moves otherwise than that of another part, and there is one reference",
+                other.name()
+            )));
         }
         let mut wide = needs.iter().enumerate().filter(|(_, one)| one.step_wide != StepWide::Nothing);
         let Some((first, one)) = wide.next() else { return Ok(()) };

@@ -1,5 +1,7 @@
 //! What a loss returns: numerators, and what each of them is divided by.
 
+use std::borrow::Cow;
+
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
@@ -67,7 +69,7 @@ pub struct LossTerms {
 #[derive(Debug, Clone)]
 pub struct Metric {
     /// Its name in the log.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The values whose mean is reported, `[M]`; detached.
     pub values: Tensor,
 }
@@ -116,7 +118,7 @@ impl LossTerms {
     /// Adds a quantity to report: its values, `[M]`.
     #[must_use]
     pub fn with_metric(mut self, name: &'static str, values: &Tensor) -> Self {
-        self.metrics.push(Metric { name, values: values.detach() });
+        self.metrics.push(Metric { name: name.into(), values: values.detach() });
         self
     }
 

@@ -658,12 +658,14 @@ impl Ranked {
     /// # Errors
     /// If a tensor operation fails.
     pub fn ratings(&self) -> Result<RankedValues> {
-        let mut by_row = vec![0.0; self.scores.rows()];
-        for group in &self.groups {
-            group.rows.iter().zip(&group.ratings).for_each(|(&row, &rating)| by_row[row] = rating);
-        }
+        let width = self.width();
+        let ratings = self.groups.iter().flat_map(|group| {
+            let order = group.order();
+            (0..width).map(move |place| order.get(place).map_or(0.0, |&index| group.ratings[index]))
+        });
         let like = self.scores.log_probs();
-        self.arrange(&Tensor::new(by_row, like.device())?.to_dtype(like.dtype())?)
+        let values = Tensor::from_iter(ratings, like.device())?.to_dtype(like.dtype())?;
+        Ok(RankedValues { values: values.reshape((self.groups.len(), width))?, mask: self.mask(width)? })
     }
 
     /// Numbers of the completions, `[G, K]`, against each other; differentiable.
@@ -687,20 +689,31 @@ impl Ranked {
         Ok(Comparisons { gaps, better })
     }
 
+    /// Completions of the largest group, `K`.
+    fn width(&self) -> usize {
+        self.groups.iter().map(|group| group.rows.len()).max().unwrap_or(0)
+    }
+
+    /// 1 where a group has a completion and 0 elsewhere, `[G, K]`.
+    fn mask(&self, width: usize) -> Result<Tensor> {
+        let like = self.scores.log_probs();
+        let there =
+            self.groups.iter().flat_map(|group| (0..width).map(|place| f64::from(u8::from(place < group.rows.len()))));
+        let there = Tensor::from_iter(there, like.device())?.to_dtype(like.dtype())?;
+        Ok(there.reshape((self.groups.len(), width))?)
+    }
+
     /// Numbers of rows, `[N]`, as groups from the best completion to the worst, `[G, K]`.
     fn arrange(&self, rows: &Tensor) -> Result<RankedValues> {
-        let width = self.groups.iter().map(|group| group.rows.len()).max().unwrap_or(0);
+        let width = self.width();
         let mut picks = Vec::with_capacity(self.groups.len() * width);
-        let mut mask = Vec::with_capacity(picks.capacity());
         for group in &self.groups {
             let order = group.order();
-            mask.extend((0..width).map(|place| f64::from(u8::from(place < order.len()))));
-            // A place without a completion repeats the last one; the mask takes it out.
-            picks.extend((0..width).map(|place| group.rows[order[place.min(order.len() - 1)]]));
+            // A place without a completion holds that of the first row; the mask takes it out.
+            picks.extend((0..width).map(|place| order.get(place).map_or(0, |&index| group.rows[index])));
         }
-        let shape = (self.groups.len(), width);
-        let mask = Tensor::from_vec(mask, shape, rows.device())?.to_dtype(rows.dtype())?;
-        let values = select_rows(rows, &picks)?.reshape(shape)?;
+        let mask = self.mask(width)?;
+        let values = select_rows(rows, &picks)?.reshape((self.groups.len(), width))?;
         let zeros = values.detach().zeros_like()?;
         Ok(RankedValues { values: mask.gt(0.5)?.where_cond(&values, &zeros)?, mask })
     }

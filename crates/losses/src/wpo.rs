@@ -1,6 +1,6 @@
 //! Pairs weighted by how likely the policy would write them.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -11,7 +11,7 @@ use crate::recipe::Recipe;
 use crate::reduction::Reduction;
 use crate::reference_update::ReferenceUpdate;
 use crate::scores::{Outputs, TokenScores, select_rows};
-use crate::terms::{LossTerms, Normaliser};
+use crate::terms::{LossTerms, Normaliser, Term};
 use crate::view::{Needs, Rows, StepWide};
 
 /// Weighted preference optimisation: any loss of pairs, each pair weighted by how likely the policy would have written
@@ -89,7 +89,11 @@ impl<O: Objective> Objective for Wpo<O> {
                 "it compares the pairs of the step with each other, so that no value belongs to one pair alone";
             return Err(self.refusal(reason.to_owned()));
         }
-        Ok(())
+        // What the loss divides by, it says of any pair: of one of a single token, before there is data.
+        match self.loss.evaluate(&sample(&self.loss.needs())?, &Context::default()) {
+            Ok(terms) => terms.terms.iter().try_for_each(|term| self.check(term, 1)),
+            Err(_) => Ok(()),
+        }
     }
 
     fn prepare(&mut self, step: &StepScores<'_>, phase: Phase) -> Result<Context> {
@@ -100,11 +104,7 @@ impl<O: Objective> Objective for Wpo<O> {
         let mut terms = self.loss.evaluate(scores, &context.part(0))?;
         let weights = self.weights(scores)?;
         for term in &mut terms.terms {
-            if term.normaliser != Normaliser::Items || term.numerator.dims() != weights.dims() {
-                let reason =
-                    "is not divided by the number of pairs; weight a loss of pairs alone, and add the other in a mix";
-                return Err(self.refusal(format!("its term `{}` {reason}", term.name)));
-            }
+            self.check(term, scores.groups.pairs.len())?;
             term.numerator = (&term.numerator * &weights)?;
         }
         Ok(terms.with_metric(WEIGHTS, &weights))
@@ -139,9 +139,29 @@ impl<O: Objective> Wpo<O> {
         guarded_exp(&(select_rows(&rows, &chosen)? + select_rows(&rows, &rejected)?)?)
     }
 
+    /// Whether a term has one value a pair, and is divided by their number.
+    fn check(&self, term: &Term, pairs: usize) -> Result<()> {
+        if term.normaliser == Normaliser::Items && term.numerator.dims() == [pairs] {
+            return Ok(());
+        }
+        let reason = "is not divided by the number of pairs; weight a loss of pairs alone, and add the other in a mix";
+        Err(self.refusal(format!("its term `{}` {reason}", term.name)))
+    }
+
     fn refusal(&self, reason: String) -> Error {
         Error::Wrapped { outer: NAME, inner: self.loss.name(), reason }
     }
+}
+
+/// One pair of one token a side, with the numbers that are needed.
+fn sample(needs: &Needs) -> Result<Scores> {
+    let rows = Tensor::full(-1.0f64, (2, 1), &Device::Cpu)?;
+    let policy = TokenScores::unmasked(rows.clone())?.with_mean_log_probs(rows.clone())?.with_log_sum_sq_probs(rows)?;
+    let mut scores = Scores::of_pairs(policy.clone(), Some(policy));
+    let numbers =
+        needs.numbers.iter().map(|number| (number.name.to_owned(), vec![0.5f64.clamp(number.low, number.high)]));
+    scores.groups.numbers.extend(numbers);
+    Ok(scores)
 }
 
 const NAME: &str = "wpo";
@@ -151,11 +171,11 @@ const WEIGHTS: &str = "weights/wpo";
 mod tests {
     use std::path::Path;
 
-    use candle_core::{Device, Var};
+    use candle_core::Var;
     use candlewick_testkit::{Golden, Matrix, error, shifted, worst};
 
     use super::*;
-    use crate::{Aot, Dpo, Ipo, Kto, Mix, Part, Sft};
+    use crate::{Aot, Cpo, Dpo, Ipo, Irepo, Kto, Mix, Part, Sft};
 
     fn tensor(rows: &Matrix) -> Tensor {
         Tensor::new(rows.clone(), &Device::Cpu).unwrap()
@@ -215,6 +235,11 @@ mod tests {
             error.starts_with("wpo cannot wrap Sft: its term `sft` is not divided by the number of pairs"),
             "{error}"
         );
+        for (loss, term) in [(Box::new(Sft {}) as Box<dyn Objective>, "sft"), (Box::<Cpo>::default(), "nll")] {
+            let error = Wpo { loss }.validate().unwrap_err().to_string();
+            assert!(error.contains(&format!("its term `{term}` is not divided by the number of pairs")), "{error}");
+        }
+        Wpo { loss: Irepo::default() }.validate().unwrap();
         let wpo = Wpo { loss: Dpo::default() };
         let error = wpo.evaluate(&scores(bare), &Context::default()).unwrap_err().to_string();
         assert!(error.starts_with("wpo reads log_sum_sq_probs of every token"), "{error}");

@@ -118,7 +118,7 @@ impl Metrics {
             None => {}
         }
         for metric in &terms.metrics {
-            self.add_all(metric.name, to_f64(&metric.values.flatten_all()?)?.into_iter());
+            self.add_all(&metric.name, to_f64(&metric.values.flatten_all()?)?.into_iter());
         }
         if let Some(entropy) = policy.entropy() {
             let all: Vec<usize> = (0..policy.rows()).collect();

@@ -105,4 +105,15 @@ fn parameters_of_reductions_and_divergences_have_ranges_that_are_checked() {
             assert_eq!(error, format!("{name}.reduction.alpha: got 1.5, expected a weight in [0, 1]"));
         }
     }
+    // TOML has a word for NaN, which JSON lacks.
+    let nan = "type = \"hinge\"\ndivergence = { alpha = { alpha = nan } }";
+    let error = toml::from_str::<Recipe>(nan).map(|recipe| recipe.validate());
+    let refused = match error {
+        Err(_) => true,
+        Ok(validated) => validated.is_err(),
+    };
+    assert!(refused);
+    let dpo = candlewick_losses::Dpo { divergence: Divergence::Alpha { alpha: f64::NAN }, ..Default::default() };
+    let error = Objective::validate(&dpo).unwrap_err().to_string();
+    assert!(error.starts_with("dpo.divergence.alpha: got NaN, expected a finite number"), "{error}");
 }

@@ -184,6 +184,16 @@ impl Sample {
         moved
     }
 
+    /// Puts a value in the place of everything that is known of one slot.
+    pub(crate) fn spoil(&mut self, row: usize, slot: usize, garbage: f64) {
+        for values in [&mut self.policy, &mut self.reference, &mut self.means, &mut self.squares] {
+            values[row][slot] = garbage;
+        }
+        for values in [&mut self.given, &mut self.teacher, &mut self.teacher_reference] {
+            values[row][slot * GIVEN..(slot + 1) * GIVEN].fill(garbage);
+        }
+    }
+
     /// The rows in another order, and the items in reverse; row `i` of the result is row `order[i]` of this sample.
     pub(crate) fn permuted(&self, order: &[usize; ROWS]) -> Self {
         let rows = |rows: &[Vec<f64>]| order.iter().map(|&row| rows[row].clone()).collect();
