@@ -201,8 +201,8 @@ fn policy(needs: &Needs, rows: usize, random: &mut Random) -> Result<TokenScores
 
 /// A value that a number may have, near 0 where its range has no end; `share` is in (0, 1).
 fn value_of(number: &Number, share: f64) -> f64 {
-    let low = if number.low > f64::MIN { number.low } else { number.high.min(1.0) - 2.0 };
-    let high = if number.high < f64::MAX { number.high } else { low + 2.0 };
+    let low = if number.low > f64::from(f32::MIN) { number.low } else { number.high.min(1.0) - 2.0 };
+    let high = if number.high < f64::from(f32::MAX) { number.high } else { low + 2.0 };
     low + (high - low) * share
 }
 

@@ -329,7 +329,7 @@ impl MismatchedScores {
     }
 }
 
-fn check_same_slots(what: &'static str, policy: &TokenScores, reference: &TokenScores) -> Result<()> {
+pub(crate) fn check_same_slots(what: &'static str, policy: &TokenScores, reference: &TokenScores) -> Result<()> {
     let (got, expected) = (reference.log_probs(), policy.log_probs());
     if got.dims() != expected.dims() {
         let expected = format!("{:?}, that of the policy", expected.dims());

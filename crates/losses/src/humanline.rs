@@ -31,10 +31,12 @@ use crate::view::Needs;
 /// mismatched completions are clamped too is not verified (they are here).
 ///
 /// # Deviations
-/// From the paper: its reference is set to the policy at every step; here that is the business of the inner loss's
-/// `update`, and a frozen reference stays. Implicit rewards and margins that the inner loss reports are those of the
-/// clamped log-ratios. Other statistics of the tokens (entropies and the like, and the weights of an inner
-/// [`Wpo`](crate::Wpo)'s vocabulary) are not changed: put `wpo` outside. TRL has no such option.
+/// From the paper and HALOs: their reference is set to the policy at every step, in HALOs before the optimizer moves
+/// it, so that the reference lags one step behind. That is not reproduced: here the reference is the business of the
+/// inner loss's `update`, which comes after the optimizer's step and may not copy the policy after every one (the
+/// reference would equal the policy), and a frozen reference stays. Implicit rewards and margins that the inner loss
+/// reports are those of the clamped log-ratios. Other statistics of the tokens (entropies and the like, and the weights
+/// of an inner [`Wpo`](crate::Wpo)'s vocabulary) are not changed: put `wpo` outside. TRL has no such option.
 ///
 /// # Checked by
 /// Properties only, because no other program's numbers are at hand.

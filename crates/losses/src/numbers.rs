@@ -71,9 +71,9 @@ pub struct With<V, N> {
 }
 
 impl Number {
-    /// A number that may have any finite value.
+    /// A number that may have any value that is finite in single precision, in which models compute.
     pub const fn any(name: &'static str, meaning: &'static str) -> Self {
-        Self { name, low: f64::MIN, high: f64::MAX, meaning }
+        Self { name, low: f32::MIN as f64, high: f32::MAX as f64, meaning }
     }
 
     /// A number in [0, 1].
@@ -88,7 +88,7 @@ impl Number {
 
     /// Its range in words.
     pub fn range(&self) -> String {
-        if self.low <= f64::MIN && self.high >= f64::MAX {
+        if self.low <= f64::from(f32::MIN) && self.high >= f64::from(f32::MAX) {
             "a finite number".to_owned()
         } else {
             format!("a number in [{}, {}]", self.low, self.high)
@@ -186,5 +186,23 @@ impl<V, N> Deref for With<V, N> {
 
     fn deref(&self) -> &V {
         &self.view
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_is_finite_in_single_precision() {
+        let any = Number::any("margin", "a gap");
+        for value in [0.0, -3.5, f64::from(f32::MAX), f64::from(f32::MIN)] {
+            assert!(any.admits(value) && (value as f32).is_finite(), "{value}");
+        }
+        for value in [1e39, -1e300, f64::INFINITY, f64::NAN] {
+            assert!(!any.admits(value), "{value}");
+        }
+        assert_eq!(any.range(), "a finite number");
+        assert_eq!(Number::share("preference", "a share").range(), "a number in [0, 1]");
     }
 }

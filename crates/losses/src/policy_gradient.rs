@@ -28,7 +28,8 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::math::guarded_exp;
+use crate::groups::check_same_slots;
+use crate::math::{guarded_exp, guarded_expm1};
 use crate::scores::TokenScores;
 
 /// The clip of proximal policy optimisation.
@@ -83,7 +84,8 @@ impl Clip {
 
 /// The penalty `e^d − d − 1` of every token with `d = log π_ref − log π`, `[N, T]`: an estimate of `KL(π ‖ π_ref)`
 /// that is unbiased on samples of the policy and never negative but for rounding. Differentiable with respect to the
-/// policy, with slope `1 − e^d`. The exponential is exact up to `d = 30` and continued by its tangent beyond.
+/// policy, with slope `1 − e^d`. Both keep their digits where the two are close, as at the start of a run. The
+/// exponential is exact up to `d = 31` and continued by its tangent beyond.
 ///
 /// Source: Schulman 2020, "Approximating KL divergence", where it is `k3`; used so in GRPO (Shao et al. 2024, arXiv
 /// 2402.03300, eq. 4). Confidence A.
@@ -101,7 +103,25 @@ impl Clip {
 /// If the two score different tokens.
 pub fn k3(policy: &TokenScores, reference: &TokenScores) -> Result<Tensor> {
     let gaps = log_ratios(policy, reference, "reference")?.neg()?;
-    masked(policy, &((guarded_exp(&gaps)? - &gaps)? - 1.0)?)
+    masked(policy, &above_tangent(&gaps)?)
+}
+
+/// `e^x − 1 − x`, by its series where it is near 0: a difference of numbers near 1 would leave nothing of it there.
+fn above_tangent(x: &Tensor) -> Result<Tensor> {
+    const NEAR: f64 = 0.1;
+    // Beyond, the terms of the series are below the rounding of a double.
+    const LAST: u32 = 12;
+    let is_near = x.detach().abs()?.lt(NEAR)?;
+    let nothing = x.detach().zeros_like()?;
+    let (near, far) = (is_near.where_cond(x, &nothing)?, is_near.where_cond(&nothing, x)?);
+    // x²/2·(1 + x/3·(1 + x/4·(1 + …)))
+    let mut series = near.ones_like()?;
+    for order in (3..=LAST).rev() {
+        series = (&near * series)?.affine(1.0 / f64::from(order), 1.0)?;
+    }
+    let near = ((near.sqr()? * series)? * 0.5)?;
+    // NaN is not near, and stays.
+    Ok((near + (guarded_expm1(&far)? - far)?)?)
 }
 
 /// What becomes of the rewards of the `G` samples of one prompt.
@@ -270,11 +290,7 @@ fn standardised(centred: &Tensor, count: f64, epsilon: f64) -> Result<Tensor> {
 
 /// `log π − log π_other` of every token; differentiable with respect to the policy only.
 fn log_ratios(policy: &TokenScores, other: &TokenScores, what: &'static str) -> Result<Tensor> {
-    check_like(what, other.log_probs(), policy.log_probs())?;
-    if policy.lengths() != other.lengths() {
-        let expected = format!("rows of {:?} scored tokens, as the policy has", policy.lengths());
-        return Err(Error::Shape { what, got: other.lengths().to_vec(), expected });
-    }
+    check_same_slots(what, policy, other)?;
     Ok((policy.log_probs() - other.log_probs().detach())?)
 }
 
@@ -446,6 +462,38 @@ mod tests {
         let losses = Clip::default().losses(&policy, &policy, &advantages).unwrap();
         assert_eq!(losses.to_vec2::<f64>().unwrap(), [[-3.0, 0.0], [1.0, 1.0]]);
         assert_eq!(flat(&k3(&policy, &policy).unwrap()), [0.0; 4]);
+    }
+
+    #[test]
+    fn the_penalty_keeps_its_digits_where_the_two_are_close() {
+        let gaps = [1e-6f32, -1e-6, 1e-4, -1e-4, 0.05, 0.0999, 0.1001, -0.1001, 2.0];
+        let own = Var::new(&gaps, &Device::Cpu).unwrap();
+        let penalty = above_tangent(own.as_tensor()).unwrap();
+        let slopes = flat(penalty.sum_all().unwrap().backward().unwrap().get(&own).unwrap());
+        for ((penalty, slope), gap) in flat(&penalty).into_iter().zip(slopes).zip(gaps.map(f64::from)) {
+            // The series in double precision, and beyond it the difference, which has the digits that are asked for.
+            let small = gap * gap / 2.0 * (1.0 + gap / 3.0 * (1.0 + gap / 4.0 * (1.0 + gap / 5.0)));
+            let exact = if gap.abs() < 0.01 { small } else { gap.exp_m1() - gap };
+            assert!((penalty / exact - 1.0).abs() < 1e-5, "{gap}: {penalty} {exact}");
+            assert!((slope / gap.exp_m1() - 1.0).abs() < 1e-5, "{gap}: {slope}");
+        }
+        let scores = |value: f32| TokenScores::unmasked(Tensor::new(&[[value]], &Device::Cpu).unwrap()).unwrap();
+        assert!(flat(&k3(&scores(-1.0), &scores(-1.0 + 1e-4)).unwrap())[0] > 0.0);
+    }
+
+    #[test]
+    fn other_tokens_than_those_of_the_policy_are_refused() {
+        let scored = |mask: [f64; 2]| {
+            let values = Tensor::new(&[[-1.0f64, -2.0]], &Device::Cpu).unwrap();
+            TokenScores::new(values, Tensor::new(&[mask], &Device::Cpu).unwrap()).unwrap()
+        };
+        // One token of each, at different places.
+        let (policy, other) = (scored([1.0, 0.0]), scored([0.0, 1.0]));
+        let advantage = Tensor::new(&[1.0f64], &Device::Cpu).unwrap();
+        let clipped = Clip::default().losses(&policy, &other, &advantage).unwrap_err();
+        assert!(matches!(clipped, Error::Shape { what: "old", .. }), "{clipped}");
+        let penalised = k3(&policy, &other).unwrap_err().to_string();
+        assert!(penalised.contains("the same tokens scored in row 0"), "{penalised}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::scores::TokenScores;
 /// the length of the pair's shorter completion count `α` times, for policy and reference alike. `α = 1` is
 /// the plain sum, `α = 0` cuts both sides to their shared length. Confidence A✓ (TRL).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Reduction {
     /// `Σ_t log p_t`.
     Sum,

@@ -37,7 +37,9 @@ pub struct Term {
 
 /// Implicit rewards, detached. Of a loss with a reference, `β·Σ_t (log π − log π_ref)` in nats, always made of sums over
 /// tokens, whatever reduction or divergence the loss optimises; where that is another margin, a [`Metric`] reports it.
-/// Of a loss without a reference, `β` times the log-probability that the loss compares.
+/// Of a loss without a reference, `β` times what the loss compares of a completion: its log-probability, a sum or a
+/// mean over tokens as the loss has it, and of [`AlphaPo`](crate::AlphaPo) and of [`Cpo`](crate::Cpo) with `alpha` that
+/// log-probability as transformed by them. `β` is 1 for [`Slic`](crate::Slic), which has none.
 #[derive(Debug, Clone)]
 pub enum Rewards {
     /// Rewards of both sides of every pair.

@@ -1,4 +1,5 @@
-//! Settings of TRL's `DPOTrainer` and `KTOTrainer`, as objectives of this library.
+//! Settings of TRL's `DPOTrainer` and `KTOTrainer`, and of its experimental `CPOTrainer`, `ORPOTrainer` and
+//! `BCOTrainer`, as objectives of this library.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -18,7 +19,8 @@ use crate::wpo::Wpo;
 ///
 /// TRL drops in silence an option that a loss does not use, and so does this: for
 /// example `label_smoothing` with `loss_type = "sigmoid"`. Ask for [`Cdpo`](crate::Cdpo)
-/// to have it act. What TRL refuses is refused here.
+/// to have it act. What TRL refuses is refused here: a name of a loss or an option that the
+/// trainer does not have (an option at its default is as good as none), and combinations.
 ///
 /// | option | becomes |
 /// |---|---|
@@ -29,10 +31,10 @@ use crate::wpo::Wpo;
 /// | `discopop_tau` | `tau` of [`Discopop`](crate::Discopop) |
 /// | `sync_ref_model`, `ref_model_mixup_alpha`, `ref_model_sync_steps` | the loss called `tr_` and its name, and `update` |
 /// | `use_weighting` | the weights of WPO around the loss |
-///
 /// | `cpo_alpha`, `simpo_gamma`, `alpha` | `nll_weight`, `gamma`, `alpha` of the losses of `CPOTrainer` |
 ///
 /// One option is not TRL's: [`trainer`](Self::trainer) tells `sigmoid` of `DPOTrainer` from `sigmoid` of `CPOTrainer`.
+/// Only `DPOTrainer` adds several losses up.
 ///
 /// ```
 /// use candlewick_losses::{Builtin, Recipe, RobustDpo, trl::Options};
@@ -46,8 +48,9 @@ use crate::wpo::Wpo;
 pub struct Options {
     /// Whose options they are.
     pub trainer: Trainer,
-    /// One name or several, whose losses are added.
-    #[serde(alias = "loss_types", deserialize_with = "one_or_many")]
+    /// One name or several, whose losses are added. Empty, as by default, it is the trainer's own default: `sigmoid`,
+    /// and `kto`, `orpo` and `bco` of the trainers of these names.
+    #[serde(alias = "loss_types", deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
     pub loss_type: Vec<String>,
     /// One factor a loss; 1 each if not given.
     pub loss_weights: Option<Vec<f64>>,
@@ -87,23 +90,55 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trainer {
-    /// `DPOTrainer`, and `KTOTrainer`, whose losses have other names.
+    /// `DPOTrainer`. The losses of `KTOTrainer`, which have other names, are taken too, as of options that do not say
+    /// whose they are.
     #[default]
-    #[serde(alias = "kto")]
     Dpo,
+    /// `KTOTrainer`.
+    Kto,
     /// The experimental `CPOTrainer`: CPO, SimPO and AlphaPO.
     Cpo,
-    /// The experimental `ORPOTrainer`, whatever `loss_type` is.
+    /// The experimental `ORPOTrainer`.
     Orpo,
-    /// The experimental `BCOTrainer` without weights of prompts, whatever `loss_type` is.
+    /// The experimental `BCOTrainer` without weights of prompts.
     Bco,
+}
+
+impl Trainer {
+    const ALL: [Self; 5] = [Self::Dpo, Self::Kto, Self::Cpo, Self::Orpo, Self::Bco];
+
+    /// What TRL calls it.
+    fn class(self) -> &'static str {
+        match self {
+            Self::Dpo => "DPOTrainer",
+            Self::Kto => "KTOTrainer",
+            Self::Cpo => "CPOTrainer",
+            Self::Orpo => "ORPOTrainer",
+            Self::Bco => "BCOTrainer",
+        }
+    }
+
+    /// The values of `loss_type`, the default first. TRL's last two have no such option; here it may name the loss.
+    fn losses(self) -> &'static [&'static str] {
+        match self {
+            Self::Dpo => &PAIR_LOSSES,
+            Self::Kto => &["kto", "apo_zero_unpaired"],
+            Self::Cpo => &["sigmoid", "hinge", "ipo", "simpo", "alphapo"],
+            Self::Orpo => &["orpo"],
+            Self::Bco => &["bco"],
+        }
+    }
+
+    fn has_loss(self, name: &str) -> bool {
+        self.losses().contains(&name) || (self == Self::Dpo && Self::Kto.losses().contains(&name))
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             trainer: Trainer::Dpo,
-            loss_type: vec!["sigmoid".to_owned()],
+            loss_type: Vec::new(),
             loss_weights: None,
             beta: 0.1,
             label_smoothing: 0.0,
@@ -128,10 +163,12 @@ impl Options {
     /// The objective that these options describe.
     ///
     /// # Errors
-    /// [`Error::NotBuilt`] names the first option or loss that nothing here computes; [`Error::Config`] tells of
-    /// options that exclude each other, [`Error::Mix`] of weights that do not match the losses.
+    /// [`Error::NotBuilt`] names the first option that nothing here computes; [`Error::Config`] tells of losses and
+    /// options that the trainer does not have, and of options that exclude each other, [`Error::Mix`] of weights that
+    /// do not match the losses.
     pub fn recipe(&self) -> Result<Recipe> {
-        let parts = self.loss_type.iter().map(|name| self.loss(name)).collect::<Result<Vec<_>>>()?;
+        self.check_options()?;
+        let parts = self.losses()?.into_iter().map(|name| self.loss(name)).collect::<Result<Vec<_>>>()?;
         let weights = self.loss_weights.clone().unwrap_or_else(|| vec![1.0; parts.len()]);
         if weights.len() != parts.len() {
             let (weights, losses) = (weights.len(), parts.len());
@@ -149,13 +186,70 @@ impl Options {
         }
     }
 
+    /// Refuses options that the trainer does not have and that are not at their defaults.
+    fn check_options(&self) -> Result<()> {
+        use Trainer::{Cpo, Dpo, Kto};
+        let defaults = Self::default();
+        let differs = |own: f64, default: f64| own.total_cmp(&default).is_ne();
+        let pairs: &[Trainer] = &[Dpo];
+        // Those of rows with a verdict are taken with options that do not say whose they are.
+        let verdicts: &[Trainer] = &[Kto, Dpo];
+        let contrastive: &[Trainer] = &[Cpo];
+        let options = [
+            ("loss_weights", self.loss_weights.is_some(), pairs),
+            ("label_smoothing", differs(self.label_smoothing, defaults.label_smoothing), &[Dpo, Cpo]),
+            ("f_divergence_type", self.f_divergence_type != defaults.f_divergence_type, pairs),
+            ("ld_alpha", self.ld_alpha.is_some(), pairs),
+            ("use_weighting", self.use_weighting, pairs),
+            ("discopop_tau", differs(self.discopop_tau, defaults.discopop_tau), pairs),
+            ("desirable_weight", differs(self.desirable_weight, defaults.desirable_weight), verdicts),
+            ("undesirable_weight", differs(self.undesirable_weight, defaults.undesirable_weight), verdicts),
+            ("sync_ref_model", self.sync_ref_model, &[Dpo, Kto]),
+            ("cpo_alpha", differs(self.cpo_alpha, defaults.cpo_alpha), contrastive),
+            ("simpo_gamma", differs(self.simpo_gamma, defaults.simpo_gamma), contrastive),
+            ("alpha", differs(self.alpha, defaults.alpha), contrastive),
+        ];
+        for (name, is_given, trainers) in options {
+            if is_given && !trainers.contains(&self.trainer) {
+                return Err(Error::Config(format!(
+                    "{name}: {} of TRL has no such option, {} has: leave it out, or give the `trainer` it belongs to",
+                    self.trainer.class(),
+                    trainers[0].class()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of the losses, all of which the trainer has.
+    fn losses(&self) -> Result<Vec<&str>> {
+        let (trainer, known) = (self.trainer, self.trainer.losses());
+        if self.loss_type.len() > 1 && trainer != Trainer::Dpo {
+            let got = self.loss_type.len();
+            return Err(Error::Config(format!(
+                "loss_type: got {got} losses, expected one: of TRL's trainers only DPOTrainer adds losses up, and {} has {}",
+                trainer.class(),
+                known.join(", ")
+            )));
+        }
+        if let Some(unknown) = self.loss_type.iter().find(|name| !trainer.has_loss(name)) {
+            let other = Trainer::ALL.into_iter().find(|other| other.has_loss(unknown));
+            let hint = other.map_or_else(String::new, |other| format!("; it is a loss of {}", other.class()));
+            return Err(Error::Config(format!(
+                "loss_type = {unknown}: {} of TRL has {}{hint}",
+                trainer.class(),
+                known.join(", ")
+            )));
+        }
+        let default = known.iter().take(usize::from(self.loss_type.is_empty())).copied();
+        Ok(self.loss_type.iter().map(String::as_str).chain(default).collect())
+    }
+
     /// The loss of that name. It has the fields that it uses: those are set, and no other option reaches it.
     fn loss(&self, name: &str) -> Result<Recipe> {
         let (name, settings) = match self.trainer {
-            Trainer::Dpo => (name, Map::new()),
+            Trainer::Dpo | Trainer::Kto | Trainer::Orpo | Trainer::Bco => (name, Map::new()),
             Trainer::Cpo => self.contrastive(name)?,
-            Trainer::Orpo => ("orpo", Map::new()),
-            Trainer::Bco => ("bco", Map::new()),
         };
         let loss = Builtin::from_name(name).ok_or_else(|| Error::NotBuilt(name.to_owned()))?;
         let loss = self.with_reference_update(loss)?;
@@ -175,7 +269,6 @@ impl Options {
     fn contrastive(&self, loss_type: &str) -> Result<(&'static str, Map<String, Value>)> {
         let mut settings = Map::new();
         let mut set = |name: &str, value: Value| settings.insert(name.to_owned(), value);
-        let shaped = self.alpha.abs() > 0.0;
         let name = match loss_type {
             "sigmoid" | "hinge" | "ipo" => {
                 set("form", loss_type.into());
@@ -189,21 +282,15 @@ impl Options {
                 }
                 "cpo"
             }
-            "simpo" if shaped && self.cpo_alpha.abs() > 0.0 => {
-                return Err(Error::Config(format!(
-                    "alpha = {} with loss_type = simpo and cpo_alpha = {}: no single loss has all three; write a mix of \
-                     alpha_po and sft",
-                    self.alpha, self.cpo_alpha
-                )));
-            }
             "simpo" | "alphapo" => {
                 set("gamma", self.simpo_gamma.into());
-                if shaped {
+                set("nll_weight", if loss_type == "simpo" { self.cpo_alpha.into() } else { 0.0.into() });
+                if self.alpha.abs() > 0.0 {
                     set("alpha", self.alpha.into());
+                    "alpha_po"
                 } else {
-                    set("nll_weight", if loss_type == "simpo" { self.cpo_alpha.into() } else { 0.0.into() });
+                    "simpo"
                 }
-                if shaped { "alpha_po" } else { "simpo" }
             }
             other => return Err(Error::NotBuilt(format!("loss_type = {other} of CPOTrainer"))),
         };
@@ -231,7 +318,7 @@ impl Options {
             "reverse_kl" => return Ok(()),
             "forward_kl" => Divergence::ForwardKl,
             "js_divergence" => Divergence::JensenShannon,
-            "alpha_divergence" => Divergence::Alpha { alpha: self.f_alpha_divergence_coef },
+            "alpha_divergence" => Divergence::Alpha(self.f_alpha_divergence_coef),
             other => return Err(Error::NotBuilt(format!("f_divergence_type = {other}"))),
         };
         let is_sft = is(fields, "sft");
@@ -327,15 +414,34 @@ fn from_value<T: DeserializeOwned>(value: Value) -> Result<T> {
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     use serde::de::Error as _;
-    match Value::deserialize(deserializer)? {
-        Value::String(name) => Ok(vec![name]),
-        many => serde_json::from_value(many)
-            .map_err(|_| D::Error::custom("loss_type: expected the name of a loss or a list of names")),
-    }
+    let names = match Value::deserialize(deserializer)? {
+        Value::String(name) => vec![name],
+        many => serde_json::from_value::<Vec<String>>(many)
+            .map_err(|_| D::Error::custom("loss_type: expected the name of a loss or a list of names"))?,
+    };
+    if names.is_empty() { Err(D::Error::custom("loss_type: got no loss, expected at least one")) } else { Ok(names) }
 }
 
 /// The field that names the loss.
 const TYPE: &str = "type";
+/// The losses of `DPOTrainer`, the default first.
+const PAIR_LOSSES: [&str; 15] = [
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+];
 /// The losses that TRL lets a divergence change, by its names.
 const DIVERGENT: &str = "sigmoid, sigmoid_norm, hinge, ipo, exo_pair, robust, discopop and sft";
 
@@ -373,12 +479,15 @@ mod tests {
             ("robust", "robust_dpo"),
             ("bco_pair", "bco_pair"),
             ("sppo_hard", "sppo_hard"),
+            ("aot", "aot"),
+            ("aot_unpaired", "aot_unpaired"),
             ("apo_zero", "apo_zero"),
             ("apo_down", "apo_down"),
             ("discopop", "discopop"),
             ("sft", "sft"),
             ("sigmoid_norm", "dpo"),
         ];
+        assert_eq!(names.map(|(trl, _)| trl), PAIR_LOSSES);
         for (trl, expected) in names {
             let recipe = recipe(&format!(r#"{{ "loss_type": "{trl}", "label_smoothing": 0.01 }}"#)).unwrap();
             assert_eq!(recipe.name(), expected);
@@ -417,10 +526,10 @@ mod tests {
         becomes(&options(r#""f_divergence_type": "reverse_kl""#), Hinge::default());
         becomes(&options(r#""f_divergence_type": "forward_kl""#), with(Divergence::ForwardKl));
         becomes(&options(r#""f_divergence_type": "js_divergence""#), with(Divergence::JensenShannon));
-        becomes(&options(r#""f_divergence_type": "alpha_divergence""#), with(Divergence::Alpha { alpha: 0.5 }));
+        becomes(&options(r#""f_divergence_type": "alpha_divergence""#), with(Divergence::Alpha(0.5)));
         becomes(
             &options(r#""f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 2.0"#),
-            with(Divergence::Alpha { alpha: 2.0 }),
+            with(Divergence::Alpha(2.0)),
         );
         for allowed in ["sigmoid", "sigmoid_norm", "ipo", "exo_pair", "robust", "discopop"] {
             let changed = recipe(&format!(r#"{{ "loss_type": "{allowed}", "f_divergence_type": "forward_kl" }}"#));
@@ -496,17 +605,89 @@ mod tests {
         assert_eq!(fields["beta"], 0.1);
         let fields = fields_of("alpha_po", r#"{ "trainer": "cpo", "loss_type": "alphapo", "alpha": 0.2 }"#);
         assert_eq!((&fields["gamma"], &fields["alpha"]), (&0.5.into(), &0.2.into()));
-        is_refused(r#"{ "trainer": "cpo", "loss_type": "simpo", "alpha": 0.2 }"#, "write a mix of alpha_po and sft");
-        let other = recipe(r#"{ "trainer": "cpo", "loss_type": "kto_pair" }"#).unwrap_err().to_string();
-        assert_eq!(other, "loss_type = kto_pair of CPOTrainer not built");
+        assert_eq!(fields["nll_weight"], 0.0);
+        let both = r#"{ "trainer": "cpo", "loss_type": "simpo", "alpha": 0.2, "cpo_alpha": 0.3 }"#;
+        let fields = fields_of("alpha_po", both);
+        assert_eq!((&fields["alpha"], &fields["nll_weight"]), (&0.2.into(), &0.3.into()));
+        let fields = fields_of("simpo", r#"{ "trainer": "cpo", "loss_type": "alphapo" }"#);
+        assert_eq!((&fields["gamma"], &fields["nll_weight"]), (&0.5.into(), &0.0.into()));
     }
 
     #[test]
-    fn trainers_of_one_loss_need_no_name_of_it() {
-        for name in ["orpo", "bco"] {
-            assert_eq!(fields_of(name, &format!(r#"{{ "trainer": "{name}", "beta": 0.3 }}"#))["beta"], 0.3);
+    fn every_trainer_has_a_loss_of_its_own() {
+        for name in ["orpo", "bco", "kto"] {
+            for loss_type in [String::new(), format!(r#", "loss_type": "{name}""#)] {
+                let options = format!(r#"{{ "trainer": "{name}", "beta": 0.3{loss_type} }}"#);
+                assert_eq!(fields_of(name, &options)["beta"], 0.3);
+            }
         }
-        becomes(r#"{ "trainer": "kto", "loss_type": "kto" }"#, Kto::default());
+        assert_eq!(fields_of("cpo", r#"{ "trainer": "cpo" }"#)["form"], "sigmoid");
+        becomes("{}", Dpo::default());
+        assert_eq!(recipe(r#"{ "trainer": "kto" }"#).unwrap(), recipe(r#"{ "loss_type": "kto" }"#).unwrap());
+        let moving = recipe(r#"{ "trainer": "kto", "sync_ref_model": true }"#).unwrap();
+        assert_eq!(moving.name(), "tr_kto");
+    }
+
+    #[test]
+    fn losses_of_another_trainer_are_refused_by_name() {
+        let of_pairs = PAIR_LOSSES.join(", ");
+        for (name, owner) in [("simpo", "; it is a loss of CPOTrainer"), ("kto_pair", ""), ("dpo", ""), ("cdpo", "")] {
+            let expected = format!("loss_type = {name}: DPOTrainer of TRL has {of_pairs}{owner}");
+            is_refused(&format!(r#"{{ "loss_type": "{name}" }}"#), &expected);
+        }
+        for (trainer, expected) in [
+            ("kto", "KTOTrainer of TRL has kto, apo_zero_unpaired"),
+            ("cpo", "CPOTrainer of TRL has sigmoid, hinge, ipo, simpo, alphapo"),
+            ("orpo", "ORPOTrainer of TRL has orpo"),
+            ("bco", "BCOTrainer of TRL has bco"),
+        ] {
+            is_refused(&format!(r#"{{ "trainer": "{trainer}", "loss_type": "robust" }}"#), expected);
+            let several = format!(r#"{{ "trainer": "{trainer}", "loss_type": ["{trainer}", "sft"] }}"#);
+            is_refused(&several, "got 2 losses, expected one");
+        }
+        becomes(r#"{ "loss_type": "apo_zero_unpaired" }"#, crate::ApoZeroUnpaired::default());
+    }
+
+    #[test]
+    fn options_of_another_trainer_are_refused_by_name() {
+        let of_pairs = [
+            (r#""ld_alpha": 0.5"#, "ld_alpha: "),
+            (r#""use_weighting": true"#, "use_weighting: "),
+            (r#""f_divergence_type": "forward_kl""#, "f_divergence_type: "),
+            (r#""loss_weights": [0.5]"#, "loss_weights: "),
+            (r#""discopop_tau": 0.1"#, "discopop_tau: "),
+        ];
+        for trainer in ["kto", "cpo", "orpo", "bco"] {
+            for (option, expected) in of_pairs {
+                is_refused(&format!(r#"{{ "trainer": "{trainer}", {option} }}"#), expected);
+            }
+        }
+        for trainer in ["cpo", "orpo", "bco"] {
+            let options = |option: &str| format!(r#"{{ "trainer": "{trainer}", {option} }}"#);
+            is_refused(&options(r#""sync_ref_model": true"#), "sync_ref_model: ");
+            is_refused(&options(r#""desirable_weight": 1.5"#), "desirable_weight: ");
+        }
+        for trainer in ["dpo", "kto", "orpo", "bco"] {
+            let options = |option: &str| format!(r#"{{ "trainer": "{trainer}", {option} }}"#);
+            is_refused(&options(r#""cpo_alpha": 0.5"#), "cpo_alpha: ");
+            is_refused(&options(r#""simpo_gamma": 0.7"#), "simpo_gamma: ");
+            is_refused(&options(r#""alpha": 0.2"#), "alpha: ");
+            recipe(&options(r#""cpo_alpha": 1.0, "simpo_gamma": 0.5, "alpha": 0.0"#)).unwrap();
+        }
+        is_refused(
+            r#"{ "trainer": "kto", "label_smoothing": 0.1 }"#,
+            "KTOTrainer of TRL has no such option, DPOTrainer",
+        );
+    }
+
+    #[test]
+    fn an_empty_list_of_losses_is_no_default() {
+        let error = serde_json::from_str::<Options>(r#"{ "loss_type": [] }"#).unwrap_err().to_string();
+        assert!(error.contains("loss_type: got no loss, expected at least one"), "{error}");
+        for options in [Options::default(), Options { loss_type: vec!["ipo".to_owned()], ..Options::default() }] {
+            let text = serde_json::to_string(&options).unwrap();
+            assert_eq!(serde_json::from_str::<Options>(&text).unwrap(), options, "{text}");
+        }
     }
 
     #[test]
@@ -524,12 +705,8 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_named() {
-        for (options, expected) in [
-            (r#"{ "loss_type": "no_such_loss" }"#, "no_such_loss not built"),
-            (r#"{ "f_divergence_type": "no_such_kl" }"#, "f_divergence_type = no_such_kl not built"),
-        ] {
-            assert_eq!(recipe(options).unwrap_err().to_string(), expected);
-        }
+        let divergence = recipe(r#"{ "f_divergence_type": "no_such_kl" }"#).unwrap_err().to_string();
+        assert_eq!(divergence, "f_divergence_type = no_such_kl not built");
         let weights = recipe(r#"{ "loss_weights": [1.0, 2.0] }"#).unwrap_err();
         assert!(weights.to_string().contains("got 2, expected one for each of 1 losses"));
     }

@@ -55,7 +55,7 @@ fn loss_of(case: &CpoGolden) -> Box<dyn Objective> {
         // TRL ignores label smoothing in these forms.
         "hinge" => Box::new(Cpo { form: CpoForm::Hinge, ..cpo }),
         "ipo" => Box::new(Cpo { form: CpoForm::Ipo, ..cpo }),
-        "simpo" if alpha > 0.0 => Box::new(AlphaPo { alpha, beta, gamma, label_smoothing }),
+        "simpo" if alpha > 0.0 => Box::new(AlphaPo { alpha, beta, gamma, label_smoothing, nll_weight: 0.0 }),
         "simpo" => Box::new(Simpo { beta, gamma, label_smoothing, nll_weight: 0.0 }),
         other => panic!("no loss for {other}"),
     }

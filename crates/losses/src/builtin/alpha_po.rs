@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::reference_free::{rewards, shaped, smoothed_logistic};
-use super::{Named, check_beta, check_label_smoothing, check_not_negative, in_range};
+use super::reference_free::{rewards, shaped, with_nll};
+use super::{Named, check_beta, check_label_smoothing, check_not_negative, in_range, smoothed_logistic};
 use crate::error::Result;
 use crate::loss::{Context, Loss};
 use crate::reduction::Reduction;
@@ -14,7 +14,8 @@ use crate::view::Pair;
 ///
 /// # Formula
 /// `−(1−ε)·log σ(x) − ε·log σ(−x)` with `x = β·(T(a_w) − T(a_l)) − γ`, `T(a) = (1 − e^{−α·a})/α` and
-/// `a = Σ_t log π / n` in nats a token; the mean over pairs. `T(a) = a` at `α = 0`.
+/// `a = Σ_t log π / n` in nats a token; the mean over pairs. `T(a) = a` at `α = 0`. With `nll_weight`, that factor
+/// times the negative log-likelihood of the chosen completions is added: a mean over their tokens in the whole step.
 ///
 /// # Gradient
 /// With `ε = 0`: `−(β/n_w)·σ(−x)·e^{−α·a_w}` for `log π(y_w)` and the same of the rejected side with the other sign.
@@ -30,7 +31,8 @@ use crate::view::Pair;
 ///
 /// # Deviations
 /// From TRL: `T` is computed without the loss of digits of `1 − p^{−α}` at small `α`, and its exponential is continued
-/// by the tangent above an exponent of 31, where TRL's overflows.
+/// by the tangent above an exponent of 31, where TRL's overflows; the NLL is divided by the tokens of the step and not
+/// of a micro-batch. TRL's `simpo` adds it by default (`cpo_alpha = 1`), its `alphapo` does not.
 ///
 /// # Checked by
 /// TRL: `simpo` with `alpha`. Formulas: `simpo beta=10 ratio=0.3`, its limit.
@@ -60,11 +62,14 @@ pub struct AlphaPo {
     pub gamma: f64,
     /// `ε`, the share of flipped labels, in `[0, 0.5)`. Default 0.
     pub label_smoothing: f64,
+    /// Weight of the negative log-likelihood of the chosen completions; at least 0. Default 0.
+    #[serde(alias = "cpo_alpha")]
+    pub nll_weight: f64,
 }
 
 impl Default for AlphaPo {
     fn default() -> Self {
-        Self { alpha: 0.25, beta: 2.5, gamma: 0.1, label_smoothing: 0.0 }
+        Self { alpha: 0.25, beta: 2.5, gamma: 0.1, label_smoothing: 0.0, nll_weight: 0.0 }
     }
 }
 
@@ -81,21 +86,24 @@ impl Loss for AlphaPo {
         let compared = shaped(input.log_probs(Reduction::Mean)?, self.alpha)?;
         let margins = compared.margins()?.affine(self.beta, -self.gamma)?;
         let losses = smoothed_logistic(&margins, self.label_smoothing)?;
-        Ok(LossTerms::new([Term::per_item(Self::NAME, losses)]).with_rewards(rewards(&compared, self.beta)?))
+        let terms = LossTerms::new([Term::per_item(Self::NAME, losses)]).with_rewards(rewards(&compared, self.beta)?);
+        if self.nll_weight > 0.0 { with_nll(terms, input, self.nll_weight) } else { Ok(terms) }
     }
 
     fn validate(&self) -> Result<()> {
         in_range::<Self>("alpha", self.alpha, self.alpha.is_finite(), "a finite number")?;
         check_beta::<Self>(self.beta)?;
         check_not_negative::<Self>("gamma", self.gamma)?;
-        check_label_smoothing::<Self>(self.label_smoothing)
+        check_label_smoothing::<Self>(self.label_smoothing)?;
+        check_not_negative::<Self>("nll_weight", self.nll_weight)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::vectors::check_pairs;
+    use super::super::vectors::{check_pairs, pairs};
     use super::*;
+    use crate::Objective;
 
     #[test]
     fn its_limit_is_simpo() {
@@ -103,5 +111,18 @@ mod tests {
         for alpha in [0.0, 1e-13, 1e-11, -1e-11] {
             check_pairs("simpo beta=10 ratio=0.3", near(alpha));
         }
+    }
+    #[test]
+    fn the_likelihood_is_a_mean_over_tokens() {
+        let (_, scores) = pairs();
+        let loss = |nll_weight| {
+            let alpha_po = AlphaPo { nll_weight, ..AlphaPo::default() };
+            let terms = alpha_po.evaluate(&scores, &Context::default()).unwrap();
+            (terms.terms.len(), terms.loss(&scores.totals()).unwrap().to_scalar::<f64>().unwrap())
+        };
+        let ((one, without), (two, with)) = (loss(0.0), loss(2.0));
+        assert_eq!((one, two), (1, 2));
+        // 4.6 + 2.75 + 5.75 + 5.4 nats over 5 + 3 + 6 + 4 tokens.
+        assert!((with - without - 2.0 * 18.5 / 18.0).abs() < 1e-12);
     }
 }

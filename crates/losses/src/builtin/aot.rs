@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Named, check_beta, check_label_smoothing, check_reduction};
+use super::{Named, check_beta, check_label_smoothing, check_reduction, smoothed_logistic};
 use crate::error::Result;
 use crate::loss::{Context, Loss, Phase, StepScores};
-use crate::math::log_sigmoid;
 use crate::reduction::Reduction;
 use crate::terms::{LossTerms, Term};
 use crate::transport::{host, partners, partners_of, window};
@@ -18,7 +17,7 @@ use crate::view::{AnchoredPair, StepWide};
 /// `−(1 − ε)·log σ(β·d_i) − ε·log σ(−β·d_i)`, the mean over pairs, with `d_i = m_i − m_ref(i)` in nats: `m = log
 /// π(y_w) − log π(y_l)` is the margin of a pair under the policy, and `m_ref(i)` is, of the reference's margins, the
 /// one at the place that `m_i` has among the policy's when both are sorted. Equal margins stay in the order of ranks,
-/// micro-batches and pairs. One pair on its own is DPO.
+/// micro-batches and pairs. A step of one pair is [`Dpo`](crate::Dpo): order statistics need more than one.
 ///
 /// # Gradient
 /// `−β·((1 − ε)·σ(−β·d_i) − ε·σ(β·d_i))` for `log π(y_w)` and the same with the other sign for `log π(y_l)`; the order
@@ -34,8 +33,8 @@ use crate::view::{AnchoredPair, StepWide};
 ///
 /// # Deviations
 /// From the paper: none known for the logistic cost. From TRL: the sort spans all micro-batches and ranks of the
-/// optimizer step, where TRL sorts each device's micro-batch; `beta` defaults to the paper's 0.01, where TRL has 0.1
-/// for all its losses.
+/// optimizer step, and in evaluation the whole set, where TRL sorts each device's micro-batch; `beta` defaults to the
+/// paper's 0.01, where TRL has 0.1 for all its losses.
 ///
 /// # Checked by
 /// TRL: `aot`. Formulas: `aot paired beta=0.01`, `aot paired beta=0.1 eps=0.1`.
@@ -84,7 +83,7 @@ impl Loss for Aot {
     fn terms(&self, input: &AnchoredPair, context: &Context) -> Result<LossTerms> {
         let margins = input.policy().log_probs(self.reduction)?.margins()?;
         let margins = ((&margins - partners_of(&margins, context, PARTNERS)?)? * self.beta)?;
-        let losses = smoothed(&margins, self.label_smoothing)?;
+        let losses = smoothed_logistic(&margins, self.label_smoothing)?;
         LossTerms::new([Term::per_item(Self::NAME, losses)])
             .with_rewards(input.rewards(self.beta)?)
             .with_optimised_margins(&margins)
@@ -115,12 +114,6 @@ impl Loss for Aot {
     fn loss_at_zero_margin(&self) -> Option<f64> {
         Some(std::f64::consts::LN_2)
     }
-}
-
-/// `−(1 − ε)·log σ(x) − ε·log σ(−x)`.
-pub(super) fn smoothed(x: &candle_core::Tensor, rate: f64) -> Result<candle_core::Tensor> {
-    let kept = (log_sigmoid(x)? * (rate - 1.0))?;
-    if rate <= 0.0 { Ok(kept) } else { Ok((kept - (log_sigmoid(&x.neg()?)? * rate)?)?) }
 }
 
 /// The margin of the reference at the place of each pair's margin under the policy.

@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::aot::smoothed;
-use super::{Named, check_beta, check_label_smoothing, check_reduction};
+use super::{Named, check_beta, check_label_smoothing, check_reduction, smoothed_logistic};
 use crate::error::Result;
 use crate::loss::{Context, Loss, Phase, StepScores};
 use crate::reduction::Reduction;
@@ -17,7 +16,8 @@ use crate::view::{AnchoredPair, StepWide};
 /// # Formula
 /// `−(1 − ε)·log σ(β·d_k) − ε·log σ(−β·d_k)`, the mean over places `k`, with `d_k = Δ_w(k) − Δ_l(k)` in nats: the
 /// `k`-th smallest of `Δ_w` minus the `k`-th smallest of `Δ_l`, where `Δ = log π − log π_ref`. Equal values stay in
-/// the order of ranks, micro-batches and pairs. One pair on its own is DPO.
+/// the order of ranks, micro-batches and pairs. A step of one pair is [`Dpo`](crate::Dpo): order statistics need more
+/// than one.
 ///
 /// # Gradient
 /// `−β·((1 − ε)·σ(−β·d_k) − ε·σ(β·d_k))` for the chosen completion at place `k` and the same with the other sign for
@@ -34,8 +34,8 @@ use crate::view::{AnchoredPair, StepWide};
 ///
 /// # Deviations
 /// From the paper: none known for the logistic cost. From TRL: the sort spans all micro-batches and ranks of the
-/// optimizer step, where TRL sorts each device's micro-batch; `beta` defaults to the paper's 0.01, where TRL has 0.1
-/// for all its losses.
+/// optimizer step, and in evaluation the whole set, where TRL sorts each device's micro-batch; `beta` defaults to the
+/// paper's 0.01, where TRL has 0.1 for all its losses.
 ///
 /// # Checked by
 /// TRL: `aot_unpaired`. Formulas: `aot unpaired beta=0.01`.
@@ -85,9 +85,9 @@ impl Loss for AotUnpaired {
         let sides = input.log_ratios(self.reduction)?;
         let margins = ((&sides.chosen - partners_of(&sides.chosen, context, REJECTED)?)? * self.beta)?;
         let mirrored = ((partners_of(&sides.rejected, context, CHOSEN)? - &sides.rejected)? * self.beta)?;
-        let losses = smoothed(&margins, self.label_smoothing)?;
+        let losses = smoothed_logistic(&margins, self.label_smoothing)?;
         // The value of these places is counted where their chosen completions are.
-        let of_rejected = smoothed(&mirrored, self.label_smoothing)?;
+        let of_rejected = smoothed_logistic(&mirrored, self.label_smoothing)?;
         let slopes_only = (&of_rejected - of_rejected.detach())?;
         LossTerms::new([Term::per_item(Self::NAME, (losses + slopes_only)?)])
             .with_rewards(input.rewards(self.beta)?)

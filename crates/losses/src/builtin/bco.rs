@@ -76,7 +76,7 @@ pub struct Bco {
 
 /// The running mean `δ` that rewards are compared with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum RewardShift {
     /// The mean over all rewards seen, as in TRL.
     #[default]

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Named, check_beta, check_not_negative, check_reduction, with_reduced_margins};
+use super::{Named, check_beta, check_not_negative, check_reduction, with_margins};
+use crate::divergence::Divergence;
 use crate::error::Result;
 use crate::loss::{Context, Loss};
 use crate::math::log_sigmoid;
@@ -84,7 +85,7 @@ impl Loss for CalDpo {
         let logistic = Term::per_item(Self::NAME, log_sigmoid(&margins)?.neg()?);
         let calibration = Term { weight: self.calibration_weight, ..Term::per_item("calibration", squares) };
         let terms = LossTerms::new([logistic, calibration]).with_rewards(input.rewards(self.beta)?);
-        with_reduced_margins(terms, self.reduction, &(margins * self.beta)?)
+        with_margins(terms, &(margins * self.beta)?, self.reduction, Divergence::ReverseKl)
     }
 
     fn validate(&self) -> Result<()> {

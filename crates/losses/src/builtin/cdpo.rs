@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Named, check_beta, check_divergence, check_label_smoothing, check_reduction, with_margins};
+use super::{
+    Named, check_beta, check_divergence, check_label_smoothing, check_reduction, smoothed_logistic, with_margins,
+};
 use crate::divergence::Divergence;
 use crate::error::Result;
 use crate::loss::{Context, Loss};
-use crate::math::log_sigmoid;
 use crate::reduction::Reduction;
 use crate::terms::{LossTerms, Term};
 use crate::view::AnchoredPair;
@@ -77,9 +78,7 @@ impl Loss for Cdpo {
 
     fn terms(&self, input: &AnchoredPair, _: &Context) -> Result<LossTerms> {
         let scaled = (input.divergence_scores(self.divergence, self.reduction)?.margins()? * self.beta)?;
-        let kept = (log_sigmoid(&scaled)? * (self.label_smoothing - 1.0))?;
-        let flipped = (log_sigmoid(&scaled.neg()?)? * self.label_smoothing)?;
-        let losses = (kept - flipped)?;
+        let losses = smoothed_logistic(&scaled, self.label_smoothing)?;
         let terms = LossTerms::new([Term::per_item(Self::NAME, losses)]).with_rewards(input.rewards(self.beta)?);
         with_margins(terms, &scaled, self.reduction, self.divergence)
     }

@@ -3,8 +3,10 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::reference_free::{rewards, shaped, smoothed_logistic, with_nll};
-use super::{Named, check_beta, check_label_smoothing, check_not_negative, check_reduction, in_range};
+use super::reference_free::{rewards, shaped, with_nll};
+use super::{
+    Named, check_beta, check_label_smoothing, check_not_negative, check_reduction, in_range, smoothed_logistic,
+};
 use crate::error::Result;
 use crate::loss::{Context, Loss};
 use crate::math::positive_part;
@@ -116,7 +118,7 @@ impl Loss for Cpo {
         let compared = shaped(input.log_probs(self.reduction)?, self.alpha)?;
         let losses = self.losses(&compared.margins()?)?;
         let terms = LossTerms::new([Term::per_item(Self::NAME, losses)]).with_rewards(rewards(&compared, self.beta)?);
-        with_nll(terms, input, self.nll_weight)
+        if self.nll_weight > 0.0 { with_nll(terms, input, self.nll_weight) } else { Ok(terms) }
     }
 
     fn validate(&self) -> Result<()> {
@@ -164,5 +166,15 @@ mod tests {
         };
         // 4.6 + 2.75 + 5.75 + 5.4 nats over 5 + 3 + 6 + 4 tokens.
         assert!((loss(2.0) - loss(0.0) - 2.0 * 18.5 / 18.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn without_a_weight_nothing_is_imitated() {
+        let (_, scores) = pairs();
+        let terms = |nll_weight| {
+            let terms = Cpo { nll_weight, ..Cpo::default() }.evaluate(&scores, &Context::default()).unwrap();
+            (terms.terms.len(), terms.metrics.len())
+        };
+        assert_eq!((terms(0.0), terms(1.0)), ((1, 0), (2, 1)));
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Named, Preset, check_beta, check_divergence, check_reduction};
+use super::{Named, Preset, check_beta, check_divergence, check_reduction, with_margins};
 use crate::divergence::Divergence;
 use crate::error::Result;
 use crate::loss::{Context, Loss};
@@ -82,13 +82,10 @@ impl Loss for Dpo {
     type Input = AnchoredPair;
 
     fn terms(&self, input: &AnchoredPair, _: &Context) -> Result<LossTerms> {
-        let margins = input.divergence_scores(self.divergence, self.reduction)?.margins()?;
-        let losses = log_sigmoid(&(&margins * self.beta)?)?.neg()?;
+        let margins = (input.divergence_scores(self.divergence, self.reduction)?.margins()? * self.beta)?;
+        let losses = log_sigmoid(&margins)?.neg()?;
         let terms = LossTerms::new([Term::per_item(Self::NAME, losses)]).with_rewards(input.rewards(self.beta)?);
-        if self.reduction == Reduction::Sum && self.divergence == Divergence::ReverseKl {
-            return Ok(terms);
-        }
-        terms.with_optimised_margins(&(margins * self.beta)?)
+        with_margins(terms, &margins, self.reduction, self.divergence)
     }
 
     fn validate(&self) -> Result<()> {
@@ -115,7 +112,7 @@ mod tests {
         check_pairs("sigmoid_norm", Dpo { reduction: Reduction::Mean, ..Dpo::default() });
         check_pairs("f-dpo forward_kl", with(Divergence::ForwardKl));
         check_pairs("f-dpo js", with(Divergence::JensenShannon));
-        check_pairs("f-dpo alpha", with(Divergence::Alpha { alpha: 0.5 }));
+        check_pairs("f-dpo alpha", with(Divergence::Alpha(0.5)));
         check_pairs("sacpo step 2 beta/lambda=0.025", Dpo { beta: 0.025, ..Dpo::default() });
     }
 }

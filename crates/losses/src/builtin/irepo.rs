@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{Named, check_beta, check_reduction, with_reduced_margins};
+use super::{Named, check_beta, check_reduction};
 use crate::error::Result;
 use crate::loss::{Context, Loss};
 use crate::numbers::{Preference, With};
@@ -78,9 +78,10 @@ impl Loss for Irepo {
 
     fn terms(&self, input: &Self::Input, _: &Context) -> Result<LossTerms> {
         let margins = (input.log_ratios(self.reduction)?.margins()? * self.beta)?;
-        let losses = (&margins - logits(input.number())?)?.sqr()?;
-        let terms = LossTerms::new([Term::per_item(Self::NAME, losses)]).with_rewards(input.rewards(self.beta)?);
-        with_reduced_margins(terms, self.reduction, &margins)
+        let margins = (margins - logits(input.number())?)?;
+        LossTerms::new([Term::per_item(Self::NAME, margins.sqr()?)])
+            .with_rewards(input.rewards(self.beta)?)
+            .with_optimised_margins(&margins)
     }
 
     fn validate(&self) -> Result<()> {
@@ -99,8 +100,9 @@ fn logits(preferences: &Tensor) -> Result<Tensor> {
 mod tests {
     use candle_core::Device;
 
-    use super::super::vectors::{check_pairs_with, vectors};
+    use super::super::vectors::{check_pairs_with, pairs, vectors};
     use super::*;
+    use crate::Objective;
 
     #[test]
     fn agrees_with_the_formulas() {
@@ -114,5 +116,17 @@ mod tests {
         let targets = logits(&votes).unwrap().to_vec1::<f32>().unwrap();
         assert!((targets[0] + 13.815_51).abs() < 1e-5 && (targets[2] - 13.815_51).abs() < 1e-5, "{targets:?}");
         assert_eq!(targets[1..2], [0.0]);
+    }
+    #[test]
+    fn the_margins_that_are_compared_are_reported() {
+        let (_, mut scores) = pairs();
+        scores.groups.numbers.insert("preference".to_owned(), vec![0.5, 0.9, 0.2, 1.0]);
+        let terms = Irepo::default().evaluate(&scores, &Context::default()).unwrap();
+        let reported = &terms.metrics[0];
+        assert_eq!(reported.name, "margins/optimised");
+        let losses = terms.terms[0].numerator.to_vec1::<f64>().unwrap();
+        for (margin, loss) in reported.values.to_vec1::<f64>().unwrap().into_iter().zip(losses) {
+            assert!((margin.powi(2) - loss).abs() < 1e-12, "{margin}: {loss}");
+        }
     }
 }

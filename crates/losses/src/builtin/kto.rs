@@ -28,8 +28,10 @@ use crate::view::{AnchoredLabels, StepWide};
 /// Ethayarajh et al. 2024, arXiv 2402.01306, eq. 8. Confidence A✓.
 ///
 /// # Deviations
-/// From the paper: none. From TRL and HALOs: the mean of `z₀` runs over the whole optimizer step and all ranks, each
-/// mismatched completion counting once, and is clamped afterwards; there it runs over one micro-batch.
+/// From the paper: none. From TRL and HALOs: the mean of `z₀` runs over all micro-batches of the optimizer step and all
+/// ranks, each mismatched completion counting once, and is clamped afterwards. There it is made of one micro-batch: TRL
+/// takes the mean of the ranks' means; HALOs counts every completion of all ranks once, but for those whose log-ratio
+/// is exactly 0.
 ///
 /// # Checked by
 /// TRL: `kto`. Formulas: `kto`, `kto lambda_D=1 lambda_U=1.33`, `kto z0 clamped to 0`, `kto reference point`.

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::divergence::Divergence;
 use crate::error::{Error, Result};
 use crate::loss::{Objective, forward_objective};
+use crate::math::log_sigmoid;
 use crate::recipe::COMPOSITES;
 use crate::reduction::Reduction;
 use crate::reference_update::ReferenceUpdate;
@@ -189,7 +190,7 @@ macro_rules! builtin {
                         return Some(serde_json::from_value(fields).map(Self::$loss));
                     }
                     if let Some(preset) = preset_named::<$loss>(name) {
-                        return Some(with_settings(preset, fields).and_then(serde_json::from_value).map(Self::$loss));
+                        return Some(with_settings(preset, fields).map(Self::$loss));
                     }
                 )+
                 None
@@ -230,13 +231,21 @@ fn is_any(name: &str, known: &str, aliases: &[&str]) -> bool {
     same(known) || aliases.iter().any(|alias| same(alias))
 }
 
-/// The fields, and the preset's settings where they have none.
-fn with_settings(preset: &Preset, fields: Value) -> serde_json::Result<Value> {
-    let mut settings: serde_json::Map<String, Value> = serde_json::from_str(preset.settings)?;
-    if let Value::Object(fields) = fields {
-        settings.extend(fields);
+/// The loss of the fields, and of the preset's settings where they have none.
+fn with_settings<L: Named>(preset: &Preset, fields: Value) -> serde_json::Result<L> {
+    // Both are right on their own, so that together only the same field under two names can be wrong.
+    let mut loss: L = serde_json::from_value(fields.clone())?;
+    let _: L = serde_json::from_str(preset.settings)?;
+    let settings: serde_json::Map<String, Value> = serde_json::from_str(preset.settings)?;
+    let mut fields: serde_json::Map<String, Value> = serde_json::from_value(fields)?;
+    for (name, setting) in settings {
+        let mut with = fields.clone();
+        with.entry(name).or_insert(setting);
+        if let Ok(read) = serde_json::from_value(Value::Object(with.clone())) {
+            (loss, fields) = (read, with);
+        }
     }
-    Ok(Value::Object(settings))
+    Ok(loss)
 }
 
 /// The error of a hyperparameter unless it is in range.
@@ -260,7 +269,7 @@ fn check_reduction<L: Named>(reduction: Reduction) -> Result<()> {
 
 /// The parameter of a divergence must be finite.
 fn check_divergence<L: Named>(divergence: Divergence) -> Result<()> {
-    let got = if let Divergence::Alpha { alpha } = divergence { alpha } else { 0.0 };
+    let got = if let Divergence::Alpha(alpha) = divergence { alpha } else { 0.0 };
     in_range::<L>("divergence.alpha", got, divergence.is_valid(), "a finite number")
 }
 
@@ -309,9 +318,10 @@ fn with_margins(terms: LossTerms, margins: &Tensor, reduction: Reduction, diverg
     terms.with_optimised_margins(margins)
 }
 
-/// Reports the margins that a loss optimises, `[B]`, where they are made of something else than sums, as rewards are.
-fn with_reduced_margins(terms: LossTerms, reduction: Reduction, margins: &Tensor) -> Result<LossTerms> {
-    with_margins(terms, margins, reduction, Divergence::ReverseKl)
+/// `−(1 − ε)·log σ(x) − ε·log σ(−x)` of every margin, where `ε` is the rate of flipped labels.
+fn smoothed_logistic(margins: &Tensor, rate: f64) -> Result<Tensor> {
+    let kept = (log_sigmoid(margins)? * (rate - 1.0))?;
+    if rate <= 0.0 { Ok(kept) } else { Ok((kept - (log_sigmoid(&margins.neg()?)? * rate)?)?) }
 }
 
 /// Edit distance: insertions, deletions and substitutions.
@@ -347,6 +357,34 @@ mod tests {
         {
             assert_eq!(Builtin::parse(alias).unwrap().name(), name);
         }
+    }
+
+    fn read(json: &str) -> serde_json::Result<Builtin> {
+        serde_json::from_str(json)
+    }
+
+    #[test]
+    fn a_preset_gives_way_to_what_is_given_under_any_name() {
+        let with = |nll_weight| Builtin::from(Simpo { nll_weight, ..Simpo::default() });
+        assert_eq!(read(r#"{ "type": "cpo_simpo" }"#).unwrap(), with(1.0));
+        for given in ["nll_weight", "cpo_alpha"] {
+            for value in [0.5, 0.0] {
+                let loss = read(&format!(r#"{{ "type": "cpo_simpo", "{given}": {value} }}"#)).unwrap();
+                assert_eq!(loss, with(value), "{given}");
+            }
+        }
+        let other = read(r#"{ "type": "cpo_simpo", "simpo_gamma": 0.9 }"#).unwrap();
+        assert_eq!(other, Simpo { gamma: 0.9, nll_weight: 1.0, ..Simpo::default() }.into());
+    }
+
+    #[test]
+    fn wrong_fields_of_a_preset_are_errors() {
+        let twice = read(r#"{ "type": "cpo_simpo", "cpo_alpha": 0.5, "nll_weight": 0.5 }"#).unwrap_err().to_string();
+        assert!(twice.contains("duplicate field `nll_weight`"), "{twice}");
+        let typo = read(r#"{ "type": "cpo_simpo", "nll_wait": 0.5 }"#).unwrap_err().to_string();
+        assert!(typo.contains("unknown field `nll_wait`"), "{typo}");
+        let text = read(r#"{ "type": "cpo_simpo", "nll_weight": "much" }"#).unwrap_err().to_string();
+        assert!(text.contains("expected f64"), "{text}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Named, check_beta, check_not_negative, check_reduction, with_reduced_margins};
+use super::{Named, check_beta, check_not_negative, check_reduction};
 use crate::error::Result;
 use crate::loss::{Context, Loss};
 use crate::math::log_sigmoid;
@@ -77,9 +77,11 @@ impl Loss for OffsetDpo {
 
     fn terms(&self, input: &Self::Input, _: &Context) -> Result<LossTerms> {
         let margins = (input.log_ratios(self.reduction)?.margins()? * self.beta)?;
-        let losses = log_sigmoid(&(&margins - (input.number() * self.scale)?)?)?.neg()?;
-        let terms = LossTerms::new([Term::per_item(Self::NAME, losses)]).with_rewards(input.rewards(self.beta)?);
-        with_reduced_margins(terms, self.reduction, &margins)
+        let margins = (margins - (input.number() * self.scale)?)?;
+        let losses = log_sigmoid(&margins)?.neg()?;
+        LossTerms::new([Term::per_item(Self::NAME, losses)])
+            .with_rewards(input.rewards(self.beta)?)
+            .with_optimised_margins(&margins)
     }
 
     fn validate(&self) -> Result<()> {
@@ -91,8 +93,9 @@ impl Loss for OffsetDpo {
 
 #[cfg(test)]
 mod tests {
-    use super::super::vectors::{check_pairs_with, vectors};
+    use super::super::vectors::{check_pairs_with, pairs, vectors};
     use super::*;
+    use crate::Objective;
 
     #[test]
     fn agrees_with_the_formulas() {
@@ -102,5 +105,17 @@ mod tests {
         let doubled = OffsetDpo { scale: 2.0, ..OffsetDpo::default() };
         check_pairs_with("dpo with external margin", doubled, &[("margin", halves)]);
         check_pairs_with("dpo", OffsetDpo { scale: 0.0, ..OffsetDpo::default() }, &[("margin", margins)]);
+    }
+    #[test]
+    fn the_margins_that_are_compared_are_reported() {
+        let (_, mut scores) = pairs();
+        scores.groups.numbers.insert("margin".to_owned(), vec![0.5, -1.0, 0.0, 2.0]);
+        let terms = OffsetDpo::default().evaluate(&scores, &Context::default()).unwrap();
+        let reported = &terms.metrics[0];
+        assert_eq!(reported.name, "margins/optimised");
+        let losses = terms.terms[0].numerator.to_vec1::<f64>().unwrap();
+        for (margin, loss) in reported.values.to_vec1::<f64>().unwrap().into_iter().zip(losses) {
+            assert!(((-margin).exp().ln_1p() - loss).abs() < 1e-12, "{margin}: {loss}");
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Named, check_reduction, in_range, with_reduced_margins};
+use super::{Named, check_reduction, in_range, with_margins};
+use crate::divergence::Divergence;
 use crate::error::Result;
 use crate::loss::{Context, Loss};
 use crate::reduction::Reduction;
@@ -75,7 +76,7 @@ impl Loss for Onpo {
         // The β of which the target is 1/(2β).
         let beta = 1.0 / self.eta;
         let terms = terms.with_rewards(input.rewards(beta)?);
-        with_reduced_margins(terms, self.reduction, &(margins * beta)?)
+        with_margins(terms, &(margins * beta)?, self.reduction, Divergence::ReverseKl)
     }
 
     fn validate(&self) -> Result<()> {

@@ -3,19 +3,13 @@
 use candle_core::Tensor;
 
 use crate::error::Result;
-use crate::math::{guarded_expm1, log_sigmoid};
+use crate::math::guarded_expm1;
 use crate::reduction::Reduction;
 use crate::terms::{LossTerms, Normaliser, Rewards, Term};
 use crate::view::{Pair, Sides};
 
 /// Below this, a shape of a reward is the logarithm: the difference is below the rounding of a double.
 const LOGARITHM: f64 = 1e-12;
-
-/// `−(1−ε)·log σ(x) − ε·log σ(−x)` of every margin.
-pub(crate) fn smoothed_logistic(margins: &Tensor, rate: f64) -> Result<Tensor> {
-    let kept = (log_sigmoid(margins)? * (rate - 1.0))?;
-    Ok((kept - (log_sigmoid(&margins.neg()?)? * rate)?)?)
-}
 
 /// `(1 − e^{−α·l})/α` of log-probabilities `l`: the reward of a completion whose shape `α` sets, `l` itself at `α = 0`.
 /// The exponential is continued by its tangent above an exponent of 31.

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::reference_free::{rewards, smoothed_logistic, with_nll};
-use super::{Named, Preset, check_beta, check_label_smoothing, check_not_negative};
+use super::reference_free::{rewards, with_nll};
+use super::{Named, Preset, check_beta, check_label_smoothing, check_not_negative, smoothed_logistic};
 use crate::error::Result;
 use crate::loss::{Context, Loss};
 use crate::reduction::Reduction;
@@ -33,8 +33,9 @@ use crate::view::Pair;
 ///
 /// # Deviations
 /// `γ` is a margin of rewards, as in the paper and in TRL (`simpo_gamma`); HALOs and the authors' code set `γ/β`. The
-/// defaults are those of the authors' code, `β = 2` and `γ/β = 0.25`; TRL's `β` of 0.1 is that of its DPO. The NLL is
-/// divided by the tokens of the step and not of a micro-batch.
+/// defaults are those of the authors' code, `β = 2` and `γ/β = 0.25`; TRL's `β` of 0.1 is that of its DPO, and its `simpo`
+/// adds the NLL with weight 1 unless `cpo_alpha` is 0 (the preset `cpo_simpo`). The NLL is divided by the tokens of the step and
+/// not of a micro-batch.
 ///
 /// # Checked by
 /// TRL: `simpo`. Formulas: `simpo beta=10 ratio=0.3`.

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Named, check_beta, check_reduction, with_reduced_margins};
+use super::{Named, check_beta, check_reduction, with_margins};
+use crate::divergence::Divergence;
 use crate::error::Result;
 use crate::loss::{Context, Loss};
 use crate::math::log_sigmoid;
@@ -78,7 +79,7 @@ impl Loss for SoftDpo {
         let (agree, disagree) = (input.number(), input.number().affine(-1.0, 1.0)?);
         let losses = (log_sigmoid(&margins)?.mul(agree)? + log_sigmoid(&margins.neg()?)?.mul(&disagree)?)?.neg()?;
         let terms = LossTerms::new([Term::per_item(Self::NAME, losses)]).with_rewards(input.rewards(self.beta)?);
-        with_reduced_margins(terms, self.reduction, &margins)
+        with_margins(terms, &margins, self.reduction, Divergence::ReverseKl)
     }
 
     fn validate(&self) -> Result<()> {

@@ -25,6 +25,9 @@ use crate::view::AnchoredPair;
 /// When DPO drifts far from its reference before it is done, or pushes down both log-probabilities. Log-probabilities
 /// of the reference cannot be computed once and kept.
 ///
+/// `candlewick`'s own trainer does not move references yet and refuses this loss: whoever steps the optimizer has to
+/// carry out the update.
+///
 /// # Source
 /// Gorbatovski et al. 2024, arXiv 2404.09656, eq. 4 (soft) and 5 (hard). Confidence A for the update, A✓ for the loss,
 /// C for the recommended ranges: `α` 0.5 to 0.7 with updates as often as every step, or hard updates every 32 to 512

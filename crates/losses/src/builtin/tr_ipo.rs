@@ -25,6 +25,9 @@ use crate::view::AnchoredPair;
 /// # When to use
 /// As [`TrDpo`](crate::TrDpo), with IPO's bounded target: every update moves the target on by another `1/(2β)`.
 ///
+/// `candlewick`'s own trainer does not move references yet and refuses this loss: whoever steps the optimizer has to
+/// carry out the update.
+///
 /// # Source
 /// Gorbatovski et al. 2024, arXiv 2404.09656, eq. 4 (soft) and 5 (hard). Confidence A for the update, A✓ for the loss,
 /// C for the recommended ranges; the paper's `β` for IPO is not verified.

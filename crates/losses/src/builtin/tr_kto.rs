@@ -23,13 +23,17 @@ use crate::view::{AnchoredLabels, StepWide};
 /// As [`TrDpo`](crate::TrDpo), for single completions with a verdict. A soft update also keeps `z₀` small, so that
 /// KTO's slope, which falls on both sides of `z₀`, does not vanish as the policy moves.
 ///
+/// `candlewick`'s own trainer does not move references yet and refuses this loss: whoever steps the optimizer has to
+/// carry out the update.
+///
 /// # Source
 /// Gorbatovski et al. 2024, arXiv 2404.09656, eq. 4 (soft) and 5 (hard). Confidence A for the update, A✓ for the loss,
 /// C for the recommended ranges; the paper's `β` for KTO is not verified.
 ///
 /// # Deviations
 /// From the paper: `beta` and the weights default to those of [`Kto`]; the reference point is that of [`Kto`]. From
-/// TRL: it moves references for DPO only, and pairs `α = 0.6` with an update every 512 steps.
+/// TRL: the default is the paper's soft update, `α = 0.6` after every step; TRL pairs `α = 0.6` with an update every
+/// 512 steps, which belongs to the hard update.
 ///
 /// # Checked by
 /// Properties only, because the loss is [`Kto`]'s and is checked there; the update: formulas: `tr-dpo soft alpha=0.6`.

@@ -19,9 +19,9 @@ const DIVERGENCES: [Divergence; 6] = [
     Divergence::ReverseKl,
     Divergence::ForwardKl,
     Divergence::JensenShannon,
-    Divergence::Alpha { alpha: -1.0 },
-    Divergence::Alpha { alpha: 0.5 },
-    Divergence::Alpha { alpha: 2.0 },
+    Divergence::Alpha(-1.0),
+    Divergence::Alpha(0.5),
+    Divergence::Alpha(2.0),
 ];
 
 /// Every loss with a divergence, under every pair of options.
@@ -106,14 +106,14 @@ fn parameters_of_reductions_and_divergences_have_ranges_that_are_checked() {
         }
     }
     // TOML has a word for NaN, which JSON lacks.
-    let nan = "type = \"hinge\"\ndivergence = { alpha = { alpha = nan } }";
+    let nan = "type = \"hinge\"\ndivergence = { alpha = nan }";
     let error = toml::from_str::<Recipe>(nan).map(|recipe| recipe.validate());
     let refused = match error {
         Err(_) => true,
         Ok(validated) => validated.is_err(),
     };
     assert!(refused);
-    let dpo = candlewick_losses::Dpo { divergence: Divergence::Alpha { alpha: f64::NAN }, ..Default::default() };
+    let dpo = candlewick_losses::Dpo { divergence: Divergence::Alpha(f64::NAN), ..Default::default() };
     let error = Objective::validate(&dpo).unwrap_err().to_string();
     assert!(error.starts_with("dpo.divergence.alpha: got NaN, expected a finite number"), "{error}");
 }

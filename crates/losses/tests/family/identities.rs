@@ -93,11 +93,11 @@ fn sorting_a_single_pair_is_dpo() {
 fn divergences_at_their_limits_are_the_reverse_kl() {
     let with = |divergence| of(Dpo { divergence, ..Dpo::default() }, &pairs());
     let reverse = with(Divergence::ReverseKl);
-    assert_same(with(Divergence::Alpha { alpha: 1.0 }), reverse.clone());
-    let near = with(Divergence::Alpha { alpha: 1.0 - 2e-6 });
+    assert_same(with(Divergence::Alpha(1.0)), reverse.clone());
+    let near = with(Divergence::Alpha(1.0 - 2e-6));
     assert!(error(near.0, reverse.0) < 1e-5);
     // The forward KL is the alpha divergence of 0.
-    assert_same(with(Divergence::ForwardKl), with(Divergence::Alpha { alpha: 0.0 }));
+    assert_same(with(Divergence::ForwardKl), with(Divergence::Alpha(0.0)));
 }
 
 #[test]
