@@ -541,8 +541,10 @@ fn names_of_trl(name: &str) -> Vec<String> {
             loss_types(&json(&path), &mut known);
         }
     }
+    // `sigmoid` of `CPOTrainer` is another loss; what only that trainer has is asked of it.
     let means_it = |loss_type: &String| {
-        let options = serde_json::json!({ "loss_type": loss_type });
+        let trainer = if loss_type == "simpo" { "cpo" } else { "dpo" };
+        let options = serde_json::json!({ "trainer": trainer, "loss_type": loss_type });
         let recipe = serde_json::from_value::<trl::Options>(options).ok().and_then(|options| options.recipe().ok());
         recipe.is_some_and(|recipe| recipe.name() == name)
     };

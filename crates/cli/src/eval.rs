@@ -33,6 +33,13 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
             "the model is compared with itself, so every margin is 0; name what it started from by --reference DIR"
         );
     }
+    if plan.objective.state().is_some() {
+        eprintln!(
+            "wick: warning: the objective keeps a running value while training (of bco, delta), which is not read here and \
+             starts as new (delta at 0), so the loss is not that of the run; accuracies and margins of rewards do not depend \
+             on it, and the eval_ lines of the run's metrics.jsonl, from [evaluation], are measured with it"
+        );
+    }
     let encoder = Arc::new(encoder(&plan)?);
     let mut trainer = trainer(&plan, &encoder, threads)?;
     let mut batches = batches(&plan, Arc::clone(&encoder))?;
@@ -71,7 +78,12 @@ fn configuration(arguments: &Eval) -> Result<Config> {
     choose_rows(&mut config, arguments);
     places::resolve(&mut config)?;
     // The classifier of prompts is that of a run, fitted on its starting weights; here its number is a column.
-    config.udm = None;
+    if config.udm.take().is_some() {
+        eprintln!(
+            "wick: warning: [udm] belongs to training: here the rows must bring `desirable_prompt` as a column; [evaluation] \
+             measures with the classifier while training"
+        );
+    }
     // Nothing is written.
     config.output.dir = Some(".".into());
     // An adapter is compared with its base unless another reference is named.

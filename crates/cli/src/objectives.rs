@@ -1,7 +1,11 @@
 //! `wick objectives`: the list of losses, and one of them in full.
 
 use anyhow::{Result, anyhow};
-use candlewick::losses::{Builtin, Objective, Recipe, ReferenceUpdate, Scored, StepWide, Teacher};
+use candlewick::losses::{
+    Builtin, Dpo, Humanline, Mix, Objective, Part, Recipe, ReferenceUpdate, Scored, Sft, StepWide, Teacher, Wpo,
+};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::arguments::Objectives;
 use crate::failure::Failure;
@@ -17,24 +21,80 @@ pub(crate) fn objectives(arguments: &Objectives) -> Result<()> {
 fn list() {
     let losses = Builtin::NAMES.iter().zip(Builtin::SUMMARIES).map(|(name, summary)| (*name, *summary));
     let presets = Builtin::presets().map(|(_, preset)| (preset.name, preset.summary));
-    let all: Vec<(&str, &str)> = losses.chain(presets).collect();
+    let made = composites().into_iter().map(|(recipe, summary)| (recipe.name(), summary));
+    let all: Vec<(&str, &str)> = losses.chain(presets).chain(made).collect();
     let width = all.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, summary) in all {
         println!("{name:width$}  {summary}");
     }
-    println!("\n`wick objectives NAME` tells what one reads and its settings; a mix of several is a loss too.");
+    println!("\n`wick objectives NAME` tells what one reads and its settings.");
 }
 
 fn describe(name: &str) -> Result<()> {
-    let recipe = Recipe::from_name(name).map_err(|error| anyhow!(Failure::Usage(error.to_string())))?;
-    let Recipe::Builtin(loss) = &recipe else { return Ok(()) };
+    let made = composites().into_iter().find(|(recipe, _)| recipe.name().eq_ignore_ascii_case(name));
+    if let Some((example, summary)) = made {
+        println!("{}: {summary}", example.name());
+        println!("\nmade of other objectives, which are written out in it, and reads what they read; for example");
+        println!("\n{}", section(&example)?);
+        return Ok(());
+    }
+    let loss = Builtin::parse(name).map_err(|error| anyhow!(Failure::Usage(error.to_string())))?;
     println!("{}: {}", loss.name(), loss.summary());
     for (of, preset) in Builtin::presets().filter(|(of, _)| *of == loss.name()) {
         println!("  {}: {} ({of} with {})", preset.name, preset.summary, preset.settings);
     }
-    println!("\nreads {}", reads(&recipe).join(", "));
-    println!("\n[objective]\n{}", toml::to_string(&recipe)?.trim_end());
+    println!("\nreads {}", reads(&loss).join(", "));
+    println!("\n{}", section(&loss.into())?);
     Ok(())
+}
+
+/// The objectives that are made of others, each as it may be written, with one line about it.
+fn composites() -> [(Recipe, &'static str); 3] {
+    let dpo = || Recipe::Builtin(Dpo::default().into());
+    let sft = Recipe::Builtin(Sft {}.into());
+    [
+        (
+            Mix { parts: vec![Part { weight: 1.0, loss: dpo() }, Part { weight: 0.5, loss: sft }] }.into(),
+            "a weighted sum of objectives",
+        ),
+        (
+            Wpo { loss: Box::new(dpo()) }.into(),
+            "any loss of pairs, each pair weighted by how likely the policy would write both completions itself",
+        ),
+        (
+            Humanline::new(Box::new(dpo())).into(),
+            "any loss, on log-ratios of single tokens to a reference held within bounds",
+        ),
+    ]
+}
+
+/// The section `[objective]` of a configuration, which says all there is to say.
+fn section(recipe: &Recipe) -> Result<String> {
+    #[derive(Serialize)]
+    struct Configuration<'a> {
+        objective: &'a Recipe,
+    }
+    let text = toml::to_string(&Configuration { objective: recipe })?;
+    let mut lines = vec![text.trim_end().to_owned()];
+    let mut unset = Vec::new();
+    find_unset("", &serde_json::to_value(recipe)?, &mut unset);
+    if !unset.is_empty() {
+        lines.push(format!("# not set, and without a value of their own: {}", unset.join(", ")));
+    }
+    Ok(lines.join("\n"))
+}
+
+/// The dotted keys of options without a value, which TOML cannot write.
+fn find_unset(path: &str, value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Null => found.push(path.to_owned()),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                find_unset(&if path.is_empty() { key.clone() } else { format!("{path}.{key}") }, value, found);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn reads(objective: &dyn Objective) -> Vec<String> {
@@ -44,11 +104,58 @@ fn reads(objective: &dyn Objective) -> Vec<String> {
     reads.extend(needs.numbers.iter().map(|number| format!("the column `{}` ({})", number.name, number.meaning)));
     let further = [
         (needs.scored == Scored::Edits, "only the tokens in which the two sides differ"),
-        (needs.teacher != Teacher::None, "a teacher's log-probabilities"),
+        (needs.teacher == Teacher::LogProbs, "a teacher's log-probabilities"),
+        (needs.teacher == Teacher::WithReference, "a teacher's log-probabilities and those of its reference"),
         (needs.step_wide == StepWide::Mismatched, "mismatched completions, which the batches bring"),
-        (needs.step_wide == StepWide::AllRows, "the scores of the whole step first, which costs a second forward pass"),
-        (objective.reference_update() != ReferenceUpdate::Frozen, "a reference that moves"),
+        (
+            needs.step_wide == StepWide::AllRows,
+            "the scores of the whole step first, which costs a second forward pass where a step has several micro-batches",
+        ),
+        (
+            objective.reference_update() != ReferenceUpdate::Frozen,
+            "a reference that moves, which `wick train` does not carry out yet (update = \"frozen\" keeps it in its place)",
+        ),
     ];
     reads.extend(further.into_iter().filter(|(does, _)| *does).map(|(_, what)| what.to_owned()));
     reads
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candlewick::train::Words;
+
+    #[test]
+    fn every_block_is_the_section_of_a_configuration() {
+        let presets: Vec<&str> = Builtin::presets().map(|(_, preset)| preset.name).collect();
+        let losses = Builtin::NAMES.iter().chain(&presets).map(|name| Recipe::from_name(name).expect("a loss"));
+        for recipe in losses.chain(composites().map(|(recipe, _)| recipe)) {
+            let block = section(&recipe).expect("text");
+            assert!(block.starts_with("[objective]\n"), "{block}");
+            let config = Words::parse(&block, "a block").and_then(|words| words.config()).expect(&block);
+            assert_eq!(config.objective, recipe, "{block}");
+        }
+        let moving = section(&Recipe::from_name("tr_dpo").expect("a loss")).expect("text");
+        assert!(moving.contains("[objective.update.soft]\n"), "{moving}");
+    }
+
+    #[test]
+    fn options_without_a_value_are_named() {
+        let block = section(&Recipe::from_name("bco").expect("a loss")).expect("text");
+        assert!(block.ends_with("# not set, and without a value of their own: density_ratio"), "{block}");
+    }
+
+    #[test]
+    fn all_that_are_made_of_others_are_told() {
+        // The error lists every name that a `type` may have.
+        let error = serde_json::from_str::<Recipe>("{}").expect_err("no type").to_string();
+        let names = error.split("one of ").nth(1).expect("names");
+        let losses = Builtin::NAMES.len();
+        let made: Vec<&str> =
+            names.split(", ").skip(losses).map(|name| name.split(' ').next().unwrap_or(name)).collect();
+        assert_eq!(made, composites().map(|(recipe, _)| recipe.name()));
+        for (recipe, _) in composites() {
+            recipe.validate().expect("an example that can be used");
+        }
+    }
 }

@@ -5,10 +5,10 @@ use candlewick::data::Report;
 /// Rejected rows shown in full.
 const SHOWN: usize = 5;
 
-/// Lines about rows that were set aside or cut; none where every row was taken whole.
+/// Lines about rows that were set aside or cut, and steps of one label; none where there is nothing of the kind.
 pub(crate) fn lines(what: &str, report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
-    if report.rows > report.kept || report.counts.truncated > 0 {
+    if report.rows > report.kept || report.counts.truncated > 0 || report.one_label_steps > 0 {
         lines.push(format!("{what}: {}", report.summary()));
         lines.extend(report.rejected.iter().take(SHOWN).map(|rejection| format!("    {rejection}")));
         if report.rejected.len() > SHOWN {
@@ -40,7 +40,10 @@ mod tests {
         let report = Report { rows: 3, kept: 3, counts, ..Report::default() };
         let told = lines("rows", &report);
         assert!(told.len() == 1 && told[0].contains("2 of 6 sequences truncated"), "{told:?}");
-        assert!(lines("rows", &Report { counts: Counts::default(), ..report }).is_empty());
+        let report = Report { counts: Counts::default(), ..report };
+        assert!(lines("rows", &report).is_empty());
+        let told = lines("rows", &Report { one_label_steps: 2, ..report });
+        assert!(told.len() == 1 && told[0].contains("2 steps with one label only"), "{told:?}");
     }
 
     #[test]

@@ -199,6 +199,25 @@ fn a_benchmark_of_another_rank_than_the_adapter_has() {
 }
 
 #[test]
+fn pairs_where_verdicts_are_read() {
+    let bench = Bench::new();
+    let said = bench.train(&["--steps", "1", "--objective", "kto"]);
+    said.fails(3, &["pairs.jsonl:1", "the row is a pair, and the objective uses labelled completions"]);
+    assert!(!said.err.contains("stratified"), "{}", said.err);
+}
+
+#[test]
+fn an_objective_that_moves_its_reference() {
+    let bench = Bench::new();
+    for more in [&["--print-plan"][..], &["--steps", "1", "--model", "nowhere"]] {
+        bench
+            .train(&[&["--objective", "tr_dpo"], more].concat())
+            .fails(2, &["moves its reference", "set the objective's update to \"frozen\""]);
+    }
+    bench.train(&["--objective", "tr_dpo", "--set", "objective.update=frozen", "--print-plan"]).succeeds();
+}
+
+#[test]
 fn a_prompt_that_is_none() {
     let bench = Bench::new();
     // Without a token for the beginning there is nothing to go on from.

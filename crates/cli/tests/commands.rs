@@ -3,7 +3,7 @@
 mod common;
 
 use common::Bench;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[test]
 fn help_lists_commands_and_exit_codes() {
@@ -27,6 +27,20 @@ fn the_objectives_are_listed_and_described() {
     one.succeeds();
     for word in ["dpo: ", "reads pairs, a reference", "type = \"dpo\"", "beta = 0.1", "length_normalized_dpo"] {
         assert!(one.out.contains(word), "{word}: {}", one.out);
+    }
+    let told = |name: &str, words: &[&str]| {
+        let said = bench.wick(&["objectives", name]);
+        said.succeeds();
+        words.iter().for_each(|word| assert!(said.out.contains(word), "{word}: {}", said.out));
+    };
+    told("tr_dpo", &["does not carry out yet", "[objective.update.soft]"]);
+    told("adpa", &["a teacher's log-probabilities and those of its reference"]);
+    told(
+        "WPO",
+        &["wpo: ", "made of other objectives", "[objective]\ntype = \"wpo\"", "[objective.loss]\ntype = \"dpo\""],
+    );
+    for name in ["mix", "wpo", "humanline"] {
+        assert!(list.out.lines().any(|line| line.split_whitespace().next() == Some(name)), "{name}: {}", list.out);
     }
     let typo = bench.wick(&["objectives", "dppo"]);
     assert!(typo.err.contains("did you mean `dpo`?"), "{}", typo.err);
@@ -116,6 +130,27 @@ fn eval_measures_the_held_out_rows_of_a_configuration() {
     bench.text("run.toml", &format!("{text}[reference]\nkind = \"precomputed\"\npath = \"gone\"\n"));
     assert_eq!(eval(&[], "rows 40..", 16)["rewards/margins"], held_out["rewards/margins"]);
     assert_eq!(eval(&["--reference", "model"], "rows 40..", 16)["rewards/margins"], held_out["rewards/margins"]);
+}
+
+#[test]
+fn eval_says_what_it_does_not_know_of_the_run() {
+    let bench = Bench::new();
+    let row = |i: usize| json!({ "prompt": if i < 4 { "one" } else { "two" }, "completion": " yes", "label": i.is_multiple_of(2), "desirable_prompt": 0.5 });
+    bench.lines("labelled.jsonl", (0..8).map(row));
+    let eval = |more: &[&str]| {
+        let words = ["eval", "--model", "model", "--data", "labelled.jsonl", "--objective"];
+        let said = bench.wick(&[&words[..], more].concat());
+        said.succeeds();
+        said.err
+    };
+    let err = eval(&["bco", "--set", "objective.density_ratio={}", "--set", "udm.seed=1"]);
+    for word in
+        ["running value", "delta", "metrics.jsonl", "[udm] belongs to training", "`desirable_prompt` as a column"]
+    {
+        assert!(err.contains(word), "{word}: {err}");
+    }
+    let err = eval(&["kto"]);
+    assert!(!err.contains("warning"), "{err}");
 }
 
 #[test]

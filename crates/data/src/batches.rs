@@ -122,7 +122,8 @@ impl Batches {
                 self.end_epoch()?;
             }
             if !examples.is_empty() {
-                if self.options.stratified && has_one_label(&examples) {
+                // A step of one row cannot hold both.
+                if self.options.stratified && examples.len() > 1 && has_one_label(&examples) {
                     self.stream.count_one_label_step();
                 }
                 return self.gather(examples).map(Some);

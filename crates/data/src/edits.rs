@@ -57,8 +57,11 @@ fn script(from: &[u32], to: &[u32]) -> Result<(Vec<bool>, Vec<bool>), Fault> {
     let width = columns + 1;
     if (rows + 1).saturating_mul(width) > MAX_CELLS {
         return Err(Fault::new(
-            Reason::TooLong,
-            format!("{rows} and {columns} tokens are too many to be compared; set max_length"),
+            Reason::TooLongToCompare,
+            format!(
+                "{rows} and {columns} tokens, without what both begin and end with, are too many to be compared (about 8000 each); \
+                 shorten the completions, for edits are found before max_length cuts"
+            ),
         ));
     }
     let moves = table(&from[start..start + rows], &to[start..start + columns]);
@@ -89,19 +92,19 @@ fn table(from: &[u32], to: &[u32]) -> Vec<u8> {
     let width = to.len() + 1;
     let mut moves = vec![INSERT; (from.len() + 1) * width];
     let mut above: Vec<usize> = (0..width).collect();
+    let mut current = vec![0; width];
     for (row, left) in from.iter().enumerate() {
-        let mut current = Vec::with_capacity(width);
-        current.push(row + 1);
+        current[0] = row + 1;
         moves[(row + 1) * width] = DELETE;
         for (column, right) in to.iter().enumerate() {
             let (diagonal, name) = if left == right { (above[column], MATCH) } else { (above[column] + 1, REPLACE) };
             let choices = [(diagonal, name), (above[column + 1] + 1, DELETE), (current[column] + 1, INSERT)];
             // The first of equals.
             let (cost, best) = choices.into_iter().min_by_key(|(cost, _)| *cost).unwrap_or((diagonal, name));
-            current.push(cost);
+            current[column + 1] = cost;
             moves[(row + 1) * width + column + 1] = best;
         }
-        above = current;
+        std::mem::swap(&mut above, &mut current);
     }
     moves
 }
@@ -172,7 +175,13 @@ mod tests {
     #[test]
     fn completions_beyond_the_table_are_refused() {
         let (left, right) = (vec![1; 9000], vec![2; 9000]);
-        assert_eq!(script(&left, &right).unwrap_err().reason, Reason::TooLong);
+        let fault = script(&left, &right).unwrap_err();
+        assert_eq!(fault.reason, Reason::TooLongToCompare);
+        assert!(
+            fault.detail.starts_with("9000 and 9000 tokens") && fault.detail.contains("shorten"),
+            "{}",
+            fault.detail
+        );
         // What they share at both ends does not count.
         let (left, right) = ([&left[..], &[3]].concat(), [&left[..], &[4]].concat());
         assert!(script(&left, &right).unwrap().0[9000]);

@@ -58,8 +58,11 @@ pub enum Error {
         /// A mapping that would help, or nothing.
         hint: String,
     },
-    /// The column mapping names a column that no form has.
-    #[error("columns.{name}: no form has a column of this name; the names that can be mapped are {known}")]
+    /// The column mapping names a column that is not read.
+    #[error(
+        "columns.{name}: no form has a column of this name, and no number of this name is read; the names that can be mapped \
+         are {known}"
+    )]
     UnknownColumn {
         /// The name given.
         name: String,
@@ -138,7 +141,7 @@ pub enum Error {
     /// Mismatched completions were asked of a step in which all prompts are one.
     #[error(
         "{origin}: mismatched completions need at least two different prompts in an optimizer step, this step has {examples} \
-         example(s) of one prompt; use larger steps, shuffled order, or drop the last partial step"
+         example(s) of one prompt; use larger steps (train.batch_size times train.micro_batches of 2 or more) or rows in shuffled order"
     )]
     OnePrompt {
         /// The first row of the step.
@@ -228,6 +231,8 @@ pub enum Reason {
     NoEdit,
     /// A teacher's entries do not fit the scored tokens.
     TeacherMismatch,
+    /// Completions too long to be compared token by token.
+    TooLongToCompare,
 }
 
 impl fmt::Display for Reason {
@@ -259,6 +264,7 @@ impl fmt::Display for Reason {
             Self::NotAPair => "not a pair",
             Self::NoEdit => "no edited token",
             Self::TeacherMismatch => "teacher does not fit",
+            Self::TooLongToCompare => "completions too long to be compared",
         })
     }
 }

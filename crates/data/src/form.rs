@@ -19,10 +19,12 @@ use crate::split;
 /// | `prompt_completion` | `prompt`, `completion` |
 /// | `hh_pair` | `chosen`, `rejected`: whole transcripts that begin with `\n\nHuman:` |
 /// | `ranked` | `prompt`, `completions` (a list of texts), `ratings` (a list of numbers, higher for better) |
-/// | `ranked` | `prompt`, `completions` as a list of `{"response": …, "rating": …}`, or with `overall_score` or `score` |
+/// | `ranked` | `prompt`, `completions` as a list of `{"response": …, "rating": …}`, or with `text`, and with `overall_score` or `score` |
 /// | `ranked` | `prompt`, `best_first` (a list of texts, the best one first) |
 /// | `judged` | `prompt`, `completion`, `judgment` (a string), `positive` (true if it finds nothing wrong) |
 /// | `judged` | `prompt`, `completion`, `judgment`, `score` (a number, positive from 7) |
+///
+/// A completion with a `label` is `trl_unpaired` whatever else the row has, unless the form is given.
 ///
 /// Each text is a string, or a list of messages `{"role": …, "content": …}`. A conversation may be followed by a plain
 /// string, which then is the assistant's answer. Further columns are ignored, but for the numbers ([`NumberColumn`]) and the
@@ -63,7 +65,7 @@ impl Form {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Columns(BTreeMap<String, String>);
 
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 12] = [
     "prompt",
     "chosen",
     "rejected",
@@ -76,13 +78,6 @@ const NAMES: [&str; 19] = [
     "positive",
     "score",
     "teacher",
-    "margin",
-    "preference",
-    "uncertainty",
-    "score_chosen",
-    "score_rejected",
-    "votes_chosen",
-    "votes_rejected",
 ];
 
 /// From which `score` on a judgment is positive: as in the data that CUT (Xu et al. 2023) was trained on.
@@ -105,9 +100,9 @@ const KNOWN_ALIASES: [(&str, &[&str]); 8] = [
 ];
 
 impl Columns {
-    /// Names that can be mapped are those of the forms and of the numbers asked for.
+    /// Names that can be mapped are those of the forms, of the numbers asked for, and of what these are made of.
     pub(crate) fn new(mapping: &BTreeMap<String, String>, numbers: &[NumberColumn]) -> Result<Self, Error> {
-        let own = numbers.iter().map(|number| number.name.as_str()).filter(|name| !NAMES.contains(name));
+        let own = numbers.iter().flat_map(NumberColumn::columns).filter(|name| !NAMES.contains(name));
         let known: Vec<&str> = NAMES.into_iter().chain(own).collect();
         match mapping.keys().find(|name| !known.contains(&name.as_str())) {
             Some(name) => Err(Error::UnknownColumn { name: name.clone(), known: known.join(", ") }),
@@ -144,14 +139,16 @@ pub(crate) fn detect(object: &Map<String, Value>, columns: &Columns) -> Result<F
                         (form = \"trl_pair\" reads them so all the same)";
         return Err((found(object), expected.to_owned(), hint));
     }
-    if has("prompt") && has("completion") && has("judgment") && (has("positive") || has("score")) {
-        return Ok(Form::Judged);
-    }
     if has("prompt") && has("completion") {
-        return Ok(if has("label") { Form::TrlUnpaired } else { Form::PromptCompletion });
+        // A verdict tells more than a judgment or a score beside it.
+        return Ok(match has("judgment") && (has("positive") || has("score")) {
+            _ if has("label") => Form::TrlUnpaired,
+            true => Form::Judged,
+            false => Form::PromptCompletion,
+        });
     }
-    let rated =
-        columns.value(object, "completions").is_some_and(|list| has("ratings") || list[0].get("response").is_some());
+    let holds_text = |list: &Value| RESPONSE.iter().any(|key| list[0].get(key).is_some());
+    let rated = columns.value(object, "completions").is_some_and(|list| has("ratings") || holds_text(list));
     if has("prompt") && (rated || has("best_first")) {
         return Ok(Form::Ranked);
     }

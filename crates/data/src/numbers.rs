@@ -39,9 +39,9 @@ pub struct NumberColumn {
 }
 
 impl NumberColumn {
-    /// A number that may have any finite value.
+    /// A number that may have any value that single precision holds.
     pub fn any(name: impl Into<String>) -> Self {
-        Self { name: name.into(), low: f64::MIN, high: f64::MAX }
+        Self { name: name.into(), low: f64::from(f32::MIN), high: f64::from(f32::MAX) }
     }
 
     /// A number in \[0, 1\].
@@ -50,28 +50,36 @@ impl NumberColumn {
     }
 
     fn range(&self) -> String {
-        if self.low <= f64::MIN && self.high >= f64::MAX {
+        if self.low <= f64::from(f32::MIN) && self.high >= f64::from(f32::MAX) {
             "a finite number".to_owned()
         } else {
             format!("a number in [{}, {}]", self.low, self.high)
         }
     }
 
-    fn admit(&self, value: f64, from: &str) -> Result<f64, Fault> {
+    /// The columns it may come from: its own, and those of what it is made of.
+    pub(crate) fn columns(&self) -> impl Iterator<Item = &str> {
+        let parts = Parts::of(&self.name).into_iter().flat_map(|parts| parts.columns);
+        std::iter::once(self.name.as_str()).chain(parts)
+    }
+
+    /// The value, which stands in the column `name`, if it is in range.
+    fn admit(&self, name: &str, value: f64, from: &str) -> Result<f64, Fault> {
         if (self.low..=self.high).contains(&value) {
             return Ok(value);
         }
-        Err(Fault::new(Reason::OutOfRange, format!("`{}` is {value}{from}, expected {}", self.name, self.range())))
+        Err(Fault::new(Reason::OutOfRange, format!("`{name}` is {value}{from}, expected {}", self.range())))
     }
 
     fn read(&self, row: &Row, object: &Map<String, Value>, columns: &Columns) -> Result<f64, Fault> {
         let own = columns.in_file(&self.name);
         if let Some(value) = columns.value(object, &self.name) {
-            return number(value, own, &self.range()).and_then(|value| self.admit(value, ""));
+            return number(value, own, &self.range()).and_then(|value| self.admit(own, value, ""));
         }
         let parts = Parts::of(&self.name).filter(|_| matches!(row, Row::Pair { .. }));
         let Some(parts) = parts else {
-            return Err(missing(object, columns, &self.name));
+            let Fault { reason, detail } = missing(object, columns, &self.name);
+            return Err(Fault::new(reason, format!("{detail}{}", otherwise(&self.name))));
         };
         let [chosen, rejected] = parts.columns;
         if columns.value(object, chosen).is_none() && columns.value(object, rejected).is_none() {
@@ -84,7 +92,15 @@ impl NumberColumn {
             number(value, columns.in_file(name), parts.expected).map(|value| (columns.in_file(name), value))
         });
         let value = parts.combine(chosen?, rejected?)?;
-        self.admit(value, parts.how)
+        self.admit(own, value, parts.how)
+    }
+}
+
+/// Where a number that a row lacks may come from instead.
+fn otherwise(name: &str) -> &'static str {
+    match name {
+        "desirable_prompt" => "; in training, a section [udm] has it computed",
+        _ => "",
     }
 }
 
@@ -149,7 +165,7 @@ pub(crate) fn read(
 /// Whether a row from memory brings the wanted numbers.
 pub(crate) fn check(wanted: &[NumberColumn], numbers: &BTreeMap<String, f64>) -> Result<(), Fault> {
     wanted.iter().try_for_each(|wanted| match numbers.get(&wanted.name) {
-        Some(value) => wanted.admit(*value, "").map(drop),
+        Some(value) => wanted.admit(&wanted.name, *value, "").map(drop),
         None => {
             let given: Vec<&str> = numbers.keys().map(String::as_str).collect();
             let given = if given.is_empty() { "no numbers".to_owned() } else { given.join(", ") };

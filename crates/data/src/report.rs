@@ -22,7 +22,7 @@ pub struct Report {
     pub rejected: Vec<Rejection>,
     /// What the encoder counted over the rows kept.
     pub counts: Counts,
-    /// Steps whose rows all have one label, since the data held no other within reach; counted under
+    /// Steps of two rows or more that all have one label, since the data held no other within reach; counted under
     /// [`BatchOptions::stratified`](crate::BatchOptions::stratified).
     pub one_label_steps: u64,
 }
@@ -93,7 +93,8 @@ impl Report {
             line.push_str(&format!("; {truncated} of {sequences} sequences truncated"));
         }
         if self.one_label_steps > 0 {
-            line.push_str(&format!("; {} steps with one label only", self.one_label_steps));
+            let plural = if self.one_label_steps == 1 { "" } else { "s" };
+            line.push_str(&format!("; {} step{plural} with one label only", self.one_label_steps));
         }
         line
     }

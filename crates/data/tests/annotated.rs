@@ -147,6 +147,14 @@ fn a_row_without_its_number_is_set_aside() {
         Reason::OutOfRange,
         "`margin` is -2 (the difference of the scores), expected a number in [0, 10]",
     );
+    case(
+        r#", "share": 2"#,
+        &mapped(preference.clone(), &[("preference", "share")]),
+        Reason::OutOfRange,
+        "`share` is 2, expected a number in [0, 1]",
+    );
+    let computed = fault(&pair(""), &wanting(&[NumberColumn::share("desirable_prompt")])).detail;
+    assert!(computed.ends_with("; in training, a section [udm] has it computed"), "{computed}");
     // JSON has no infinity, and a number beyond f64 is none.
     let (_, rejected) = read(&format!("{}\n{}", pair(r#", "margin": 1"#), pair(r#", "margin": 1e999"#)), &margin);
     assert_eq!((rejected[0].origin.line, rejected[0].reason), (2, Reason::NotJson));
@@ -161,6 +169,11 @@ fn columns_that_neither_a_form_nor_a_number_has_cannot_be_mapped() {
     let wrong = mapped(SourceOptions::default(), &[("safety", "safe")]);
     let error = open(&wrong).unwrap_err().to_string();
     assert!(error.starts_with("columns.safety: no form has a column of this name"), "{error}");
+    // Nor one that is not read, though others read it.
+    let gap = mapped(SourceOptions::default(), &[("margin", "gap")]);
+    assert!(open(&gap).unwrap_err().to_string().starts_with("columns.margin: no form has"));
+    let parts = mapped(wanting(&[NumberColumn::any("margin")]), &[("score_chosen", "a"), ("score_rejected", "b")]);
+    assert!(open(&parts).is_ok());
     assert!(open(&SourceOptions { numbers: vec![NumberColumn::any("safety")], ..wrong }).is_ok());
 }
 
@@ -226,6 +239,7 @@ fn ranked_rows_of_other_layouts() {
         r#"{"prompt": "p", "completions": [{"model": "x", "response": " a", "overall_score": 4}, {"response": " b", "overall_score": 2}]}"#,
         r#"{"prompt": "p", "completions": [{"text": " a", "rating": 9}, {"text": " b"}], "ratings": [4, 2]}"#,
         r#"{"prompt": "p", "completions": [{"response": " a", "score": 4.0}, {"response": " b", "score": 2}]}"#,
+        r#"{"prompt": "p", "completions": [{"text": " a", "rating": 4.0}, {"text": " b", "rating": 2}]}"#,
     ];
     for row in rows {
         let example = one(row, &SourceOptions::default());

@@ -56,6 +56,11 @@ fn every_form_is_told_from_its_columns() {
     row(r#"{"prompt": "p", "completion": " a", "label": false}"#, Form::TrlUnpaired, &["<s> p", " a</s>"]);
     row(r#"{"prompt": "p", "completion": " a"}"#, Form::PromptCompletion, &["<s> p", " a</s>"]);
     row(
+        r#"{"prompt": "p", "completion": " a", "judgment": "j", "score": 3, "label": false}"#,
+        Form::TrlUnpaired,
+        &["<s> p", " a</s>"],
+    );
+    row(
         r#"{"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"}"#,
         Form::HhPair,
         &["<s> \n\nHuman: q\n\nAssistant:", " a</s>", " b</s>"],

@@ -347,6 +347,14 @@ fn remove(directory: &Path) -> Result<()> {
     }
 }
 
+/// Removes a file, if it is there.
+pub(crate) fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing", path)(e)),
+        _ => Ok(()),
+    }
+}
+
 /// Waits until the file or directory has reached the disk.
 fn sync(path: &Path) -> Result<()> {
     // Only Unix opens a directory as a file.

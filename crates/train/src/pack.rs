@@ -1,6 +1,7 @@
 //! From examples to rows: what the model computes, and which row is what to the objective.
 use candlewick_data::{Annotation, Batch, Completion, Context, Example, TeacherToken};
 use candlewick_kernels::Float;
+use candlewick_losses::udm::DESIRABLE_PROMPT;
 use candlewick_losses::{
     Groups, JudgedRows, LabelledRow, Needs, Numbers, PairRows, RankedRows, Rows, Scores, Teacher, TeacherScores,
     TokenScores,
@@ -242,9 +243,10 @@ fn number(example: &Example, numbers: Numbers, groups: &mut Groups) -> Result<()
         let (name, meaning) = (number.name, number.meaning);
         match example.numbers.get(name) {
             None => {
+                let computed = if *number == DESIRABLE_PROMPT { ", have it computed with [udm]" } else { "" };
                 return refuse(format!(
                     "the row has no number `{name}` ({meaning}), which the objective reads; add it as a column, name the \
-                     column in data.columns, or choose another objective"
+                     column in data.columns{computed}, or choose another objective"
                 ));
             }
             Some(value) if !number.admits(*value) => {

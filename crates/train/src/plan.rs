@@ -1,7 +1,7 @@
 //! A run with every word resolved: printable, stored in checkpoints, compared on resume.
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candlewick_data::{
     Boundary, EncodeOptions, EndOfSequence, Form, NumberColumn, Order, RowRange, ScoredTokens, SourceOptions,
@@ -18,6 +18,7 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::optimizer::AdamWOptions;
 use crate::schedule::{Decay, Schedule};
+use crate::trainer::check_reference_stays;
 use crate::udm;
 
 /// Everything that decides what a run computes.
@@ -126,6 +127,16 @@ pub enum EmbeddingPlan {
     File(PathBuf),
 }
 
+impl UdmPlan {
+    /// The file of embeddings, where they come from one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match &self.embeddings {
+            EmbeddingPlan::Policy => None,
+            EmbeddingPlan::File(path) => Some(path),
+        }
+    }
+}
+
 /// Held-out rows and when they are scored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -208,10 +219,12 @@ impl Plan {
     /// Resolves a configuration.
     ///
     /// # Errors
-    /// A required key is missing, a value is out of range, or two keys contradict each other; each error names the keys.
+    /// A required key is missing, a value is out of range, or two keys contradict each other; each error names the keys. An
+    /// objective that moves its reference.
     pub fn resolve(config: Config) -> Result<Self> {
         let Config { model, data, evaluation, objective, reference, udm, optimizer, schedule, train, output } = config;
         objective.validate().map_err(|e| Error::config("objective", e.to_string()))?;
+        check_reference_stays(&objective)?;
         let dir = required("output.dir", "the directory for results", output.dir)?;
         let data = DataPlan {
             path: required("data.path", "a file of JSON lines", data.path)?,
@@ -285,13 +298,17 @@ impl Plan {
     /// Allowed to differ: `output` (and with it the place of a precomputed reference that lies there by default),
     /// `train.threads`, and `train.length` where the learning rate does not depend on it and the new length is no shorter than
     /// what is done (of epochs: than it was). Other threads add up in another order: the bits are those of the uninterrupted
-    /// run for the same number of threads only.
+    /// run for the same number of threads only. What `stored` does not say, since a plan had no such key when it was written,
+    /// has its default.
     ///
     /// # Errors
     /// Any other difference, by name, with both values.
     pub fn check_resumes(&self, stored: &Value, step: u64) -> Result<()> {
         let ours = self.entries();
-        let theirs = entries(stored);
+        let theirs = match Self::deserialize(stored) {
+            Ok(stored) => stored.entries(),
+            Err(_) => entries(stored),
+        };
         let mut differences = Vec::new();
         for key in ours.keys().chain(theirs.keys()).collect::<std::collections::BTreeSet<_>>() {
             let (our, their) = (ours.get(key), theirs.get(key));
@@ -410,7 +427,7 @@ fn resolve_reference(
     kind: Option<ReferenceKind>,
     path: Option<PathBuf>,
     tuning: &TuningPlan,
-    dir: &std::path::Path,
+    dir: &Path,
 ) -> Result<ReferencePlan> {
     let default = if matches!(tuning, TuningPlan::Lora(_)) { ReferenceKind::AdapterOff } else { ReferenceKind::Frozen };
     Ok(match (kind.unwrap_or(default), path) {
@@ -605,6 +622,17 @@ mod tests {
     }
 
     #[test]
+    fn an_objective_that_moves_its_reference_is_refused() {
+        for name in ["tr_dpo", "tr_ipo", "tr_kto"] {
+            let kind = format!("objective.type={name}");
+            let error = plan(&[&kind]).unwrap_err();
+            assert_eq!(error.fault(), crate::error::Fault::Configuration);
+            assert!(error.to_string().contains("moves its reference"), "{error}");
+            plan(&[&kind, "objective.update=frozen"]).unwrap();
+        }
+    }
+
+    #[test]
     fn contradictions_name_both_keys() {
         for (assignments, words) in [
             (&["train.steps=1", "train.epochs=1"][..], ["train.steps", "train.epochs"]),
@@ -649,6 +677,17 @@ mod tests {
         assert!(refused(&["optimizer.learning_rate=0.5"]).contains("optimizer.learning_rate is 0.5, was 1e-6"));
         assert!(refused(&["objective.beta=0.5"]).contains("objective.beta is 0.5, was 0.1"));
         assert!(refused(&["train.seed=3"]).contains("train.seed is 3, was 0"));
+        // An older plan lacks what has a default now; what is no plan is compared as it stands.
+        let mut older = stored.clone();
+        older["data"].as_object_mut().unwrap().remove("stratified").unwrap();
+        older["objective"].as_object_mut().unwrap().remove("divergence").unwrap();
+        plan(&["train.steps=10"]).unwrap().check_resumes(&older, 10).unwrap();
+        let text = plan(&["train.steps=10", "objective.divergence=forward_kl"]).unwrap().check_resumes(&older, 10);
+        assert!(text.unwrap_err().to_string().contains("objective.divergence is "));
+        older["data"]["from_the_future"] = true.into();
+        let text = plan(&["train.steps=10"]).unwrap().check_resumes(&older, 10).unwrap_err().to_string();
+        assert!(text.contains("data.from_the_future is absent, was true"), "{text}");
+        assert!(text.contains("data.stratified is false, was absent"), "{text}");
         let moving =
             |dir: &str, more: &str| plan(&["reference.kind=precomputed", "train.epochs=3", dir, more]).unwrap();
         let stored = moving("output.dir=out", "output.keep=2").to_json();

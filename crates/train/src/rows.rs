@@ -4,7 +4,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
-use candlewick_data::{Batch, BatchOptions, Batches, Encoder, LastStep, Order, Source, Stream};
+use candlewick_data::{Annotation, Batch, BatchOptions, Batches, Encoder, Example, LastStep, Order, Source, Stream};
 use candlewick_losses::{Needs, StepWide};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
@@ -34,7 +34,25 @@ pub(crate) fn training_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Need
         mismatched,
         stratified: plan.data.stratified,
     };
-    Ok(Batches::new(source(plan)?, encoder.clone(), options)?)
+    Batches::new(source(plan)?, encoder.clone(), options).map_err(|error| match error {
+        candlewick_data::Error::Option { name: "stratified", got, expected } => {
+            Error::config(STRATIFIED, format!("got {got}, expected {expected}"))
+        }
+        other => Error::Data(other),
+    })
+}
+
+/// Whether the first usable row is one that the objective can use, and one that can be stratified where that is asked.
+pub(crate) fn check_first(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) -> Result<()> {
+    let Some(example) = first(plan, encoder)? else { return Ok(()) };
+    let origin = example.origin.to_string();
+    let is_labelled = matches!(example.annotation, Annotation::Labelled { .. });
+    let needs = if plan.udm.is_some() { without_probability(needs) } else { *needs };
+    Micro::new(&Batch { examples: vec![example], ..Batch::default() }, &needs)?;
+    if plan.data.stratified && !is_labelled {
+        return Err(Error::config(STRATIFIED, format!("true, and {origin} is not labelled; leave it out")));
+    }
+    Ok(())
 }
 
 /// A step of one row has no other to mismatch it with.
@@ -99,9 +117,12 @@ pub(crate) fn total_steps(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) ->
 
 /// The first usable row of the training file, decoded, with what is scored of it.
 pub(crate) fn sample(plan: &Plan, encoder: &Arc<Encoder>) -> Result<Option<String>> {
+    Ok(first(plan, encoder)?.map(|example| encoder.describe(&example)))
+}
+
+fn first(plan: &Plan, encoder: &Arc<Encoder>) -> Result<Option<Example>> {
     let source = source(plan)?.strict(false);
-    let example = Stream::new(source, encoder.clone(), Order::File)?.next_example()?;
-    Ok(example.map(|example| encoder.describe(&example)))
+    Ok(Stream::new(source, encoder.clone(), Order::File)?.next_example()?)
 }
 
 /// Finds before the first step what would end an evaluation after the last: a file that is not there or of another form, rows
@@ -172,6 +193,8 @@ pub(crate) fn check_training(
 pub(crate) fn is_new(needs: &Needs, steps: u64, total_steps: u64, batches: &Batches) -> bool {
     steps < total_steps && (needs.step_wide == StepWide::Mismatched || batches.cursor().epoch == 0)
 }
+
+const STRATIFIED: &str = "data.stratified";
 
 /// What tells one data file from another: its length, and a hash of its first and last 64 KiB.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

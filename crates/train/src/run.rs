@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, Result};
 use crate::log::{MetricsLog, RejectedLog};
-use crate::plan::{Length, Plan, ReferencePlan, TuningPlan};
+use crate::plan::{Length, Plan, ReferencePlan, TuningPlan, UdmPlan};
 use crate::policy::{CausalPolicy, FrozenPolicy, weights_digest};
 use crate::reference::{PrecomputedReference, Reference};
 use crate::rows::{self, Fingerprint};
@@ -68,6 +68,22 @@ struct Bookmark {
     /// The classifier of prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     udm: Option<Fit>,
+    /// The file of embeddings, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    embeddings: Option<Fingerprint>,
+}
+
+impl Bookmark {
+    /// Whether the file of embeddings is the one that the run began with.
+    fn check_embeddings(&self, plan: &Plan) -> Result<()> {
+        let path = plan.udm.as_ref().and_then(UdmPlan::file);
+        let (Some(path), Some(stored)) = (path, &self.embeddings) else { return Ok(()) };
+        let found = Fingerprint::of(path)?;
+        if found == *stored {
+            return Ok(());
+        }
+        Err(Error::OtherPlan { differences: format!("udm.embeddings {} has {found}, had {stored}", path.display()) })
+    }
 }
 
 /// How far a run has come.
@@ -129,7 +145,7 @@ struct Precompute {
 
 impl Run {
     /// Loads everything a plan names, looks at its rows and held-out rows, and writes `plan.json`. The logs of a run that never
-    /// saved are begun anew; its table of reference log-probabilities is used again.
+    /// saved are begun anew, and its classifier of prompts goes; its table of reference log-probabilities is used again.
     ///
     /// # Errors
     /// Files that are missing or do not fit together; an output directory that holds another run.
@@ -140,6 +156,7 @@ impl Run {
         checkpoint::sweep(&checkpoints(&run.plan.output.dir))?;
         run.log.clear()?;
         run.rejected.truncate(0)?;
+        checkpoint::remove_file(&run.plan.output.dir.join(UDM))?;
         run.write_plan()?;
         Ok(run)
     }
@@ -148,12 +165,14 @@ impl Run {
     /// ([`other_threads`](Self::other_threads)). Checkpoints of later steps are moved into `checkpoints/aside/`.
     ///
     /// # Errors
-    /// As [`start`](Self::start); a checkpoint of another plan, of other data or of other starting weights; a damaged one.
+    /// As [`start`](Self::start); a checkpoint of another plan, of other data or embeddings, or of other starting weights; a
+    /// damaged one.
     pub fn resume(plan: Plan, checkpoint: &Path) -> Result<Self> {
         let checkpoint = Checkpoint::open(checkpoint)?;
         let bookmark: Bookmark = serde_json::from_value(checkpoint.state.bookmark.clone())
             .map_err(|e| Error::checkpoint(&checkpoint.path, format!("it was not written by a run of a plan ({e})")))?;
         plan.check_resumes(&bookmark.plan, checkpoint.state.step)?;
+        bookmark.check_embeddings(&plan)?;
         let mut run = Self::build(plan, bookmark.udm.clone())?;
         let step = checkpoint.state.step;
         run.check_bookmark(&bookmark, step)?;
@@ -224,6 +243,7 @@ impl Run {
         let data = Fingerprint::of(&plan.data.path);
         let mut batches = rows::training_batches(&plan, &encoder, &needs)?;
         batches.hold_rejections();
+        rows::check_first(&plan, &encoder, &needs)?;
         let data = data?;
         let total_steps = rows::total_steps(&plan, &encoder, &needs)?;
         let udm = match &plan.udm {
@@ -363,6 +383,7 @@ impl Run {
             rejected: self.rejected.length(),
             threads: self.threads(),
             udm: self.udm.as_ref().map(|udm| udm.fit().clone()),
+            embeddings: self.udm.as_ref().and_then(Udm::file).cloned(),
         };
         let bookmark = serde_json::to_value(bookmark).map_err(|e| Error::checkpoint(&directory, e.to_string()))?;
         self.log.sync()?;

@@ -96,7 +96,7 @@ pub struct EvalReport {
 /// Every row takes a forward and a backward of the policy, and a forward of the reference where there is one. An objective
 /// with a statistic over the step ([`StepWide`]) takes more, without a gradient, before the first micro-batch:
 /// [`AllRows`](StepWide::AllRows) a second forward of policy and reference on every row (of a sort over the step, a running
-/// mean of rewards), [`Mismatched`](StepWide::Mismatched) one on every mismatched row.
+/// mean of rewards) unless the step is one micro-batch, [`Mismatched`](StepWide::Mismatched) one on every mismatched row.
 #[derive(Debug)]
 pub struct Trainer<P: Trainable> {
     policy: P,
@@ -124,13 +124,7 @@ impl<P: Trainable> Trainer<P> {
         options: TrainerOptions,
     ) -> Result<Self> {
         objective.validate()?;
-        if objective.reference_update() != ReferenceUpdate::Frozen {
-            return Err(Error::Mismatch(
-                "the objective moves its reference, which this trainer does not carry out yet; use dpo, ipo or kto, \
-                 or set the objective's update to \"frozen\""
-                    .into(),
-            ));
-        }
+        check_reference_stays(&*objective)?;
         match (objective.needs().reference, matches!(reference, Reference::None)) {
             (true, true) => {
                 return Err(Error::Mismatch("the objective compares with a reference, and there is none".into()));
@@ -222,7 +216,9 @@ impl<P: Trainable> Trainer<P> {
         let needs = self.objective.needs();
         let micros = pack(batches, &needs)?;
         let totals = self.totals(&micros)?;
-        let context = self.prepare(&micros, Phase::Train)?;
+        // The scores of a micro-batch that is the whole step serve the statistic too.
+        let alone = micros.len() == 1 && needs.step_wide == StepWide::AllRows;
+        let mut context = if alone { Context::default() } else { self.prepare(&micros, Phase::Train)? };
         let mut tally = Tally::new(&context);
         self.policy.tuning().gradients.clear();
         for (index, micro) in micros.iter().enumerate() {
@@ -231,6 +227,12 @@ impl<P: Trainable> Trainer<P> {
             let (policy, saved) = self.policy.forward(&micro.rows.packed, needs.outputs)?;
             let leaves = Leaves::new(&policy)?;
             let scores = micro.scores::<P::Element>(leaves.scores.clone(), reference)?;
+            if alone {
+                let detached = Scores { policy: scores.policy.detach(), ..scores.clone() };
+                let step = StepScores { micro: &[detached], collective: &*self.collective };
+                context = self.objective.prepare(&step, Phase::Train)?;
+                tally = Tally::new(&context);
+            }
             let terms = self.objective.evaluate(&scores, &context.micro(index))?;
             let loss = terms.loss(&totals)?;
             let cotangents = leaves.cotangents(&loss)?;
@@ -253,7 +255,8 @@ impl<P: Trainable> Trainer<P> {
     ///
     /// Batches are taken one at a time, unless the objective has a statistic over all rows (KTO's z): then their token ids
     /// are held, and while the statistic is made the scores it is made of, but no activations; it spans all rows, so that
-    /// the result does not depend on how they are batched. Such an objective pays a second forward here too.
+    /// the result does not depend on how they are batched. Such an objective pays a second forward here too, even one that
+    /// then takes a value from training instead, as `bco` its running mean of rewards.
     ///
     /// # Errors
     /// As [`step`](Self::step), and the errors of the iterator.
@@ -457,6 +460,18 @@ impl<P: Trainable> Trainer<P> {
             (0..parameters.len()).filter(|i| !self.optimizer.has_met_gradient(parameters.range(*i))).collect();
         Ok(())
     }
+}
+
+/// Refuses an objective that moves its reference.
+pub(crate) fn check_reference_stays(objective: &dyn Objective) -> Result<()> {
+    if objective.reference_update() == ReferenceUpdate::Frozen {
+        return Ok(());
+    }
+    Err(Error::Mismatch(
+        "the objective moves its reference, which this trainer does not carry out yet; use dpo, ipo or kto, or set the \
+         objective's update to \"frozen\""
+            .into(),
+    ))
 }
 
 fn pack(batches: &[Batch], needs: &Needs) -> Result<Vec<Micro>> {

@@ -9,8 +9,8 @@
 //!   started from, without an adapter. Each prompt is computed alone, so that its number does not depend on its batch, and
 //!   once. Where all weights are trained, a copy of the starting ones is held for it.
 //! - From a file of JSON lines, `{"line": 3, "embedding": [0.5, …]}`: `line` is that of the row in `data.path`, counted from
-//!   one, or in the file that an optional `"file"` names as the configuration does, such as `evaluation.path`. Only
-//!   probabilities are held in memory.
+//!   one, or in the file that an optional `"file"` names as the configuration does, such as `evaluation.path`. Blank lines
+//!   are skipped. Only probabilities are held in memory. A run that goes on needs the file as it was.
 //!
 //! # State
 //! `udm.json` in the output directory, and the same in every checkpoint, from which a resumed run takes it: `format` 1,
@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candlewick_data::{Annotation, Batch, Encoder, Example, Order, Origin, Source, Stream};
@@ -32,12 +32,15 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::plan::{EmbeddingPlan, UdmPlan};
+use crate::rows::Fingerprint;
 
 /// A fitted classifier with what embeds prompts for it.
 #[derive(Debug)]
 pub(crate) struct Udm {
     fit: Fit,
     embeddings: Embeddings,
+    /// The file of embeddings, where there is one.
+    file: Option<Fingerprint>,
 }
 
 /// What a checkpoint holds of it.
@@ -55,8 +58,8 @@ pub(crate) struct Fit {
 enum Embeddings {
     /// The starting weights where the policy's own change, and the probabilities of prompts met so far.
     Policy { start: Option<Box<CausalLm<f32>>>, known: BTreeMap<u128, f64> },
-    /// Probabilities by file and line.
-    File(Lines),
+    /// Probabilities by file and line of a row, and the file of embeddings they were made of.
+    File { lines: Lines, path: PathBuf },
 }
 
 type Lines = BTreeMap<(String, u64), f64>;
@@ -98,6 +101,7 @@ impl Udm {
         model: &CausalLm<f32>,
         threads: usize,
     ) -> Result<Self> {
+        let file = plan.file().map(Fingerprint::of).transpose()?;
         let fit = match saved {
             Some(fit) => fit.checked()?,
             None => Fit::of(plan, rows, model, threads)?,
@@ -107,13 +111,20 @@ impl Udm {
                 let start = (!model.has_adapter()).then(|| Box::new(model.frozen_copy()));
                 Embeddings::Policy { start, known: BTreeMap::new() }
             }
-            EmbeddingPlan::File(path) => Embeddings::File(probabilities(path, rows.file, &fit.classifier)?),
+            EmbeddingPlan::File(path) => {
+                Embeddings::File { lines: probabilities(path, rows.file, &fit.classifier)?, path: path.clone() }
+            }
         };
-        Ok(Self { fit, embeddings })
+        Ok(Self { fit, embeddings, file })
     }
 
     pub(crate) fn fit(&self) -> &Fit {
         &self.fit
+    }
+
+    /// What tells its file of embeddings from another.
+    pub(crate) fn file(&self) -> Option<&Fingerprint> {
+        self.file.as_ref()
     }
 
     /// Writes the fit, whole or not at all.
@@ -143,18 +154,18 @@ impl Udm {
     pub(crate) fn check(&self, example: &Example) -> Result<()> {
         match &self.embeddings {
             Embeddings::Policy { .. } => Ok(()),
-            Embeddings::File(lines) => known(lines, &example.origin).map(drop),
+            Embeddings::File { lines, path } => known(lines, path, &example.origin).map(drop),
         }
     }
 
     /// Whether any row can turn out to be one that cannot be given its number.
     pub(crate) fn may_lack_rows(&self) -> bool {
-        matches!(self.embeddings, Embeddings::File(_))
+        matches!(self.embeddings, Embeddings::File { .. })
     }
 
     fn probability(&mut self, example: &Example, model: &CausalLm<f32>, workspace: &mut Workspace) -> Result<f64> {
         let (start, known_prompts) = match &mut self.embeddings {
-            Embeddings::File(lines) => return known(lines, &example.origin),
+            Embeddings::File { lines, path } => return known(lines, path, &example.origin),
             Embeddings::Policy { start, known } => (start, known),
         };
         let prompt = prompt(example)?;
@@ -182,7 +193,10 @@ impl Fit {
         // A row that was drawn twice counts twice.
         let vectors: Vec<&[f64]> = of.iter().map(|index| embeddings[*index].as_slice()).collect();
         let verdicts: Vec<bool> = of.iter().map(|index| drawn[*index].desirable).collect();
-        let classifier = LogisticRegression::fit(&vectors, &verdicts)?;
+        let classifier = LogisticRegression::fit(&vectors, &verdicts).map_err(|e| match plan.file() {
+            Some(path) => Error::Rows { place: path.display().to_string(), reason: e.to_string() },
+            None => Error::Loss(e),
+        })?;
         let desirable = verdicts.iter().filter(|desirable| **desirable).count();
         Ok(Self { format: FORMAT, classifier, desirable, undesirable: verdicts.len() - desirable })
     }
@@ -270,13 +284,15 @@ fn hash(prompt: &[u32]) -> u128 {
     xxh3_128(&bytes)
 }
 
-fn known(lines: &Lines, origin: &Origin) -> Result<f64> {
+fn known(lines: &Lines, path: &Path, origin: &Origin) -> Result<f64> {
     lines.get(&(origin.file.to_string(), origin.line)).copied().ok_or_else(|| Error::Rows {
         place: origin.to_string(),
         reason: format!(
-            "the file of udm.embeddings has no embedding of its prompt; add a line {{\"file\": {:?}, \"line\": {}, \
-             \"embedding\": […]}}",
-            origin.file, origin.line
+            "udm.embeddings, {}, has no embedding of its prompt; add a line {{\"file\": {:?}, \"line\": {}, \
+             \"embedding\": […]}} there",
+            path.display(),
+            origin.file,
+            origin.line
         ),
     })
 }
@@ -295,7 +311,7 @@ fn chosen_lines(path: &Path, data: &Path, drawn: &[Drawn]) -> Result<Vec<Vec<f64
         .iter()
         .map(|drawn| match found.get(&place(&drawn.origin)) {
             Some(Some(embedding)) => Ok(embedding.clone()),
-            _ => known(&Lines::new(), &drawn.origin).map(|_| Vec::new()),
+            _ => known(&Lines::new(), path, &drawn.origin).map(|_| Vec::new()),
         })
         .collect()
 }
@@ -329,6 +345,9 @@ fn read(
     for (number, text) in BufReader::new(file).lines().enumerate() {
         let refuse = |reason: String| Error::Rows { place: format!("{}:{}", path.display(), number + 1), reason };
         let text = text.map_err(Error::io("reading", path))?;
+        if text.trim().is_empty() {
+            continue;
+        }
         let line: Line = serde_json::from_str(&text).map_err(|e| {
             refuse(format!("{e}; expected {{\"line\": N, \"embedding\": [x, …]}} with the line of a row"))
         })?;
@@ -369,7 +388,8 @@ mod tests {
             })
             .map(|()| all)
         };
-        let all = read("{\"line\": 2, \"embedding\": [0.5]}\n{\"file\": \"held\", \"line\": 1, \"embedding\": [1]}\n");
+        let all =
+            read("{\"line\": 2, \"embedding\": [0.5]}\n\n  \n{\"file\": \"held\", \"line\": 1, \"embedding\": [1]}\n");
         let at = |file: &str, line, x| ((file.to_owned(), line), vec![x]);
         assert_eq!(all.unwrap(), [at("rows.jsonl", 2, 0.5), at("held", 1, 1.0)]);
         for text in ["{\"line\": 2, \"embedding\": [0.5]}\n{\"line\": 2}\n", "{\"line\": 1, \"embedding\": []}\nno\n"] {

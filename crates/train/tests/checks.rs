@@ -8,7 +8,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use candlewick_losses::{
-    AnchoredPair, Context, Dpo, Kto, Loss, LossTerms, Mix, Objective, Outputs, Pair, Part, Recipe, Reduction,
+    AnchoredPair, Bco, Context, Dpo, Kto, Loss, LossTerms, Mix, Objective, Outputs, Pair, Part, Recipe, Reduction,
     ReferenceUpdate, Sft, Term, TokenScores, TrDpo,
 };
 use candlewick_model::{Packed, Parameters, Recompute, Saved};
@@ -280,6 +280,38 @@ fn a_loss_from_elsewhere_trains() {
     let last = (0..40).map(|_| trainer.step(&step).unwrap()).last().unwrap();
     assert!(last.loss < 0.1, "{last:?}");
     assert!((last.metrics.value("rewards/margins").unwrap() - 2.0).abs() < 0.5);
+}
+
+/// A policy that counts how often it scores.
+#[derive(Debug)]
+struct Counted(CausalPolicy<f32>, Rc<Cell<u32>>);
+
+impl Policy for Counted {
+    fn score(&mut self, batch: &Packed, want: Outputs) -> candlewick_train::Result<TokenScores> {
+        self.1.set(self.1.get() + 1);
+        self.0.score(batch, want)
+    }
+}
+
+#[test]
+fn a_step_of_one_micro_batch_is_scored_once_for_a_statistic_of_the_step() {
+    let steps = |size| {
+        let scored = Rc::new(Cell::new(0));
+        let policy = |weights| CausalPolicy::new(model::<f32>(weights), Recompute::Nothing, 1);
+        let reference = Reference::Frozen(Box::new(Counted(policy(2), scored.clone())));
+        let options = TrainerOptions { starts_at_reference: false, ..options(1e-2) };
+        let mut trainer = Trainer::new(policy(1), reference, Box::<Bco>::default(), options).unwrap();
+        let reports: Vec<_> =
+            [3, 4].map(|seed| trainer.step(&batches(&support::labelled(4, seed), size)).unwrap()).into();
+        (reports, scored.get())
+    };
+    let (whole, parts) = (steps(4), steps(2));
+    assert_eq!((whole.1, parts.1), (2, 8));
+    for (a, b) in whole.0.iter().zip(&parts.0) {
+        assert!((a.loss - b.loss).abs() < 1e-5 && (a.grad_norm - b.grad_norm).abs() < 1e-4, "{a:?} and {b:?}");
+        let delta = |report: &candlewick_train::StepReport| report.metrics.value("delta").unwrap();
+        assert!((delta(a) - delta(b)).abs() < 1e-5 && delta(a) != 0.0, "{a:?} and {b:?}");
+    }
 }
 
 #[test]

@@ -615,10 +615,23 @@ fn embeddings_may_come_from_a_file_that_knows_every_row() {
         assert_eq!(error.fault(), Fault::Data);
         let text = error.to_string();
         assert!(
-            text.contains(&format!("labelled.jsonl:{missing}: the file of udm.embeddings has no embedding")),
+            text.contains(&format!("labelled.jsonl:{missing}: udm.embeddings, "))
+                && text.contains("vectors.jsonl, has no embedding of its prompt"),
             "{text}"
         );
     }
+    // Another file than the run began with is refused, and the one it had is taken.
+    write(1..=24);
+    let at = checkpoints(&folder.path("parts-file")).join("step-00000004");
+    let resume = || Run::resume(folder.plan("parts-file", &[&["output.keep=0"], &assignments[..]].concat()), &at);
+    resume().unwrap();
+    let text = std::fs::read_to_string(folder.path("vectors.jsonl")).unwrap();
+    std::fs::write(folder.path("vectors.jsonl"), text.replacen("4.0", "5.0", 1)).unwrap();
+    let error = resume().unwrap_err();
+    assert_eq!(error.fault(), Fault::Configuration);
+    let text = error.to_string();
+    assert!(text.contains("udm.embeddings ") && text.contains("vectors.jsonl has") && text.contains("had"), "{text}");
+
     let of = |text: &str| {
         std::fs::write(folder.path("vectors.jsonl"), text).unwrap();
         folder.refused(&assignments).to_string()
@@ -628,8 +641,46 @@ fn embeddings_may_come_from_a_file_that_knows_every_row() {
     assert!(text.contains("vectors.jsonl:25: a second embedding of") && text.contains(":3; remove one"), "{text}");
     let text = of(&all.replace("\"line\": 23, \"embedding\": [", "\"line\": 23, \"embedding\": [1, "));
     assert!(text.contains("vectors.jsonl:23: "), "{text}");
+    let text = of(&all.replace("\"line\": 3, \"embedding\": [", "\"line\": 3, \"embedding\": [1, "));
+    assert!(text.contains("vectors.jsonl: "), "{text}");
     let text = of(&all.replace("\"embedding\": [7]", "\"vector\": [7]"));
     assert!(text.contains("vectors.jsonl:7: unknown field `vector`"), "{text}");
+}
+
+#[test]
+fn a_classifier_that_no_run_saved_goes_with_its_logs() {
+    let folder = Folder::new();
+    let data = format!("data.path={:?}", folder.path("labelled.jsonl"));
+    drop(Run::start(folder.plan("out", &[&BCO[..], &[&data, "udm.seed=1"]].concat())).unwrap());
+    assert!(folder.path("out").join("udm.json").exists());
+    drop(Run::start(folder.plan("out", &["objective.type=kto", &data])).unwrap());
+    assert!(!folder.path("out").join("udm.json").exists());
+}
+
+#[test]
+fn rows_without_a_verdict_are_refused_by_what_the_objective_reads() {
+    let folder = Folder::new();
+    for objective in ["objective.type=kto", "objective.type=bco"] {
+        assert!(folder.plan("out", &[objective]).data.stratified);
+        let error = folder.refused(&[objective]);
+        assert_eq!(error.fault(), Fault::Data);
+        let text = error.to_string();
+        assert!(text.contains("pairs.jsonl:1: the row is a pair, and the objective uses labelled"), "{text}");
+        assert!(!text.contains("stratified"), "{text}");
+    }
+    // Those that the objective reads all the same cannot be arranged by a verdict.
+    let rows = (3..9).map(|i| format!("{{\"prompt\": \"w{i} w7\", \"completion\": \" w5\"}}\n")).collect::<String>();
+    std::fs::write(folder.path("plain.jsonl"), rows).unwrap();
+    let data = format!("data.path={:?}", folder.path("plain.jsonl"));
+    let text = folder.refused(&["objective.type=sft", &data, "data.stratified=true"]).to_string();
+    assert!(
+        text.starts_with("data.stratified: true, and ") && text.contains("plain.jsonl:1 is not labelled"),
+        "{text}"
+    );
+    let data = format!("data.path={:?}", folder.path("labelled.jsonl"));
+    let one = ["train.batch_size=1", "train.micro_batches=1", "data.stratified=true"];
+    let text = folder.refused(&[&["objective.type=kto", &data], &one[..]].concat()).to_string();
+    assert!(text.starts_with("data.stratified: got true with steps of one example, expected"), "{text}");
 }
 
 #[test]
