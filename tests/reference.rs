@@ -205,8 +205,17 @@ impl Entry {
                     );
                 }
                 Some(text)
+                    if heading == "Source"
+                        && ["Confidence C", "Confidence D"].iter().any(|mark| text.contains(mark))
+                        && !text.contains("verified") =>
+                {
+                    problem("section `# Source` does not say what of it is not verified".to_owned());
+                }
+                Some(text)
                     if heading == "Checked by"
-                        && !["TRL:", "Formulas:", "Properties"].iter().any(|by| text.contains(by)) =>
+                        && !["TRL:", "Formulas:", "formulas:", "Properties only, because"]
+                            .iter()
+                            .any(|by| text.contains(by)) =>
                 {
                     problem("section `# Checked by` names neither `TRL:` nor `Formulas:`, nor says `Properties only, because …`".to_owned());
                 }

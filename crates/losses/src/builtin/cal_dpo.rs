@@ -36,7 +36,7 @@ use crate::view::AnchoredPair;
 /// the paper was not available to decide between them. TRL has no such loss.
 ///
 /// # Checked by
-/// Properties only, and a value computed by hand, because no recorded vector exists.
+/// Properties only, because no recorded vector exists, and a value computed by hand.
 ///
 /// # Example
 /// ```

@@ -34,7 +34,7 @@ use crate::view::Pair;
 /// [`Hinge`](crate::Hinge).
 ///
 /// # Checked by
-/// Properties only, and values computed by hand, because no recorded vector exists.
+/// Properties only, because no recorded vector exists, and values computed by hand.
 ///
 /// # Example
 /// ```

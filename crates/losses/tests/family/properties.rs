@@ -190,7 +190,8 @@ fn every_number_has_a_range_that_is_checked() {
             }
             // Counts cannot be below 0 by their type.
             let wrong = if options(&recipe)[key].is_u64() { Value::from(0) } else { Value::from(-1.0) };
-            let error = with(&recipe, key, wrong.clone()).validate().unwrap_err().to_string();
+            let refused = with(&recipe, key, wrong.clone()).validate();
+            let error = refused.expect_err(&format!("{name}.{key} = {wrong} is accepted: check its range")).to_string();
             let got = wrong.as_f64().unwrap();
             assert!(error.starts_with(&format!("{name}.{key}: got {got}, expected ")), "{error}");
         }
