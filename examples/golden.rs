@@ -207,6 +207,7 @@ fn pairs(golden: &DpoGolden, case: &DpoCase) -> Result<Deviation> {
 fn labelled(golden: &KtoGolden, case: &KtoCase) -> Result<Deviation> {
     let config = case.config.clone();
     let options = trl::Options {
+        trainer: trl::Trainer::Kto,
         loss_type: vec![config.loss_type],
         beta: config.beta,
         desirable_weight: config.desirable_weight,

@@ -88,7 +88,7 @@ impl Replay {
             options.remove(cut);
         }
         if fixture.trainer == "kto" {
-            options.entry("loss_type".into()).or_insert_with(|| "kto".into());
+            options.insert("trainer".into(), "kto".into());
         }
         let options: trl::Options = serde_json::to_value(options).and_then(serde_json::from_value).map_err(unusable)?;
         let objective = options.recipe().map_err(|e| match e {
