@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::scores::TokenScores;
+use crate::scores::{TokenScores, per_token};
 
 /// How the tokens of a completion become one number.
 ///
@@ -58,11 +58,7 @@ impl Reduction {
         };
         match self {
             Self::Sum | Self::LengthDesensitized { .. } => Ok(sums),
-            Self::Mean | Self::LengthDesensitizedMean { .. } => {
-                let inverse: Vec<f64> = scores.lengths().iter().map(|&length| 1.0 / length.max(1) as f64).collect();
-                let inverse = Tensor::new(inverse, sums.device())?.to_dtype(sums.dtype())?;
-                Ok((sums * inverse)?)
-            }
+            Self::Mean | Self::LengthDesensitizedMean { .. } => per_token(&sums, scores.lengths().iter().copied()),
         }
     }
 

@@ -291,6 +291,21 @@ impl Outputs {
     }
 }
 
+/// Values on the host.
+///
+/// # Errors
+/// If a tensor operation fails.
+pub(crate) fn host(values: &Tensor) -> Result<Vec<f64>> {
+    Ok(values.detach().to_dtype(DType::F64)?.to_vec1()?)
+}
+
+/// Numbers of rows, `[N]`, divided by the scored tokens of each; of an empty row, by 1. Differentiable.
+pub(crate) fn per_token(rows: &Tensor, lengths: impl IntoIterator<Item = usize>) -> Result<Tensor> {
+    let inverse = lengths.into_iter().map(|length| 1.0 / length.max(1) as f64);
+    let inverse = Tensor::from_iter(inverse, rows.device())?.to_dtype(rows.dtype())?;
+    Ok((rows * inverse)?)
+}
+
 /// Rows of an `[N, …]` tensor; an empty selection gives `[0, …]` outside the graph.
 pub(crate) fn select_rows(values: &Tensor, rows: &[usize]) -> Result<Tensor> {
     let count = values.dims()[0];

@@ -1,12 +1,10 @@
 //! Optimal transport on a line: the values at the same place of two sorted lists are partners.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use crate::collective::{Collective, gather};
 use crate::error::{Error, Result};
-use crate::groups::Scores;
 use crate::loss::Context;
-use crate::view::View;
 
 /// For every value of `own` the value of `other` that stands at the same place when both are sorted in ascending order
 /// over all micro-batches and ranks. Both hold one list a micro-batch, and both as many values.
@@ -31,23 +29,6 @@ pub(crate) fn partners(collective: &dyn Collective, own: &[Vec<f64>], other: &[V
     }
     let mut mine = partners.into_iter().skip(before);
     Ok(own.iter().map(|micro| mine.by_ref().take(micro.len()).collect()).collect())
-}
-
-/// The window of a loss on a micro-batch of the step.
-///
-/// # Errors
-/// If the scores lack something.
-pub(crate) fn window<V: View>(loss: &str, scores: &Scores) -> Result<V> {
-    scores.check()?;
-    V::view(scores).ok_or_else(|| V::NEEDS.unmet(loss, scores))
-}
-
-/// Values on the host.
-///
-/// # Errors
-/// If a tensor operation fails.
-pub(crate) fn host(values: &Tensor) -> Result<Vec<f64>> {
-    Ok(values.detach().to_dtype(DType::F64)?.to_vec1()?)
 }
 
 /// The partners of a micro-batch's values, `[B]`, as they stand in its context; detached.

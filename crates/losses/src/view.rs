@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::groups::{JudgedRows, LabelledRow, RankedRows, Scores, TeacherScores};
 use crate::numbers::Numbers;
 use crate::reduction::Reduction;
-use crate::scores::{Outputs, TokenScores, select_rows};
+use crate::scores::{Outputs, TokenScores, per_token, select_rows};
 use crate::terms::Rewards;
 
 /// Kinds of rows.
@@ -329,6 +329,15 @@ fn has_teacher(wanted: Teacher, scores: &Scores) -> bool {
     there >= wanted
 }
 
+/// The window of a loss on a micro-batch of the step.
+///
+/// # Errors
+/// If the scores lack something.
+pub(crate) fn window<V: View>(loss: &str, scores: &Scores) -> Result<V> {
+    scores.check()?;
+    V::view(scores).ok_or_else(|| V::NEEDS.unmet(loss, scores))
+}
+
 impl View for Pair {
     const NEEDS: Needs = Needs::of(Rows::PAIRS);
 
@@ -440,12 +449,7 @@ impl AnchoredPair {
             return Ok(Sides { chosen, rejected });
         }
         let (chosen_lengths, rejected_lengths): (Vec<usize>, Vec<usize>) = self.policy.lengths().unzip();
-        let divided = |scores: Tensor, lengths: Vec<usize>| -> Result<Tensor> {
-            let inverse = lengths.into_iter().map(|length| 1.0 / length.max(1) as f64);
-            let inverse = Tensor::from_iter(inverse, scores.device())?.to_dtype(scores.dtype())?;
-            Ok((scores * inverse)?)
-        };
-        Ok(Sides { chosen: divided(chosen, chosen_lengths)?, rejected: divided(rejected, rejected_lengths)? })
+        Ok(Sides { chosen: per_token(&chosen, chosen_lengths)?, rejected: per_token(&rejected, rejected_lengths)? })
     }
 
     /// Implicit rewards `β·Δ` made of sums, detached.

@@ -286,5 +286,5 @@ fn unshared_tokens(context: &Context) -> u64 {
 }
 
 fn place(example: &Example) -> String {
-    format!("{}:{}", example.origin.file, example.origin.line)
+    example.origin.to_string()
 }

@@ -6,9 +6,10 @@ use super::{Named, check_beta, check_label_smoothing, check_reduction, smoothed_
 use crate::error::Result;
 use crate::loss::{Context, Loss, Phase, StepScores};
 use crate::reduction::Reduction;
+use crate::scores::host;
 use crate::terms::{LossTerms, Term};
-use crate::transport::{host, partners, partners_of, window};
-use crate::view::{AnchoredPair, StepWide};
+use crate::transport::{partners, partners_of};
+use crate::view::{AnchoredPair, StepWide, window};
 
 /// Distributional preference alignment by optimal transport on pairs: the policy's margins, as a distribution, shall
 /// lie above those of the reference, whichever pairs they belong to.

@@ -1,6 +1,6 @@
 //! `−log σ(r − δ)` and `−w·log σ(−(r − δ))`
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -11,9 +11,10 @@ use crate::loss::{Context, Loss, Phase, StepScores};
 use crate::math::log_sigmoid;
 use crate::numbers::Numbers;
 use crate::reduction::Reduction;
+use crate::scores::host;
 use crate::terms::{LossTerms, Term};
 use crate::udm::{DESIRABLE_PROMPT, DensityRatio};
-use crate::view::{AnchoredLabels, StepWide, View};
+use crate::view::{AnchoredLabels, StepWide, window};
 
 /// Binary classifier optimisation: tells desirable from undesirable completions by rewards about a running shift.
 ///
@@ -225,9 +226,8 @@ impl Bco {
 
     /// The rewards of a micro-batch with their verdicts.
     fn rewards_of(&self, micro: &Scores) -> Result<Vec<(f64, bool)>> {
-        micro.check()?;
-        let input = AnchoredLabels::view(micro).ok_or_else(|| AnchoredLabels::NEEDS.unmet(Self::NAME, micro))?;
-        let log_ratios = input.log_ratios(Reduction::Sum)?.detach().to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let input: AnchoredLabels = window(Self::NAME, micro)?;
+        let log_ratios = host(&input.log_ratios(Reduction::Sum)?)?;
         let verdicts = input.labelled().iter().map(|label| label.desirable);
         Ok(log_ratios.into_iter().map(|log_ratio| self.beta * log_ratio).zip(verdicts).collect())
     }

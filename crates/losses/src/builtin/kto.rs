@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::loss::{Context, Loss, Phase, StepScores};
 use crate::math::sigmoid;
 use crate::reduction::Reduction;
+use crate::scores::host;
 use crate::terms::{LossTerms, Term};
 use crate::view::{AnchoredLabels, StepWide};
 
@@ -112,7 +113,7 @@ pub(super) fn reference_point<L: Named>(step: &StepScores<'_>) -> Result<Context
     for mismatched in step.micro.iter().filter_map(|micro| micro.mismatched.as_ref()) {
         mismatched.check()?;
         let log_ratios = (mismatched.policy.detach().sums()? - mismatched.reference.detach().sums()?)?;
-        let log_ratios = log_ratios.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?;
+        let log_ratios = host(&log_ratios)?;
         sum_and_count[0] += log_ratios.iter().sum::<f64>();
         sum_and_count[1] += log_ratios.len() as f64;
     }

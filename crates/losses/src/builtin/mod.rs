@@ -16,7 +16,7 @@ use crate::math::log_sigmoid;
 use crate::recipe::COMPOSITES;
 use crate::reduction::Reduction;
 use crate::reference_update::ReferenceUpdate;
-use crate::scores::TokenScores;
+use crate::scores::{TokenScores, per_token};
 use crate::terms::LossTerms;
 
 builtin! {
@@ -288,9 +288,7 @@ fn check_update<L: Named>(update: ReferenceUpdate) -> Result<()> {
 
 /// The means of values `[B, T]` over the scored tokens of every row, `[B]`; 0 for an empty row.
 fn token_means(values: &Tensor, scores: &TokenScores) -> Result<Tensor> {
-    let inverse = scores.lengths().iter().map(|&length| 1.0 / length.max(1) as f64);
-    let inverse = Tensor::from_iter(inverse, values.device())?.to_dtype(values.dtype())?;
-    Ok(((values * scores.mask())?.sum(1)? * inverse)?)
+    per_token(&(values * scores.mask())?.sum(1)?, scores.lengths().iter().copied())
 }
 
 /// What another loss returned that this one is made of: its errors shall name this one.

@@ -5,7 +5,7 @@ use candlewick_losses::{Builtin, Divergence, Groups, Objective, Recipe, Reductio
 use candlewick_testkit::{central_difference, error, worst};
 use serde_json::Value;
 
-use crate::properties::loss_at;
+use crate::properties::{check_finite_at_extremes, loss_at};
 use crate::sample::Sample;
 
 const REDUCTIONS: [Reduction; 4] = [
@@ -65,17 +65,7 @@ fn the_gradient_is_the_central_difference() {
 fn loss_and_gradient_are_finite_for_log_ratios_of_ten_thousand() {
     let sample = Sample::new(Groups::of_pairs(4));
     for recipe in recipes() {
-        for sign in [1.0, -1.0] {
-            let mut extreme = sample.clone();
-            for (row, slots) in extreme.policy.iter_mut().enumerate() {
-                slots[0] = extreme.reference[row][0] + if row < 4 { 1e4 * sign } else { -1e4 * sign };
-            }
-            for dtype in [DType::F32, DType::F64] {
-                let (loss, gradient) = extreme.evaluate(&recipe, &extreme.context(&recipe), dtype);
-                assert!(loss.is_finite(), "{recipe:?}, {dtype:?}: {loss}");
-                assert!(gradient.iter().all(|slope| slope.is_finite()), "{recipe:?}, {dtype:?}");
-            }
-        }
+        check_finite_at_extremes(&recipe, &sample);
     }
 }
 
@@ -107,12 +97,7 @@ fn parameters_of_reductions_and_divergences_have_ranges_that_are_checked() {
     }
     // TOML has a word for NaN, which JSON lacks.
     let nan = "type = \"hinge\"\ndivergence = { alpha = nan }";
-    let error = toml::from_str::<Recipe>(nan).map(|recipe| recipe.validate());
-    let refused = match error {
-        Err(_) => true,
-        Ok(validated) => validated.is_err(),
-    };
-    assert!(refused);
+    assert!(!toml::from_str::<Recipe>(nan).is_ok_and(|recipe| recipe.validate().is_ok()));
     let dpo = candlewick_losses::Dpo { divergence: Divergence::Alpha(f64::NAN), ..Default::default() };
     let error = Objective::validate(&dpo).unwrap_err().to_string();
     assert!(error.starts_with("dpo.divergence.alpha: got NaN, expected a finite number"), "{error}");

@@ -116,17 +116,22 @@ pub(crate) fn loss_at(recipe: &Recipe, sample: &Sample, context: &Context, flat:
 #[test]
 fn loss_and_gradient_are_finite_for_log_ratios_of_ten_thousand() {
     for (recipe, sample) in cases() {
-        for sign in [1.0, -1.0] {
-            let mut extreme = sample.clone();
-            for (row, slots) in extreme.policy.iter_mut().enumerate() {
-                // Both signs within a pair, so that margins are large too.
-                slots[0] = extreme.reference[row][0] + if row < 4 { 1e4 * sign } else { -1e4 * sign };
-            }
-            for dtype in [DType::F32, DType::F64] {
-                let (loss, gradient) = extreme.evaluate(&recipe, &extreme.context(&recipe), dtype);
-                assert!(loss.is_finite(), "{recipe:?}, {dtype:?}: {loss}");
-                assert!(gradient.iter().all(|slope| slope.is_finite()), "{recipe:?}, {dtype:?}");
-            }
+        check_finite_at_extremes(&recipe, &sample);
+    }
+}
+
+/// Loss and gradient on log-ratios of ±10,000.
+pub(crate) fn check_finite_at_extremes(recipe: &Recipe, sample: &Sample) {
+    for sign in [1.0, -1.0] {
+        let mut extreme = sample.clone();
+        for (row, slots) in extreme.policy.iter_mut().enumerate() {
+            // Both signs within a pair, so that margins are large too.
+            slots[0] = extreme.reference[row][0] + if row < 4 { 1e4 * sign } else { -1e4 * sign };
+        }
+        for dtype in [DType::F32, DType::F64] {
+            let (loss, gradient) = extreme.evaluate(recipe, &extreme.context(recipe), dtype);
+            assert!(loss.is_finite(), "{recipe:?}, {dtype:?}: {loss}");
+            assert!(gradient.iter().all(|slope| slope.is_finite()), "{recipe:?}, {dtype:?}");
         }
     }
 }
