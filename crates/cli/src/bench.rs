@@ -185,7 +185,7 @@ fn read(path: &Path, most: usize) -> Result<Vec<(Origin, Pair)>> {
         let pair = serde_json::from_str(&line).map_err(|e| {
             Failure::Data(format!("{place}:{}: not a row of strings prompt, chosen and rejected: {e}", number + 1))
         })?;
-        rows.push((Origin { file: place.as_str().into(), line: number as u64 + 1 }, pair));
+        rows.push((Origin::line(place.as_str().into(), number as u64 + 1), pair));
     }
     if rows.is_empty() {
         bail!(Failure::Data(format!("{place}: no rows; expected one JSON object a line")));

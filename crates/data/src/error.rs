@@ -233,6 +233,14 @@ pub enum Reason {
     TeacherMismatch,
     /// Completions too long to be compared token by token.
     TooLongToCompare,
+    /// The votes, scores or ratings of a pair are even.
+    Tied,
+    /// The same as an earlier row.
+    Duplicate,
+    /// Nearly the same as an earlier row.
+    NearDuplicate,
+    /// Left out so that both labels are as frequent.
+    Unbalanced,
 }
 
 impl fmt::Display for Reason {
@@ -265,6 +273,10 @@ impl fmt::Display for Reason {
             Self::NoEdit => "no edited token",
             Self::TeacherMismatch => "teacher does not fit",
             Self::TooLongToCompare => "completions too long to be compared",
+            Self::Tied => "tie",
+            Self::Duplicate => "duplicate",
+            Self::NearDuplicate => "near duplicate",
+            Self::Unbalanced => "left out for balance",
         })
     }
 }

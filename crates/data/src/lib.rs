@@ -70,7 +70,9 @@ pub use numbers::NumberColumn;
 pub use order::Order;
 pub use read::MAX_LINE_BYTES;
 pub use report::{Counts, LISTED_REJECTIONS, Report};
-pub use row::{Annotation, Batch, Completion, Context, Example, Message, Origin, Record, Row, TeacherToken, Text};
+pub use row::{
+    Annotation, Batch, Completion, Context, Example, Message, Origin, Record, Row, TeacherToken, Text, Unit,
+};
 pub use rows::RowRange;
 pub use source::{Source, SourceOptions};
 pub use stratify::LOOK_AHEAD;

@@ -114,6 +114,10 @@ pub struct Record {
     pub numbers: BTreeMap<String, f64>,
     /// What a teacher says of each completion, one entry for each of its scored tokens; empty without a teacher.
     pub teacher: Vec<Vec<TeacherToken>>,
+    /// Tools that the chat template is told of, each a JSON schema; empty for none.
+    pub tools: Vec<serde_json::Value>,
+    /// Further variables of the chat template by name, as `enable_thinking`; TRL's `chat_template_kwargs`.
+    pub template_arguments: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Record {
@@ -127,8 +131,24 @@ impl Record {
 
 impl From<Row> for Record {
     fn from(row: Row) -> Self {
-        Self { row, numbers: BTreeMap::new(), teacher: Vec::new() }
+        Self {
+            row,
+            numbers: BTreeMap::new(),
+            teacher: Vec::new(),
+            tools: Vec::new(),
+            template_arguments: serde_json::Map::new(),
+        }
     }
+}
+
+/// What the numbers of rows count in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unit {
+    /// Lines of text.
+    #[default]
+    Line,
+    /// Rows of a file in which a row is not a line: a JSON array, CSV, Parquet, Arrow.
+    Row,
 }
 
 /// Where a row came from.
@@ -136,21 +156,33 @@ impl From<Row> for Record {
 pub struct Origin {
     /// The file as it was named, or `<memory>`.
     pub file: Arc<str>,
-    /// Line of the file, 1-based (for rows from memory: their number).
+    /// Number of the line or row in the file, 1-based (for rows from memory: their number).
     pub line: u64,
+    /// What `line` counts.
+    pub unit: Unit,
 }
 
 impl Origin {
+    /// A line of a file, 1-based.
+    #[must_use]
+    pub fn line(file: Arc<str>, line: u64) -> Self {
+        Self { file, line, unit: Unit::Line }
+    }
+
     /// The place of a row that an application holds in memory, 1-based.
     #[must_use]
     pub fn memory(number: u64) -> Self {
-        Self { file: Arc::from("<memory>"), line: number }
+        Self::line(Arc::from("<memory>"), number)
     }
 }
 
 impl fmt::Display for Origin {
+    /// `pairs.jsonl:7`, or `pairs.parquet: row 7`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
+        match self.unit {
+            Unit::Line => write!(f, "{}:{}", self.file, self.line),
+            Unit::Row => write!(f, "{}: row {}", self.file, self.line),
+        }
     }
 }
 

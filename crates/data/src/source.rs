@@ -192,7 +192,7 @@ impl Source {
             }
             (Item::Index(_), _) => unreachable!("a pass over lines gives lines"),
             (Item::Line(line), _) => {
-                let origin = Origin { file: self.file.clone(), line: line.number };
+                let origin = Origin::line(self.file.clone(), line.number);
                 match object(&line).and_then(|object| self.record(&object)) {
                     Ok(record) => Ok(Parsed::Record(origin, record)),
                     Err(fault) => Err(fault.at(&origin)),
@@ -205,7 +205,7 @@ impl Source {
         let row = form::parse(self.form, object, &self.columns)?;
         let numbers = numbers::read(&self.numbers, &row, object, &self.columns)?;
         let teacher = teacher::read(self.teacher, &row, object, &self.columns)?;
-        Ok(Record { row, numbers, teacher })
+        Ok(Record { numbers, teacher, ..Record::from(row) })
     }
 
     fn remember(&self, index: usize, record: Record) -> Result<Parsed, Rejection> {
@@ -308,8 +308,7 @@ fn detect(file: &Arc<str>, line: &Line, columns: &Columns) -> Result<Form, Error
     {
         return Err(Error::JsonArray { file: file.clone() });
     }
-    let object =
-        object(line).map_err(|fault| Error::Rejected(fault.at(&Origin { file: file.clone(), line: line.number })))?;
+    let object = object(line).map_err(|fault| Error::Rejected(fault.at(&Origin::line(file.clone(), line.number))))?;
     form::detect(&object, columns).map_err(|(found, expected, hint)| Error::UnknownForm {
         file: file.clone(),
         line: line.number,

@@ -129,7 +129,7 @@ fn judged(i: usize, random: &mut Random) -> Example {
     let mut with = plain.clone();
     with.prompt.push(if positive { 2 } else { 3 });
     with.prompt_scored.push(false);
-    let origin = Origin { file: "made-up".into(), line: i as u64 + 1 };
+    let origin = Origin::line("made-up".into(), i as u64 + 1);
     Example::new(origin, vec![plain, with], Annotation::Judged { positive })
 }
 

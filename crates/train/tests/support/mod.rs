@@ -85,7 +85,7 @@ pub fn mismatched_batches(examples: &[Example], size: usize) -> Vec<Batch> {
 }
 
 pub fn example(line: usize, context: Context, annotation: Annotation) -> Example {
-    Example::new(Origin { file: "made-up".into(), line: line as u64 + 1 }, vec![context], annotation)
+    Example::new(Origin::line("made-up".into(), line as u64 + 1), vec![context], annotation)
 }
 
 pub fn completion(ids: Vec<u32>) -> Completion {
