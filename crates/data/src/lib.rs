@@ -62,7 +62,9 @@ mod tokens;
 mod truncate;
 
 pub use batches::{BatchOptions, Batches, LastStep, split as split_step};
-pub use encode::{Boundary, EncodeOptions, Encoder, EndOfSequence, ScoredTokens, Truncation};
+pub use encode::{
+    Boundary, CompletionTruncation, EncodeOptions, Encoder, EndOfSequence, PromptTruncation, ScoredTokens, Truncation,
+};
 pub use error::{Error, Reason, Rejection};
 pub use form::Form;
 pub use mismatch::fill as fill_mismatched;
