@@ -67,7 +67,12 @@ fn check_same(plain: &Context, judged: &Context) -> Result<(), Fault> {
 }
 
 /// Cuts both to the limits, and the completions to the same length.
-fn truncate_alike(encoder: &Encoder, prompt: &Text, plain: &mut Context, judged: &mut Context) -> Result<[Cut; 2], Fault> {
+fn truncate_alike(
+    encoder: &Encoder,
+    prompt: &Text,
+    plain: &mut Context,
+    judged: &mut Context,
+) -> Result<[Cut; 2], Fault> {
     let tokens = judged.prompt.len();
     let with = Rules::new(encoder, prompt, judged).apply(judged)?;
     if with.prompts > 0 {

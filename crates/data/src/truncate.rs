@@ -214,8 +214,7 @@ fn nothing_scored(context: &Context) -> bool {
 }
 
 fn no_edit(limit: usize, option: &str) -> Fault {
-    let detail =
-        format!("all edited tokens of a completion lie beyond the limit of {limit} tokens; raise {option}");
+    let detail = format!("all edited tokens of a completion lie beyond the limit of {limit} tokens; raise {option}");
     Fault::new(Reason::NoEdit, detail)
 }
 
