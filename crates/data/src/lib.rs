@@ -52,6 +52,7 @@ mod report;
 mod row;
 mod rows;
 mod sequence;
+mod shape;
 mod source;
 mod split;
 mod stratify;
@@ -62,7 +63,9 @@ mod tokens;
 mod truncate;
 
 pub use batches::{BatchOptions, Batches, LastStep, split as split_step};
-pub use encode::{Boundary, EncodeOptions, Encoder, EndOfSequence, ScoredTokens, Truncation};
+pub use encode::{
+    Boundary, CompletionTruncation, EncodeOptions, Encoder, EndOfSequence, PromptTruncation, ScoredTokens, Truncation,
+};
 pub use error::{Error, Reason, Rejection};
 pub use form::Form;
 pub use mismatch::fill as fill_mismatched;
@@ -74,6 +77,11 @@ pub use row::{
     Annotation, Batch, Completion, Context, Example, Message, Origin, Record, Row, TeacherToken, Text, Unit,
 };
 pub use rows::RowRange;
+pub use shape::{
+    Balance, Contradiction, Deduplicate, LabelCounts, LeftOut, PairBy, PairUp, Pairing, PromptRange, RankedPairs,
+    Selection, SelectionOptions, Selector, Threshold, label_weights, pair_up, prompt_hash, prompt_place, ranked_pairs,
+    unpair, unpair_ranked,
+};
 pub use source::{Source, SourceOptions};
 pub use stratify::LOOK_AHEAD;
 pub use stream::{Cursor, Stream};
