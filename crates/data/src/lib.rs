@@ -64,7 +64,7 @@ mod truncate;
 pub use batches::{BatchOptions, Batches, LastStep, split as split_step};
 pub use encode::{Boundary, EncodeOptions, Encoder, EndOfSequence, ScoredTokens, Truncation};
 pub use error::{Error, Reason, Rejection};
-pub use form::Form;
+pub use form::{ColumnPath, Form, Ties};
 pub use mismatch::fill as fill_mismatched;
 pub use numbers::NumberColumn;
 pub use order::Order;
