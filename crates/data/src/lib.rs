@@ -67,7 +67,7 @@ pub use encode::{
     Boundary, CompletionTruncation, EncodeOptions, Encoder, EndOfSequence, PromptTruncation, ScoredTokens, Truncation,
 };
 pub use error::{Error, Reason, Rejection};
-pub use form::Form;
+pub use form::{ColumnPath, Form, Ties};
 pub use mismatch::fill as fill_mismatched;
 pub use numbers::NumberColumn;
 pub use order::Order;

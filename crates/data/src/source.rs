@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Fault, Reason, Rejection, excerpt};
-use crate::form::{self, Columns, Form};
+use crate::form::{self, ColumnPath, Columns, Form, Reading, Ties};
 use crate::numbers::{self, NumberColumn};
 use crate::read::{Line, LineReader, LineText, MAX_LINE_BYTES};
 use crate::row::{Example, Origin, Record, Row};
@@ -25,8 +25,12 @@ pub struct SourceOptions {
     pub form: Form,
     /// Which rows are read.
     pub rows: RowRange,
-    /// Our name of a column → its name in the file, as `completion` → `response`.
-    pub columns: BTreeMap<String, String>,
+    /// Our name of a column → its place in the file, as `completion` → `response`.
+    pub columns: BTreeMap<String, ColumnPath>,
+    /// Which attribute or label decides, where rows have several: `safer`, `correctness`, …
+    pub criterion: Option<String>,
+    /// What becomes of rows whose completions were found even.
+    pub ties: Ties,
     /// Whether a row that cannot be used ends the run; else it is set aside and reported.
     pub strict: bool,
     /// Numbers that every row must bring beside its texts.
@@ -47,8 +51,7 @@ impl SourceOptions {
 pub struct Source {
     file: Arc<str>,
     kind: Kind,
-    form: Form,
-    columns: Columns,
+    reading: Arc<Reading>,
     rows: RowRange,
     strict: bool,
     numbers: Arc<[NumberColumn]>,
@@ -68,7 +71,7 @@ impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Source")
             .field("file", &self.file)
-            .field("form", &self.form)
+            .field("form", &self.reading.form)
             .field("rows", &self.rows)
             .finish_non_exhaustive()
     }
@@ -83,8 +86,8 @@ impl Source {
     pub fn open(options: &SourceOptions) -> Result<Self, Error> {
         let file: Arc<str> = options.path.to_string_lossy().into();
         let mut lines = LineReader::open(&options.path, &file)?;
-        let (form, columns) = inspect(&file, &mut lines, options)?;
-        Ok(Self::of_lines(file, Kind::File(options.path.clone()), form, columns, options))
+        let reading = inspect(&file, &mut lines, options)?;
+        Ok(Self::of_lines(file, Kind::File(options.path.clone()), reading, options))
     }
 
     /// Reads from any reader, once: a second epoch is an error.
@@ -95,9 +98,9 @@ impl Source {
         let name = options.path.to_string_lossy();
         let file: Arc<str> = if name.is_empty() { "<reader>".into() } else { name.into() };
         let mut lines = LineReader::new(Box::new(reader), &file)?;
-        let (form, columns) = inspect(&file, &mut lines, options)?;
+        let reading = inspect(&file, &mut lines, options)?;
         let kind = Kind::Reader(Arc::new(Mutex::new(Some(lines))));
-        Ok(Self::of_lines(file, kind, form, columns, options))
+        Ok(Self::of_lines(file, kind, reading, options))
     }
 
     /// Rows an application holds.
@@ -146,7 +149,7 @@ impl Source {
     /// The form of its rows; [`Form::Auto`] for rows from memory.
     #[must_use]
     pub fn form(&self) -> Form {
-        self.form
+        self.reading.form
     }
 
     /// Its name in messages.
@@ -202,10 +205,12 @@ impl Source {
     }
 
     fn record(&self, object: &Map<String, Value>) -> Result<Record, Fault> {
-        let row = form::parse(self.form, object, &self.columns)?;
-        let numbers = numbers::read(&self.numbers, &row, object, &self.columns)?;
-        let teacher = teacher::read(self.teacher, &row, object, &self.columns)?;
-        Ok(Record { numbers, teacher, ..Record::from(row) })
+        let mut record = form::parse(&self.reading, object)?;
+        let columns = &self.reading.columns;
+        let numbers = numbers::read(&self.numbers, &record, object, columns)?;
+        record.numbers.extend(numbers);
+        record.teacher = teacher::read(self.teacher, &record.row, object, columns)?;
+        Ok(record)
     }
 
     fn remember(&self, index: usize, record: Record) -> Result<Parsed, Rejection> {
@@ -218,12 +223,11 @@ impl Source {
         }
     }
 
-    fn of_lines(file: Arc<str>, kind: Kind, form: Form, columns: Columns, options: &SourceOptions) -> Self {
+    fn of_lines(file: Arc<str>, kind: Kind, reading: Reading, options: &SourceOptions) -> Self {
         Self {
             file,
             kind,
-            form,
-            columns,
+            reading: Arc::new(reading),
             rows: options.rows,
             strict: options.strict,
             numbers: options.numbers.as_slice().into(),
@@ -233,7 +237,7 @@ impl Source {
 
     fn of_memory(kind: Kind) -> Self {
         let file = Origin::memory(0).file;
-        Self::of_lines(file, kind, Form::Auto, Columns::default(), &SourceOptions::default())
+        Self::of_lines(file, kind, Reading::default(), &SourceOptions::default())
     }
 }
 
@@ -289,29 +293,29 @@ impl Pass {
     }
 }
 
-/// The form of the first row, unless given, and the column mapping.
-fn inspect(file: &Arc<str>, lines: &mut LineReader, options: &SourceOptions) -> Result<(Form, Columns), Error> {
+/// How the rows are read: the form of the first row, unless given, and the column mapping.
+fn inspect(file: &Arc<str>, lines: &mut LineReader, options: &SourceOptions) -> Result<Reading, Error> {
     let columns = Columns::new(&options.columns, &options.numbers)?;
+    let reading = Reading::new(options.form, columns, options.criterion.clone(), options.ties, &options.numbers)?;
     let Some(first) = lines.peek()? else {
         return Err(Error::NoRows { file: file.clone() });
     };
-    let form = match options.form {
-        Form::Auto => detect(file, first, &columns)?,
-        form => form,
-    };
-    Ok((form, columns))
-}
-
-fn detect(file: &Arc<str>, line: &Line, columns: &Columns) -> Result<Form, Error> {
-    if let LineText::Bytes(bytes) = &line.text
+    if let LineText::Bytes(bytes) = &first.text
+        && options.form == Form::Auto
         && bytes.trim_ascii_start().starts_with(b"[")
     {
         return Err(Error::JsonArray { file: file.clone() });
     }
-    let object = object(line).map_err(|fault| Error::Rejected(fault.at(&Origin::line(file.clone(), line.number))))?;
-    form::detect(&object, columns).map_err(|(found, expected, hint)| Error::UnknownForm {
+    let row = match (object(first), options.form) {
+        (Ok(object), _) => vec![object],
+        // A form that is given is not told from the rows.
+        (Err(_), form) if form != Form::Auto => Vec::new(),
+        (Err(fault), _) => return Err(Error::Rejected(fault.at(&Origin::line(file.clone(), first.number)))),
+    };
+    let line = first.number;
+    reading.told_by(&row, file, |(found, expected, hint)| Error::UnknownForm {
         file: file.clone(),
-        line: line.number,
+        line,
         found,
         expected,
         hint,
