@@ -38,12 +38,6 @@ pub enum Error {
         /// The line being read, 1-based.
         line: u64,
     },
-    /// The file is one JSON array, not one object a line.
-    #[error("{file}: the file is one JSON array, expected one JSON object a line; convert it with `jq -c '.[]'`")]
-    JsonArray {
-        /// The file.
-        file: Arc<str>,
-    },
     /// The first row fits no known form.
     #[error("{file}:{line}: found the columns {found}; {expected}{hint}")]
     UnknownForm {
@@ -73,7 +67,7 @@ pub enum Error {
     #[error("{0}")]
     Rejected(Rejection),
     /// Nothing to read.
-    #[error("{file}: no rows; expected one JSON object a line")]
+    #[error("{file}: no rows; expected JSON objects (one a line, or in one array), or rows of CSV, TSV, Parquet or Arrow")]
     NoRows {
         /// The file.
         file: Arc<str>,
@@ -172,6 +166,42 @@ pub enum Error {
         /// Rows there are.
         rows: u64,
     },
+    /// The file is of no format that is read, or its format is broken as a whole.
+    #[error("{file}: {message}")]
+    Format {
+        /// The file.
+        file: Arc<str>,
+        /// What it is and what to do.
+        message: String,
+    },
+    /// The file cannot be read on from some row.
+    #[error("{origin}: cannot read on: {message}")]
+    Broken {
+        /// The row that was being read.
+        origin: Origin,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// A place names no data file.
+    #[error("{place}: {message}")]
+    NoFiles {
+        /// The directory, glob or file as it was given.
+        place: String,
+        /// What was found and what to do.
+        message: String,
+    },
+    /// A saved position lies beyond the end of its file.
+    #[error(
+        "{file}: the saved position is {offset}, the end is at {length}; it is not the source this position was saved from"
+    )]
+    Position {
+        /// The file.
+        file: Arc<str>,
+        /// The position, in bytes, rows or files.
+        offset: u64,
+        /// Where the file ends, in the same unit.
+        length: u64,
+    },
 }
 
 /// Why a row was set aside.
@@ -241,6 +271,8 @@ pub enum Reason {
     NearDuplicate,
     /// Left out so that both labels are as frequent.
     Unbalanced,
+    /// A row that the format of its file does not allow.
+    MalformedRow,
 }
 
 impl fmt::Display for Reason {
@@ -277,6 +309,7 @@ impl fmt::Display for Reason {
             Self::Duplicate => "duplicate",
             Self::NearDuplicate => "near duplicate",
             Self::Unbalanced => "left out for balance",
+            Self::MalformedRow => "malformed row",
         })
     }
 }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::BufRead;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Fault, Reason, Rejection, excerpt};
+use crate::error::{Error, Fault, Rejection};
 use crate::form::{self, Columns, Form};
 use crate::numbers::{self, NumberColumn};
-use crate::read::{Line, LineReader, LineText, MAX_LINE_BYTES};
+use crate::read::{Files, Raw, Reader};
 use crate::row::{Example, Origin, Record, Row};
 use crate::rows::RowRange;
 use crate::teacher::{self, TeacherColumn};
@@ -19,7 +19,8 @@ use crate::teacher::{self, TeacherColumn};
 /// What to read and how.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceOptions {
-    /// A file of one JSON object a line, plain or gzip (told by its content). For [`Source::from_reader`], its name in messages.
+    /// A file, a directory, a glob, or `-` for standard input, in any format that is read (told by the content). For
+    /// [`Source::from_reader`], its name in messages.
     pub path: PathBuf,
     /// The layout of its rows.
     pub form: Form,
@@ -57,8 +58,7 @@ pub struct Source {
 
 #[derive(Clone)]
 enum Kind {
-    File(PathBuf),
-    Reader(Arc<Mutex<Option<LineReader>>>),
+    Files(Files),
     Rows(Arc<[Row]>),
     Records(Arc<[Record]>),
     Examples(Arc<[Example]>),
@@ -81,10 +81,7 @@ impl Source {
     /// No such file, no rows, a first row that is not a JSON object or fits no form (when the form is not given), a
     /// compressed stream that is broken at its start, a mapping of an unknown column.
     pub fn open(options: &SourceOptions) -> Result<Self, Error> {
-        let file: Arc<str> = options.path.to_string_lossy().into();
-        let mut lines = LineReader::open(&options.path, &file)?;
-        let (form, columns) = inspect(&file, &mut lines, options)?;
-        Ok(Self::of_lines(file, Kind::File(options.path.clone()), form, columns, options))
+        Self::of_files(Files::open(&options.path, None)?, options)
     }
 
     /// Reads from any reader, once: a second epoch is an error.
@@ -93,11 +90,12 @@ impl Source {
     /// As [`Source::open`].
     pub fn from_reader(reader: impl BufRead + Send + 'static, options: &SourceOptions) -> Result<Self, Error> {
         let name = options.path.to_string_lossy();
-        let file: Arc<str> = if name.is_empty() { "<reader>".into() } else { name.into() };
-        let mut lines = LineReader::new(Box::new(reader), &file)?;
-        let (form, columns) = inspect(&file, &mut lines, options)?;
-        let kind = Kind::Reader(Arc::new(Mutex::new(Some(lines))));
-        Ok(Self::of_lines(file, kind, form, columns, options))
+        Self::of_files(Files::of_reader(reader, if name.is_empty() { "<reader>" } else { &name })?, options)
+    }
+
+    fn of_files(files: Files, options: &SourceOptions) -> Result<Self, Error> {
+        let (form, columns) = inspect(&files, options)?;
+        Ok(Self::of_lines(Arc::clone(files.name()), Kind::Files(files), form, columns, options))
     }
 
     /// Rows an application holds.
@@ -166,11 +164,7 @@ impl Source {
     /// A new pass over the selected rows.
     pub(crate) fn pass(&self) -> Result<Pass, Error> {
         let rows = match &self.kind {
-            Kind::File(path) => Items::Lines(LineReader::open(path, &self.file)?),
-            Kind::Reader(reader) => {
-                let taken = reader.lock().unwrap_or_else(PoisonError::into_inner).take();
-                Items::Lines(taken.ok_or_else(|| Error::SinglePass { file: self.file.clone() })?)
-            }
+            Kind::Files(files) => Items::Files(files.pass()?),
             Kind::Rows(rows) => Items::Memory(rows.len()),
             Kind::Records(records) => Items::Memory(records.len()),
             Kind::Examples(examples) => Items::Memory(examples.len()),
@@ -191,13 +185,10 @@ impl Source {
                 Ok(Parsed::Example(example.clone()))
             }
             (Item::Index(_), _) => unreachable!("a pass over lines gives lines"),
-            (Item::Line(line), _) => {
-                let origin = Origin::line(self.file.clone(), line.number);
-                match object(&line).and_then(|object| self.record(&object)) {
-                    Ok(record) => Ok(Parsed::Record(origin, record)),
-                    Err(fault) => Err(fault.at(&origin)),
-                }
-            }
+            (Item::Raw(raw), _) => match raw.object().and_then(|object| self.record(&object)) {
+                Ok(record) => Ok(Parsed::Record(raw.origin, record)),
+                Err(fault) => Err(fault.at(&raw.origin)),
+            },
         }
     }
 
@@ -240,7 +231,7 @@ impl Source {
 /// One selected row, not yet looked into.
 #[derive(Debug)]
 pub(crate) enum Item {
-    Line(Line),
+    Raw(Raw),
     /// Of rows in memory.
     Index(usize),
 }
@@ -262,7 +253,7 @@ pub(crate) struct Pass {
 
 #[derive(Debug)]
 enum Items {
-    Lines(LineReader),
+    Files(Reader),
     Memory(usize),
 }
 
@@ -273,7 +264,7 @@ impl Pass {
                 return Ok(None);
             }
             let item = match &mut self.items {
-                Items::Lines(lines) => lines.next_line()?.map(Item::Line),
+                Items::Files(reader) => reader.next_raw()?.map(Item::Raw),
                 Items::Memory(count) => {
                     // A row in memory has an index that fits.
                     let index = usize::try_from(self.next).unwrap_or(usize::MAX);
@@ -290,53 +281,25 @@ impl Pass {
 }
 
 /// The form of the first row, unless given, and the column mapping.
-fn inspect(file: &Arc<str>, lines: &mut LineReader, options: &SourceOptions) -> Result<(Form, Columns), Error> {
+fn inspect(files: &Files, options: &SourceOptions) -> Result<(Form, Columns), Error> {
     let columns = Columns::new(&options.columns, &options.numbers)?;
-    let Some(first) = lines.peek()? else {
-        return Err(Error::NoRows { file: file.clone() });
+    let Some(first) = files.first()? else {
+        return Err(Error::NoRows { file: Arc::clone(files.name()) });
     };
     let form = match options.form {
-        Form::Auto => detect(file, first, &columns)?,
+        Form::Auto => detect(&first, &columns)?,
         form => form,
     };
     Ok((form, columns))
 }
 
-fn detect(file: &Arc<str>, line: &Line, columns: &Columns) -> Result<Form, Error> {
-    if let LineText::Bytes(bytes) = &line.text
-        && bytes.trim_ascii_start().starts_with(b"[")
-    {
-        return Err(Error::JsonArray { file: file.clone() });
-    }
-    let object = object(line).map_err(|fault| Error::Rejected(fault.at(&Origin::line(file.clone(), line.number))))?;
+fn detect(first: &Raw, columns: &Columns) -> Result<Form, Error> {
+    let object = first.object().map_err(|fault| Error::Rejected(fault.at(&first.origin)))?;
     form::detect(&object, columns).map_err(|(found, expected, hint)| Error::UnknownForm {
-        file: file.clone(),
-        line: line.number,
+        file: Arc::clone(&first.origin.file),
+        line: first.origin.line,
         found,
         expected,
         hint,
     })
-}
-
-fn object(line: &Line) -> Result<Map<String, Value>, Fault> {
-    let bytes = match &line.text {
-        LineText::Bytes(bytes) => bytes,
-        LineText::TooLong(length) => {
-            return Err(Fault::new(Reason::LineTooLong, format!("{length} bytes, at most {MAX_LINE_BYTES} are read")));
-        }
-    };
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        Fault::new(Reason::NotUtf8, format!("byte {} of the line is not UTF-8", error.valid_up_to() + 1))
-    })?;
-    match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Fault::new(Reason::NotJson, format!("column 1: expected an object, found {}", excerpt(text)))),
-        Err(error) => Err(Fault::new(Reason::NotJson, format!("column {}: {}", error.column(), json_message(&error)))),
-    }
-}
-
-/// serde_json's message without its own position, which counts lines from ours.
-fn json_message(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.split(" at line ").next().unwrap_or(&text).to_owned()
 }
