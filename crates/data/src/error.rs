@@ -38,12 +38,6 @@ pub enum Error {
         /// The line being read, 1-based.
         line: u64,
     },
-    /// The file is one JSON array, not one object a line.
-    #[error("{file}: the file is one JSON array, expected one JSON object a line; convert it with `jq -c '.[]'`")]
-    JsonArray {
-        /// The file.
-        file: Arc<str>,
-    },
     /// The first row fits no known form.
     #[error("{file}:{line}: found the columns {found}; {expected}{hint}")]
     UnknownForm {
@@ -73,7 +67,7 @@ pub enum Error {
     #[error("{0}")]
     Rejected(Rejection),
     /// Nothing to read.
-    #[error("{file}: no rows; expected one JSON object a line")]
+    #[error("{file}: no rows; expected JSON objects (one a line, or in one array), or rows of CSV, TSV, Parquet or Arrow")]
     NoRows {
         /// The file.
         file: Arc<str>,
@@ -193,6 +187,42 @@ pub enum Error {
         /// What the rows have.
         expected: String,
     },
+    /// The file is of no format that is read, or its format is broken as a whole.
+    #[error("{file}: {message}")]
+    Format {
+        /// The file.
+        file: Arc<str>,
+        /// What it is and what to do.
+        message: String,
+    },
+    /// The file cannot be read on from some row.
+    #[error("{origin}: cannot read on: {message}")]
+    Broken {
+        /// The row that was being read.
+        origin: Origin,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// A place names no data file.
+    #[error("{place}: {message}")]
+    NoFiles {
+        /// The directory, glob or file as it was given.
+        place: String,
+        /// What was found and what to do.
+        message: String,
+    },
+    /// A saved position lies beyond the end of its file.
+    #[error(
+        "{file}: the saved position is {offset}, the end is at {length}; it is not the source this position was saved from"
+    )]
+    Position {
+        /// The file.
+        file: Arc<str>,
+        /// The position, in bytes, rows or files.
+        offset: u64,
+        /// Where the file ends, in the same unit.
+        length: u64,
+    },
 }
 
 /// Why a row was set aside.
@@ -268,6 +298,8 @@ pub enum Reason {
     NotLabelled,
     /// No other row of the same prompt to be paired with.
     NoPartner,
+    /// A row that the format of its file does not allow.
+    MalformedRow,
 }
 
 impl Reason {
@@ -315,6 +347,7 @@ impl fmt::Display for Reason {
             Self::OverLimit => "over the limit",
             Self::NotLabelled => "not labelled",
             Self::NoPartner => "no partner",
+            Self::MalformedRow => "malformed row",
         })
     }
 }

@@ -71,7 +71,7 @@ pub use form::{ColumnPath, Form, Ties};
 pub use mismatch::fill as fill_mismatched;
 pub use numbers::NumberColumn;
 pub use order::Order;
-pub use read::MAX_LINE_BYTES;
+pub use read::{MAX_LINE_BYTES, Position};
 pub use report::{Counts, LISTED_REJECTIONS, Report};
 pub use row::{
     Annotation, Batch, Completion, Context, Example, Message, Origin, Record, Row, TeacherToken, Text, Unit,

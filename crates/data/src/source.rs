@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::BufRead;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Fault, Reason, Rejection, excerpt};
-use crate::form::{self, ColumnPath, Columns, Form, Reading, Ties};
+use crate::error::{Error, Fault, Rejection};
+use crate::form::{self, Columns, Form};
 use crate::numbers::{self, NumberColumn};
-use crate::read::{Line, LineReader, LineText, MAX_LINE_BYTES};
+use crate::read::{Files, Raw, Reader};
 use crate::row::{Example, Origin, Record, Row};
 use crate::rows::RowRange;
 use crate::teacher::{self, TeacherColumn};
@@ -19,18 +19,15 @@ use crate::teacher::{self, TeacherColumn};
 /// What to read and how.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceOptions {
-    /// A file of one JSON object a line, plain or gzip (told by its content). For [`Source::from_reader`], its name in messages.
+    /// A file, a directory, a glob, or `-` for standard input, in any format that is read (told by the content). For
+    /// [`Source::from_reader`], its name in messages.
     pub path: PathBuf,
     /// The layout of its rows.
     pub form: Form,
     /// Which rows are read.
     pub rows: RowRange,
-    /// Our name of a column → its place in the file, as `completion` → `response`.
-    pub columns: BTreeMap<String, ColumnPath>,
-    /// Which attribute or label decides, where rows have several: `safer`, `correctness`, …
-    pub criterion: Option<String>,
-    /// What becomes of rows whose completions were found even.
-    pub ties: Ties,
+    /// Our name of a column → its name in the file, as `completion` → `response`.
+    pub columns: BTreeMap<String, String>,
     /// Whether a row that cannot be used ends the run; else it is set aside and reported.
     pub strict: bool,
     /// Numbers that every row must bring beside its texts.
@@ -51,7 +48,8 @@ impl SourceOptions {
 pub struct Source {
     file: Arc<str>,
     kind: Kind,
-    reading: Arc<Reading>,
+    form: Form,
+    columns: Columns,
     rows: RowRange,
     strict: bool,
     numbers: Arc<[NumberColumn]>,
@@ -60,8 +58,7 @@ pub struct Source {
 
 #[derive(Clone)]
 enum Kind {
-    File(PathBuf),
-    Reader(Arc<Mutex<Option<LineReader>>>),
+    Files(Files),
     Rows(Arc<[Row]>),
     Records(Arc<[Record]>),
     Examples(Arc<[Example]>),
@@ -71,7 +68,7 @@ impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Source")
             .field("file", &self.file)
-            .field("form", &self.reading.form)
+            .field("form", &self.form)
             .field("rows", &self.rows)
             .finish_non_exhaustive()
     }
@@ -84,10 +81,7 @@ impl Source {
     /// No such file, no rows, a first row that is not a JSON object or fits no form (when the form is not given), a
     /// compressed stream that is broken at its start, a mapping of an unknown column.
     pub fn open(options: &SourceOptions) -> Result<Self, Error> {
-        let file: Arc<str> = options.path.to_string_lossy().into();
-        let mut lines = LineReader::open(&options.path, &file)?;
-        let reading = inspect(&file, &mut lines, options)?;
-        Ok(Self::of_lines(file, Kind::File(options.path.clone()), reading, options))
+        Self::of_files(Files::open(&options.path, None)?, options)
     }
 
     /// Reads from any reader, once: a second epoch is an error.
@@ -96,11 +90,12 @@ impl Source {
     /// As [`Source::open`].
     pub fn from_reader(reader: impl BufRead + Send + 'static, options: &SourceOptions) -> Result<Self, Error> {
         let name = options.path.to_string_lossy();
-        let file: Arc<str> = if name.is_empty() { "<reader>".into() } else { name.into() };
-        let mut lines = LineReader::new(Box::new(reader), &file)?;
-        let reading = inspect(&file, &mut lines, options)?;
-        let kind = Kind::Reader(Arc::new(Mutex::new(Some(lines))));
-        Ok(Self::of_lines(file, kind, reading, options))
+        Self::of_files(Files::of_reader(reader, if name.is_empty() { "<reader>" } else { &name })?, options)
+    }
+
+    fn of_files(files: Files, options: &SourceOptions) -> Result<Self, Error> {
+        let (form, columns) = inspect(&files, options)?;
+        Ok(Self::of_lines(Arc::clone(files.name()), Kind::Files(files), form, columns, options))
     }
 
     /// Rows an application holds.
@@ -149,7 +144,7 @@ impl Source {
     /// The form of its rows; [`Form::Auto`] for rows from memory.
     #[must_use]
     pub fn form(&self) -> Form {
-        self.reading.form
+        self.form
     }
 
     /// Its name in messages.
@@ -169,11 +164,7 @@ impl Source {
     /// A new pass over the selected rows.
     pub(crate) fn pass(&self) -> Result<Pass, Error> {
         let rows = match &self.kind {
-            Kind::File(path) => Items::Lines(LineReader::open(path, &self.file)?),
-            Kind::Reader(reader) => {
-                let taken = reader.lock().unwrap_or_else(PoisonError::into_inner).take();
-                Items::Lines(taken.ok_or_else(|| Error::SinglePass { file: self.file.clone() })?)
-            }
+            Kind::Files(files) => Items::Files(files.pass()?),
             Kind::Rows(rows) => Items::Memory(rows.len()),
             Kind::Records(records) => Items::Memory(records.len()),
             Kind::Examples(examples) => Items::Memory(examples.len()),
@@ -194,23 +185,18 @@ impl Source {
                 Ok(Parsed::Example(example.clone()))
             }
             (Item::Index(_), _) => unreachable!("a pass over lines gives lines"),
-            (Item::Line(line), _) => {
-                let origin = Origin::line(self.file.clone(), line.number);
-                match object(&line).and_then(|object| self.record(&object)) {
-                    Ok(record) => Ok(Parsed::Record(origin, record)),
-                    Err(fault) => Err(fault.at(&origin)),
-                }
-            }
+            (Item::Raw(raw), _) => match raw.object().and_then(|object| self.record(&object)) {
+                Ok(record) => Ok(Parsed::Record(raw.origin, record)),
+                Err(fault) => Err(fault.at(&raw.origin)),
+            },
         }
     }
 
     fn record(&self, object: &Map<String, Value>) -> Result<Record, Fault> {
-        let mut record = form::parse(&self.reading, object)?;
-        let columns = &self.reading.columns;
-        let numbers = numbers::read(&self.numbers, &record, object, columns)?;
-        record.numbers.extend(numbers);
-        record.teacher = teacher::read(self.teacher, &record.row, object, columns)?;
-        Ok(record)
+        let row = form::parse(self.form, object, &self.columns)?;
+        let numbers = numbers::read(&self.numbers, &row, object, &self.columns)?;
+        let teacher = teacher::read(self.teacher, &row, object, &self.columns)?;
+        Ok(Record { numbers, teacher, ..Record::from(row) })
     }
 
     fn remember(&self, index: usize, record: Record) -> Result<Parsed, Rejection> {
@@ -223,11 +209,12 @@ impl Source {
         }
     }
 
-    fn of_lines(file: Arc<str>, kind: Kind, reading: Reading, options: &SourceOptions) -> Self {
+    fn of_lines(file: Arc<str>, kind: Kind, form: Form, columns: Columns, options: &SourceOptions) -> Self {
         Self {
             file,
             kind,
-            reading: Arc::new(reading),
+            form,
+            columns,
             rows: options.rows,
             strict: options.strict,
             numbers: options.numbers.as_slice().into(),
@@ -237,14 +224,14 @@ impl Source {
 
     fn of_memory(kind: Kind) -> Self {
         let file = Origin::memory(0).file;
-        Self::of_lines(file, kind, Reading::default(), &SourceOptions::default())
+        Self::of_lines(file, kind, Form::Auto, Columns::default(), &SourceOptions::default())
     }
 }
 
 /// One selected row, not yet looked into.
 #[derive(Debug)]
 pub(crate) enum Item {
-    Line(Line),
+    Raw(Raw),
     /// Of rows in memory.
     Index(usize),
 }
@@ -266,7 +253,7 @@ pub(crate) struct Pass {
 
 #[derive(Debug)]
 enum Items {
-    Lines(LineReader),
+    Files(Reader),
     Memory(usize),
 }
 
@@ -277,7 +264,7 @@ impl Pass {
                 return Ok(None);
             }
             let item = match &mut self.items {
-                Items::Lines(lines) => lines.next_line()?.map(Item::Line),
+                Items::Files(reader) => reader.next_raw()?.map(Item::Raw),
                 Items::Memory(count) => {
                     // A row in memory has an index that fits.
                     let index = usize::try_from(self.next).unwrap_or(usize::MAX);
@@ -293,54 +280,26 @@ impl Pass {
     }
 }
 
-/// How the rows are read: the form of the first row, unless given, and the column mapping.
-fn inspect(file: &Arc<str>, lines: &mut LineReader, options: &SourceOptions) -> Result<Reading, Error> {
+/// The form of the first row, unless given, and the column mapping.
+fn inspect(files: &Files, options: &SourceOptions) -> Result<(Form, Columns), Error> {
     let columns = Columns::new(&options.columns, &options.numbers)?;
-    let reading = Reading::new(options.form, columns, options.criterion.clone(), options.ties, &options.numbers)?;
-    let Some(first) = lines.peek()? else {
-        return Err(Error::NoRows { file: file.clone() });
+    let Some(first) = files.first()? else {
+        return Err(Error::NoRows { file: Arc::clone(files.name()) });
     };
-    if let LineText::Bytes(bytes) = &first.text
-        && options.form == Form::Auto
-        && bytes.trim_ascii_start().starts_with(b"[")
-    {
-        return Err(Error::JsonArray { file: file.clone() });
-    }
-    let row = match (object(first), options.form) {
-        (Ok(object), _) => vec![object],
-        // A form that is given is not told from the rows.
-        (Err(_), form) if form != Form::Auto => Vec::new(),
-        (Err(fault), _) => return Err(Error::Rejected(fault.at(&Origin::line(file.clone(), first.number)))),
+    let form = match options.form {
+        Form::Auto => detect(&first, &columns)?,
+        form => form,
     };
-    let line = first.number;
-    reading.told_by(&row, file, |(found, expected, hint)| Error::UnknownForm {
-        file: file.clone(),
-        line,
+    Ok((form, columns))
+}
+
+fn detect(first: &Raw, columns: &Columns) -> Result<Form, Error> {
+    let object = first.object().map_err(|fault| Error::Rejected(fault.at(&first.origin)))?;
+    form::detect(&object, columns).map_err(|(found, expected, hint)| Error::UnknownForm {
+        file: Arc::clone(&first.origin.file),
+        line: first.origin.line,
         found,
         expected,
         hint,
     })
-}
-
-fn object(line: &Line) -> Result<Map<String, Value>, Fault> {
-    let bytes = match &line.text {
-        LineText::Bytes(bytes) => bytes,
-        LineText::TooLong(length) => {
-            return Err(Fault::new(Reason::LineTooLong, format!("{length} bytes, at most {MAX_LINE_BYTES} are read")));
-        }
-    };
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        Fault::new(Reason::NotUtf8, format!("byte {} of the line is not UTF-8", error.valid_up_to() + 1))
-    })?;
-    match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Fault::new(Reason::NotJson, format!("column 1: expected an object, found {}", excerpt(text)))),
-        Err(error) => Err(Fault::new(Reason::NotJson, format!("column {}: {}", error.column(), json_message(&error)))),
-    }
-}
-
-/// serde_json's message without its own position, which counts lines from ours.
-fn json_message(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.split(" at line ").next().unwrap_or(&text).to_owned()
 }
