@@ -67,7 +67,9 @@ pub enum Error {
     #[error("{0}")]
     Rejected(Rejection),
     /// Nothing to read.
-    #[error("{file}: no rows; expected JSON objects (one a line, or in one array), or rows of CSV, TSV, Parquet or Arrow")]
+    #[error(
+        "{file}: no rows; expected JSON objects (one a line, or in one array), or rows of CSV, TSV, Parquet or Arrow"
+    )]
     NoRows {
         /// The file.
         file: Arc<str>,
@@ -222,6 +224,33 @@ pub enum Error {
         offset: u64,
         /// Where the file ends, in the same unit.
         length: u64,
+    },
+    /// The rows at the saved position are not those that it was saved from, or are met in another order.
+    #[error(
+        "{file}: the rows before the saved position (row {consumed} of epoch {epoch}) are not those it was saved from, or the \
+         order is another; put the files and the order back as they were, or start anew"
+    )]
+    Changed {
+        /// The source.
+        file: Arc<str>,
+        /// Epoch of the cursor.
+        epoch: u64,
+        /// Rows the cursor has consumed.
+        consumed: u64,
+    },
+    /// The threads that encode rows cannot be started.
+    #[error("workers: got {workers}, and a thread cannot be started: {source}; use fewer, or 0 for none")]
+    Threads {
+        /// How many were asked for.
+        workers: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A thread failed at a row.
+    #[error("encoding a row failed in a thread: {message}; this is a fault of the program, please report it")]
+    Worker {
+        /// What it said.
+        message: String,
     },
 }
 
