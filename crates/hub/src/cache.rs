@@ -49,11 +49,12 @@ impl Cache {
         stored.filter(|text| is_commit(text)).or_else(|| known.then(|| repo.revision.clone()))
     }
 
-    pub(crate) fn remember_commit(&self, repo: &Repo, commit: &str) -> Outcome<()> {
-        if repo.revision == commit || self.commit(repo).as_deref() == Some(commit) {
-            return Ok(());
+    /// Notes the commit that a revision stands for. Like all notes it is left out where the cache cannot be written:
+    /// what is in it is of use all the same, and a download will say so.
+    pub(crate) fn remember_commit(&self, repo: &Repo, commit: &str) {
+        if repo.revision != commit && self.commit(repo).as_deref() != Some(commit) {
+            replace(&self.folder(repo).join("refs").join(&repo.revision), commit.as_bytes()).ok();
         }
-        replace(&self.folder(repo).join("refs").join(&repo.revision), commit.as_bytes())
     }
 
     /// The revisions that the cache knows of a repository.
@@ -68,9 +69,9 @@ impl Cache {
         files.iter().all(|file| is_inside(file)).then_some(files)
     }
 
-    pub(crate) fn remember_listing(&self, repo: &Repo, commit: &str, files: &[String]) -> Outcome<()> {
+    pub(crate) fn remember_listing(&self, repo: &Repo, commit: &str, files: &[String]) {
         let text = serde_json::json!(files).to_string();
-        replace(&self.own(repo).join(format!("{commit}.json")), text.as_bytes())
+        replace(&self.own(repo).join(format!("{commit}.json")), text.as_bytes()).ok();
     }
 
     /// Whether the Hub was found to have no Parquet branch of a data set.
@@ -78,8 +79,8 @@ impl Cache {
         self.own(repo).join("no-parquet-branch").exists()
     }
 
-    pub(crate) fn remember_no_parquet(&self, repo: &Repo) -> Outcome<()> {
-        replace(&self.own(repo).join("no-parquet-branch"), b"")
+    pub(crate) fn remember_no_parquet(&self, repo: &Repo) {
+        replace(&self.own(repo).join("no-parquet-branch"), b"").ok();
     }
 
     fn own(&self, repo: &Repo) -> PathBuf {
@@ -235,7 +236,7 @@ mod tests {
             assert_eq!(cache.commit(&repo), None, "{text:?}");
         }
         let commit = "ab".repeat(20);
-        cache.remember_commit(&repo, &commit).unwrap();
+        cache.remember_commit(&repo, &commit);
         assert_eq!(cache.commit(&repo), Some(commit));
         assert_eq!(cache.revisions(&repo), ["main"]);
     }

@@ -84,7 +84,7 @@ impl Failure {
 /// An answer that is no refusal.
 pub(crate) struct Answer {
     pub(crate) response: Response<Body>,
-    /// The headers of all answers of the endpoint itself on the way, the first of a name first.
+    /// What the endpoint itself said on the way, in headers of its own (`x-…`). The first of a name counts.
     pub(crate) from_endpoint: HeaderMap,
 }
 
@@ -190,10 +190,9 @@ impl Client {
             let origin = Origin::of(&address).ok_or_else(unusable)?;
             let response = self.send(method, &address, &origin, from)?;
             if origin == self.origin {
-                for (name, value) in response.headers() {
-                    if !from_endpoint.contains_key(name) {
-                        from_endpoint.insert(name.clone(), value.clone());
-                    }
+                let own = response.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-"));
+                for (name, value) in own {
+                    from_endpoint.entry(name.clone()).or_insert_with(|| value.clone());
                 }
             }
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {

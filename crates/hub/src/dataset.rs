@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use crate::cache::Cache;
 use crate::client::Client;
-use crate::error::{Error, Fault, Result};
 use crate::repo::{Kind, Repo};
 use crate::snapshot::{Snapshot, some_of};
 use crate::splits::{choose, missing_shard, of_own_files, of_parquet_branch};
+use crate::{Error, Fault, Result};
 
 /// The branch on which the Hub keeps every data set as Parquet.
 const PARQUET: &str = "refs/convert/parquet";
@@ -63,8 +63,7 @@ pub(crate) fn dataset(cache: &Cache, client: Option<&Client>, request: &DatasetR
     let found = open(cache, client, &main, request)?;
     if cache.commit(&parquet).is_none() {
         // Offline the choice shall be the same.
-        let written = cache.remember_no_parquet(&parquet);
-        written.map_err(|fault| Error::LookUp { name: main.name.clone(), revision: MAIN.into(), fault })?;
+        cache.remember_no_parquet(&parquet);
     }
     found.ok_or_else(|| main.wrong("there are no data files".into()))
 }

@@ -30,7 +30,10 @@ struct Announced {
 /// A part that an earlier call has left is gone on from. Other processes and threads that want the same bytes wait.
 pub(crate) fn fetch(client: &Client, cache: &Cache, repo: &Repo, commit: &str, file: &str) -> Result<PathBuf, Fault> {
     let address = repo.file_path(commit, file);
-    let announced = client.patiently(|| announced(&client.head(&address)?.from_endpoint).map_err(Failure::last))?;
+    let announced = client.patiently(|| {
+        let answer = client.head(&address)?;
+        announced(&answer.from_endpoint, answer.response.headers(), commit).map_err(Failure::last)
+    })?;
     let blob = cache.blob(repo, &announced.etag);
     make_parent(&blob)?;
     if !is_whole(&blob, &announced) {
@@ -41,7 +44,11 @@ pub(crate) fn fetch(client: &Client, cache: &Cache, repo: &Repo, commit: &str, f
                 Some(_) => blob.with_file_name(format!("{}.incomplete", announced.etag)),
                 None => temporary_name(&blob),
             };
-            download(client, &address, &announced, &part)?;
+            let outcome = download(client, &address, &announced, &part);
+            if outcome.is_err() && lock.is_none() {
+                std::fs::remove_file(&part).ok();
+            }
+            outcome?;
             std::fs::rename(&part, &blob).map_err(|e| disk(&blob, e))?;
         }
     }
@@ -53,9 +60,15 @@ fn is_whole(blob: &Path, announced: &Announced) -> bool {
     std::fs::metadata(blob).is_ok_and(|found| found.is_file() && announced.size.is_none_or(|size| size == found.len()))
 }
 
-fn announced(headers: &HeaderMap) -> Result<Announced, Fault> {
+fn announced(from_endpoint: &HeaderMap, headers: &HeaderMap, commit: &str) -> Result<Announced, Fault> {
+    let own = |name: &str| from_endpoint.get(name).and_then(|value| value.to_str().ok());
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let linked = text("x-linked-etag").map(plain_etag);
+    // The page of a proxy that asks to sign in has none.
+    if own("x-repo-commit") != Some(commit) {
+        let found = own("x-repo-commit").unwrap_or("none");
+        return Err(Fault::Answer(format!("the answer should be of commit {commit}, and names {found}")));
+    }
+    let linked = own("x-linked-etag").map(plain_etag);
     let etag = linked.or_else(|| text("etag").map(plain_etag));
     let etag = etag.ok_or_else(|| Fault::Answer("the answer has no ETag".into()))?;
     if !is_etag(etag) {
@@ -63,7 +76,7 @@ fn announced(headers: &HeaderMap) -> Result<Announced, Fault> {
     }
     // The length of the answer of a redirect is that of a page about it.
     let length = if headers.contains_key("location") { None } else { text("content-length") };
-    let size = text("x-linked-size").or(length).map(|size| {
+    let size = own("x-linked-size").or(length).map(|size| {
         size.trim().parse().map_err(|_| Fault::Answer(format!("the answer has the length {size:?}, which is none")))
     });
     let is_sha256 = |etag: &&str| etag.len() == 64 && etag.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -115,7 +128,7 @@ fn append(client: &Client, address: &str, announced: &Announced, part: &Path) ->
     if answer.response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
         return Err(Failure::passing(Fault::Status { status: 416, tries: 1 }));
     }
-    let coming = answer.response.body().content_length();
+    let coming = content_length(answer.response.headers());
     if let (Some(size), Some(coming)) = (announced.size, coming)
         && have.checked_add(coming) != Some(size)
     {
@@ -126,6 +139,10 @@ fn append(client: &Client, address: &str, announced: &Announced, part: &Path) ->
         return Err(Failure::last(Fault::Answer("the answer has no length, so that nobody could tell a cut".into())));
     }
     receive(client, answer.response, announced.size, have, &mut file, part)
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get("content-length")?.to_str().ok()?.trim().parse().ok()
 }
 
 fn is_chunked(headers: &HeaderMap) -> bool {
@@ -212,8 +229,18 @@ mod tests {
     use super::*;
 
     fn of(headers: &[(&str, &str)]) -> Result<Announced, String> {
-        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        announced(&headers).map_err(|fault| fault.to_string())
+        let commit = [("x-repo-commit", "abc")];
+        let headers = headers.iter().chain(&commit);
+        let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        announced(&headers, &headers, "abc").map_err(|fault| fault.to_string())
+    }
+
+    #[test]
+    fn an_answer_of_nobody_is_refused() {
+        let told = |headers: HeaderMap| announced(&headers, &headers, "abc").err().unwrap().to_string();
+        assert!(told(HeaderMap::new()).starts_with("the answer should be of commit abc, and names none; check"));
+        let other = HeaderMap::from_iter([("x-repo-commit".parse().unwrap(), "def".parse().unwrap())]);
+        assert!(told(other).starts_with("the answer should be of commit abc, and names def; check"));
     }
 
     #[test]

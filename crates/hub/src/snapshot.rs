@@ -53,7 +53,7 @@ impl<'a> Snapshot<'a> {
         match Self::look_up(cache, client, repo) {
             Ok(snapshot) => {
                 let outcome = work(&snapshot)?;
-                cache.remember_commit(repo, &snapshot.commit).map_err(|fault| could_not_look_up(repo, fault))?;
+                cache.remember_commit(repo, &snapshot.commit);
                 Ok(outcome)
             }
             // The network is down, and everything may be here, put there by another program.
@@ -79,7 +79,7 @@ impl<'a> Snapshot<'a> {
             let value = client.json(&path, LONGEST_LISTING)?;
             listed(&value).map_err(|what| Failure::last(Fault::Answer(format!("the answer to {path} {what}"))))
         })?;
-        cache.remember_listing(repo, &commit, &files)?;
+        cache.remember_listing(repo, &commit, &files);
         Ok(Self { repo, commit, files, is_listed: true, cache, client: Some(client) })
     }
 

@@ -82,6 +82,19 @@ fn a_later_split_is_of_the_commit_of_the_first() {
 }
 
 #[test]
+fn a_commit_that_is_gone_is_looked_up_anew() {
+    let server = Server::start();
+    server.publish(REPO, PARQUET, COMMIT, &converted());
+    let cache = tempfile::tempdir().unwrap();
+    let hub = server.hub(&cache);
+    let old = hub.dataset(&request("someone/rows")).unwrap();
+    server.withdraw(REPO, COMMIT);
+    server.publish(REPO, PARQUET, LATER, &[("default/test/0000.parquet", bytes(10, 9))]);
+    assert_eq!(hub.dataset(&request("someone/rows")).unwrap(), old, "what is here needs no server");
+    assert_eq!(hub.dataset(&of(None, Some("test"))).unwrap().commit, LATER);
+}
+
+#[test]
 fn without_a_parquet_branch_the_own_files_are_taken_offline_too() {
     let server = Server::start();
     let own = [

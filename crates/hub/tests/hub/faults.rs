@@ -196,20 +196,20 @@ fn whatever_a_part_holds_the_file_is_right() {
 #[test]
 fn a_silent_server_is_not_waited_for_for_ever() {
     let short = |options: &mut Options| {
-        options.timeout = Duration::from_millis(100);
+        options.timeout = Duration::from_millis(500);
         options.retries = 1;
     };
-    let text = "sent nothing for 0.1 s (2 tries); try again later (a download goes on from where it stopped), or wait \
+    let text = "sent nothing for 0.5 s (2 tries); try again later (a download goes on from where it stopped), or wait \
                 longer (HF_HUB_DOWNLOAD_TIMEOUT)";
-    assert_eq!(refused(Fault::Silence(1000), SMALL, short), format!("127.0.0.1 {text}"));
-    assert_eq!(refused(Fault::Stall(1000, 1000), LARGE, short), format!("the server {text}"));
+    assert_eq!(refused(Fault::Silence(3000), SMALL, short), format!("127.0.0.1 {text}"));
+    assert_eq!(refused(Fault::Stall(1000, 3000), LARGE, short), format!("the server {text}"));
 }
 
 #[test]
 fn a_slow_body_is_no_silence() {
     let (server, cache) = (server(), tempfile::tempdir().unwrap());
-    server.fail("storage", 1, Fault::Drip(40));
-    let options = Options { timeout: Duration::from_millis(150), retries: 0, ..server.options(&cache) };
+    server.fail("storage", 1, Fault::Drip(300));
+    let options = Options { timeout: Duration::from_secs(1), retries: 0, ..server.options(&cache) };
     // Five pieces take longer than the limit; none of them does.
     assert_eq!(get(&Hub::new(options).unwrap(), LARGE).unwrap(), expected(LARGE));
 }
@@ -217,8 +217,7 @@ fn a_slow_body_is_no_silence() {
 #[test]
 fn a_refused_connection() {
     let cache = tempfile::tempdir().unwrap();
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let options = Options { endpoint: Some(format!("http://{closed}")), ..server().options(&cache) };
+    let options = Options { endpoint: Some("http://127.0.0.1:1".into()), ..server().options(&cache) };
     let error = Hub::new(options).unwrap().dataset(&request("someone/rows")).unwrap_err().to_string();
     let start = "someone/rows at revision refs/convert/parquet could not be looked up: no connection to 127.0.0.1 \
                  (5 tries): ";
@@ -290,4 +289,15 @@ fn a_cache_that_cannot_be_written_is_said() {
     std::fs::write(cache.path().join("datasets--someone--rows"), "a file where a folder goes").unwrap();
     let error = get(&server.hub(&cache), SMALL).unwrap_err();
     assert!(error.contains("; check that the cache is writable and the disk not full"), "{error}");
+}
+
+#[test]
+fn a_proxy_is_used_but_for_the_hosts_that_are_excepted() {
+    let (server, cache) = (server(), tempfile::tempdir().unwrap());
+    let proxied = Options { proxy: Some("http://127.0.0.1:1".into()), retries: 0, ..server.options(&cache) };
+    let error = get(&Hub::new(proxied.clone()).unwrap(), SMALL).unwrap_err();
+    assert!(error.contains("no connection to"), "{error}");
+    assert!(server.requests().is_empty());
+    let excepted = Options { no_proxy: Some("example.org, 127.0.0.1".into()), ..proxied };
+    assert_eq!(get(&Hub::new(excepted).unwrap(), SMALL).unwrap(), expected(SMALL));
 }

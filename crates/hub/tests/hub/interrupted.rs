@@ -51,7 +51,7 @@ fn wait_for_part(cache: &Path, size: u64, child: &mut Child) {
 fn killed_in_the_middle_and_run_again() {
     let server = server();
     let cache = tempfile::tempdir().unwrap();
-    server.fail("storage", 3, Fault::Drip(5));
+    server.fail("storage", 3, Fault::Drip(20));
     for size in [1, 40_000, 90_000] {
         let mut child = spawn(&server, cache.path());
         wait_for_part(cache.path(), size, &mut child);

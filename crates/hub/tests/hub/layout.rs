@@ -5,7 +5,7 @@ use hf_hub::{Cache, Repo, RepoType};
 
 use candlewick_hub::{Hub, Options};
 
-use crate::server::{COMMIT, Server, bytes, offline, request, sha256};
+use crate::server::{COMMIT, Fault, Server, bytes, offline, request, sha256};
 
 const PARQUET: &str = "refs/convert/parquet";
 
@@ -39,6 +39,20 @@ fn a_snapshot_is_links_to_bytes_named_by_their_etag() {
     assert!(cache.path().join(".locks/datasets--someone--rows").join(format!("{digest}.lock")).exists());
 }
 
+#[cfg(unix)]
+#[test]
+fn a_redirect_of_the_endpoint_to_itself_is_not_taken_for_the_file() {
+    let server = Server::start();
+    server.publish("datasets/someone/rows", "main", COMMIT, &[("tokenizer.json", bytes(700, 1))]);
+    let cache = tempfile::tempdir().unwrap();
+    server.fail("/api/resolve-cache/", 1, Fault::Cut(300));
+    let path = server.hub(&cache).dataset_file("someone/rows", "main", "tokenizer.json").unwrap();
+    let etag = &sha256(&bytes(700, 1))[..40];
+    assert_eq!(std::fs::read_link(&path).unwrap(), std::path::Path::new("../../blobs").join(etag));
+    assert_eq!(std::fs::read(&path).unwrap(), bytes(700, 1));
+    assert_eq!(server.requests().last().unwrap().from, Some(300), "the length was known, so the part was of use");
+}
+
 /// Lets `hf-hub` fetch files.
 fn fetch_by_others(server: &Server, cache: &tempfile::TempDir, repo: &Repo, files: &[&str]) {
     let builder = ApiBuilder::from_cache(Cache::new(cache.path().into())).with_endpoint(server.address.clone());
@@ -57,7 +71,7 @@ fn what_others_have_fetched_is_found_here() {
         ("model.safetensors", bytes(700, 1)),
         ("generation_config.json", b"{}".to_vec()),
     ];
-    // hf-hub asks for files by branch, and for their names and sizes otherwise than this server answers: by commit.
+    // hf-hub asks for files by the name of the revision, and this server hands them out by commit.
     server.publish("models/someone/small", COMMIT, COMMIT, &files);
     let cache = tempfile::tempdir().unwrap();
     let repo = Repo::with_revision("someone/small".into(), RepoType::Model, COMMIT.into());
@@ -70,6 +84,8 @@ fn what_others_have_fetched_is_found_here() {
     let down = Hub::new(down).unwrap();
     assert_eq!(down.model("someone/small", COMMIT).unwrap(), directory);
     assert!(!directory.join("generation_config.json").exists());
+    // Where nothing can be noted the cache is read all the same.
+    std::fs::write(cache.path().join("models--someone--small/.candlewick"), "in the way").unwrap();
     assert_eq!(server.hub(&cache).model("someone/small", COMMIT).unwrap(), directory);
     assert!(directory.join("generation_config.json").exists());
 }

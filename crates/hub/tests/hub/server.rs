@@ -84,6 +84,11 @@ impl Server {
         world.files.insert((repo.into(), commit.into()), files);
     }
 
+    /// Takes a commit away, as a rewritten history does.
+    pub(crate) fn withdraw(&self, repo: &str, commit: &str) {
+        self.world.lock().unwrap().files.remove(&(repo.into(), commit.into()));
+    }
+
     /// Lets the next requests whose path contains `part` go wrong; `storage` in place of a part means the storage.
     pub(crate) fn fail(&self, part: &str, times: usize, fault: Fault) {
         self.world.lock().unwrap().faults.push((part.into(), times, fault));
@@ -222,7 +227,7 @@ impl World {
             let location = format!("/api/resolve-cache/{repo}/resolve/{commit}/{file}");
             return Answer {
                 status: 307,
-                headers: [headers, vec![("location", location)]].concat(),
+                headers: [headers, vec![("location", location), ("etag", "\"of-the-page\"".into())]].concat(),
                 body: b"moved".into(),
             };
         }
