@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, RANGE, RETRY_AFTER};
+use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, RANGE, RETRY_AFTER};
 use ureq::http::{HeaderMap, Method, Response, Uri};
 use ureq::{Agent, Body};
 
+use crate::address::{Origin, redirect};
 use crate::error::Fault;
 use crate::{Error, Options, Result};
 
@@ -31,27 +32,6 @@ struct Token(String);
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("…")
-    }
-}
-
-/// Scheme, host and port: the token goes to one of these only.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Origin {
-    scheme: String,
-    host: String,
-    port: u16,
-}
-
-impl Origin {
-    fn of(address: &Uri) -> Option<Self> {
-        let scheme = address.scheme_str()?.to_ascii_lowercase();
-        let usual = match scheme.as_str() {
-            "https" => 443,
-            "http" => 80,
-            _ => return None,
-        };
-        let host = address.host().filter(|host| !host.is_empty())?.to_ascii_lowercase();
-        Some(Self { scheme, host, port: address.port_u16().unwrap_or(usual) })
     }
 }
 
@@ -201,7 +181,7 @@ impl Client {
                     None => Ok(Answer { response, from_endpoint }),
                 };
             }
-            let next = redirect(&address, response.headers())?;
+            let next = redirect(&address, response.headers()).map_err(answer)?;
             if Origin::of(&next).as_ref() != Some(&self.origin) {
                 match across {
                     Across::Follow => {}
@@ -299,30 +279,6 @@ fn answer(what: &str) -> Failure {
     Failure::last(Fault::Answer(what.to_owned()))
 }
 
-/// Where a redirect leads, seen from the address that redirects.
-fn redirect(from: &Uri, headers: &HeaderMap) -> std::result::Result<Uri, Failure> {
-    let unusable = || answer("the server redirects to what is no address");
-    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(unusable)?;
-    let scheme = from.scheme_str().unwrap_or("https");
-    let authority = from.authority().map_or("", |authority| authority.as_str());
-    let absolute = if location.starts_with("//") {
-        format!("{scheme}:{location}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{authority}{location}")
-    } else if location.split(['/', '?']).next().is_some_and(|start| start.ends_with(':')) {
-        location.to_owned()
-    } else {
-        let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-        format!("{scheme}://{authority}{folder}/{location}")
-    };
-    let next: Uri = absolute.parse().map_err(|_| unusable())?;
-    let origin = Origin::of(&next).ok_or_else(unusable)?;
-    if scheme == "https" && origin.scheme != "https" {
-        return Err(answer("the server redirects from https to http"));
-    }
-    Ok(next)
-}
-
 fn proxy(options: &Options) -> Result<Option<ureq::Proxy>> {
     let Some(text) = options.proxy.as_deref() else { return Ok(None) };
     let wrong = || {
@@ -392,22 +348,6 @@ mod tests {
         assert_eq!(tries, 1);
         let text = refused.unwrap_err().to_string();
         assert_eq!(text, "too many requests (429); the server asks to wait 3600 s; try again later, or set HF_TOKEN");
-    }
-
-    #[test]
-    fn redirects_are_read_as_browsers_do() {
-        let from: Uri = "https://hub.example/a/b".parse().unwrap();
-        let to = |location: &str| {
-            let headers = HeaderMap::from_iter([(LOCATION, location.parse().unwrap())]);
-            redirect(&from, &headers).map(|uri| uri.to_string()).map_err(|failure| failure.fault.to_string())
-        };
-        assert_eq!(to("/c?d").unwrap(), "https://hub.example/c?d");
-        assert_eq!(to("/c?from=http://x").unwrap(), "https://hub.example/c?from=http://x");
-        assert_eq!(to("c").unwrap(), "https://hub.example/a/c");
-        assert_eq!(to("//cdn.example/x").unwrap(), "https://cdn.example/x");
-        assert_eq!(to("https://cdn.example/x?s=1").unwrap(), "https://cdn.example/x?s=1");
-        assert!(to("http://cdn.example/x").unwrap_err().contains("from https to http"));
-        assert!(to("file:///etc/passwd").unwrap_err().contains("no address"));
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub(crate) fn dataset(cache: &Cache, client: Option<&Client>, request: &DatasetR
         match open(cache, client, &parquet, request) {
             Ok(Some(dataset)) => return Ok(dataset),
             Ok(None) => {}
-            Err(Error::LookUp { fault: Fault::Missing { what }, .. }) if what != "repository" => {}
+            Err(Error::LookUp { fault, .. }) if is_no_branch(&fault) => {}
             Err(error) => return Err(error),
         }
     }
@@ -66,6 +66,10 @@ pub(crate) fn dataset(cache: &Cache, client: Option<&Client>, request: &DatasetR
         cache.remember_no_parquet(&parquet);
     }
     found.ok_or_else(|| main.wrong("there are no data files".into()))
+}
+
+fn is_no_branch(fault: &Fault) -> bool {
+    matches!(fault, Fault::Missing { what } if *what != "repository")
 }
 
 /// The files of a revision; `None` where the Parquet branch is there and empty.

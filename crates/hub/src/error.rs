@@ -20,7 +20,7 @@ pub enum Error {
         /// File in it.
         file: String,
         /// What happened and what to do.
-        fault: Fault,
+        fault: Box<Fault>,
     },
     /// The Hub did not say what a revision holds.
     #[error("{name} at revision {revision} could not be looked up: {fault}")]
@@ -30,7 +30,7 @@ pub enum Error {
         /// Branch, tag or commit.
         revision: String,
         /// What happened and what to do.
-        fault: Fault,
+        fault: Box<Fault>,
     },
     /// Offline, and the cache lacks a file.
     #[error(

@@ -28,6 +28,7 @@
 //!
 //! **Trouble that may pass** (429, 5xx, broken connections, silence) is met with a few more tries, see [`Options`].
 //! Every error says what to do.
+mod address;
 mod cache;
 mod client;
 mod dataset;

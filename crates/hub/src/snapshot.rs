@@ -101,7 +101,7 @@ impl<'a> Snapshot<'a> {
             name: self.repo.name.clone(),
             revision: self.repo.revision.clone(),
             file: file.to_owned(),
-            fault,
+            fault: Box::new(fault),
         })
     }
 
@@ -122,7 +122,7 @@ fn not_cached(cache: &Cache, repo: &Repo, file: &str) -> Error {
 }
 
 fn could_not_look_up(repo: &Repo, fault: Fault) -> Error {
-    Error::LookUp { name: repo.name.clone(), revision: repo.revision.clone(), fault }
+    Error::LookUp { name: repo.name.clone(), revision: repo.revision.clone(), fault: Box::new(fault) }
 }
 
 /// A few of many names.
