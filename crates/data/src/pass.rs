@@ -77,7 +77,7 @@ impl Item {
     /// Bytes that it holds.
     pub(crate) fn bytes(&self) -> usize {
         match &self.text {
-            ItemText::Raw(raw) => bytes(raw).len(),
+            ItemText::Raw(raw) => raw.text().len(),
             ItemText::Index(_) => 0,
         }
     }
@@ -264,16 +264,8 @@ fn digest(text: &ItemText) -> u64 {
     match text {
         ItemText::Raw(raw) => match &raw.text {
             RawText::TooLong(length) => *length,
-            _ => xxh3_64(bytes(raw)),
+            _ => xxh3_64(raw.text()),
         },
         ItemText::Index(_) => 0,
-    }
-}
-
-fn bytes(raw: &Raw) -> &[u8] {
-    match &raw.text {
-        RawText::Json { bytes, .. } => bytes,
-        RawText::Fault(_, detail) => detail.as_bytes(),
-        RawText::TooLong(_) => &[],
     }
 }

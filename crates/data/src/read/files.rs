@@ -91,7 +91,7 @@ impl Files {
         let Some(stream) = &self.stream else {
             let mut reader = self.pass()?;
             let mut head: Vec<Raw> = reader.next_raw()?.into_iter().collect();
-            while head.len() < ROWS && head.iter().map(Raw::text_bytes).sum::<usize>() < BYTES {
+            while head.len() < ROWS && head.iter().map(|raw| raw.text().len()).sum::<usize>() < BYTES {
                 // What cannot be read on is said when it is reached.
                 let Ok(Some(raw)) = reader.next_raw() else { break };
                 head.push(raw);

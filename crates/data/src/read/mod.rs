@@ -75,12 +75,12 @@ pub(crate) enum Start {
 }
 
 impl Raw {
-    /// What it holds of memory, nearly.
-    pub(crate) fn text_bytes(&self) -> usize {
+    /// What stands there, or why it cannot be read.
+    pub(crate) fn text(&self) -> &[u8] {
         match &self.text {
-            RawText::Json { bytes, .. } => bytes.len(),
-            RawText::TooLong(_) => 0,
-            RawText::Fault(_, detail) => detail.len(),
+            RawText::Json { bytes, .. } => bytes,
+            RawText::Fault(_, detail) => detail.as_bytes(),
+            RawText::TooLong(_) => &[],
         }
     }
 
