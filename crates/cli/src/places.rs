@@ -50,21 +50,19 @@ pub(crate) fn directory(place: &Path, kind: Kind) -> Result<PathBuf> {
 
 #[cfg(feature = "hub")]
 fn fetch(name: &str, revision: &str, kind: Kind) -> Result<PathBuf> {
-    use candlewick::hub::{Hub, Options};
-    let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let hub = Hub::new(Options {
-        cache: text("HF_HUB_CACHE")
-            .map(PathBuf::from)
-            .or_else(|| text("HF_HOME").map(|home| Path::new(&home).join("hub"))),
-        endpoint: text("HF_ENDPOINT"),
-        token: text("HF_TOKEN"),
-        offline: text("HF_HUB_OFFLINE").is_some_and(|value| value != "0"),
-    });
-    let fetched = hub.and_then(|hub| match kind {
+    let fetched = hub().and_then(|hub| match kind {
         Kind::Model => hub.model(name, revision),
         Kind::Adapter => hub.adapter(name, revision),
     });
     Ok(fetched.map_err(|error| crate::failure::Failure::Model(error.to_string()))?)
+}
+
+/// The Hub as the variables of `huggingface_hub` say.
+#[cfg(feature = "hub")]
+fn hub() -> candlewick::hub::Result<candlewick::hub::Hub> {
+    use candlewick::hub::{Hub, Options};
+    let lookup = |name: &str| std::env::var(name).ok();
+    Options::from_lookup(lookup).and_then(|options| options.with_stored_token(lookup)).and_then(Hub::new)
 }
 
 #[cfg(not(feature = "hub"))]

@@ -9,14 +9,13 @@
 //! assert_eq!(words.config()?.optimizer.learning_rate, 5e-5);
 //! # Ok::<(), candlewick_train::Error>(())
 //! ```
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candlewick_data::{Boundary, EndOfSequence, Form, RowRange, Truncation};
 use candlewick_losses::Recipe;
 use candlewick_model::{LoraConfig, Recompute};
 use serde::{Deserialize, Serialize};
 
+use crate::data_words::{DataWords, EvaluationWords};
 use crate::error::{Error, Result};
 use crate::nearest::nearest;
 use crate::schedule::Schedule;
@@ -68,68 +67,6 @@ pub struct ModelWords {
     pub adapter: Option<PathBuf>,
     /// A fresh LoRA adapter. Without this and `adapter`, all parameters are trained.
     pub lora: Option<LoraConfig>,
-}
-
-/// `[data]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct DataWords {
-    /// A JSON-lines file, plain or `.gz`. Required.
-    pub path: Option<PathBuf>,
-    /// The form of its rows.
-    pub form: Form,
-    /// Which rows, such as `"..2000"` or `"2000.."`; all by default.
-    pub rows: RowRange,
-    /// Our name of a column → its name in the file, as `completion = "response"`.
-    pub columns: BTreeMap<String, String>,
-    /// Longest prompt with completion, in tokens; 0 for no limit.
-    pub max_length: usize,
-    /// Where a prompt ends and its completion begins among the tokens.
-    pub boundary: Boundary,
-    /// What happens to rows longer than `max_length`.
-    pub truncation: Truncation,
-    /// Whether completions of plain text end with the end-of-sequence token.
-    pub end_of_sequence: EndOfSequence,
-    /// Whether a rejected row is an error; otherwise it is left out and counted.
-    pub strict: bool,
-    /// Whether every step holds rows of both verdicts as long as there are both: then rows come later than their place in
-    /// the order. By default where rows are shuffled, the objective reads verdicts only, and a step has two rows or more.
-    pub stratified: Option<bool>,
-}
-
-impl Default for DataWords {
-    fn default() -> Self {
-        Self {
-            path: None,
-            form: Form::default(),
-            rows: RowRange::default(),
-            columns: BTreeMap::new(),
-            max_length: 1024,
-            boundary: Boundary::default(),
-            truncation: Truncation::default(),
-            end_of_sequence: EndOfSequence::default(),
-            strict: false,
-            stratified: None,
-        }
-    }
-}
-
-/// `[evaluation]`; form and tokenization are those of `[data]`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct EvaluationWords {
-    /// The file; by default that of `[data]`, and then `rows` must be given.
-    pub path: Option<PathBuf>,
-    /// Which rows.
-    pub rows: Option<RowRange>,
-    /// Steps between evaluations; 0 for one at the end only.
-    pub every: u64,
-    /// Whether to evaluate before the first step too.
-    pub at_start: bool,
-    /// Examples scored at once; by default `train.batch_size`.
-    pub batch_size: Option<usize>,
 }
 
 /// `[reference]`
@@ -226,6 +163,10 @@ pub struct TrainWords {
     pub order: OrderKind,
     /// Rows held at once to shuffle them.
     pub shuffle_buffer: usize,
+    /// Most tokens of a micro-batch: a step is cut into as many micro-batches as it takes; 0 leaves it to `batch_size`.
+    pub tokens: usize,
+    /// Steps whose rows are brought together by length; none by default.
+    pub bucket: Option<usize>,
     /// What the backward pass computes again.
     pub recompute: Recompute,
     /// Threads; 0 lets the caller decide.
@@ -242,6 +183,8 @@ impl Default for TrainWords {
             seed: 0,
             order: OrderKind::Shuffled,
             shuffle_buffer: 10_000,
+            tokens: 0,
+            bucket: None,
             recompute: Recompute::Nothing,
             threads: 0,
         }

@@ -1,9 +1,9 @@
 //! Rows of a plan: which they are, how they become tokens, how they are opened.
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candlewick_data::{
-    Boundary, ColumnPath, CompletionTruncation, EncodeOptions, EndOfSequence, Form, MixtureEnd, NumberColumn, Origin,
+    Boundary, ColumnPath, CompletionTruncation, EncodeOptions, EndOfSequence, Form, MixtureEnd, NumberColumn,
     PromptRange, PromptTruncation, RowRange, ScoredTokens, Selection, SelectionOptions, Source, SourceOptions,
     TeacherColumn, Ties, Truncation,
 };
@@ -219,10 +219,7 @@ impl DataPlan {
             return Err(error.into());
         }
         let selection = selection?;
-        Ok(source.leaving_out(move |row| {
-            let rejection = selection.rejection(row, &Origin::memory(row + 1))?;
-            Some((rejection.reason, rejection.detail))
-        }))
+        Ok(source.leaving_out(move |row, origin| selection.rejection(row, origin)))
     }
 
     fn part(&self, part: &PartPlan, needs: &Needs) -> Result<Source> {
@@ -271,11 +268,6 @@ impl PartPlan {
             weight: words.weight,
         })
     }
-
-    /// The files whose bytes tell whether these are the same rows; those of a directory or a pattern are found anew.
-    pub(crate) fn paths(&self) -> Vec<&Path> {
-        if self.files.is_empty() { vec![&self.path] } else { self.files.iter().map(PathBuf::as_path).collect() }
-    }
 }
 
 fn resolve_parts(words: DataWords) -> Result<Vec<PartPlan>> {
@@ -300,7 +292,11 @@ fn resolve_parts(words: DataWords) -> Result<Vec<PartPlan>> {
             "given beside [[data.mixture]], whose parts each have their own; move it there",
         ));
     }
-    mixture.into_iter().enumerate().map(|(index, part)| PartPlan::resolve(&format!("data.mixture[{index}]"), part)).collect()
+    mixture
+        .into_iter()
+        .enumerate()
+        .map(|(index, part)| PartPlan::resolve(&format!("data.mixture[{index}]"), part))
+        .collect()
 }
 
 /// The plan of an evaluation; where it holds prompts out, the training rows are those of the others.

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candlewick_data::{
-    Balance, Boundary, ColumnPath, CompletionTruncation, Deduplicate, EndOfSequence, Form, MixtureEnd, PromptTruncation,
-    RowRange, Ties, Truncation,
+    Balance, Boundary, ColumnPath, CompletionTruncation, Deduplicate, EndOfSequence, Form, MixtureEnd,
+    PromptTruncation, RowRange, Ties, Truncation,
 };
 use serde::{Deserialize, Serialize};
 

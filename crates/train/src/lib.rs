@@ -13,6 +13,8 @@
 
 mod checkpoint;
 mod config;
+mod data_plan;
+mod data_words;
 mod error;
 mod leaves;
 mod log;
@@ -33,16 +35,15 @@ mod udm;
 
 pub use checkpoint::{Checkpoint, FORMAT_VERSION, FileRecord, Found, State};
 pub use config::{
-    Config, DataWords, EvaluationWords, ModelWords, OptimizerWords, OrderKind, OutputWords, ReferenceKind,
-    ReferenceWords, TrainWords, UdmWords, Words,
+    Config, ModelWords, OptimizerWords, OrderKind, OutputWords, ReferenceKind, ReferenceWords, TrainWords, UdmWords,
+    Words,
 };
+pub use data_plan::{DataPlan, EvaluationPlan, HeldOut, PartPlan};
+pub use data_words::{DataWords, EvaluationWords, PartWords};
 pub use error::{Error, Fault, Result};
 pub use metrics::{Mean, Metrics};
 pub use optimizer::AdamWOptions;
-pub use plan::{
-    DataPlan, EmbeddingPlan, EvaluationPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan, TrainPlan, TuningPlan,
-    UdmPlan,
-};
+pub use plan::{EmbeddingPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan, TrainPlan, TuningPlan, UdmPlan};
 pub use policy::{CausalPolicy, Cotangents, FrozenPolicy, Policy, Trainable, Tuning, weights_digest};
 pub use reference::{PrecomputedReference, Reference};
 pub use run::{Event, Place, Run, Summary, checkpoints};

@@ -3,18 +3,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use candlewick_data::{
-    Boundary, EncodeOptions, EndOfSequence, Form, NumberColumn, Order, RowRange, ScoredTokens, SourceOptions,
-    TeacherColumn, Truncation,
-};
-use candlewick_losses::{Needs, Number, Objective, Recipe, Rows, Scored, Teacher};
+use candlewick_data::{EncodeOptions, Order, Source};
+use candlewick_losses::{Needs, Objective, Recipe};
 use candlewick_model::{LoraConfig, Recompute};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::{
-    Config, EvaluationWords, ModelWords, OptimizerWords, OrderKind, POLICY, ReferenceKind, TrainWords, UdmWords,
-};
+use crate::config::{Config, ModelWords, OptimizerWords, OrderKind, POLICY, ReferenceKind, UdmWords};
+use crate::data_plan::{DataPlan, EvaluationPlan, resolve_evaluation};
 use crate::error::{Error, Result};
 use crate::optimizer::AdamWOptions;
 use crate::schedule::{Decay, Schedule};
@@ -75,34 +71,6 @@ pub enum TuningPlan {
     Adapter(PathBuf),
 }
 
-/// Rows and how they become tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct DataPlan {
-    /// The file.
-    pub path: PathBuf,
-    /// The form of its rows.
-    pub form: Form,
-    /// Which rows.
-    pub rows: RowRange,
-    /// Our name of a column → its name in the file.
-    pub columns: BTreeMap<String, String>,
-    /// Longest prompt with completion, in tokens.
-    pub max_length: Option<usize>,
-    /// Where a prompt ends among the tokens.
-    pub boundary: Boundary,
-    /// What happens to longer rows.
-    pub truncation: Truncation,
-    /// Whether plain completions end with the end-of-sequence token.
-    pub end_of_sequence: EndOfSequence,
-    /// Whether a rejected row is an error.
-    pub strict: bool,
-    /// Whether every step holds rows of both verdicts as long as there are both.
-    #[serde(default)]
-    pub stratified: bool,
-}
-
 /// How rows get the number `desirable_prompt`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -137,23 +105,6 @@ impl UdmPlan {
     }
 }
 
-/// Held-out rows and when they are scored.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct EvaluationPlan {
-    /// The file.
-    pub path: PathBuf,
-    /// Which rows.
-    pub rows: RowRange,
-    /// Steps between evaluations; 0 for one at the end only.
-    pub every: u64,
-    /// Whether to evaluate before the first step too.
-    pub at_start: bool,
-    /// Examples scored at once.
-    pub batch_size: usize,
-}
-
 /// Where reference log-probabilities come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -186,6 +137,10 @@ pub struct TrainPlan {
     pub seed: u64,
     /// The order of rows.
     pub order: Order,
+    /// Most tokens of a micro-batch.
+    pub tokens: Option<usize>,
+    /// Steps whose rows are brought together by length.
+    pub bucket: Option<usize>,
     /// What the backward pass computes again.
     pub recompute: Recompute,
     /// Threads; 0 lets the caller decide.
@@ -226,18 +181,7 @@ impl Plan {
         objective.validate().map_err(|e| Error::config("objective", e.to_string()))?;
         check_reference_stays(&objective)?;
         let dir = required("output.dir", "the directory for results", output.dir)?;
-        let data = DataPlan {
-            path: required("data.path", "a file of JSON lines", data.path)?,
-            form: data.form,
-            rows: data.rows,
-            columns: data.columns,
-            max_length: (data.max_length > 0).then_some(data.max_length),
-            boundary: data.boundary,
-            truncation: data.truncation,
-            end_of_sequence: data.end_of_sequence,
-            strict: data.strict,
-            stratified: resolve_stratified(data.stratified, &objective.needs(), &train)?,
-        };
+        let mut data = DataPlan::resolve(data, &objective.needs(), &train)?;
         let model = resolve_model(model)?;
         let length = match (train.steps, train.epochs) {
             (Some(_), Some(_)) => {
@@ -260,7 +204,7 @@ impl Plan {
         let batch_size = at_least_one("train.batch_size", train.batch_size as u64)? as usize;
         Ok(Self {
             udm: udm.map(|words| resolve_udm(words, &objective.needs(), train.seed)).transpose()?,
-            evaluation: evaluation.map(|words| resolve_evaluation(words, &data, batch_size)).transpose()?,
+            evaluation: evaluation.map(|words| resolve_evaluation(words, &mut data, batch_size)).transpose()?,
             model,
             data,
             objective,
@@ -286,6 +230,8 @@ impl Plan {
                         buffer: at_least_one("train.shuffle_buffer", train.shuffle_buffer as u64)? as usize,
                     },
                 },
+                tokens: (train.tokens > 0).then_some(train.tokens),
+                bucket: train.bucket,
                 recompute: train.recompute,
                 threads: train.threads,
             },
@@ -296,7 +242,7 @@ impl Plan {
     /// Checks that a run of this plan may go on from a checkpoint of `stored`, after `step` steps.
     ///
     /// Allowed to differ: `output` (and with it the place of a precomputed reference that lies there by default),
-    /// `train.threads`, and `train.length` where the learning rate does not depend on it and the new length is no shorter than
+    /// `train.threads`, `data.workers`, and `train.length` where the learning rate does not depend on it and the new length is no shorter than
     /// what is done (of epochs: than it was). Other threads add up in another order: the bits are those of the uninterrupted
     /// run for the same number of threads only. What `stored` does not say, since a plan had no such key when it was written,
     /// has its default.
@@ -318,7 +264,7 @@ impl Plan {
             {
                 continue;
             }
-            if our == their || key.starts_with("output.") || key == "train.threads" {
+            if our == their || key.starts_with("output.") || key == "train.threads" || key == "data.workers" {
                 continue;
             }
             if key.starts_with("train.length") {
@@ -348,45 +294,33 @@ impl Plan {
 
     /// How its rows become tokens.
     pub fn encode_options(&self) -> EncodeOptions {
-        EncodeOptions {
-            max_length: self.data.max_length,
-            boundary: self.data.boundary,
-            truncation: self.data.truncation,
-            end_of_sequence: self.data.end_of_sequence,
-            scored: match self.objective.needs().scored {
-                Scored::All => ScoredTokens::All,
-                Scored::Edits => ScoredTokens::Edits,
-            },
-        }
+        self.data.encode_options(self.objective.needs().scored)
     }
 
-    /// How its training rows are read, with what the objective needs of them.
-    pub fn source_options(&self) -> SourceOptions {
-        let needs = match self.udm {
+    /// Opens its training rows, with what the objective needs of them. Where repeats are left out, or rows for balance, all
+    /// rows are read once.
+    ///
+    /// # Errors
+    /// Files that cannot be opened or read, or hold rows of no known form.
+    pub fn open_rows(&self) -> Result<Source> {
+        self.data.open(&self.row_needs())
+    }
+
+    /// Opens its held-out rows; None without an evaluation.
+    ///
+    /// # Errors
+    /// As [`Plan::open_rows`].
+    pub fn open_held_out(&self) -> Result<Option<Source>> {
+        let rows = self.evaluation.as_ref().map(|evaluation| &evaluation.rows);
+        rows.map(|rows| self.data.open_held_out(rows, &self.row_needs())).transpose()
+    }
+
+    /// What the objective needs that rows must bring.
+    fn row_needs(&self) -> Needs {
+        match self.udm {
             Some(_) => udm::without_probability(&self.objective.needs()),
             None => self.objective.needs(),
-        };
-        let number = |number: &Number| NumberColumn { name: number.name.into(), low: number.low, high: number.high };
-        SourceOptions {
-            path: self.data.path.clone(),
-            form: self.data.form,
-            rows: self.data.rows,
-            columns: self.data.columns.clone(),
-            strict: self.data.strict,
-            numbers: needs.numbers.iter().map(number).collect(),
-            teacher: match needs.teacher {
-                Teacher::None => TeacherColumn::None,
-                Teacher::LogProbs => TeacherColumn::LogProbs,
-                Teacher::WithReference => TeacherColumn::WithReference,
-            },
-            ..SourceOptions::default()
         }
-    }
-
-    /// How its held-out rows are read; none without an evaluation.
-    pub fn evaluation_options(&self) -> Option<SourceOptions> {
-        let EvaluationPlan { path, rows, .. } = self.evaluation.as_ref()?;
-        Some(SourceOptions { path: path.clone(), rows: *rows, ..self.source_options() })
     }
 
     /// The plan as JSON.
@@ -451,18 +385,6 @@ fn resolve_reference(
     })
 }
 
-fn resolve_stratified(given: Option<bool>, needs: &Needs, train: &TrainWords) -> Result<bool> {
-    if given == Some(true) && !needs.rows.labelled {
-        return Err(Error::config(
-            "data.stratified",
-            "true, and the objective of [objective] reads no verdicts; leave it out",
-        ));
-    }
-    let verdicts_only = needs.rows == Rows::LABELLED;
-    let two_rows = train.batch_size.saturating_mul(train.micro_batches) > 1;
-    Ok(given.unwrap_or(verdicts_only && two_rows && train.order == OrderKind::Shuffled))
-}
-
 fn resolve_udm(words: UdmWords, needs: &Needs, seed: u64) -> Result<UdmPlan> {
     if !udm::is_read(needs) {
         return Err(Error::config(
@@ -477,25 +399,6 @@ fn resolve_udm(words: UdmWords, needs: &Needs, seed: u64) -> Result<UdmPlan> {
     };
     let size = at_least_one("udm.prompt_sample_size", words.prompt_sample_size as u64)? as usize;
     Ok(UdmPlan { embeddings, prompt_sample_size: size, seed: words.seed.unwrap_or(seed) })
-}
-
-fn resolve_evaluation(words: EvaluationWords, data: &DataPlan, batch_size: usize) -> Result<EvaluationPlan> {
-    let path = words.path.unwrap_or_else(|| data.path.clone());
-    let rows = words.rows.unwrap_or_default();
-    if path == data.path {
-        let before = |a: RowRange, b: RowRange| a.end.is_some_and(|end| end <= b.start);
-        if !before(rows, data.rows) && !before(data.rows, rows) {
-            return Err(Error::config(
-                "evaluation.rows",
-                format!(
-                    "{rows} overlaps data.rows, {}, of the same file; give disjoint ranges such as \"..2000\" and \"2000..\"",
-                    data.rows
-                ),
-            ));
-        }
-    }
-    let batch_size = at_least_one("evaluation.batch_size", words.batch_size.unwrap_or(batch_size) as u64)? as usize;
-    Ok(EvaluationPlan { path, rows, every: words.every, at_start: words.at_start, batch_size })
 }
 
 fn check_optimizer(words: &OptimizerWords) -> Result<()> {
@@ -516,11 +419,11 @@ fn check_optimizer(words: &OptimizerWords) -> Result<()> {
     )
 }
 
-fn required(key: &str, what: &str, path: Option<PathBuf>) -> Result<PathBuf> {
+pub(crate) fn required(key: &str, what: &str, path: Option<PathBuf>) -> Result<PathBuf> {
     path.filter(|path| !path.as_os_str().is_empty()).ok_or_else(|| Error::config(key, format!("missing; name {what}")))
 }
 
-fn at_least_one(key: &str, value: u64) -> Result<u64> {
+pub(crate) fn at_least_one(key: &str, value: u64) -> Result<u64> {
     if value == 0 { Err(Error::config(key, "0; expected at least 1")) } else { Ok(value) }
 }
 
@@ -614,7 +517,7 @@ mod tests {
         assert_eq!(udm.embeddings, EmbeddingPlan::File("vectors.jsonl".into()));
         // What is computed is not asked of the data.
         let names =
-            |plan: Plan| plan.source_options().numbers.into_iter().map(|number| number.name).collect::<Vec<_>>();
+            |plan: Plan| plan.row_needs().numbers.iter().map(|number| number.name.to_owned()).collect::<Vec<_>>();
         assert_eq!(names(plan(&bco).unwrap()), ["desirable_prompt"]);
         assert_eq!(names(with("udm.seed=9").unwrap()), [] as [&str; 0]);
         assert!(refused(&["udm.seed=1"]).starts_with("udm: the objective of [objective] reads no desirable_prompt"));

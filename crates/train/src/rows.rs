@@ -1,7 +1,7 @@
 //! The rows of a plan: opened, batched, counted, checked.
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candlewick_data::{Annotation, Batch, BatchOptions, Batches, Encoder, Example, LastStep, Order, Source, Stream};
@@ -15,12 +15,7 @@ use crate::plan::{Length, Plan};
 use crate::reference::PrecomputedReference;
 use crate::udm::{Udm, without_probability};
 
-/// The training rows.
-pub(crate) fn source(plan: &Plan) -> Result<Source> {
-    Ok(Source::open(&plan.source_options())?)
-}
-
-pub(crate) fn training_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) -> Result<Batches> {
+pub(crate) fn training_batches(plan: &Plan, source: &Source, encoder: &Arc<Encoder>, needs: &Needs) -> Result<Batches> {
     let mismatched = needs.step_wide == StepWide::Mismatched;
     let options = BatchOptions {
         examples: plan.train.batch_size,
@@ -33,9 +28,11 @@ pub(crate) fn training_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Need
         last_step: last_step(mismatched),
         mismatched,
         stratified: plan.data.stratified,
-        ..BatchOptions::default()
+        tokens: plan.train.tokens,
+        bucket: plan.train.bucket,
+        workers: plan.data.workers,
     };
-    Batches::new(source(plan)?, encoder.clone(), options).map_err(|error| match error {
+    Batches::new(source.clone(), encoder.clone(), options).map_err(|error| match error {
         candlewick_data::Error::Option { name: "stratified", got, expected } => {
             Error::config(STRATIFIED, format!("got {got}, expected {expected}"))
         }
@@ -44,8 +41,8 @@ pub(crate) fn training_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Need
 }
 
 /// Whether the first usable row is one that the objective can use, and one that can be stratified where that is asked.
-pub(crate) fn check_first(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) -> Result<()> {
-    let Some(example) = first(plan, encoder)? else { return Ok(()) };
+pub(crate) fn check_first(plan: &Plan, source: &Source, encoder: &Arc<Encoder>, needs: &Needs) -> Result<()> {
+    let Some(example) = first(source, encoder)? else { return Ok(()) };
     let origin = example.origin.to_string();
     let is_labelled = matches!(example.annotation, Annotation::Labelled { .. });
     let needs = if plan.udm.is_some() { without_probability(needs) } else { *needs };
@@ -62,7 +59,7 @@ fn last_step(mismatched: bool) -> LastStep {
 }
 
 pub(crate) fn evaluation_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) -> Result<Batches> {
-    let (Some(evaluation), Some(rows)) = (&plan.evaluation, plan.evaluation_options()) else {
+    let (Some(evaluation), Some(rows)) = (&plan.evaluation, plan.open_held_out()?) else {
         return Err(Error::Mismatch("the plan has no held-out rows; give an [evaluation] section".into()));
     };
     let mismatched = needs.step_wide == StepWide::Mismatched;
@@ -74,9 +71,10 @@ pub(crate) fn evaluation_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Ne
         epochs: Some(1),
         last_step: LastStep::Keep,
         mismatched,
+        workers: plan.data.workers,
         ..BatchOptions::default()
     };
-    Ok(Batches::new(Source::open(&rows)?, encoder.clone(), options)?)
+    Ok(Batches::new(rows, encoder.clone(), options)?)
 }
 
 /// The batches of all steps, one by one.
@@ -88,7 +86,7 @@ pub(crate) fn flatten(batches: &mut Batches) -> impl Iterator<Item = Result<Batc
 }
 
 /// Optimizer steps of the run; for epochs the usable rows are counted in one pass.
-pub(crate) fn total_steps(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) -> Result<u64> {
+pub(crate) fn total_steps(plan: &Plan, source: &Source, encoder: &Arc<Encoder>, needs: &Needs) -> Result<u64> {
     let epochs = match plan.train.length {
         Length::Steps(steps) => return Ok(steps),
         Length::Epochs(epochs) => epochs,
@@ -98,7 +96,7 @@ pub(crate) fn total_steps(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) ->
     let step = batch_size.checked_mul(micro_batches).ok_or_else(|| {
         too_many("train.micro_batches", format!("{micro_batches} times train.batch_size = {batch_size} rows a step"))
     })?;
-    let mut rows = Stream::new(source(plan)?, encoder.clone(), Order::File)?;
+    let mut rows = Stream::new(source.clone(), encoder.clone(), Order::File)?.with_workers(plan.data.workers)?;
     let mut kept = 0u64;
     while rows.next_example()?.is_some() {
         kept += 1;
@@ -109,7 +107,7 @@ pub(crate) fn total_steps(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) ->
     };
     if steps == 0 {
         return Err(Error::Rows {
-            place: plan.data.path.display().to_string(),
+            place: plan.data.name(),
             reason: format!("no full step in it: {}", rows.report().summary()),
         });
     }
@@ -117,12 +115,12 @@ pub(crate) fn total_steps(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) ->
 }
 
 /// The first usable row of the training file, decoded, with what is scored of it.
-pub(crate) fn sample(plan: &Plan, encoder: &Arc<Encoder>) -> Result<Option<String>> {
-    Ok(first(plan, encoder)?.map(|example| encoder.describe(&example)))
+pub(crate) fn sample(source: &Source, encoder: &Arc<Encoder>) -> Result<Option<String>> {
+    Ok(first(source, encoder)?.map(|example| encoder.describe(&example)))
 }
 
-fn first(plan: &Plan, encoder: &Arc<Encoder>) -> Result<Option<Example>> {
-    let source = source(plan)?.strict(false);
+fn first(source: &Source, encoder: &Arc<Encoder>) -> Result<Option<Example>> {
+    let source = source.clone().strict(false);
     Ok(Stream::new(source, encoder.clone(), Order::File)?.next_example()?)
 }
 
@@ -157,11 +155,11 @@ pub(crate) fn check_evaluation(
 }
 
 /// Whether a file of embeddings has one for every training row.
-pub(crate) fn check_embeddings(plan: &Plan, encoder: &Arc<Encoder>, udm: &Udm) -> Result<()> {
+pub(crate) fn check_embeddings(source: &Source, encoder: &Arc<Encoder>, udm: &Udm) -> Result<()> {
     if !udm.may_lack_rows() {
         return Ok(());
     }
-    let mut rows = Stream::new(source(plan)?, encoder.clone(), Order::File)?;
+    let mut rows = Stream::new(source.clone(), encoder.clone(), Order::File)?;
     while let Some(example) = rows.next_example()? {
         udm.check(&example)?;
     }
@@ -171,12 +169,13 @@ pub(crate) fn check_embeddings(plan: &Plan, encoder: &Arc<Encoder>, udm: &Udm) -
 /// Whether a table of reference log-probabilities holds the rows of all steps.
 pub(crate) fn check_training(
     plan: &Plan,
+    source: &Source,
     encoder: &Arc<Encoder>,
     needs: &Needs,
     total_steps: u64,
     table: &PrecomputedReference,
 ) -> Result<()> {
-    let mut batches = training_batches(plan, encoder, needs)?;
+    let mut batches = training_batches(plan, source, encoder, needs)?;
     let mut steps = 0;
     while is_new(needs, steps, total_steps, &batches)
         && let Some(step) = batches.next_step()?
@@ -206,6 +205,17 @@ pub(crate) struct Fingerprint {
 }
 
 impl Fingerprint {
+    /// Of several files: of their fingerprints.
+    pub(crate) fn of_all(paths: &[PathBuf]) -> Result<Self> {
+        if let [path] = paths {
+            return Self::of(path);
+        }
+        let each = paths.iter().map(|path| Self::of(path)).collect::<Result<Vec<_>>>()?;
+        let ends: String = each.iter().map(|one| format!("{}:{};", one.length, one.ends)).collect();
+        let length = each.iter().fold(0u64, |length, one| length.saturating_add(one.length));
+        Ok(Self { length, ends: format!("{:032x}", xxh3_128(ends.as_bytes())) })
+    }
+
     pub(crate) fn of(path: &Path) -> Result<Self> {
         const END: u64 = 64 << 10;
         let read = || -> std::io::Result<Self> {

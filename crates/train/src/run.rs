@@ -2,7 +2,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candlewick_data::{Batch, Batches, Cursor, Encoder, Report};
+use candlewick_data::{Batch, Batches, Cursor, Encoder, Report, Source};
 use candlewick_losses::{Objective, Outputs};
 use candlewick_model::CausalLm;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,7 @@ use crate::udm::{self, Fit, Udm};
 pub struct Run {
     plan: Plan,
     encoder: Arc<Encoder>,
+    source: Source,
     batches: Batches,
     trainer: Trainer<CausalPolicy<f32>>,
     /// Rows still to be scored by the reference, with what is scored so far.
@@ -182,9 +183,9 @@ impl Run {
             return Err(Error::Reference { path: path.clone(), reason });
         }
         run.trainer.restore(&checkpoint)?;
-        run.place = bookmark.place;
+        run.place = bookmark.place.clone();
         run.saved = Some(step);
-        run.batches.resume(run.place.cursor.clone())?;
+        run.batches.resume(bookmark.place.cursor.clone())?;
         let directory = checkpoints(&run.plan.output.dir);
         checkpoint::sweep(&directory)?;
         checkpoint::set_aside_after(&directory, step)?;
@@ -200,8 +201,8 @@ impl Run {
     fn check_bookmark(&self, bookmark: &Bookmark, step: u64) -> Result<()> {
         let other = |differences: String| Err(Error::OtherPlan { differences });
         if bookmark.data != self.data {
-            let path = self.plan.data.path.display();
-            return other(format!("data.path {path} has {}, had {}", self.data, bookmark.data));
+            let name = self.plan.data.name();
+            return other(format!("data.path {name} has {}, had {}", self.data, bookmark.data));
         }
         let length = |plan: &serde_json::Value| plan["train"]["length"].clone();
         let (ours, theirs) = (self.total_steps, bookmark.total_steps);
@@ -214,7 +215,7 @@ impl Run {
         match self.trainer.reference() {
             // A longer run needs rows that the table may lack, and only a policy at its start could add them.
             Reference::Precomputed(table) if step > 0 && self.precompute.is_none() && ours > theirs => {
-                rows::check_training(&self.plan, &self.encoder, &self.trainer.needs(), ours, table)
+                rows::check_training(&self.plan, &self.source, &self.encoder, &self.trainer.needs(), ours, table)
             }
             _ => Ok(()),
         }
@@ -240,18 +241,19 @@ impl Run {
             reference_digest = weights_digest(&model);
         }
         let needs = plan.objective.needs();
-        let data = Fingerprint::of(&plan.data.path);
-        let mut batches = rows::training_batches(&plan, &encoder, &needs)?;
+        let source = plan.open_rows()?;
+        let data = Fingerprint::of_all(&source.paths());
+        let mut batches = rows::training_batches(&plan, &source, &encoder, &needs)?;
         batches.hold_rejections();
-        rows::check_first(&plan, &encoder, &needs)?;
+        rows::check_first(&plan, &source, &encoder, &needs)?;
         let data = data?;
-        let total_steps = rows::total_steps(&plan, &encoder, &needs)?;
+        let total_steps = rows::total_steps(&plan, &source, &encoder, &needs)?;
         let udm = match &plan.udm {
             None => None,
             Some(words) => {
-                let rows = udm::Rows { source: rows::source(&plan)?, encoder: &encoder, file: &plan.data.path };
+                let rows = udm::Rows { source: source.clone(), encoder: &encoder, file: &plan.data.parts[0].path };
                 let udm = Udm::new(words, &rows, fit, &model, threads)?;
-                rows::check_embeddings(&plan, &encoder, &udm)?;
+                rows::check_embeddings(&source, &encoder, &udm)?;
                 Some(udm)
             }
         };
@@ -279,7 +281,7 @@ impl Run {
                 let evaluation =
                     plan.evaluation.is_some().then(|| rows::evaluation_batches(&plan, &encoder, &needs)).transpose()?;
                 precompute = Some(Precompute {
-                    batches: rows::training_batches(&plan, &encoder, &needs)?,
+                    batches: rows::training_batches(&plan, &source, &encoder, &needs)?,
                     steps: 0,
                     evaluation,
                     table: table.clone(),
@@ -312,6 +314,7 @@ impl Run {
         Ok(Self {
             plan,
             encoder,
+            source,
             batches,
             trainer,
             precompute,
@@ -419,8 +422,8 @@ impl Run {
     }
 
     /// How far the run has come.
-    pub fn place(&self) -> Place {
-        self.place.clone()
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// What became of the training rows met so far.
@@ -439,7 +442,7 @@ impl Run {
     /// # Errors
     /// The file cannot be read.
     pub fn sample(&self) -> Result<Option<String>> {
-        rows::sample(&self.plan, &self.encoder)
+        rows::sample(&self.source, &self.encoder)
     }
 
     /// How many threads the run had that wrote the checkpoint, where this one has another number: sums are then taken in

@@ -70,7 +70,10 @@ fn verdicts(comparisons: &[(String, Value)], scores: &mut [f64], view: View<'_>)
             _ => {
                 return Err(Fault::new(
                     Reason::WrongType,
-                    format!("`{name}` is {}, expected 1 for the first of two, 2 for the second or 0 for a tie", shown(verdict)),
+                    format!(
+                        "`{name}` is {}, expected 1 for the first of two, 2 for the second or 0 for a tie",
+                        shown(verdict)
+                    ),
                 ));
             }
         };

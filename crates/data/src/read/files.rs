@@ -51,7 +51,8 @@ impl Files {
             }
         }
         if let (Some(split), true) = (split, files.is_empty()) {
-            let message = format!("none of its {} files is of the split {split:?}; leave split out or name another", list.len());
+            let message =
+                format!("none of its {} files is of the split {split:?}; leave split out or name another", list.len());
             return Err(Error::NoFiles { place: name.display().to_string(), message });
         }
         Ok(Self { name: name.to_string_lossy().into(), list: files.into(), stream: None })
