@@ -67,7 +67,9 @@ pub enum Error {
     #[error("{0}")]
     Rejected(Rejection),
     /// Nothing to read.
-    #[error("{file}: no rows; expected JSON objects (one a line, or in one array), or rows of CSV, TSV, Parquet or Arrow")]
+    #[error(
+        "{file}: no rows; expected JSON objects (one a line, or in one array), or rows of CSV, TSV, Parquet or Arrow"
+    )]
     NoRows {
         /// The file.
         file: Arc<str>,
