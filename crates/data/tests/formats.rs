@@ -114,7 +114,7 @@ fn nested_columns_are_conversations() {
 {"prompt": [{"role": "user", "content": "r"}], "chosen": [{"role": "assistant", "content": "c"}], "rejected": [{"role": "assistant", "content": "d"}], "at": "2024-01-02T03:04:05", "score": null, "tags": [null, "x"]}
 "#;
     let message = DataType::Struct(
-        [Field::new("role", DataType::Utf8, true), Field::new("content", DataType::LargeUtf8, true)].into(),
+        vec![Field::new("role", DataType::Utf8, true), Field::new("content", DataType::LargeUtf8, true)].into(),
     );
     let list = DataType::List(Arc::new(Field::new("item", message, true)));
     let column = |name: &str, of: DataType| Field::new(name, of, true);

@@ -158,7 +158,7 @@ fn broken_text_files_are_said_with_their_place() {
             "between.json",
             format!("[\n{GOOD}\n{GOOD}]"),
             "between.json: row 2: cannot read on: line 3, column 1: expected `,` or `]` after the row before, found \
-             \"{\\\"prompt\\\": \\\"p\\\", \\\"ch\"",
+             \"{\\\"prompt\\\": \\\"p\\\", \\\"cho\"",
         ),
         (
             "element.json",
