@@ -74,7 +74,7 @@ pub use row::{
     Annotation, Batch, Completion, Context, Example, Message, Origin, Record, Row, TeacherToken, Text, Unit,
 };
 pub use rows::RowRange;
-pub use source::{Source, SourceOptions};
+pub use source::{Records, Source, SourceOptions};
 pub use stratify::LOOK_AHEAD;
 pub use stream::{Cursor, Stream};
 pub use teacher::TeacherColumn;

@@ -146,6 +146,21 @@ impl Source {
         self
     }
 
+    /// Its rows in file order, without tokens.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or the source holds encoded examples.
+    pub fn records(&self) -> Result<Records, Error> {
+        if matches!(self.kind, Kind::Examples(_)) {
+            return Err(Error::Option {
+                name: "records",
+                got: "a source of encoded examples".to_owned(),
+                expected: "rows: of a file, or from Source::from_rows or Source::from_records",
+            });
+        }
+        Ok(Records { pass: self.pass()?, source: self.clone() })
+    }
+
     /// The form of its rows; [`Form::Auto`] for rows from memory.
     #[must_use]
     pub fn form(&self) -> Form {
@@ -254,6 +269,31 @@ pub(crate) enum Item {
 pub(crate) enum Parsed {
     Record(Origin, Record),
     Example(Example),
+}
+
+/// The rows of a source in file order, each as a [`Record`] or with the reason why it cannot be used.
+#[derive(Debug)]
+pub struct Records {
+    source: Source,
+    pass: Pass,
+}
+
+impl Iterator for Records {
+    type Item = Result<Result<(Origin, Record), Rejection>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let item = match self.pass.next_item() {
+                Ok(item) => item?,
+                Err(error) => return Some(Err(error)),
+            };
+            match self.source.parse(item) {
+                Ok(Parsed::Record(origin, record)) => return Some(Ok(Ok((origin, record)))),
+                Ok(Parsed::Example(_)) => {}
+                Err(rejection) => return Some(Ok(Err(rejection))),
+            }
+        }
+    }
 }
 
 /// One pass over the selected rows of a source.

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candlewick_data::{Boundary, EndOfSequence, Form, RowRange, Truncation};
+use candlewick_data::{Boundary, ColumnPath, EndOfSequence, Form, RowRange, Truncation};
 use candlewick_losses::Recipe;
 use candlewick_model::{LoraConfig, Recompute};
 use serde::{Deserialize, Serialize};
@@ -82,7 +82,7 @@ pub struct DataWords {
     /// Which rows, such as `"..2000"` or `"2000.."`; all by default.
     pub rows: RowRange,
     /// Our name of a column → its name in the file, as `completion = "response"`.
-    pub columns: BTreeMap<String, String>,
+    pub columns: BTreeMap<String, ColumnPath>,
     /// Longest prompt with completion, in tokens; 0 for no limit.
     pub max_length: usize,
     /// Where a prompt ends and its completion begins among the tokens.

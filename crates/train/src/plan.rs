@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candlewick_data::{
-    Boundary, EncodeOptions, EndOfSequence, Form, NumberColumn, Order, RowRange, ScoredTokens, SourceOptions,
+    Boundary, ColumnPath, EncodeOptions, EndOfSequence, Form, NumberColumn, Order, RowRange, ScoredTokens, SourceOptions,
     TeacherColumn, Truncation,
 };
 use candlewick_losses::{Needs, Number, Objective, Recipe, Rows, Scored, Teacher};
@@ -87,7 +87,7 @@ pub struct DataPlan {
     /// Which rows.
     pub rows: RowRange,
     /// Our name of a column → its name in the file.
-    pub columns: BTreeMap<String, String>,
+    pub columns: BTreeMap<String, ColumnPath>,
     /// Longest prompt with completion, in tokens.
     pub max_length: Option<usize>,
     /// Where a prompt ends among the tokens.
@@ -379,6 +379,7 @@ impl Plan {
                 Teacher::LogProbs => TeacherColumn::LogProbs,
                 Teacher::WithReference => TeacherColumn::WithReference,
             },
+            ..SourceOptions::default()
         }
     }
 

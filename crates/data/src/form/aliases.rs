@@ -25,16 +25,30 @@ pub(super) const ALIASES: [Alias; 16] = [
     Alias {
         ours: "chosen",
         names: &[
-            "chosen_response", "response_chosen", "chosen_messages", "preferred", "preferred_response", "response_j", "win",
-            "answer_chosen", "chosen_answer",
+            "chosen_response",
+            "response_chosen",
+            "chosen_messages",
+            "preferred",
+            "preferred_response",
+            "response_j",
+            "win",
+            "answer_chosen",
+            "chosen_answer",
         ],
         accepts: is_text,
     },
     Alias {
         ours: "rejected",
         names: &[
-            "rejected_response", "response_rejected", "rejected_messages", "dispreferred", "dispreferred_response",
-            "response_k", "lose", "answer_rejected", "rejected_answer",
+            "rejected_response",
+            "response_rejected",
+            "rejected_messages",
+            "dispreferred",
+            "dispreferred_response",
+            "response_k",
+            "lose",
+            "answer_rejected",
+            "rejected_answer",
         ],
         accepts: is_text,
     },
@@ -46,7 +60,15 @@ pub(super) const ALIASES: [Alias; 16] = [
     Alias {
         ours: "label",
         names: &[
-            "kto_tag", "desirable", "is_desirable", "is_safe", "liked", "thumbs_up", "thumbs", "thumb", "feedback",
+            "kto_tag",
+            "desirable",
+            "is_desirable",
+            "is_safe",
+            "liked",
+            "thumbs_up",
+            "thumbs",
+            "thumb",
+            "feedback",
             "rating",
         ],
         accepts: is_label,
@@ -65,13 +87,24 @@ pub(super) const ALIASES: [Alias; 16] = [
     Alias { ours: "tools", names: &["functions"], accepts: is_text },
     Alias {
         ours: "score_chosen",
-        names: &["chosen_score", "chosen-rating", "chosen_rating", "rating_chosen", "rating-chosen", "chosen_avg_rating"],
+        names: &[
+            "chosen_score",
+            "chosen-rating",
+            "chosen_rating",
+            "rating_chosen",
+            "rating-chosen",
+            "chosen_avg_rating",
+        ],
         accepts: is_number,
     },
     Alias {
         ours: "score_rejected",
         names: &[
-            "rejected_score", "rejected-rating", "rejected_rating", "rating_rejected", "rating-rejected",
+            "rejected_score",
+            "rejected-rating",
+            "rejected_rating",
+            "rating_rejected",
+            "rating-rejected",
             "rejected_avg_rating",
         ],
         accepts: is_number,
@@ -81,8 +114,20 @@ pub(super) const ALIASES: [Alias; 16] = [
 
 /// Stems of columns that are numbered completions: `response_a`, `prediction 1`.
 const COMPLETION_STEMS: [&str; 14] = [
-    "response", "completion", "answer", "output", "prediction", "conversation", "candidate", "generation", "reply",
-    "summary", "text", "model_output", "generated_text", "solution",
+    "response",
+    "completion",
+    "answer",
+    "output",
+    "prediction",
+    "conversation",
+    "candidate",
+    "generation",
+    "reply",
+    "summary",
+    "text",
+    "model_output",
+    "generated_text",
+    "solution",
 ];
 
 /// Stems of columns that are annotators' votes: `annotator1`.

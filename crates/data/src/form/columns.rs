@@ -211,10 +211,7 @@ pub(crate) fn column<'a>(object: &'a Map<String, Value>, columns: &Columns, name
 
 pub(crate) fn missing(object: &Map<String, Value>, columns: &Columns, name: &str) -> Fault {
     let hint = if columns.is_given(name) { String::new() } else { super::hint::of_column(object, columns, name) };
-    Fault::new(
-        Reason::MissingColumn,
-        format!("no `{}`; found {}{hint}", columns.in_file(name), found(object)),
-    )
+    Fault::new(Reason::MissingColumn, format!("no `{}`; found {}{hint}", columns.in_file(name), found(object)))
 }
 
 /// One object seen through the columns of its file.

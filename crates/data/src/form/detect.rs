@@ -164,7 +164,9 @@ fn is_argilla(view: View<'_>) -> bool {
 fn is_two(view: View<'_>) -> bool {
     match view.columns.parts(view.object, "completions") {
         Some(parts) => parts.len() == 2,
-        None => view.get("completions").is_some_and(|value| opened(value).as_array().is_some_and(|list| list.len() == 2)),
+        None => {
+            view.get("completions").is_some_and(|value| opened(value).as_array().is_some_and(|list| list.len() == 2))
+        }
     }
 }
 
@@ -200,7 +202,11 @@ pub(super) fn verdicts(view: View<'_>) -> Vec<String> {
     const SCORES: [&str; 6] = ["score", "rating", "reward", "label", "quality", "overall_score"];
     let verdict = |name: &str, value: &Value| value.is_boolean() || (SCORES.contains(&name) && is_score(value));
     let unsaid = |name: &str| !view.columns.is_source(name);
-    view.object.iter().filter(|(name, value)| verdict(name, value) && unsaid(name)).map(|(name, _)| name.clone()).collect()
+    view.object
+        .iter()
+        .filter(|(name, value)| verdict(name, value) && unsaid(name))
+        .map(|(name, _)| name.clone())
+        .collect()
 }
 
 /// Two columns for one thing, of which the choice would change what a row means.

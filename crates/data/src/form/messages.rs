@@ -75,7 +75,9 @@ fn message(object: &Map<String, Value>, name: &str) -> Result<Message, Fault> {
 fn role_of(speaker: &str) -> &str {
     match speaker {
         "human" | "user" | "User" | "Human" => "user",
-        "gpt" | "bot" | "chatgpt" | "bing" | "bard" | "model" | "assistant" | "Assistant" | "function_call" => "assistant",
+        "gpt" | "bot" | "chatgpt" | "bing" | "bard" | "model" | "assistant" | "Assistant" | "function_call" => {
+            "assistant"
+        }
         "observation" | "tool" | "function" | "function_response" => "tool",
         "system" | "System" => "system",
         other => other,
@@ -191,12 +193,16 @@ mod tests {
 
     #[test]
     fn speakers_of_sharegpt_get_the_roles_of_templates() {
-        for (from, role) in [("human", "user"), ("gpt", "assistant"), ("observation", "tool"), ("narrator", "narrator")] {
+        for (from, role) in [("human", "user"), ("gpt", "assistant"), ("observation", "tool"), ("narrator", "narrator")]
+        {
             assert_eq!(one(&json!({"from": from, "value": "x"})).role, role);
         }
         let call = one(&json!({"from": "function_call", "value": r#"{"name": "f", "arguments": "{\"a\": 1}"}"#}));
         assert_eq!((call.role.as_str(), call.content.as_str()), ("assistant", ""));
-        assert_eq!(call.extra["tool_calls"], json!([{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]));
+        assert_eq!(
+            call.extra["tool_calls"],
+            json!([{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}])
+        );
     }
 
     #[test]
@@ -208,10 +214,12 @@ mod tests {
 
     #[test]
     fn typed_parts_are_joined() {
-        let parts = json!([{"type": "reasoning", "value": "r"}, {"type": "text", "value": "a"}, {"type": "text", "text": "b"}]);
+        let parts =
+            json!([{"type": "reasoning", "value": "r"}, {"type": "text", "value": "a"}, {"type": "text", "text": "b"}]);
         let message = one(&json!({"role": "assistant", "content": parts}));
         assert_eq!((message.content.as_str(), &message.extra["reasoning_content"]), ("ab", &json!("r")));
-        let image = text(&json!([{"role": "user", "content": [{"type": "image", "value": "x.png"}]}]), "m").unwrap_err();
+        let image =
+            text(&json!([{"role": "user", "content": [{"type": "image", "value": "x.png"}]}]), "m").unwrap_err();
         assert!(image.detail.contains("`m[0].content[0]` is of type \"image\""), "{}", image.detail);
     }
 }

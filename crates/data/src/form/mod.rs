@@ -172,7 +172,11 @@ impl Form {
         (Self::AlpacaPair, "alpaca_pair", "instruction, chosen, rejected [, input, system, history]"),
         (Self::AlpacaUnpaired, "alpaca_unpaired", "instruction, output, kto_tag [, input, system, history]"),
         (Self::LlamaFactoryPair, "llama_factory_pair", "chosen_messages, rejected_messages"),
-        (Self::UltrafeedbackBinarized, "ultrafeedback_binarized", "prompt, chosen, rejected as whole conversations [, score_chosen, score_rejected]"),
+        (
+            Self::UltrafeedbackBinarized,
+            "ultrafeedback_binarized",
+            "prompt, chosen, rejected as whole conversations [, score_chosen, score_rejected]",
+        ),
         (Self::ArgillaPair, "argilla_pair", "chosen, rejected, chosen_rating, rejected_rating or status [, prompt]"),
         (Self::OrcaPair, "orca_pair", "system, question, chosen, rejected"),
         (Self::StackExchangePair, "stack_exchange_pair", "question, response_j, response_k"),
@@ -181,11 +185,23 @@ impl Form {
         (Self::HelpsteerRatings, "helpsteer_ratings", "prompt, response, helpfulness, correctness, …"),
         (Self::Rated, "rated", "prompt, completion, scores as an object, or attributes by name"),
         (Self::Votes, "votes", "prompt, response_a, response_b, votes or winner or annotator1, annotator2, …"),
-        (Self::Arena, "arena", "conversation_a, conversation_b, winner; or prompt, response_a, response_b, winner_model_a, winner_model_b, winner_tie"),
-        (Self::Comparisons, "comparisons", "prompt, responses, comparisons; or prompt, prediction 1, prediction 2, …, preference"),
+        (
+            Self::Arena,
+            "arena",
+            "conversation_a, conversation_b, winner; or prompt, response_a, response_b, winner_model_a, winner_model_b, winner_tie",
+        ),
+        (
+            Self::Comparisons,
+            "comparisons",
+            "prompt, responses, comparisons; or prompt, prediction 1, prediction 2, …, preference",
+        ),
         (Self::Nectar, "nectar", "prompt, answers with a rank each"),
         (Self::Ultrafeedback, "ultrafeedback", "instruction, completions with annotations"),
-        (Self::OasstRanked, "oasst_ranked", "instruction, output as a list, the best first; or prompt, ranked_responses"),
+        (
+            Self::OasstRanked,
+            "oasst_ranked",
+            "instruction, output as a list, the best first; or prompt, ranked_responses",
+        ),
         (Self::Thumbs, "thumbs", "prompt, response, thumbs_up or liked or feedback or rating of 1 and -1"),
     ];
 

@@ -135,7 +135,10 @@ fn tools(view: View<'_>) -> Result<Vec<Value>, Fault> {
         return Ok(Vec::new());
     }
     let tools = list(value, name).map_err(|_| {
-        Fault::new(Reason::WrongType, format!("`{name}` is {}, expected a list of JSON schemas or a string that holds one", kind(value)))
+        Fault::new(
+            Reason::WrongType,
+            format!("`{name}` is {}, expected a list of JSON schemas or a string that holds one", kind(value)),
+        )
     })?;
     for (index, tool) in tools.iter().enumerate() {
         if !tool.is_object() {
@@ -154,7 +157,11 @@ fn arguments(view: View<'_>) -> Result<Map<String, Value>, Fault> {
         Value::Object(arguments) => Ok(arguments.into_iter().filter(|(_, value)| !value.is_null()).collect()),
         other => Err(Fault::new(
             Reason::WrongType,
-            format!("`{}` is {}, expected an object of template variables", view.name("chat_template_kwargs"), kind(&other)),
+            format!(
+                "`{}` is {}, expected an object of template variables",
+                view.name("chat_template_kwargs"),
+                kind(&other)
+            ),
         )),
     }
 }

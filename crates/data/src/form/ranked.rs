@@ -51,12 +51,12 @@ pub(super) fn by_rank(view: View<'_>, _: &Reading) -> Result<Record, Fault> {
     let completions = view.list("completions")?;
     let rank = |(name, value): &(String, Value)| {
         let name = format!("{name}.rank");
-        let rank = value
-            .get("rank")
-            .ok_or_else(|| Fault::new(Reason::MissingColumn, format!("no `{name}`, expected the rank of the answer")))?;
-        told_number(rank)
-            .map(|rank| -rank)
-            .ok_or_else(|| Fault::new(Reason::WrongType, format!("`{name}` is {}, expected a finite number", kind(rank))))
+        let rank = value.get("rank").ok_or_else(|| {
+            Fault::new(Reason::MissingColumn, format!("no `{name}`, expected the rank of the answer"))
+        })?;
+        told_number(rank).map(|rank| -rank).ok_or_else(|| {
+            Fault::new(Reason::WrongType, format!("`{name}` is {}, expected a finite number", kind(rank)))
+        })
     };
     let ratings = completions.iter().map(rank).collect::<Result<_, _>>()?;
     row(view, &completions, ratings)
@@ -106,8 +106,7 @@ fn aspect_rating(completion: &Value, aspect: &str) -> Option<f64> {
 }
 
 fn mean_of_aspects(completion: &Value, name: &str) -> Result<f64, Fault> {
-    let ratings: Vec<f64> =
-        aspects(completion).iter().filter_map(|aspect| aspect_rating(completion, aspect)).collect();
+    let ratings: Vec<f64> = aspects(completion).iter().filter_map(|aspect| aspect_rating(completion, aspect)).collect();
     if ratings.is_empty() {
         return Err(Fault::new(
             Reason::MissingColumn,

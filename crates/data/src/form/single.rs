@@ -102,7 +102,10 @@ fn attributes(view: View<'_>) -> Result<BTreeMap<String, f64>, Fault> {
             .into_iter()
             .map(|(path, value)| {
                 let value = value.ok_or_else(|| {
-                    Fault::new(Reason::MissingColumn, format!("no `{path}`; found {}", super::value::found(view.object)))
+                    Fault::new(
+                        Reason::MissingColumn,
+                        format!("no `{path}`; found {}", super::value::found(view.object)),
+                    )
                 })?;
                 Ok((last_name(path).to_owned(), score(value, path)?))
             })
@@ -150,10 +153,7 @@ fn label(view: View<'_>) -> Result<bool, Fault> {
     let value = view.need("label")?;
     words::label(value).ok_or_else(|| {
         let shown = if value.is_string() { shown(value) } else { number_or_kind(value) };
-        Fault::new(
-            Reason::WrongType,
-            format!("`{}` is {shown}, expected {}", view.name("label"), words::LABEL_WORDS),
-        )
+        Fault::new(Reason::WrongType, format!("`{}` is {shown}, expected {}", view.name("label"), words::LABEL_WORDS))
     })
 }
 

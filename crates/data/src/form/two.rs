@@ -112,10 +112,8 @@ fn decide(view: View<'_>, reading: &Reading, two: Two, count: &Count, names: &[S
     let record = two.pair(view, count.second > count.first)?;
     if count.first == count.second {
         let [first, second] = names;
-        let even = format!(
-            "{} vote(s) for `{first}`, {} for `{second}`, {} for a tie",
-            count.first, count.second, count.ties
-        );
+        let even =
+            format!("{} vote(s) for `{first}`, {} for `{second}`, {} for a tie", count.first, count.second, count.ties);
         return tied(record, even, reading.ties);
     }
     Ok(record.with_number("preference", count.share()))
@@ -154,7 +152,9 @@ impl Count {
         }
         let votes = match view.columns.parts(view.object, "votes") {
             // An annotator who gave no vote has an empty cell.
-            Some(parts) => parts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.clone()))).collect(),
+            Some(parts) => {
+                parts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.clone()))).collect()
+            }
             None if view.get("votes").is_some_and(is_list) => view.list("votes")?,
             None => vec![(view.name("votes").to_owned(), view.need("votes")?.clone())],
         };
@@ -216,8 +216,7 @@ fn flags(view: View<'_>) -> Result<Option<Vote>, Fault> {
 
 /// Where HelpSteer-like data keep the strength of a preference, and its annotators' own.
 pub(super) const STRENGTH: [&str; 2] = ["preference_strength", "overall_preference"];
-const INDIVIDUAL: [&str; 3] =
-    ["individual_preference", "individual_preferences", "three_most_similar_preferences"];
+const INDIVIDUAL: [&str; 3] = ["individual_preference", "individual_preferences", "three_most_similar_preferences"];
 
 /// A strength in −3…3, positive where the second response is better: the margin is its size. The annotators' own
 /// strengths are votes.
@@ -278,9 +277,9 @@ pub(super) fn safety(view: View<'_>, reading: &Reading) -> Result<Record, Fault>
     let winner = |criterion: &str| -> Result<Option<Vote>, Fault> {
         let column = LABELS.iter().find(|(name, _)| *name == criterion).map_or(criterion, |(_, column)| *column);
         let Some(value) = view.plain(column) else { return Ok(None) };
-        words::vote(value, ["0", "1"]).map(Some).ok_or_else(|| {
-            Fault::new(Reason::WrongType, format!("`{column}` is {}, expected 0 or 1", shown(value)))
-        })
+        words::vote(value, ["0", "1"])
+            .map(Some)
+            .ok_or_else(|| Fault::new(Reason::WrongType, format!("`{column}` is {}, expected 0 or 1", shown(value))))
     };
     let decided = winner(criterion)?.ok_or_else(|| {
         Fault::new(Reason::MissingColumn, format!("no `{criterion}_response_id`; found {}", found(view.object)))

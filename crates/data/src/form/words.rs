@@ -3,13 +3,53 @@
 use serde_json::Value;
 
 const WANTED: [&str; 22] = [
-    "true", "1", "+1", "yes", "y", "safe", "good", "positive", "desirable", "up", "thumbs_up", "thumbs up", "👍",
-    "accepted", "accept", "like", "liked", "chosen", "preferred", "correct", "desired", "upvote",
+    "true",
+    "1",
+    "+1",
+    "yes",
+    "y",
+    "safe",
+    "good",
+    "positive",
+    "desirable",
+    "up",
+    "thumbs_up",
+    "thumbs up",
+    "👍",
+    "accepted",
+    "accept",
+    "like",
+    "liked",
+    "chosen",
+    "preferred",
+    "correct",
+    "desired",
+    "upvote",
 ];
 
 const UNWANTED: [&str; 23] = [
-    "false", "0", "-1", "no", "n", "unsafe", "bad", "negative", "undesirable", "down", "thumbs_down", "thumbs down",
-    "👎", "rejected", "reject", "dislike", "disliked", "dispreferred", "incorrect", "undesired", "downvote", "wrong",
+    "false",
+    "0",
+    "-1",
+    "no",
+    "n",
+    "unsafe",
+    "bad",
+    "negative",
+    "undesirable",
+    "down",
+    "thumbs_down",
+    "thumbs down",
+    "👎",
+    "rejected",
+    "reject",
+    "dislike",
+    "disliked",
+    "dispreferred",
+    "incorrect",
+    "undesired",
+    "downvote",
+    "wrong",
     "not safe",
 ];
 
@@ -108,10 +148,13 @@ mod tests {
 
     #[test]
     fn labels_are_known_in_every_case_and_as_text() {
-        for wanted in [json!(true), json!(1), json!(1.0), json!("True"), json!(" YES"), json!("👍🏽"), json!("+1"), json!("Safe")] {
+        for wanted in
+            [json!(true), json!(1), json!(1.0), json!("True"), json!(" YES"), json!("👍🏽"), json!("+1"), json!("Safe")]
+        {
             assert_eq!(label(&wanted), Some(true), "{wanted}");
         }
-        for not in [json!(false), json!(0), json!(-1), json!("unsafe"), json!("👎"), json!("Rejected"), json!("0.0")] {
+        for not in [json!(false), json!(0), json!(-1), json!("unsafe"), json!("👎"), json!("Rejected"), json!("0.0")]
+        {
             assert_eq!(label(&not), Some(false), "{not}");
         }
         for neither in [json!(2), json!("maybe"), json!(null), json!([true]), json!("")] {
@@ -125,10 +168,22 @@ mod tests {
             words.iter().map(|word| vote(word, suffixes)).collect()
         };
         let (first, second, tie) = (Some(Vote::First), Some(Vote::Second), Some(Vote::Tie));
-        assert_eq!(votes(["1", "2"], &[json!(1), json!(2), json!(0), json!("response_2")]), [first, second, tie, second]);
+        assert_eq!(
+            votes(["1", "2"], &[json!(1), json!(2), json!(0), json!("response_2")]),
+            [first, second, tie, second]
+        );
         assert_eq!(votes(["0", "1"], &[json!(0), json!(1), json!(2), json!(-1)]), [first, second, tie, tie]);
-        assert_eq!(votes(["a", "b"], &[json!("A"), json!("model_b"), json!("tie (bothbad)"), json!("left")]), [first, second, tie, first]);
-        assert_eq!(votes(["a", "b"], &[json!("1"), json!(2), json!("0"), json!("Model B")]), [first, second, tie, second]);
-        assert_eq!(votes(["1", "2"], &[json!("response1"), json!("x"), json!(3), json!(0.5)]), [first, None, None, None]);
+        assert_eq!(
+            votes(["a", "b"], &[json!("A"), json!("model_b"), json!("tie (bothbad)"), json!("left")]),
+            [first, second, tie, first]
+        );
+        assert_eq!(
+            votes(["a", "b"], &[json!("1"), json!(2), json!("0"), json!("Model B")]),
+            [first, second, tie, second]
+        );
+        assert_eq!(
+            votes(["1", "2"], &[json!("response1"), json!("x"), json!(3), json!(0.5)]),
+            [first, None, None, None]
+        );
     }
 }
