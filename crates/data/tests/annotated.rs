@@ -618,7 +618,8 @@ fn ranked_replies_of_the_fixtures() {
         return;
     };
     // Earlier turns stand in a column of their own, so that the rows are conversations.
-    let Some(gpt2) = common::shared_chat_tokenizer("gpt2", EncodeOptions { max_length: None, ..EncodeOptions::default() })
+    let Some(gpt2) =
+        common::shared_chat_tokenizer("gpt2", EncodeOptions { max_length: None, ..EncodeOptions::default() })
     else {
         return;
     };
