@@ -11,17 +11,20 @@ pub(crate) const HH_ASSISTANT: &str = "\n\nAssistant:";
 /// The mark every HH transcript begins with.
 pub(crate) const HH_HUMAN: &str = "\n\nHuman:";
 
-/// Byte length of the common prompt of two standard strings; both keep at least one character after it.
+/// Byte length of the common prompt of two standard strings; both keep at least one character after it that is not space.
 pub(crate) fn common_prompt(chosen: &str, rejected: &str) -> usize {
-    let mut cut = common_prefix(chosen.as_bytes(), rejected.as_bytes());
-    if cut == chosen.len() || cut == rejected.len() {
-        cut = cut.saturating_sub(1);
-    }
+    let common = common_prefix(chosen.as_bytes(), rejected.as_bytes());
+    let mut cut = common.min(last_character(chosen)).min(last_character(rejected));
     while cut > 0 && !(may_cut(chosen, cut) && may_cut(rejected, cut)) {
         cut -= 1;
     }
     // A space belongs to the word after it, as tokenizers have it.
     if chosen[..cut].ends_with(' ') { cut - 1 } else { cut }
+}
+
+/// Where the last character of a text begins that is not space.
+fn last_character(text: &str) -> usize {
+    text.char_indices().rev().find(|(_, character)| !character.is_whitespace()).map_or(0, |(at, _)| at)
 }
 
 /// How many messages two conversations share at their beginning; both keep at least one after them.
@@ -119,6 +122,9 @@ mod tests {
         assert_eq!(split("abc", "abc def"), ("", "abc", "abc def"));
         assert_eq!(split("x abc", "x abc def"), ("x", " abc", " abc def"));
         assert_eq!(split("A. B.", "A. B. C."), ("A. B", ".", ". C."));
+        // What is left of one must not be space alone.
+        assert_eq!(split("A. B. ", "A. B.  C."), ("A. B", ". ", ".  C."));
+        assert_eq!(split("a  ", "a  b"), ("", "a  ", "a  b"));
     }
 
     #[test]

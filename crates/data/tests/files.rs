@@ -324,16 +324,13 @@ fn the_other_files_of_the_fixtures_are_read_whole() {
     file("unpaired_diasafety_test.jsonl", &[("completion", "response")], 800, &[(379, Reason::EmptyCompletion)]);
 }
 
-/// A file of LLaMA-Factory's kind: without the mapping its prompt would be lost and the training meaningless.
+/// A file of LLaMA-Factory's kind: its prompt stands under another name and must not be lost.
 #[test]
 fn a_prompt_under_another_name_is_not_dropped() {
+    let text = r#"{"messages": [{"role": "user", "content": "q"}], "chosen": "good", "rejected": "bad"}"#;
+    let chat = ["<s><|user|> q<|end|><|assistant|>", " good<|end|>", " bad<|end|>"].map(str::to_owned).to_vec();
+    assert_eq!(decoded(text), (Form::MessagesPair, vec![chat]));
     let dir = tempfile::tempdir().unwrap();
-    let options = write(
-        dir.path(),
-        "chat.jsonl",
-        r#"{"messages": [{"role": "user", "content": "q"}], "chosen": "good", "rejected": "bad"}"#,
-    );
-    let error = Source::open(&options).unwrap_err().to_string();
-    assert!(error.contains(r#"columns = { prompt = "messages" }"#) && error.contains("trl_pair"), "{error}");
-    Source::open(&SourceOptions { form: Form::TrlPair, ..options }).unwrap();
+    let forced = SourceOptions { form: Form::TrlPair, ..write(dir.path(), "chat.jsonl", text) };
+    assert_eq!(report(&forced).kept, 1);
 }

@@ -17,7 +17,7 @@ pub(super) fn read(view: View<'_>, _: &Reading) -> Result<Record, Fault> {
     let completions = view.list("completions")?;
     let comparisons = view.list("comparisons")?;
     let mut scores = vec![0.0; completions.len()];
-    if comparisons.iter().all(|(_, comparison)| comparison.is_object()) {
+    if !comparisons.is_empty() && comparisons.iter().all(|(_, comparison)| comparison.is_object()) {
         for (name, comparison) in &comparisons {
             let [i, j] = [index(comparison, "i", name, scores.len())?, index(comparison, "j", name, scores.len())?];
             if i == j {

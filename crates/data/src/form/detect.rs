@@ -35,7 +35,7 @@ macro_rules! layouts {
 
 /// Every form, those first that need more.
 #[rustfmt::skip]
-pub(super) const LAYOUTS: [Layout; 29] = layouts! {
+pub(super) static LAYOUTS: [Layout; 29] = layouts! {
     LlamaFactoryPair PAIR, |view| view.name("chosen") == "chosen_messages", pair::read_weighted;
     SharegptPair PROMPTED_PAIR, |view| prompt_is(view, &["conversations", "conversation"]), pair::read;
     MessagesPair PROMPTED_PAIR, |view| prompt_is(view, &["messages"]), pair::read;
@@ -71,8 +71,7 @@ const THUMBS: [&str; 6] = ["thumbs_up", "thumbs", "thumb", "feedback", "liked", 
 
 /// The layout of a form; rows of a form not yet told have none.
 pub(super) fn layout(form: Form) -> Option<&'static Layout> {
-    static TABLE: [Layout; 29] = LAYOUTS;
-    TABLE.iter().find(|layout| layout.form == form)
+    LAYOUTS.iter().find(|layout| layout.form == form)
 }
 
 /// The form of the first rows of a file, or the words of an unknown one: columns found, what was expected, a hint.
@@ -247,4 +246,57 @@ fn rival<'a>(view: View<'a>, name: &'static str) -> Option<(&'static str, &'a st
         .filter(|rival| *rival != held && !joined(rival))
         .find(differs)
         .map(|rival| (name, held, rival))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn form(rows: &[Value]) -> Form {
+        let rows: Vec<Map<String, Value>> = rows.iter().map(|row| row.as_object().unwrap().clone()).collect();
+        detect_rows(&rows, &Columns::default()).unwrap_or_else(|(found, expected, _)| panic!("{found}; {expected}"))
+    }
+
+    #[test]
+    fn every_form_has_a_layout_and_its_own_name() {
+        assert_eq!(LAYOUTS.len(), Form::ALL.len());
+        for (form, name, _) in Form::ALL {
+            assert!(layout(form).is_some(), "{name}");
+            assert_eq!(serde_json::to_value(form).unwrap(), json!(name));
+            assert_eq!(form.name(), name);
+        }
+        assert_eq!(Form::Auto.name(), "auto");
+    }
+
+    #[test]
+    fn columns_may_be_empty_in_the_first_rows() {
+        let rows = [
+            json!({"prompt": "p", "completion": "a", "label": null, "tools": null}),
+            json!({"prompt": "p", "completion": "a"}),
+            json!({"prompt": "p", "completion": "a", "label": true}),
+        ];
+        assert_eq!(form(&rows[..2]), Form::PromptCompletion);
+        assert_eq!(form(&rows), Form::TrlUnpaired);
+        let rows = [
+            json!({"prompt": "p", "responses": [], "scores": []}),
+            json!({"prompt": "p", "responses": ["a", "b"], "scores": [1, 2]}),
+        ];
+        assert_eq!(form(&rows), Form::Ranked);
+    }
+
+    #[test]
+    fn stars_are_no_thumbs() {
+        let rated = |rating: i32| json!({"prompt": "p", "completion": "a", "rating": rating});
+        assert_eq!(form(&[rated(1), rated(-1), rated(1)]), Form::Thumbs);
+        assert_eq!(form(&[rated(1), rated(4), rated(1)]), Form::PromptCompletion);
+    }
+
+    #[test]
+    fn text_cells_hold_json() {
+        let chat = r#"[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]"#;
+        assert_eq!(form(&[json!({"messages": chat, "label": "yes"})]), Form::MessagesUnpaired);
+        let rows = [json!({"prompt": "p", "responses": "[\"a\", \"b\"]", "scores": "[1, 2]"})];
+        assert_eq!(form(&rows), Form::Ranked);
+    }
 }

@@ -26,11 +26,17 @@ pub(super) fn expected(view: View<'_>) -> String {
     format!("{nearest}the forms are: {}", forms.join("; "))
 }
 
-/// The form that has the most of its columns here, with those that are not.
+/// The general forms, of which the others are dialects.
+const GENERAL: [Form; 5] = [Form::TrlPair, Form::Votes, Form::TrlUnpaired, Form::Judged, Form::PromptCompletion];
+
+/// The general form that has the most of its columns here, with those that are not.
 fn near(view: View<'_>) -> Option<(&'static str, String)> {
+    if view.has("prompt") && view.has("completions") && !view.has("votes") {
+        return Some((Form::Ranked.name(), "`ratings`".to_owned()));
+    }
     let lacks = |layout: &Layout| layout.needs.iter().filter(|name| !view.has(name)).count();
-    let partly = |layout: &&Layout| (1..layout.needs.len()).contains(&lacks(layout));
-    let nearest = LAYOUTS.iter().filter(partly).min_by_key(|layout| (lacks(layout), layout.needs.len()))?;
+    let partly = |layout: &&Layout| GENERAL.contains(&layout.form) && (1..layout.needs.len()).contains(&lacks(layout));
+    let nearest = LAYOUTS.iter().filter(partly).min_by_key(|layout| lacks(layout))?;
     let missing: Vec<String> =
         nearest.needs.iter().filter(|name| !view.has(name)).map(|name| format!("`{name}`")).collect();
     Some((nearest.form.name(), missing.join(", ")))

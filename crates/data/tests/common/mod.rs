@@ -131,11 +131,25 @@ pub fn asset(path: &str) -> Option<PathBuf> {
 
 /// A tokenizer of the shared fixtures, whose `tokenizer.json` is compressed.
 pub fn shared_tokenizer(name: &str, options: EncodeOptions) -> Option<Encoder> {
+    shared_with(name, options, None)
+}
+
+/// The same with the chat template of [`encoder`]'s.
+pub fn shared_chat_tokenizer(name: &str, options: EncodeOptions) -> Option<Encoder> {
+    shared_with(name, options, Some(CHAT_TEMPLATE))
+}
+
+fn shared_with(name: &str, options: EncodeOptions, template: Option<&str>) -> Option<Encoder> {
     let dir = asset(&format!("assets/tokenizers/{name}"))?;
     let compressed = std::fs::read(dir.join("tokenizer.json.gz")).unwrap();
     let mut tokenizer = Vec::new();
     flate2::read::GzDecoder::new(compressed.as_slice()).read_to_end(&mut tokenizer).unwrap();
     let config = std::fs::read(dir.join("tokenizer_config.json")).unwrap();
-    let files = TokenizerFiles { tokenizer: &tokenizer, tokenizer_config: Some(&config), ..TokenizerFiles::default() };
+    let files = TokenizerFiles {
+        tokenizer: &tokenizer,
+        tokenizer_config: Some(&config),
+        chat_template: template,
+        ..TokenizerFiles::default()
+    };
     Some(Encoder::from_files(&files, options).unwrap())
 }
