@@ -61,7 +61,6 @@ pub enum Threshold {
 pub fn unpair_ranked(record: Record, origin: &Origin, threshold: Threshold) -> Result<Vec<Record>, Rejection> {
     let (prompt, completions) = ranked(&record).map_err(|fault| fault.at(origin))?;
     let threshold = match threshold {
-        // Each divided first, so that the sum of great ratings stays finite.
         Threshold::Mean => mean(completions),
         Threshold::At(rating) => rating,
     };
@@ -95,13 +94,16 @@ pub(crate) fn ranked(record: &Record) -> Result<(&Text, &[(Text, f64)]), Fault> 
     }
 }
 
-/// The mean, exact where all ratings are equal.
+/// The mean; of ratings that are all equal, that rating to the last bit.
 fn mean(completions: &[(Text, f64)]) -> f64 {
     let ratings = || completions.iter().map(|(_, rating)| *rating);
     let (lowest, highest) =
-        ratings().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), rating| (low.min(rating), high.max(rating)));
-    let count = completions.len() as f64;
-    ratings().map(|rating| rating / count).sum::<f64>().clamp(lowest.min(highest), highest.max(lowest))
+        ratings().fold((f64::MAX, f64::MIN), |(low, high), rating| (low.min(rating), high.max(rating)));
+    let count = completions.len().max(1) as f64;
+    let sum: f64 = ratings().sum();
+    // The sum of great ratings may be infinite where their mean is not.
+    let mean = if sum.is_finite() { sum / count } else { ratings().map(|rating| rating / count).sum() };
+    mean.max(lowest.min(highest)).min(highest.max(lowest))
 }
 
 #[cfg(test)]
