@@ -59,7 +59,8 @@ pub enum Threshold {
 /// # Errors
 /// A row that is not ranked, a rating that is not finite, a row of which no completion is above or below.
 pub fn unpair_ranked(record: Record, origin: &Origin, threshold: Threshold) -> Result<Vec<Record>, Rejection> {
-    let (prompt, completions) = ranked(&record).map_err(|fault| fault.at(origin))?;
+    let completions = ranked(&record).map_err(|fault| fault.at(origin))?;
+    let (prompt, _) = record.row.texts();
     let threshold = match threshold {
         Threshold::Mean => mean(completions),
         Threshold::At(rating) => rating,
@@ -67,7 +68,7 @@ pub fn unpair_ranked(record: Record, origin: &Origin, threshold: Threshold) -> R
     let rows: Vec<Record> = completions
         .iter()
         .enumerate()
-        .filter(|(_, (_, rating))| *rating < threshold || *rating > threshold)
+        .filter(|(_, (_, rating))| (rating - threshold).abs() > 0.0)
         .map(|(index, (completion, rating))| {
             let desirable = *rating > threshold;
             let row = Row::Labelled { prompt: prompt.clone(), completion: completion.clone(), desirable };
@@ -81,16 +82,16 @@ pub fn unpair_ranked(record: Record, origin: &Origin, threshold: Threshold) -> R
     Ok(rows)
 }
 
-/// The prompt and the rated completions of a ranked row.
-pub(crate) fn ranked(record: &Record) -> Result<(&Text, &[(Text, f64)]), Fault> {
-    let Row::Ranked { prompt, completions } = &record.row else {
+/// The rated completions of a ranked row.
+pub(crate) fn ranked(record: &Record) -> Result<&[(Text, f64)], Fault> {
+    let Row::Ranked { completions, .. } = &record.row else {
         return Err(Fault::new(Reason::WrongType, "only a ranked row has completions with ratings"));
     };
     match completions.iter().find(|(_, rating)| !rating.is_finite()) {
         Some((_, rating)) => {
             Err(Fault::new(Reason::OutOfRange, format!("a rating of {rating}, expected a finite number")))
         }
-        None => Ok((prompt, completions)),
+        None => Ok(completions),
     }
 }
 
