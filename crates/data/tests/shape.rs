@@ -174,7 +174,9 @@ fn jaccard(left: &HashSet<Vec<String>>, right: &HashSet<Vec<String>>) -> f64 {
 fn near_repeats_are_those_that_comparing_every_pair_finds() {
     const SIMILARITY: f64 = 0.7;
     let Some(mut rows) = truthful() else { return };
-    rows.truncate(1200);
+    // All answers to some of the questions.
+    rows.sort_by_cached_key(|record| format!("{:?}", record.row));
+    rows.truncate(1000);
     let parts: Vec<([HashSet<Vec<String>>; 2], bool)> = rows
         .iter()
         .map(|record| match &record.row {
@@ -301,7 +303,7 @@ fn free() -> EncodeOptions {
 }
 
 fn run(rows: Vec<Row>, options: EncodeOptions) -> (Vec<candlewick_data::Example>, candlewick_data::Report) {
-    let mut stream = Stream::new(Source::from_rows(rows), encoder(SMALL, options), Order::Sequential).unwrap();
+    let mut stream = Stream::new(Source::from_rows(rows), encoder(SMALL, options), Order::File).unwrap();
     let examples = stream.by_ref().collect::<Result<_, _>>().unwrap();
     (examples, stream.report().clone())
 }
@@ -346,7 +348,7 @@ fn rows_over_a_limit_can_end_the_run() {
     ];
     for (options, row, what) in options {
         let source = Source::from_rows(rows.clone());
-        let mut stream = Stream::new(source, encoder(SMALL, options), Order::Sequential).unwrap();
+        let mut stream = Stream::new(source, encoder(SMALL, options), Order::File).unwrap();
         let error = stream.find_map(Result::err).unwrap();
         let told = error.to_string();
         assert!(matches!(error, Error::Rejected(_)), "{told}");
@@ -390,7 +392,7 @@ fn the_head_of_an_answer_stays_when_a_chat_prompt_is_cut() {
 
     let Some(objects) = objects("assets/ready/pairs_dpo_en_chat.jsonl") else { return };
     let options = EncodeOptions { max_prompt_length: Some(12), max_completion_length: Some(20), ..free() };
-    let Some(qwen) = shared_tokenizer("qwen2.5", options) else { return };
+    let Some(phi) = shared_tokenizer("phi-3-mini", options) else { return };
     let mut cut = 0;
     for object in &objects {
         let messages = object["messages"].as_array().unwrap();
@@ -398,7 +400,7 @@ fn the_head_of_an_answer_stays_when_a_chat_prompt_is_cut() {
         let answer = |name| chat(&[("assistant", object[name].as_str().unwrap())]);
         let row =
             Row::Pair { prompt: Text::Chat(prompt.collect()), chosen: answer("chosen"), rejected: answer("rejected") };
-        let example = match qwen.encode(&row, &origin) {
+        let example = match phi.encode(&row, &origin) {
             Ok(example) => example,
             Err(rejection) => {
                 assert_eq!(rejection.reason, Reason::IdenticalAfterTruncation, "{rejection}");
@@ -407,7 +409,7 @@ fn the_head_of_an_answer_stays_when_a_chat_prompt_is_cut() {
         };
         let context = &example.contexts[0];
         assert!(context.prompt.len() <= 12);
-        assert!(qwen.decode(&context.prompt).ends_with("<|im_end|>\n<|im_start|>assistant\n"));
+        assert!(phi.decode(&context.prompt).trim_end().ends_with("<|assistant|>"));
         assert!(context.completions.iter().all(|completion| (1..=20).contains(&completion.ids.len())));
         cut += usize::from(context.prompt.len() == 12);
     }
@@ -423,7 +425,7 @@ fn limits_hold_over_a_real_file() {
     };
     let (mut prompts, mut completions, mut alike) = (0, 0, 0);
     let mut stream =
-        Stream::new(Source::from_records(&rows[..400]), std::sync::Arc::new(limited), Order::Sequential).unwrap();
+        Stream::new(Source::from_records(&rows[..400]), std::sync::Arc::new(limited), Order::File).unwrap();
     let examples: Vec<_> = stream.by_ref().collect::<Result<_, _>>().unwrap();
     let mut kept = examples.iter();
     for (record, line) in rows[..400].iter().zip(1..) {

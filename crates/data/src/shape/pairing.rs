@@ -41,7 +41,7 @@ pub enum Pairing {
 /// # Ok::<(), candlewick_data::Rejection>(())
 /// ```
 pub fn ranked_pairs(record: Record, origin: &Origin, pairing: Pairing) -> Result<RankedPairs, Rejection> {
-    let (_, completions) = ranked(&record).map_err(|fault| fault.at(origin))?;
+    let completions = ranked(&record).map_err(|fault| fault.at(origin))?;
     let ratings: Vec<f64> = completions.iter().map(|(_, rating)| *rating).collect();
     if ratings.len() < 2 {
         let detail = format!("{} completion(s), expected at least two to pair", ratings.len());

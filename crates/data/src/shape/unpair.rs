@@ -59,16 +59,16 @@ pub enum Threshold {
 /// # Errors
 /// A row that is not ranked, a rating that is not finite, a row of which no completion is above or below.
 pub fn unpair_ranked(record: Record, origin: &Origin, threshold: Threshold) -> Result<Vec<Record>, Rejection> {
-    let (prompt, completions) = ranked(&record).map_err(|fault| fault.at(origin))?;
+    let completions = ranked(&record).map_err(|fault| fault.at(origin))?;
+    let (prompt, _) = record.row.texts();
     let threshold = match threshold {
-        // Each divided first, so that the sum of great ratings stays finite.
         Threshold::Mean => mean(completions),
         Threshold::At(rating) => rating,
     };
     let rows: Vec<Record> = completions
         .iter()
         .enumerate()
-        .filter(|(_, (_, rating))| *rating < threshold || *rating > threshold)
+        .filter(|(_, (_, rating))| (rating - threshold).abs() > 0.0)
         .map(|(index, (completion, rating))| {
             let desirable = *rating > threshold;
             let row = Row::Labelled { prompt: prompt.clone(), completion: completion.clone(), desirable };
@@ -82,26 +82,29 @@ pub fn unpair_ranked(record: Record, origin: &Origin, threshold: Threshold) -> R
     Ok(rows)
 }
 
-/// The prompt and the rated completions of a ranked row.
-pub(crate) fn ranked(record: &Record) -> Result<(&Text, &[(Text, f64)]), Fault> {
-    let Row::Ranked { prompt, completions } = &record.row else {
+/// The rated completions of a ranked row.
+pub(crate) fn ranked(record: &Record) -> Result<&[(Text, f64)], Fault> {
+    let Row::Ranked { completions, .. } = &record.row else {
         return Err(Fault::new(Reason::WrongType, "only a ranked row has completions with ratings"));
     };
     match completions.iter().find(|(_, rating)| !rating.is_finite()) {
         Some((_, rating)) => {
             Err(Fault::new(Reason::OutOfRange, format!("a rating of {rating}, expected a finite number")))
         }
-        None => Ok((prompt, completions)),
+        None => Ok(completions),
     }
 }
 
-/// The mean, exact where all ratings are equal.
+/// The mean; of ratings that are all equal, that rating to the last bit.
 fn mean(completions: &[(Text, f64)]) -> f64 {
     let ratings = || completions.iter().map(|(_, rating)| *rating);
     let (lowest, highest) =
-        ratings().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), rating| (low.min(rating), high.max(rating)));
-    let count = completions.len() as f64;
-    ratings().map(|rating| rating / count).sum::<f64>().clamp(lowest.min(highest), highest.max(lowest))
+        ratings().fold((f64::MAX, f64::MIN), |(low, high), rating| (low.min(rating), high.max(rating)));
+    let count = completions.len().max(1) as f64;
+    let sum: f64 = ratings().sum();
+    // The sum of great ratings may be infinite where their mean is not.
+    let mean = if sum.is_finite() { sum / count } else { ratings().map(|rating| rating / count).sum() };
+    mean.max(lowest.min(highest)).min(highest.max(lowest))
 }
 
 #[cfg(test)]
