@@ -159,7 +159,7 @@ impl Stream {
 
     /// Goes to the start of the next epoch.
     pub fn next_epoch(&mut self) {
-        self.begin(self.epoch + 1);
+        self.begin(self.epoch.saturating_add(1));
     }
 
     /// What became of the rows met so far.
