@@ -3,9 +3,15 @@
 //! [`Files`] is what a path stands for; a [`Reader`] is one pass over it; a [`Position`] is a place between two rows.
 
 mod array;
+#[cfg(feature = "columnar")]
+mod arrow;
+#[cfg(feature = "columnar")]
+mod columns;
 mod files;
 mod input;
 mod lines;
+#[cfg(feature = "columnar")]
+mod parquet;
 mod places;
 mod sniff;
 mod splits;
@@ -21,8 +27,8 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Fault, Reason};
 use crate::row::Origin;
 
-pub(crate) use files::Files;
 use files::DataFile;
+pub(crate) use files::Files;
 
 /// A row longer than this is set aside: memory stays bounded whatever the file holds.
 pub const MAX_LINE_BYTES: usize = 64 << 20;
@@ -176,7 +182,8 @@ impl Reader {
         while self.position() != at {
             let here = self.position();
             if here.offset > at.offset || self.next_raw()?.is_none() {
-                let name = self.files.get(self.file).map_or_else(|| Arc::from("<stream>"), |file| Arc::clone(file.name()));
+                let name =
+                    self.files.get(self.file).map_or_else(|| Arc::from("<stream>"), |file| Arc::clone(file.name()));
                 return Err(input::beyond(&name, at.offset, here.offset));
             }
         }
@@ -192,3 +199,6 @@ impl Reader {
         Position { file: u32::try_from(self.file).unwrap_or(u32::MAX), offset, line }
     }
 }
+
+#[cfg(test)]
+mod tests;

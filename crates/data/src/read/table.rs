@@ -17,6 +17,8 @@ pub(crate) struct Table {
     names: Vec<String>,
     /// Rows read.
     number: u64,
+    /// Offset after the row read last.
+    end: u64,
     limit: usize,
 }
 
@@ -50,22 +52,21 @@ impl Table {
     /// A table from its beginning.
     pub(crate) fn new(input: Input, delimiter: u8) -> Result<Self, Error> {
         let mut table =
-            Self { input, delimiter, keys: Vec::new(), names: Vec::new(), number: 0, limit: MAX_LINE_BYTES };
+            Self { input, delimiter, keys: Vec::new(), names: Vec::new(), number: 0, end: 0, limit: MAX_LINE_BYTES };
         table.read_header()?;
         Ok(table)
     }
 
     /// The same table from the end of a row on, of which `number` stand before.
     pub(crate) fn go_to(&mut self, input: Input, number: u64) {
+        self.end = input.offset();
         self.input = input;
         self.number = number;
     }
 
     fn read_header(&mut self) -> Result<(), Error> {
-        // A small buffer may hold less than the mark; files are read through large ones.
-        let mark = self.input.fill_buf().is_ok_and(|chunk| chunk.starts_with(sniff::BYTE_ORDER_MARK));
-        if mark {
-            self.input.consume(sniff::BYTE_ORDER_MARK.len());
+        if self.input.head().starts_with(sniff::BYTE_ORDER_MARK) {
+            self.input.advance(sniff::BYTE_ORDER_MARK.len() as u64)?;
         }
         let Some(record) = self.record()? else { return Ok(()) };
         self.names = record.cells().map(|cell| String::from_utf8_lossy(cell).trim().to_owned()).collect();
@@ -160,15 +161,16 @@ impl Table {
             let Some(key) = key else { continue };
             let cell = match std::str::from_utf8(cell) {
                 Ok(cell) if cell.contains('\0') => {
-                    return malformed(format!("column `{}` holds a NUL byte; the file was damaged, copy it again", column(index)));
+                    return malformed(format!(
+                        "column `{}` holds a NUL byte; the file was damaged, copy it again",
+                        column(index)
+                    ));
                 }
                 Ok(cell) => cell,
                 Err(error) => {
                     let place = error.valid_up_to() + 1;
-                    let detail = format!(
-                        "byte {place} of column `{}` is not UTF-8; save the file as UTF-8",
-                        column(index)
-                    );
+                    let detail =
+                        format!("byte {place} of column `{}` is not UTF-8; save the file as UTF-8", column(index));
                     return RawText::Fault(Reason::NotUtf8, detail);
                 }
             };
@@ -188,11 +190,12 @@ impl Rows for Table {
         let Some(record) = self.record()? else { return Ok(None) };
         let raw = Raw { origin: self.origin(), text: self.text(&record) };
         self.number += 1;
+        self.end = self.input.offset();
         Ok(Some(raw))
     }
 
     fn place(&self) -> (u64, u64) {
-        (self.input.offset(), self.number)
+        (self.end, self.number)
     }
 }
 
@@ -214,11 +217,13 @@ impl Record {
                 // A line feed belongs to the carriage return before it.
                 return (at + usize::from(byte == b'\n'), true);
             }
-            let special = byte == b'"' || (*state != State::Quoted && (byte == delimiter || byte == b'\n' || byte == b'\r'));
+            let special =
+                byte == b'"' || (*state != State::Quoted && (byte == delimiter || byte == b'\n' || byte == b'\r'));
             if !special {
                 let rest = chunk.get(at..).unwrap_or_default();
                 let quoted = *state == State::Quoted;
-                let plain = |byte: &u8| *byte == b'"' || (!quoted && (*byte == delimiter || *byte == b'\n' || *byte == b'\r'));
+                let plain =
+                    |byte: &u8| *byte == b'"' || (!quoted && (*byte == delimiter || *byte == b'\n' || *byte == b'\r'));
                 let run = rest.iter().position(plain).unwrap_or(rest.len());
                 self.hold(rest.get(..run).unwrap_or(rest), state, limit, self.length + at as u64);
                 at += run;
@@ -279,7 +284,8 @@ const NO_HEADER: &str = "the first row has to hold the names of the columns";
 fn check(names: &[String], delimiter: u8) -> Result<(), String> {
     const LONG: usize = 200;
     if let [only] = names
-        && let Some(other) = [',', ';', '\t', '|'].into_iter().find(|&other| other != char::from(delimiter) && only.contains(other))
+        && let Some(other) =
+            [',', ';', '\t', '|'].into_iter().find(|&other| other != char::from(delimiter) && only.contains(other))
     {
         return Err(format!(
             "its first row {} seems to be separated by {other:?}, expected {:?}; .csv files are separated by commas, .tsv \
