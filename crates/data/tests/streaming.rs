@@ -122,12 +122,15 @@ fn every_format_resumes() {
     for (number, part) in rows.chunks(1100).enumerate() {
         write(&format!("parts/{number}.jsonl"), part.join("\n").as_bytes());
     }
-    let paths = [
+    let mut paths = vec![
         write("rows.jsonl.gz", &gzip.finish().unwrap()),
         write("rows.json", format!("[{}]", rows.join(",\n")).as_bytes()),
         write("rows.csv", csv.as_bytes()),
         dir.path().join("parts"),
     ];
+    for (name, bytes) in columnar(&text) {
+        paths.push(write(name, &bytes));
+    }
     let stream = || {
         let reader = std::io::Cursor::new(text.clone());
         Source::from_reader(reader, &SourceOptions::default()).unwrap()
@@ -156,6 +159,30 @@ fn every_format_resumes() {
             }
         }
     }
+}
+
+/// The rows as Parquet, in row groups of 400, and as an Arrow file.
+#[cfg(feature = "columnar")]
+fn columnar(text: &str) -> Vec<(&'static str, Vec<u8>)> {
+    use arrow_schema::{DataType, Field, Schema};
+    let field = |name| Field::new(name, DataType::Utf8, false);
+    let schema = Arc::new(Schema::new(vec![field("prompt"), field("chosen"), field("rejected")]));
+    let reader = arrow_json::ReaderBuilder::new(Arc::clone(&schema)).with_batch_size(400);
+    let batches: Vec<_> = reader.build(text.as_bytes()).unwrap().map(Result::unwrap).collect();
+    let mut parquet = parquet::arrow::ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), None).unwrap();
+    let mut arrow = arrow_ipc::writer::FileWriter::try_new(Vec::new(), &schema).unwrap();
+    for batch in &batches {
+        parquet.write(batch).unwrap();
+        parquet.flush().unwrap();
+        arrow.write(batch).unwrap();
+    }
+    arrow.finish().unwrap();
+    vec![("rows.parquet", parquet.into_inner().unwrap()), ("rows.arrow", arrow.into_inner().unwrap())]
+}
+
+#[cfg(not(feature = "columnar"))]
+fn columnar(_: &str) -> Vec<(&'static str, Vec<u8>)> {
+    Vec::new()
 }
 
 /// What stands before the place is not read again: it may be anything.
@@ -349,6 +376,8 @@ fn a_panic_while_a_row_is_encoded_is_an_error() {
     }
     let error = stream.next_example().unwrap_err().to_string();
     assert!(error.contains("a row that nobody expected"), "{error}");
+    assert_eq!(stream.cursor().consumed, 18);
+    assert_eq!(stream.next_example().unwrap().unwrap().origin.line, 19);
 }
 
 /// Rows of a part, told from those of others by their prompts.
