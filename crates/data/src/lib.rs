@@ -34,6 +34,10 @@
 //! first version, [`ScoredTokens::Edits`] scores only what was changed. [`BatchOptions::stratified`] lets every step hold
 //! both labels as long as there are both.
 //!
+//! Before any of it whole rows may be left out or turned into others: [`Selection`] finds repeats and balances verdicts,
+//! [`PromptRange`] splits so that no prompt is on both sides, [`unpair`], [`pair_up`] and [`ranked_pairs`] make rows of one
+//! kind from those of another.
+//!
 //! Memory holds one step, the lines of the shuffle buffer, and for stratified steps [`LOOK_AHEAD`] examples; it does not grow
 //! with the file. The crate knows no tensor and no device, prints nothing and starts no thread.
 
