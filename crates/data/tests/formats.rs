@@ -173,7 +173,7 @@ fn rows_of_real_files_are_counted() {
             "preferences/diasafety_train.json.gz" => vec![("prompt", "context"), ("completion", "response")],
             _ => vec![("prompt", "conversations"), ("completion", "chosen")],
         };
-        let columns = columns.into_iter().map(|(ours, theirs)| (ours.to_owned(), theirs.to_owned())).collect();
+        let columns = columns.into_iter().map(|(ours, theirs)| (ours.to_owned(), theirs.into())).collect();
         let options =
             SourceOptions { columns, form: candlewick_data::Form::PromptCompletion, ..SourceOptions::new(path) };
         let encoder = encoder(SMALL, EncodeOptions::default());
