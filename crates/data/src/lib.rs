@@ -34,22 +34,17 @@
 //! first version, [`ScoredTokens::Edits`] scores only what was changed. [`BatchOptions::stratified`] lets every step hold
 //! both labels as long as there are both.
 //!
-<<<<<<< HEAD
 //! Several sources become one by [`Source::mixture`], and one is shared out over devices by [`Source::sharded`].
 //! [`BatchOptions::tokens`] packs a step by tokens, [`BatchOptions::bucket`] gathers rows of like length, and
 //! [`BatchOptions::workers`] encodes on threads, with the same steps whatever their number.
 //!
-//! Memory holds one step, the rows of the shuffle buffer as bytes, the rows that threads are at (at most 64 a thread), and
-//! [`LOOK_AHEAD`] examples for stratified steps or those of [`BatchOptions::bucket`] steps; it does not grow with the file. The
-//! crate knows no tensor and no device, prints nothing, and starts no thread unless asked for workers.
-=======
 //! Before any of it whole rows may be left out or turned into others: [`Selection`] finds repeats and balances verdicts,
 //! [`PromptRange`] splits so that no prompt is on both sides, [`unpair`], [`pair_up`] and [`ranked_pairs`] make rows of one
 //! kind from those of another.
 //!
-//! Memory holds one step, the lines of the shuffle buffer, and for stratified steps [`LOOK_AHEAD`] examples; it does not grow
-//! with the file. The crate knows no tensor and no device, prints nothing and starts no thread.
->>>>>>> w5
+//! Memory holds one step, the rows of the shuffle buffer as bytes, the rows that threads are at (at most 64 a thread), and
+//! [`LOOK_AHEAD`] examples for stratified steps or those of [`BatchOptions::bucket`] steps; it does not grow with the file. The
+//! crate knows no tensor and no device, prints nothing, and starts no thread unless asked for workers.
 
 mod batches;
 mod bucket;
