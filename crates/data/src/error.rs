@@ -172,6 +172,42 @@ pub enum Error {
         /// Rows there are.
         rows: u64,
     },
+    /// A file cannot be written.
+    #[error("{doing} {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file to write is there already.
+    #[error("{}: the file is there already; name another one, or have it replaced", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A row has a column that the file cannot hold.
+    #[error("{}: {}`{column}` {message}", path.display(), if *row > 0 { format!("row {row}: ") } else { String::new() })]
+    Unfit {
+        /// The file being written.
+        path: PathBuf,
+        /// The row of that file, 1-based; 0 for all of them.
+        row: u64,
+        /// The column, with the keys below it.
+        column: String,
+        /// What is wrong and what to do.
+        message: String,
+    },
+}
+
+/// A column that cannot be written, before its file is known.
+#[derive(Debug, thiserror::Error)]
+#[error("`{column}` {message}")]
+pub(crate) struct Unfit {
+    pub(crate) column: String,
+    pub(crate) message: String,
 }
 
 /// Why a row was set aside.
@@ -241,6 +277,8 @@ pub enum Reason {
     NearDuplicate,
     /// Left out so that both labels are as frequent.
     Unbalanced,
+    /// Rows of this kind cannot be written as asked.
+    OtherKind,
 }
 
 impl fmt::Display for Reason {
@@ -277,6 +315,7 @@ impl fmt::Display for Reason {
             Self::Duplicate => "duplicate",
             Self::NearDuplicate => "near duplicate",
             Self::Unbalanced => "left out for balance",
+            Self::OtherKind => "another kind of row",
         })
     }
 }

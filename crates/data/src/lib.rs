@@ -38,11 +38,13 @@
 //! with the file. The crate knows no tensor and no device, prints nothing and starts no thread.
 
 mod batches;
+mod check;
 mod describe;
 mod edits;
 mod encode;
 mod error;
 mod form;
+mod inspect;
 mod judged;
 mod mismatch;
 mod numbers;
@@ -54,17 +56,20 @@ mod rows;
 mod sequence;
 mod source;
 mod split;
+mod stats;
 mod stratify;
 mod stream;
 mod teacher;
 mod template;
 mod tokens;
 mod truncate;
+mod write;
 
 pub use batches::{BatchOptions, Batches, LastStep, split as split_step};
 pub use encode::{Boundary, EncodeOptions, Encoder, EndOfSequence, ScoredTokens, Truncation};
 pub use error::{Error, Reason, Rejection};
 pub use form::Form;
+pub use inspect::{Span, SpanKind, SpanPart, SpanText, spans};
 pub use mismatch::fill as fill_mismatched;
 pub use numbers::NumberColumn;
 pub use order::Order;
@@ -75,7 +80,12 @@ pub use row::{
 };
 pub use rows::RowRange;
 pub use source::{Source, SourceOptions};
+pub use stats::{
+    Duplicates, Kind, LabelBalance, LengthBias, LengthBin, LengthSummary, LengthUnit, NumberSummary, Part, RowCounts,
+    SharedPrompts, SourceSummary, Stats, Summary, Ties, TokenSummary, VoteSummary,
+};
 pub use stratify::LOOK_AHEAD;
 pub use stream::{Cursor, Stream};
 pub use teacher::TeacherColumn;
 pub use tokens::TokenizerFiles;
+pub use write::{Existing, Layout, Writer};
