@@ -1,6 +1,7 @@
 //! From a [`Row`] to token ids and masks: what is scored is decided here and nowhere else.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,7 +17,7 @@ use crate::split::common_prefix;
 use crate::teacher;
 use crate::template::ChatTemplate;
 use crate::tokens::{OwnedFiles, Settings, TokenizerFiles};
-use crate::truncate;
+use crate::truncate::{self, Rules};
 
 /// Which token is the first of the completion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -45,7 +46,42 @@ pub enum Truncation {
     /// is set aside.
     KeepEndOfPrompt,
     /// The row is set aside.
+    #[serde(alias = "drop")]
     Reject,
+    /// The run ends, with the place of the row.
+    #[serde(alias = "raise")]
+    Error,
+}
+
+/// What happens to prompts longer than [`EncodeOptions::max_prompt_length`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptTruncation {
+    /// The start of the prompt is cut off, its beginning-of-sequence token kept, as TRL did; what a chat template puts between
+    /// the last message and the answer is never cut.
+    #[default]
+    KeepEnd,
+    /// The row is set aside.
+    #[serde(alias = "drop")]
+    Reject,
+    /// The run ends, with the place of the row.
+    #[serde(alias = "raise")]
+    Error,
+}
+
+/// What happens to completions longer than [`EncodeOptions::max_completion_length`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CompletionTruncation {
+    /// The end of the completion is cut off, with its end-of-sequence token. As TRL did.
+    #[default]
+    KeepStart,
+    /// The row is set aside.
+    #[serde(alias = "drop")]
+    Reject,
+    /// The run ends, with the place of the row.
+    #[serde(alias = "raise")]
+    Error,
 }
 
 /// Whether standard rows end with the end-of-sequence token. In conversations the chat template decides.
@@ -77,11 +113,21 @@ pub enum ScoredTokens {
 #[serde(default, deny_unknown_fields)]
 pub struct EncodeOptions {
     /// Most tokens of prompt and completion together; None for no limit. Default 1024.
+    ///
+    /// It is looked at last, after `max_prompt_length` and `max_completion_length`.
     pub max_length: Option<usize>,
+    /// Most tokens of a prompt, special tokens and the template's own included; at least 2. None, the default, for no limit.
+    pub max_prompt_length: Option<usize>,
+    /// Most tokens of a completion, its end-of-sequence token included; at least 1. None, the default, for no limit.
+    pub max_completion_length: Option<usize>,
     /// Where the completion begins.
     pub boundary: Boundary,
     /// What happens to longer sequences.
     pub truncation: Truncation,
+    /// What happens to longer prompts.
+    pub prompt_truncation: PromptTruncation,
+    /// What happens to longer completions.
+    pub completion_truncation: CompletionTruncation,
     /// How standard rows end.
     pub end_of_sequence: EndOfSequence,
     /// Which tokens of a completion are scored.
@@ -92,8 +138,12 @@ impl Default for EncodeOptions {
     fn default() -> Self {
         Self {
             max_length: Some(1024),
+            max_prompt_length: None,
+            max_completion_length: None,
             boundary: Boundary::default(),
             truncation: Truncation::default(),
+            prompt_truncation: PromptTruncation::default(),
+            completion_truncation: CompletionTruncation::default(),
             end_of_sequence: EndOfSequence::default(),
             scored: ScoredTokens::default(),
         }
@@ -109,6 +159,8 @@ pub struct Encoder {
     pub(crate) bos: Option<u32>,
     pub(crate) eos: Option<u32>,
     pub(crate) add_bos: bool,
+    /// Tokens that the chat template puts after the last message of a prompt; found when first asked for.
+    pub(crate) header: OnceLock<usize>,
     highest: (u32, String),
 }
 
@@ -134,13 +186,7 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::from_dir`].
     pub fn from_files(files: &TokenizerFiles<'_>, options: EncodeOptions) -> Result<Self, Error> {
-        if let Some(length) = options.max_length.filter(|length| *length < 2) {
-            return Err(Error::Option {
-                name: "max_length",
-                got: length.to_string(),
-                expected: "at least 2: a token of the prompt and one of the completion",
-            });
-        }
+        truncate::check(&options)?;
         let tokenizer = load(files.tokenizer)?;
         let settings = Settings::read(files)?;
         let named = |token: &Option<String>| token.as_deref().and_then(|token| tokenizer.token_to_id(token));
@@ -163,7 +209,7 @@ impl Encoder {
         let highest = tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token)).max().ok_or_else(|| {
             Error::Tokenizer { file: "tokenizer.json".to_owned(), message: "an empty vocabulary".to_owned() }
         })?;
-        Ok(Self { tokenizer, template, options, bos, eos, add_bos: settings.add_bos, highest })
+        Ok(Self { tokenizer, template, options, bos, eos, add_bos: settings.add_bos, header: OnceLock::new(), highest })
     }
 
     /// The rules it follows.
@@ -299,13 +345,14 @@ impl Encoder {
         }
         let mut context = self.untruncated(prompt, &completions, counts)?;
         alike(&context, &annotation, None)?;
+        let rules = Rules::new(self, prompt, &context);
         if self.options.scored == ScoredTokens::Edits {
             edits::score(&mut context, self.eos)?;
         }
         teacher::attach(&mut context, teacher, &annotation, self.vocab_size())?;
-        let truncated = truncate::apply(&mut context, &self.options, self.bos)?;
-        alike(&context, &annotation, self.options.max_length)?;
-        counts.truncated += truncated;
+        let cut = rules.apply(&mut context)?;
+        alike(&context, &annotation, truncate::limits(&self.options).as_deref())?;
+        counts.add_cut(cut);
         counts.add_context(&context);
         Ok((vec![context], annotation))
     }
@@ -358,7 +405,7 @@ fn ratings(completions: &[(Text, f64)]) -> Result<Vec<f64>, Fault> {
 }
 
 /// Completions that are to be told apart, and give the same tokens.
-fn alike(context: &Context, annotation: &Annotation, limit: Option<usize>) -> Result<(), Fault> {
+fn alike(context: &Context, annotation: &Annotation, limit: Option<&str>) -> Result<(), Fault> {
     let mut pairs = context.completions.windows(2);
     let same = context.completions.len() > 1
         && pairs.all(|pair| pair[0].ids == pair[1].ids && (limit.is_some() || pair[0].scored == pair[1].scored));
@@ -370,10 +417,10 @@ fn alike(context: &Context, annotation: &Annotation, limit: Option<usize>) -> Re
             (Reason::Identical, "the two completions differ as text and give the same tokens".to_owned())
         }
         (Annotation::Pair, Some(limit)) => {
-            (Reason::IdenticalAfterTruncation, format!("the completions differ only beyond {limit} tokens"))
+            (Reason::IdenticalAfterTruncation, format!("the completions differ only beyond {limit}"))
         }
         (_, None) => (Reason::AllAlike, "all completions give the same tokens".to_owned()),
-        (_, Some(limit)) => (Reason::AllAlike, format!("the completions differ only beyond {limit} tokens")),
+        (_, Some(limit)) => (Reason::AllAlike, format!("the completions differ only beyond {limit}")),
     };
     Err(Fault::new(reason, detail))
 }

@@ -172,6 +172,17 @@ pub enum Error {
         /// Rows there are.
         rows: u64,
     },
+    /// Rows were to be balanced by their verdicts, and there are none of one of them.
+    #[error(
+        "balance: found {desirable} desirable and {undesirable} undesirable rows, expected rows of both verdicts; leave \
+         balance out"
+    )]
+    OneVerdict {
+        /// Rows that are wanted.
+        desirable: u64,
+        /// Rows that are not.
+        undesirable: u64,
+    },
     /// A file cannot be written.
     #[error("{doing} {}: {source}", path.display())]
     Write {
@@ -200,14 +211,6 @@ pub enum Error {
         /// What is wrong and what to do.
         message: String,
     },
-}
-
-/// A column that cannot be written, before its file is known.
-#[derive(Debug, thiserror::Error)]
-#[error("`{column}` {message}")]
-pub(crate) struct Unfit {
-    pub(crate) column: String,
-    pub(crate) message: String,
 }
 
 /// Why a row was set aside.
@@ -239,7 +242,7 @@ pub enum Reason {
     PromptTooLong,
     /// The completion leaves no room for a prompt.
     CompletionTooLong,
-    /// Longer than the limit, under [`crate::Truncation::Reject`].
+    /// Longer than the limit of prompt and completion together, under [`crate::Truncation::Reject`].
     TooLong,
     /// No token stands before the completion, so its first token cannot be predicted.
     NoPromptToken,
@@ -277,8 +280,22 @@ pub enum Reason {
     NearDuplicate,
     /// Left out so that both labels are as frequent.
     Unbalanced,
+    /// Longer than a limit, under a policy that ends the run.
+    OverLimit,
+    /// Something that only a labelled row has was asked of another row.
+    NotLabelled,
+    /// No other row of the same prompt to be paired with.
+    NoPartner,
     /// Rows of this kind cannot be written as asked.
     OtherKind,
+}
+
+impl Reason {
+    /// Whether such a row ends the run even where rows that cannot be used are set aside.
+    #[must_use]
+    pub fn ends_run(self) -> bool {
+        self == Self::OverLimit
+    }
 }
 
 impl fmt::Display for Reason {
@@ -315,6 +332,9 @@ impl fmt::Display for Reason {
             Self::Duplicate => "duplicate",
             Self::NearDuplicate => "near duplicate",
             Self::Unbalanced => "left out for balance",
+            Self::OverLimit => "over the limit",
+            Self::NotLabelled => "not labelled",
+            Self::NoPartner => "no partner",
             Self::OtherKind => "another kind of row",
         })
     }

@@ -3,11 +3,11 @@
 //! Prompt `"Q: 2 + 2?"` and judgment `"It is wrong."` make the second prompt
 //! `"Judgment of the answer to the request below: It is wrong.\n\nQ: 2 + 2?"`.
 
-use crate::encode::{Encoder, Truncation};
+use crate::encode::Encoder;
 use crate::error::{Fault, Reason};
 use crate::report::Counts;
 use crate::row::{Context, Text};
-use crate::truncate;
+use crate::truncate::{self, Cut, Rules};
 
 /// The contexts of a judged row: prompt alone, prompt with judgment. Both score the same tokens.
 pub(crate) fn contexts(
@@ -23,7 +23,9 @@ pub(crate) fn contexts(
     let mut plain = encoder.untruncated(prompt, &[completion], counts)?;
     let mut judged = encoder.untruncated(&with_judgment(prompt, judgment)?, &[completion], counts)?;
     check_same(&plain, &judged)?;
-    counts.truncated += truncate_alike(encoder, &mut plain, &mut judged)?;
+    for cut in truncate_alike(encoder, prompt, &mut plain, &mut judged)? {
+        counts.add_cut(cut);
+    }
     counts.add_context(&plain);
     counts.add_context(&judged);
     Ok(vec![plain, judged])
@@ -64,25 +66,33 @@ fn check_same(plain: &Context, judged: &Context) -> Result<(), Fault> {
     ))
 }
 
-/// Cuts both to the limit, and the completions to the same length.
-fn truncate_alike(encoder: &Encoder, plain: &mut Context, judged: &mut Context) -> Result<u64, Fault> {
-    let options = encoder.options();
-    let mut cut = truncate::apply(judged, options, encoder.bos)?;
-    if cut > 0 && options.truncation == Truncation::KeepEndOfPrompt {
+/// Cuts both to the limits, and the completions to the same length.
+fn truncate_alike(
+    encoder: &Encoder,
+    prompt: &Text,
+    plain: &mut Context,
+    judged: &mut Context,
+) -> Result<[Cut; 2], Fault> {
+    let tokens = judged.prompt.len();
+    let with = Rules::new(encoder, prompt, judged).apply(judged)?;
+    if with.prompts > 0 {
+        let options = encoder.options();
+        let (what, limit, option) = match (options.max_prompt_length, options.max_length) {
+            (Some(limit), _) if tokens > limit => ("prompt and judgment", limit, "max_prompt_length"),
+            (_, limit) => ("prompt, judgment and completion", limit.unwrap_or(usize::MAX), "max_length"),
+        };
         return Err(Fault::new(
             Reason::TooLong,
-            format!(
-                "prompt, judgment and completion have more than {} tokens, and the judgment would be cut; raise max_length",
-                options.max_length.unwrap_or(usize::MAX)
-            ),
+            format!("{what} have more than {limit} tokens, and the judgment would be cut; raise {option}"),
         ));
     }
-    cut += truncate::apply(plain, options, encoder.bos)?;
+    let mut alone = Rules::new(encoder, prompt, plain).apply(plain)?;
     for (own, other) in plain.completions.iter_mut().zip(&judged.completions) {
         if own.ids.len() > other.ids.len() {
             truncate::cut_completion(own, other.ids.len());
-            cut += 1;
+            alone.sequences = 1;
+            alone.completions = 1;
         }
     }
-    Ok(cut.min(2))
+    Ok([alone, with])
 }

@@ -54,6 +54,7 @@ mod report;
 mod row;
 mod rows;
 mod sequence;
+mod shape;
 mod source;
 mod split;
 mod stats;
@@ -66,7 +67,9 @@ mod truncate;
 mod write;
 
 pub use batches::{BatchOptions, Batches, LastStep, split as split_step};
-pub use encode::{Boundary, EncodeOptions, Encoder, EndOfSequence, ScoredTokens, Truncation};
+pub use encode::{
+    Boundary, CompletionTruncation, EncodeOptions, Encoder, EndOfSequence, PromptTruncation, ScoredTokens, Truncation,
+};
 pub use error::{Error, Reason, Rejection};
 pub use form::Form;
 pub use inspect::{Span, SpanKind, SpanPart, SpanText, spans};
@@ -79,6 +82,11 @@ pub use row::{
     Annotation, Batch, Completion, Context, Example, Message, Origin, Record, Row, TeacherToken, Text, Unit,
 };
 pub use rows::RowRange;
+pub use shape::{
+    Balance, Contradiction, Deduplicate, LabelCounts, LeftOut, PairBy, PairUp, Pairing, PromptRange, RankedPairs,
+    Selection, SelectionOptions, Selector, Threshold, label_weights, pair_up, prompt_hash, prompt_place, ranked_pairs,
+    unpair, unpair_ranked,
+};
 pub use source::{Source, SourceOptions};
 pub use stats::{
     Duplicates, Kind, LabelBalance, LengthBias, LengthBin, LengthSummary, LengthUnit, NumberSummary, Part, RowCounts,

@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::error::{Reason, Rejection};
 use crate::row::Context;
+use crate::truncate::Cut;
 
 /// How many rejections a report holds in full; counts are exact beyond it.
 pub const LISTED_REJECTIONS: usize = 100;
@@ -35,6 +36,10 @@ pub struct Counts {
     pub sequences: u64,
     /// Sequences that lost tokens to the length limit.
     pub truncated: u64,
+    /// Prompts that lost their start; the prompt of a pair is one.
+    pub cut_prompts: u64,
+    /// Completions that lost their end.
+    pub cut_completions: u64,
     /// Sequences with a token that lies on both sides of the boundary (it was given to the completion).
     pub straddles: u64,
     /// Sequences in which a second beginning-of-sequence token was removed.
@@ -50,6 +55,12 @@ pub struct Counts {
 }
 
 impl Counts {
+    pub(crate) fn add_cut(&mut self, cut: Cut) {
+        self.truncated += cut.sequences;
+        self.cut_prompts += cut.prompts;
+        self.cut_completions += cut.completions;
+    }
+
     pub(crate) fn add_context(&mut self, context: &Context) {
         for completion in &context.completions {
             self.sequences += 1;
@@ -63,6 +74,8 @@ impl std::ops::AddAssign for Counts {
     fn add_assign(&mut self, other: Self) {
         self.sequences += other.sequences;
         self.truncated += other.truncated;
+        self.cut_prompts += other.cut_prompts;
+        self.cut_completions += other.cut_completions;
         self.straddles += other.straddles;
         self.doubled_bos += other.doubled_bos;
         self.added_bos += other.added_bos;
@@ -118,12 +131,13 @@ impl fmt::Display for Report {
     /// The summary, what tokenization did, then one line for each listed rejection.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.summary())?;
-        let Counts { sequences, truncated, straddles, doubled_bos, added_bos, added_eos, tokens, scored_tokens } =
-            self.counts;
-        write!(
-            f,
-            "{sequences} sequences of {tokens} tokens, {scored_tokens} scored; {truncated} truncated, {straddles} straddling"
-        )?;
+        let Counts { sequences, truncated, cut_prompts, cut_completions, straddles, .. } = self.counts;
+        let Counts { doubled_bos, added_bos, added_eos, tokens, scored_tokens, .. } = self.counts;
+        write!(f, "{sequences} sequences of {tokens} tokens, {scored_tokens} scored; {truncated} truncated")?;
+        if truncated > 0 {
+            write!(f, " ({cut_prompts} prompts and {cut_completions} completions cut)")?;
+        }
+        write!(f, ", {straddles} straddling")?;
         write!(f, "; BOS added {added_bos}, removed {doubled_bos}; EOS added {added_eos}")?;
         for rejection in &self.rejected {
             write!(f, "\n{rejection}")?;

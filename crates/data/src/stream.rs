@@ -170,7 +170,7 @@ impl Stream {
         if rejection.reason == Reason::NoChatTemplate {
             return Err(Error::NoChatTemplate { origin: rejection.origin });
         }
-        if self.source.is_strict() {
+        if self.source.is_strict() || rejection.reason.ends_run() {
             return Err(Error::Rejected(rejection));
         }
         if let Some(fresh) = self.fresh.as_mut().filter(|_| self.cursor.epoch == 0) {

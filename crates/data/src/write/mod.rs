@@ -10,11 +10,19 @@ mod schema;
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Unfit};
+use crate::error::Error;
 use crate::row::Record;
 use file::{Compression, Sink, Temporary, failed};
 
 pub use layout::Layout;
+
+/// A column that cannot be written, before its file is known.
+#[derive(Debug, thiserror::Error)]
+#[error("`{column}` {message}")]
+struct Unfit {
+    column: String,
+    message: String,
+}
 
 /// What becomes of a file that is there already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

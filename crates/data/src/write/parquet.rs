@@ -13,9 +13,10 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
+use super::Unfit;
 use super::file::{Temporary, failed};
 use super::schema::Table;
-use crate::error::{Error, Unfit};
+use crate::error::Error;
 
 /// Rows turned into columns at once: this many, or as few as hold so many bytes.
 const BATCH_ROWS: usize = 1024;
@@ -26,7 +27,7 @@ const GROUP_ROWS: usize = 100_000;
 const GROUP_BYTES: usize = 64 << 20;
 
 /// Writes the lines of a file as a table to its place.
-pub(crate) fn write(place: &Path, table: &Table, lines: File) -> Result<(), Error> {
+pub(super) fn write(place: &Path, table: &Table, lines: File) -> Result<(), Error> {
     let unfit = |Unfit { column, message }| Error::Unfit { path: place.to_owned(), row: 0, column, message };
     let schema = Arc::new(table.schema().map_err(unfit)?);
     let (temporary, file) = Temporary::beside(place)?;

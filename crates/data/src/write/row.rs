@@ -4,11 +4,12 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use crate::error::{Rejection, Unfit};
+use super::Unfit;
+use crate::error::Rejection;
 use crate::row::{Message, Record, Row, TeacherToken, Text, Unit};
 
 /// Columns in the order in which they are written.
-pub(crate) type Fields = Vec<(String, Value)>;
+pub(super) type Fields = Vec<(String, Value)>;
 
 impl Serialize for Record {
     /// The object that [`Form`](crate::Form) reads back: `prompt`, `chosen` and `rejected` of a pair, `prompt`, `completion` and
@@ -39,7 +40,7 @@ impl Serialize for Rejection {
 }
 
 /// The columns of a record.
-pub(crate) fn fields(record: &Record) -> Result<Fields, Unfit> {
+pub(super) fn fields(record: &Record) -> Result<Fields, Unfit> {
     let mut fields = texts(&record.row);
     for (name, number) in &record.numbers {
         if fields.iter().any(|(other, _)| other == name) || RESERVED.contains(&name.as_str()) {
@@ -64,7 +65,7 @@ pub(crate) fn fields(record: &Record) -> Result<Fields, Unfit> {
 }
 
 /// The column of tools.
-pub(crate) const TOOLS: &str = "tools";
+pub(super) const TOOLS: &str = "tools";
 
 /// Columns that are not a row's numbers.
 const RESERVED: [&str; 3] = [TOOLS, "chat_template_kwargs", "teacher"];

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow_schema::{DataType, Field, Fields as ArrowFields, Schema};
 use serde_json::Value;
 
+use super::Unfit;
 use super::row::{Fields, TOOLS};
-use crate::error::Unfit;
 
 /// A table with more fields than this, nested ones counted, is taken for rows that have no columns in common.
 const MOST_FIELDS: usize = 4096;
@@ -17,7 +17,7 @@ const USE_LINES: &str = "a Parquet column holds one type: write .jsonl instead";
 
 /// Columns in the order in which they were met.
 #[derive(Debug, Default)]
-pub(crate) struct Table {
+pub(super) struct Table {
     columns: Vec<(String, Shape)>,
     fields: usize,
 }
@@ -36,7 +36,7 @@ enum Shape {
 }
 
 /// Schemas of tools have keys of their own: they are kept as JSON.
-pub(crate) fn tools_as_text(fields: &mut Fields) {
+pub(super) fn tools_as_text(fields: &mut Fields) {
     for (_, value) in fields.iter_mut().filter(|(name, _)| name == TOOLS) {
         *value = Value::String(value.to_string());
     }
@@ -44,7 +44,7 @@ pub(crate) fn tools_as_text(fields: &mut Fields) {
 
 impl Table {
     /// Widens the columns so that they hold a row.
-    pub(crate) fn add(&mut self, row: &Fields) -> Result<(), Unfit> {
+    pub(super) fn add(&mut self, row: &Fields) -> Result<(), Unfit> {
         for (name, value) in row {
             let column = match self.columns.iter_mut().position(|(other, _)| other == name) {
                 Some(place) => &mut self.columns[place].1,
@@ -65,7 +65,7 @@ impl Table {
     }
 
     /// The table's Arrow schema.
-    pub(crate) fn schema(&self) -> Result<Schema, Unfit> {
+    pub(super) fn schema(&self) -> Result<Schema, Unfit> {
         let fields: Result<Vec<Field>, Unfit> = self.columns.iter().map(|(name, shape)| shape.field(name, name)).collect();
         Ok(Schema::new(fields?))
     }

@@ -1,0 +1,25 @@
+//! What is done to rows as wholes, before any token is made: which are left out, on which side of a split they stand, and
+//! how a row of one kind becomes rows of another.
+//!
+//! Everything here is a function of records and their order alone: no thread, no clock, no random source without a seed.
+
+mod balance;
+mod content;
+mod exact;
+mod joined;
+mod near;
+mod pair_up;
+mod pairing;
+mod places;
+mod prompts;
+mod selection;
+mod shingles;
+mod unpair;
+
+pub use balance::{Balance, LabelCounts, label_weights};
+pub use content::prompt_hash;
+pub use pair_up::{PairBy, PairUp, pair_up};
+pub use pairing::{Pairing, RankedPairs, ranked_pairs};
+pub use prompts::{PromptRange, prompt_place};
+pub use selection::{Contradiction, Deduplicate, LeftOut, Selection, SelectionOptions, Selector};
+pub use unpair::{Threshold, unpair, unpair_ranked};
