@@ -50,6 +50,7 @@ mod mismatch;
 mod numbers;
 mod order;
 mod read;
+mod records;
 mod report;
 mod row;
 mod rows;
@@ -77,6 +78,7 @@ pub use mismatch::fill as fill_mismatched;
 pub use numbers::NumberColumn;
 pub use order::Order;
 pub use read::MAX_LINE_BYTES;
+pub use records::Records;
 pub use report::{Counts, LISTED_REJECTIONS, Report};
 pub use row::{
     Annotation, Batch, Completion, Context, Example, Message, Origin, Record, Row, TeacherToken, Text, Unit,
