@@ -77,7 +77,8 @@ pub fn spans(example: &Example, encoder: &Encoder) -> Vec<SpanPart> {
     for (place, context) in example.contexts.iter().enumerate() {
         let judged = place > 0 && matches!(example.annotation, Annotation::Judged { .. });
         let name = if judged { "prompt with judgment" } else { "prompt" };
-        let kinds = context.prompt_scored.iter().map(|scored| if *scored { SpanKind::Scored } else { SpanKind::Prompt });
+        let kinds =
+            context.prompt_scored.iter().map(|scored| if *scored { SpanKind::Scored } else { SpanKind::Prompt });
         let spans = split(encoder, &[], &context.prompt, &kinds.collect::<Vec<_>>());
         parts.push(SpanPart { name: name.to_owned(), is_prompt: true, spans });
         for (index, completion) in context.completions.iter().enumerate() {
@@ -225,7 +226,9 @@ mod tests {
         assert_eq!(text(&parts[0]) + &text(&parts[2]), "Où est 猫 🙂? 北京🙂 x</s>");
         let cat = parts[0].spans.iter().find(|span| span.text == "猫").unwrap();
         assert_eq!((cat.ids.as_slice(), cat.kind), (&[0xe7, 0x8c, 0xab][..], SpanKind::Prompt));
-        assert!(parts.iter().flat_map(|part| &part.spans).all(|span| span.text.chars().count() == 1 || span.text == "</s>"));
+        assert!(
+            parts.iter().flat_map(|part| &part.spans).all(|span| span.text.chars().count() == 1 || span.text == "</s>")
+        );
         let end = parts[1].spans.last().unwrap();
         assert_eq!((end.reading, end.kind, end.ids.as_slice()), (SpanText::Special, SpanKind::Scored, &[257][..]));
         assert_eq!(parts[1].tokens(), example.contexts[0].completions[0].ids.len());
@@ -237,10 +240,12 @@ mod tests {
         let encoder = bytes();
         // `é` is c3 a9: one byte given, the other to be answered; and a text that was cut in the middle of one.
         let completion = Completion { ids: vec![0xa9, 0x41, 0xe7], scored: vec![true; 3], teacher: Vec::new() };
-        let context = Context { prompt: vec![0x61, 0xc3], prompt_scored: vec![false; 2], completions: vec![completion] };
+        let context =
+            Context { prompt: vec![0x61, 0xc3], prompt_scored: vec![false; 2], completions: vec![completion] };
         let example = Example::new(Origin::memory(1), vec![context], Annotation::Demonstration);
         let parts = spans(&example, &encoder);
-        let shown = |part: &SpanPart| part.spans.iter().map(|span| (span.text.clone(), span.reading)).collect::<Vec<_>>();
+        let shown =
+            |part: &SpanPart| part.spans.iter().map(|span| (span.text.clone(), span.reading)).collect::<Vec<_>>();
         let plain = |text: &str| (text.to_owned(), SpanText::Plain);
         let piece = |text: &str| (text.to_owned(), SpanText::Pieces);
         assert_eq!(shown(&parts[0]), [plain("a"), piece("Ã")]);
@@ -250,7 +255,8 @@ mod tests {
     #[test]
     fn kinds_follow_the_mask() {
         let encoder = bytes();
-        let completion = Completion { ids: vec![0x61, 0x62, 0x63], scored: vec![true, false, true], teacher: Vec::new() };
+        let completion =
+            Completion { ids: vec![0x61, 0x62, 0x63], scored: vec![true, false, true], teacher: Vec::new() };
         let context = Context { prompt: vec![256], prompt_scored: vec![false], completions: vec![completion] };
         let example = Example::new(Origin::memory(1), vec![context], Annotation::Ranked { ratings: vec![3.0] });
         let parts = spans(&example, &encoder);

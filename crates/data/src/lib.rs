@@ -34,11 +34,18 @@
 //! first version, [`ScoredTokens::Edits`] scores only what was changed. [`BatchOptions::stratified`] lets every step hold
 //! both labels as long as there are both.
 //!
-//! Memory holds one step, the lines of the shuffle buffer, and for stratified steps [`LOOK_AHEAD`] examples; it does not grow
-//! with the file. The crate knows no tensor and no device, prints nothing and starts no thread.
+//! Several sources become one by [`Source::mixture`], and one is shared out over devices by [`Source::sharded`].
+//! [`BatchOptions::tokens`] packs a step by tokens, [`BatchOptions::bucket`] gathers rows of like length, and
+//! [`BatchOptions::workers`] encodes on threads, with the same steps whatever their number.
+//!
+//! Memory holds one step, the rows of the shuffle buffer as bytes, the rows that threads are at (at most 64 a thread), and
+//! [`LOOK_AHEAD`] examples for stratified steps or those of [`BatchOptions::bucket`] steps; it does not grow with the file. The
+//! crate knows no tensor and no device, prints nothing, and starts no thread unless asked for workers.
 
 mod batches;
+mod bucket;
 mod check;
+mod cursor;
 mod describe;
 mod edits;
 mod encode;
@@ -47,8 +54,13 @@ mod form;
 mod inspect;
 mod judged;
 mod mismatch;
+mod mixture;
 mod numbers;
 mod order;
+mod packing;
+mod part;
+mod pass;
+mod place;
 mod read;
 mod records;
 mod report;
@@ -65,9 +77,12 @@ mod teacher;
 mod template;
 mod tokens;
 mod truncate;
+mod unpair;
+mod workers;
 mod write;
 
 pub use batches::{BatchOptions, Batches, LastStep, split as split_step};
+pub use cursor::Cursor;
 pub use encode::{
     Boundary, CompletionTruncation, EncodeOptions, Encoder, EndOfSequence, PromptTruncation, ScoredTokens, Truncation,
 };
@@ -75,11 +90,15 @@ pub use error::{Error, Reason, Rejection};
 pub use form::Form;
 pub use inspect::{Span, SpanKind, SpanPart, SpanText, spans};
 pub use mismatch::fill as fill_mismatched;
+pub use mixture::{MixtureEnd, Shard};
 pub use numbers::NumberColumn;
 pub use order::Order;
-pub use read::MAX_LINE_BYTES;
+pub use packing::{pack as pack_step, tokens as example_tokens};
+pub use pass::{PartState, PassState};
+pub use place::Place;
+pub use read::{MAX_LINE_BYTES, Position};
 pub use records::Records;
-pub use report::{Counts, LISTED_REJECTIONS, Report};
+pub use report::{Counts, LISTED_REJECTIONS, PartCounts, Report};
 pub use row::{
     Annotation, Batch, Completion, Context, Example, Message, Origin, Record, Row, TeacherToken, Text, Unit,
 };
@@ -91,11 +110,11 @@ pub use shape::{
 };
 pub use source::{Source, SourceOptions};
 pub use stats::{
-    Duplicates, Kind, LabelBalance, LengthBias, LengthBin, LengthSummary, LengthUnit, NumberSummary, Part, RowCounts,
-    SharedPrompts, SourceSummary, Stats, Summary, Ties, TokenSummary, VoteSummary,
+    Duplicates, LabelBalance, LengthBias, LengthBin, LengthSummary, LengthUnit, NumberSummary, RowCounts, RowKind,
+    RowPart, SharedPrompts, SourceSummary, Stats, Summary, Ties, TokenSummary, VoteSummary,
 };
 pub use stratify::LOOK_AHEAD;
-pub use stream::{Cursor, Stream};
+pub use stream::Stream;
 pub use teacher::TeacherColumn;
 pub use tokens::TokenizerFiles;
 pub use write::{Existing, Layout, Writer};

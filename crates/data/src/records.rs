@@ -1,24 +1,44 @@
 //! The rows of a source before tokenization.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Rejection};
+use crate::part::Met;
+use crate::pass::Pass;
 use crate::row::{Origin, Record};
-use crate::source::{Parsed, Pass, Source};
+use crate::source::Source;
 
 /// The rows of a source in file order, each as a [`Record`] or with the reason why it cannot be used. An iterator: an `Err`
 /// outside says that reading failed, after which there is no more to come.
+///
+/// ```
+/// use candlewick_data::{Row, Source, Text};
+/// let text = |text: &str| Text::Plain(text.to_owned());
+/// let row = Row::Demonstration { prompt: text("p"), completion: text(" a") };
+/// let rows = Source::from_rows(vec![row]);
+/// for row in rows.records()? {
+///     let (origin, record) = row?.expect("rows in memory can be used");
+///     assert_eq!((origin.line, record.tools.len()), (1, 0));
+/// }
+/// # Ok::<(), candlewick_data::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Records {
-    source: Source,
+    source: Arc<Source>,
     pass: Option<Pass>,
 }
 
-impl Source {
-    /// The rows in file order, as they are before tokenization. Encoded examples, which have no texts, are passed over.
-    ///
-    /// # Errors
-    /// A reader that was read before, or a file that is gone.
-    pub fn records(&self) -> Result<Records, Error> {
-        Ok(Records { source: self.clone(), pass: Some(self.pass()?) })
+impl Records {
+    pub(crate) fn new(source: Arc<Source>) -> Result<Self, Error> {
+        if source.holds_examples() {
+            return Err(Error::Option {
+                name: "records",
+                got: "a source of encoded examples".to_owned(),
+                expected: "rows: of a file, or from Source::from_rows or Source::from_records",
+            });
+        }
+        let pass = Some(Pass::new(source.clone())?);
+        Ok(Self { source, pass })
     }
 }
 
@@ -34,9 +54,9 @@ impl Iterator for Records {
                     return Some(Err(error));
                 }
             };
-            match self.source.parse(item) {
-                Ok(Parsed::Record(origin, record)) => return Some(Ok(Ok((origin, record)))),
-                Ok(Parsed::Example(_)) => {}
+            match self.source.look_into(&item) {
+                Ok(Met::Record(origin, record)) => return Some(Ok(Ok((origin, record)))),
+                Ok(Met::Elsewhere | Met::Told | Met::Example(_)) => {}
                 Err(rejection) => return Some(Ok(Err(rejection))),
             }
         }

@@ -145,7 +145,8 @@ mod tests {
         let mut agreement = Agreement::default();
         for [chosen, rejected, tied] in rows {
             let number = |name: &str, votes: &u64| (name.to_owned(), *votes as f64);
-            let numbers = [number("votes_chosen", chosen), number("votes_rejected", rejected), number("votes_tied", tied)];
+            let numbers =
+                [number("votes_chosen", chosen), number("votes_rejected", rejected), number("votes_tied", tied)];
             agreement.add(&numbers.into());
         }
         agreement.summary().unwrap()

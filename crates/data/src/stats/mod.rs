@@ -20,8 +20,8 @@ use histogram::{Histogram, Numbers};
 pub use agreement::VoteSummary;
 pub use histogram::{LengthBin, LengthSummary, NumberSummary};
 pub use summary::{
-    Duplicates, Kind, LabelBalance, LengthBias, LengthUnit, Part, RowCounts, SharedPrompts, SourceSummary, Summary, Ties,
-    TokenSummary,
+    Duplicates, LabelBalance, LengthBias, LengthUnit, RowCounts, RowKind, RowPart, SharedPrompts, SourceSummary,
+    Summary, Ties, TokenSummary,
 };
 
 /// Columns of numbers that are followed; further ones are left out, so that memory stays bounded.
@@ -50,11 +50,11 @@ pub struct Stats {
     sources: Vec<SourceSummary>,
     kept: u64,
     reasons: BTreeMap<Reason, u64>,
-    kinds: BTreeMap<Kind, u64>,
+    kinds: BTreeMap<RowKind, u64>,
     conversational: u64,
     with_tools: u64,
-    characters: BTreeMap<Part, Histogram>,
-    tokens: BTreeMap<Part, Histogram>,
+    characters: BTreeMap<RowPart, Histogram>,
+    tokens: BTreeMap<RowPart, Histogram>,
     counts: Option<Counts>,
     labels: [u64; 2],
     judgments: [u64; 2],
@@ -123,7 +123,7 @@ impl Stats {
         };
         let prompt = prompt_hash(texts.prompt, record);
         self.sharing.add(prompt, &measured);
-        if texts.kind == Kind::Pair {
+        if texts.kind == RowKind::Pair {
             self.bias.add(&measured);
             self.tied += u64::from(is_tied(&record.numbers));
         }
@@ -150,25 +150,29 @@ impl Stats {
 
 /// The texts of a row by their parts.
 struct Texts<'a> {
-    kind: Kind,
+    kind: RowKind,
     prompt: &'a Text,
-    completions: Vec<(Part, &'a Text)>,
+    completions: Vec<(RowPart, &'a Text)>,
 }
 
 impl<'a> Texts<'a> {
     fn of(row: &'a Row) -> Self {
         let (kind, prompt, completions) = match row {
             Row::Pair { prompt, chosen, rejected } => {
-                (Kind::Pair, prompt, vec![(Part::Chosen, chosen), (Part::Rejected, rejected)])
+                (RowKind::Pair, prompt, vec![(RowPart::Chosen, chosen), (RowPart::Rejected, rejected)])
             }
-            Row::Labelled { prompt, completion, .. } => (Kind::Labelled, prompt, vec![(Part::Completion, completion)]),
+            Row::Labelled { prompt, completion, .. } => {
+                (RowKind::Labelled, prompt, vec![(RowPart::Completion, completion)])
+            }
             Row::Demonstration { prompt, completion } => {
-                (Kind::Demonstration, prompt, vec![(Part::Completion, completion)])
+                (RowKind::Demonstration, prompt, vec![(RowPart::Completion, completion)])
             }
             Row::Ranked { prompt, completions } => {
-                (Kind::Ranked, prompt, completions.iter().map(|(text, _)| (Part::Completion, text)).collect())
+                (RowKind::Ranked, prompt, completions.iter().map(|(text, _)| (RowPart::Completion, text)).collect())
             }
-            Row::Judged { prompt, completion, .. } => (Kind::Judged, prompt, vec![(Part::Completion, completion)]),
+            Row::Judged { prompt, completion, .. } => {
+                (RowKind::Judged, prompt, vec![(RowPart::Completion, completion)])
+            }
         };
         Self { kind, prompt, completions }
     }
@@ -196,16 +200,16 @@ impl Lengths {
         Self(contexts.iter().map(|context| (prompt_tokens(context), completions(context))).collect())
     }
 
-    fn add_to(&self, texts: &Texts<'_>, histograms: &mut BTreeMap<Part, Histogram>) {
+    fn add_to(&self, texts: &Texts<'_>, histograms: &mut BTreeMap<RowPart, Histogram>) {
         let mut add = |part, length| histograms.entry(part).or_default().add(length);
         let Some((prompt, completions)) = self.0.first() else { return };
-        add(Part::Prompt, *prompt);
+        add(RowPart::Prompt, *prompt);
         for ((part, _), length) in texts.completions.iter().zip(completions) {
             add(*part, *length);
         }
         for (prompt, completions) in &self.0 {
             for length in completions {
-                add(Part::Total, prompt + length);
+                add(RowPart::Total, prompt + length);
             }
         }
     }

@@ -17,13 +17,13 @@ pub struct Summary {
     /// What became of them.
     pub rows: RowCounts,
     /// Rows kept, by what they are.
-    pub kinds: BTreeMap<Kind, u64>,
+    pub kinds: BTreeMap<RowKind, u64>,
     /// Rows kept whose texts are conversations.
     pub conversational: u64,
     /// Rows kept that bring tools.
     pub with_tools: u64,
     /// Lengths in characters; of a conversation those of its messages' contents.
-    pub characters: BTreeMap<Part, LengthSummary>,
+    pub characters: BTreeMap<RowPart, LengthSummary>,
     /// Lengths in tokens and what tokenization did; only with an encoder.
     pub tokens: Option<TokenSummary>,
     /// Verdicts of labelled rows.
@@ -69,7 +69,7 @@ pub struct RowCounts {
 /// What a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum RowKind {
     /// Two completions, one preferred.
     Pair,
     /// A completion with a verdict.
@@ -85,7 +85,7 @@ pub enum Kind {
 /// A part of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Part {
+pub enum RowPart {
     /// The prompt.
     Prompt,
     /// The preferred completion of a pair.
@@ -112,7 +112,7 @@ pub enum LengthUnit {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TokenSummary {
     /// Lengths after truncation.
-    pub lengths: BTreeMap<Part, LengthSummary>,
+    pub lengths: BTreeMap<RowPart, LengthSummary>,
     /// What tokenization did.
     #[serde(serialize_with = "counts")]
     pub counts: Counts,
@@ -198,7 +198,8 @@ impl Serialize for Stats {
 }
 
 fn counts<S: Serializer>(counts: &Counts, serializer: S) -> Result<S::Ok, S::Error> {
-    let Counts { sequences, truncated, straddles, doubled_bos, added_bos, added_eos, tokens, scored_tokens, .. } = *counts;
+    let Counts { sequences, truncated, straddles, doubled_bos, added_bos, added_eos, tokens, scored_tokens, .. } =
+        *counts;
     BTreeMap::from([
         ("sequences", sequences),
         ("truncated", truncated),
@@ -215,7 +216,7 @@ fn counts<S: Serializer>(counts: &Counts, serializer: S) -> Result<S::Ok, S::Err
 pub(super) fn of(stats: &Stats) -> Summary {
     let dropped = stats.reasons.values().sum();
     let unit = if stats.counts.is_some() { LengthUnit::Tokens } else { LengthUnit::Characters };
-    let pairs = stats.kinds.get(&Kind::Pair).copied().unwrap_or(0);
+    let pairs = stats.kinds.get(&RowKind::Pair).copied().unwrap_or(0);
     Summary {
         sources: stats.sources.clone(),
         rows: RowCounts { read: stats.kept + dropped, kept: stats.kept, dropped, reasons: stats.reasons.clone() },
@@ -247,7 +248,7 @@ pub(super) fn of(stats: &Stats) -> Summary {
     }
 }
 
-fn lengths(histograms: &BTreeMap<Part, Histogram>) -> BTreeMap<Part, LengthSummary> {
+fn lengths(histograms: &BTreeMap<RowPart, Histogram>) -> BTreeMap<RowPart, LengthSummary> {
     histograms.iter().filter_map(|(part, histogram)| Some((*part, histogram.summary()?))).collect()
 }
 

@@ -29,8 +29,8 @@ fn a_prompt_is_shared_within_and_across_rows() {
     assert_eq!(prompts.total, 2 * (12 + 12) + 2 * 6);
     assert_eq!((prompts.saved_within_rows, prompts.saved_across_rows), (10 + 10 + 4, 10));
     assert!((prompts.share_within_rows - 24.0 / 60.0).abs() < 1e-12);
-    assert_eq!(summary.characters[&Part::Total].count, 6);
-    assert_eq!(summary.characters[&Part::Prompt].max, 10);
+    assert_eq!(summary.characters[&RowPart::Total].count, 6);
+    assert_eq!(summary.characters[&RowPart::Prompt].max, 10);
 }
 
 #[test]
@@ -47,7 +47,9 @@ fn duplicates_and_contradictions() {
     assert_eq!((summary.duplicates.rows, summary.duplicates.contradictions), (2, 2));
     // Where one string ends and the next begins matters.
     assert_eq!(of(&[pair("ab", "c", "d"), pair("a", "bc", "d")]).duplicates.rows, 0);
-    let rated = |rating| Record::from(Row::Ranked { prompt: text("p"), completions: vec![(text("a"), 1.0), (text("b"), rating)] });
+    let rated = |rating| {
+        Record::from(Row::Ranked { prompt: text("p"), completions: vec![(text("a"), 1.0), (text("b"), rating)] })
+    };
     assert_eq!(of(&[rated(2.0), rated(3.0), rated(2.0)]).duplicates.rows, 1);
 }
 
@@ -91,8 +93,21 @@ fn keys_of_the_json_are_stable() {
     let value = serde_json::to_value(&stats).unwrap();
     let keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
     let mut expected = [
-        "sources", "rows", "kinds", "conversational", "with_tools", "characters", "tokens", "labels", "judgments", "ties",
-        "prompts", "duplicates", "length_bias", "votes", "numbers",
+        "sources",
+        "rows",
+        "kinds",
+        "conversational",
+        "with_tools",
+        "characters",
+        "tokens",
+        "labels",
+        "judgments",
+        "ties",
+        "prompts",
+        "duplicates",
+        "length_bias",
+        "votes",
+        "numbers",
     ];
     expected.sort_unstable();
     let mut keys = keys;

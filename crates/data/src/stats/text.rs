@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use crate::form::Form;
 
-use super::{LengthSummary, LengthUnit, Part, Summary, VoteSummary};
+use super::{LengthSummary, LengthUnit, RowPart, Summary, VoteSummary};
 
 /// Lines are no shorter than this, however narrow the terminal.
 const NARROWEST: usize = 60;
@@ -45,8 +45,9 @@ impl Summary {
         for (reason, dropped) in &rows.reasons {
             entry(out, "", &format!("{} {reason}", count(*dropped)));
         }
-        let name = |kind: &super::Kind| format!("{kind:?}").to_lowercase();
-        let kinds: Vec<String> = self.kinds.iter().map(|(kind, rows)| format!("{} {}", name(kind), count(*rows))).collect();
+        let name = |kind: &super::RowKind| format!("{kind:?}").to_lowercase();
+        let kinds: Vec<String> =
+            self.kinds.iter().map(|(kind, rows)| format!("{} {}", name(kind), count(*rows))).collect();
         if !kinds.is_empty() {
             entry(out, "kinds", &kinds.join(", "));
         }
@@ -72,8 +73,16 @@ impl Summary {
             entry(out, "truncated", &format!("{} sequences", of(counts.truncated, counts.sequences)));
         }
         entry(out, "prompts", &format!("{} different ones", count(prompts.distinct)));
-        entry(out, "shared in a row", &format!("{} saved by computing a row's prompt once", of(prompts.saved_within_rows, prompts.total)));
-        entry(out, "shared by rows", &format!("{} more by computing it once for all rows", of(prompts.saved_across_rows, prompts.total)));
+        entry(
+            out,
+            "shared in a row",
+            &format!("{} saved by computing a row's prompt once", of(prompts.saved_within_rows, prompts.total)),
+        );
+        entry(
+            out,
+            "shared by rows",
+            &format!("{} more by computing it once for all rows", of(prompts.saved_across_rows, prompts.total)),
+        );
     }
 
     fn verdicts(&self, out: &mut String) {
@@ -90,7 +99,11 @@ impl Summary {
         }
         if let Some(ties) = &self.ties {
             let share = percent(ties.share);
-            entry(out, "ties", &format!("{} kept, {} dropped ({share} of the pairs)", count(ties.kept), count(ties.dropped)));
+            entry(
+                out,
+                "ties",
+                &format!("{} kept, {} dropped ({share} of the pairs)", count(ties.kept), count(ties.dropped)),
+            );
         }
         if let Some(bias) = &self.length_bias {
             let pairs = bias.chosen_longer + bias.rejected_longer + bias.equal;
@@ -119,7 +132,8 @@ impl Summary {
 fn of_votes(out: &mut String, votes: &VoteSummary) {
     out.push_str("\nannotators\n");
     let per_row = &votes.votes_per_row;
-    let range = if per_row.min == per_row.max { count(per_row.min) } else { format!("{} to {}", per_row.min, per_row.max) };
+    let range =
+        if per_row.min == per_row.max { count(per_row.min) } else { format!("{} to {}", per_row.min, per_row.max) };
     let all = votes.chosen + votes.rejected + votes.tied;
     entry(out, "votes", &format!("{} on {} rows, {range} a row", count(all), count(votes.rows)));
     entry(out, "", &format!("{} for chosen", of(votes.chosen, all)));
@@ -128,17 +142,20 @@ fn of_votes(out: &mut String, votes: &VoteSummary) {
     if let (Some(unanimous), Some(raw)) = (votes.unanimous_share, votes.raw_agreement) {
         entry(out, "unanimous", &format!("{} of the rows with two votes or more", percent(unanimous)));
         entry(out, "agreement", &format!("{} of the pairs of votes on a row", percent(raw)));
-        let alpha = votes.krippendorff_alpha.map_or("not defined: all votes are alike".to_owned(), |alpha| format!("{alpha:.3}"));
+        let alpha = votes
+            .krippendorff_alpha
+            .map_or("not defined: all votes are alike".to_owned(), |alpha| format!("{alpha:.3}"));
         entry(out, "Krippendorff's α", &format!("{alpha} (1 agreement, 0 chance)"));
     }
 }
 
 /// A table of lengths, and bars for prompts with their completions.
-fn lengths(out: &mut String, unit: &str, lengths: &BTreeMap<Part, LengthSummary>, width: usize) {
+fn lengths(out: &mut String, unit: &str, lengths: &BTreeMap<RowPart, LengthSummary>, width: usize) {
     if lengths.is_empty() {
         return;
     }
-    let mut table = vec![(unit.to_owned(), ["min", "median", "90 %", "95 %", "99 %", "max", "mean"].map(str::to_owned))];
+    let mut table =
+        vec![(unit.to_owned(), ["min", "median", "90 %", "95 %", "99 %", "max", "mean"].map(str::to_owned))];
     let mut sparks = vec![String::new()];
     for (part, summary) in lengths {
         let LengthSummary { min, p50, p90, p95, p99, max, mean, .. } = summary;
@@ -148,7 +165,7 @@ fn lengths(out: &mut String, unit: &str, lengths: &BTreeMap<Part, LengthSummary>
     }
     out.push('\n');
     rows_of(out, &table, if width >= 80 { &sparks } else { &[] });
-    if let Some(total) = lengths.get(&Part::Total) {
+    if let Some(total) = lengths.get(&RowPart::Total) {
         bars(out, total, width);
     }
 }
@@ -159,7 +176,8 @@ fn bars(out: &mut String, summary: &LengthSummary, width: usize) {
     let digits = count(most).len();
     let room = width.saturating_sub(NAME + digits + 4).clamp(10, 40);
     for bin in &summary.histogram {
-        let range = if bin.from == bin.to { count(bin.from) } else { format!("{} to {}", count(bin.from), count(bin.to)) };
+        let range =
+            if bin.from == bin.to { count(bin.from) } else { format!("{} to {}", count(bin.from), count(bin.to)) };
         let eighths = (u128::from(bin.count) * room as u128 * 8).div_ceil(u128::from(most)) as usize;
         let (full, rest) = (eighths / 8, eighths % 8);
         let part = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][rest];
@@ -196,7 +214,7 @@ fn rows_of(out: &mut String, table: &[(String, [String; 7])], ends: &[String]) {
     }
 }
 
-impl Part {
+impl RowPart {
     fn name(self) -> &'static str {
         match self {
             Self::Prompt => "prompt",

@@ -151,17 +151,19 @@ mod tests {
 
     #[test]
     fn a_pair_is_taken_apart_with_the_numbers_of_its_sides() {
-        let record = pair()
-            .with_number("score_chosen", 4.0)
-            .with_number("score_rejected", 2.0)
-            .with_number("margin", 2.0);
+        let record =
+            pair().with_number("score_chosen", 4.0).with_number("score_rejected", 2.0).with_number("margin", 2.0);
         let rows = laid_out(Layout::Unpaired, &record).unwrap();
-        let labelled = |completion: &str, desirable| Row::Labelled { prompt: text("p"), completion: text(completion), desirable };
+        let labelled =
+            |completion: &str, desirable| Row::Labelled { prompt: text("p"), completion: text(completion), desirable };
         assert_eq!([&rows[0].row, &rows[1].row], [&labelled("a", true), &labelled("b", false)]);
         assert_eq!(rows[0].numbers, [("score".to_owned(), 4.0)].into());
         assert_eq!(rows[1].numbers["score"], 2.0);
         let ranked = &laid_out(Layout::Ranked, &record).unwrap()[0];
-        assert_eq!(ranked.row, Row::Ranked { prompt: text("p"), completions: vec![(text("a"), 4.0), (text("b"), 2.0)] });
+        assert_eq!(
+            ranked.row,
+            Row::Ranked { prompt: text("p"), completions: vec![(text("a"), 4.0), (text("b"), 2.0)] }
+        );
         let imitated = &laid_out(Layout::Demonstrations, &record).unwrap()[0];
         assert_eq!(imitated.row, Row::Demonstration { prompt: text("p"), completion: text("a") });
         let even = pair().with_number("preference", 0.5);
@@ -175,14 +177,17 @@ mod tests {
         let record = Record::from(Row::Ranked { prompt: text("p"), completions });
         let rows = laid_out(Layout::Pairs(Pairing::All), &record).unwrap();
         let sides = |record: &Record| match &record.row {
-            Row::Pair { chosen: Text::Plain(chosen), rejected: Text::Plain(rejected), .. } => format!("{chosen}{rejected}"),
+            Row::Pair { chosen: Text::Plain(chosen), rejected: Text::Plain(rejected), .. } => {
+                format!("{chosen}{rejected}")
+            }
             _ => String::new(),
         };
         assert_eq!(rows.iter().map(sides).collect::<Vec<_>>(), ["ba", "bc"]);
         assert!(rows.iter().all(|record| record.numbers["margin"] == 2.0));
         let best = &laid_out(Layout::Demonstrations, &record).unwrap()[0].row;
         assert_eq!(*best, Row::Demonstration { prompt: text("p"), completion: text("b") });
-        let flat = Record::from(Row::Ranked { prompt: text("p"), completions: vec![(text("a"), 1.0), (text("b"), 1.0)] });
+        let flat =
+            Record::from(Row::Ranked { prompt: text("p"), completions: vec![(text("a"), 1.0), (text("b"), 1.0)] });
         assert_eq!(laid_out(Layout::Pairs(Pairing::All), &flat), Err(Reason::Tied));
         assert_eq!(laid_out(Layout::Unpaired, &flat), Err(Reason::OtherKind));
     }

@@ -158,7 +158,8 @@ enum Format {
 impl Format {
     fn of(path: &Path) -> Result<Self, Error> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let lines = |ending: &str| name.ends_with(&format!(".jsonl{ending}")) || name.ends_with(&format!(".ndjson{ending}"));
+        let lines =
+            |ending: &str| name.ends_with(&format!(".jsonl{ending}")) || name.ends_with(&format!(".ndjson{ending}"));
         if lines("") {
             return Ok(Self::Lines(Compression::None));
         }

@@ -112,7 +112,8 @@ fn message(message: &Message) -> Value {
 fn teacher(row: &Row, lists: &[Vec<TeacherToken>]) -> Value {
     let names: &[&str] = if matches!(row, Row::Pair { .. }) { &["chosen", "rejected"] } else { &["completion"] };
     let token = |token: &TeacherToken| {
-        let mut entry = Map::from_iter([("ids".to_owned(), json!(token.ids)), ("log_probs".to_owned(), json!(token.log_probs))]);
+        let mut entry =
+            Map::from_iter([("ids".to_owned(), json!(token.ids)), ("log_probs".to_owned(), json!(token.log_probs))]);
         if !token.reference_log_probs.is_empty() {
             entry.insert("reference_log_probs".to_owned(), json!(token.reference_log_probs));
         }

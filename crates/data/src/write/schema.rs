@@ -66,7 +66,8 @@ impl Table {
 
     /// The table's Arrow schema.
     pub(super) fn schema(&self) -> Result<Schema, Unfit> {
-        let fields: Result<Vec<Field>, Unfit> = self.columns.iter().map(|(name, shape)| shape.field(name, name)).collect();
+        let fields: Result<Vec<Field>, Unfit> =
+            self.columns.iter().map(|(name, shape)| shape.field(name, name)).collect();
         Ok(Schema::new(fields?))
     }
 }
@@ -134,7 +135,8 @@ impl Shape {
             Self::Number => DataType::Float64,
             Self::List(item) => DataType::List(Arc::new(item.field("item", &format!("{path}[]"))?)),
             Self::Object(fields) if fields.is_empty() => {
-                let message = "is an object without keys in every row, which Parquet cannot hold: write .jsonl instead".to_owned();
+                let message = "is an object without keys in every row, which Parquet cannot hold: write .jsonl instead"
+                    .to_owned();
                 return Err(Unfit { column: path.to_owned(), message });
             }
             Self::Object(fields) => {

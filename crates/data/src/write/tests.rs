@@ -120,7 +120,11 @@ mod columnar {
         let mut call = Message::new("assistant", "");
         call.extra.insert("tool_calls".to_owned(), json!([{"function": {"name": "f", "arguments": {"x": 1}}}]));
         let chat = |messages: Vec<Message>| Text::Chat(messages);
-        let row = Row::Labelled { prompt: chat(vec![Message::new("user", "hi")]), completion: chat(vec![call]), desirable: true };
+        let row = Row::Labelled {
+            prompt: chat(vec![Message::new("user", "hi")]),
+            completion: chat(vec![call]),
+            desirable: true,
+        };
         let mut record = Record::from(row);
         record.tools = vec![json!({"name": "f", "parameters": {"properties": {}}})];
         record.template_arguments.insert("enable_thinking".to_owned(), json!(false));
