@@ -111,7 +111,7 @@ pub use shape::{
 pub use source::{Source, SourceOptions};
 pub use stats::{
     Duplicates, LabelBalance, LengthBias, LengthBin, LengthSummary, LengthUnit, NumberSummary, RowCounts, RowKind,
-    RowPart, SharedPrompts, SourceSummary, Stats, Summary, Ties, TokenSummary, VoteSummary,
+    RowPart, SharedPrompts, SourceSummary, Stats, Summary, TieShare, TokenSummary, VoteSummary,
 };
 pub use stratify::LOOK_AHEAD;
 pub use stream::Stream;

@@ -170,7 +170,7 @@ mod tests {
         // Two votes a row, half of the rows split: what two coins give, but for the votes drawn without replacement.
         let rows: Vec<[u64; 3]> = (0..10_000).map(|row| if row % 2 == 0 { [2, 0, 0] } else { [1, 1, 0] }).collect();
         assert!(of(&rows).krippendorff_alpha.unwrap().abs() < 1e-3);
-        // Ties only: nothing could differ.
+        // TieShare only: nothing could differ.
         assert_eq!(of(&[[0, 0, 3], [0, 0, 2]]).krippendorff_alpha, None);
     }
 

@@ -21,7 +21,7 @@ pub use agreement::VoteSummary;
 pub use histogram::{LengthBin, LengthSummary, NumberSummary};
 pub use summary::{
     Duplicates, LabelBalance, LengthBias, LengthUnit, RowCounts, RowKind, RowPart, SharedPrompts, SourceSummary,
-    Summary, Ties, TokenSummary,
+    Summary, TieShare, TokenSummary,
 };
 
 /// Columns of numbers that are followed; further ones are left out, so that memory stays bounded.

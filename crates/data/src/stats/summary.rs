@@ -31,7 +31,7 @@ pub struct Summary {
     /// Verdicts of judged rows.
     pub judgments: Option<LabelBalance>,
     /// Pairs with an even verdict.
-    pub ties: Option<Ties>,
+    pub ties: Option<TieShare>,
     /// What computing each prompt once saves.
     pub prompts: SharedPrompts,
     /// Rows that are there twice.
@@ -131,7 +131,7 @@ pub struct LabelBalance {
 
 /// Pairs with an even verdict.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Ties {
+pub struct TieShare {
     /// Pairs kept whose `preference` is 0.5 or whose votes are even.
     pub kept: u64,
     /// Rows dropped as ties.
@@ -257,10 +257,10 @@ fn balance([undesirable, desirable]: [u64; 2]) -> Option<LabelBalance> {
     (all > 0).then(|| LabelBalance { desirable, undesirable, desirable_share: share(desirable, all) })
 }
 
-fn ties(stats: &Stats, pairs: u64) -> Option<Ties> {
+fn ties(stats: &Stats, pairs: u64) -> Option<TieShare> {
     let dropped = stats.reasons.get(&Reason::Tied).copied().unwrap_or(0);
     let of = pairs + dropped;
-    (of > 0).then(|| Ties { kept: stats.tied, dropped, share: share(stats.tied + dropped, of) })
+    (of > 0).then(|| TieShare { kept: stats.tied, dropped, share: share(stats.tied + dropped, of) })
 }
 
 fn prompts(stats: &Stats, unit: LengthUnit) -> SharedPrompts {
