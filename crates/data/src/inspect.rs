@@ -184,8 +184,9 @@ mod tests {
             "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
                       "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []},
         });
+        let tokenizer = tokenizer.to_string();
         let files = TokenizerFiles {
-            tokenizer: tokenizer.to_string().as_bytes(),
+            tokenizer: tokenizer.as_bytes(),
             tokenizer_config: Some(br#"{"eos_token": "</s>", "bos_token": "<s>"}"#),
             ..TokenizerFiles::default()
         };

@@ -2,11 +2,11 @@
 
 mod file;
 mod layout;
-#[cfg(feature = "columnar")]
-mod parquet;
 mod row;
 #[cfg(feature = "columnar")]
 mod schema;
+#[cfg(feature = "columnar")]
+mod table;
 
 use std::path::{Path, PathBuf};
 
@@ -125,7 +125,7 @@ impl Writer {
         let file = self.sink.finish().map_err(failed(self.temporary.path(), "writing"))?;
         #[cfg(feature = "columnar")]
         if let Some(table) = self.table {
-            parquet::write(&self.path, &table, file)?;
+            table::write(&self.path, &table, file)?;
             return Ok(self.rows);
         }
         self.temporary.place(&file)?;

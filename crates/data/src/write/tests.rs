@@ -11,7 +11,7 @@ fn text(text: &str) -> Text {
 
 fn pair(number: usize) -> Record {
     let row = Row::Pair { prompt: text("p"), chosen: text(&format!(" a{number}")), rejected: text(" b\n\"ü\"") };
-    Record::from(row).with_number("margin", 0.1 * number as f64)
+    Record::from(row).with_number("margin", 0.25 * number as f64)
 }
 
 struct Place(tempfile::TempDir);
@@ -49,7 +49,7 @@ fn nothing_is_there_before_the_end_and_nothing_is_left_of_a_failure() {
     assert_eq!(write(&path, &[pair(1), pair(2)]).unwrap(), 2);
     assert_eq!(place.names(), ["rows.jsonl"]);
     let written = std::fs::read_to_string(&path).unwrap();
-    let first = "{\"prompt\": \"p\", \"chosen\": \" a1\", \"rejected\": \" b\\n\\\"ü\\\"\", \"margin\": 0.1}\n";
+    let first = "{\"prompt\": \"p\", \"chosen\": \" a1\", \"rejected\": \" b\\n\\\"ü\\\"\", \"margin\": 0.25}\n";
     assert!(written.starts_with(first), "{written}");
 }
 
@@ -77,7 +77,7 @@ fn gzip_is_read_back() {
     let mut text = String::new();
     let mut decoder = flate2::read::GzDecoder::new(std::fs::File::open(&path).unwrap());
     std::io::Read::read_to_string(&mut decoder, &mut text).unwrap();
-    assert!(text.ends_with("}\n") && text.contains("\"margin\": 0.1"), "{text}");
+    assert!(text.ends_with("}\n") && text.contains("\"margin\": 0.25"), "{text}");
 }
 
 #[cfg(feature = "columnar")]
