@@ -18,7 +18,7 @@ pub struct Cursor {
     pub held: [u64; 2],
     /// Under [`BatchOptions::bucket`](crate::BatchOptions::bucket), how many steps were given of the window whose rows begin
     /// here; else 0, and then left out when written.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "crate::pass::is_zero")]
     pub skip: u64,
     /// A snapshot of the pass shortly before; none at the start of an epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -27,9 +27,4 @@ pub struct Cursor {
 
 fn nothing_waits(held: &[u64; 2]) -> bool {
     *held == [0; 2]
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }

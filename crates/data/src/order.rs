@@ -199,6 +199,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::mixture::{MixtureEnd, Shard};
     use crate::row::{Row, Text};
     use crate::source::Source;
 
@@ -236,21 +237,34 @@ mod tests {
         std::iter::from_fn(|| ordered.next_item().unwrap()).map(|item| item.at).collect()
     }
 
+    /// One source; one of halves; a share of a mixture of both, of which one part is read again and again.
+    fn sources(count: usize) -> [Arc<Source>; 3] {
+        let plain = source(count);
+        let halves = Source::clone(&plain).unpaired(true);
+        let parts = vec![(Source::clone(&source(5)), 2.0), (halves.clone(), 1.0)];
+        let mixture = Source::mixture(parts, MixtureEnd::AllExhausted).unwrap();
+        let shard = mixture.sharded(Shard { rank: 1, ranks: 3 }).unwrap();
+        [plain, Arc::new(halves), Arc::new(shard)]
+    }
+
     #[test]
     fn every_place_leads_back_to_the_same_order() {
         let orders = [1, 2, 3, 7, 30, 200].map(|buffer| Order::Shuffled { seed: 4, buffer });
         for order in [Order::File].into_iter().chain(orders) {
-            for count in [0, 1, 2, 7, 29, 30, 31, 120] {
-                let source = source(count);
+            for source in [1, 2, 7, 29, 30, 31, 120].into_iter().flat_map(sources) {
                 let whole = rest(&mut closely_marked(Pass::new(source.clone()).unwrap(), order));
                 let mut drawn = closely_marked(Pass::new(source.clone()).unwrap(), order);
-                for consumed in 0..=count as u64 {
+                for consumed in 0..=whole.len() as u64 {
                     if let Some(place) = drawn.place(consumed).cloned() {
                         assert!(place.consumed <= consumed && consumed - place.consumed < 2);
                         let pass = Pass::at(source.clone(), &place.pass).unwrap().unwrap();
                         let mut again = closely_marked(pass, order).go_to(&place).unwrap().unwrap();
                         assert_eq!(again.place(consumed), Some(&place));
-                        assert_eq!(rest(&mut again), whole[place.consumed as usize..], "{order:?} {count} {place:?}");
+                        assert_eq!(
+                            rest(&mut again),
+                            whole[place.consumed as usize..],
+                            "{order:?} {source:?} {place:?}"
+                        );
                     } else {
                         assert!(consumed < 2);
                     }

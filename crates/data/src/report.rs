@@ -25,7 +25,7 @@ pub struct Report {
     pub counts: Counts,
     /// Rows that were not among those wanted of the source ([`Source::only`](crate::Source::only)): neither kept nor rejected.
     pub elsewhere: u64,
-    /// Of a mixture, what became of the rows of each part, by its name; else empty.
+    /// Of a mixture, what became of the rows of each part, by its name (parts of one name together); else empty.
     pub parts: BTreeMap<String, PartCounts>,
     /// Examples longer than the token budget of a micro-batch, each a micro-batch of its own
     /// ([`BatchOptions::tokens`](crate::BatchOptions::tokens)).

@@ -92,18 +92,26 @@ impl Stream {
     /// Reading fails, a conversation meets a tokenizer without a chat template, or a row cannot be used and the source is strict.
     pub fn next_example(&mut self) -> Result<Option<Example>, Error> {
         while let Some(Seen { part, made }) = self.next_seen()? {
-            if self.source.parts().len() > 1 && !matches!(made, Made::Nothing) {
-                let name = &self.source.parts()[part].name;
-                self.report.count_of_part(name, matches!(made, Made::Example(..)));
-            }
-            match made {
+            let example = match made {
+                Made::Nothing => continue,
                 Made::Example(example, counts) => {
                     self.report.keep(counts);
-                    return Ok(Some(example));
+                    Some(example)
                 }
-                Made::Rejection(rejection) => self.set_aside(part, rejection)?,
-                Made::Elsewhere => self.report.count_elsewhere(),
-                Made::Nothing => {}
+                Made::Rejection(rejection) => {
+                    self.set_aside(part, rejection)?;
+                    None
+                }
+                Made::Elsewhere => {
+                    self.report.count_elsewhere();
+                    None
+                }
+            };
+            if self.source.parts().len() > 1 {
+                self.report.count_of_part(&self.source.parts()[part].name, example.is_some());
+            }
+            if example.is_some() {
+                return Ok(example);
             }
         }
         Ok(None)
@@ -159,7 +167,7 @@ impl Stream {
 
     /// Goes to the start of the next epoch.
     pub fn next_epoch(&mut self) {
-        self.begin(self.epoch + 1);
+        self.begin(self.epoch.saturating_add(1));
     }
 
     /// What became of the rows met so far.
@@ -245,9 +253,14 @@ impl Stream {
         }
         let seen = pool.take();
         self.pool = Some(pool);
-        match seen? {
-            Some(seen) => Ok(Some(seen)),
-            None => self.failed.take().map_or(Ok(None), Err),
+        match seen {
+            Ok(None) => self.failed.take().map_or(Ok(None), Err),
+            Ok(seen) => Ok(seen),
+            Err(error) => {
+                // The row is drawn, though nothing came of it.
+                self.consumed += 1;
+                Err(error)
+            }
         }
     }
 

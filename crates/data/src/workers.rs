@@ -150,7 +150,7 @@ mod tests {
 
     /// Longer for some jobs than for others, so that they end out of order.
     fn slow_square(job: u64) -> u64 {
-        let rounds = if job % 7 == 0 { 200_000 } else { 10 };
+        let rounds = if job.is_multiple_of(7) { 200_000 } else { 10 };
         let spun = (0..rounds).fold(job, |sum: u64, step| std::hint::black_box(sum ^ step) ^ step);
         spun * spun
     }

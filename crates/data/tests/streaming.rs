@@ -102,6 +102,89 @@ fn a_stream_resumes_at_every_position_of_a_long_file() {
     }
 }
 
+/// The same rows in other formats, compressed, in several files, and from a stream.
+#[test]
+fn every_format_resumes() {
+    const ROWS: usize = 3000;
+    let dir = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(numbered_pairs(dir.path(), ROWS)).unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let rows: Vec<&str> = text.lines().collect();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(text.as_bytes()).unwrap();
+    let csv = |row: usize| format!("q {row},\" yes {row}\", no {row}\n");
+    let csv: String = std::iter::once("prompt,chosen,rejected\n".to_owned()).chain((0..ROWS).map(csv)).collect();
+    for (number, part) in rows.chunks(1100).enumerate() {
+        write(&format!("parts/{number}.jsonl"), part.join("\n").as_bytes());
+    }
+    let mut paths = vec![
+        write("rows.jsonl.gz", &gzip.finish().unwrap()),
+        write("rows.json", format!("[{}]", rows.join(",\n")).as_bytes()),
+        write("rows.csv", csv.as_bytes()),
+        dir.path().join("parts"),
+    ];
+    for (name, bytes) in columnar(&text) {
+        paths.push(write(name, &bytes));
+    }
+    let stream = || {
+        let reader = std::io::Cursor::new(text.clone());
+        Source::from_reader(reader, &SourceOptions::default()).unwrap()
+    };
+    let mut opened: Vec<Box<dyn Fn() -> Source>> = vec![Box::new(stream)];
+    for path in &paths {
+        opened.push(Box::new(move || open(path)));
+    }
+    for source in opened {
+        for order in [Order::File, shuffled(2, 120)] {
+            let start = || Stream::new(source(), small(), order).unwrap();
+            let whole: Vec<_> = start().map(Result::unwrap).collect();
+            assert_eq!(whole.len(), ROWS);
+            let mut stream = start();
+            for given in 0..=ROWS {
+                if given % 311 == 0 || given == ROWS {
+                    let cursor = stored(&stream.cursor());
+                    assert_eq!(cursor.place.is_some(), given >= 1024);
+                    let mut resumed = start();
+                    resumed.resume(cursor.clone()).unwrap();
+                    assert_eq!(resumed.cursor(), cursor);
+                    let rest: Vec<_> = resumed.map(Result::unwrap).collect();
+                    assert!(rest == whole[given..], "{order:?} {given} {}", source().name());
+                }
+                stream.next_example().unwrap();
+            }
+        }
+    }
+}
+
+/// The rows as Parquet, in row groups of 400, and as an Arrow file.
+#[cfg(feature = "columnar")]
+fn columnar(text: &str) -> Vec<(&'static str, Vec<u8>)> {
+    use arrow_schema::{DataType, Field, Schema};
+    let field = |name| Field::new(name, DataType::Utf8, false);
+    let schema = Arc::new(Schema::new(vec![field("prompt"), field("chosen"), field("rejected")]));
+    let reader = arrow_json::ReaderBuilder::new(Arc::clone(&schema)).with_batch_size(400);
+    let batches: Vec<_> = reader.build(text.as_bytes()).unwrap().map(Result::unwrap).collect();
+    let mut parquet = parquet::arrow::ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), None).unwrap();
+    let mut arrow = arrow_ipc::writer::FileWriter::try_new(Vec::new(), &schema).unwrap();
+    for batch in &batches {
+        parquet.write(batch).unwrap();
+        parquet.flush().unwrap();
+        arrow.write(batch).unwrap();
+    }
+    arrow.finish().unwrap();
+    vec![("rows.parquet", parquet.into_inner().unwrap()), ("rows.arrow", arrow.into_inner().unwrap())]
+}
+
+#[cfg(not(feature = "columnar"))]
+fn columnar(_: &str) -> Vec<(&'static str, Vec<u8>)> {
+    Vec::new()
+}
+
 /// What stands before the place is not read again: it may be anything.
 #[test]
 fn resuming_reads_no_more_than_the_buffer_reaches_back_over() {
@@ -293,6 +376,8 @@ fn a_panic_while_a_row_is_encoded_is_an_error() {
     }
     let error = stream.next_example().unwrap_err().to_string();
     assert!(error.contains("a row that nobody expected"), "{error}");
+    assert_eq!(stream.cursor().consumed, 18);
+    assert_eq!(stream.next_example().unwrap().unwrap().origin.line, 19);
 }
 
 /// Rows of a part, told from those of others by their prompts.
@@ -454,7 +539,7 @@ fn records_are_the_rows_in_file_order() {
 
 /// Rows of many lengths.
 fn of_lengths(count: usize) -> Source {
-    let row = |row: usize| labelled(&format!("q {row}"), &"y".repeat(row * 37 % 60 + 1), row % 2 == 0);
+    let row = |row: usize| labelled(&format!("q {row}"), &"y".repeat(row * 37 % 60 + 1), row.is_multiple_of(2));
     Source::from_rows((0..count).map(row).collect::<Vec<_>>())
 }
 

@@ -132,9 +132,8 @@ impl Array {
     }
 
     fn open(&mut self) -> Result<(), Error> {
-        let mark = self.chunk()?.starts_with(sniff::BYTE_ORDER_MARK);
-        if mark {
-            self.input.consume(sniff::BYTE_ORDER_MARK.len());
+        if self.input.head().starts_with(sniff::BYTE_ORDER_MARK) {
+            self.input.advance(sniff::BYTE_ORDER_MARK.len() as u64)?;
         }
         match self.next_byte()? {
             Some(b'[') => self.consume(1),

@@ -53,7 +53,8 @@ fn known() -> String {
 
 /// Files that match a pattern, sorted.
 fn matches(pattern: &str) -> Result<Vec<PathBuf>, Error> {
-    let paths = glob::glob(pattern).map_err(|error| {
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+    let paths = glob::glob_with(pattern, options).map_err(|error| {
         none(pattern, format!("the pattern is wrong at its character {}: {}", error.pos + 1, error.msg))
     })?;
     paths

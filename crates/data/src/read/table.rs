@@ -17,6 +17,8 @@ pub(crate) struct Table {
     names: Vec<String>,
     /// Rows read.
     number: u64,
+    /// Offset after the row read last.
+    end: u64,
     limit: usize,
 }
 
@@ -50,22 +52,21 @@ impl Table {
     /// A table from its beginning.
     pub(crate) fn new(input: Input, delimiter: u8) -> Result<Self, Error> {
         let mut table =
-            Self { input, delimiter, keys: Vec::new(), names: Vec::new(), number: 0, limit: MAX_LINE_BYTES };
+            Self { input, delimiter, keys: Vec::new(), names: Vec::new(), number: 0, end: 0, limit: MAX_LINE_BYTES };
         table.read_header()?;
         Ok(table)
     }
 
     /// The same table from the end of a row on, of which `number` stand before.
     pub(crate) fn go_to(&mut self, input: Input, number: u64) {
+        self.end = input.offset();
         self.input = input;
         self.number = number;
     }
 
     fn read_header(&mut self) -> Result<(), Error> {
-        // A small buffer may hold less than the mark; files are read through large ones.
-        let mark = self.input.fill_buf().is_ok_and(|chunk| chunk.starts_with(sniff::BYTE_ORDER_MARK));
-        if mark {
-            self.input.consume(sniff::BYTE_ORDER_MARK.len());
+        if self.input.head().starts_with(sniff::BYTE_ORDER_MARK) {
+            self.input.advance(sniff::BYTE_ORDER_MARK.len() as u64)?;
         }
         let Some(record) = self.record()? else { return Ok(()) };
         self.names = record.cells().map(|cell| String::from_utf8_lossy(cell).trim().to_owned()).collect();
@@ -189,11 +190,12 @@ impl Rows for Table {
         let Some(record) = self.record()? else { return Ok(None) };
         let raw = Raw { origin: self.origin(), text: self.text(&record) };
         self.number += 1;
+        self.end = self.input.offset();
         Ok(Some(raw))
     }
 
     fn place(&self) -> (u64, u64) {
-        (self.input.offset(), self.number)
+        (self.end, self.number)
     }
 }
 
