@@ -195,9 +195,15 @@ pub(crate) struct DataRows {
     /// The form of the rows; told from the first one by default
     #[arg(long, value_name = "NAME", value_parser = crate::data::form)]
     pub(crate) form: Option<candlewick::data::Form>,
-    /// Our name of a column and its name in the file, as completion=response; may be repeated
-    #[arg(long, value_name = "NAME=COLUMN", value_parser = crate::data::column)]
-    pub(crate) columns: Vec<(String, String)>,
+    /// Our name of a column and its place in the file, as completion=response, completion=solutions.0.text, or several for a list: completions=a,b; may be repeated
+    #[arg(long, value_name = "NAME=PATH", value_parser = crate::data::column)]
+    pub(crate) columns: Vec<(String, candlewick::data::ColumnPath)>,
+    /// Which attribute or label decides, where rows have several
+    #[arg(long, value_name = "NAME")]
+    pub(crate) criterion: Option<String>,
+    /// What becomes of completions that were found even
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = TiesWord::Drop)]
+    pub(crate) ties: TiesWord,
     /// A number that every row must bring, as margin; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) numbers: Vec<String>,
@@ -216,6 +222,17 @@ pub(crate) struct DataRows {
     /// List every row that is dropped in this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub(crate) dropped: Option<PathBuf>,
+}
+
+/// What becomes of ties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TiesWord {
+    /// They are dropped
+    Drop,
+    /// They stay, the first completion as the chosen one
+    Keep,
+    /// They stay, with a preference of 0.5
+    Soft,
 }
 
 /// What rows are tokenized with.

@@ -95,15 +95,18 @@ fn pair(prompt: &str, chosen: &str, rejected: &str) -> Value {
 
 /// Four rows: two that can be used, a repeat of the first, one without a completion.
 fn pairs(place: &Place) {
-    let rows = [pair("one", " two", " no"), pair("one two", " yes three", " no"), pair("one", " two", " no"), pair("one", " ", " no")];
+    let rows = [
+        pair("one", " two", " no"),
+        pair("one two", " yes three", " no"),
+        pair("one", " two", " no"),
+        pair("one", " ", " no"),
+    ];
     place.lines("pairs.jsonl", &rows);
 }
 
 fn shared(path: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("CANDLEWICK_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-        PathBuf::from,
-    );
+    let root = std::env::var_os("CANDLEWICK_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
     let path = root.join(path);
     if !path.exists() {
         eprintln!("skipped: {} is not there", path.display());
@@ -144,13 +147,14 @@ fn rows_are_shown_as_they_were_read() {
     let place = Place::new();
     pairs(&place);
     let said = place.data(&["inspect", "pairs.jsonl", "-n", "1"]).succeeds();
-    assert_eq!(
-        said.out,
-        "pairs.jsonl:1  pair\n  prompt\n    one\n  chosen\n     two\n  rejected\n     no\n\n"
-    );
+    assert_eq!(said.out, "pairs.jsonl:1  pair\n  prompt\n    one\n  chosen\n     two\n  rejected\n     no\n\n");
     let said = place.data(&["inspect", "pairs.jsonl", "--rows", "2.."]).succeeds();
     assert!(said.out.starts_with("pairs.jsonl:3  pair\n"), "{}", said.out);
-    assert!(said.out.ends_with("pairs.jsonl:4  dropped: empty completion: the completion is \" \"\n\n"), "{}", said.out);
+    assert!(
+        said.out.ends_with("pairs.jsonl:4  dropped: empty completion: the completion is \" \"\n\n"),
+        "{}",
+        said.out
+    );
     let escape = json!({ "prompt": [{ "role": "user", "content": "a\u{1b}[31m" }], "completion": "b", "label": true });
     place.lines("chat.jsonl", &[escape]);
     let said = place.data(&["inspect", "chat.jsonl"]).succeeds();
@@ -215,11 +219,10 @@ fn real_transcripts_lose_nine_rows() {
 fn rows_are_written_in_another_form() {
     let place = Place::new();
     pairs(&place);
-    let said = place.data(&["convert", "pairs.jsonl", "out.jsonl", "--to", "unpaired", "--deduplicate", "exact"]).succeeds();
+    let said =
+        place.data(&["convert", "pairs.jsonl", "out.jsonl", "--to", "unpaired", "--deduplicate", "exact"]).succeeds();
     assert_eq!(said.out, "4 rows written to out.jsonl\n2 dropped (empty completion 1, duplicate 1)\n");
-    let labelled = |prompt: &str, completion: &str, label: bool| {
-        json!({ "prompt": prompt, "completion": completion, "label": label })
-    };
+    let labelled = |prompt: &str, completion: &str, label: bool| json!({ "prompt": prompt, "completion": completion, "label": label });
     let expected = [
         labelled("one", " two", true),
         labelled("one", " no", false),
@@ -230,7 +233,9 @@ fn rows_are_written_in_another_form() {
     // And back: two of the same prompt make a pair.
     place.data(&["convert", "out.jsonl", "back.jsonl", "--to", "pairs"]).succeeds();
     assert_eq!(place.read("back.jsonl"), [pair("one", " two", " no"), pair("one two", " yes three", " no")]);
-    place.data(&["convert", "out.jsonl", "none.jsonl", "--to", "ranked"]).fails(3, &["no row could be written", "another kind"]);
+    place
+        .data(&["convert", "out.jsonl", "none.jsonl", "--to", "ranked"])
+        .fails(3, &["no row could be written", "another kind"]);
     assert!(!place.path("none.jsonl").exists());
 }
 
@@ -252,7 +257,8 @@ fn a_file_that_is_there_is_not_written_over() {
 #[test]
 fn prompts_are_held_out_whole() {
     let place = Place::new();
-    let rows: Vec<Value> = (0..200).map(|row| pair(&format!("prompt {}", row / 2), &format!(" a{row}"), " b")).collect();
+    let rows: Vec<Value> =
+        (0..200).map(|row| pair(&format!("prompt {}", row / 2), &format!(" a{row}"), " b")).collect();
     place.lines("pairs.jsonl", &rows);
     place.data(&["convert", "pairs.jsonl", "out.jsonl", "--held-out", "0.3"]).succeeds();
     let (train, held_out) = (place.read("out.jsonl"), place.read("out-held-out.jsonl"));

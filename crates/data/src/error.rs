@@ -179,6 +179,16 @@ pub enum Error {
         /// Rows that are not.
         undesirable: u64,
     },
+    /// The rows have no attribute or label of this name to decide by.
+    #[error("{file}: criterion: got {criterion:?}, and {expected}")]
+    Criterion {
+        /// The file.
+        file: String,
+        /// The criterion given.
+        criterion: String,
+        /// What the rows have.
+        expected: String,
+    },
     /// A file cannot be written.
     #[error("{doing} {}: {source}", path.display())]
     Write {

@@ -77,7 +77,6 @@ mod teacher;
 mod template;
 mod tokens;
 mod truncate;
-mod unpair;
 mod workers;
 mod write;
 
@@ -87,7 +86,7 @@ pub use encode::{
     Boundary, CompletionTruncation, EncodeOptions, Encoder, EndOfSequence, PromptTruncation, ScoredTokens, Truncation,
 };
 pub use error::{Error, Reason, Rejection};
-pub use form::Form;
+pub use form::{ColumnPath, Form, Ties};
 pub use inspect::{Span, SpanKind, SpanPart, SpanText, spans};
 pub use mismatch::fill as fill_mismatched;
 pub use mixture::{MixtureEnd, Shard};

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::error::{Fault, Reason};
-use crate::form::{Columns, column, missing, number};
-use crate::row::Row;
+use crate::form::{Columns, column, missing, number_cell};
+use crate::row::{Record, Row};
 
-/// A number that every row must bring, in the column of its name; a row without it, or with another value than it may
-/// have, is set aside. Pairs that lack the column may bring what the number is made of:
+/// A number that every row must bring; a row without it, or with another value than it may have, is set aside.
+///
+/// It is what the row's form says (a share of votes, a score: [`Form`](crate::Form)), unless a column is mapped to its name;
+/// else it stands in the column of its name. Pairs that lack the column may bring what the number is made of:
 ///
 /// | number | of a pair without that column |
 /// |---|---|
@@ -71,12 +73,15 @@ impl NumberColumn {
         Err(Fault::new(Reason::OutOfRange, format!("`{name}` is {value}{from}, expected {}", self.range())))
     }
 
-    fn read(&self, row: &Row, object: &Map<String, Value>, columns: &Columns) -> Result<f64, Fault> {
+    fn read(&self, record: &Record, object: &Map<String, Value>, columns: &Columns) -> Result<f64, Fault> {
         let own = columns.in_file(&self.name);
-        if let Some(value) = columns.value(object, &self.name) {
-            return number(value, own, &self.range()).and_then(|value| self.admit(own, value, ""));
+        if let Some(value) = record.numbers.get(&self.name).filter(|_| !columns.is_given(&self.name)) {
+            return self.admit(&self.name, *value, "");
         }
-        let parts = Parts::of(&self.name).filter(|_| matches!(row, Row::Pair { .. }));
+        if let Some(value) = columns.value(object, &self.name) {
+            return number_cell(value, own, &self.range()).and_then(|value| self.admit(own, value, ""));
+        }
+        let parts = Parts::of(&self.name).filter(|_| matches!(record.row, Row::Pair { .. }));
         let Some(parts) = parts else {
             let Fault { reason, detail } = missing(object, columns, &self.name);
             return Err(Fault::new(reason, format!("{detail}{}", otherwise(&self.name))));
@@ -89,7 +94,7 @@ impl NumberColumn {
         }
         let [chosen, rejected] = parts.columns.map(|name| {
             let value = column(object, columns, name)?;
-            number(value, columns.in_file(name), parts.expected).map(|value| (columns.in_file(name), value))
+            number_cell(value, columns.in_file(name), parts.expected).map(|value| (columns.in_file(name), value))
         });
         let value = parts.combine(chosen?, rejected?)?;
         self.admit(own, value, parts.how)
@@ -152,14 +157,14 @@ impl Parts {
     }
 }
 
-/// The wanted numbers of an object.
+/// The wanted numbers of a record: its own first, then those of its object.
 pub(crate) fn read(
     wanted: &[NumberColumn],
-    row: &Row,
+    record: &Record,
     object: &Map<String, Value>,
     columns: &Columns,
 ) -> Result<BTreeMap<String, f64>, Fault> {
-    wanted.iter().map(|wanted| Ok((wanted.name.clone(), wanted.read(row, object, columns)?))).collect()
+    wanted.iter().map(|wanted| Ok((wanted.name.clone(), wanted.read(record, object, columns)?))).collect()
 }
 
 /// Whether a row from memory brings the wanted numbers.

@@ -4,15 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Fault, Reason, Rejection};
-use crate::form::{Columns, Form};
+use crate::form::Reading;
 use crate::numbers::{self, NumberColumn};
 use crate::pass::{Half, Item, ItemText};
 use crate::read::Files;
 use crate::row::{Example, Origin, Record, Row};
 use crate::rows::RowRange;
+use crate::shape::unpair;
 use crate::source;
 use crate::teacher::{self, TeacherColumn};
-use crate::unpair::unpair;
 
 /// Why a row, by its number and origin, is left out; None for rows that are kept.
 pub(crate) type WhyLeftOut = Arc<dyn Fn(u64, &Origin) -> Option<Rejection> + Send + Sync>;
@@ -25,8 +25,7 @@ pub(crate) type Wanted = Arc<dyn Fn(&Row) -> bool + Send + Sync>;
 pub(crate) struct Part {
     pub(crate) name: Arc<str>,
     pub(crate) kind: Kind,
-    pub(crate) form: Form,
-    pub(crate) columns: Columns,
+    pub(crate) reading: Arc<Reading>,
     pub(crate) rows: RowRange,
     pub(crate) strict: bool,
     pub(crate) numbers: Arc<[NumberColumn]>,
@@ -60,7 +59,7 @@ impl fmt::Debug for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Part")
             .field("name", &self.name)
-            .field("form", &self.form)
+            .field("form", &self.reading.form)
             .field("rows", &self.rows)
             .finish_non_exhaustive()
     }

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Fault, Rejection};
-use crate::form::{self, Columns, Form};
+use crate::form::{self, ColumnPath, Columns, Form, Reading, Ties};
 use crate::mixture::{self, MixtureEnd, Shard};
 use crate::numbers::{self, NumberColumn};
 use crate::part::{Kind, Met, Part, WhyLeftOut, origin};
 use crate::pass::{Half, Item};
-use crate::read::{Files, Raw};
+use crate::read::Files;
 use crate::records::Records;
 use crate::row::{Example, Origin, Record, Row};
 use crate::rows::RowRange;
@@ -26,12 +26,21 @@ pub struct SourceOptions {
     /// A file, a directory, a glob, or `-` for standard input, in any format that is read (told by the content). For
     /// [`Source::from_reader`], its name in messages.
     pub path: PathBuf,
+    /// Files that are read in place of what `path` names, in this order; `path` then is only the name of them all. None by
+    /// default.
+    pub files: Vec<PathBuf>,
+    /// Which split of a directory, a pattern or files that name several, as `train`.
+    pub split: Option<String>,
     /// The layout of its rows.
     pub form: Form,
     /// Which rows are read.
     pub rows: RowRange,
-    /// Our name of a column → its name in the file, as `completion` → `response`.
-    pub columns: BTreeMap<String, String>,
+    /// Our name of a column → its place in the file, as `completion` → `response`.
+    pub columns: BTreeMap<String, ColumnPath>,
+    /// Which attribute or label decides, where rows have several: `safer`, `correctness`, …
+    pub criterion: Option<String>,
+    /// What becomes of rows whose completions were found even.
+    pub ties: Ties,
     /// Whether a row that cannot be used ends the run; else it is set aside and reported.
     pub strict: bool,
     /// Numbers that every row must bring beside its texts.
@@ -78,7 +87,12 @@ impl Source {
     /// No such file, no rows, a first row that is not a JSON object or fits no form (when the form is not given), a
     /// compressed stream that is broken at its start, a mapping of an unknown column.
     pub fn open(options: &SourceOptions) -> Result<Self, Error> {
-        Self::of_files(Files::open(&options.path, None)?, options)
+        let split = options.split.as_deref();
+        let files = match options.files.as_slice() {
+            [] => Files::open(&options.path, split)?,
+            list => Files::of_list(&options.path, list, split)?,
+        };
+        Self::of_files(files, options)
     }
 
     /// Reads from any reader, once: a second epoch is an error.
@@ -221,7 +235,17 @@ impl Source {
     /// The form of its rows, of a mixture that of its first part; [`Form::Auto`] for rows from memory.
     #[must_use]
     pub fn form(&self) -> Form {
-        self.parts.first().map_or(Form::Auto, |part| part.form)
+        self.parts.first().map_or(Form::Auto, |part| part.reading.form)
+    }
+
+    /// The files it reads, part by part; none of a reader or of rows in memory.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let files = |part: &Part| match &part.kind {
+            Kind::Files(files) => files.paths(),
+            _ => Vec::new(),
+        };
+        self.parts.iter().flat_map(files).collect()
     }
 
     /// Its name in messages.
@@ -274,21 +298,20 @@ impl Source {
     }
 
     fn of_files(files: Files, options: &SourceOptions) -> Result<Self, Error> {
-        let (form, columns) = inspect(&files, options)?;
+        let reading = inspect(&files, options)?;
         let name = Arc::clone(files.name());
-        Ok(Self::of_part(name, Kind::Files(files), form, columns, options))
+        Ok(Self::of_part(name, Kind::Files(files), reading, options))
     }
 
     fn of_memory(kind: Kind) -> Self {
-        Self::of_part(Origin::memory(0).file, kind, Form::Auto, Columns::default(), &SourceOptions::default())
+        Self::of_part(Origin::memory(0).file, kind, Reading::default(), &SourceOptions::default())
     }
 
-    fn of_part(name: Arc<str>, kind: Kind, form: Form, columns: Columns, options: &SourceOptions) -> Self {
+    fn of_part(name: Arc<str>, kind: Kind, reading: Reading, options: &SourceOptions) -> Self {
         let part = Part {
             name: name.clone(),
             kind,
-            form,
-            columns,
+            reading: Arc::new(reading),
             rows: options.rows,
             strict: options.strict,
             numbers: options.numbers.as_slice().into(),
@@ -305,30 +328,35 @@ impl Source {
 
 /// What the object of a row says.
 pub(crate) fn record(part: &Part, object: &Map<String, Value>) -> Result<Record, Fault> {
-    let row = form::parse(part.form, object, &part.columns)?;
-    let numbers = numbers::read(&part.numbers, &row, object, &part.columns)?;
-    let teacher = teacher::read(part.teacher, &row, object, &part.columns)?;
-    Ok(Record { numbers, teacher, ..Record::from(row) })
+    let mut record = form::parse(&part.reading, object)?;
+    let columns = &part.reading.columns;
+    let numbers = numbers::read(&part.numbers, &record, object, columns)?;
+    record.numbers.extend(numbers);
+    record.teacher = teacher::read(part.teacher, &record.row, object, columns)?;
+    Ok(record)
 }
 
-/// The form of the first row, unless given, and the column mapping.
-fn inspect(files: &Files, options: &SourceOptions) -> Result<(Form, Columns), Error> {
+/// How rows are read: as the options say, or as the first rows tell.
+fn inspect(files: &Files, options: &SourceOptions) -> Result<Reading, Error> {
     let columns = Columns::new(&options.columns, &options.numbers)?;
-    let Some(first) = files.first()? else {
+    let reading = Reading::new(options.form, columns, options.criterion.clone(), options.ties, &options.numbers)?;
+    let head = files.head()?;
+    let Some(first) = head.first() else {
         return Err(Error::NoRows { file: Arc::clone(files.name()) });
     };
-    let form = match options.form {
-        Form::Auto => detect(&first, &columns)?,
-        form => form,
-    };
-    Ok((form, columns))
-}
-
-fn detect(first: &Raw, columns: &Columns) -> Result<Form, Error> {
-    let object = first.object().map_err(|fault| Error::Rejected(fault.at(&first.origin)))?;
-    form::detect(&object, columns).map_err(|(found, expected, hint)| Error::UnknownForm {
-        file: Arc::clone(&first.origin.file),
-        line: first.origin.line,
+    let origin = first.origin.clone();
+    let mut objects = Vec::new();
+    for raw in &head {
+        match raw.object() {
+            Ok(object) => objects.push(object),
+            // A form that is given is not told from the rows, and a broken row is met again.
+            Err(_) if options.form != Form::Auto || !objects.is_empty() => {}
+            Err(fault) => return Err(Error::Rejected(fault.at(&raw.origin))),
+        }
+    }
+    reading.told_by(&objects, &origin.file, |(found, expected, hint)| Error::UnknownForm {
+        file: Arc::clone(&origin.file),
+        line: origin.line,
         found,
         expected,
         hint,

@@ -53,7 +53,7 @@ fn wanting(numbers: &[NumberColumn]) -> SourceOptions {
 }
 
 fn mapped(options: SourceOptions, columns: &[(&str, &str)]) -> SourceOptions {
-    let columns = columns.iter().map(|(ours, theirs)| ((*ours).to_owned(), (*theirs).to_owned())).collect();
+    let columns = columns.iter().map(|(ours, theirs)| ((*ours).to_owned(), (*theirs).into())).collect();
     SourceOptions { columns, ..options }
 }
 

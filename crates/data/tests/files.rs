@@ -310,7 +310,7 @@ fn the_other_files_of_the_fixtures_are_read_whole() {
         let Some(path) = common::asset(&format!("assets/ready/{name}")) else {
             return;
         };
-        let columns = columns.iter().map(|(ours, theirs)| ((*ours).to_owned(), (*theirs).to_owned())).collect();
+        let columns = columns.iter().map(|(ours, theirs)| ((*ours).to_owned(), (*theirs).into())).collect();
         let report = report(&SourceOptions { columns, ..SourceOptions::new(path) });
         assert_eq!(report.rows, rows, "{name}: {report}");
         let set_aside: Vec<_> =

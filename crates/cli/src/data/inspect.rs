@@ -93,11 +93,9 @@ impl Page {
 
     fn legend(&self) -> String {
         let parts = match self.colour {
-            true => [
-                self.paint(PROMPT, "prompt"),
-                self.paint(SCORED[0], "scored"),
-                self.paint(UNSCORED[0], "not scored"),
-            ],
+            true => {
+                [self.paint(PROMPT, "prompt"), self.paint(SCORED[0], "scored"), self.paint(UNSCORED[0], "not scored")]
+            }
             false => ["prompt".to_owned(), "⟦scored⟧".to_owned(), "⟨not scored⟩".to_owned()],
         };
         let between = if self.colour { "every other token underlined" } else { "| between tokens" };
@@ -126,11 +124,18 @@ impl Page {
         }
         head.push('\n');
         for tool in &record.tools {
-            let name = tool["function"]["name"].as_str().or(tool["name"].as_str()).map_or(tool.to_string(), str::to_owned);
+            let name =
+                tool["function"]["name"].as_str().or(tool["name"].as_str()).map_or(tool.to_string(), str::to_owned);
             let _ = writeln!(head, "  {} {}", self.paint(NAME, "tool"), visible(&name));
         }
         for (name, value) in &record.template_arguments {
-            let _ = writeln!(head, "  {} {} = {}", self.paint(NAME, "template"), visible(name), visible(&value.to_string()));
+            let _ = writeln!(
+                head,
+                "  {} {} = {}",
+                self.paint(NAME, "template"),
+                visible(name),
+                visible(&value.to_string())
+            );
         }
         head
     }

@@ -9,9 +9,11 @@ use std::io;
 use std::path::Path;
 
 use anyhow::Result;
-use candlewick::data::{Deduplicate, EncodeOptions, Encoder, Form, NumberColumn, Source, SourceOptions};
+use candlewick::data::{
+    ColumnPath, Deduplicate, EncodeOptions, Encoder, Form, NumberColumn, Source, SourceOptions, Ties,
+};
 
-use crate::arguments::{Data, DataRows, DataTokens};
+use crate::arguments::{Data, DataRows, DataTokens, TiesWord};
 use crate::places::{self, Kind};
 
 /// Does what is asked.
@@ -30,6 +32,12 @@ fn source(rows: &DataRows) -> Result<Source> {
         form: rows.form.unwrap_or_default(),
         rows: rows.rows.unwrap_or_default(),
         columns: rows.columns.iter().cloned().collect(),
+        criterion: rows.criterion.clone(),
+        ties: match rows.ties {
+            TiesWord::Drop => Ties::Drop,
+            TiesWord::Keep => Ties::Keep,
+            TiesWord::Soft => Ties::Soft,
+        },
         strict: rows.strict,
         numbers: rows.numbers.iter().map(NumberColumn::any).collect(),
         ..SourceOptions::new(path)
@@ -51,14 +59,20 @@ pub(crate) fn form(name: &str) -> Result<Form, String> {
     })
 }
 
-/// `--columns`.
-pub(crate) fn column(words: &str) -> Result<(String, String), String> {
-    match words.split_once('=') {
-        Some((name, column)) if !name.trim().is_empty() && !column.trim().is_empty() => {
-            Ok((name.trim().to_owned(), column.trim().to_owned()))
-        }
-        _ => Err("expected our name of the column, =, and its name in the file, as completion=response".to_owned()),
+/// `--columns`: one path, or several for what is a list.
+pub(crate) fn column(words: &str) -> Result<(String, ColumnPath), String> {
+    let expected =
+        || "expected our name of the column, =, and its place in the file, as completion=response".to_owned();
+    let (name, paths) = words.split_once('=').ok_or_else(expected)?;
+    let paths: Vec<String> = paths.split(',').map(|path| path.trim().to_owned()).collect();
+    if name.trim().is_empty() || paths.iter().any(String::is_empty) {
+        return Err(expected());
     }
+    let path = match <[String; 1]>::try_from(paths) {
+        Ok([path]) => ColumnPath::One(path),
+        Err(paths) => ColumnPath::List(paths),
+    };
+    Ok((name.trim().to_owned(), path))
 }
 
 /// `--deduplicate`.
@@ -97,7 +111,8 @@ mod tests {
     fn words_are_read() {
         assert_eq!(form("hh_pair"), Ok(Form::HhPair));
         assert!(form("hh").unwrap_err().contains("hh_pair"));
-        assert_eq!(column("completion = a.b"), Ok(("completion".to_owned(), "a.b".to_owned())));
+        assert_eq!(column("completion = a.b"), Ok(("completion".to_owned(), ColumnPath::from("a.b"))));
+        assert_eq!(column("votes=x, y"), Ok(("votes".to_owned(), ColumnPath::from(["x", "y"]))));
         assert!(column("completion").is_err() && column("=x").is_err());
         assert_eq!(deduplicate("near=0.9"), Ok(Deduplicate::Near { similarity: 0.9 }));
         assert_eq!(deduplicate("exact"), Ok(Deduplicate::Exact));

@@ -42,6 +42,22 @@ impl Files {
         Ok(Self { name, list: list.into(), stream: None })
     }
 
+    /// Files that were found by other means, under one name; of these, where a split is named, those of the split.
+    pub(crate) fn of_list(name: &Path, list: &[PathBuf], split: Option<&str>) -> Result<Self, Error> {
+        let mut files = Vec::new();
+        for path in list {
+            if split.is_none_or(|split| super::splits::check(&name.to_string_lossy(), path, split).is_ok()) {
+                files.push(DataFile::open(path.clone())?);
+            }
+        }
+        if let (Some(split), true) = (split, files.is_empty()) {
+            let message =
+                format!("none of its {} files is of the split {split:?}; leave split out or name another", list.len());
+            return Err(Error::NoFiles { place: name.display().to_string(), message });
+        }
+        Ok(Self { name: name.to_string_lossy().into(), list: files.into(), stream: None })
+    }
+
     /// A reader, which can be read once.
     pub(crate) fn of_reader(reader: impl BufRead + Send + 'static, name: &str) -> Result<Self, Error> {
         let name: Arc<str> = name.into();
@@ -56,19 +72,36 @@ impl Files {
         &self.name
     }
 
+    /// Where its files are; none of a stream.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        if self.stream.is_some() {
+            return Vec::new();
+        }
+        self.list.iter().map(|file| file.path.clone()).collect()
+    }
+
     #[cfg(test)]
     pub(crate) fn list(&self) -> &[DataFile] {
         &self.list
     }
 
-    /// The first row, which the pass will give again; None when there is none.
-    pub(crate) fn first(&self) -> Result<Option<Raw>, Error> {
+    /// The first rows, which the pass will give again: of a stream one, of files as many as tell their columns.
+    pub(crate) fn head(&self) -> Result<Vec<Raw>, Error> {
+        const ROWS: usize = 32;
+        const BYTES: usize = 1 << 20;
         let Some(stream) = &self.stream else {
-            return self.pass()?.next_raw();
+            let mut reader = self.pass()?;
+            let mut head: Vec<Raw> = reader.next_raw()?.into_iter().collect();
+            while head.len() < ROWS && head.iter().map(Raw::text_bytes).sum::<usize>() < BYTES {
+                // What cannot be read on is said when it is reached.
+                let Ok(Some(raw)) = reader.next_raw() else { break };
+                head.push(raw);
+            }
+            return Ok(head);
         };
         let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
         match stream.as_mut() {
-            Some(reader) => Ok(reader.peek()?.cloned()),
+            Some(reader) => Ok(reader.peek()?.cloned().into_iter().collect()),
             None => Err(Error::SinglePass { file: Arc::clone(&self.name) }),
         }
     }

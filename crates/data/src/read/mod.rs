@@ -75,6 +75,15 @@ pub(crate) enum Start {
 }
 
 impl Raw {
+    /// What it holds of memory, nearly.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match &self.text {
+            RawText::Json { bytes, .. } => bytes.len(),
+            RawText::TooLong(_) => 0,
+            RawText::Fault(_, detail) => detail.len(),
+        }
+    }
+
     /// The object that the text is.
     pub(crate) fn object(&self) -> Result<Map<String, Value>, Fault> {
         match &self.text {

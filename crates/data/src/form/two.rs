@@ -1,0 +1,316 @@
+//! Two completions of one prompt, and who is better: votes, a winner, labels, a strength.
+//!
+//! `{"prompt": "p", "response_a": "a", "response_b": "b", "votes": ["a", "b", "a"]}`
+
+use serde_json::Value;
+
+use super::Reading;
+use super::aliases::suffixes;
+use super::columns::View;
+use super::messages::text;
+use super::pair::{implicit_prompt, tied};
+use super::prompt::{completion, prompt, record};
+use super::value::{found, is_list, kind, list, number_cell, opened, shown, told_number};
+use super::words::{self, Vote};
+use crate::error::{Fault, Reason};
+use crate::row::{Message, Record, Row, Text};
+
+/// Both completions as they stand, with the names of their columns.
+struct Two {
+    names: [String; 2],
+    values: [Value; 2],
+}
+
+impl Two {
+    fn read(view: View<'_>) -> Result<Self, Fault> {
+        let list = view.list("completions")?;
+        match <[(String, Value); 2]>::try_from(list) {
+            Ok([(first, one), (second, two)]) => Ok(Self { names: [first, second], values: [one, two] }),
+            Err(list) => Err(Fault::new(
+                Reason::WrongType,
+                format!("{} completions, expected two that were compared", list.len()),
+            )),
+        }
+    }
+
+    fn suffixes(&self) -> [&str; 2] {
+        let [first, second] = &self.names;
+        suffixes(first, second)
+    }
+
+    /// The pair whose chosen completion is the first one, or the second.
+    fn pair(self, view: View<'_>, second: bool) -> Result<Record, Fault> {
+        let [first_name, second_name] = &self.names;
+        let [one, two] = &self.values;
+        let row = match prompt_of(view)? {
+            Some(Prompt::Turns(turns)) => {
+                let side = |value, name| interleaved(&turns, value, name).map(Text::Chat);
+                ordered(None, side(one, first_name)?, side(two, second_name)?, second)?
+            }
+            Some(Prompt::Text(prompt)) => {
+                let side = |value, name: &str| completion(&prompt, text(value, name)?, name);
+                let (one, two) = (side(one, first_name)?, side(two, second_name)?);
+                ordered(Some(prompt), one, two, second)?
+            }
+            None => ordered(None, text(one, first_name)?, text(two, second_name)?, second)?,
+        };
+        record(view, row)
+    }
+}
+
+fn ordered(prompt: Option<Text>, one: Text, two: Text, second: bool) -> Result<Row, Fault> {
+    let (chosen, rejected) = if second { (two, one) } else { (one, two) };
+    match prompt {
+        Some(prompt) => Ok(Row::Pair { prompt, chosen, rejected }),
+        None => implicit_prompt(chosen, rejected),
+    }
+}
+
+enum Prompt {
+    Text(Text),
+    /// The user's turns of a conversation whose answers stand in the completions.
+    Turns(Vec<String>),
+}
+
+fn prompt_of(view: View<'_>) -> Result<Option<Prompt>, Fault> {
+    let turns = view.get("prompt").and_then(|value| strings(&opened(value)));
+    Ok(match turns {
+        Some(turns) => Some(Prompt::Turns(turns)),
+        None => prompt(view)?.map(Prompt::Text),
+    })
+}
+
+/// A list that holds nothing but strings.
+fn strings(value: &Value) -> Option<Vec<String>> {
+    let list = value.as_array().filter(|list| !list.is_empty())?;
+    list.iter().map(|value| value.as_str().map(str::to_owned)).collect()
+}
+
+/// A conversation of questions and answers in two lists.
+fn interleaved(questions: &[String], answers: &Value, name: &str) -> Result<Vec<Message>, Fault> {
+    let answers = strings(&opened(answers)).filter(|answers| answers.len() == questions.len()).ok_or_else(|| {
+        Fault::new(
+            Reason::WrongType,
+            format!("`{name}` is not a list of {} strings, one answer to each turn of the prompt", questions.len()),
+        )
+    })?;
+    let turns = questions.iter().zip(answers);
+    Ok(turns
+        .flat_map(|(question, answer)| [Message::new("user", question.as_str()), Message::new("assistant", answer)])
+        .collect())
+}
+
+/// Votes of annotators, one or several; a tie counts as half a vote for each.
+pub(super) fn voted(view: View<'_>, reading: &Reading) -> Result<Record, Fault> {
+    let two = Two::read(view)?;
+    let count = Count::of(view, &two)?;
+    let names = two.names.clone();
+    decide(view, reading, two, &count, &names)
+}
+
+fn decide(view: View<'_>, reading: &Reading, two: Two, count: &Count, names: &[String; 2]) -> Result<Record, Fault> {
+    let record = two.pair(view, count.second > count.first)?;
+    if count.first == count.second {
+        let [first, second] = names;
+        let even =
+            format!("{} vote(s) for `{first}`, {} for `{second}`, {} for a tie", count.first, count.second, count.ties);
+        return tied(record, even, reading.ties);
+    }
+    Ok(record.with_number("preference", count.share()))
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    first: u64,
+    second: u64,
+    ties: u64,
+}
+
+impl Count {
+    fn add(&mut self, vote: Vote) {
+        match vote {
+            Vote::First => self.first += 1,
+            Vote::Second => self.second += 1,
+            Vote::Tie => self.ties += 1,
+        }
+    }
+
+    fn total(self) -> u64 {
+        self.first + self.second + self.ties
+    }
+
+    /// The winner's share of the votes, ties halved.
+    fn share(self) -> f64 {
+        (self.first.max(self.second) as f64 + self.ties as f64 / 2.0) / self.total() as f64
+    }
+
+    fn of(view: View<'_>, two: &Two) -> Result<Self, Fault> {
+        let mut count = Self::default();
+        if let Some(vote) = flags(view)? {
+            count.add(vote);
+            return Ok(count);
+        }
+        let votes = match view.columns.parts(view.object, "votes") {
+            // An annotator who gave no vote has an empty cell.
+            Some(parts) => {
+                parts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.clone()))).collect()
+            }
+            None if view.get("votes").is_some_and(is_list) => view.list("votes")?,
+            None => vec![(view.name("votes").to_owned(), view.need("votes")?.clone())],
+        };
+        for (name, value) in &votes {
+            count.add(words::vote(value, two.suffixes()).ok_or_else(|| {
+                let [first, second] = &two.names;
+                Fault::new(
+                    Reason::WrongType,
+                    format!("`{name}` is {}, expected a vote for `{first}`, for `{second}` or for a tie", shown(value)),
+                )
+            })?);
+        }
+        if count.total() == 0 {
+            return Err(Fault::new(Reason::MissingColumn, format!("no vote; found {}", found(view.object))));
+        }
+        Ok(count)
+    }
+}
+
+/// Columns that say in one flag each who won.
+const FLAGS: [(&str, Vote); 6] = [
+    ("winner_model_a", Vote::First),
+    ("winner_model_b", Vote::Second),
+    ("winner_tie", Vote::Tie),
+    ("winner_a", Vote::First),
+    ("winner_b", Vote::Second),
+    ("winner_both_bad", Vote::Tie),
+];
+
+/// Whether an object has winners as flags.
+pub(super) fn has_flags(view: View<'_>) -> bool {
+    FLAGS.iter().filter(|(name, _)| view.plain(name).is_some()).count() >= 2
+}
+
+fn flags(view: View<'_>) -> Result<Option<Vote>, Fault> {
+    if view.columns.is_given("votes") || !has_flags(view) {
+        return Ok(None);
+    }
+    let mut won = Vec::new();
+    for (name, vote) in FLAGS {
+        let Some(value) = view.plain(name) else { continue };
+        match words::label(value) {
+            Some(true) => won.push((name, vote)),
+            Some(false) => {}
+            None => {
+                return Err(Fault::new(Reason::WrongType, format!("`{name}` is {}, expected 0 or 1", shown(value))));
+            }
+        }
+    }
+    match won.as_slice() {
+        [(_, vote)] => Ok(Some(*vote)),
+        [] => Err(Fault::new(Reason::WrongType, "none of the columns winner_… is 1, expected one of them")),
+        several => {
+            let names: Vec<&str> = several.iter().map(|(name, _)| *name).collect();
+            Err(Fault::new(Reason::WrongType, format!("{} are all 1, expected one of them", names.join(", "))))
+        }
+    }
+}
+
+/// Where HelpSteer-like data keep the strength of a preference, and its annotators' own.
+pub(super) const STRENGTH: [&str; 2] = ["preference_strength", "overall_preference"];
+const INDIVIDUAL: [&str; 3] = ["individual_preference", "individual_preferences", "three_most_similar_preferences"];
+
+/// A strength in −3…3, positive where the second response is better: the margin is its size. The annotators' own
+/// strengths are votes.
+pub(super) fn strength(view: View<'_>, reading: &Reading) -> Result<Record, Fault> {
+    let two = Two::read(view)?;
+    let (name, value) = STRENGTH.iter().find_map(|name| Some((*name, view.plain(name)?))).ok_or_else(|| {
+        Fault::new(Reason::MissingColumn, format!("no `{}`; found {}", STRENGTH.join("` or `"), found(view.object)))
+    })?;
+    let strength = told_number(value).filter(|strength| strength.abs() <= 3.0).ok_or_else(|| {
+        Fault::new(
+            Reason::WrongType,
+            format!("`{name}` is {}, expected a number from -3 (the first is much better) to 3", shown(value)),
+        )
+    })?;
+    let votes = individual(view)?;
+    let second = strength > 0.0;
+    let record = two.pair(view, second)?.with_number("margin", strength.abs());
+    if strength == 0.0 {
+        return tied(record, format!("`{name}` is 0"), reading.ties);
+    }
+    let share = match votes {
+        Some(count) if count.total() > 0 => {
+            let won = if second { count.second } else { count.first };
+            (won as f64 + count.ties as f64 / 2.0) / count.total() as f64
+        }
+        _ => 1.0,
+    };
+    Ok(record.with_number("preference", share))
+}
+
+fn individual(view: View<'_>) -> Result<Option<Count>, Fault> {
+    let Some((name, value)) = INDIVIDUAL.iter().find_map(|name| Some((*name, view.plain(name)?))) else {
+        return Ok(None);
+    };
+    let mut count = Count::default();
+    for (index, entry) in list(value, name)?.iter().enumerate() {
+        let held = ["score", "strength", "preference"].iter().find_map(|key| entry.get(key)).unwrap_or(entry);
+        let strength = number_cell(held, &format!("{name}[{index}]"), "a strength from -3 to 3")?;
+        count.add(match strength.total_cmp(&0.0) {
+            _ if strength == 0.0 => Vote::Tie,
+            std::cmp::Ordering::Greater => Vote::Second,
+            _ => Vote::First,
+        });
+    }
+    Ok(Some(count))
+}
+
+/// The labels of PKU-SafeRLHF and the numbers that the one which does not decide becomes.
+pub(super) const LABELS: [(&str, &str); 2] = [("better", "better_response_id"), ("safer", "safer_response_id")];
+
+/// Two responses with a label for the better one and one for the safer one. The criterion decides which; the other becomes a
+/// number of its name, 1 where it agrees and −1 where it does not, and `safe_chosen` and `safe_rejected` are 1 or 0.
+pub(super) fn safety(view: View<'_>, reading: &Reading) -> Result<Record, Fault> {
+    let two = Two::read(view)?;
+    let better_is_there = view.plain("better_response_id").is_some();
+    let default = if better_is_there { "better" } else { "safer" };
+    let criterion = reading.criterion.as_deref().unwrap_or(default);
+    let winner = |criterion: &str| -> Result<Option<Vote>, Fault> {
+        let column = LABELS.iter().find(|(name, _)| *name == criterion).map_or(criterion, |(_, column)| *column);
+        let Some(value) = view.plain(column) else { return Ok(None) };
+        words::vote(value, ["0", "1"])
+            .map(Some)
+            .ok_or_else(|| Fault::new(Reason::WrongType, format!("`{column}` is {}, expected 0 or 1", shown(value))))
+    };
+    let decided = winner(criterion)?.ok_or_else(|| {
+        Fault::new(Reason::MissingColumn, format!("no `{criterion}_response_id`; found {}", found(view.object)))
+    })?;
+    let other = if criterion == "better" { "safer" } else { "better" };
+    let other_winner = winner(other)?;
+    let second = decided == Vote::Second;
+    let safe = [safe(view, 0)?, safe(view, 1)?];
+    let mut record = two.pair(view, second)?;
+    if let Some(other_winner) = other_winner {
+        let agrees = match other_winner {
+            Vote::Tie => 0.0,
+            vote if (vote == Vote::Second) == second => 1.0,
+            _ => -1.0,
+        };
+        record = record.with_number(other, agrees);
+    }
+    if let [Some(first), Some(last)] = safe {
+        let (chosen, rejected) = if second { (last, first) } else { (first, last) };
+        record = record.with_number("safe_chosen", chosen).with_number("safe_rejected", rejected);
+    }
+    if decided == Vote::Tie {
+        return tied(record, format!("`{criterion}_response_id` names neither response"), reading.ties);
+    }
+    Ok(record.with_number("preference", 1.0))
+}
+
+fn safe(view: View<'_>, response: usize) -> Result<Option<f64>, Fault> {
+    let name = format!("is_response_{response}_safe");
+    let Some(value) = view.plain(&name) else { return Ok(None) };
+    let truth = words::label(value)
+        .ok_or_else(|| Fault::new(Reason::WrongType, format!("`{name}` is {}, expected true or false", kind(value))))?;
+    Ok(Some(f64::from(u8::from(truth))))
+}
