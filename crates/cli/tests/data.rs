@@ -239,6 +239,47 @@ fn rows_are_written_in_another_form() {
     assert!(!place.path("none.jsonl").exists());
 }
 
+/// What a row says, without its numbers.
+fn texts(row: &Value) -> Value {
+    let columns = ["prompt", "chosen", "rejected", "completion", "label", "completions", "ratings"];
+    row.as_object()
+        .expect("a row")
+        .iter()
+        .filter(|(name, _)| columns.contains(&name.as_str()))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+#[test]
+fn rows_of_every_kind_pass_through_every_format() {
+    for name in ["ranked_oasst1_zh", "unpaired_kto_en_chat", "votes_pandalm_3annot", "pairs_dpo_en_chat"] {
+        let Some(path) = shared(&format!("assets/ready/{name}.jsonl")) else { return };
+        let place = Place::new();
+        place.data(&["convert", path.to_str().expect("a path"), "rows.jsonl"]).succeeds();
+        place.data(&["convert", "rows.jsonl", "rows.parquet"]).succeeds();
+        place.data(&["convert", "rows.parquet", "rows.jsonl.zst"]).succeeds();
+        place.data(&["convert", "rows.jsonl.zst", "again.jsonl"]).succeeds();
+        let written: Vec<Value> = place.read("rows.jsonl").iter().map(texts).collect();
+        let again: Vec<Value> = place.read("again.jsonl").iter().map(texts).collect();
+        assert!(written.len() >= 40 && written == again, "{name}");
+    }
+}
+
+#[test]
+fn three_annotators_agree_somewhat() {
+    let Some(path) = shared("assets/ready/votes_pandalm_3annot.jsonl") else { return };
+    let place = Place::new();
+    let path = path.to_str().expect("a path");
+    let stats = place.data(&["stats", path, "--json", "--ties", "keep"]).json();
+    let votes = &stats["votes"];
+    assert_eq!((&votes["rows"], &votes["votes_per_row"]["max"]), (&stats["rows"]["kept"], &json!(3)));
+    let alpha = votes["krippendorff_alpha"].as_f64().expect("a number");
+    assert!((0.2..1.0).contains(&alpha), "{alpha}");
+    assert!(stats["ties"]["kept"].as_u64() > Some(0) && stats["ties"]["dropped"] == 0);
+    let dropped = place.data(&["stats", path, "--json"]).json();
+    assert_eq!(dropped["ties"]["dropped"], stats["ties"]["kept"]);
+}
+
 #[test]
 fn a_file_that_is_there_is_not_written_over() {
     let place = Place::new();

@@ -28,6 +28,11 @@ pub(crate) fn data(command: &Data) -> Result<()> {
 /// The rows that are named.
 fn source(rows: &DataRows) -> Result<Source> {
     let path = places::data(&rows.path, rows.subset.as_deref(), rows.split.as_deref())?;
+    let mut numbers: Vec<NumberColumn> = rows.numbers.iter().map(NumberColumn::any).collect();
+    // A soft label is read as this number.
+    if rows.ties == TiesWord::Soft && !rows.numbers.iter().any(|name| name == "preference") {
+        numbers.push(NumberColumn::share("preference"));
+    }
     Ok(Source::open(&SourceOptions {
         form: rows.form.unwrap_or_default(),
         rows: rows.rows.unwrap_or_default(),
@@ -39,7 +44,7 @@ fn source(rows: &DataRows) -> Result<Source> {
             TiesWord::Soft => Ties::Soft,
         },
         strict: rows.strict,
-        numbers: rows.numbers.iter().map(NumberColumn::any).collect(),
+        numbers,
         ..SourceOptions::new(path)
     })?)
 }
