@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use candlewick::data::Error::{Tokenizer, Vocabulary};
+use candlewick::data::Error::{Exists, Option as OutOfRange, Tokenizer, Vocabulary, Write};
 use candlewick::train::Fault;
 
 /// Success.
@@ -98,8 +98,12 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             _ => INTERNAL,
         });
     }
-    if cause.is::<candlewick::data::Error>() {
-        return Some(DATA);
+    if let Some(data) = cause.downcast_ref::<candlewick::data::Error>() {
+        return Some(match data {
+            Write { .. } => FILES,
+            Exists { .. } | OutOfRange { .. } => USAGE,
+            _ => DATA,
+        });
     }
     if let Some(model) = cause.downcast_ref::<candlewick::model::Error>() {
         return Some(if matches!(model, candlewick::model::Error::Input(_)) { USAGE } else { MODEL });

@@ -10,6 +10,7 @@
 
 mod arguments;
 mod bench;
+mod data;
 mod drive;
 mod eval;
 mod failure;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Train(arguments) => train::train(arguments),
         Command::Eval(arguments) => eval::eval(arguments),
         Command::Generate(arguments) => generate::generate(arguments),
+        Command::Data(arguments) => data::data(arguments),
         Command::Bench(Bench::Step(arguments)) => bench::step(arguments),
         Command::Objectives(arguments) => objectives::objectives(arguments),
         Command::Quickstart(arguments) => quickstart::quickstart(arguments),

@@ -48,6 +48,29 @@ pub(crate) fn directory(place: &Path, kind: Kind) -> Result<PathBuf> {
     }
 }
 
+/// The file or files of rows that a name stands for. Subsets and splits are those of a data set of the Hub.
+pub(crate) fn data(place: &Path, subset: Option<&str>, split: Option<&str>) -> Result<PathBuf> {
+    if place.to_str().is_some_and(|text| text.starts_with("hub:")) {
+        return data_of_hub(place, subset, split);
+    }
+    for (flag, value) in [("--subset", subset), ("--split", split)] {
+        if let Some(value) = value {
+            let place = place.display();
+            anyhow::bail!(crate::failure::Failure::Usage(format!(
+                "{flag} {value}: {place} is not a data set of the Hub (hub:owner/name); name the file or directory itself"
+            )));
+        }
+    }
+    Ok(place.to_owned())
+}
+
+fn data_of_hub(place: &Path, _: Option<&str>, _: Option<&str>) -> Result<PathBuf> {
+    anyhow::bail!(crate::failure::Failure::Usage(format!(
+        "{}: data sets of the Hub cannot be read yet; download the files and give their path",
+        place.display()
+    )))
+}
+
 #[cfg(feature = "hub")]
 fn fetch(name: &str, revision: &str, kind: Kind) -> Result<PathBuf> {
     let fetched = hub().and_then(|hub| match kind {

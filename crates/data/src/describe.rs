@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::encode::Encoder;
+use crate::inspect::completion_name;
 use crate::row::{Annotation, Completion, Example};
 
 impl Encoder {
@@ -36,23 +37,10 @@ impl Encoder {
             let judged = place > 0 && matches!(example.annotation, Annotation::Judged { .. });
             push_line(&mut out, if judged { "prompt with judgment" } else { "prompt" }, &prompt, &[], self);
             for (index, completion) in context.completions.iter().enumerate() {
-                push_line(&mut out, &name(&example.annotation, index), completion, &context.prompt, self);
+                push_line(&mut out, &completion_name(&example.annotation, index), completion, &context.prompt, self);
             }
         }
         out
-    }
-}
-
-/// What the completion at a place is called.
-fn name(annotation: &Annotation, index: usize) -> String {
-    match (annotation, index) {
-        (Annotation::Pair, 0) => "chosen".to_owned(),
-        (Annotation::Pair, _) => "rejected".to_owned(),
-        (Annotation::Ranked { ratings }, _) => match ratings.get(index) {
-            Some(rating) => format!("completion rated {rating}"),
-            None => "completion".to_owned(),
-        },
-        _ => "completion".to_owned(),
     }
 }
 

@@ -189,6 +189,34 @@ pub enum Error {
         /// What the rows have.
         expected: String,
     },
+    /// A file cannot be written.
+    #[error("{doing} {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file to write is there already.
+    #[error("{}: the file is there already; name another one, or have it replaced", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A row has a column that the file cannot hold.
+    #[error("{}: {}`{column}` {message}", path.display(), if *row > 0 { format!("row {row}: ") } else { String::new() })]
+    Unfit {
+        /// The file being written.
+        path: PathBuf,
+        /// The row of that file, 1-based; 0 for all of them.
+        row: u64,
+        /// The column, with the keys below it.
+        column: String,
+        /// What is wrong and what to do.
+        message: String,
+    },
     /// The file is of no format that is read, or its format is broken as a whole.
     #[error("{file}: {message}")]
     Format {
@@ -327,6 +355,8 @@ pub enum Reason {
     NotLabelled,
     /// No other row of the same prompt to be paired with.
     NoPartner,
+    /// Rows of this kind cannot be written as asked.
+    OtherKind,
     /// A row that the format of its file does not allow.
     MalformedRow,
 }
@@ -376,6 +406,7 @@ impl fmt::Display for Reason {
             Self::OverLimit => "over the limit",
             Self::NotLabelled => "not labelled",
             Self::NoPartner => "no partner",
+            Self::OtherKind => "another kind of row",
             Self::MalformedRow => "malformed row",
         })
     }

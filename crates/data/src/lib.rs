@@ -48,12 +48,14 @@
 
 mod batches;
 mod bucket;
+mod check;
 mod cursor;
 mod describe;
 mod edits;
 mod encode;
 mod error;
 mod form;
+mod inspect;
 mod judged;
 mod mismatch;
 mod mixture;
@@ -72,6 +74,7 @@ mod sequence;
 mod shape;
 mod source;
 mod split;
+mod stats;
 mod stratify;
 mod stream;
 mod teacher;
@@ -79,6 +82,7 @@ mod template;
 mod tokens;
 mod truncate;
 mod workers;
+mod write;
 
 pub use batches::{BatchOptions, Batches, LastStep, split as split_step};
 pub use cursor::Cursor;
@@ -87,6 +91,7 @@ pub use encode::{
 };
 pub use error::{Error, Reason, Rejection};
 pub use form::{ColumnPath, Form, Ties};
+pub use inspect::{Span, SpanKind, SpanPart, SpanText, spans};
 pub use mismatch::fill as fill_mismatched;
 pub use mixture::{MixtureEnd, Shard};
 pub use numbers::NumberColumn;
@@ -107,7 +112,12 @@ pub use shape::{
     unpair, unpair_ranked,
 };
 pub use source::{Source, SourceOptions};
+pub use stats::{
+    Duplicates, LabelBalance, LengthBias, LengthBin, LengthSummary, LengthUnit, NumberSummary, RowCounts, RowKind,
+    RowPart, SharedPrompts, SourceSummary, Stats, Summary, TieShare, TokenSummary, VoteSummary,
+};
 pub use stratify::LOOK_AHEAD;
 pub use stream::Stream;
 pub use teacher::TeacherColumn;
 pub use tokens::TokenizerFiles;
+pub use write::{Existing, Layout, Writer};

@@ -109,7 +109,7 @@ pub(super) fn voted(view: View<'_>, reading: &Reading) -> Result<Record, Fault> 
 }
 
 fn decide(view: View<'_>, reading: &Reading, two: Two, count: &Count, names: &[String; 2]) -> Result<Record, Fault> {
-    let record = two.pair(view, count.second > count.first)?;
+    let record = count.recorded(two.pair(view, count.second > count.first)?);
     if count.first == count.second {
         let [first, second] = names;
         let even =
@@ -142,6 +142,13 @@ impl Count {
     /// The winner's share of the votes, ties halved.
     fn share(self) -> f64 {
         (self.first.max(self.second) as f64 + self.ties as f64 / 2.0) / self.total() as f64
+    }
+
+    /// The pair with its votes as numbers, from which agreement is told.
+    fn recorded(self, pair: Record) -> Record {
+        pair.with_number("votes_chosen", self.first.max(self.second) as f64)
+            .with_number("votes_rejected", self.first.min(self.second) as f64)
+            .with_number("votes_tied", self.ties as f64)
     }
 
     fn of(view: View<'_>, two: &Two) -> Result<Self, Fault> {

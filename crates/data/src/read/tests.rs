@@ -198,7 +198,7 @@ fn streams_give_what_files_give() {
         }
         let whole = read(Files::open(&path, None).unwrap().pass().unwrap());
         let files = of_stream().unwrap();
-        assert_eq!(files.first().unwrap().unwrap().origin, whole[0].0);
+        assert_eq!(files.head().unwrap()[0].origin, whole[0].0);
         assert_eq!(read(files.pass().unwrap()), whole, "{name}");
         assert!(matches!(files.pass(), Err(Error::SinglePass { .. })));
         assert_eq!(read(of_stream().unwrap().pass_at(whole[7].2).unwrap()), whole[8..], "{name}");

@@ -1,0 +1,325 @@
+//! `wick data`: the real program on small files written here, and on the real ones of the shared assets.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Map, Value, json};
+
+/// A directory to run the program in.
+struct Place(tempfile::TempDir);
+
+/// What a run of the program said.
+struct Said {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn text(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).expect("written");
+    }
+
+    fn lines(&self, name: &str, rows: &[Value]) {
+        let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        self.text(name, &text);
+    }
+
+    fn read(&self, name: &str) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.path(name)).expect("a file");
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    /// A tokenizer of whole words.
+    fn tokenizer(&self) {
+        let words = ["<unk>", "<s>", "</s>", "one", "two", "three", "yes", "no"];
+        let ids: Map<String, Value> =
+            words.iter().enumerate().map(|(id, word)| ((*word).to_owned(), json!(id))).collect();
+        let special = |id: usize| {
+            json!({ "id": id, "content": words[id], "single_word": false, "lstrip": false, "rstrip": false,
+                    "normalized": false, "special": true })
+        };
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [special(1), special(2)],
+            "normalizer": null, "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
+            "model": { "type": "WordLevel", "vocab": ids, "unk_token": "<unk>" },
+        });
+        std::fs::create_dir_all(self.path("model")).expect("a directory");
+        self.text("model/tokenizer.json", &tokenizer.to_string());
+        self.text("model/tokenizer_config.json", r#"{"eos_token": "</s>", "bos_token": "<s>"}"#);
+    }
+
+    /// `wick data WORDS…`.
+    fn data(&self, words: &[&str]) -> Said {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wick"));
+        command.arg("data").args(words).current_dir(self.0.path()).stdin(Stdio::null());
+        let output = command.env("COLUMNS", "80").env_remove("CLICOLOR_FORCE").output().expect("wick starts");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+impl Said {
+    #[track_caller]
+    fn succeeds(self) -> Self {
+        assert_eq!(self.code, Some(0), "out: {}\nerr: {}", self.out, self.err);
+        self
+    }
+
+    /// The exit code is this one, and the error holds all of these words.
+    #[track_caller]
+    fn fails(self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "out: {}\nerr: {}", self.out, self.err);
+        for word in words {
+            assert!(self.err.contains(word), "{word:?} is missing in: {}", self.err);
+        }
+    }
+
+    #[track_caller]
+    fn json(self) -> Value {
+        serde_json::from_str(&self.succeeds().out).expect("JSON")
+    }
+}
+
+fn pair(prompt: &str, chosen: &str, rejected: &str) -> Value {
+    json!({ "prompt": prompt, "chosen": chosen, "rejected": rejected })
+}
+
+/// Four rows: two that can be used, a repeat of the first, one without a completion.
+fn pairs(place: &Place) {
+    let rows = [
+        pair("one", " two", " no"),
+        pair("one two", " yes three", " no"),
+        pair("one", " two", " no"),
+        pair("one", " ", " no"),
+    ];
+    place.lines("pairs.jsonl", &rows);
+}
+
+fn shared(path: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("CANDLEWICK_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
+    let path = root.join(path);
+    if !path.exists() {
+        eprintln!("skipped: {} is not there", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+#[test]
+fn statistics_of_a_small_file() {
+    let place = Place::new();
+    pairs(&place);
+    let said = place.data(&["stats", "pairs.jsonl"]).succeeds();
+    assert_eq!(said.out, include_str!("data/stats.txt"), "{}", said.out);
+    place.tokenizer();
+    let said = place.data(&["stats", "pairs.jsonl", "--model", "model"]).succeeds();
+    assert_eq!(said.out, include_str!("data/stats_tokens.txt"), "{}", said.out);
+}
+
+#[test]
+fn statistics_as_json() {
+    let place = Place::new();
+    pairs(&place);
+    place.tokenizer();
+    let stats = place.data(&["stats", "pairs.jsonl", "--json", "--tokenizer", "model", "--max-length", "4"]).json();
+    assert_eq!(stats["sources"], json!([{ "name": "pairs.jsonl", "form": "trl_pair" }]));
+    assert_eq!(stats["rows"], json!({ "read": 4, "kept": 3, "dropped": 1, "reasons": { "empty_completion": 1 } }));
+    assert_eq!(stats["duplicates"]["rows"], 1);
+    // The second row has two tokens of prompt and three of the chosen completion.
+    assert_eq!(stats["tokens"]["counts"]["truncated"], 1);
+    assert_eq!((&stats["tokens"]["lengths"]["total"]["max"], &stats["prompts"]["unit"]), (&json!(4), &json!("tokens")));
+    assert_eq!(stats["characters"]["prompt"]["max"], 7);
+    assert_eq!(stats["length_bias"]["chosen_longer"], 1);
+}
+
+#[test]
+fn rows_are_shown_as_they_were_read() {
+    let place = Place::new();
+    pairs(&place);
+    let said = place.data(&["inspect", "pairs.jsonl", "-n", "1"]).succeeds();
+    assert_eq!(said.out, "pairs.jsonl:1  pair\n  prompt\n    one\n  chosen\n     two\n  rejected\n     no\n\n");
+    let said = place.data(&["inspect", "pairs.jsonl", "--rows", "2.."]).succeeds();
+    assert!(said.out.starts_with("pairs.jsonl:3  pair\n"), "{}", said.out);
+    assert!(
+        said.out.ends_with("pairs.jsonl:4  dropped: empty completion: the completion is \" \"\n\n"),
+        "{}",
+        said.out
+    );
+    let escape = json!({ "prompt": [{ "role": "user", "content": "a\u{1b}[31m" }], "completion": "b", "label": true });
+    place.lines("chat.jsonl", &[escape]);
+    let said = place.data(&["inspect", "chat.jsonl"]).succeeds();
+    assert_eq!(
+        said.out,
+        "chat.jsonl:1  labelled, desirable\n  prompt\n    user: a\\u{1b}[31m\n  completion\n    assistant: b\n\n"
+    );
+}
+
+#[test]
+fn rows_are_shown_token_by_token() {
+    let place = Place::new();
+    pairs(&place);
+    place.tokenizer();
+    let words = ["inspect", "pairs.jsonl", "--model", "model", "--rows", "1..2"];
+    let plain = place.data(&words).succeeds().out;
+    assert_eq!(plain, include_str!("data/inspect.txt"), "{plain}");
+    let ids = place.data(&[&words[..], &["--ids"]].concat()).succeeds().out;
+    assert!(ids.contains("⟦·yes[6]|·three[5]|</s>[2]⟧"), "{ids}");
+    let coloured = place.data(&[&words[..], &["--color", "always"]].concat()).succeeds().out;
+    assert!(coloured.contains("\u{1b}[32m·yes\u{1b}[0m") && !coloured.contains('⟦'), "{coloured:?}");
+}
+
+#[test]
+fn every_dropped_row_is_listed() {
+    let place = Place::new();
+    pairs(&place);
+    place.data(&["stats", "pairs.jsonl", "--dropped", "dropped.jsonl"]).succeeds();
+    let expected = json!({
+        "file": "pairs.jsonl", "line": 4, "unit": "line", "reason": "empty_completion",
+        "detail": "the completion is \" \"", "row": pair("one", " ", " no"),
+    });
+    assert_eq!(place.read("dropped.jsonl"), [expected]);
+    place.data(&["stats", "pairs.jsonl", "--strict"]).fails(3, &["pairs.jsonl:4", "empty completion"]);
+}
+
+#[test]
+fn real_transcripts_lose_nine_rows() {
+    let Some(path) = shared("assets/preferences/hh_harmless_base_test.jsonl.gz") else { return };
+    let place = Place::new();
+    let path = path.to_str().expect("a path");
+    let stats = place.data(&["stats", path, "--json", "--dropped", "dropped.jsonl"]).json();
+    assert_eq!((&stats["rows"]["read"], &stats["rows"]["dropped"]), (&json!(2312), &json!(9)));
+    assert_eq!(stats["kinds"], json!({ "pair": 2303 }));
+    let dropped = place.read("dropped.jsonl");
+    assert_eq!(dropped.len(), 9);
+    assert!(dropped.iter().all(|row| row["reason"] == "prompts_differ" || row["reason"] == "empty_completion"));
+    let said = place.data(&["convert", path, "pairs.jsonl"]).succeeds();
+    assert!(said.out.starts_with("2303 rows written to pairs.jsonl\n9 dropped ("), "{}", said.out);
+    // The same rows in the form they were written in.
+    let mut again = place.data(&["stats", "pairs.jsonl", "--json"]).json();
+    let mut stats = stats;
+    assert_eq!(again["sources"][0]["form"], "trl_pair");
+    for stats in [&mut again, &mut stats] {
+        stats["sources"].take();
+        stats["rows"].take();
+    }
+    assert_eq!(again, stats);
+}
+
+#[test]
+fn rows_are_written_in_another_form() {
+    let place = Place::new();
+    pairs(&place);
+    let said =
+        place.data(&["convert", "pairs.jsonl", "out.jsonl", "--to", "unpaired", "--deduplicate", "exact"]).succeeds();
+    assert_eq!(said.out, "4 rows written to out.jsonl\n2 dropped (empty completion 1, duplicate 1)\n");
+    let labelled = |prompt: &str, completion: &str, label: bool| json!({ "prompt": prompt, "completion": completion, "label": label });
+    let expected = [
+        labelled("one", " two", true),
+        labelled("one", " no", false),
+        labelled("one two", " yes three", true),
+        labelled("one two", " no", false),
+    ];
+    assert_eq!(place.read("out.jsonl"), expected);
+    // And back: two of the same prompt make a pair.
+    place.data(&["convert", "out.jsonl", "back.jsonl", "--to", "pairs"]).succeeds();
+    assert_eq!(place.read("back.jsonl"), [pair("one", " two", " no"), pair("one two", " yes three", " no")]);
+    place
+        .data(&["convert", "out.jsonl", "none.jsonl", "--to", "ranked"])
+        .fails(3, &["no row could be written", "another kind"]);
+    assert!(!place.path("none.jsonl").exists());
+}
+
+/// What a row says, without its numbers.
+fn texts(row: &Value) -> Value {
+    let columns = ["prompt", "chosen", "rejected", "completion", "label", "completions", "ratings"];
+    row.as_object()
+        .expect("a row")
+        .iter()
+        .filter(|(name, _)| columns.contains(&name.as_str()))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+#[test]
+fn rows_of_every_kind_pass_through_every_format() {
+    for name in ["ranked_oasst1_zh", "unpaired_kto_en_chat", "votes_pandalm_3annot", "pairs_dpo_en_chat"] {
+        let Some(path) = shared(&format!("assets/ready/{name}.jsonl")) else { return };
+        let place = Place::new();
+        place.data(&["convert", path.to_str().expect("a path"), "rows.jsonl"]).succeeds();
+        place.data(&["convert", "rows.jsonl", "rows.parquet"]).succeeds();
+        place.data(&["convert", "rows.parquet", "rows.jsonl.zst"]).succeeds();
+        place.data(&["convert", "rows.jsonl.zst", "again.jsonl"]).succeeds();
+        let written: Vec<Value> = place.read("rows.jsonl").iter().map(texts).collect();
+        let again: Vec<Value> = place.read("again.jsonl").iter().map(texts).collect();
+        assert!(written.len() >= 40 && written == again, "{name}");
+    }
+}
+
+#[test]
+fn three_annotators_agree_somewhat() {
+    let Some(path) = shared("assets/ready/votes_pandalm_3annot.jsonl") else { return };
+    let place = Place::new();
+    let path = path.to_str().expect("a path");
+    let stats = place.data(&["stats", path, "--json", "--ties", "keep"]).json();
+    let votes = &stats["votes"];
+    assert_eq!((&votes["rows"], &votes["votes_per_row"]["max"]), (&stats["rows"]["kept"], &json!(3)));
+    let alpha = votes["krippendorff_alpha"].as_f64().expect("a number");
+    assert!((0.2..1.0).contains(&alpha), "{alpha}");
+    assert!(stats["ties"]["kept"].as_u64() > Some(0) && stats["ties"]["dropped"] == 0);
+    let dropped = place.data(&["stats", path, "--json"]).json();
+    assert_eq!(dropped["ties"]["dropped"], stats["ties"]["kept"]);
+}
+
+#[test]
+fn a_file_that_is_there_is_not_written_over() {
+    let place = Place::new();
+    pairs(&place);
+    place.text("out.jsonl", "mine");
+    place.data(&["convert", "pairs.jsonl", "out.jsonl"]).fails(2, &["out.jsonl", "--force"]);
+    assert_eq!(std::fs::read_to_string(place.path("out.jsonl")).expect("a file"), "mine");
+    place.data(&["convert", "pairs.jsonl", "out.jsonl", "--force"]).succeeds();
+    assert_eq!(place.read("out.jsonl").len(), 3);
+    place.data(&["convert", "pairs.jsonl", "out.txt"]).fails(2, &["out.txt", ".jsonl.gz", ".parquet"]);
+    place.data(&["convert", "pairs.jsonl", "nowhere/out.jsonl"]).fails(6, &["nowhere"]);
+    let left: Vec<_> = std::fs::read_dir(place.0.path()).expect("a directory").collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[test]
+fn prompts_are_held_out_whole() {
+    let place = Place::new();
+    let rows: Vec<Value> =
+        (0..200).map(|row| pair(&format!("prompt {}", row / 2), &format!(" a{row}"), " b")).collect();
+    place.lines("pairs.jsonl", &rows);
+    place.data(&["convert", "pairs.jsonl", "out.jsonl", "--held-out", "0.3"]).succeeds();
+    let (train, held_out) = (place.read("out.jsonl"), place.read("out-held-out.jsonl"));
+    assert_eq!(train.len() + held_out.len(), 200);
+    assert!((20..120).contains(&held_out.len()), "{}", held_out.len());
+    assert!(held_out.iter().all(|row| train.iter().all(|other| other["prompt"] != row["prompt"])));
+}
+
+#[test]
+fn wrong_words_are_told() {
+    let place = Place::new();
+    pairs(&place);
+    place.data(&["stats", "nowhere.jsonl"]).fails(3, &["nowhere.jsonl", "check the path"]);
+    place.data(&["stats", "pairs.jsonl", "--form", "hh"]).fails(2, &["--form", "hh_pair"]);
+    place.data(&["stats", "pairs.jsonl", "--columns", "prompt"]).fails(2, &["--columns", "completion=response"]);
+    place.data(&["stats", "pairs.jsonl", "--rows", "5..2"]).fails(2, &["--rows", "..2000"]);
+    place.data(&["stats", "pairs.jsonl", "--split", "train"]).fails(2, &["--split", "hub:"]);
+    place.data(&["inspect", "pairs.jsonl", "--model", "nowhere"]).fails(4, &["nowhere", "tokenizer.json"]);
+    place.data(&["inspect", "pairs.jsonl", "--ids"]).fails(2, &["--model"]);
+    place.data(&["convert", "pairs.jsonl", "o.jsonl", "--held-out", "2"]).fails(2, &["held_out", "between 0 and 1"]);
+    place.data(&["convert", "pairs.jsonl", "o.jsonl", "--deduplicate", "near=7"]).fails(2, &["near=S"]);
+    place.data(&["stats", "pairs.jsonl", "--dropped", "nowhere/d.jsonl"]).fails(6, &["--dropped", "nowhere/d.jsonl"]);
+}
