@@ -10,6 +10,7 @@
 
 mod arguments;
 mod bench;
+mod bench_data;
 mod drive;
 mod eval;
 mod failure;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Eval(arguments) => eval::eval(arguments),
         Command::Generate(arguments) => generate::generate(arguments),
         Command::Bench(Bench::Step(arguments)) => bench::step(arguments),
+        Command::Bench(Bench::Data(arguments)) => bench_data::data(arguments),
         Command::Objectives(arguments) => objectives::objectives(arguments),
         Command::Quickstart(arguments) => quickstart::quickstart(arguments),
     };
