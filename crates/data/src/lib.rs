@@ -38,6 +38,7 @@
 //! with the file. The crate knows no tensor and no device, prints nothing and starts no thread.
 
 mod batches;
+mod byte_level;
 mod describe;
 mod edits;
 mod encode;

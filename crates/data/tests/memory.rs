@@ -69,7 +69,9 @@ fn child() {
     let source = Source::open(&SourceOptions::new(Path::new(&path))).unwrap();
     let order = Order::Shuffled { seed: 1, buffer: 10_000 };
     let options = BatchOptions { order, ..BatchOptions::default() };
-    let mut batches = Batches::new(source, encoder(SMALL, EncodeOptions { max_length: None, ..EncodeOptions::default() }), options).unwrap();
+    let mut batches =
+        Batches::new(source, encoder(SMALL, EncodeOptions { max_length: None, ..EncodeOptions::default() }), options)
+            .unwrap();
     let mut rows = 0;
     while let Some(step) = batches.next_step().unwrap() {
         rows += step.iter().map(|batch| batch.examples.len()).sum::<usize>();
