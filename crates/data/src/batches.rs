@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bucket::Bucket;
+use crate::cursor::Cursor;
 use crate::encode::{Encoder, ScoredTokens};
 use crate::error::{Error, Rejection};
 use crate::mismatch;
-use crate::order::Order;
+use crate::order::{Order, SplitMix};
+use crate::packing;
 use crate::report::Report;
 use crate::row::{Annotation, Batch, Example};
 use crate::source::Source;
 use crate::stratify::{LOOK_AHEAD, Window};
-use crate::stream::{Cursor, Stream};
+use crate::stream::Stream;
 
 /// What becomes of the examples at the end of an epoch that do not fill a step. No step spans two epochs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -48,6 +51,17 @@ pub struct BatchOptions {
     /// label is all that is within reach, steps go on with it and are counted
     /// ([`Report::one_label_steps`](crate::Report::one_label_steps)).
     pub stratified: bool,
+    /// Most tokens of a micro-batch, each prompt counted once: a step still has `examples` times `micro_batches` examples, and
+    /// is packed into as many micro-batches as they need ([`pack_step`](crate::pack_step)). An example that is longer is a
+    /// micro-batch of its own ([`Report::over_budget`](crate::Report::over_budget)). Not with `mismatched`. None for
+    /// micro-batches of `examples` each.
+    pub tokens: Option<usize>,
+    /// Gathers examples of like length in a step: those of so many steps are held in memory, sorted by length, cut into steps,
+    /// and the steps given out in an order that the seed of `order` decides. Each row still comes once an epoch. Not with
+    /// `stratified`. None for steps in order.
+    pub bucket: Option<usize>,
+    /// Threads that encode rows ahead of their step; 0 for none. Steps, report and cursors are the same whatever the number.
+    pub workers: usize,
 }
 
 impl Default for BatchOptions {
@@ -61,7 +75,47 @@ impl Default for BatchOptions {
             last_step: LastStep::Keep,
             mismatched: false,
             stratified: false,
+            tokens: None,
+            bucket: None,
+            workers: 0,
         }
+    }
+}
+
+impl BatchOptions {
+    fn check(&self, encoder: &Encoder) -> Result<(), Error> {
+        let counts = [
+            ("examples", Some(self.examples)),
+            ("micro_batches", Some(self.micro_batches)),
+            ("tokens", self.tokens),
+            ("bucket", self.bucket),
+        ];
+        let refuse = |name, got: &str, expected| Err(Error::Option { name, got: got.to_owned(), expected });
+        if let Some((name, _)) = counts.iter().find(|(_, count)| *count == Some(0)) {
+            return refuse(name, "0", "at least 1");
+        }
+        if self.stratified && self.examples == 1 && self.micro_batches == 1 {
+            let expected = "at least two examples a step, one of each label";
+            return refuse("stratified", "true with steps of one example", expected);
+        }
+        if self.mismatched && encoder.options().scored == ScoredTokens::Edits {
+            let expected = "all: edits tell a completion from another of its own prompt";
+            return refuse("scored", "edits, with mismatched completions", expected);
+        }
+        if self.mismatched && self.tokens.is_some() {
+            let expected = "no token budget with `mismatched`: its completions are gathered after the micro-batches";
+            return refuse("tokens", "a budget, with mismatched completions", expected);
+        }
+        if self.stratified && self.bucket.is_some() {
+            let expected = "no bucket with `stratified`: rows are arranged by length or by label, not by both";
+            return refuse("bucket", "a number of steps, with stratified steps", expected);
+        }
+        Ok(())
+    }
+
+    /// Examples of a step.
+    fn full(&self) -> usize {
+        self.examples.saturating_mul(self.micro_batches)
     }
 }
 
@@ -71,6 +125,7 @@ pub struct Batches {
     stream: Stream,
     options: BatchOptions,
     window: Window,
+    bucket: Bucket,
     steps_of_epoch: u64,
     began_inside_epoch: bool,
 }
@@ -81,27 +136,10 @@ impl Batches {
     /// # Errors
     /// An option outside its range.
     pub fn new(source: Source, encoder: Arc<Encoder>, options: BatchOptions) -> Result<Self, Error> {
-        for (name, value) in [("examples", options.examples), ("micro_batches", options.micro_batches)] {
-            if value == 0 {
-                return Err(Error::Option { name, got: "0".to_owned(), expected: "at least 1" });
-            }
-        }
-        if options.stratified && options.examples == 1 && options.micro_batches == 1 {
-            return Err(Error::Option {
-                name: "stratified",
-                got: "true with steps of one example".to_owned(),
-                expected: "at least two examples a step, one of each label",
-            });
-        }
-        if options.mismatched && encoder.options().scored == ScoredTokens::Edits {
-            return Err(Error::Option {
-                name: "scored",
-                got: "edits, with mismatched completions".to_owned(),
-                expected: "all: edits tell a completion from another of its own prompt",
-            });
-        }
-        let stream = Stream::new(source, encoder, options.order)?;
-        Ok(Self { stream, options, window: Window::default(), steps_of_epoch: 0, began_inside_epoch: false })
+        options.check(&encoder)?;
+        let stream = Stream::new(source, encoder, options.order)?.with_workers(options.workers)?;
+        let (window, bucket) = (Window::default(), Bucket::default());
+        Ok(Self { stream, options, window, bucket, steps_of_epoch: 0, began_inside_epoch: false })
     }
 
     /// The micro-batches of the next optimizer step; None after the last epoch.
@@ -110,9 +148,13 @@ impl Batches {
     /// Reading fails, a row cannot be used and the source is strict, a whole epoch gives no step, or mismatched completions
     /// are asked of a step with one prompt only.
     pub fn next_step(&mut self) -> Result<Option<Vec<Batch>>, Error> {
-        let full = self.options.examples.saturating_mul(self.options.micro_batches);
-        while self.options.epochs.is_none_or(|epochs| self.stream.cursor().epoch < epochs) {
-            let mut examples = if self.options.stratified { self.both_labels(full)? } else { self.in_order(full)? };
+        let full = self.options.full();
+        while self.options.epochs.is_none_or(|epochs| self.stream.epoch() < epochs) {
+            let mut examples = match self.options.bucket {
+                Some(steps) => self.of_like_length(full, steps)?,
+                None if self.options.stratified => self.both_labels(full)?,
+                None => self.in_order(full)?,
+            };
             let is_full = examples.len() == full;
             if !is_full && self.options.last_step == LastStep::Drop {
                 examples.clear();
@@ -124,7 +166,7 @@ impl Batches {
             if !examples.is_empty() {
                 // A step of one row cannot hold both.
                 if self.options.stratified && examples.len() > 1 && has_one_label(&examples) {
-                    self.stream.count_one_label_step();
+                    self.stream.report_mut().one_label_steps += 1;
                 }
                 return self.gather(examples).map(Some);
             }
@@ -135,37 +177,55 @@ impl Batches {
     /// Where the next step begins; saved with a checkpoint.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
-        let cursor = self.stream.cursor();
-        Cursor { held: self.window.spans(cursor.consumed), ..cursor }
+        let (epoch, place) = (self.stream.epoch(), self.stream.place(self.oldest()));
+        let (consumed, skip) = self.bucket.place().unwrap_or((self.stream.consumed(), 0));
+        Cursor { epoch, consumed, held: self.window.spans(consumed), skip, place }
     }
 
     /// Goes to a saved place: the steps from there on are those of a run that was never interrupted. Rows are read again from
-    /// the start of the epoch; only those among which some waited for their step are encoded again.
+    /// the cursor's [`Place`](crate::Place) on, or without one from the start of the epoch; only those among which some waited
+    /// for their step are encoded again.
     ///
     /// # Errors
-    /// Reading fails, the source has fewer rows than the cursor says, or rows of stratified steps wait and these are not.
+    /// Reading fails, the source has fewer rows than the cursor says or other ones, or rows wait for a kind of step that
+    /// these are not.
     pub fn resume(&mut self, cursor: Cursor) -> Result<(), Error> {
-        if !self.options.stratified && cursor.held != [0; 2] {
-            return Err(Error::Option {
-                name: "stratified",
-                got: "false".to_owned(),
-                expected: "true, as in the run that this position was saved from: rows of it wait for their step",
-            });
-        }
+        self.check_kind(&cursor)?;
         self.window.clear();
+        self.bucket.clear();
         let encoded = cursor.held[0].max(cursor.held[1]);
-        self.stream.resume(Cursor { consumed: cursor.consumed.saturating_sub(encoded), ..cursor })?;
-        while self.stream.cursor().consumed < cursor.consumed {
-            let Some(example) = self.stream.meet_again(cursor)? else { continue };
-            let drawn = self.stream.cursor().consumed;
-            let desirable = label(&example)?;
-            if cursor.consumed - drawn < cursor.held[usize::from(desirable)] {
-                self.window.push(drawn, desirable, example);
-            }
+        self.stream.go_on_from(&cursor, cursor.consumed.saturating_sub(encoded))?;
+        if encoded > 0 {
+            self.hold_again(&cursor)?;
+        }
+        if let Some(steps) = self.options.bucket.filter(|_| cursor.skip > 0) {
+            self.fill_again(steps)?;
+            self.bucket.skip(cursor.skip);
         }
         self.steps_of_epoch = 0;
-        self.began_inside_epoch = cursor.consumed > 0;
+        self.began_inside_epoch = cursor.consumed > 0 || cursor.skip > 0;
         Ok(())
+    }
+
+    fn check_kind(&self, cursor: &Cursor) -> Result<(), Error> {
+        let refuse = |name, got: &str, expected| Err(Error::Option { name, got: got.to_owned(), expected });
+        if !self.options.stratified && cursor.held != [0; 2] {
+            let expected = "true, as in the run that this position was saved from: rows of it wait for their step";
+            return refuse("stratified", "false", expected);
+        }
+        if self.options.bucket.is_none() && cursor.skip > 0 {
+            let expected = "the number of the run that this position was saved from: it lies inside a bucket";
+            return refuse("bucket", "none", expected);
+        }
+        Ok(())
+    }
+
+    /// Rows drawn before the oldest one that has to be encoded again after an interruption here.
+    fn oldest(&self) -> u64 {
+        let consumed = self.stream.consumed();
+        let [undesirable, desirable] = self.window.spans(consumed);
+        let began = self.bucket.place().map_or(consumed, |(began, _)| began);
+        began.saturating_sub(undesirable.max(desirable))
     }
 
     /// What became of the rows met so far.
@@ -202,11 +262,55 @@ impl Batches {
     }
 
     fn both_labels(&mut self, full: usize) -> Result<Vec<Example>, Error> {
+        self.stream.need(self.oldest());
         while self.window.len() < full.saturating_add(LOOK_AHEAD) {
             let Some(example) = self.stream.next_example()? else { break };
-            self.window.push(self.stream.cursor().consumed, label(&example)?, example);
+            self.window.push(self.stream.consumed(), label(&example)?, example);
         }
         Ok(self.window.take(full))
+    }
+
+    fn of_like_length(&mut self, full: usize, steps: usize) -> Result<Vec<Example>, Error> {
+        if self.bucket.place().is_none() {
+            let began = self.stream.consumed();
+            self.stream.need(began);
+            let examples = self.in_order(full.saturating_mul(steps))?;
+            self.bucket.fill(examples, full, began, self.random(began));
+        }
+        Ok(self.bucket.next_step().unwrap_or_default())
+    }
+
+    /// Of a window of steps: decided by seed, epoch and where it begins.
+    fn random(&self, began: u64) -> SplitMix {
+        let mut of_epoch = SplitMix::new(self.options.order.seed(), self.stream.epoch());
+        SplitMix::new(of_epoch.next_u64(), began)
+    }
+
+    /// The rows that wait for a step of both labels.
+    fn hold_again(&mut self, cursor: &Cursor) -> Result<(), Error> {
+        while self.stream.consumed() < cursor.consumed {
+            let Some(met) = self.stream.meet_again()? else { return Err(self.stream.too_short(cursor)) };
+            let Some(example) = met else { continue };
+            let drawn = self.stream.consumed();
+            let desirable = label(&example)?;
+            if cursor.consumed - drawn < cursor.held[usize::from(desirable)] {
+                self.window.push(drawn, desirable, example);
+            }
+        }
+        Ok(())
+    }
+
+    /// The window of like lengths that begins here.
+    fn fill_again(&mut self, steps: usize) -> Result<(), Error> {
+        let (began, full) = (self.stream.consumed(), self.options.full());
+        self.stream.need(began);
+        let mut examples = Vec::new();
+        while examples.len() < full.saturating_mul(steps) {
+            let Some(met) = self.stream.meet_again()? else { break };
+            examples.extend(met);
+        }
+        self.bucket.fill(examples, full, began, self.random(began));
+        Ok(())
     }
 
     fn end_epoch(&mut self) -> Result<(), Error> {
@@ -228,7 +332,12 @@ impl Batches {
         Ok(())
     }
 
-    fn gather(&self, examples: Vec<Example>) -> Result<Vec<Batch>, Error> {
+    fn gather(&mut self, examples: Vec<Example>) -> Result<Vec<Batch>, Error> {
+        if let Some(budget) = self.options.tokens {
+            let over = examples.iter().filter(|example| packing::tokens(example) > budget).count();
+            self.stream.report_mut().over_budget += over as u64;
+            return Ok(packing::pack(examples, budget));
+        }
         let limit = self.options.mismatched.then(|| self.stream.encoder().options().max_length);
         let mut batches = split(examples, self.options.examples);
         if let Some(max_length) = limit {

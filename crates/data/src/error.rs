@@ -38,12 +38,6 @@ pub enum Error {
         /// The line being read, 1-based.
         line: u64,
     },
-    /// The file is one JSON array, not one object a line.
-    #[error("{file}: the file is one JSON array, expected one JSON object a line; convert it with `jq -c '.[]'`")]
-    JsonArray {
-        /// The file.
-        file: Arc<str>,
-    },
     /// The first row fits no known form.
     #[error("{file}:{line}: found the columns {found}; {expected}{hint}")]
     UnknownForm {
@@ -73,7 +67,9 @@ pub enum Error {
     #[error("{0}")]
     Rejected(Rejection),
     /// Nothing to read.
-    #[error("{file}: no rows; expected one JSON object a line")]
+    #[error(
+        "{file}: no rows; expected JSON objects (one a line, or in one array), or rows of CSV, TSV, Parquet or Arrow"
+    )]
     NoRows {
         /// The file.
         file: Arc<str>,
@@ -172,6 +168,69 @@ pub enum Error {
         /// Rows there are.
         rows: u64,
     },
+    /// The file is of no format that is read, or its format is broken as a whole.
+    #[error("{file}: {message}")]
+    Format {
+        /// The file.
+        file: Arc<str>,
+        /// What it is and what to do.
+        message: String,
+    },
+    /// The file cannot be read on from some row.
+    #[error("{origin}: cannot read on: {message}")]
+    Broken {
+        /// The row that was being read.
+        origin: Origin,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// A place names no data file.
+    #[error("{place}: {message}")]
+    NoFiles {
+        /// The directory, glob or file as it was given.
+        place: String,
+        /// What was found and what to do.
+        message: String,
+    },
+    /// A saved position lies beyond the end of its file.
+    #[error(
+        "{file}: the saved position is {offset}, the end is at {length}; it is not the source this position was saved from"
+    )]
+    Position {
+        /// The file.
+        file: Arc<str>,
+        /// The position, in bytes, rows or files.
+        offset: u64,
+        /// Where the file ends, in the same unit.
+        length: u64,
+    },
+    /// The rows at the saved position are not those that it was saved from, or are met in another order.
+    #[error(
+        "{file}: the rows before the saved position (row {consumed} of epoch {epoch}) are not those it was saved from, or the \
+         order is another; put the files and the order back as they were, or start anew"
+    )]
+    Changed {
+        /// The source.
+        file: Arc<str>,
+        /// Epoch of the cursor.
+        epoch: u64,
+        /// Rows the cursor has consumed.
+        consumed: u64,
+    },
+    /// The threads that encode rows cannot be started.
+    #[error("workers: got {workers}, and a thread cannot be started: {source}; use fewer, or 0 for none")]
+    Threads {
+        /// How many were asked for.
+        workers: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A thread failed at a row.
+    #[error("encoding a row failed in a thread: {message}; this is a fault of the program, please report it")]
+    Worker {
+        /// What it said.
+        message: String,
+    },
 }
 
 /// Why a row was set aside.
@@ -241,6 +300,8 @@ pub enum Reason {
     NearDuplicate,
     /// Left out so that both labels are as frequent.
     Unbalanced,
+    /// A row that the format of its file does not allow.
+    MalformedRow,
 }
 
 impl fmt::Display for Reason {
@@ -277,6 +338,7 @@ impl fmt::Display for Reason {
             Self::Duplicate => "duplicate",
             Self::NearDuplicate => "near duplicate",
             Self::Unbalanced => "left out for balance",
+            Self::MalformedRow => "malformed row",
         })
     }
 }

@@ -34,11 +34,18 @@
 //! first version, [`ScoredTokens::Edits`] scores only what was changed. [`BatchOptions::stratified`] lets every step hold
 //! both labels as long as there are both.
 //!
-//! Memory holds one step, the lines of the shuffle buffer, and for stratified steps [`LOOK_AHEAD`] examples; it does not grow
-//! with the file. The crate knows no tensor and no device, prints nothing and starts no thread.
+//! Several sources become one by [`Source::mixture`], and one is shared out over devices by [`Source::sharded`].
+//! [`BatchOptions::tokens`] packs a step by tokens, [`BatchOptions::bucket`] gathers rows of like length, and
+//! [`BatchOptions::workers`] encodes on threads, with the same steps whatever their number.
+//!
+//! Memory holds one step, the rows of the shuffle buffer as bytes, the rows that threads are at (at most 64 a thread), and
+//! [`LOOK_AHEAD`] examples for stratified steps or those of [`BatchOptions::bucket`] steps; it does not grow with the file. The
+//! crate knows no tensor and no device, prints nothing, and starts no thread unless asked for workers.
 
 mod batches;
 mod byte_level;
+mod bucket;
+mod cursor;
 mod describe;
 mod edits;
 mod encode;
@@ -46,9 +53,15 @@ mod error;
 mod form;
 mod judged;
 mod mismatch;
+mod mixture;
 mod numbers;
 mod order;
+mod packing;
+mod part;
+mod pass;
+mod place;
 mod read;
+mod records;
 mod report;
 mod row;
 mod rows;
@@ -61,22 +74,30 @@ mod teacher;
 mod template;
 mod tokens;
 mod truncate;
+mod unpair;
+mod workers;
 
 pub use batches::{BatchOptions, Batches, LastStep, split as split_step};
+pub use cursor::Cursor;
 pub use encode::{Boundary, EncodeOptions, Encoder, EndOfSequence, ScoredTokens, Truncation};
 pub use error::{Error, Reason, Rejection};
 pub use form::Form;
 pub use mismatch::fill as fill_mismatched;
+pub use mixture::{MixtureEnd, Shard};
 pub use numbers::NumberColumn;
 pub use order::Order;
-pub use read::MAX_LINE_BYTES;
-pub use report::{Counts, LISTED_REJECTIONS, Report};
+pub use packing::{pack as pack_step, tokens as example_tokens};
+pub use pass::{PartState, PassState};
+pub use place::Place;
+pub use read::{MAX_LINE_BYTES, Position};
+pub use records::Records;
+pub use report::{Counts, LISTED_REJECTIONS, PartCounts, Report};
 pub use row::{
     Annotation, Batch, Completion, Context, Example, Message, Origin, Record, Row, TeacherToken, Text, Unit,
 };
 pub use rows::RowRange;
 pub use source::{Source, SourceOptions};
 pub use stratify::LOOK_AHEAD;
-pub use stream::{Cursor, Stream};
+pub use stream::Stream;
 pub use teacher::TeacherColumn;
 pub use tokens::TokenizerFiles;

@@ -22,9 +22,25 @@ pub struct Report {
     pub rejected: Vec<Rejection>,
     /// What the encoder counted over the rows kept.
     pub counts: Counts,
+    /// Rows that were not among those wanted of the source ([`Source::only`](crate::Source::only)): neither kept nor rejected.
+    pub elsewhere: u64,
+    /// Of a mixture, what became of the rows of each part, by its name; else empty.
+    pub parts: BTreeMap<String, PartCounts>,
+    /// Examples longer than the token budget of a micro-batch, each a micro-batch of its own
+    /// ([`BatchOptions::tokens`](crate::BatchOptions::tokens)).
+    pub over_budget: u64,
     /// Steps of two rows or more that all have one label, since the data held no other within reach; counted under
     /// [`BatchOptions::stratified`](crate::BatchOptions::stratified).
     pub one_label_steps: u64,
+}
+
+/// What became of the rows of one part of a mixture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartCounts {
+    /// Rows drawn from it.
+    pub rows: u64,
+    /// Rows that became examples.
+    pub kept: u64,
 }
 
 /// What tokenization did to the rows.
@@ -88,6 +104,9 @@ impl Report {
             let reasons: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
             line.push_str(&format!(" ({})", reasons.join(", ")));
         }
+        if self.elsewhere > 0 {
+            line.push_str(&format!(", {} not among those wanted", self.elsewhere));
+        }
         let Counts { sequences, truncated, .. } = self.counts;
         if truncated > 0 {
             line.push_str(&format!("; {truncated} of {sequences} sequences truncated"));
@@ -96,7 +115,25 @@ impl Report {
             let plural = if self.one_label_steps == 1 { "" } else { "s" };
             line.push_str(&format!("; {} step{plural} with one label only", self.one_label_steps));
         }
+        if self.over_budget > 0 {
+            let plural = if self.over_budget == 1 { "" } else { "s" };
+            line.push_str(&format!("; {} example{plural} longer than the token budget", self.over_budget));
+        }
         line
+    }
+
+    pub(crate) fn count_elsewhere(&mut self) {
+        self.rows += 1;
+        self.elsewhere += 1;
+    }
+
+    pub(crate) fn count_of_part(&mut self, name: &str, is_kept: bool) {
+        let counts = match self.parts.get_mut(name) {
+            Some(counts) => counts,
+            None => self.parts.entry(name.to_owned()).or_default(),
+        };
+        counts.rows += 1;
+        counts.kept += u64::from(is_kept);
     }
 
     pub(crate) fn keep(&mut self, counts: Counts) {
@@ -125,6 +162,9 @@ impl fmt::Display for Report {
             "{sequences} sequences of {tokens} tokens, {scored_tokens} scored; {truncated} truncated, {straddles} straddling"
         )?;
         write!(f, "; BOS added {added_bos}, removed {doubled_bos}; EOS added {added_eos}")?;
+        for (name, PartCounts { rows, kept }) in &self.parts {
+            write!(f, "\nof {name}: {rows} rows, {kept} kept")?;
+        }
         for rejection in &self.rejected {
             write!(f, "\n{rejection}")?;
         }

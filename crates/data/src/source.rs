@@ -1,17 +1,21 @@
-//! Where rows come from: a file, any reader, or memory.
+//! Where rows come from: files, any reader, memory, or several of these.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::BufRead;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Fault, Reason, Rejection, excerpt};
+use crate::error::{Error, Fault, Rejection};
 use crate::form::{self, Columns, Form};
+use crate::mixture::{self, MixtureEnd, Shard};
 use crate::numbers::{self, NumberColumn};
-use crate::read::{Line, LineReader, LineText, MAX_LINE_BYTES};
+use crate::part::{Kind, Met, Part, WhyLeftOut, origin};
+use crate::pass::{Half, Item};
+use crate::read::{Files, Raw};
+use crate::records::Records;
 use crate::row::{Example, Origin, Record, Row};
 use crate::rows::RowRange;
 use crate::teacher::{self, TeacherColumn};
@@ -19,7 +23,8 @@ use crate::teacher::{self, TeacherColumn};
 /// What to read and how.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceOptions {
-    /// A file of one JSON object a line, plain or gzip (told by its content). For [`Source::from_reader`], its name in messages.
+    /// A file, a directory, a glob, or `-` for standard input, in any format that is read (told by the content). For
+    /// [`Source::from_reader`], its name in messages.
     pub path: PathBuf,
     /// The layout of its rows.
     pub form: Form,
@@ -33,6 +38,8 @@ pub struct SourceOptions {
     pub numbers: Vec<NumberColumn>,
     /// What every row must bring of a teacher.
     pub teacher: TeacherColumn,
+    /// Whether each pair becomes two labelled rows, a wanted and an unwanted one, which are shuffled apart.
+    pub unpair: bool,
 }
 
 impl SourceOptions {
@@ -45,46 +52,33 @@ impl SourceOptions {
 /// Rows that can be read in passes, one an epoch; cheap to clone.
 #[derive(Clone)]
 pub struct Source {
-    file: Arc<str>,
-    kind: Kind,
-    form: Form,
-    columns: Columns,
+    name: Arc<str>,
+    parts: Vec<Part>,
+    end: MixtureEnd,
+    /// Of the rows of a mixture.
     rows: RowRange,
-    strict: bool,
-    numbers: Arc<[NumberColumn]>,
-    teacher: TeacherColumn,
-}
-
-#[derive(Clone)]
-enum Kind {
-    File(PathBuf),
-    Reader(Arc<Mutex<Option<LineReader>>>),
-    Rows(Arc<[Row]>),
-    Records(Arc<[Record]>),
-    Examples(Arc<[Example]>),
+    left_out: Option<WhyLeftOut>,
+    shard: Shard,
 }
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Source")
-            .field("file", &self.file)
-            .field("form", &self.form)
-            .field("rows", &self.rows)
+            .field("name", &self.name)
+            .field("parts", &self.parts)
+            .field("shard", &self.shard)
             .finish_non_exhaustive()
     }
 }
 
 impl Source {
-    /// Opens a file and looks at its first row to tell the form.
+    /// Opens files and looks at the first row to tell the form.
     ///
     /// # Errors
     /// No such file, no rows, a first row that is not a JSON object or fits no form (when the form is not given), a
     /// compressed stream that is broken at its start, a mapping of an unknown column.
     pub fn open(options: &SourceOptions) -> Result<Self, Error> {
-        let file: Arc<str> = options.path.to_string_lossy().into();
-        let mut lines = LineReader::open(&options.path, &file)?;
-        let (form, columns) = inspect(&file, &mut lines, options)?;
-        Ok(Self::of_lines(file, Kind::File(options.path.clone()), form, columns, options))
+        Self::of_files(Files::open(&options.path, None)?, options)
     }
 
     /// Reads from any reader, once: a second epoch is an error.
@@ -93,11 +87,7 @@ impl Source {
     /// As [`Source::open`].
     pub fn from_reader(reader: impl BufRead + Send + 'static, options: &SourceOptions) -> Result<Self, Error> {
         let name = options.path.to_string_lossy();
-        let file: Arc<str> = if name.is_empty() { "<reader>".into() } else { name.into() };
-        let mut lines = LineReader::new(Box::new(reader), &file)?;
-        let (form, columns) = inspect(&file, &mut lines, options)?;
-        let kind = Kind::Reader(Arc::new(Mutex::new(Some(lines))));
-        Ok(Self::of_lines(file, kind, form, columns, options))
+        Self::of_files(Files::of_reader(reader, if name.is_empty() { "<reader>" } else { &name })?, options)
     }
 
     /// Rows an application holds.
@@ -115,112 +105,187 @@ impl Source {
         Self::of_memory(Kind::Examples(examples.into()))
     }
 
-    /// The same source, where a row that cannot be used ends the run (or not).
+    /// Several sources as one, each with a weight: at any time the rows given are shared out as the weights are, to within
+    /// a row, by a rule that draws nothing at random. Each part keeps its form, columns and range.
+    ///
+    /// # Errors
+    /// No parts, a weight that is not above 0, a part that is a mixture or a shard itself.
+    pub fn mixture(parts: Vec<(Self, f64)>, end: MixtureEnd) -> Result<Self, Error> {
+        mixture::check_weights(parts.iter().map(|(_, weight)| *weight))?;
+        let whole = parts.iter().find(|(source, _)| source.parts.len() != 1 || source.shard != Shard::default());
+        if let Some((source, _)) = whole {
+            return Err(Error::Option {
+                name: "mixture.part",
+                got: format!("{}, a mixture or a shard", source.name),
+                expected: "sources that are whole; give the parts of a mixture one by one, and shard the mixture",
+            });
+        }
+        let parts: Vec<Part> = parts
+            .into_iter()
+            .flat_map(|(source, weight)| source.parts.into_iter().map(move |part| Part { weight, ..part }))
+            .collect();
+        if parts.is_empty() {
+            let expected = "at least one source with its weight";
+            return Err(Error::Option { name: "mixture", got: "no parts".to_owned(), expected });
+        }
+        let name = parts.iter().map(|part| &*part.name).collect::<Vec<_>>().join(" + ").into();
+        Ok(Self { name, parts, end, ..Self::from_rows([]) })
+    }
+
+    /// The same source under another name, in messages about the whole of it and in the report of a mixture.
     #[must_use]
-    pub fn strict(mut self, strict: bool) -> Self {
-        self.strict = strict;
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = name.into();
+        if let [part] = self.parts.as_mut_slice() {
+            part.name = name.into();
+        }
         self
     }
 
-    /// The same source, of which only a range of rows is read.
+    /// The same source, where a row that cannot be used ends the run (or not).
+    #[must_use]
+    pub fn strict(self, strict: bool) -> Self {
+        self.each(|part| part.strict = strict)
+    }
+
+    /// The same source, of which only a range of rows is read; of a mixture, of its rows as they are mixed.
     #[must_use]
     pub fn select(mut self, rows: RowRange) -> Self {
-        self.rows = rows;
+        match self.parts.as_mut_slice() {
+            [part] => part.rows = rows,
+            _ => self.rows = rows,
+        }
         self
     }
 
     /// The same source, of which every row must bring these numbers.
     #[must_use]
-    pub fn with_numbers(mut self, numbers: impl Into<Arc<[NumberColumn]>>) -> Self {
-        self.numbers = numbers.into();
-        self
+    pub fn with_numbers(self, numbers: impl Into<Arc<[NumberColumn]>>) -> Self {
+        let numbers = numbers.into();
+        self.each(|part| part.numbers = numbers.clone())
     }
 
     /// The same source, of which every row must bring this of a teacher.
     #[must_use]
-    pub fn with_teacher(mut self, teacher: TeacherColumn) -> Self {
-        self.teacher = teacher;
+    pub fn with_teacher(self, teacher: TeacherColumn) -> Self {
+        self.each(|part| part.teacher = teacher)
+    }
+
+    /// The same source, where each pair becomes two labelled rows that are shuffled apart: the chosen completion as a wanted
+    /// one, the rejected as an unwanted one. A row that is no pair is set aside.
+    #[must_use]
+    pub fn unpaired(self, unpair: bool) -> Self {
+        self.each(|part| part.unpair = unpair)
+    }
+
+    /// The same source without some rows: asked for the number of a row, counted from 0 over the selected rows in the order
+    /// of [`Source::records`], and for its origin, `why` gives the rejection to set it aside with, or None to keep it. Another
+    /// call replaces the one before.
+    #[must_use]
+    pub fn leaving_out(mut self, why: impl Fn(u64, &Origin) -> Option<Rejection> + Send + Sync + 'static) -> Self {
+        let why: WhyLeftOut = Arc::new(why);
+        match self.parts.as_mut_slice() {
+            [part] => part.left_out = Some(why),
+            _ => self.left_out = Some(why),
+        }
         self
     }
 
-    /// The form of its rows; [`Form::Auto`] for rows from memory.
+    /// The same source, of which only the rows that `wanted` says yes to are used, as for the rows of some prompts; the
+    /// others are counted ([`Report::elsewhere`](crate::Report::elsewhere)), neither kept nor rejected. Encoded examples have
+    /// no text to be asked about and are set aside.
+    #[must_use]
+    pub fn only(self, wanted: impl Fn(&Row) -> bool + Send + Sync + 'static) -> Self {
+        let wanted: Arc<dyn Fn(&Row) -> bool + Send + Sync> = Arc::new(wanted);
+        self.each(|part| part.wanted = Some(wanted.clone()))
+    }
+
+    /// One share of the source, as a run on several devices reads it.
+    ///
+    /// # Errors
+    /// A rank that does not exist.
+    pub fn sharded(mut self, shard: Shard) -> Result<Self, Error> {
+        shard.check()?;
+        self.shard = shard;
+        Ok(self)
+    }
+
+    /// Its rows in file order, without tokens.
+    ///
+    /// # Errors
+    /// The files cannot be opened, or the source holds encoded examples.
+    pub fn records(&self) -> Result<Records, Error> {
+        Records::new(Arc::new(self.clone()))
+    }
+
+    /// The form of its rows, of a mixture that of its first part; [`Form::Auto`] for rows from memory.
     #[must_use]
     pub fn form(&self) -> Form {
-        self.form
+        self.parts.first().map_or(Form::Auto, |part| part.form)
     }
 
     /// Its name in messages.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
-        &self.file
+        &self.name
     }
 
-    pub(crate) fn is_strict(&self) -> bool {
-        self.strict
+    pub(crate) fn parts(&self) -> &[Part] {
+        &self.parts
     }
 
-    pub(crate) fn range(&self) -> RowRange {
+    pub(crate) fn end(&self) -> MixtureEnd {
+        self.end
+    }
+
+    pub(crate) fn shard(&self) -> Shard {
+        self.shard
+    }
+
+    /// Which rows of a mixture are read, as they are mixed.
+    pub(crate) fn mixed_range(&self) -> RowRange {
         self.rows
     }
 
-    /// A new pass over the selected rows.
-    pub(crate) fn pass(&self) -> Result<Pass, Error> {
-        let rows = match &self.kind {
-            Kind::File(path) => Items::Lines(LineReader::open(path, &self.file)?),
-            Kind::Reader(reader) => {
-                let taken = reader.lock().unwrap_or_else(PoisonError::into_inner).take();
-                Items::Lines(taken.ok_or_else(|| Error::SinglePass { file: self.file.clone() })?)
-            }
-            Kind::Rows(rows) => Items::Memory(rows.len()),
-            Kind::Records(records) => Items::Memory(records.len()),
-            Kind::Examples(examples) => Items::Memory(examples.len()),
-        };
-        Ok(Pass { items: rows, next: 0, range: self.rows })
-    }
-
-    /// What a drawn item says.
-    pub(crate) fn parse(&self, item: Item) -> Result<Parsed, Rejection> {
-        match (item, &self.kind) {
-            (Item::Index(index), Kind::Rows(rows)) => self.remember(index, rows[index].clone().into()),
-            (Item::Index(index), Kind::Records(records)) => self.remember(index, records[index].clone()),
-            (Item::Index(index), Kind::Examples(examples)) => {
-                let example = &examples[index];
-                numbers::check(&self.numbers, &example.numbers)
-                    .and_then(|()| teacher::check_example(self.teacher, example))
-                    .map_err(|fault| fault.at(&example.origin))?;
-                Ok(Parsed::Example(example.clone()))
-            }
-            (Item::Index(_), _) => unreachable!("a pass over lines gives lines"),
-            (Item::Line(line), _) => {
-                let origin = Origin::line(self.file.clone(), line.number);
-                match object(&line).and_then(|object| self.record(&object)) {
-                    Ok(record) => Ok(Parsed::Record(origin, record)),
-                    Err(fault) => Err(fault.at(&origin)),
-                }
-            }
+    /// The selected rows, for messages.
+    pub(crate) fn range(&self) -> RowRange {
+        match self.parts.as_slice() {
+            [part] => part.rows,
+            _ => self.rows,
         }
     }
 
-    fn record(&self, object: &Map<String, Value>) -> Result<Record, Fault> {
-        let row = form::parse(self.form, object, &self.columns)?;
-        let numbers = numbers::read(&self.numbers, &row, object, &self.columns)?;
-        let teacher = teacher::read(self.teacher, &row, object, &self.columns)?;
-        Ok(Record { numbers, teacher, ..Record::from(row) })
+    pub(crate) fn holds_examples(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part.kind, Kind::Examples(_)))
     }
 
-    fn remember(&self, index: usize, record: Record) -> Result<Parsed, Rejection> {
-        let origin = Origin::memory(index as u64 + 1);
-        let checked =
-            numbers::check(&self.numbers, &record.numbers).and_then(|()| teacher::check(self.teacher, &record.teacher));
-        match checked {
-            Ok(()) => Ok(Parsed::Record(origin, record)),
-            Err(fault) => Err(fault.at(&origin)),
+    /// What an item says.
+    pub(crate) fn look_into(&self, item: &Item) -> Result<Met, Rejection> {
+        match self.left_out.as_ref().and_then(|why| why(item.number, &origin(item))) {
+            Some(_) if item.half == Some(Half::Rejected) => Ok(Met::Told),
+            Some(rejection) => Err(rejection),
+            None => self.parts[item.part].look_into(item),
         }
     }
 
-    fn of_lines(file: Arc<str>, kind: Kind, form: Form, columns: Columns, options: &SourceOptions) -> Self {
-        Self {
-            file,
+    fn each(mut self, change: impl Fn(&mut Part)) -> Self {
+        self.parts.iter_mut().for_each(change);
+        self
+    }
+
+    fn of_files(files: Files, options: &SourceOptions) -> Result<Self, Error> {
+        let (form, columns) = inspect(&files, options)?;
+        let name = Arc::clone(files.name());
+        Ok(Self::of_part(name, Kind::Files(files), form, columns, options))
+    }
+
+    fn of_memory(kind: Kind) -> Self {
+        Self::of_part(Origin::memory(0).file, kind, Form::Auto, Columns::default(), &SourceOptions::default())
+    }
+
+    fn of_part(name: Arc<str>, kind: Kind, form: Form, columns: Columns, options: &SourceOptions) -> Self {
+        let part = Part {
+            name: name.clone(),
             kind,
             form,
             columns,
@@ -228,115 +293,44 @@ impl Source {
             strict: options.strict,
             numbers: options.numbers.as_slice().into(),
             teacher: options.teacher,
-        }
+            unpair: options.unpair,
+            left_out: None,
+            wanted: None,
+            weight: 1.0,
+        };
+        let (end, rows, shard) = (MixtureEnd::default(), RowRange::default(), Shard::default());
+        Self { name, parts: vec![part], end, rows, left_out: None, shard }
     }
-
-    fn of_memory(kind: Kind) -> Self {
-        let file = Origin::memory(0).file;
-        Self::of_lines(file, kind, Form::Auto, Columns::default(), &SourceOptions::default())
-    }
 }
 
-/// One selected row, not yet looked into.
-#[derive(Debug)]
-pub(crate) enum Item {
-    Line(Line),
-    /// Of rows in memory.
-    Index(usize),
-}
-
-/// A row looked into.
-#[derive(Debug)]
-pub(crate) enum Parsed {
-    Record(Origin, Record),
-    Example(Example),
-}
-
-/// One pass over the selected rows of a source.
-#[derive(Debug)]
-pub(crate) struct Pass {
-    items: Items,
-    next: u64,
-    range: RowRange,
-}
-
-#[derive(Debug)]
-enum Items {
-    Lines(LineReader),
-    Memory(usize),
-}
-
-impl Pass {
-    pub(crate) fn next_item(&mut self) -> Result<Option<Item>, Error> {
-        loop {
-            if self.range.end.is_some_and(|end| self.next >= end) {
-                return Ok(None);
-            }
-            let item = match &mut self.items {
-                Items::Lines(lines) => lines.next_line()?.map(Item::Line),
-                Items::Memory(count) => {
-                    // A row in memory has an index that fits.
-                    let index = usize::try_from(self.next).unwrap_or(usize::MAX);
-                    (index < *count).then_some(Item::Index(index))
-                }
-            };
-            let Some(item) = item else { return Ok(None) };
-            self.next += 1;
-            if self.next > self.range.start {
-                return Ok(Some(item));
-            }
-        }
-    }
+/// What the object of a row says.
+pub(crate) fn record(part: &Part, object: &Map<String, Value>) -> Result<Record, Fault> {
+    let row = form::parse(part.form, object, &part.columns)?;
+    let numbers = numbers::read(&part.numbers, &row, object, &part.columns)?;
+    let teacher = teacher::read(part.teacher, &row, object, &part.columns)?;
+    Ok(Record { numbers, teacher, ..Record::from(row) })
 }
 
 /// The form of the first row, unless given, and the column mapping.
-fn inspect(file: &Arc<str>, lines: &mut LineReader, options: &SourceOptions) -> Result<(Form, Columns), Error> {
+fn inspect(files: &Files, options: &SourceOptions) -> Result<(Form, Columns), Error> {
     let columns = Columns::new(&options.columns, &options.numbers)?;
-    let Some(first) = lines.peek()? else {
-        return Err(Error::NoRows { file: file.clone() });
+    let Some(first) = files.first()? else {
+        return Err(Error::NoRows { file: Arc::clone(files.name()) });
     };
     let form = match options.form {
-        Form::Auto => detect(file, first, &columns)?,
+        Form::Auto => detect(&first, &columns)?,
         form => form,
     };
     Ok((form, columns))
 }
 
-fn detect(file: &Arc<str>, line: &Line, columns: &Columns) -> Result<Form, Error> {
-    if let LineText::Bytes(bytes) = &line.text
-        && bytes.trim_ascii_start().starts_with(b"[")
-    {
-        return Err(Error::JsonArray { file: file.clone() });
-    }
-    let object = object(line).map_err(|fault| Error::Rejected(fault.at(&Origin::line(file.clone(), line.number))))?;
+fn detect(first: &Raw, columns: &Columns) -> Result<Form, Error> {
+    let object = first.object().map_err(|fault| Error::Rejected(fault.at(&first.origin)))?;
     form::detect(&object, columns).map_err(|(found, expected, hint)| Error::UnknownForm {
-        file: file.clone(),
-        line: line.number,
+        file: Arc::clone(&first.origin.file),
+        line: first.origin.line,
         found,
         expected,
         hint,
     })
-}
-
-fn object(line: &Line) -> Result<Map<String, Value>, Fault> {
-    let bytes = match &line.text {
-        LineText::Bytes(bytes) => bytes,
-        LineText::TooLong(length) => {
-            return Err(Fault::new(Reason::LineTooLong, format!("{length} bytes, at most {MAX_LINE_BYTES} are read")));
-        }
-    };
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        Fault::new(Reason::NotUtf8, format!("byte {} of the line is not UTF-8", error.valid_up_to() + 1))
-    })?;
-    match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Fault::new(Reason::NotJson, format!("column 1: expected an object, found {}", excerpt(text)))),
-        Err(error) => Err(Fault::new(Reason::NotJson, format!("column {}: {}", error.column(), json_message(&error)))),
-    }
-}
-
-/// serde_json's message without its own position, which counts lines from ours.
-fn json_message(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.split(" at line ").next().unwrap_or(&text).to_owned()
 }

@@ -2,44 +2,51 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
+use crate::cursor::Cursor;
 use crate::encode::Encoder;
 use crate::error::{Error, Reason, Rejection};
 use crate::order::{Order, Ordered};
+use crate::part::Met;
+use crate::pass::{Item, Pass};
+use crate::place::Place;
 use crate::report::{Counts, Report};
 use crate::row::Example;
-use crate::source::{Item, Parsed, Source};
+use crate::source::Source;
+use crate::workers::{MOST_WORKERS, Pool};
 
-/// A place in the data that can be saved and returned to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Cursor {
-    /// Passes finished.
-    pub epoch: u64,
-    /// Rows of the source drawn in this pass, rejected ones included.
-    pub consumed: u64,
-    /// Under [`BatchOptions::stratified`](crate::BatchOptions::stratified), for either label (undesirable, desirable) how many
-    /// of the rows drawn last reach back to the oldest one that waits for its step; else 0, and then left out when written.
-    #[serde(default, skip_serializing_if = "nothing_waits")]
-    pub held: [u64; 2],
-}
-
-fn nothing_waits(held: &[u64; 2]) -> bool {
-    *held == [0; 2]
-}
-
-/// The examples of one pass over a source: rows are read, ordered, encoded one at a time; what cannot be used goes to the
-/// report. An iterator that ends with the pass.
+/// The examples of one pass over a source: rows are read, ordered, encoded; what cannot be used goes to the report. An
+/// iterator that ends with the pass.
 #[derive(Debug)]
 pub struct Stream {
-    source: Source,
+    source: Arc<Source>,
     encoder: Arc<Encoder>,
     order: Order,
-    cursor: Cursor,
+    workers: usize,
+    epoch: u64,
+    consumed: u64,
     rows: Option<Ordered>,
+    pool: Option<Pool<Item, Seen>>,
+    /// Reading failed at a row that is not due yet.
+    failed: Option<Error>,
+    /// Rows drawn before the oldest one that may have to be read again; those handed out, unless someone holds rows back.
+    needed: Option<u64>,
     report: Report,
     fresh: Option<Vec<Rejection>>,
+}
+
+/// A row after encoding.
+#[derive(Debug)]
+struct Seen {
+    part: usize,
+    made: Made,
+}
+
+#[derive(Debug)]
+enum Made {
+    Example(Example, Counts),
+    Rejection(Rejection),
+    Elsewhere,
+    Nothing,
 }
 
 impl Stream {
@@ -50,14 +57,33 @@ impl Stream {
     pub fn new(source: Source, encoder: Arc<Encoder>, order: Order) -> Result<Self, Error> {
         order.check()?;
         Ok(Self {
-            source,
+            source: Arc::new(source),
             encoder,
             order,
-            cursor: Cursor::default(),
+            workers: 0,
+            epoch: 0,
+            consumed: 0,
             rows: None,
+            pool: None,
+            failed: None,
+            needed: None,
             report: Report::default(),
             fresh: None,
         })
+    }
+
+    /// The same stream, whose rows are encoded by so many threads ahead of their turn; 0, as at first, for none. Examples,
+    /// report and cursors are the same whatever the number.
+    ///
+    /// # Errors
+    /// More than 256.
+    pub fn with_workers(mut self, workers: usize) -> Result<Self, Error> {
+        if workers > MOST_WORKERS {
+            let expected = "at most 256; about one for each core";
+            return Err(Error::Option { name: "workers", got: workers.to_string(), expected });
+        }
+        self.workers = workers;
+        Ok(self)
     }
 
     /// The next example of this epoch; None at its end.
@@ -65,13 +91,19 @@ impl Stream {
     /// # Errors
     /// Reading fails, a conversation meets a tokenizer without a chat template, or a row cannot be used and the source is strict.
     pub fn next_example(&mut self) -> Result<Option<Example>, Error> {
-        while let Some(item) = self.draw()? {
-            match self.encode(item) {
-                Ok((example, counts)) => {
+        while let Some(Seen { part, made }) = self.next_seen()? {
+            if self.source.parts().len() > 1 && !matches!(made, Made::Nothing) {
+                let name = &self.source.parts()[part].name;
+                self.report.count_of_part(name, matches!(made, Made::Example(..)));
+            }
+            match made {
+                Made::Example(example, counts) => {
                     self.report.keep(counts);
                     return Ok(Some(example));
                 }
-                Err(rejection) => self.set_aside(rejection)?,
+                Made::Rejection(rejection) => self.set_aside(part, rejection)?,
+                Made::Elsewhere => self.report.count_elsewhere(),
+                Made::Nothing => {}
             }
         }
         Ok(None)
@@ -80,33 +112,54 @@ impl Stream {
     /// Where the stream stands.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
-        self.cursor
+        let (epoch, consumed) = (self.epoch, self.consumed);
+        Cursor { epoch, consumed, place: self.place(consumed), ..Cursor::default() }
     }
 
-    /// Goes to a place: rows before it are read again and left unencoded. A stream holds no rows back: `held` is not looked
-    /// at.
+    /// Goes to a saved position. With a [`Place`], rows are read again from there; else from the start of the epoch. They are
+    /// not encoded. A stream holds no rows back: `held` and `skip` are not looked at.
     ///
     /// # Errors
-    /// Reading fails, or the source has fewer rows than the cursor says.
+    /// Reading fails, the source has fewer rows than the cursor says, or other rows than those the place was taken of.
     pub fn resume(&mut self, cursor: Cursor) -> Result<(), Error> {
-        self.rows = None;
-        self.cursor = Cursor { epoch: cursor.epoch, ..Cursor::default() };
-        while self.cursor.consumed < cursor.consumed {
-            self.draw_again(cursor)?;
+        self.go_on_from(&cursor, cursor.consumed)
+    }
+
+    /// Goes to where so many rows of the cursor's epoch were drawn.
+    pub(crate) fn go_on_from(&mut self, cursor: &Cursor, consumed: u64) -> Result<(), Error> {
+        self.begin(cursor.epoch);
+        if let Some(place) = cursor.place.as_ref().filter(|place| place.consumed <= consumed) {
+            self.rows = Some(self.go_to(place, cursor)?);
+            self.consumed = place.consumed;
+        }
+        while self.consumed < consumed {
+            if self.draw()?.is_none() {
+                return Err(self.too_short(cursor));
+            }
+            self.consumed += 1;
         }
         Ok(())
     }
 
-    /// Encodes the next row on the way to a place: None if it was set aside; it is in no report.
-    pub(crate) fn meet_again(&mut self, cursor: Cursor) -> Result<Option<Example>, Error> {
-        let item = self.draw_again(cursor)?;
-        Ok(self.encode(item).ok().map(|(example, _)| example))
+    /// Encodes the next row of a window that was filled before: no example if it was set aside, and None at the end of the
+    /// epoch. It is in no report.
+    pub(crate) fn meet_again(&mut self) -> Result<Option<Option<Example>>, Error> {
+        let Some(item) = self.draw()? else { return Ok(None) };
+        self.consumed += 1;
+        match see(&self.source, &self.encoder, &item).made {
+            Made::Example(example, _) => Ok(Some(Some(example))),
+            _ => Ok(Some(None)),
+        }
+    }
+
+    /// The epoch ended here, before the position.
+    pub(crate) fn too_short(&self, cursor: &Cursor) -> Error {
+        self.only(cursor, self.consumed)
     }
 
     /// Goes to the start of the next epoch.
     pub fn next_epoch(&mut self) {
-        self.rows = None;
-        self.cursor = Cursor { epoch: self.cursor.epoch + 1, ..Cursor::default() };
+        self.begin(self.epoch + 1);
     }
 
     /// What became of the rows met so far.
@@ -134,51 +187,144 @@ impl Stream {
         &self.encoder
     }
 
-    pub(crate) fn count_one_label_step(&mut self) {
-        self.report.one_label_steps += 1;
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
-    fn encode(&self, item: Item) -> Result<(Example, Counts), Rejection> {
-        match self.source.parse(item)? {
-            Parsed::Example(example) => Ok((example, Counts::default())),
-            Parsed::Record(origin, record) => self.encoder.encode_counted(&record, &origin),
+    pub(crate) fn consumed(&self) -> u64 {
+        self.consumed
+    }
+
+    /// The newest place at or before so many drawn rows.
+    pub(crate) fn place(&self, consumed: u64) -> Option<Place> {
+        self.rows.as_ref().and_then(|rows| rows.place(consumed)).cloned()
+    }
+
+    /// Someone holds rows back, the oldest of them after so many drawn ones.
+    pub(crate) fn need(&mut self, consumed: u64) {
+        self.needed = Some(consumed);
+        if let Some(rows) = &mut self.rows {
+            rows.release(consumed);
         }
     }
 
-    /// The next row on the way to a place that was reached before.
-    fn draw_again(&mut self, cursor: Cursor) -> Result<Item, Error> {
-        let rows = self.cursor.consumed;
-        self.draw()?.ok_or_else(|| Error::Cursor {
-            file: self.source.name().clone(),
-            epoch: cursor.epoch,
-            consumed: cursor.consumed,
-            rows,
-        })
+    pub(crate) fn report_mut(&mut self) -> &mut Report {
+        &mut self.report
+    }
+
+    /// The next row in order, encoded here or by threads that are ahead.
+    fn next_seen(&mut self) -> Result<Option<Seen>, Error> {
+        let seen = if self.workers == 0 {
+            self.draw()?.map(|item| see(&self.source, &self.encoder, &item))
+        } else {
+            self.seen_by_workers()?
+        };
+        self.consumed += u64::from(seen.is_some());
+        if self.needed.is_none()
+            && let Some(rows) = &mut self.rows
+        {
+            rows.release(self.consumed);
+        }
+        Ok(seen)
+    }
+
+    fn seen_by_workers(&mut self) -> Result<Option<Seen>, Error> {
+        let mut pool = match self.pool.take() {
+            Some(pool) => pool,
+            None => self.start_workers()?,
+        };
+        while self.failed.is_none() && pool.has_room() {
+            match self.draw() {
+                Ok(Some(item)) => {
+                    let bytes = item.bytes();
+                    pool.give(item, bytes);
+                }
+                Ok(None) => break,
+                Err(error) => self.failed = Some(error),
+            }
+        }
+        let seen = pool.take();
+        self.pool = Some(pool);
+        match seen? {
+            Some(seen) => Ok(Some(seen)),
+            None => self.failed.take().map_or(Ok(None), Err),
+        }
+    }
+
+    fn start_workers(&self) -> Result<Pool<Item, Seen>, Error> {
+        let (source, encoder) = (self.source.clone(), self.encoder.clone());
+        Pool::new(self.workers, move |item: Item| see(&source, &encoder, &item))
     }
 
     fn draw(&mut self) -> Result<Option<Item>, Error> {
         let rows = match &mut self.rows {
             Some(rows) => rows,
-            none => none.insert(Ordered::new(self.source.pass()?, self.order, self.cursor.epoch)),
+            none => none.insert(Ordered::new(Pass::new(self.source.clone())?, self.order, self.epoch)),
         };
-        let item = rows.next_item()?;
-        self.cursor.consumed += u64::from(item.is_some());
-        Ok(item)
+        rows.next_item()
     }
 
-    fn set_aside(&mut self, rejection: Rejection) -> Result<(), Error> {
+    /// The start of an epoch.
+    fn begin(&mut self, epoch: u64) {
+        self.rows = None;
+        // Rows that were read ahead are not those of another place.
+        self.pool.take_if(|pool| !pool.is_idle());
+        self.failed = None;
+        self.needed = None;
+        (self.epoch, self.consumed) = (epoch, 0);
+    }
+
+    fn go_to(&self, place: &Place, cursor: &Cursor) -> Result<Ordered, Error> {
+        let pass = Pass::at(self.source.clone(), &place.pass)?;
+        let ordered = pass.map(|pass| Ordered::new(pass, self.order, cursor.epoch).go_to(place)).transpose()?;
+        ordered.flatten().map_or_else(|| Err(self.other_source(cursor)), Ok)
+    }
+
+    /// Why a place does not fit: too few rows, or other ones.
+    fn other_source(&self, cursor: &Cursor) -> Error {
+        let count = || -> Result<u64, Error> {
+            let mut pass = Pass::new(self.source.clone())?;
+            while pass.items() < cursor.consumed && pass.next_item()?.is_some() {}
+            Ok(pass.items())
+        };
+        match count() {
+            Ok(rows) if rows < cursor.consumed => self.only(cursor, rows),
+            _ => Error::Changed { file: self.source.name().clone(), epoch: cursor.epoch, consumed: cursor.consumed },
+        }
+    }
+
+    fn only(&self, cursor: &Cursor, rows: u64) -> Error {
+        let file = self.source.name().clone();
+        Error::Cursor { file, epoch: cursor.epoch, consumed: cursor.consumed, rows }
+    }
+
+    fn set_aside(&mut self, part: usize, rejection: Rejection) -> Result<(), Error> {
         if rejection.reason == Reason::NoChatTemplate {
             return Err(Error::NoChatTemplate { origin: rejection.origin });
         }
-        if self.source.is_strict() {
+        if self.source.parts()[part].strict {
             return Err(Error::Rejected(rejection));
         }
-        if let Some(fresh) = self.fresh.as_mut().filter(|_| self.cursor.epoch == 0) {
+        if let Some(fresh) = self.fresh.as_mut().filter(|_| self.epoch == 0) {
             fresh.push(rejection.clone());
         }
         self.report.reject(rejection);
         Ok(())
     }
+}
+
+fn see(source: &Source, encoder: &Encoder, item: &Item) -> Seen {
+    let made = match source.look_into(item) {
+        Ok(Met::Example(example)) => Made::Example(example, Counts::default()),
+        Ok(Met::Record(origin, record)) => match encoder.encode_counted(&record, &origin) {
+            Ok((example, counts)) => Made::Example(example, counts),
+            Err(rejection) => Made::Rejection(rejection),
+        },
+        Ok(Met::Elsewhere) => Made::Elsewhere,
+        Ok(Met::Told) => Made::Nothing,
+        Err(rejection) => Made::Rejection(rejection),
+    };
+    Seen { part: item.part, made }
 }
 
 impl Iterator for Stream {

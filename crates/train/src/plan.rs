@@ -379,6 +379,7 @@ impl Plan {
                 Teacher::LogProbs => TeacherColumn::LogProbs,
                 Teacher::WithReference => TeacherColumn::WithReference,
             },
+            ..SourceOptions::default()
         }
     }
 

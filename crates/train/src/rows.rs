@@ -33,6 +33,7 @@ pub(crate) fn training_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Need
         last_step: last_step(mismatched),
         mismatched,
         stratified: plan.data.stratified,
+        ..BatchOptions::default()
     };
     Batches::new(source(plan)?, encoder.clone(), options).map_err(|error| match error {
         candlewick_data::Error::Option { name: "stratified", got, expected } => {
@@ -73,7 +74,7 @@ pub(crate) fn evaluation_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Ne
         epochs: Some(1),
         last_step: LastStep::Keep,
         mismatched,
-        stratified: false,
+        ..BatchOptions::default()
     };
     Ok(Batches::new(Source::open(&rows)?, encoder.clone(), options)?)
 }

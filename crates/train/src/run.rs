@@ -87,7 +87,7 @@ impl Bookmark {
 }
 
 /// How far a run has come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
     /// Where the next step begins in the data.
@@ -184,11 +184,11 @@ impl Run {
         run.trainer.restore(&checkpoint)?;
         run.place = bookmark.place;
         run.saved = Some(step);
-        run.batches.resume(bookmark.place.cursor)?;
+        run.batches.resume(run.place.cursor.clone())?;
         let directory = checkpoints(&run.plan.output.dir);
         checkpoint::sweep(&directory)?;
         checkpoint::set_aside_after(&directory, step)?;
-        run.log.truncate(step, bookmark.place.evaluated)?;
+        run.log.truncate(step, run.place.evaluated)?;
         run.rejected.truncate(bookmark.rejected)?;
         run.write_plan()?;
         let threads = run.threads();
@@ -377,7 +377,7 @@ impl Run {
         }
         let bookmark = Bookmark {
             plan: self.plan.to_json(),
-            place: self.place,
+            place: self.place.clone(),
             total_steps: self.total_steps,
             data: self.data.clone(),
             rejected: self.rejected.length(),
@@ -420,7 +420,7 @@ impl Run {
 
     /// How far the run has come.
     pub fn place(&self) -> Place {
-        self.place
+        self.place.clone()
     }
 
     /// What became of the training rows met so far.

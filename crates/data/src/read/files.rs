@@ -1,0 +1,150 @@
+//! What a path stands for: files in order, each with its format.
+
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::array::Array;
+use super::input::{self, Input, beyond};
+use super::lines::Lines;
+use super::sniff::{self, Compression, Format};
+use super::table::Table;
+use super::{Position, Raw, Reader, Rows, places};
+use crate::error::Error;
+
+/// The files of a source in the order they are read, or one stream; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    name: Arc<str>,
+    list: Arc<[DataFile]>,
+    /// Of a stream, until its pass is taken.
+    stream: Option<Arc<Mutex<Option<Reader>>>>,
+}
+
+/// One file.
+#[derive(Clone, Debug)]
+pub(crate) struct DataFile {
+    path: PathBuf,
+    name: Arc<str>,
+    format: Format,
+    compression: Compression,
+}
+
+impl Files {
+    /// What a path stands for: a file, every data file below a directory, the files of a glob, or `-` for standard input;
+    /// of these, where a split is named, those of the split.
+    pub(crate) fn open(path: &Path, split: Option<&str>) -> Result<Self, Error> {
+        let name: Arc<str> = path.to_string_lossy().into();
+        if path.as_os_str() == "-" {
+            return Self::of_reader(BufReader::with_capacity(1 << 18, io::stdin()), "<stdin>");
+        }
+        let list = places::find(path, split)?.into_iter().map(DataFile::open).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { name, list: list.into(), stream: None })
+    }
+
+    /// A reader, which can be read once.
+    pub(crate) fn of_reader(reader: impl BufRead + Send + 'static, name: &str) -> Result<Self, Error> {
+        let name: Arc<str> = name.into();
+        let (file, input) = DataFile::of(PathBuf::from(&*name), Box::new(reader))?;
+        let list: Arc<[DataFile]> = [file.clone()].into();
+        let reader = Reader::of_rows(Arc::clone(&list), file.rows_of_input(input)?);
+        Ok(Self { name, list, stream: Some(Arc::new(Mutex::new(Some(reader)))) })
+    }
+
+    /// The path as it was given, for messages.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The first row, which the pass will give again; None when there is none.
+    pub(crate) fn first(&self) -> Result<Option<Raw>, Error> {
+        let Some(stream) = &self.stream else {
+            return self.pass()?.next_raw();
+        };
+        let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+        match stream.as_mut() {
+            Some(reader) => Ok(reader.peek()?.cloned()),
+            None => Err(Error::SinglePass { file: Arc::clone(&self.name) }),
+        }
+    }
+
+    /// A pass from the first row on.
+    pub(crate) fn pass(&self) -> Result<Reader, Error> {
+        self.pass_at(Position::default())
+    }
+
+    /// A pass from a place on that a [`Reader`] of these files told.
+    pub(crate) fn pass_at(&self, at: Position) -> Result<Reader, Error> {
+        if usize::try_from(at.file).map_or(true, |file| file >= self.list.len()) {
+            return Err(beyond(&self.name, u64::from(at.file) + 1, self.list.len() as u64));
+        }
+        let Some(stream) = &self.stream else {
+            return Reader::at(Arc::clone(&self.list), at);
+        };
+        let taken = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut reader = taken.ok_or_else(|| Error::SinglePass { file: Arc::clone(&self.name) })?;
+        reader.pass_over(at)?;
+        Ok(reader)
+    }
+}
+
+impl DataFile {
+    fn open(path: PathBuf) -> Result<Self, Error> {
+        let opened = BufReader::with_capacity(sniff::HEAD, input::open(&path)?);
+        Ok(Self::of(path, Box::new(opened))?.0)
+    }
+
+    /// What a file is, told from its beginning, and its bytes.
+    fn of(path: PathBuf, inner: Box<dyn BufRead + Send>) -> Result<(Self, Input), Error> {
+        let name: Arc<str> = path.to_string_lossy().into();
+        let (head, inner) = input::head(inner);
+        let compression = sniff::compression(&head);
+        let mut input = Input::new(&name, inner, compression)?;
+        let format = sniff::format(&name, &path, &input.head(), compression)?;
+        Ok((Self { path, name, format, compression }, input))
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Its rows from a place on.
+    pub(crate) fn rows(&self, offset: u64, line: u64) -> Result<Box<dyn Rows>, Error> {
+        let input = |offset| Input::open(&self.path, &self.name, self.compression, offset);
+        match self.format {
+            Format::Empty | Format::Lines => Ok(Box::new(Lines::new(input(offset)?, line))),
+            Format::Array => Ok(Box::new(Array::new(input(offset)?, line))),
+            Format::Table { delimiter } => {
+                let mut table = Table::new(input(0)?, delimiter)?;
+                if offset > 0 {
+                    table.go_to(input(offset)?, line);
+                }
+                Ok(Box::new(table))
+            }
+            Format::Parquet | Format::ArrowFile | Format::ArrowStream => self.columnar(offset),
+        }
+    }
+
+    /// Rows of a stream from its start.
+    fn rows_of_input(&self, input: Input) -> Result<Box<dyn Rows>, Error> {
+        match self.format {
+            Format::Empty | Format::Lines => Ok(Box::new(Lines::new(input, 0))),
+            Format::Array => Ok(Box::new(Array::new(input, 0))),
+            Format::Table { delimiter } => Ok(Box::new(Table::new(input, delimiter)?)),
+            Format::Parquet | Format::ArrowFile | Format::ArrowStream => self.columnar_of_input(input),
+        }
+    }
+
+    // Without the feature no file has such a format: `sniff` refuses it.
+    fn columnar(&self, _: u64) -> Result<Box<dyn Rows>, Error> {
+        Err(self.no_columnar())
+    }
+
+    fn columnar_of_input(&self, _: Input) -> Result<Box<dyn Rows>, Error> {
+        Err(self.no_columnar())
+    }
+
+    fn no_columnar(&self) -> Error {
+        Error::Format { file: Arc::clone(&self.name), message: "build with the feature `columnar`".to_owned() }
+    }
+}

@@ -1,0 +1,124 @@
+//! Splits of a data set told from the names of its files, as `datasets` tells them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+
+/// Stands for every file whatever its split.
+const ALL: &str = "all";
+
+/// A split and the words that stand for it in names.
+const KEYWORDS: [(&str, &[&str]); 3] = [
+    ("train", &["train", "training"]),
+    ("validation", &["validation", "valid", "dev", "val"]),
+    ("test", &["test", "testing", "eval", "evaluation"]),
+];
+
+/// Of files found under a place, those of a split; without one, all of them if they are of one.
+pub(crate) fn select(
+    place: &str,
+    base: &Path,
+    found: Vec<PathBuf>,
+    split: Option<&str>,
+) -> Result<Vec<PathBuf>, Error> {
+    let of = |path: &PathBuf| split_of(path.strip_prefix(base).unwrap_or(path));
+    let splits: BTreeSet<Option<String>> = found.iter().map(of).collect();
+    let named = listed(&splits);
+    let wrong = |message| Error::NoFiles { place: place.to_owned(), message };
+    match split {
+        Some(ALL) => Ok(found),
+        None if splits.len() <= 1 => Ok(found),
+        None => Err(wrong(format!(
+            "its files are of several splits ({named}); name the one to read, or `{ALL}` for every file"
+        ))),
+        Some(asked) => {
+            let asked = canonical(asked);
+            // Files without the name of a split are those to train on.
+            let selected: Vec<PathBuf> =
+                found.into_iter().filter(|path| of(path).unwrap_or_else(|| "train".to_owned()) == asked).collect();
+            if selected.is_empty() {
+                return Err(wrong(format!("it has no split `{asked}`, only {named}")));
+            }
+            Ok(selected)
+        }
+    }
+}
+
+/// Whether one file can be of a split.
+pub(crate) fn check(place: &str, path: &Path, split: &str) -> Result<(), Error> {
+    let found = path.file_name().and_then(|name| split_of(Path::new(name)));
+    match found {
+        Some(found) if split != ALL && found != canonical(split) => Err(Error::NoFiles {
+            place: place.to_owned(),
+            message: format!("it is a file of the split `{found}`, `{split}` was asked for; name its file or directory"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn listed(splits: &BTreeSet<Option<String>>) -> String {
+    let words: Vec<&str> = splits.iter().map(|split| split.as_deref().unwrap_or("files without a split in the name")).collect();
+    words.join(", ")
+}
+
+fn canonical(split: &str) -> String {
+    let known = KEYWORDS.iter().find(|(_, words)| words.contains(&split.to_lowercase().as_str()));
+    known.map_or(split, |(name, _)| name).to_owned()
+}
+
+/// The split that a path names: by `train-00000-of-00002`, by a word of the file's name, by a directory's name.
+fn split_of(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_string_lossy().into_owned();
+    let stem = name.split('.').next().unwrap_or(&name);
+    if let Some(prefix) = sharded(stem).filter(|prefix| *prefix != "data") {
+        return Some(canonical(prefix));
+    }
+    let directories = path.parent().into_iter().flat_map(Path::components).map(|part| part.as_os_str().to_string_lossy());
+    let found = std::iter::once(stem.into()).chain(directories.collect::<Vec<_>>().into_iter().rev());
+    found.into_iter().find_map(|part: std::borrow::Cow<'_, str>| keyword(&part).map(str::to_owned))
+}
+
+/// What stands before `-00000-of-00002`.
+fn sharded(stem: &str) -> Option<&str> {
+    let digits = |text: &str| text.len() >= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (before, count) = stem.rsplit_once("-of-")?;
+    // A fingerprint may follow.
+    let count = count.split('-').next().unwrap_or(count);
+    let (prefix, index) = before.rsplit_once('-')?;
+    (digits(count) && digits(index)).then_some(prefix)
+}
+
+/// The split of the first word that names one.
+fn keyword(text: &str) -> Option<&'static str> {
+    let lower = text.to_lowercase();
+    let mut words = lower.split(|character: char| matches!(character, '-' | '.' | '_' | ' ') || character.is_ascii_digit());
+    words.find_map(|word| KEYWORDS.iter().find(|(_, keys)| keys.contains(&word)).map(|(name, _)| *name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_splits_as_datasets_does() {
+        let split = |path: &str| split_of(Path::new(path));
+        for (path, expected) in [
+            ("train.jsonl", Some("train")),
+            ("data/train-00000-of-00001.parquet", Some("train")),
+            ("data/train-00000-of-00001-5e66e2e0bb0ba2b2.parquet", Some("train")),
+            ("data/train_prefs-00000-of-00001.parquet", Some("train_prefs")),
+            ("data/human-00003-of-00010.parquet", Some("human")),
+            ("dev/a.csv", Some("validation")),
+            ("my-val_2.json.gz", Some("validation")),
+            ("test/data-00000-of-00001.arrow", Some("test")),
+            ("data-00000-of-00001.arrow", None),
+            ("pairs.jsonl", None),
+            ("latest.jsonl", None),
+            ("pretrained.jsonl", None),
+            ("helpful-base/test.jsonl.gz", Some("test")),
+        ] {
+            assert_eq!(split(path).as_deref(), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! CSV and TSV as RFC 4180 has it: a header, then rows of as many cells; a cell in quotes may hold anything.
+
+use std::io::BufRead;
+use std::sync::Arc;
+
+use super::input::Input;
+use super::{MAX_LINE_BYTES, Raw, RawText, Rows, Start, sniff};
+use crate::error::{Error, Reason, excerpt};
+use crate::row::{Origin, Unit};
+
+/// The rows of a table after its header.
+pub(crate) struct Table {
+    input: Input,
+    delimiter: u8,
+    /// For each column `"name":`; None for a column without a name, which is left out.
+    keys: Vec<Option<Vec<u8>>>,
+    names: Vec<String>,
+    /// Rows read.
+    number: u64,
+    limit: usize,
+}
+
+/// What stands between two breaks outside quotes.
+#[derive(Debug, Default)]
+struct Record {
+    /// The cells one after the other.
+    text: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
+    /// Bytes, breaks and quotes included.
+    length: u64,
+    /// A cell, counted from 0, after whose closing quote something stands.
+    after_quote: Option<usize>,
+    /// No delimiter and no quote.
+    plain: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Start,
+    Unquoted,
+    Quoted,
+    /// After a quote in a quoted cell: its end, or the first of two that stand for one.
+    Quote,
+    /// After a carriage return outside quotes.
+    Return,
+}
+
+impl Table {
+    /// A table from its beginning.
+    pub(crate) fn new(input: Input, delimiter: u8) -> Result<Self, Error> {
+        let mut table =
+            Self { input, delimiter, keys: Vec::new(), names: Vec::new(), number: 0, limit: MAX_LINE_BYTES };
+        table.read_header()?;
+        Ok(table)
+    }
+
+    /// The same table from the end of a row on, of which `number` stand before.
+    pub(crate) fn go_to(&mut self, input: Input, number: u64) {
+        self.input = input;
+        self.number = number;
+    }
+
+    fn read_header(&mut self) -> Result<(), Error> {
+        // A small buffer may hold less than the mark; files are read through large ones.
+        let mark = self.input.fill_buf().is_ok_and(|chunk| chunk.starts_with(sniff::BYTE_ORDER_MARK));
+        if mark {
+            self.input.consume(sniff::BYTE_ORDER_MARK.len());
+        }
+        let Some(record) = self.record()? else { return Ok(()) };
+        self.names = record.cells().map(|cell| String::from_utf8_lossy(cell).trim().to_owned()).collect();
+        let wrong = |message| Error::Format { file: Arc::clone(self.input.file()), message };
+        if record.length > self.limit as u64 {
+            return Err(wrong(format!("its header is {} bytes long; {NO_HEADER}", record.length)));
+        }
+        check(&self.names, self.delimiter).map_err(wrong)?;
+        let key = |name: &String| (!name.is_empty()).then(|| [json(name).as_slice(), b":"].concat());
+        self.keys = self.names.iter().map(key).collect();
+        Ok(())
+    }
+
+    fn origin(&self) -> Origin {
+        Origin { file: Arc::clone(self.input.file()), line: self.number + 1, unit: Unit::Row }
+    }
+
+    /// The next record that is no blank line; None at the end.
+    fn record(&mut self) -> Result<Option<Record>, Error> {
+        loop {
+            let Some(record) = self.read_record()? else { return Ok(None) };
+            if !(record.plain && record.text.trim_ascii().is_empty() && record.length <= self.limit as u64) {
+                return Ok(Some(record));
+            }
+        }
+    }
+
+    fn read_record(&mut self) -> Result<Option<Record>, Error> {
+        let mut record = Record { plain: true, ..Record::default() };
+        let mut state = State::Start;
+        loop {
+            // The borrow of an answer in hand would outlive the error's need of `self`.
+            if let Err(error) = self.input.fill_buf() {
+                return Err(self.input.failure(error, self.origin()));
+            }
+            let chunk = self.input.fill_buf().unwrap_or_default();
+            if chunk.is_empty() {
+                return self.end_of_file(record, state);
+            }
+            let (taken, done) = record.feed(chunk, &mut state, self.delimiter, self.limit);
+            self.input.consume(taken);
+            record.length += taken as u64;
+            if done {
+                return Ok(Some(record));
+            }
+        }
+    }
+
+    fn end_of_file(&self, mut record: Record, state: State) -> Result<Option<Record>, Error> {
+        match state {
+            State::Quoted => Err(Error::Broken {
+                origin: self.origin(),
+                message: format!(
+                    "the file ends inside the quotes of cell {}; close them, a quote inside a cell is written twice, or \
+                     copy the file again if it was cut short",
+                    record.ends.len() + 1
+                ),
+            }),
+            State::Start if record.length == 0 => Ok(None),
+            State::Return => Ok(Some(record)),
+            _ => {
+                record.end_cell();
+                Ok(Some(record))
+            }
+        }
+    }
+
+    /// A record as the text of an object.
+    fn text(&self, record: &Record) -> RawText {
+        if record.length > self.limit as u64 {
+            return RawText::TooLong(record.length);
+        }
+        let malformed = |detail| RawText::Fault(Reason::MalformedRow, detail);
+        let column = |index: usize| self.names.get(index).map_or("", String::as_str);
+        if let Some(cell) = record.after_quote {
+            return malformed(format!(
+                "text follows the closing quote of cell {} (`{}`); a quote inside a quoted cell is written twice",
+                cell + 1,
+                column(cell)
+            ));
+        }
+        if record.ends.len() != self.names.len() {
+            return malformed(format!(
+                "{} cell(s), the header has {}; a cell that holds a delimiter or a line break has to stand in quotes",
+                record.ends.len(),
+                self.names.len()
+            ));
+        }
+        let mut bytes = Vec::with_capacity(record.text.len() + record.text.len() / 8 + 16 * self.keys.len());
+        bytes.push(b'{');
+        for (index, (cell, key)) in record.cells().zip(&self.keys).enumerate() {
+            let Some(key) = key else { continue };
+            let cell = match std::str::from_utf8(cell) {
+                Ok(cell) if cell.contains('\0') => {
+                    return malformed(format!("column `{}` holds a NUL byte; the file was damaged, copy it again", column(index)));
+                }
+                Ok(cell) => cell,
+                Err(error) => {
+                    let place = error.valid_up_to() + 1;
+                    let detail = format!(
+                        "byte {place} of column `{}` is not UTF-8; save the file as UTF-8",
+                        column(index)
+                    );
+                    return RawText::Fault(Reason::NotUtf8, detail);
+                }
+            };
+            if bytes.len() > 1 {
+                bytes.push(b',');
+            }
+            bytes.extend_from_slice(key);
+            bytes.extend_from_slice(&if cell.is_empty() { b"null".to_vec() } else { json(cell) });
+        }
+        bytes.push(b'}');
+        RawText::Json { bytes, start: Start::Line }
+    }
+}
+
+impl Rows for Table {
+    fn next_raw(&mut self) -> Result<Option<Raw>, Error> {
+        let Some(record) = self.record()? else { return Ok(None) };
+        let raw = Raw { origin: self.origin(), text: self.text(&record) };
+        self.number += 1;
+        Ok(Some(raw))
+    }
+
+    fn place(&self) -> (u64, u64) {
+        (self.input.offset(), self.number)
+    }
+}
+
+impl Record {
+    fn cells(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| self.text.get(start..*end).unwrap_or_default())
+    }
+
+    fn end_cell(&mut self) {
+        self.ends.push(self.text.len());
+    }
+
+    /// Takes bytes up to the end of the record: how many, and whether it ended.
+    fn feed(&mut self, chunk: &[u8], state: &mut State, delimiter: u8, limit: usize) -> (usize, bool) {
+        let mut at = 0;
+        while let Some(&byte) = chunk.get(at) {
+            if *state == State::Return {
+                // A line feed belongs to the carriage return before it.
+                return (at + usize::from(byte == b'\n'), true);
+            }
+            let special = byte == b'"' || (*state != State::Quoted && (byte == delimiter || byte == b'\n' || byte == b'\r'));
+            if !special {
+                let rest = chunk.get(at..).unwrap_or_default();
+                let quoted = *state == State::Quoted;
+                let plain = |byte: &u8| *byte == b'"' || (!quoted && (*byte == delimiter || *byte == b'\n' || *byte == b'\r'));
+                let run = rest.iter().position(plain).unwrap_or(rest.len());
+                self.hold(rest.get(..run).unwrap_or(rest), state, limit, self.length + at as u64);
+                at += run;
+                continue;
+            }
+            at += 1;
+            match (byte, *state) {
+                (b'"', State::Start) => {
+                    self.plain = false;
+                    *state = State::Quoted;
+                }
+                (b'"', State::Quoted) => *state = State::Quote,
+                (b'"', State::Quote) => {
+                    self.hold(b"\"", &mut State::Quoted, limit, self.length + at as u64);
+                    *state = State::Quoted;
+                }
+                // A quote in a cell that does not begin with one stands for itself.
+                (b'"', _) => self.hold(b"\"", state, limit, self.length + at as u64),
+                (b'\n', _) => {
+                    self.end_cell();
+                    return (at, true);
+                }
+                (b'\r', _) => {
+                    self.end_cell();
+                    *state = State::Return;
+                }
+                _ => {
+                    self.plain = false;
+                    self.end_cell();
+                    *state = State::Start;
+                }
+            }
+        }
+        (at, false)
+    }
+
+    /// Keeps bytes of a cell as long as the record is short enough to be used.
+    fn hold(&mut self, bytes: &[u8], state: &mut State, limit: usize, read: u64) {
+        match *state {
+            State::Start => *state = State::Unquoted,
+            State::Quote => {
+                self.after_quote.get_or_insert(self.ends.len());
+                *state = State::Unquoted;
+            }
+            _ => {}
+        }
+        if read + bytes.len() as u64 <= limit as u64 {
+            self.text.extend_from_slice(bytes);
+        } else {
+            self.text = Vec::new();
+        }
+    }
+}
+
+const NO_HEADER: &str = "the first row has to hold the names of the columns";
+
+/// Whether the first row can be the header.
+fn check(names: &[String], delimiter: u8) -> Result<(), String> {
+    const LONG: usize = 200;
+    if let [only] = names
+        && let Some(other) = [',', ';', '\t', '|'].into_iter().find(|&other| other != char::from(delimiter) && only.contains(other))
+    {
+        return Err(format!(
+            "its first row {} seems to be separated by {other:?}, expected {:?}; .csv files are separated by commas, .tsv \
+             files by tabs",
+            excerpt(only),
+            char::from(delimiter)
+        ));
+    }
+    if let Some(name) = names.iter().find(|name| name.len() > LONG || name.contains('\n')) {
+        return Err(format!("its first row holds {}, which is no name of a column; {NO_HEADER}", excerpt(name)));
+    }
+    if names.iter().all(|name| name.parse::<f64>().is_ok()) {
+        return Err(format!("its first row holds only numbers; {NO_HEADER}"));
+    }
+    // The first name is empty where pandas writes its index.
+    if let Some(index) = names.iter().skip(1).position(String::is_empty) {
+        return Err(format!("column {} has no name; {NO_HEADER}", index + 2));
+    }
+    let twice = names.iter().enumerate().find(|(index, name)| names.iter().take(*index).any(|before| before == *name));
+    match twice {
+        Some((index, name)) => Err(format!("column {} is named {name:?} as one before; rename it", index + 1)),
+        None => Ok(()),
+    }
+}
+
+fn json(text: &str) -> Vec<u8> {
+    serde_json::Value::from(text).to_string().into_bytes()
+}
