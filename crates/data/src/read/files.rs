@@ -56,6 +56,11 @@ impl Files {
         &self.name
     }
 
+    #[cfg(test)]
+    pub(crate) fn list(&self) -> &[DataFile] {
+        &self.list
+    }
+
     /// The first row, which the pass will give again; None when there is none.
     pub(crate) fn first(&self) -> Result<Option<Raw>, Error> {
         let Some(stream) = &self.stream else {
@@ -135,15 +140,41 @@ impl DataFile {
         }
     }
 
+    #[cfg(feature = "columnar")]
+    fn columnar(&self, row: u64) -> Result<Box<dyn Rows>, Error> {
+        use super::{arrow::Messages, parquet::Groups};
+        match (self.format, self.compression) {
+            (Format::Parquet, _) => Ok(Box::new(Groups::open(&self.path, &self.name, row)?)),
+            (_, compression) => {
+                let input = Input::open(&self.path, &self.name, compression, 0)?;
+                Ok(Box::new(Messages::new(input, row)?))
+            }
+        }
+    }
+
+    #[cfg(feature = "columnar")]
+    fn columnar_of_input(&self, input: Input) -> Result<Box<dyn Rows>, Error> {
+        match self.format {
+            Format::Parquet => Err(Error::Format {
+                file: Arc::clone(&self.name),
+                message: "Parquet is read from its end and cannot be read from a stream; save it to a file".to_owned(),
+            }),
+            _ => Ok(Box::new(super::arrow::Messages::new(input, 0)?)),
+        }
+    }
+
     // Without the feature no file has such a format: `sniff` refuses it.
+    #[cfg(not(feature = "columnar"))]
     fn columnar(&self, _: u64) -> Result<Box<dyn Rows>, Error> {
         Err(self.no_columnar())
     }
 
+    #[cfg(not(feature = "columnar"))]
     fn columnar_of_input(&self, _: Input) -> Result<Box<dyn Rows>, Error> {
         Err(self.no_columnar())
     }
 
+    #[cfg(not(feature = "columnar"))]
     fn no_columnar(&self) -> Error {
         Error::Format { file: Arc::clone(&self.name), message: "build with the feature `columnar`".to_owned() }
     }

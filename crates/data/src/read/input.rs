@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flate2::bufread::MultiGzDecoder;
@@ -19,6 +19,8 @@ pub(crate) struct Input {
     inner: Box<dyn BufRead + Send>,
     compression: Compression,
     offset: u64,
+    /// Of a file that can be opened at any of its bytes.
+    path: Option<PathBuf>,
 }
 
 impl Input {
@@ -29,7 +31,7 @@ impl Input {
         compression: Compression,
     ) -> Result<Self, Error> {
         let inner = decompress(file, inner, compression)?;
-        Ok(Self { file: Arc::clone(file), inner, compression, offset: 0 })
+        Ok(Self { file: Arc::clone(file), inner, compression, offset: 0, path: None })
     }
 
     /// A file from some byte of its uncompressed text on.
@@ -37,6 +39,7 @@ impl Input {
         let mut opened = open(path)?;
         if compression != Compression::None || offset == 0 {
             let mut input = Self::new(file, Box::new(BufReader::with_capacity(BUFFER, opened)), compression)?;
+            input.path = (compression == Compression::None).then(|| path.to_owned());
             input.advance(offset)?;
             return Ok(input);
         }
@@ -47,7 +50,7 @@ impl Input {
         }
         opened.seek(SeekFrom::Start(offset)).map_err(cannot_open)?;
         let inner = Box::new(BufReader::with_capacity(BUFFER, opened));
-        Ok(Self { file: Arc::clone(file), inner, compression, offset })
+        Ok(Self { file: Arc::clone(file), inner, compression, offset, path: Some(path.to_owned()) })
     }
 
     #[cfg(test)]
@@ -88,6 +91,21 @@ impl Input {
             self.consume(available.min(left));
         }
         Ok(())
+    }
+
+    /// Goes to an offset further on: at once in a plain file, by reading in a stream.
+    #[cfg(feature = "columnar")]
+    pub(crate) fn jump(&mut self, offset: u64) -> Result<(), Error> {
+        match self.path.take() {
+            Some(path) if offset - self.offset > BUFFER as u64 => {
+                *self = Self::open(&path, &self.file, self.compression, offset)?;
+                Ok(())
+            }
+            path => {
+                self.path = path;
+                self.advance(offset)
+            }
+        }
     }
 
     /// Appends bytes up to and with a mark, or up to a limit, or to the end; how many.

@@ -3,9 +3,15 @@
 //! [`Files`] is what a path stands for; a [`Reader`] is one pass over it; a [`Position`] is a place between two rows.
 
 mod array;
+#[cfg(feature = "columnar")]
+mod arrow;
+#[cfg(feature = "columnar")]
+mod columns;
 mod files;
 mod input;
 mod lines;
+#[cfg(feature = "columnar")]
+mod parquet;
 mod places;
 mod sniff;
 mod splits;
@@ -192,3 +198,6 @@ impl Reader {
         Position { file: u32::try_from(self.file).unwrap_or(u32::MAX), offset, line }
     }
 }
+
+#[cfg(test)]
+mod tests;
