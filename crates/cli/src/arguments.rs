@@ -194,6 +194,9 @@ pub(crate) struct BenchData {
     /// Where a completion begins: by one tokenization, or by TRL's rule of two
     #[arg(long, value_enum, default_value = "offsets")]
     pub(crate) boundary: BenchBoundary,
+    /// Threads that tokenize; 0 for none beside the one that reads
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
+    pub(crate) workers: usize,
     /// Print one JSON line
     #[arg(long)]
     pub(crate) json: bool,

@@ -21,7 +21,7 @@ pub(crate) fn data(arguments: &BenchData) -> Result<()> {
 
     let start = Instant::now();
     let source = Source::open(&SourceOptions::new(&arguments.data))?;
-    let mut stream = Stream::new(source, encoder, Order::File)?;
+    let mut stream = Stream::new(source, encoder, Order::File)?.with_workers(arguments.workers)?;
     let mut tokens = 0;
     while let Some(example) = stream.next_example()? {
         tokens += sequence_tokens(&example);
@@ -34,7 +34,7 @@ pub(crate) fn data(arguments: &BenchData) -> Result<()> {
     let peak = memory::peak_bytes();
     if arguments.json {
         let line = json!({
-            "peer": "candlewick", "boundary": format!("{boundary:?}"), "rows": rows, "kept": report.kept, "tokens": tokens,
+            "peer": "candlewick", "workers": arguments.workers, "boundary": format!("{boundary:?}"), "rows": rows, "kept": report.kept, "tokens": tokens,
             "seconds": seconds, "rows_per_s": rows_per_s, "tokens_per_s": tokens as f64 / seconds,
             "rejected": report.rejected.iter().map(|rejection| rejection.origin.line).collect::<Vec<_>>(),
             "peak_rss_mb": peak.map(|bytes| bytes as f64 / f64::from(1 << 20)),

@@ -43,8 +43,8 @@
 //! crate knows no tensor and no device, prints nothing, and starts no thread unless asked for workers.
 
 mod batches;
-mod byte_level;
 mod bucket;
+mod byte_level;
 mod cursor;
 mod describe;
 mod edits;

@@ -11,7 +11,8 @@ use common::{SMALL, Small, encoder};
 
 /// Decoded prompt and completions of every row, and where it came from.
 fn rows(options: &SourceOptions) -> Vec<(Vec<String>, u64, Unit)> {
-    let encoder = encoder(Small { chat: true, ..SMALL }, EncodeOptions { max_length: None, ..EncodeOptions::default() });
+    let encoder =
+        encoder(Small { chat: true, ..SMALL }, EncodeOptions { max_length: None, ..EncodeOptions::default() });
     let stream = Stream::new(Source::open(options).unwrap(), encoder.clone(), Order::File).unwrap();
     stream
         .map(|example| {
@@ -37,22 +38,37 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-const PAIRS: [&str; 2] =
-    [r#"{"prompt": "p, \"q\"", "chosen": "a", "rejected": "b"}"#, r#"{"prompt": "r", "chosen": "c\nd", "rejected": "e"}"#];
+const PAIRS: [&str; 2] = [
+    r#"{"prompt": "p, \"q\"", "chosen": "a", "rejected": "b"}"#,
+    r#"{"prompt": "r", "chosen": "c\nd", "rejected": "e"}"#,
+];
 
 #[test]
 fn lines_arrays_and_tables_agree() {
     let dir = tempfile::tempdir().unwrap();
     let lines = rows(&write(dir.path(), "a.jsonl", PAIRS.join("\n")));
-    assert_eq!(lines.iter().map(|(_, line, unit)| (*line, *unit)).collect::<Vec<_>>(), [(1, Unit::Line), (2, Unit::Line)]);
+    assert_eq!(
+        lines.iter().map(|(_, line, unit)| (*line, *unit)).collect::<Vec<_>>(),
+        [(1, Unit::Line), (2, Unit::Line)]
+    );
     let array = format!("[{}]", PAIRS.join(","));
     let csv = "prompt,chosen,rejected\n\"p, \"\"q\"\"\",a,b\nr,\"c\nd\",e\n";
     let tsv = "\tprompt\tchosen\trejected\r\n0\t\"p, \"\"q\"\"\"\ta\tb\r\n1\tr\t\"c\nd\"\te";
     for (name, text) in [("a.json", array.as_str()), ("a.csv", csv), ("b.tsv", tsv)] {
-        for (name, bytes) in [(name.to_owned(), text.as_bytes().to_vec()), (format!("{name}.gz"), gzip(text.as_bytes()))] {
+        for (name, bytes) in
+            [(name.to_owned(), text.as_bytes().to_vec()), (format!("{name}.gz"), gzip(text.as_bytes()))]
+        {
             let read = rows(&write(dir.path(), &name, bytes));
-            assert_eq!(read.iter().map(|(texts, ..)| texts).collect::<Vec<_>>(), lines.iter().map(|(texts, ..)| texts).collect::<Vec<_>>(), "{name}");
-            assert_eq!(read.iter().map(|(_, line, unit)| (*line, *unit)).collect::<Vec<_>>(), [(1, Unit::Row), (2, Unit::Row)], "{name}");
+            assert_eq!(
+                read.iter().map(|(texts, ..)| texts).collect::<Vec<_>>(),
+                lines.iter().map(|(texts, ..)| texts).collect::<Vec<_>>(),
+                "{name}"
+            );
+            assert_eq!(
+                read.iter().map(|(_, line, unit)| (*line, *unit)).collect::<Vec<_>>(),
+                [(1, Unit::Row), (2, Unit::Row)],
+                "{name}"
+            );
         }
     }
 }
@@ -148,8 +164,12 @@ fn rows_of_real_files_are_counted() {
     ] {
         let Some(path) = common::asset(&format!("assets/{name}")) else { return };
         let columns = match name {
-            "preferences/stack_exchange_paired_tiny.json.gz" => vec![("prompt", "question"), ("completion", "response_j")],
-            "preferences/rasbt_polite_preference_1100.json.gz" => vec![("prompt", "instruction"), ("completion", "output")],
+            "preferences/stack_exchange_paired_tiny.json.gz" => {
+                vec![("prompt", "question"), ("completion", "response_j")]
+            }
+            "preferences/rasbt_polite_preference_1100.json.gz" => {
+                vec![("prompt", "instruction"), ("completion", "output")]
+            }
             "preferences/diasafety_train.json.gz" => vec![("prompt", "context"), ("completion", "response")],
             _ => vec![("prompt", "conversations"), ("completion", "chosen")],
         };

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use candlewick_data::{BatchOptions, Batches, Cursor, EncodeOptions, Order, Source, SourceOptions};
+use candlewick_data::{BatchOptions, Batches, Cursor, EncodeOptions, Order, Origin, Source, SourceOptions};
 use common::{SMALL, encoder};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -24,7 +24,7 @@ const TRIES: usize = 20;
 const SAVE_EVERY: usize = 3;
 
 /// What a child saves: where it stands, and how much of its log was written then.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Saved {
     cursor: Cursor,
     log_bytes: u64,
@@ -33,22 +33,52 @@ struct Saved {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Job {
     data: PathBuf,
-    stratified: bool,
+    gather: Gather,
+    workers: usize,
+}
+
+/// How examples become steps.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Gather {
+    InOrder,
+    BothLabels,
+    ByLength,
 }
 
 #[test]
 fn lines() {
-    killed_again_and_again("plain", pairs, &write_plain, false);
+    killed_again_and_again("lines", pairs, &write_plain, Gather::InOrder);
 }
 
 #[test]
 fn compressed_lines() {
-    killed_again_and_again("gz", pairs, &write_gz, false);
+    killed_again_and_again("compressed lines", pairs, &write_gz, Gather::InOrder);
+}
+
+#[test]
+fn files_of_a_directory() {
+    killed_again_and_again("directory", pairs, &write_directory, Gather::InOrder);
+}
+
+#[test]
+fn one_array() {
+    killed_again_and_again("array", pairs, &write_array, Gather::InOrder);
+}
+
+#[cfg(feature = "columnar")]
+#[test]
+fn parquet() {
+    killed_again_and_again("parquet", pairs, &write_parquet, Gather::InOrder);
 }
 
 #[test]
 fn steps_of_both_labels() {
-    killed_again_and_again("stratified", labelled, &write_plain, true);
+    killed_again_and_again("both labels", labelled, &write_plain, Gather::BothLabels);
+}
+
+#[test]
+fn steps_of_like_length() {
+    killed_again_and_again("like length", pairs, &write_plain, Gather::ByLength);
 }
 
 /// A file with a row that is set aside here and there, and blank lines.
@@ -83,9 +113,48 @@ fn write_gz(dir: &Path, text: &str) -> PathBuf {
     path
 }
 
-fn killed_again_and_again(name: &str, rows: fn() -> String, write: &dyn Fn(&Path, &str) -> PathBuf, stratified: bool) {
+fn write_directory(dir: &Path, text: &str) -> PathBuf {
+    let path = dir.join("rows");
+    fs::create_dir(&path).unwrap();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    for (number, part) in lines.chunks(lines.len() / 3 + 1).enumerate() {
+        fs::write(path.join(format!("{number}.jsonl")), part.concat()).unwrap();
+    }
+    path
+}
+
+fn write_array(dir: &Path, text: &str) -> PathBuf {
+    let path = dir.join("rows.json");
+    let rows: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    fs::write(&path, format!("[\n{}\n]\n", rows.join(",\n"))).unwrap();
+    path
+}
+
+#[cfg(feature = "columnar")]
+fn write_parquet(dir: &Path, text: &str) -> PathBuf {
+    use std::sync::Arc;
+
+    use arrow_array::{ArrayRef, RecordBatch, StringArray};
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::properties::WriterProperties;
+
+    let rows: Vec<serde_json::Value> =
+        text.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let column = |name: &str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row[name].as_str().unwrap())))
+    };
+    let batch = RecordBatch::try_from_iter(["prompt", "chosen", "rejected"].map(|name| (name, column(name)))).unwrap();
+    let path = dir.join("rows.parquet");
+    let groups = WriterProperties::builder().set_max_row_group_row_count(Some(100)).build();
+    let mut writer = ArrowWriter::try_new(File::create(&path).unwrap(), batch.schema(), Some(groups)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    path
+}
+
+fn killed_again_and_again(name: &str, rows: fn() -> String, write: &dyn Fn(&Path, &str) -> PathBuf, gather: Gather) {
     let scratch = tempfile::tempdir().unwrap();
-    let job = Job { data: write(scratch.path(), &rows()), stratified };
+    let mut job = Job { data: write(scratch.path(), &rows()), gather, workers: 0 };
     let whole = scratch.path().join("whole");
     start(&whole, &job).wait().unwrap();
     let expected = fs::read_to_string(whole.join("order")).unwrap();
@@ -97,7 +166,9 @@ fn killed_again_and_again(name: &str, rows: fn() -> String, write: &dyn Fn(&Path
     // Rows that a life gets to go on: on average the run ends with the last try.
     let most = 2 * all / TRIES;
     let mut ended_by_itself = 0;
-    for _ in 0..TRIES {
+    for life in 0..TRIES {
+        // The number of threads changes nothing.
+        job.workers = life % 4;
         ended_by_itself += usize::from(!kill_after(start(&killed, &job), 1 + random.below(most)));
     }
     assert!(ended_by_itself < TRIES / 2, "{name}: {ended_by_itself} of {TRIES} runs were over before they were killed");
@@ -150,7 +221,7 @@ fn child() {
     let mut steps = 0;
     while let Some(step) = batches.next_step().unwrap() {
         for example in step.iter().flat_map(|batch| &batch.examples) {
-            write!(log, "{} ", example.origin.line).unwrap();
+            write!(log, "{}:{} ", file_name(&example.origin), example.origin.line).unwrap();
             out.write_all(&[ROW]).unwrap();
             out.flush().unwrap();
         }
@@ -163,6 +234,10 @@ fn child() {
     save(dir, &batches, &mut log);
 }
 
+fn file_name(origin: &Origin) -> String {
+    Path::new(&*origin.file).file_name().unwrap().to_string_lossy().into_owned()
+}
+
 fn batches(job: &Job) -> Batches {
     let source = Source::open(&SourceOptions::new(&job.data)).unwrap();
     let options = BatchOptions {
@@ -170,7 +245,9 @@ fn batches(job: &Job) -> Batches {
         micro_batches: 2,
         order: Order::Shuffled { seed: 7, buffer: 64 },
         epochs: Some(EPOCHS),
-        stratified: job.stratified,
+        stratified: matches!(job.gather, Gather::BothLabels),
+        bucket: matches!(job.gather, Gather::ByLength).then_some(5),
+        workers: job.workers,
         ..BatchOptions::default()
     };
     Batches::new(source, encoder(SMALL, EncodeOptions::default()), options).unwrap()

@@ -83,11 +83,7 @@ fn files_that_are_no_data_are_named() {
             "pointer.parquet: it is a pointer of Git LFS, not the data; fetch the data with `git lfs pull`, or download the \
              file from its page",
         ),
-        (
-            "wide.jsonl",
-            b"\xff\xfe{\0\"\0",
-            "wide.jsonl: it is UTF-16 text; convert it with `iconv -f UTF-16 -t UTF-8`",
-        ),
+        ("wide.jsonl", b"\xff\xfe{\0\"\0", "wide.jsonl: it is UTF-16 text; convert it with `iconv -f UTF-16 -t UTF-8`"),
         (
             "notes.txt",
             b"Some notes\non the data",
@@ -233,7 +229,10 @@ fn places_without_data_say_so() {
     let options = |name: &str| SourceOptions::new(dir.path().join(name));
     let names = "the names of data files end in .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, .feather, .ipc (also with \
                  .gz or .zst)";
-    assert_eq!(said(dir.path(), &SourceOptions::new(dir.path())), format!("DIR: the directory holds no data file; {names}"));
+    assert_eq!(
+        said(dir.path(), &SourceOptions::new(dir.path())),
+        format!("DIR: the directory holds no data file; {names}")
+    );
     assert_eq!(
         said(dir.path(), &options("*.jsonl")),
         "*.jsonl: no file matches the pattern; `**` stands for directories at any depth"

@@ -68,7 +68,7 @@ fn child() {
     let Some(path) = std::env::var_os(CHILD) else { return };
     let source = Source::open(&SourceOptions::new(Path::new(&path))).unwrap();
     let order = Order::Shuffled { seed: 1, buffer: 10_000 };
-    let options = BatchOptions { order, ..BatchOptions::default() };
+    let options = BatchOptions { order, workers: 2, ..BatchOptions::default() };
     let mut batches =
         Batches::new(source, encoder(SMALL, EncodeOptions { max_length: None, ..EncodeOptions::default() }), options)
             .unwrap();

@@ -147,9 +147,8 @@ impl Array {
         self.state = State::End;
         match self.next_byte()? {
             None => Ok(false),
-            Some(_) => Err(self.unexpected(
-                "nothing after the end of the array (for several arrays, join them with `jq -c '.[]'`)",
-            )?),
+            Some(_) => Err(self
+                .unexpected("nothing after the end of the array (for several arrays, join them with `jq -c '.[]'`)")?),
         }
     }
 
@@ -351,7 +350,10 @@ mod tests {
 
     #[test]
     fn long_elements_are_passed_over() {
-        assert_eq!(elements(r#"[{"a":1}, {"a":1234}, 1]"#, 8), Ok(vec![Ok("{\"a\":1}".into()), Err(10), Ok("1".into())]));
+        assert_eq!(
+            elements(r#"[{"a":1}, {"a":1234}, 1]"#, 8),
+            Ok(vec![Ok("{\"a\":1}".into()), Err(10), Ok("1".into())])
+        );
     }
 
     #[test]
@@ -359,8 +361,14 @@ mod tests {
         let error = |text: &str| elements(text, 100).unwrap_err();
         assert!(error("[{}, {}").starts_with("test: row 3: cannot read on: the file ends before the array does"));
         assert!(error("[{}, {").contains("row 2: cannot read on: the file ends before the array does"));
-        assert!(error("[{},\n  ]").contains("row 2: cannot read on: a comma stands before the end of the array (line 2, column 3)"));
-        assert!(error("[{}\n {}]").contains("row 2: cannot read on: line 2, column 2: expected `,` or `]` after the row before"));
+        assert!(
+            error("[{},\n  ]")
+                .contains("row 2: cannot read on: a comma stands before the end of the array (line 2, column 3)")
+        );
+        assert!(
+            error("[{}\n {}]")
+                .contains("row 2: cannot read on: line 2, column 2: expected `,` or `]` after the row before")
+        );
         assert!(error("[{},,{}]").contains("line 1, column 5: expected an element of the array"));
         assert!(error("[{}] {}").contains("line 1, column 6: expected nothing after the end of the array"));
         assert!(error("[{}]\n]").contains("line 2, column 1"));

@@ -256,7 +256,8 @@ fn check(bytes: &[u8], body: usize) -> Result<(), String> {
         let mut total = 0u64;
         for buffer in batch.buffers().into_iter().flatten().filter(|buffer| buffer.length() > 0) {
             let start = usize::try_from(buffer.offset()).map_err(|_| "a negative offset".to_owned())?;
-            let claimed = start.checked_add(8).and_then(|end| data.get(start..end)).and_then(|word| word.try_into().ok());
+            let claimed =
+                start.checked_add(8).and_then(|end| data.get(start..end)).and_then(|word| word.try_into().ok());
             let claimed = i64::from_le_bytes(claimed.ok_or_else(|| "a buffer beyond the end".to_owned())?);
             total = total.saturating_add(u64::try_from(claimed).unwrap_or(0));
         }

@@ -107,8 +107,10 @@ fn write(batch: &RecordBatch, from: usize) -> Result<VecDeque<RawText>, String> 
 /// About how many bytes the values of some rows hold, without writing them.
 fn size(array: &dyn Array, from: usize, to: usize) -> u64 {
     let offsets = |start: usize, end: usize| end.saturating_sub(start) as u64;
-    let at = |offsets: &[i32], index: usize| offsets.get(index).map_or(0, |offset| usize::try_from(*offset).unwrap_or(0));
-    let at64 = |offsets: &[i64], index: usize| offsets.get(index).map_or(0, |offset| usize::try_from(*offset).unwrap_or(0));
+    let at =
+        |offsets: &[i32], index: usize| offsets.get(index).map_or(0, |offset| usize::try_from(*offset).unwrap_or(0));
+    let at64 =
+        |offsets: &[i64], index: usize| offsets.get(index).map_or(0, |offset| usize::try_from(*offset).unwrap_or(0));
     match array.data_type() {
         DataType::Utf8 => {
             let ends = array.as_string::<i32>().value_offsets();

@@ -40,7 +40,8 @@ impl Lines {
         } else if bytes.len() > self.limit {
             let held = bytes.len() as u64;
             drop(bytes);
-            let rest = self.input.skip_until(b'\n').map_err(|error| self.input.failure(error, self.origin(self.line)))?;
+            let rest =
+                self.input.skip_until(b'\n').map_err(|error| self.input.failure(error, self.origin(self.line)))?;
             return Ok(Some(RawText::TooLong(held + rest)));
         }
         Ok(Some(RawText::Json { bytes, start: Start::Line }))

@@ -27,8 +27,8 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Fault, Reason};
 use crate::row::Origin;
 
-pub(crate) use files::Files;
 use files::DataFile;
+pub(crate) use files::Files;
 
 /// A row longer than this is set aside: memory stays bounded whatever the file holds.
 pub const MAX_LINE_BYTES: usize = 64 << 20;
@@ -182,7 +182,8 @@ impl Reader {
         while self.position() != at {
             let here = self.position();
             if here.offset > at.offset || self.next_raw()?.is_none() {
-                let name = self.files.get(self.file).map_or_else(|| Arc::from("<stream>"), |file| Arc::clone(file.name()));
+                let name =
+                    self.files.get(self.file).map_or_else(|| Arc::from("<stream>"), |file| Arc::clone(file.name()));
                 return Err(input::beyond(&name, at.offset, here.offset));
             }
         }

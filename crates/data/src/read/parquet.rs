@@ -41,10 +41,9 @@ impl Groups {
         // Types as Parquet has them: what Arrow would rather have is left alone. Indexes of pages are not needed.
         let options =
             ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_page_index_policy(PageIndexPolicy::Skip);
-        let metadata =
-            contained(|| ArrowReaderMetadata::load(&opened, options).map_err(|error| error.to_string())).map_err(wrong)?;
-        columns::check(metadata.schema())
-            .map_err(|message| Error::Format { file: Arc::clone(file), message })?;
+        let metadata = contained(|| ArrowReaderMetadata::load(&opened, options).map_err(|error| error.to_string()))
+            .map_err(wrong)?;
+        columns::check(metadata.schema()).map_err(|message| Error::Format { file: Arc::clone(file), message })?;
         let groups = rows_of_groups(metadata.metadata(), length).map_err(wrong)?;
         let total = groups.iter().sum();
         if row > total {

@@ -72,8 +72,11 @@ fn walk(dir: &Path, found: &mut Vec<PathBuf>, seen: &mut HashSet<PathBuf>) -> Re
         found.extend(listed);
         return Ok(());
     }
-    let mut entries: Vec<PathBuf> =
-        fs::read_dir(dir).map_err(cannot_open)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(cannot_open)?;
+    let mut entries: Vec<PathBuf> = fs::read_dir(dir)
+        .map_err(cannot_open)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()
+        .map_err(cannot_open)?;
     entries.sort();
     for path in entries {
         let name = path.file_name().unwrap_or(OsStr::new("")).to_string_lossy().into_owned();
@@ -103,8 +106,7 @@ fn saved(dir: &Path) -> Result<Option<Vec<PathBuf>>, Error> {
     let listed = state.get("_data_files").and_then(Value::as_array);
     let names = listed.into_iter().flatten().filter_map(|file| file.get("filename").and_then(Value::as_str));
     // Only names: a list that leads out of the directory is not followed.
-    let files: Vec<PathBuf> =
-        names.filter_map(|name| Path::new(name).file_name()).map(|name| dir.join(name)).collect();
+    let files: Vec<PathBuf> = names.filter_map(|name| Path::new(name).file_name()).map(|name| dir.join(name)).collect();
     if files.is_empty() {
         return Err(none(
             &path.to_string_lossy(),

@@ -51,14 +51,17 @@ pub(crate) fn check(place: &str, path: &Path, split: &str) -> Result<(), Error> 
     match found {
         Some(found) if split != ALL && found != canonical(split) => Err(Error::NoFiles {
             place: place.to_owned(),
-            message: format!("it is a file of the split `{found}`, `{split}` was asked for; name its file or directory"),
+            message: format!(
+                "it is a file of the split `{found}`, `{split}` was asked for; name its file or directory"
+            ),
         }),
         _ => Ok(()),
     }
 }
 
 fn listed(splits: &BTreeSet<Option<String>>) -> String {
-    let words: Vec<&str> = splits.iter().map(|split| split.as_deref().unwrap_or("files without a split in the name")).collect();
+    let words: Vec<&str> =
+        splits.iter().map(|split| split.as_deref().unwrap_or("files without a split in the name")).collect();
     words.join(", ")
 }
 
@@ -74,7 +77,8 @@ fn split_of(path: &Path) -> Option<String> {
     if let Some(prefix) = sharded(stem).filter(|prefix| *prefix != "data") {
         return Some(canonical(prefix));
     }
-    let directories = path.parent().into_iter().flat_map(Path::components).map(|part| part.as_os_str().to_string_lossy());
+    let directories =
+        path.parent().into_iter().flat_map(Path::components).map(|part| part.as_os_str().to_string_lossy());
     let found = std::iter::once(stem.into()).chain(directories.collect::<Vec<_>>().into_iter().rev());
     found.into_iter().find_map(|part: std::borrow::Cow<'_, str>| keyword(&part).map(str::to_owned))
 }
@@ -92,7 +96,8 @@ fn sharded(stem: &str) -> Option<&str> {
 /// The split of the first word that names one.
 fn keyword(text: &str) -> Option<&'static str> {
     let lower = text.to_lowercase();
-    let mut words = lower.split(|character: char| matches!(character, '-' | '.' | '_' | ' ') || character.is_ascii_digit());
+    let mut words =
+        lower.split(|character: char| matches!(character, '-' | '.' | '_' | ' ') || character.is_ascii_digit());
     words.find_map(|word| KEYWORDS.iter().find(|(_, keys)| keys.contains(&word)).map(|(name, _)| *name))
 }
 

@@ -160,15 +160,16 @@ impl Table {
             let Some(key) = key else { continue };
             let cell = match std::str::from_utf8(cell) {
                 Ok(cell) if cell.contains('\0') => {
-                    return malformed(format!("column `{}` holds a NUL byte; the file was damaged, copy it again", column(index)));
+                    return malformed(format!(
+                        "column `{}` holds a NUL byte; the file was damaged, copy it again",
+                        column(index)
+                    ));
                 }
                 Ok(cell) => cell,
                 Err(error) => {
                     let place = error.valid_up_to() + 1;
-                    let detail = format!(
-                        "byte {place} of column `{}` is not UTF-8; save the file as UTF-8",
-                        column(index)
-                    );
+                    let detail =
+                        format!("byte {place} of column `{}` is not UTF-8; save the file as UTF-8", column(index));
                     return RawText::Fault(Reason::NotUtf8, detail);
                 }
             };
@@ -214,11 +215,13 @@ impl Record {
                 // A line feed belongs to the carriage return before it.
                 return (at + usize::from(byte == b'\n'), true);
             }
-            let special = byte == b'"' || (*state != State::Quoted && (byte == delimiter || byte == b'\n' || byte == b'\r'));
+            let special =
+                byte == b'"' || (*state != State::Quoted && (byte == delimiter || byte == b'\n' || byte == b'\r'));
             if !special {
                 let rest = chunk.get(at..).unwrap_or_default();
                 let quoted = *state == State::Quoted;
-                let plain = |byte: &u8| *byte == b'"' || (!quoted && (*byte == delimiter || *byte == b'\n' || *byte == b'\r'));
+                let plain =
+                    |byte: &u8| *byte == b'"' || (!quoted && (*byte == delimiter || *byte == b'\n' || *byte == b'\r'));
                 let run = rest.iter().position(plain).unwrap_or(rest.len());
                 self.hold(rest.get(..run).unwrap_or(rest), state, limit, self.length + at as u64);
                 at += run;
@@ -279,7 +282,8 @@ const NO_HEADER: &str = "the first row has to hold the names of the columns";
 fn check(names: &[String], delimiter: u8) -> Result<(), String> {
     const LONG: usize = 200;
     if let [only] = names
-        && let Some(other) = [',', ';', '\t', '|'].into_iter().find(|&other| other != char::from(delimiter) && only.contains(other))
+        && let Some(other) =
+            [',', ';', '\t', '|'].into_iter().find(|&other| other != char::from(delimiter) && only.contains(other))
     {
         return Err(format!(
             "its first row {} seems to be separated by {other:?}, expected {:?}; .csv files are separated by commas, .tsv \

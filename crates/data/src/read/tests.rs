@@ -12,7 +12,8 @@ use crate::row::Unit;
 const ROWS: usize = 23;
 
 fn row(index: usize) -> Value {
-    let prompt = if index % 5 == 3 { Value::Null } else { json!(format!("q {index}, \"é\"\n{}", "x".repeat(index * 7))) };
+    let prompt =
+        if index % 5 == 3 { Value::Null } else { json!(format!("q {index}, \"é\"\n{}", "x".repeat(index * 7))) };
     json!({"prompt": prompt, "chosen": format!("yes {index}"), "rejected": "no"})
 }
 
@@ -30,7 +31,8 @@ fn array() -> String {
 }
 
 fn table(delimiter: char, end: &str) -> String {
-    let quoted = |value: &Value| value.as_str().map_or(String::new(), |text| format!("\"{}\"", text.replace('"', "\"\"")));
+    let quoted =
+        |value: &Value| value.as_str().map_or(String::new(), |text| format!("\"{}\"", text.replace('"', "\"\"")));
     (0..ROWS).map(row).fold(format!("prompt{delimiter}chosen{delimiter}\"rejected\"{end}"), |mut text, row| {
         let cells = [&row["prompt"], &row["chosen"], &row["rejected"]].map(quoted);
         write!(text, "{}{end}", cells.join(&delimiter.to_string())).unwrap();
@@ -185,7 +187,8 @@ fn streams_give_what_files_give() {
     for path in files(dir.path()) {
         let bytes = std::fs::read(&path).unwrap();
         let name = path.to_string_lossy();
-        let of_stream = || Files::of_reader(std::io::BufReader::with_capacity(3, std::io::Cursor::new(bytes.clone())), &name);
+        let of_stream =
+            || Files::of_reader(std::io::BufReader::with_capacity(3, std::io::Cursor::new(bytes.clone())), &name);
         if name.ends_with(".parquet") {
             assert!(of_stream().unwrap_err().to_string().contains("save it to a file"));
             continue;
@@ -221,7 +224,10 @@ fn places_lead_from_file_to_file() {
     let of_glob = Files::open(&pattern, None).unwrap();
     let names = ["array.json", "array.json.gz", "empty.jsonl", "lines.jsonl.gz", "lines.jsonl.zst", "rows.jsonl"];
     let found: Vec<_> = of_glob.list().iter().map(|file| file.name().rsplit('/').next().unwrap().to_owned()).collect();
-    assert_eq!(found, names.into_iter().filter(|name| cfg!(feature = "zstd") || !name.ends_with("zst")).collect::<Vec<_>>());
+    assert_eq!(
+        found,
+        names.into_iter().filter(|name| cfg!(feature = "zstd") || !name.ends_with("zst")).collect::<Vec<_>>()
+    );
 }
 
 /// Every byte near either end of a file changed in two ways, and the file cut anywhere there: an error or other rows, no panic.
@@ -257,7 +263,9 @@ fn damaged_columnar_files_are_errors() {
         }
         for length in (0..bytes.len()).step_by(97) {
             std::fs::write(&path, &bytes[..length]).unwrap();
-            let _ = Files::open(&path, None).and_then(|files| files.pass()).map(|mut reader| while let Ok(Some(_)) = reader.next_raw() {});
+            let _ = Files::open(&path, None)
+                .and_then(|files| files.pass())
+                .map(|mut reader| while let Ok(Some(_)) = reader.next_raw() {});
         }
     }
     std::panic::set_hook(hook);
