@@ -79,6 +79,18 @@ docs-update:
 bench-losses *arguments:
     cargo bench --package candlewick-losses -- {{ arguments }}
 
+# One step of the way to token ids beside `datasets` and TRL: a file of HH's rows, repeated.
+bench-data *arguments: _venv
+    cargo build --release --bin wick -p candlewick-cli
+    {{ python }} benches/data.py --python {{ python }} {{ arguments }}
+
+# Feed TARGET (rows, template, parquet) with inputs for SECONDS; what it finds stays in fuzz/artifacts.
+fuzz target="rows" seconds="600":
+    cargo +nightly fuzz --version || cargo install cargo-fuzz --locked --version 0.13.2
+    mkdir -p fuzz/corpus/{{ target }}
+    cargo +nightly fuzz run {{ target }} fuzz/corpus/{{ target }} fuzz/seeds/{{ target }} -- \
+      -max_total_time={{ seconds }} -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=512 -max_len=16384
+
 # Follow CONTRIBUTING.md in a copy: its loss joins the list and passes.
 new-loss *arguments:
     tools/new_loss.sh {{ arguments }}

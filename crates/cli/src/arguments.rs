@@ -358,6 +358,38 @@ pub(crate) struct DataConvert {
 pub(crate) enum Bench {
     /// Time optimizer steps on rows in file order (AdamW, rate 1e-5, beta 0.1, clip at norm 1)
     Step(BenchStep),
+    /// Time a file's way to token ids: every row once, in file order, no length cut
+    Data(BenchData),
+}
+
+/// `wick bench data`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct BenchData {
+    /// Directory of a tokenizer or model in Hugging Face's layout
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Rows, in any form
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+    /// Where a completion begins: by one tokenization, or by TRL's rule of two
+    #[arg(long, value_enum, default_value = "offsets")]
+    pub(crate) boundary: BenchBoundary,
+    /// Threads that tokenize; 0 for none beside the one that reads
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
+    pub(crate) workers: usize,
+    /// Print one JSON line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Names of the rules by which a completion begins.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum BenchBoundary {
+    /// By the offsets of one tokenization
+    Offsets,
+    /// Where prompt alone and prompt with completion part
+    CommonPrefix,
 }
 
 /// `wick bench step`

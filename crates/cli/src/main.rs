@@ -11,6 +11,7 @@
 mod arguments;
 mod bench;
 mod data;
+mod bench_data;
 mod drive;
 mod eval;
 mod failure;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => generate::generate(arguments),
         Command::Data(arguments) => data::data(arguments),
         Command::Bench(Bench::Step(arguments)) => bench::step(arguments),
+        Command::Bench(Bench::Data(arguments)) => bench_data::data(arguments),
         Command::Objectives(arguments) => objectives::objectives(arguments),
         Command::Quickstart(arguments) => quickstart::quickstart(arguments),
     };

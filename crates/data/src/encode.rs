@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use crate::byte_level::ByteLevel;
 use crate::edits;
 use crate::error::{Error, Fault, Reason, Rejection};
 use crate::judged;
@@ -154,6 +155,8 @@ impl Default for EncodeOptions {
 #[derive(Debug)]
 pub struct Encoder {
     pub(crate) tokenizer: Tokenizer,
+    /// The same, where it is of a kind that is done directly.
+    pub(crate) byte_level: Option<ByteLevel>,
     pub(crate) template: Option<ChatTemplate>,
     pub(crate) options: EncodeOptions,
     pub(crate) bos: Option<u32>,
@@ -187,7 +190,7 @@ impl Encoder {
     /// As [`Encoder::from_dir`].
     pub fn from_files(files: &TokenizerFiles<'_>, options: EncodeOptions) -> Result<Self, Error> {
         truncate::check(&options)?;
-        let tokenizer = load(files.tokenizer)?;
+        let (tokenizer, byte_level) = load(files.tokenizer)?;
         let settings = Settings::read(files)?;
         let named = |token: &Option<String>| token.as_deref().and_then(|token| tokenizer.token_to_id(token));
         let bos = named(&settings.special.bos).or(settings.bos_id);
@@ -209,7 +212,17 @@ impl Encoder {
         let highest = tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token)).max().ok_or_else(|| {
             Error::Tokenizer { file: "tokenizer.json".to_owned(), message: "an empty vocabulary".to_owned() }
         })?;
-        Ok(Self { tokenizer, template, options, bos, eos, add_bos: settings.add_bos, header: OnceLock::new(), highest })
+        Ok(Self {
+            tokenizer,
+            byte_level,
+            template,
+            options,
+            bos,
+            eos,
+            add_bos: settings.add_bos,
+            header: OnceLock::new(),
+            highest,
+        })
     }
 
     /// The rules it follows.
@@ -449,7 +462,7 @@ fn share_prompt(sequences: &[Sequence]) -> Context {
 }
 
 /// A tokenizer whose offsets cover every character of its text and which neither cuts nor pads.
-fn load(bytes: &[u8]) -> Result<Tokenizer, Error> {
+fn load(bytes: &[u8]) -> Result<(Tokenizer, Option<ByteLevel>), Error> {
     let failed = |message: String| Error::Tokenizer { file: "tokenizer.json".to_owned(), message };
     let mut json: Value = serde_json::from_slice(bytes).map_err(|error| failed(format!("not JSON: {error}")))?;
     if !json.is_object() {
@@ -461,8 +474,10 @@ fn load(bytes: &[u8]) -> Result<Tokenizer, Error> {
     json["truncation"] = Value::Null;
     json["padding"] = Value::Null;
     let bytes = serde_json::to_vec(&json).map_err(|error| failed(error.to_string()))?;
-    Tokenizer::from_bytes(bytes)
-        .map_err(|error| failed(format!("not a tokenizer of the `tokenizers` library: {error}")))
+    let tokenizer = Tokenizer::from_bytes(bytes)
+        .map_err(|error| failed(format!("not a tokenizer of the `tokenizers` library: {error}")))?;
+    let byte_level = ByteLevel::new(&json, &tokenizer);
+    Ok((tokenizer, byte_level))
 }
 
 /// Byte-level tokenizers take the space before a word out of its offsets, which would hide on which side of the boundary it lies.

@@ -49,6 +49,7 @@
 mod batches;
 mod bucket;
 mod check;
+mod byte_level;
 mod cursor;
 mod describe;
 mod edits;

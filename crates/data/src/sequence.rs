@@ -5,8 +5,7 @@
 
 use std::ops::Range;
 
-use tokenizers::Encoding;
-
+use crate::byte_level::Tokens;
 use crate::encode::{Boundary, Encoder, EndOfSequence};
 use crate::error::{Fault, Reason};
 use crate::report::Counts;
@@ -200,7 +199,7 @@ fn shown_around(text: &str, at: usize) -> String {
 }
 
 /// The first token that reaches past a byte of the text; template tokens around it keep their places.
-fn cut_by_offsets(encoding: &Encoding, boundary: usize, counts: &mut Counts) -> usize {
+fn cut_by_offsets(encoding: &Tokens, boundary: usize, counts: &mut Counts) -> usize {
     let special = encoding.get_special_tokens_mask();
     let offsets = encoding.get_offsets();
     let cut = (0..encoding.len())
@@ -213,7 +212,7 @@ fn cut_by_offsets(encoding: &Encoding, boundary: usize, counts: &mut Counts) -> 
 }
 
 /// Where the tokens of the prompt alone and with its completion part.
-fn cut_by_prefix(alone: &Encoding, whole: &Encoding, counts: &mut Counts) -> usize {
+fn cut_by_prefix(alone: &Tokens, whole: &Tokens, counts: &mut Counts) -> usize {
     let cut = common_prefix(alone.get_ids(), whole.get_ids());
     let special = alone.get_special_tokens_mask();
     let own = (0..alone.len()).rev().find(|&index| special[index] == 0).map_or(0, |last| last + 1);
@@ -246,7 +245,7 @@ fn one_bos(encoder: &Encoder, ids: &mut Vec<u32>) -> Bos {
     }
 }
 
-fn ends_in_special(encoding: &Encoding) -> bool {
+fn ends_in_special(encoding: &Tokens) -> bool {
     encoding.get_special_tokens_mask().last() == Some(&1)
 }
 
@@ -260,9 +259,13 @@ fn render(template: &ChatTemplate, messages: &[&Message], add_generation_prompt:
     template.render(messages, add_generation_prompt).map_err(|message| Fault::new(Reason::TemplateFailed, message))
 }
 
-fn run(encoder: &Encoder, text: &str, add_special_tokens: bool) -> Result<Encoding, Fault> {
+fn run(encoder: &Encoder, text: &str, add_special_tokens: bool) -> Result<Tokens, Fault> {
+    if let Some(tokens) = encoder.byte_level.as_ref().and_then(|own| own.tokens(text, add_special_tokens)) {
+        return Ok(tokens);
+    }
     encoder
         .tokenizer
         .encode(text, add_special_tokens)
+        .map(Tokens::from)
         .map_err(|error| Fault::new(Reason::TokenizerFailed, error.to_string()))
 }
