@@ -108,7 +108,7 @@ fn labelled_rows() {
         })
         .collect();
     std::fs::write(&spaced, rows.join("\n")).unwrap();
-    let columns = [("completion".to_owned(), "response".to_owned())].into();
+    let columns = [("completion".to_owned(), "response".into())].into();
     let options = SourceOptions { columns, ..SourceOptions::new(spaced) };
     let ours: Vec<_> = sequences(&options, Boundary::CommonPrefix).unwrap().concat();
     let theirs: Vec<_> = batches.iter().flat_map(|batch| recorded(batch, "")).collect();
