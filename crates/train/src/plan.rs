@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candlewick_data::{
-    Boundary, ColumnPath, EncodeOptions, EndOfSequence, Form, NumberColumn, Order, RowRange, ScoredTokens, SourceOptions,
-    TeacherColumn, Truncation,
+    Boundary, ColumnPath, EncodeOptions, EndOfSequence, Form, NumberColumn, Order, RowRange, ScoredTokens,
+    SourceOptions, TeacherColumn, Truncation,
 };
 use candlewick_losses::{Needs, Number, Objective, Recipe, Rows, Scored, Teacher};
 use candlewick_model::{LoraConfig, Recompute};
