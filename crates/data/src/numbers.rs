@@ -25,7 +25,7 @@ use crate::row::{Record, Row};
 /// let rows = r#"{"prompt": "p", "chosen": " a", "rejected": " b", "score_gap": 0.5}"#;
 /// let options = SourceOptions {
 ///     numbers: vec![NumberColumn::any("margin")],
-///     columns: [("margin".to_owned(), "score_gap".to_owned())].into(),
+///     columns: [("margin".to_owned(), "score_gap".into())].into(),
 ///     ..SourceOptions::default()
 /// };
 /// assert!(Source::from_reader(rows.as_bytes(), &options).is_ok());

@@ -1,8 +1,8 @@
 //! From a JSON object to a [`Record`]: which layouts there are, which columns they have and how they are read.
 //!
-//! A new layout is a line in [`detect`]'s table, a variant of [`Form`] and, unless one of the families reads it, a parser:
-//! [`pair`] (the better completion has a column), [`two`] (two completions and who won), [`ranked`] and [`comparisons`]
-//! (several), [`single`] (one).
+//! A new layout is a line in the table of `detect`, a variant of [`Form`] and, unless one of the families reads it, a parser:
+//! `pair` (the better completion has a column), `two` (two completions and who won), `ranked` and `comparisons` (several),
+//! `single` (one).
 
 mod aliases;
 mod columns;
