@@ -224,8 +224,9 @@ impl Encoder {
     /// # Errors
     /// The reason to set the row aside.
     pub fn encode(&self, row: &Row, origin: &Origin) -> Result<Example, Rejection> {
-        let (contexts, annotation) =
-            self.contexts(row, &[], RenderOptions::default(), &mut Counts::default()).map_err(|fault| fault.at(origin))?;
+        let (contexts, annotation) = self
+            .contexts(row, &[], RenderOptions::default(), &mut Counts::default())
+            .map_err(|fault| fault.at(origin))?;
         Ok(Example::new(origin.clone(), contexts, annotation))
     }
 

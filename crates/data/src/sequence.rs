@@ -224,12 +224,7 @@ fn scored_turns(
 }
 
 /// Where the last of these messages ends in the text of the whole conversation, in which others follow it.
-fn end_of_turn(
-    encoder: &Encoder,
-    messages: &[&Message],
-    text: &str,
-    told: RenderOptions<'_>,
-) -> Result<usize, Fault> {
+fn end_of_turn(encoder: &Encoder, messages: &[&Message], text: &str, told: RenderOptions<'_>) -> Result<usize, Fault> {
     let closed = render(encoder, messages, told.ending(Ending::Closed))?;
     // Some templates end the whole conversation with a token of its own, which is not part of the turn: it is not there when
     // another turn follows.
@@ -314,11 +309,7 @@ fn ends_in_special(encoding: &Encoding) -> bool {
     encoding.get_special_tokens_mask().last() == Some(&1)
 }
 
-pub(crate) fn render(
-    encoder: &Encoder,
-    messages: &[&Message],
-    options: RenderOptions<'_>,
-) -> Result<String, Fault> {
+pub(crate) fn render(encoder: &Encoder, messages: &[&Message], options: RenderOptions<'_>) -> Result<String, Fault> {
     let templates = encoder.templates.as_ref().ok_or_else(|| {
         Fault::new(Reason::NoChatTemplate, "the row is a conversation and the tokenizer has no chat template")
     })?;

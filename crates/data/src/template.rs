@@ -102,12 +102,7 @@ impl ChatTemplates {
         Ok(kept.to_owned())
     }
 
-    fn run(
-        &self,
-        template: &ChatTemplate,
-        turns: Vec<Value>,
-        options: RenderOptions<'_>,
-    ) -> Result<String, String> {
+    fn run(&self, template: &ChatTemplate, turns: Vec<Value>, options: RenderOptions<'_>) -> Result<String, String> {
         let nothing = Map::new();
         let arguments = options.template_arguments.unwrap_or(&nothing);
         if let Some(name) = OWN.into_iter().find(|name| arguments.contains_key(*name)) {
@@ -145,7 +140,6 @@ fn turn(message: &Message) -> Value {
     Value::Object(turn)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,7 +148,8 @@ mod tests {
                           {% endfor %}\n{% if add_generation_prompt %}\n<|assistant|>\n{%- endif %}";
 
     fn templates(default: &str, tool_use: Option<&str>) -> ChatTemplates {
-        let special = SpecialTokens { named: [("eos_token", "</s>".to_owned())].into(), additional: vec!["<a>".to_owned()] };
+        let special =
+            SpecialTokens { named: [("eos_token", "</s>".to_owned())].into(), additional: vec!["<a>".to_owned()] };
         let sources = TemplateSources { default: default.to_owned(), tool_use: tool_use.map(str::to_owned) };
         ChatTemplates::new(&sources, special, None).unwrap()
     }
@@ -184,7 +179,10 @@ mod tests {
         let options = RenderOptions { template_arguments: arguments.as_object(), ..RenderOptions::default() };
         assert_eq!(told.render(&[&user], options).unwrap(), "True True False ['<a>'] False");
         let tools = [serde_json::json!({"b": 1, "a": null})];
-        assert_eq!(told.render(&[&user], RenderOptions { tools: &tools, ..options }).unwrap(), "[{'b': 1, 'a': None}] E");
+        assert_eq!(
+            told.render(&[&user], RenderOptions { tools: &tools, ..options }).unwrap(),
+            "[{'b': 1, 'a': None}] E"
+        );
         let wrong = serde_json::json!({"messages": []});
         let options = RenderOptions { template_arguments: wrong.as_object(), ..options };
         assert!(told.render(&[&user], options).unwrap_err().contains("template_arguments names `messages`"));
@@ -192,7 +190,10 @@ mod tests {
 
     #[test]
     fn reasoning_goes_by_several_names_and_null_is_not_there() {
-        let told = templates("{% for m in messages %}{{ m.reasoning_content }}|{{ m.thinking }}|{{ m.name is defined }} {% endfor %}", None);
+        let told = templates(
+            "{% for m in messages %}{{ m.reasoning_content }}|{{ m.thinking }}|{{ m.name is defined }} {% endfor %}",
+            None,
+        );
         let mut message = Message::new("assistant", "a");
         message.extra.insert("reasoning".to_owned(), "r".into());
         message.extra.insert("name".to_owned(), Value::Null);

@@ -131,7 +131,10 @@ impl Settings {
         let model = json(files.model_config, "config.json")?;
         let either = |key: &str| token(&config[key]).or_else(|| token(&map[key]));
         let additional = |value: &Value| {
-            value.as_array().map(|list| list.iter().filter_map(token).collect::<Vec<_>>()).filter(|list| !list.is_empty())
+            value
+                .as_array()
+                .map(|list| list.iter().filter_map(token).collect::<Vec<_>>())
+                .filter(|list| !list.is_empty())
         };
         let special = SpecialTokens {
             named: SPECIAL.into_iter().filter_map(|name| Some((name, either(name)?))).collect(),

@@ -4,7 +4,8 @@
 mod common;
 
 use candlewick_data::{
-    Boundary, EncodeOptions, Encoder, Example, Message, Origin, Reason, Record, RenderOptions, Row, Text, TokenizerFiles,
+    Boundary, EncodeOptions, Encoder, Example, Message, Origin, Reason, Record, RenderOptions, Row, Text,
+    TokenizerFiles,
 };
 use common::{SMALL, Small, chat};
 

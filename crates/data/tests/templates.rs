@@ -72,13 +72,11 @@ fn two_hundred_conversations_are_rendered_as_transformers_renders_them() {
         };
         let encoder = encoder(&dir, fixture["date"].as_str().unwrap());
         for (index, (made, expected)) in conversations.iter().zip(expected.as_array().unwrap()).enumerate() {
-            let options = RenderOptions {
-                tools: &made.tools,
-                template_arguments: Some(&made.arguments),
-                ending: made.ending,
-            };
+            let options =
+                RenderOptions { tools: &made.tools, template_arguments: Some(&made.arguments), ending: made.ending };
             let rendered = encoder.render_chat(&made.messages, options);
-            let digest = rendered.as_ref().ok().map(|text| format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes())));
+            let digest =
+                rendered.as_ref().ok().map(|text| format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes())));
             assert_eq!(digest.as_deref(), expected.as_str(), "conversation {index} through {name}: {rendered:#?}");
         }
     }

@@ -357,6 +357,7 @@ impl Plan {
                 Scored::All => ScoredTokens::All,
                 Scored::Edits => ScoredTokens::Edits,
             },
+            ..EncodeOptions::default()
         }
     }
 

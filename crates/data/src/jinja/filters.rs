@@ -123,6 +123,9 @@ impl Machine {
                 let count = given.take(2, "count").and_then(|count| count.integer());
                 return self.replaced(&text, &old, &new, count.unwrap_or(-1));
             }
+            "indent" if !matches!(value, Value::Str(_) | Value::Undefined(_)) => {
+                return Err(Fail::new(format!("indent of {}", value.described())));
+            }
             "indent" => return self.indented(&text, given),
             "center" => {
                 let width = given.take(0, "width").unwrap_or(Value::Int(80));
@@ -192,6 +195,9 @@ fn round(value: &Value, given: &mut Given) -> Result<Value, Fail> {
     let Value::Str(method) = method else {
         return Err(Fail::new("round: `method` is no text"));
     };
+    if let (Some(number), "common", 0..) = (value.integer(), &*method, precision) {
+        return Ok(Value::Int(number));
+    }
     let scale = 10f64.powi(precision);
     Ok(Value::Float(match &*method {
         // Through the decimal text, as Python rounds; a tie goes to the even digit.

@@ -24,7 +24,8 @@ impl Style {
             Value::None | Value::Undefined(_) => None,
             Value::Str(text) if text.len() <= WIDEST_INDENT => Some(text.to_string()),
             other => {
-                let width = other.integer().ok_or_else(|| Fail::new("tojson: `indent` is neither a number nor a text"))?;
+                let width =
+                    other.integer().ok_or_else(|| Fail::new("tojson: `indent` is neither a number nor a text"))?;
                 Some(" ".repeat(wide(width).ok_or_else(too_wide)?))
             }
         };

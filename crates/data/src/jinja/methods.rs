@@ -5,12 +5,48 @@ use super::machine::{Given, Machine};
 use super::text::{self, is_space};
 use super::value::{Loop, Value};
 
-const OF_TEXTS: [&str; 43] = [
-    "strip", "lstrip", "rstrip", "split", "rsplit", "splitlines", "replace", "startswith", "endswith", "upper", "lower",
-    "title", "capitalize", "swapcase", "casefold", "find", "rfind", "index", "rindex", "count", "join", "format",
-    "isdigit", "isdecimal", "isnumeric", "isalpha", "isalnum", "isspace", "isupper", "islower", "istitle", "isascii",
-    "isidentifier", "partition", "rpartition", "removeprefix", "removesuffix", "zfill", "ljust", "rjust", "center",
-    "isprintable", "expandtabs",
+const OF_TEXTS: [&str; 41] = [
+    "strip",
+    "lstrip",
+    "rstrip",
+    "split",
+    "rsplit",
+    "splitlines",
+    "replace",
+    "startswith",
+    "endswith",
+    "upper",
+    "lower",
+    "title",
+    "capitalize",
+    "swapcase",
+    "find",
+    "rfind",
+    "index",
+    "rindex",
+    "count",
+    "join",
+    "format",
+    "isdigit",
+    "isdecimal",
+    "isnumeric",
+    "isalpha",
+    "isalnum",
+    "isspace",
+    "isupper",
+    "islower",
+    "istitle",
+    "isascii",
+    "isidentifier",
+    "partition",
+    "rpartition",
+    "removeprefix",
+    "removesuffix",
+    "zfill",
+    "ljust",
+    "rjust",
+    "center",
+    "isprintable",
 ];
 
 /// Where a text stands in its padding.
@@ -126,8 +162,7 @@ impl Machine {
                 if between.is_empty() {
                     return Err(Fail::new("an empty separator"));
                 }
-                let split =
-                    if name == "partition" { text.split_once(&*between) } else { text.rsplit_once(&*between) };
+                let split = if name == "partition" { text.split_once(&*between) } else { text.rsplit_once(&*between) };
                 let parts = match (split, name) {
                     (Some((before, after)), _) => [before, &between, after],
                     (None, "partition") => [text, "", ""],
@@ -165,19 +200,18 @@ impl Machine {
                 };
                 return self.padded(text, &width, fill, side);
             }
-            "expandtabs" => {
-                return Err(Fail::new("not supported in chat templates"));
-            }
             "upper" => text.to_uppercase(),
-            "lower" | "casefold" => text.to_lowercase(),
+            "lower" => text.to_lowercase(),
             "title" => text::titled(text),
             "capitalize" => text::capitalized(text),
             "swapcase" => {
                 let swap = |character: char| -> String {
                     if character.is_uppercase() {
                         character.to_lowercase().collect()
-                    } else {
+                    } else if character.is_lowercase() {
                         character.to_uppercase().collect()
+                    } else {
+                        character.to_string()
                     }
                 };
                 text.chars().map(swap).collect()
@@ -196,8 +230,7 @@ impl Machine {
         if let Some(characters) = &characters {
             self.step(text.len().saturating_mul(characters.len()) / 8)?;
         }
-        let strips =
-            |character: char| characters.as_ref().map_or(is_space(character), |all| all.contains(character));
+        let strips = |character: char| characters.as_ref().map_or(is_space(character), |all| all.contains(character));
         self.make(match name {
             "strip" => text.trim_matches(strips),
             "lstrip" => text.trim_start_matches(strips),

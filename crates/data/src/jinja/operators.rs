@@ -301,9 +301,11 @@ impl Machine {
                 let part = self.eval(part)?;
                 *bound = match part {
                     Value::None => None,
-                    other => Some(other.integer().ok_or_else(|| {
-                        Fail::new(format!("a slice from or to {}", other.described()))
-                    })?),
+                    other => Some(
+                        other
+                            .integer()
+                            .ok_or_else(|| Fail::new(format!("a slice from or to {}", other.described())))?,
+                    ),
                 };
             }
         }

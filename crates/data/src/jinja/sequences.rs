@@ -132,12 +132,7 @@ impl Machine {
     }
 
     /// What items are sorted by.
-    fn keys(
-        &mut self,
-        items: Vec<Value>,
-        attribute: Option<&Value>,
-        case_sensitive: bool,
-    ) -> Result<Vec<Value>, Fail> {
+    fn keys(&mut self, items: Vec<Value>, attribute: Option<&Value>, case_sensitive: bool) -> Result<Vec<Value>, Fail> {
         let keys = self.attributes(items, attribute)?;
         keys.into_iter()
             .map(|key| match key {
@@ -187,7 +182,7 @@ impl Machine {
     }
 
     fn map(&mut self, value: &Value, mut given: Given) -> Result<Value, Fail> {
-        let items = self.iterate(value)?;
+        let items = if value.is_true() { self.iterate(value)? } else { Vec::new() };
         let mut made = Vec::with_capacity(items.len());
         if given.has_named("attribute") {
             let attribute = given.take(usize::MAX, "attribute").unwrap_or(Value::None);
@@ -213,7 +208,7 @@ impl Machine {
     }
 
     fn select(&mut self, name: &str, value: &Value, mut given: Given) -> Result<Value, Fail> {
-        let items = self.iterate(value)?;
+        let items = if value.is_true() { self.iterate(value)? } else { Vec::new() };
         let attribute = if name.ends_with("attr") { Some(given.required(0, "attribute")?) } else { None };
         let mut rest = given.rest().into_iter();
         let test = rest.next();
@@ -264,7 +259,7 @@ fn slices(items: &[Value], count: usize, fill: Option<Value>) -> Result<Vec<Valu
         .map(|slice| {
             let (own, after) = rest.split_at(each + usize::from(slice < longer));
             rest = after;
-            let filled = fill.iter().filter(|_| slice >= longer && longer > 0).cloned();
+            let filled = fill.iter().filter(|_| slice >= longer).cloned();
             Value::list(own.iter().cloned().chain(filled).collect())
         })
         .collect()

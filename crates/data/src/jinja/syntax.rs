@@ -14,13 +14,29 @@ pub(super) struct Statement {
 pub(super) enum Node {
     Text(String),
     Print(Expr),
-    If { branches: Vec<(Expr, Body)>, otherwise: Body },
+    If {
+        branches: Vec<(Expr, Body)>,
+        otherwise: Body,
+    },
     For(Box<For>),
-    Set { target: Target, value: Expr },
-    SetBlock { target: Target, filters: Vec<Post>, body: Body },
+    Set {
+        target: Target,
+        value: Expr,
+    },
+    SetBlock {
+        target: Target,
+        filters: Vec<Post>,
+        body: Body,
+    },
     Macro(Arc<Macro>),
-    With { names: Vec<(Target, Expr)>, body: Body },
-    Filter { filters: Vec<Post>, body: Body },
+    With {
+        names: Vec<(Target, Expr)>,
+        body: Body,
+    },
+    Filter {
+        filters: Vec<Post>,
+        body: Body,
+    },
     /// `{% generation %}`: what the assistant says. It changes no text; variables set inside stay inside.
     Generation(Body),
     Break,
@@ -73,7 +89,11 @@ pub(super) enum Expr {
     And(Vec<Expr>),
     Or(Vec<Expr>),
     Compare(Box<Expr>, Vec<(Comparison, Expr)>),
-    Choice { then: Box<Expr>, condition: Box<Expr>, otherwise: Option<Box<Expr>> },
+    Choice {
+        then: Box<Expr>,
+        condition: Box<Expr>,
+        otherwise: Option<Box<Expr>>,
+    },
     Postfix(Box<Expr>, Vec<Post>),
 }
 

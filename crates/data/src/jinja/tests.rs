@@ -7,9 +7,43 @@ use super::value::Value;
 
 /// Filters and tests by name, for `is filter` and `is test`.
 const TESTS: [&str; 37] = [
-    "defined", "undefined", "none", "boolean", "true", "false", "integer", "float", "number", "string", "mapping",
-    "iterable", "sequence", "callable", "sameas", "escaped", "in", "eq", "==", "equalto", "ne", "!=", "lt", "<",
-    "lessthan", "le", "<=", "gt", ">", "greaterthan", "ge", ">=", "odd", "even", "divisibleby", "lower", "upper",
+    "defined",
+    "undefined",
+    "none",
+    "boolean",
+    "true",
+    "false",
+    "integer",
+    "float",
+    "number",
+    "string",
+    "mapping",
+    "iterable",
+    "sequence",
+    "callable",
+    "sameas",
+    "escaped",
+    "in",
+    "eq",
+    "==",
+    "equalto",
+    "ne",
+    "!=",
+    "lt",
+    "<",
+    "lessthan",
+    "le",
+    "<=",
+    "gt",
+    ">",
+    "greaterthan",
+    "ge",
+    ">=",
+    "odd",
+    "even",
+    "divisibleby",
+    "lower",
+    "upper",
 ];
 
 impl Machine {
@@ -41,10 +75,7 @@ impl Machine {
             "string" => matches!(value, Value::Str(_)),
             "mapping" => matches!(value, Value::Dict(_)),
             "sequence" => {
-                matches!(
-                    value,
-                    Value::Str(_) | Value::List(_) | Value::Tuple(_) | Value::Dict(_) | Value::Undefined(_)
-                )
+                matches!(value, Value::Str(_) | Value::List(_) | Value::Tuple(_) | Value::Dict(_) | Value::Undefined(_))
             }
             "iterable" => matches!(
                 value,

@@ -85,13 +85,25 @@ pub(super) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
     lines
 }
 
+/// A letter as a title begins with it: of a ligature, only its first part is large.
+fn title_case(character: char) -> String {
+    match character {
+        'Ǆ'..='ǆ' => "ǅ".to_owned(),
+        'Ǉ'..='ǉ' => "ǈ".to_owned(),
+        'Ǌ'..='ǌ' => "ǋ".to_owned(),
+        'Ǳ'..='ǳ' => "ǲ".to_owned(),
+        _ => {
+            let mut parts = character.to_uppercase();
+            let first: String = parts.by_ref().take(1).collect();
+            first + &parts.flat_map(char::to_lowercase).collect::<String>()
+        }
+    }
+}
+
 /// The first letter large, the others small.
 pub(super) fn capitalized(text: &str) -> String {
     let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| {
-        let first: String = first.to_uppercase().collect();
-        first + &characters.as_str().to_lowercase()
-    })
+    characters.next().map_or_else(String::new, |first| title_case(first) + &characters.as_str().to_lowercase())
 }
 
 /// `str.title`: every letter that follows none is large.
@@ -102,7 +114,7 @@ pub(super) fn titled(text: &str) -> String {
         if after_letter {
             out.extend(character.to_lowercase());
         } else {
-            out.extend(character.to_uppercase());
+            out.push_str(&title_case(character));
         }
         after_letter = character.is_alphabetic();
     }
