@@ -207,7 +207,7 @@ impl Machine {
                 _ => return Err(impossible()),
             },
         };
-        number.ok_or_else(|| Fail::new("a division by zero, or a number that is too large"))
+        number.ok_or_else(|| Fail::new("a division by zero, or a number that cannot be written"))
     }
 
     /// How often something is repeated, if there is room for that.
@@ -409,13 +409,22 @@ fn floats(operator: Operator, left: f64, right: f64) -> Option<Value> {
     if divides && right == 0.0 {
         return None;
     }
+    // As CPython: the remainder has the sign of the divisor.
+    let mut remainder = left % right;
+    if remainder != 0.0 && (remainder < 0.0) != (right < 0.0) {
+        remainder += right;
+    }
+    if operator == Operator::Power && ((left < 0.0 && right.fract() != 0.0) || (left == 0.0 && right < 0.0)) {
+        return None;
+    }
     Some(Value::Float(match operator {
         Operator::Add => left + right,
         Operator::Subtract => left - right,
         Operator::Multiply => left * right,
         Operator::Divide => left / right,
-        Operator::FloorDivide => (left / right).floor(),
-        Operator::Remainder => left - right * (left / right).floor(),
+        Operator::FloorDivide => ((left - remainder) / right).round(),
+        Operator::Remainder if remainder == 0.0 => 0.0f64.copysign(right),
+        Operator::Remainder => remainder,
         Operator::Power => left.powf(right),
     }))
 }
