@@ -11,12 +11,13 @@ use crate::byte_level::ByteLevel;
 use crate::edits;
 use crate::error::{Error, Fault, Reason, Rejection};
 use crate::judged;
+use crate::moment::Moment;
 use crate::report::Counts;
-use crate::row::{Annotation, Completion, Context, Example, Origin, Record, Row, TeacherToken, Text};
+use crate::row::{Annotation, Completion, Context, Example, Message, Origin, Record, Row, TeacherToken, Text};
 use crate::sequence::{self, Sequence};
 use crate::split::common_prefix;
 use crate::teacher;
-use crate::template::ChatTemplate;
+use crate::template::{ChatTemplates, RenderOptions};
 use crate::tokens::{OwnedFiles, Settings, TokenizerFiles};
 use crate::truncate::{self, Rules};
 
@@ -26,12 +27,14 @@ use crate::truncate::{self, Rules};
 pub enum Boundary {
     /// Prompt and completion are tokenized once, together, as they stand when the model answers; a token belongs to the
     /// completion when any of its characters does. Tokens on both sides are counted ([`Counts::straddles`]). In a
-    /// conversation only the assistant's turns are scored.
+    /// conversation only the assistant's turns are scored, and a prompt that ends with a message of the assistant is
+    /// continued: the completion goes on inside that message, and what the message already says is not scored.
     #[default]
     Offsets,
     /// TRL 1.16's rule: the prompt is tokenized alone and again with its completion, and the completion begins where the
     /// two differ, for both completions of a pair where the first of them does. Everything after that is scored, other
-    /// speakers' turns included.
+    /// speakers' turns included. A prompt that ends with a message of the assistant is closed, and the completion is a
+    /// message of its own.
     CommonPrefix,
 }
 
@@ -133,6 +136,9 @@ pub struct EncodeOptions {
     pub end_of_sequence: EndOfSequence,
     /// Which tokens of a completion are scored.
     pub scored: ScoredTokens,
+    /// The date and time that a chat template is told when it asks for them (`strftime_now`). Nothing here reads a clock:
+    /// without a date, a template that asks fails.
+    pub date: Option<Moment>,
 }
 
 impl Default for EncodeOptions {
@@ -147,6 +153,7 @@ impl Default for EncodeOptions {
             completion_truncation: CompletionTruncation::default(),
             end_of_sequence: EndOfSequence::default(),
             scored: ScoredTokens::default(),
+            date: None,
         }
     }
 }
@@ -157,7 +164,7 @@ pub struct Encoder {
     pub(crate) tokenizer: Tokenizer,
     /// The same, where it is of a kind that is done directly.
     pub(crate) byte_level: Option<ByteLevel>,
-    pub(crate) template: Option<ChatTemplate>,
+    pub(crate) templates: Option<ChatTemplates>,
     pub(crate) options: EncodeOptions,
     pub(crate) bos: Option<u32>,
     pub(crate) eos: Option<u32>,
@@ -192,9 +199,9 @@ impl Encoder {
         truncate::check(&options)?;
         let (tokenizer, byte_level) = load(files.tokenizer)?;
         let settings = Settings::read(files)?;
-        let named = |token: &Option<String>| token.as_deref().and_then(|token| tokenizer.token_to_id(token));
-        let bos = named(&settings.special.bos).or(settings.bos_id);
-        let eos = named(&settings.special.eos).or(settings.eos_id);
+        let named = |name: &str| settings.special.named.get(name).and_then(|token| tokenizer.token_to_id(token));
+        let bos = named("bos_token").or(settings.bos_id);
+        let eos = named("eos_token").or(settings.eos_id);
         if eos.is_none() && options.end_of_sequence == EndOfSequence::Append {
             return Err(Error::Tokenizer {
                 file: "tokenizer_config.json".to_owned(),
@@ -203,10 +210,10 @@ impl Encoder {
                     .to_owned(),
             });
         }
-        let template = settings
+        let templates = settings
             .chat_template
-            .as_deref()
-            .map(|source| ChatTemplate::new(source, settings.special.clone()))
+            .as_ref()
+            .map(|sources| ChatTemplates::new(sources, settings.special.clone(), options.date))
             .transpose()
             .map_err(|message| Error::Tokenizer { file: "chat_template".to_owned(), message })?;
         let highest = tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token)).max().ok_or_else(|| {
@@ -215,7 +222,7 @@ impl Encoder {
         Ok(Self {
             tokenizer,
             byte_level,
-            template,
+            templates,
             options,
             bos,
             eos,
@@ -252,7 +259,7 @@ impl Encoder {
     /// Whether conversations can be encoded.
     #[must_use]
     pub fn has_chat_template(&self) -> bool {
-        self.template.is_some()
+        self.templates.is_some()
     }
 
     /// Checks that every id of the tokenizer is a row of the model's embedding. A larger model is fine: many pad theirs.
@@ -276,12 +283,13 @@ impl Encoder {
     /// # Errors
     /// The reason to set the row aside.
     pub fn encode(&self, row: &Row, origin: &Origin) -> Result<Example, Rejection> {
-        let (contexts, annotation) =
-            self.contexts(row, &[], &mut Counts::default()).map_err(|fault| fault.at(origin))?;
+        let (contexts, annotation) = self
+            .contexts(row, &[], RenderOptions::default(), &mut Counts::default())
+            .map_err(|fault| fault.at(origin))?;
         Ok(Example::new(origin.clone(), contexts, annotation))
     }
 
-    /// The same of a row with numbers and a teacher.
+    /// The same of a row with numbers, a teacher, tools and variables of the chat template.
     ///
     /// # Errors
     /// The reason to set the row aside.
@@ -289,8 +297,25 @@ impl Encoder {
         self.encode_counted(record, origin).map(|(example, _)| example)
     }
 
+    /// The text that the chat template makes of a conversation, as transformers' `apply_chat_template` gives it.
+    ///
+    /// ```no_run
+    /// use candlewick_data::{EncodeOptions, Encoder, Ending, Message, RenderOptions};
+    /// let encoder = Encoder::from_dir(std::path::Path::new("model"), EncodeOptions::default())?;
+    /// let options = RenderOptions { ending: Ending::Generation, ..RenderOptions::default() };
+    /// println!("{}", encoder.render_chat(&[Message::new("user", "Hello")], options)?);
+    /// # Ok::<(), candlewick_data::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// No chat template, a template that fails or refuses, by its line, a conversation without messages.
+    pub fn render_chat(&self, messages: &[Message], options: RenderOptions<'_>) -> Result<String, Error> {
+        let messages: Vec<&Message> = messages.iter().collect();
+        sequence::render(self, &messages, options).map_err(|fault| Error::Rejected(fault.at(&Origin::memory(1))))
+    }
+
     /// Tokens of a prompt alone, ready to be continued: special tokens as for training, a conversation up to where the
-    /// assistant's answer begins.
+    /// assistant's answer begins or, under [`Boundary::Offsets`], goes on.
     ///
     /// # Errors
     /// A conversation without a chat template, or a failure of template or tokenizer.
@@ -318,7 +343,14 @@ impl Encoder {
             Some((name, value)) => {
                 Err(Fault::new(Reason::OutOfRange, format!("the number `{name}` is {value}, expected a finite number")))
             }
-            None => self.contexts(&record.row, &record.teacher, &mut counts),
+            None => {
+                let told = RenderOptions {
+                    tools: &record.tools,
+                    template_arguments: Some(&record.template_arguments),
+                    ..RenderOptions::default()
+                };
+                self.contexts(&record.row, &record.teacher, told, &mut counts)
+            }
         };
         let (contexts, annotation) = encoded.map_err(|fault| fault.at(origin))?;
         Ok((Example { numbers, ..Example::new(origin.clone(), contexts, annotation) }, counts))
@@ -328,6 +360,7 @@ impl Encoder {
         &self,
         row: &Row,
         teacher: &[Vec<TeacherToken>],
+        told: RenderOptions<'_>,
         counts: &mut Counts,
     ) -> Result<(Vec<Context>, Annotation), Fault> {
         if self.options.scored == ScoredTokens::Edits && !matches!(row, Row::Pair { .. }) {
@@ -350,13 +383,13 @@ impl Encoder {
             Row::Judged { prompt, completion, judgment, positive } => {
                 let annotation = Annotation::Judged { positive: *positive };
                 no_teacher(teacher, &annotation)?;
-                return Ok((judged::contexts(self, prompt, completion, judgment, counts)?, annotation));
+                return Ok((judged::contexts(self, prompt, completion, judgment, told, counts)?, annotation));
             }
         };
         if matches!(annotation, Annotation::Pair) && completions[0] == completions[1] {
             return Err(Fault::new(Reason::Identical, "the two completions are the same text"));
         }
-        let mut context = self.untruncated(prompt, &completions, counts)?;
+        let mut context = self.untruncated(prompt, &completions, told, counts)?;
         alike(&context, &annotation, None)?;
         let rules = Rules::new(self, prompt, &context);
         if self.options.scored == ScoredTokens::Edits {
@@ -375,11 +408,12 @@ impl Encoder {
         &self,
         prompt: &Text,
         completions: &[&Text],
+        told: RenderOptions<'_>,
         counts: &mut Counts,
     ) -> Result<Context, Fault> {
         let mut sequences = completions
             .iter()
-            .map(|completion| sequence::tokenize(self, prompt, completion, counts))
+            .map(|completion| sequence::tokenize(self, prompt, completion, told, counts))
             .collect::<Result<Vec<_>, _>>()?;
         if self.options.boundary == Boundary::CommonPrefix {
             // TRL keeps one prompt for both completions: where the earlier one begins, the other is scored from too.

@@ -7,6 +7,7 @@ use crate::encode::Encoder;
 use crate::error::{Fault, Reason};
 use crate::report::Counts;
 use crate::row::{Context, Text};
+use crate::template::RenderOptions;
 use crate::truncate::{self, Cut, Rules};
 
 /// The contexts of a judged row: prompt alone, prompt with judgment. Both score the same tokens.
@@ -15,13 +16,14 @@ pub(crate) fn contexts(
     prompt: &Text,
     completion: &Text,
     judgment: &str,
+    told: RenderOptions<'_>,
     counts: &mut Counts,
 ) -> Result<Vec<Context>, Fault> {
     if judgment.trim().is_empty() {
         return Err(Fault::new(Reason::EmptyJudgment, format!("the judgment is {judgment:?}")));
     }
-    let mut plain = encoder.untruncated(prompt, &[completion], counts)?;
-    let mut judged = encoder.untruncated(&with_judgment(prompt, judgment)?, &[completion], counts)?;
+    let mut plain = encoder.untruncated(prompt, &[completion], told, counts)?;
+    let mut judged = encoder.untruncated(&with_judgment(prompt, judgment)?, &[completion], told, counts)?;
     check_same(&plain, &judged)?;
     for cut in truncate_alike(encoder, prompt, &mut plain, &mut judged)? {
         counts.add_cut(cut);

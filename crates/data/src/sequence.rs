@@ -11,7 +11,10 @@ use crate::error::{Fault, Reason};
 use crate::report::Counts;
 use crate::row::{Message, Text};
 use crate::split::common_prefix;
-use crate::template::ChatTemplate;
+use crate::template::{Ending, RenderOptions};
+
+/// The role whose turns are scored.
+const ASSISTANT: &str = "assistant";
 
 /// Ids of a prompt and its completion.
 #[derive(Debug)]
@@ -31,15 +34,19 @@ pub(crate) fn tokenize(
     encoder: &Encoder,
     prompt: &Text,
     completion: &Text,
+    told: RenderOptions<'_>,
     counts: &mut Counts,
 ) -> Result<Sequence, Fault> {
     let sequence = match (prompt, completion) {
         (Text::Plain(prompt), Text::Plain(completion)) => plain(encoder, prompt, completion, counts)?,
-        (Text::Chat(prompt), Text::Chat(completion)) => chat(encoder, prompt, completion, counts)?,
-        _ => {
+        (Text::Chat(prompt), Text::Chat(completion)) => chat(encoder, prompt, completion, told, counts)?,
+        (Text::Chat(prompt), Text::Plain(completion)) => {
+            chat(encoder, prompt, &[Message::new(ASSISTANT, completion)], told, counts)?
+        }
+        (Text::Plain(_), Text::Chat(_)) => {
             return Err(Fault::new(
                 Reason::WrongType,
-                "the prompt is a string and the completion a conversation, or the other way round; expected both alike",
+                "the prompt is a string and the completion a conversation; expected both alike",
             ));
         }
     };
@@ -65,8 +72,9 @@ pub(crate) fn prompt_alone(encoder: &Encoder, prompt: &Text) -> Result<Vec<u32>,
             ids
         }
         Text::Chat(messages) => {
+            let ending = if continues(encoder, messages) { Ending::Continued } else { Ending::Generation };
             let messages: Vec<&Message> = messages.iter().collect();
-            let text = render(template(encoder)?, &messages, true)?;
+            let text = render(encoder, &messages, RenderOptions { ending, ..RenderOptions::default() })?;
             run(encoder, &text, false)?.get_ids().to_vec()
         }
     };
@@ -120,12 +128,17 @@ fn plain(encoder: &Encoder, prompt: &str, completion: &str, counts: &mut Counts)
     Ok(Sequence { ids, scored })
 }
 
-fn chat(encoder: &Encoder, prompt: &[Message], completion: &[Message], counts: &mut Counts) -> Result<Sequence, Fault> {
+fn chat(
+    encoder: &Encoder,
+    prompt: &[Message],
+    completion: &[Message],
+    told: RenderOptions<'_>,
+    counts: &mut Counts,
+) -> Result<Sequence, Fault> {
     if completion.iter().all(|message| message.content.trim().is_empty() && message.extra.is_empty()) {
         return Err(Fault::new(Reason::EmptyCompletion, "no message of the completion has content"));
     }
-    let template = template(encoder)?;
-    let (text, turns) = scored_turns(template, prompt, completion)?;
+    let (text, turns) = scored_turns(encoder, prompt, completion, told)?;
     let whole = run(encoder, &text, false)?;
     let start = turns.first().map_or(text.len(), |turn| turn.start);
     let scored = match encoder.options.boundary {
@@ -137,7 +150,7 @@ fn chat(encoder: &Encoder, prompt: &[Message], completion: &[Message], counts: &
         }
         Boundary::CommonPrefix => {
             let prompt: Vec<&Message> = prompt.iter().collect();
-            let alone = run(encoder, &render(template, &prompt, true)?, false)?;
+            let alone = run(encoder, &render(encoder, &prompt, told.ending(Ending::Generation))?, false)?;
             let cut = cut_by_prefix(&alone, &whole, counts);
             (0..whole.len()).map(|index| index >= cut).collect()
         }
@@ -145,38 +158,56 @@ fn chat(encoder: &Encoder, prompt: &[Message], completion: &[Message], counts: &
     Ok(Sequence { ids: whole.get_ids().to_vec(), scored })
 }
 
+/// Whether a completion goes on inside the last message of its prompt.
+fn continues(encoder: &Encoder, prompt: &[Message]) -> bool {
+    encoder.options.boundary == Boundary::Offsets && prompt.last().is_some_and(|last| last.role == ASSISTANT)
+}
+
+/// The last message of a prompt and the first of its completion as one.
+fn joined(begun: &Message, rest: &Message) -> Message {
+    let mut whole = begun.clone();
+    whole.content.push_str(&rest.content);
+    whole.extra.extend(rest.extra.clone());
+    whole
+}
+
 /// The text of a conversation, and the byte ranges of the assistant's turns in its completion.
 fn scored_turns(
-    template: &ChatTemplate,
+    encoder: &Encoder,
     prompt: &[Message],
     completion: &[Message],
+    told: RenderOptions<'_>,
 ) -> Result<(String, Vec<Range<usize>>), Fault> {
-    const ASSISTANT: &str = "assistant";
-    let messages: Vec<&Message> = prompt.iter().chain(completion).collect();
-    let text = render(template, &messages, false)?;
+    let continued = match (prompt.split_last(), completion.split_first()) {
+        (Some((begun, before)), Some((first, after))) if continues(encoder, prompt) && first.role == ASSISTANT => {
+            Some((before, begun, joined(begun, first), after))
+        }
+        _ => None,
+    };
+    let (messages, first): (Vec<&Message>, usize) = match &continued {
+        Some((before, _, whole, after)) => (before.iter().chain([whole]).chain(*after).collect(), before.len()),
+        None => (prompt.iter().chain(completion).collect(), prompt.len()),
+    };
+    let text = render(encoder, &messages, told.ending(Ending::Closed))?;
     let mut turns = Vec::new();
-    for (index, message) in completion.iter().enumerate() {
+    for (index, message) in messages.iter().enumerate().skip(first) {
         if message.role != ASSISTANT {
             continue;
         }
-        let before = render(template, &messages[..prompt.len() + index], true)?;
+        let before = match &continued {
+            Some((_, begun, ..)) if index == first => {
+                let begun: Vec<&Message> = messages[..index].iter().copied().chain([*begun]).collect();
+                render(encoder, &begun, told.ending(Ending::Continued))?
+            }
+            _ => render(encoder, &messages[..index], told.ending(Ending::Generation))?,
+        };
         if !text.starts_with(&before) {
-            let same = common_prefix(before.as_bytes(), text.as_bytes());
-            return Err(Fault::new(
-                Reason::PromptRewritten,
-                format!(
-                    "the prompt alone is rendered as {}, with its completion as {}; they part after {same} bytes",
-                    shown_around(&before, same),
-                    shown_around(&text, same)
-                ),
-            ));
+            return Err(rewritten("the prompt alone", &before, "with its completion", &text));
         }
-        let is_last = index + 1 == completion.len();
-        let end = if is_last {
+        let end = if index + 1 == messages.len() {
             text.len()
         } else {
-            let after = render(template, &messages[..=prompt.len() + index], false)?;
-            common_prefix(after.as_bytes(), text.as_bytes())
+            end_of_turn(encoder, &messages[..=index], &text, told)?
         };
         if end > before.len() {
             turns.push(before.len()..end);
@@ -189,6 +220,34 @@ fn scored_turns(
         ));
     }
     Ok((text, turns))
+}
+
+/// Where the last of these messages ends in the text of the whole conversation, in which others follow it.
+fn end_of_turn(encoder: &Encoder, messages: &[&Message], text: &str, told: RenderOptions<'_>) -> Result<usize, Fault> {
+    let closed = render(encoder, messages, told.ending(Ending::Closed))?;
+    // Some templates end the whole conversation with a token of its own, which is not part of the turn: it is not there when
+    // another turn follows.
+    let open = render(encoder, messages, told.ending(Ending::Generation))?;
+    let own = common_prefix(closed.as_bytes(), open.as_bytes());
+    let same = common_prefix(closed.as_bytes(), text.as_bytes());
+    // Markers of what follows may begin alike, as `<|user|>` and `<|endoftext|>` do.
+    const MARKER: usize = 24;
+    if same + MARKER < own {
+        return Err(rewritten("a turn of the completion", &closed, "with the turns after it", text));
+    }
+    Ok(same.min(own))
+}
+
+fn rewritten(what: &str, before: &str, with: &str, after: &str) -> Fault {
+    let same = common_prefix(before.as_bytes(), after.as_bytes());
+    Fault::new(
+        Reason::PromptRewritten,
+        format!(
+            "{what} is rendered as {}, {with} as {}; they part after {same} bytes",
+            shown_around(before, same),
+            shown_around(after, same)
+        ),
+    )
 }
 
 /// The text around a byte, for messages.
@@ -249,14 +308,11 @@ fn ends_in_special(encoding: &Tokens) -> bool {
     encoding.get_special_tokens_mask().last() == Some(&1)
 }
 
-fn template(encoder: &Encoder) -> Result<&ChatTemplate, Fault> {
-    encoder.template.as_ref().ok_or_else(|| {
+pub(crate) fn render(encoder: &Encoder, messages: &[&Message], options: RenderOptions<'_>) -> Result<String, Fault> {
+    let templates = encoder.templates.as_ref().ok_or_else(|| {
         Fault::new(Reason::NoChatTemplate, "the row is a conversation and the tokenizer has no chat template")
-    })
-}
-
-fn render(template: &ChatTemplate, messages: &[&Message], add_generation_prompt: bool) -> Result<String, Fault> {
-    template.render(messages, add_generation_prompt).map_err(|message| Fault::new(Reason::TemplateFailed, message))
+    })?;
+    templates.render(messages, options).map_err(|message| Fault::new(Reason::TemplateFailed, message))
 }
 
 fn run(encoder: &Encoder, text: &str, add_special_tokens: bool) -> Result<Tokens, Fault> {

@@ -1,198 +1,210 @@
-//! Chat templates: the Jinja that ships with a tokenizer turns a conversation into text.
+//! Chat templates: the Jinja that ships with a tokenizer turns a conversation into text, as transformers'
+//! `apply_chat_template` does.
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value};
-use minijinja::{Environment, ErrorKind, context};
-use serde::Serialize;
-use serde::ser::SerializeMap;
-use serde_json::ser::{Formatter, PrettyFormatter};
+use serde_json::{Map, Value};
 
+use crate::jinja::{Template, is_space};
+use crate::moment::Moment;
 use crate::row::Message;
-use crate::tokens::SpecialTokens;
+use crate::tokens::{SpecialTokens, TemplateSources};
 
-const NAME: &str = "chat_template";
+/// How a conversation ends once it is text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// With its last message, closed.
+    #[default]
+    Closed,
+    /// With the beginning of an answer of the assistant: `add_generation_prompt` of transformers.
+    Generation,
+    /// Inside of its last message, which goes on: `continue_final_message` of transformers.
+    Continued,
+}
 
-/// A compiled chat template with the environment transformers gives it: `raise_exception`, `tojson` as Python writes it,
-/// Python's string methods, trimmed blocks, `{% generation %}` marks, loop controls.
+/// What a chat template is told beside the messages.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RenderOptions<'a> {
+    /// Tools, each a JSON schema; none where empty.
+    pub tools: &'a [Value],
+    /// Further variables by name, as `enable_thinking`. They go before special tokens of the same name.
+    pub template_arguments: Option<&'a Map<String, Value>>,
+    /// How the text ends.
+    pub ending: Ending,
+}
+
+impl RenderOptions<'_> {
+    pub(crate) fn ending(self, ending: Ending) -> Self {
+        Self { ending, ..self }
+    }
+}
+
+/// The templates of a tokenizer with what they are told of it.
 #[derive(Debug)]
-pub(crate) struct ChatTemplate {
-    environment: Environment<'static>,
-    special: SpecialTokens,
+pub(crate) struct ChatTemplates {
+    default: ChatTemplate,
+    tool_use: Option<ChatTemplate>,
+    /// Special tokens by their names.
+    special: Map<String, Value>,
+    date: Option<Moment>,
+}
+
+#[derive(Debug)]
+struct ChatTemplate {
+    source: String,
+    compiled: Template,
 }
 
 impl ChatTemplate {
-    pub(crate) fn new(source: &str, special: SpecialTokens) -> Result<Self, String> {
-        let mut environment = Environment::new();
-        let syntax =
-            SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|error| describe(&error))?;
-        environment.set_syntax(syntax);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, without_generation_marks(source)).map_err(|error| describe(&error))?;
-        Ok(Self { environment, special })
-    }
-
-    /// The text of a conversation; with `add_generation_prompt`, up to where the assistant's answer begins.
-    pub(crate) fn render(&self, messages: &[&Message], add_generation_prompt: bool) -> Result<String, String> {
-        let messages: Vec<Value> = messages.iter().map(|message| Value::from(Serde(Turn(message)))).collect();
-        let special = &self.special;
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| {
-                template.render(context! {
-                    messages,
-                    add_generation_prompt,
-                    bos_token => special.bos.as_deref().unwrap_or(""),
-                    eos_token => special.eos.as_deref().unwrap_or(""),
-                    pad_token => special.pad.as_deref().unwrap_or(""),
-                    unk_token => special.unk.as_deref().unwrap_or(""),
-                })
-            })
-            .map_err(|error| describe(&error))
+    fn new(source: &str) -> Result<Self, String> {
+        let compiled = Template::new(source).map_err(|fail| fail.to_string())?;
+        Ok(Self { source: source.to_owned(), compiled })
     }
 }
 
-/// A message as a template sees it: one map of role, content and the rest.
-struct Turn<'a>(&'a Message);
+/// What transformers passes of its own; the rest are the tokenizer's and the row's.
+const OWN: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
-impl Serialize for Turn<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(2 + self.0.extra.len()))?;
-        map.serialize_entry("role", &self.0.role)?;
-        map.serialize_entry("content", &self.0.content)?;
-        for (key, value) in &self.0.extra {
-            map.serialize_entry(key, value)?;
+impl ChatTemplates {
+    pub(crate) fn new(sources: &TemplateSources, special: SpecialTokens, date: Option<Moment>) -> Result<Self, String> {
+        let mut named: Map<String, Value> =
+            special.named.into_iter().map(|(name, token)| (name.to_owned(), Value::String(token))).collect();
+        if !special.additional.is_empty() {
+            named.insert("additional_special_tokens".to_owned(), special.additional.into());
         }
-        map.end()
+        let default = ChatTemplate::new(&sources.default)?;
+        let tool_use = sources.tool_use.as_deref().map(ChatTemplate::new).transpose()?;
+        Ok(Self { default, tool_use, special: named, date })
     }
-}
 
-/// An error with the line of the template.
-fn describe(error: &minijinja::Error) -> String {
-    let mut text =
-        error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
-    if let Some(line) = error.line() {
-        text.push_str(&format!(" (line {line} of the template)"));
-    }
-    text
-}
-
-/// transformers marks the assistant's turns with a tag of its own, which changes no text: it becomes a block that always runs.
-fn without_generation_marks(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else {
-            break;
-        };
-        let (inside, end) = (&rest[start + 2..start + length], start + length + 2);
-        out.push_str(&rest[..start]);
-        let word = inside.trim_matches(|character: char| character.is_whitespace() || matches!(character, '-' | '+'));
-        match word {
-            "generation" => out.push_str(&format!("{{%{}%}}", inside.replacen(word, "if true", 1))),
-            "endgeneration" => out.push_str(&format!("{{%{}%}}", inside.replacen(word, "endif", 1))),
-            _ => out.push_str(&rest[start..end]),
+    /// The text of a conversation.
+    pub(crate) fn render(&self, messages: &[&Message], options: RenderOptions<'_>) -> Result<String, String> {
+        if messages.is_empty() {
+            return Err("the conversation has no message".to_owned());
         }
-        rest = &rest[end..];
+        let template = self.tool_use.as_ref().filter(|_| !options.tools.is_empty()).unwrap_or(&self.default);
+        let mut turns: Vec<Value> = messages.iter().map(|message| turn(message)).collect();
+        if options.ending != Ending::Continued {
+            return self.run(template, turns, options);
+        }
+        // As transformers: a mark behind the content shows where the text has to stop.
+        if !template.source.contains("content") {
+            return Err("the template never looks at `content`, so there is nothing to continue".to_owned());
+        }
+        let begun = messages.last().map_or("", |message| message.content.as_str());
+        if let Some(last) = turns.last_mut() {
+            last["content"] = Value::String(format!("{begun}{MARK} "));
+        }
+        let text = self.run(template, turns, options)?;
+        let at = text.rfind(MARK).filter(|_| text.contains(begun.trim_matches(is_space))).ok_or_else(|| {
+            format!("the template leaves out the message to continue, or part of it: {}", crate::error::excerpt(begun))
+        })?;
+        let (before, after) = text.split_at(at);
+        let kept = if after[MARK.len()..].starts_with(' ') { before } else { before.trim_end_matches(is_space) };
+        Ok(kept.to_owned())
     }
-    out.push_str(rest);
-    out
+
+    fn run(&self, template: &ChatTemplate, turns: Vec<Value>, options: RenderOptions<'_>) -> Result<String, String> {
+        let nothing = Map::new();
+        let arguments = options.template_arguments.unwrap_or(&nothing);
+        if let Some(name) = OWN.into_iter().find(|name| arguments.contains_key(*name)) {
+            return Err(format!("template_arguments names `{name}`, which every template is given already"));
+        }
+        let tools = if options.tools.is_empty() { Value::Null } else { Value::Array(options.tools.to_vec()) };
+        let own = [
+            ("messages", Value::Array(turns)),
+            ("tools", tools),
+            ("documents", Value::Null),
+            ("add_generation_prompt", Value::Bool(options.ending == Ending::Generation)),
+        ];
+        let named = self.special.iter().chain(arguments).map(|(name, value)| (name.as_str(), value));
+        let variables = own.iter().map(|(name, value)| (*name, value)).chain(named);
+        template.compiled.render(variables, self.date).map_err(|fail| fail.to_string())
+    }
 }
 
-/// `tojson` as transformers has it: Python's separators, nothing escaped for HTML.
-fn to_json(value: Value, options: Kwargs) -> Result<Value, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    // The two that change nothing here: keys come as they stand, and text is never escaped to ASCII.
-    let _: (Option<bool>, Option<bool>) = (options.get("ensure_ascii")?, options.get("sort_keys")?);
-    options.assert_all_used()?;
-    if let Some(width) = indent.filter(|width| *width > WIDEST_INDENT) {
-        let text = format!("tojson(indent={width}): expected at most {WIDEST_INDENT}");
-        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, text));
-    }
-    let failed = |error: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string());
-    let mut bytes = Vec::new();
-    match indent {
-        Some(width) => {
-            let spaces = vec![b' '; width];
-            let mut serializer =
-                serde_json::Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(&spaces));
-            value.serialize(&mut serializer).map_err(failed)?;
-        }
-        None => {
-            let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, PythonFormatter);
-            value.serialize(&mut serializer).map_err(failed)?;
-        }
-    }
-    let text = String::from_utf8(bytes)
-        .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))?;
-    Ok(Value::from_safe_string(text))
-}
+const MARK: &str = "CONTINUE_FINAL_MESSAGE_TAG";
 
-/// The greatest `indent` of `tojson`: a template cannot ask for more memory than its text is worth.
-const WIDEST_INDENT: usize = 64;
+/// The names that reasoning goes by; templates read the first, older data write the others.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// `json.dumps` with its default separators.
-struct PythonFormatter;
-
-impl Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+/// A message as a template sees it: role, content, and what else is there and not null.
+fn turn(message: &Message) -> Value {
+    let given = message.extra.iter().filter(|(_, value)| !value.is_null());
+    let mut turn = Map::new();
+    turn.insert("role".to_owned(), Value::String(message.role.clone()));
+    turn.insert("content".to_owned(), Value::String(message.content.clone()));
+    turn.extend(given.map(|(key, value)| (key.clone(), value.clone())));
+    if let Some(reasoning) = REASONING.into_iter().find_map(|name| turn.get(name)).cloned() {
+        turn.entry("thinking").or_insert_with(|| reasoning.clone());
+        turn.insert("reasoning_content".to_owned(), reasoning);
     }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        writer.write_all(b": ")
-    }
+    Value::Object(turn)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn template(source: &str) -> ChatTemplate {
-        let special = SpecialTokens { bos: Some("<s>".into()), eos: Some("</s>".into()), ..SpecialTokens::default() };
-        ChatTemplate::new(source, special).unwrap()
+    const CHATML: &str = "{% for message in messages %}\n<|{{ message.role }}|>{{ message['content'].strip() }}{{ eos_token }}\n\
+                          {% endfor %}\n{% if add_generation_prompt %}\n<|assistant|>\n{%- endif %}";
+
+    fn templates(default: &str, tool_use: Option<&str>) -> ChatTemplates {
+        let special =
+            SpecialTokens { named: [("eos_token", "</s>".to_owned())].into(), additional: vec!["<a>".to_owned()] };
+        let sources = TemplateSources { default: default.to_owned(), tool_use: tool_use.map(str::to_owned) };
+        ChatTemplates::new(&sources, special, None).unwrap()
+    }
+
+    fn ending(ending: Ending) -> RenderOptions<'static> {
+        RenderOptions { ending, ..RenderOptions::default() }
     }
 
     #[test]
     fn chatml() {
-        let template = template(
-            "{% for message in messages %}\n<|{{ message.role }}|>{{ message['content'].strip() }}{{ eos_token }}\n{% endfor %}\n\
-             {% if add_generation_prompt %}\n<|assistant|>\n{%- endif %}",
-        );
+        let template = templates(CHATML, None);
         let user = Message::new("user", " hi ");
-        assert_eq!(template.render(&[&user], true).unwrap(), "<|user|>hi</s>\n<|assistant|>");
-        assert_eq!(template.render(&[&user], false).unwrap(), "<|user|>hi</s>\n");
+        assert_eq!(template.render(&[&user], ending(Ending::Generation)).unwrap(), "<|user|>hi</s>\n<|assistant|>");
+        assert_eq!(template.render(&[&user], ending(Ending::Closed)).unwrap(), "<|user|>hi</s>\n");
+        assert_eq!(template.render(&[&user], ending(Ending::Continued)).unwrap(), "<|user|>hi");
+        assert!(template.render(&[], ending(Ending::Closed)).unwrap_err().contains("no message"));
     }
 
     #[test]
-    fn generation_marks_change_no_text() {
-        let marked =
-            template("{% for m in messages %}{%- generation -%} {{ m.content }} {%- endgeneration %}{% endfor %}");
-        assert_eq!(marked.render(&[&Message::new("user", "a"), &Message::new("user", "b")], false).unwrap(), "ab");
+    fn what_a_template_is_told() {
+        let told = templates(
+            "{{ tools is none }} {{ documents is none }} {{ bos_token is defined }} {{ additional_special_tokens }} {{ extra }}",
+            Some("{{ tools }} {{ eos_token }}"),
+        );
+        let user = Message::new("user", "");
+        let arguments = serde_json::json!({"extra": false, "eos_token": "E"});
+        let options = RenderOptions { template_arguments: arguments.as_object(), ..RenderOptions::default() };
+        assert_eq!(told.render(&[&user], options).unwrap(), "True True False ['<a>'] False");
+        let tools = [serde_json::json!({"b": 1, "a": null})];
+        assert_eq!(
+            told.render(&[&user], RenderOptions { tools: &tools, ..options }).unwrap(),
+            "[{'b': 1, 'a': None}] E"
+        );
+        let wrong = serde_json::json!({"messages": []});
+        let options = RenderOptions { template_arguments: wrong.as_object(), ..options };
+        assert!(told.render(&[&user], options).unwrap_err().contains("template_arguments names `messages`"));
     }
 
     #[test]
-    fn a_template_can_refuse() {
-        let refusing = template("{{ raise_exception('roles must alternate') }}");
-        assert!(refusing.render(&[], false).unwrap_err().contains("roles must alternate"));
-        assert!(ChatTemplate::new("{% for %}", SpecialTokens::default()).unwrap_err().contains("line 1"));
+    fn reasoning_goes_by_several_names_and_null_is_not_there() {
+        let told = templates(
+            "{% for m in messages %}{{ m.reasoning_content }}|{{ m.thinking }}|{{ m.name is defined }} {% endfor %}",
+            None,
+        );
+        let mut message = Message::new("assistant", "a");
+        message.extra.insert("reasoning".to_owned(), "r".into());
+        message.extra.insert("name".to_owned(), Value::Null);
+        assert_eq!(told.render(&[&message], ending(Ending::Closed)).unwrap(), "r|r|False ");
     }
 
     #[test]
-    fn json_is_written_as_python_writes_it() {
-        let dumping = template("{{ messages[0].tools | tojson }}");
-        let mut message = Message::new("user", "");
-        message.extra.insert("tools".into(), serde_json::json!({"name": "<f>", "size": [1, 2.5, null]}));
-        assert_eq!(dumping.render(&[&message], false).unwrap(), r#"{"name": "<f>", "size": [1, 2.5, null]}"#);
-        let wide = template("{{ messages[0].tools | tojson(indent=9223372036854775807) }}");
-        let text = wide.render(&[&message], false).unwrap_err();
-        assert!(text.contains("tojson(indent=9223372036854775807): expected at most 64"), "{text}");
+    fn what_cannot_be_continued_is_named() {
+        let message = Message::new("assistant", "Sure, it is");
+        let found = |source| templates(source, None).render(&[&message], ending(Ending::Continued)).unwrap_err();
+        assert!(found("{{ messages[0].role }}").contains("never looks at `content`"));
+        assert!(found("{{ messages[0].content[:4] }}").contains("leaves out the message to continue"));
     }
 }

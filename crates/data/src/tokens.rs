@@ -1,5 +1,6 @@
 //! What stands beside `tokenizer.json`: special tokens, and the chat template.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
@@ -17,6 +18,8 @@ pub struct TokenizerFiles<'a> {
     pub special_tokens_map: Option<&'a [u8]>,
     /// `chat_template.jinja`; goes before the configuration's.
     pub chat_template: Option<&'a str>,
+    /// `additional_chat_templates/tool_use.jinja`: the template of conversations with tools, beside `chat_template`.
+    pub tool_use_template: Option<&'a str>,
     /// `config.json` or `generation_config.json` of the model: ids of special tokens that nothing else names. From a
     /// directory each id is that of `generation_config.json`, or else of `config.json`.
     pub model_config: Option<&'a [u8]>,
@@ -29,6 +32,7 @@ pub(crate) struct OwnedFiles {
     tokenizer_config: Option<Vec<u8>>,
     special_tokens_map: Option<Vec<u8>>,
     chat_template: Option<String>,
+    tool_use_template: Option<String>,
     model_config: Option<Vec<u8>>,
 }
 
@@ -38,14 +42,6 @@ impl OwnedFiles {
             file: dir.join("tokenizer.json").display().to_string(),
             message: "no such file; expected the directory of a model or tokenizer in Hugging Face's layout".to_owned(),
         })?;
-        let chat_template = optional(dir, "chat_template.jinja")?
-            .map(|bytes| {
-                String::from_utf8(bytes).map_err(|_| Error::Tokenizer {
-                    file: dir.join("chat_template.jinja").display().to_string(),
-                    message: "not UTF-8".to_owned(),
-                })
-            })
-            .transpose()?;
         let generation = optional(dir, "generation_config.json")?;
         let generation = json(generation.as_deref(), &dir.join("generation_config.json").display().to_string())?;
         let config = optional(dir, "config.json")?;
@@ -59,7 +55,8 @@ impl OwnedFiles {
             tokenizer,
             tokenizer_config: optional(dir, "tokenizer_config.json")?,
             special_tokens_map: optional(dir, "special_tokens_map.json")?,
-            chat_template,
+            chat_template: optional_text(dir, "chat_template.jinja")?,
+            tool_use_template: optional_text(dir, "additional_chat_templates/tool_use.jinja")?,
             model_config,
         })
     }
@@ -70,6 +67,7 @@ impl OwnedFiles {
             tokenizer_config: self.tokenizer_config.as_deref(),
             special_tokens_map: self.special_tokens_map.as_deref(),
             chat_template: self.chat_template.as_deref(),
+            tool_use_template: self.tool_use_template.as_deref(),
             model_config: self.model_config.as_deref(),
         }
     }
@@ -84,13 +82,34 @@ fn optional(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, Error> {
     }
 }
 
+fn optional_text(dir: &Path, name: &str) -> Result<Option<String>, Error> {
+    optional(dir, name)?
+        .map(|bytes| {
+            String::from_utf8(bytes).map_err(|_| Error::Tokenizer {
+                file: dir.join(name).display().to_string(),
+                message: "not UTF-8".to_owned(),
+            })
+        })
+        .transpose()
+}
+
 /// Special tokens by their text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SpecialTokens {
-    pub(crate) bos: Option<String>,
-    pub(crate) eos: Option<String>,
-    pub(crate) pad: Option<String>,
-    pub(crate) unk: Option<String>,
+    /// The tokens that have a name: `bos_token` and the like, those that are given.
+    pub(crate) named: BTreeMap<&'static str, String>,
+    /// `additional_special_tokens`.
+    pub(crate) additional: Vec<String>,
+}
+
+/// The names of special tokens.
+const SPECIAL: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// The sources of chat templates: for every conversation, and for those with tools where that is another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TemplateSources {
+    pub(crate) default: String,
+    pub(crate) tool_use: Option<String>,
 }
 
 /// What the files beside the tokenizer say.
@@ -102,7 +121,7 @@ pub(crate) struct Settings {
     pub(crate) eos_id: Option<u32>,
     /// The configuration asks for a beginning-of-sequence token.
     pub(crate) add_bos: bool,
-    pub(crate) chat_template: Option<String>,
+    pub(crate) chat_template: Option<TemplateSources>,
 }
 
 impl Settings {
@@ -110,12 +129,18 @@ impl Settings {
         let config = json(files.tokenizer_config, "tokenizer_config.json")?;
         let map = json(files.special_tokens_map, "special_tokens_map.json")?;
         let model = json(files.model_config, "config.json")?;
-        let token = |key: &str| token(&config[key]).or_else(|| token(&map[key]));
+        let either = |key: &str| token(&config[key]).or_else(|| token(&map[key]));
+        let additional = |value: &Value| {
+            value
+                .as_array()
+                .map(|list| list.iter().filter_map(token).collect::<Vec<_>>())
+                .filter(|list| !list.is_empty())
+        };
         let special = SpecialTokens {
-            bos: token("bos_token"),
-            eos: token("eos_token"),
-            pad: token("pad_token"),
-            unk: token("unk_token"),
+            named: SPECIAL.into_iter().filter_map(|name| Some((name, either(name)?))).collect(),
+            additional: additional(&config["additional_special_tokens"])
+                .or_else(|| additional(&map["additional_special_tokens"]))
+                .unwrap_or_default(),
         };
         Ok(Self {
             special,
@@ -123,8 +148,11 @@ impl Settings {
             eos_id: id(&model["eos_token_id"]),
             add_bos: config["add_bos_token"].as_bool().unwrap_or(false),
             chat_template: match files.chat_template {
-                Some(template) => Some(template.to_owned()),
-                None => template(&config["chat_template"])?,
+                Some(template) => Some(TemplateSources {
+                    default: template.to_owned(),
+                    tool_use: files.tool_use_template.map(str::to_owned),
+                }),
+                None => templates(&config["chat_template"])?,
             },
         })
     }
@@ -147,19 +175,22 @@ fn id(value: &Value) -> Option<u32> {
     value.as_u64().or_else(|| value[0].as_u64()).and_then(|id| u32::try_from(id).ok())
 }
 
-/// A template, or the one named `default` of a list.
-fn template(value: &Value) -> Result<Option<String>, Error> {
+/// A template, or those of a list that are named `default` and `tool_use`.
+fn templates(value: &Value) -> Result<Option<TemplateSources>, Error> {
     let wrong =
         |message: &str| Error::Tokenizer { file: "tokenizer_config.json".to_owned(), message: message.to_owned() };
     match value {
         Value::Null => Ok(None),
-        Value::String(template) => Ok(Some(template.clone())),
-        Value::Array(list) => list
-            .iter()
-            .find(|entry| entry["name"] == "default")
-            .and_then(|entry| entry["template"].as_str())
-            .map(|template| Some(template.to_owned()))
-            .ok_or_else(|| wrong("chat_template is a list without an entry named \"default\"")),
+        Value::String(template) => Ok(Some(TemplateSources { default: template.clone(), tool_use: None })),
+        Value::Array(list) => {
+            let named = |name: &str| {
+                let entry = list.iter().find(|entry| entry["name"] == name)?;
+                entry["template"].as_str().map(str::to_owned)
+            };
+            let default =
+                named("default").ok_or_else(|| wrong("chat_template is a list without an entry named \"default\""))?;
+            Ok(Some(TemplateSources { default, tool_use: named("tool_use") }))
+        }
         _ => Err(wrong("chat_template is neither a string nor a list")),
     }
 }

@@ -3,7 +3,10 @@
 
 mod common;
 
-use candlewick_data::{Boundary, EncodeOptions, Encoder, Example, Message, Origin, Reason, Row, Text, TokenizerFiles};
+use candlewick_data::{
+    Boundary, EncodeOptions, Encoder, Example, Message, Origin, Reason, Record, RenderOptions, Row, Text,
+    TokenizerFiles,
+};
 use common::{SMALL, Small, chat};
 
 fn with_template(template: &str, options: EncodeOptions) -> Encoder {
@@ -147,6 +150,7 @@ fn templates_in_the_wild() {
             ..TokenizerFiles::default()
         };
         let encoder = Encoder::from_files(&files, options).unwrap_or_else(|error| panic!("{name}: {error}"));
+        thinking_of_earlier_turns_is_no_obstacle(name, &files);
         match encoder.encode(&talk, &Origin::memory(1)) {
             Ok(example) => {
                 let completion = encoder.decode(&example.contexts[0].completions[0].ids);
@@ -154,10 +158,106 @@ fn templates_in_the_wild() {
                 let prompt = encoder.decode(&example.contexts[0].prompt);
                 assert!(prompt.trim_end().ends_with("<|im_start|>assistant"), "{name}: {prompt}");
             }
-            // SmolLM3's asks for the date, which nothing here knows.
+            // SmolLM3's asks for the date, which nobody gave.
             Err(rejection) => {
-                assert!(name == "smollm3" && rejection.detail.contains("strftime_now"), "{name}: {rejection}")
+                assert!(name == "smollm3" && rejection.detail.contains("set `date`"), "{name}: {rejection}")
             }
         }
     }
+}
+
+/// Qwen3's template takes the reasoning out of turns before the last question: prompt and completion still fit together.
+fn thinking_of_earlier_turns_is_no_obstacle(name: &str, files: &TokenizerFiles<'_>) {
+    let options =
+        EncodeOptions { date: Some("2026-03-07".parse().unwrap()), max_length: None, ..EncodeOptions::default() };
+    let encoder = Encoder::from_files(files, options).unwrap();
+    let talk = row(
+        &[("user", "One?"), ("assistant", "<think>\nhm\n</think>\n\nYes."), ("user", "Two?")],
+        &[("assistant", "<think>\nso\n</think>\n\nNo.")],
+    );
+    let example = encode(&encoder, &talk);
+    let context = &example.contexts[0];
+    let (prompt, completion) = (encoder.decode(&context.prompt), encoder.decode(&context.completions[0].ids));
+    assert!(completion.contains("<think>\nso\n</think>\n\nNo.<|im_end|>"), "{name}: {completion}");
+    assert_eq!(prompt.contains("hm"), name != "qwen3", "{name}: {prompt}");
+}
+
+#[test]
+fn a_prompt_that_ends_with_the_assistant_is_continued() {
+    let prompt = chat(&[("user", "q"), ("assistant", "Sure, ")]);
+    let completions = [chat(&[("assistant", "it is")]), Text::Plain("it is".into())];
+    for completion in completions {
+        let row = Row::Demonstration { prompt: prompt.clone(), completion: completion.clone() };
+        let encoder = with_template(common::CHAT_TEMPLATE, EncodeOptions::default());
+        let (begun, rest) = parts(&encoder, &row);
+        assert_eq!((begun.as_str(), rest.as_str()), ("<s><|user|> q<|end|><|assistant|> Sure, ", "it is<|end|>"));
+        assert_eq!(encoder.encode_prompt(&prompt).unwrap(), encode(&encoder, &row).contexts[0].prompt);
+        // TRL closes the message and opens another.
+        let options = EncodeOptions { boundary: Boundary::CommonPrefix, ..EncodeOptions::default() };
+        let (begun, rest) = parts(&with_template(common::CHAT_TEMPLATE, options), &row);
+        assert_eq!(begun, "<s><|user|> q<|end|><|assistant|> Sure, <|end|><|assistant|>");
+        assert_eq!(rest, " it is<|end|>");
+    }
+    // A message of the user after it closes the turn.
+    let encoder = with_template(common::CHAT_TEMPLATE, EncodeOptions::default());
+    let row = Row::Demonstration { prompt, completion: chat(&[("user", "and?"), ("assistant", "so")]) };
+    assert_eq!(parts(&encoder, &row).1, " so<|end|>");
+}
+
+#[test]
+fn tools_and_variables_of_a_row_reach_the_template() {
+    let template = "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{{ mood }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    let encoder = with_template(template, EncodeOptions::default());
+    let row = row(&[("user", "q")], &[("assistant", "a")]);
+    let mut record = Record::from(row.clone());
+    record.tools = vec![serde_json::from_str(r#"{"name": "f", "args": {"z": 1, "a": null}}"#).unwrap()];
+    record.template_arguments.insert("mood".into(), "calm".into());
+    let example = encoder.encode_record(&record, &Origin::memory(1)).unwrap();
+    let shown = encoder.decode(&example.contexts[0].prompt);
+    // In the order of the row's own text.
+    assert_eq!(shown, r#" {"name": "f", "args": {"z": 1, "a": null}}calmq"#);
+    assert_eq!(parts(&encoder, &row).0, " q");
+}
+
+#[test]
+fn a_turn_that_is_rewritten_once_others_follow_is_caught() {
+    let template = "{% for m in messages %}<|{{ m.role }}|>{% if loop.last %}I have thought about this at length: {% endif %}{{ m.content }}<|end|>{% endfor %}\
+                    {% if add_generation_prompt %}<|assistant|>{% endif %}";
+    let encoder = with_template(template, EncodeOptions::default());
+    let several = row(&[("user", "a")], &[("assistant", "b"), ("user", "c"), ("assistant", "d")]);
+    let rejection = encoder.encode(&several, &Origin::memory(1)).unwrap_err();
+    assert_eq!(rejection.reason, Reason::PromptRewritten);
+    assert!(rejection.detail.contains("I have thought") && rejection.detail.contains("with"), "{rejection}");
+}
+
+#[test]
+fn a_token_that_ends_the_whole_conversation_is_no_part_of_an_earlier_turn() {
+    let template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}\
+                    {% if add_generation_prompt %}<|assistant|>{% else %}{{ eos_token }}{% endif %}";
+    let encoder = with_template(template, EncodeOptions::default());
+    let several = row(&[("user", "a")], &[("assistant", "b"), ("user", "c"), ("assistant", "d")]);
+    let shown = encoder.describe(&encode(&encoder, &several)).lines().last().unwrap().to_owned();
+    assert_eq!(
+        shown,
+        "  completion, 12 tokens, 7 scored: ⟦\" b<|end|>\"⟧\"<|user|> c<|end|><|assistant|>\"⟦\" d<|end|></s>\"⟧"
+    );
+}
+
+#[test]
+fn conversations_with_tools_have_a_template_of_their_own() {
+    let tokenizer = common::tokenizer_json(SMALL);
+    let config = common::config_json(SMALL);
+    let files = TokenizerFiles {
+        tokenizer: &tokenizer,
+        tokenizer_config: Some(&config),
+        chat_template: Some("plain"),
+        tool_use_template: Some("with {{ tools | length }}"),
+        ..TokenizerFiles::default()
+    };
+    let encoder = Encoder::from_files(&files, EncodeOptions::default()).unwrap();
+    let user = [Message::new("user", "q")];
+    let tools = [serde_json::json!({"name": "f"})];
+    assert_eq!(encoder.render_chat(&user, RenderOptions::default()).unwrap(), "plain");
+    let options = RenderOptions { tools: &tools, ..RenderOptions::default() };
+    assert_eq!(encoder.render_chat(&user, options).unwrap(), "with 1");
 }
