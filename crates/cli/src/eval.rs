@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use candlewick::data::{BatchOptions, Batches, Encoder, Order, RowRange, Source};
+use candlewick::data::{BatchOptions, Batches, Encoder, Order, RowRange};
 use candlewick::losses::{Objective, StepWide};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
-    CausalPolicy, Config, EvalReport, FrozenPolicy, Plan, Reference, ReferenceKind, ReferencePlan, Trainer,
+    CausalPolicy, Config, EvalReport, FrozenPolicy, PartPlan, Plan, Reference, ReferenceKind, ReferencePlan, Trainer,
     TrainerOptions, TuningPlan,
 };
 use serde_json::{Value, json};
@@ -20,14 +20,7 @@ use crate::{places, rows, words};
 pub(crate) fn eval(arguments: &Eval) -> Result<()> {
     let plan = Plan::resolve(configuration(arguments)?)?;
     let threads = words::threads(plan.train.threads);
-    eprintln!(
-        "measuring {}, {}",
-        plan.data.path.display(),
-        match plan.data.rows {
-            RowRange { start: 0, end: None } => "all rows".to_owned(),
-            rows => format!("rows {rows}"),
-        }
-    );
+    eprintln!("measuring {}, {}", plan.data.name(), selected(&plan.data.parts));
     if matches!((&plan.reference, &plan.model.tuning), (ReferencePlan::Frozen, TuningPlan::Full)) {
         eprintln!(
             "the model is compared with itself, so every margin is 0; name what it started from by --reference DIR"
@@ -148,7 +141,7 @@ fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<Cau
 }
 
 fn batches(plan: &Plan, encoder: Arc<Encoder>) -> Result<Batches> {
-    let source = Source::open(&plan.source_options())?;
+    let source = plan.open_rows()?;
     let mismatched = plan.objective.needs().step_wide == StepWide::Mismatched;
     let options = BatchOptions {
         examples: plan.train.batch_size,
@@ -159,6 +152,14 @@ fn batches(plan: &Plan, encoder: Arc<Encoder>) -> Result<Batches> {
         ..BatchOptions::default()
     };
     Ok(Batches::new(source, encoder, options)?)
+}
+
+/// Which rows of their files.
+fn selected(parts: &[PartPlan]) -> String {
+    match parts {
+        [part] if part.rows != RowRange::default() => format!("rows {}", part.rows),
+        _ => "all rows".to_owned(),
+    }
 }
 
 fn show(report: &EvalReport, as_json: bool) {

@@ -10,8 +10,8 @@
 
 mod arguments;
 mod bench;
-mod data;
 mod bench_data;
+mod data;
 mod drive;
 mod eval;
 mod failure;

@@ -1,4 +1,4 @@
-//! Names of models as a user may write them: a directory, or `hub:owner/name`, or `hub:owner/name@revision`.
+//! Names of models and data as a user may write them: a path, or `hub:owner/name`, or `hub:owner/name@revision`.
 
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,7 @@ pub(crate) fn resolve(config: &mut Config) -> Result<()> {
             *path = directory(path, kind)?;
         }
     }
+    resolve_data(config)?;
     // The same file under two names is told apart no longer: rows to train on must not be measured on.
     let (data, evaluation) = (&config.data.path, &mut config.evaluation);
     if let (Some(data), Some(held_out)) = (data, evaluation.as_mut().and_then(|words| words.path.as_mut()))
@@ -48,27 +49,74 @@ pub(crate) fn directory(place: &Path, kind: Kind) -> Result<PathBuf> {
     }
 }
 
-/// The file or files of rows that a name stands for. Subsets and splits are those of a data set of the Hub.
-pub(crate) fn data(place: &Path, subset: Option<&str>, split: Option<&str>) -> Result<PathBuf> {
-    if place.to_str().is_some_and(|text| text.starts_with("hub:")) {
-        return data_of_hub(place, subset, split);
+/// Turns every name of rows into files.
+fn resolve_data(config: &mut Config) -> Result<()> {
+    let data = &mut config.data;
+    // Held-out rows of another split are those of the same name.
+    if let Some(words) = &mut config.evaluation
+        && words.path.is_none()
+        && words.files.is_empty()
+        && words.split.is_some()
+    {
+        words.path.clone_from(&data.path);
+        words.subset = words.subset.take().or_else(|| data.subset.clone());
     }
-    for (flag, value) in [("--subset", subset), ("--split", split)] {
-        if let Some(value) = value {
-            let place = place.display();
-            anyhow::bail!(crate::failure::Failure::Usage(format!(
-                "{flag} {value}: {place} is not a data set of the Hub (hub:owner/name); name the file or directory itself"
-            )));
-        }
+    one(&data.path, &mut data.files, &mut data.subset, &mut data.split)?;
+    for part in &mut data.mixture {
+        one(&part.path, &mut part.files, &mut part.subset, &mut part.split)?;
     }
-    Ok(place.to_owned())
+    match &mut config.evaluation {
+        Some(words) => one(&words.path, &mut words.files, &mut words.subset, &mut words.split),
+        None => Ok(()),
+    }
 }
 
-fn data_of_hub(place: &Path, _: Option<&str>, _: Option<&str>) -> Result<PathBuf> {
-    anyhow::bail!(crate::failure::Failure::Usage(format!(
-        "{}: data sets of the Hub cannot be read yet; download the files and give their path",
-        place.display()
-    )))
+fn one(
+    path: &Option<PathBuf>,
+    files: &mut Vec<PathBuf>,
+    subset: &mut Option<String>,
+    split: &mut Option<String>,
+) -> Result<()> {
+    if let Some(path) = path
+        && files.is_empty()
+        && let Some(found) = data(path, subset.as_deref(), split.as_deref())?
+    {
+        *files = found;
+        (*subset, *split) = (None, None);
+    }
+    Ok(())
+}
+
+/// The files of a data set of the Hub; None where the name is a path, of which a split may be chosen and a subset not.
+pub(crate) fn data(place: &Path, subset: Option<&str>, split: Option<&str>) -> Result<Option<Vec<PathBuf>>> {
+    if let Some(name) = place.to_str().and_then(|text| text.strip_prefix("hub:")) {
+        return fetch_data(name, subset, split).map(Some);
+    }
+    if let Some(subset) = subset {
+        anyhow::bail!(crate::failure::Failure::Usage(format!(
+            "subset {subset}: {} is not a data set of the Hub (hub:owner/name); name the directory of the subset",
+            place.display()
+        )));
+    }
+    Ok(None)
+}
+
+#[cfg(feature = "hub")]
+fn fetch_data(name: &str, subset: Option<&str>, split: Option<&str>) -> Result<Vec<PathBuf>> {
+    let (name, revision) = name.split_once('@').map_or((name, None), |(name, revision)| (name, Some(revision)));
+    let request = candlewick::hub::DatasetRequest {
+        name: name.to_owned(),
+        revision: revision.map(str::to_owned),
+        subset: subset.map(str::to_owned),
+        split: split.map(str::to_owned),
+    };
+    let fetched = hub().and_then(|hub| hub.dataset(&request));
+    Ok(fetched.map_err(|error| crate::failure::Failure::Data(error.to_string()))?.files)
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch_data(name: &str, _: Option<&str>, _: Option<&str>) -> Result<Vec<PathBuf>> {
+    anyhow::bail!(without_hub(name))
 }
 
 #[cfg(feature = "hub")]
@@ -90,9 +138,14 @@ fn hub() -> candlewick::hub::Result<candlewick::hub::Hub> {
 
 #[cfg(not(feature = "hub"))]
 fn fetch(name: &str, _: &str, _: Kind) -> Result<PathBuf> {
-    anyhow::bail!(crate::failure::Failure::Usage(format!(
+    anyhow::bail!(without_hub(name))
+}
+
+#[cfg(not(feature = "hub"))]
+fn without_hub(name: &str) -> crate::failure::Failure {
+    crate::failure::Failure::Usage(format!(
         "hub:{name}: this wick was built without the feature hub; give a local directory, or build with it"
-    )))
+    ))
 }
 
 #[cfg(test)]

@@ -48,8 +48,8 @@
 
 mod batches;
 mod bucket;
-mod check;
 mod byte_level;
+mod check;
 mod cursor;
 mod describe;
 mod edits;

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candlewick_data::{
-    Boundary, ColumnPath, CompletionTruncation, EncodeOptions, EndOfSequence, Form, MixtureEnd, NumberColumn,
+    Boundary, ColumnPath, CompletionTruncation, EncodeOptions, EndOfSequence, Form, MixtureEnd, Moment, NumberColumn,
     PromptRange, PromptTruncation, RowRange, ScoredTokens, Selection, SelectionOptions, Source, SourceOptions,
     TeacherColumn, Ties, Truncation,
 };
@@ -48,6 +48,8 @@ pub struct DataPlan {
     pub completion_truncation: CompletionTruncation,
     /// Whether plain completions end with the end-of-sequence token.
     pub end_of_sequence: EndOfSequence,
+    /// The day that chat templates are told which ask for one.
+    pub date: Option<Moment>,
     /// Whether a rejected row is an error.
     pub strict: bool,
     /// Whether every step holds rows of both verdicts as long as there are both.
@@ -126,6 +128,7 @@ impl DataPlan {
             prompt_truncation: words.prompt_truncation,
             completion_truncation: words.completion_truncation,
             end_of_sequence: words.end_of_sequence,
+            date: words.date,
             strict: words.strict,
             stratified,
             workers: words.workers,
@@ -176,7 +179,7 @@ impl DataPlan {
                 Scored::All => ScoredTokens::All,
                 Scored::Edits => ScoredTokens::Edits,
             },
-            ..EncodeOptions::default()
+            date: self.date,
         }
     }
 

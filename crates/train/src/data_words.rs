@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candlewick_data::{
-    Balance, Boundary, ColumnPath, CompletionTruncation, Deduplicate, EndOfSequence, Form, MixtureEnd,
+    Balance, Boundary, ColumnPath, CompletionTruncation, Deduplicate, EndOfSequence, Form, MixtureEnd, Moment,
     PromptTruncation, RowRange, Ties, Truncation,
 };
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,8 @@ pub struct DataWords {
     pub completion_truncation: CompletionTruncation,
     /// Whether completions of plain text end with the end-of-sequence token.
     pub end_of_sequence: EndOfSequence,
+    /// The day that chat templates are told which ask for one, as `"2026-03-07"`.
+    pub date: Option<Moment>,
     /// Whether a rejected row is an error; otherwise it is left out and counted.
     pub strict: bool,
     /// Whether every step holds rows of both verdicts as long as there are both: then rows come later than their place in
@@ -92,6 +94,7 @@ impl Default for DataWords {
             prompt_truncation: PromptTruncation::default(),
             completion_truncation: CompletionTruncation::default(),
             end_of_sequence: EndOfSequence::default(),
+            date: None,
             strict: false,
             stratified: None,
             workers: 1,

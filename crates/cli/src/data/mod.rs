@@ -27,7 +27,7 @@ pub(crate) fn data(command: &Data) -> Result<()> {
 
 /// The rows that are named.
 fn source(rows: &DataRows) -> Result<Source> {
-    let path = places::data(&rows.path, rows.subset.as_deref(), rows.split.as_deref())?;
+    let fetched = places::data(&rows.path, rows.subset.as_deref(), rows.split.as_deref())?;
     let mut numbers: Vec<NumberColumn> = rows.numbers.iter().map(NumberColumn::any).collect();
     // A soft label is read as this number.
     if rows.ties == TiesWord::Soft && !rows.numbers.iter().any(|name| name == "preference") {
@@ -45,7 +45,10 @@ fn source(rows: &DataRows) -> Result<Source> {
         },
         strict: rows.strict,
         numbers,
-        ..SourceOptions::new(path)
+        // What was fetched is of the split.
+        split: rows.split.clone().filter(|_| fetched.is_none()),
+        files: fetched.unwrap_or_default(),
+        ..SourceOptions::new(&rows.path)
     })?)
 }
 
