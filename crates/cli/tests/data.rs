@@ -139,7 +139,8 @@ fn statistics_as_json() {
     assert_eq!(stats["tokens"]["counts"]["truncated"], 1);
     assert_eq!((&stats["tokens"]["lengths"]["total"]["max"], &stats["prompts"]["unit"]), (&json!(4), &json!("tokens")));
     assert_eq!(stats["characters"]["prompt"]["max"], 7);
-    assert_eq!(stats["length_bias"]["chosen_longer"], 1);
+    // Which its limit cuts to the length of the others.
+    assert_eq!(stats["length_bias"]["equal"], 3);
 }
 
 #[test]
@@ -207,7 +208,6 @@ fn real_transcripts_lose_nine_rows() {
     // The same rows in the form they were written in.
     let mut again = place.data(&["stats", "pairs.jsonl", "--json"]).json();
     let mut stats = stats;
-    assert_eq!(again["sources"][0]["form"], "trl_pair");
     for stats in [&mut again, &mut stats] {
         stats["sources"].take();
         stats["rows"].take();
@@ -274,10 +274,11 @@ fn three_annotators_agree_somewhat() {
     let votes = &stats["votes"];
     assert_eq!((&votes["rows"], &votes["votes_per_row"]["max"]), (&stats["rows"]["kept"], &json!(3)));
     let alpha = votes["krippendorff_alpha"].as_f64().expect("a number");
-    assert!((0.2..1.0).contains(&alpha), "{alpha}");
+    assert!((0.84..0.88).contains(&alpha), "{alpha}");
     assert!(stats["ties"]["kept"].as_u64() > Some(0) && stats["ties"]["dropped"] == 0);
+    // A tie may be unusable for another reason too.
     let dropped = place.data(&["stats", path, "--json"]).json();
-    assert_eq!(dropped["ties"]["dropped"], stats["ties"]["kept"]);
+    assert!(dropped["ties"]["kept"] == 0 && dropped["ties"]["dropped"].as_u64() >= stats["ties"]["kept"].as_u64());
 }
 
 #[test]

@@ -210,12 +210,15 @@ impl Page {
             let tokens = run.iter().enumerate().map(|(place, span)| self.span(span, place));
             let tokens: Vec<String> = tokens.collect();
             let text = tokens.join(if self.colour { "" } else { "|" });
+            // A bracket closes before the line does.
+            let (text, end) = text.strip_suffix('\n').map_or((text.as_str(), ""), |text| (text, "\n"));
             let _ = match run.first().map(|span| span.kind) {
-                Some(SpanKind::Scored) if !self.colour => write!(out, "⟦{text}⟧"),
-                Some(SpanKind::Unscored) if !self.colour => write!(out, "⟨{text}⟩"),
-                _ => write!(out, "{text}"),
+                Some(SpanKind::Scored) if !self.colour => write!(out, "⟦{text}⟧{end}"),
+                Some(SpanKind::Unscored) if !self.colour => write!(out, "⟨{text}⟩{end}"),
+                _ => write!(out, "{text}{end}"),
             };
         }
+        out.truncate(out.trim_end_matches('\n').len());
         out
     }
 
@@ -232,7 +235,8 @@ impl Page {
         };
         if self.ids {
             let ids: Vec<String> = span.ids.iter().map(u32::to_string).collect();
-            let _ = write!(text, "[{}]", ids.join(" "));
+            let end = text.trim_end_matches('\n').len();
+            text.insert_str(end, &format!("[{}]", ids.join(" ")));
         }
         // A style does not go over a line break.
         text.split('\n').map(|line| self.paint(style, line)).collect::<Vec<_>>().join("\n")
@@ -258,7 +262,8 @@ fn visible(text: &str) -> String {
     let mut out = String::new();
     for letter in text.chars() {
         match letter {
-            '\n' | '\t' => out.push(letter),
+            // Joiners hold emoji and words together, and turn nothing around.
+            '\n' | '\t' | '\u{200c}' | '\u{200d}' => out.push(letter),
             other => push_visible(&mut out, other),
         }
     }
@@ -288,6 +293,7 @@ mod tests {
 
     #[test]
     fn nothing_steers_the_terminal() {
+        assert_eq!(visible("a\u{200d}b"), "a\u{200d}b");
         assert_eq!(visible("a\u{1b}[31mb\r\n\tc\u{202e}"), "a\\u{1b}[31mb\\r\n\tc\\u{202e}");
         assert_eq!(marked(" a\tb\n"), "·a→b↵\n");
     }
@@ -301,7 +307,7 @@ mod tests {
             spans: vec![
                 span("ab", SpanKind::Unscored, SpanText::Plain),
                 span(" c", SpanKind::Scored, SpanText::Plain),
-                span("</s>", SpanKind::Scored, SpanText::Special),
+                span("</s>\n", SpanKind::Scored, SpanText::Special),
             ],
         };
         assert_eq!(Page { colour: false, ids: false }.part(&part), "⟨ab⟩⟦·c|</s>⟧");
