@@ -34,7 +34,7 @@ deny:
 # The libraries for WebAssembly.
 wasm:
     rustup target add wasm32-unknown-unknown
-    cargo check --target wasm32-unknown-unknown -p candlewick-losses -p candlewick-data -p candlewick-kernels -p candlewick-model -p candlewick-train
+    cargo check --target wasm32-unknown-unknown --no-default-features -p candlewick-losses -p candlewick-data -p candlewick-kernels -p candlewick-model -p candlewick-train
 
 # Build every package as crates.io would.
 package:
