@@ -9,8 +9,8 @@ use candlewick::data::{
 };
 
 use super::dropped::Dropped;
+use super::words::{DataConvert, PairingWord, To};
 use super::{name, source};
-use crate::arguments::{DataConvert, PairingWord, To};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 
