@@ -94,6 +94,12 @@ fn select(source: &Source, arguments: &DataConvert) -> Result<Option<Selection>>
     if options == SelectionOptions::default() {
         return Ok(None);
     }
+    if arguments.rows.path.as_os_str() == "-" {
+        bail!(Failure::Usage(
+            "--deduplicate and --balance read all rows twice, and standard input can be read once; write it to a file first"
+                .into()
+        ));
+    }
     let mut selector = Selector::new(&options)?;
     for row in source.records()? {
         match row? {
