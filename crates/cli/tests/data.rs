@@ -320,6 +320,7 @@ fn wrong_words_are_told() {
     place.data(&["stats", "pairs.jsonl", "--split", "train"]).fails(2, &["--split", "hub:"]);
     place.data(&["inspect", "pairs.jsonl", "--model", "nowhere"]).fails(4, &["nowhere", "tokenizer.json"]);
     place.data(&["inspect", "pairs.jsonl", "--ids"]).fails(2, &["--model"]);
+    place.data(&["convert", "-", "o.jsonl", "--deduplicate", "exact"]).fails(3, &["<stdin>", "no rows"]);
     place.data(&["convert", "pairs.jsonl", "o.jsonl", "--held-out", "2"]).fails(2, &["held_out", "between 0 and 1"]);
     place.data(&["convert", "pairs.jsonl", "o.jsonl", "--deduplicate", "near=7"]).fails(2, &["near=S"]);
     place.data(&["stats", "pairs.jsonl", "--dropped", "nowhere/d.jsonl"]).fails(6, &["--dropped", "nowhere/d.jsonl"]);

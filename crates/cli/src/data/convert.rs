@@ -9,8 +9,8 @@ use candlewick::data::{
 };
 
 use super::dropped::Dropped;
+use super::words::{DataConvert, PairingWord, To};
 use super::{name, source};
-use crate::arguments::{DataConvert, PairingWord, To};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 
@@ -93,6 +93,12 @@ fn select(source: &Source, arguments: &DataConvert) -> Result<Option<Selection>>
     let options = SelectionOptions { deduplicate: arguments.deduplicate, balance };
     if options == SelectionOptions::default() {
         return Ok(None);
+    }
+    if arguments.rows.path.as_os_str() == "-" {
+        bail!(Failure::Usage(
+            "--deduplicate and --balance read all rows twice, and standard input can be read once; write it to a file first"
+                .into()
+        ));
     }
     let mut selector = Selector::new(&options)?;
     for row in source.records()? {

@@ -11,8 +11,8 @@ use candlewick::data::{
 };
 
 use super::dropped::Dropped;
+use super::words::{Colour, DataInspect};
 use super::{encoder, shown, source};
-use crate::arguments::{Colour, DataInspect};
 
 /// Rows shown where no number is given.
 const USUAL: u64 = 3;

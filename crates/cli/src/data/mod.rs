@@ -4,6 +4,7 @@ mod convert;
 mod dropped;
 mod inspect;
 mod stats;
+pub(crate) mod words;
 
 use std::io;
 use std::path::Path;
@@ -13,8 +14,8 @@ use candlewick::data::{
     ColumnPath, Deduplicate, EncodeOptions, Encoder, Form, NumberColumn, Source, SourceOptions, Ties,
 };
 
-use crate::arguments::{Data, DataRows, DataTokens, TiesWord};
 use crate::places::{self, Kind};
+use words::{Data, DataRows, DataTokens, TiesWord};
 
 /// Does what is asked.
 pub(crate) fn data(command: &Data) -> Result<()> {

@@ -6,8 +6,8 @@ use anyhow::Result;
 use candlewick::data::Stats;
 
 use super::dropped::Dropped;
+use super::words::DataStats;
 use super::{encoder, shown, source};
-use crate::arguments::DataStats;
 
 /// Lines are no longer than this where the terminal's width is not known.
 const USUAL_WIDTH: usize = 100;

@@ -1,0 +1,187 @@
+//! The words of `wick data`.
+
+use std::path::PathBuf;
+
+use candlewick::data;
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::failure::EXIT_CODES;
+
+/// `wick data`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Data {
+    /// Show some rows: parsed, or with a tokenizer token by token, with what is scored
+    Inspect(DataInspect),
+    /// Count and measure: rows kept and dropped, lengths, balance, ties, repeats, shared prompts, agreement
+    Stats(DataStats),
+    /// Write any form as TRL's JSON lines or Parquet
+    Convert(DataConvert),
+}
+
+/// Which rows, and how they are read.
+#[derive(Debug, Args)]
+pub(crate) struct DataRows {
+    /// A file, a directory, a glob, - for standard input, or hub:owner/name[@revision]
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// The form of the rows; told from the first one by default
+    #[arg(long, value_name = "NAME", value_parser = super::form)]
+    pub(crate) form: Option<data::Form>,
+    /// Our name of a column and its place in the file, as completion=response, completion=solutions.0.text, or several for a list: completions=a,b; may be repeated
+    #[arg(long, value_name = "NAME=PATH", value_parser = super::column)]
+    pub(crate) columns: Vec<(String, data::ColumnPath)>,
+    /// Which attribute or label decides, where rows have several
+    #[arg(long, value_name = "NAME")]
+    pub(crate) criterion: Option<String>,
+    /// What becomes of completions that were found even
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = TiesWord::Drop)]
+    pub(crate) ties: TiesWord,
+    /// A number that every row must bring, as margin; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) numbers: Vec<String>,
+    /// The subset of a data set of the Hub
+    #[arg(long, value_name = "NAME")]
+    pub(crate) subset: Option<String>,
+    /// The split of a data set of the Hub; train by default
+    #[arg(long, value_name = "NAME")]
+    pub(crate) split: Option<String>,
+    /// Which rows, counted from 0, such as 10..20 or ..500
+    #[arg(long, value_name = "RANGE")]
+    pub(crate) rows: Option<data::RowRange>,
+    /// Stop at the first row that cannot be used
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// List every row that is dropped in this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dropped: Option<PathBuf>,
+}
+
+/// What becomes of ties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TiesWord {
+    /// They are dropped
+    Drop,
+    /// They stay, the first completion as the chosen one
+    Keep,
+    /// They stay, with a preference of 0.5
+    Soft,
+}
+
+/// What rows are tokenized with.
+#[derive(Debug, Args)]
+pub(crate) struct DataTokens {
+    /// Tokenize as for this model: a directory, or hub:owner/name[@revision]
+    #[arg(long, visible_alias = "tokenizer", value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Longest prompt with completion, in tokens; without it nothing is cut
+    #[arg(long, value_name = "N", requires = "model", value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_000_000_000))]
+    pub(crate) max_length: Option<usize>,
+}
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Colour {
+    /// On a terminal that can
+    Auto,
+    /// Always
+    Always,
+    /// Never; what is scored stands in brackets
+    Never,
+}
+
+/// `wick data inspect`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct DataInspect {
+    /// Which rows.
+    #[command(flatten)]
+    pub(crate) rows: DataRows,
+    /// The tokenizer.
+    #[command(flatten)]
+    pub(crate) tokens: DataTokens,
+    /// How many rows; 3 by default, all of --rows where that is given
+    #[arg(short, value_name = "N")]
+    pub(crate) number: Option<u64>,
+    /// Show the id of every token
+    #[arg(long, requires = "model")]
+    pub(crate) ids: bool,
+    /// Colours
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Colour::Auto)]
+    pub(crate) color: Colour,
+}
+
+/// `wick data stats`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct DataStats {
+    /// Which rows.
+    #[command(flatten)]
+    pub(crate) rows: DataRows,
+    /// The tokenizer.
+    #[command(flatten)]
+    pub(crate) tokens: DataTokens,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What rows are written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum To {
+    /// Every row as what it is
+    Auto,
+    /// prompt, chosen, rejected; of labelled rows, two of the same prompt make one
+    Pairs,
+    /// prompt, completion, label
+    Unpaired,
+    /// prompt, completions, ratings
+    Ranked,
+    /// prompt, completion
+    Demonstrations,
+}
+
+/// Which rated completions are paired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum PairingWord {
+    /// The best with the worst
+    BestWorst,
+    /// Each with the next worse one
+    Adjacent,
+    /// Each with every worse one
+    All,
+}
+
+/// `wick data convert`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct DataConvert {
+    /// Which rows.
+    #[command(flatten)]
+    pub(crate) rows: DataRows,
+    /// The file to write: .jsonl, .jsonl.gz, .jsonl.zst or .parquet
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    /// What the rows are written as
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = To::Auto)]
+    pub(crate) to: To,
+    /// With --to pairs: which of several rated completions are paired
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = PairingWord::BestWorst)]
+    pub(crate) pairing: PairingWord,
+    /// Leave out repeats: exact, near (similarity of 0.8), or near=S
+    #[arg(long, value_name = "HOW", value_parser = super::deduplicate)]
+    pub(crate) deduplicate: Option<data::Deduplicate>,
+    /// At most so many labelled rows of the more frequent verdict for each of the other
+    #[arg(long, value_name = "RATIO")]
+    pub(crate) balance: Option<f64>,
+    /// Write the rows of this share of the prompts to OUT with -held-out in its name instead
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) held_out: Option<f64>,
+    /// Seed of what --balance leaves out
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Replace files that are there already
+    #[arg(long)]
+    pub(crate) force: bool,
+}
