@@ -1,6 +1,7 @@
 //! What the pages under docs/ promise, tried out.
 use std::path::Path;
 
+use candlewick::data::Form;
 use candlewick::train::Words;
 
 #[test]
@@ -28,6 +29,14 @@ fn the_defaults_in_the_docs_are_the_defaults() {
     assert_eq!(written.data.truncation, default.data.truncation);
     assert_eq!(written.data.boundary, default.data.boundary);
     assert_eq!(written.data.end_of_sequence, default.data.end_of_sequence);
+    assert_eq!(written.data.ties, default.data.ties);
+    assert_eq!(written.data.prompt_truncation, default.data.prompt_truncation);
+    assert_eq!(written.data.completion_truncation, default.data.completion_truncation);
+    assert_eq!((written.data.unpair, written.data.strict), (default.data.unpair, default.data.strict));
+    assert_eq!(written.data.max_prompt_length, default.data.max_prompt_length);
+    assert_eq!(written.data.max_completion_length, default.data.max_completion_length);
+    assert_eq!(written.data.workers, default.data.workers);
+    assert_eq!(written.train.tokens, default.train.tokens);
     assert_eq!(written.optimizer, default.optimizer);
     assert_eq!(written.schedule, default.schedule);
     assert_eq!(written.objective, default.objective);
@@ -54,4 +63,26 @@ fn the_defaults_of_prompts_told_apart_are_those_in_the_docs() {
     let mut words = Words::default();
     words.set("objective.type=bco_udm").expect("a preset");
     assert_eq!(written.objective, words.config().expect("a configuration").objective);
+}
+
+#[test]
+fn every_form_has_its_row_in_the_docs() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/data.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let section = page.split("\n## Forms\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let forms = Form::ALL.iter().map(|(_, name, _)| *name);
+    assert_eq!(rows.collect::<Vec<_>>(), forms.collect::<Vec<_>>());
+}
+
+#[test]
+fn configurations_of_data_in_the_docs_are_configurations() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/data.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let blocks: Vec<&str> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let words = Words::parse(block, "docs/data.md").expect("it is TOML");
+        words.config().unwrap_or_else(|e| panic!("{e}\n{block}"));
+    }
 }

@@ -22,8 +22,14 @@
 //! # Ok::<(), candlewick_data::Error>(())
 //! ```
 //!
+//! Files are JSON lines, JSON arrays, CSV or TSV, Parquet or Arrow, plain or in gzip or zstd, one by one, in directories or by
+//! patterns ([`SourceOptions::path`]). Parquet and Arrow need the feature `columnar` and zstd the feature of its name; both are
+//! on by default.
+//!
 //! Rows are pairs, labelled rows, demonstrations, completions ranked by ratings, or completions with a judgment in words; the
-//! layouts of files are listed at [`Form`]. Beside its texts a row may have to bring
+//! layouts of files are listed at [`Form`]. A row that cannot be used is a [`Rejection`] with its place and a [`Reason`], never a
+//! gap; [`Source::records`] gives rows before they are tokens, [`Stats`] measures them and [`Writer`] writes them. Beside its
+//! texts a row may have to bring
 //!
 //! | what | asked for by | goes to |
 //! |---|---|---|

@@ -81,7 +81,7 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
-    /// Opens files and looks at the first row to tell the form.
+    /// Opens files and looks at the first rows to tell the form.
     ///
     /// # Errors
     /// No such file, no rows, a first row that is not a JSON object or fits no form (when the form is not given), a
