@@ -216,7 +216,7 @@ pub(crate) struct DataRows {
     /// The subset of a data set of the Hub
     #[arg(long, value_name = "NAME")]
     pub(crate) subset: Option<String>,
-    /// The split of a data set of the Hub (train by default), or of a directory that has several
+    /// The split of a data set of the Hub; train by default
     #[arg(long, value_name = "NAME")]
     pub(crate) split: Option<String>,
     /// Which rows, counted from 0, such as 10..20 or ..500
