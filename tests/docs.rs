@@ -9,7 +9,7 @@ fn configurations_in_the_docs_are_configurations() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
     let page = std::fs::read_to_string(page).expect("the page is there");
     let blocks: Vec<&str> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(blocks.len(), 4);
+    assert_eq!(blocks.len(), 5);
     for block in blocks {
         let words = Words::parse(block, "docs/configuration.md").expect("it is TOML");
         words.config().unwrap_or_else(|e| panic!("{e}\n{block}"));
@@ -48,7 +48,19 @@ fn the_defaults_in_the_docs_are_the_defaults() {
         (train.batch_size, train.micro_batches, train.seed, train.shuffle_buffer, train.threads)
     };
     assert_eq!(train(&written), train(&default));
-    assert_eq!((written.data.stratified, written.udm), (None, None));
+    assert_eq!((written.data.stratified, &written.udm), (None, &None));
+    // Every key of rows that is written with its value has its default.
+    let values = |config: &candlewick::train::Config| {
+        let mut data = serde_json::to_value(&config.data).expect("JSON");
+        data["path"] = serde_json::Value::Null;
+        data
+    };
+    assert_eq!(values(&written), values(&default));
+    assert_eq!((written.train.tokens, written.train.bucket), (default.train.tokens, default.train.bucket));
+    let keys = values(&default);
+    for key in keys.as_object().expect("a table").keys() {
+        assert!(block.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} ="))), "{key}");
+    }
 }
 
 #[test]

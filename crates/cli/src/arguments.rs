@@ -61,9 +61,15 @@ pub(crate) struct Common {
     /// Directory of a PEFT adapter to start from [model.adapter]
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<String>,
-    /// Preference data: JSON lines, plain or .gz [data.path]
-    #[arg(long, value_name = "FILE")]
+    /// Preference data: a file (JSON lines, JSON, CSV, TSV, Parquet or Arrow, also .gz or .zst), a directory, a glob, or hub:owner/name[@revision] [data.path]
+    #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<String>,
+    /// The subset of a data set of the Hub [data.subset]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) subset: Option<String>,
+    /// The split of a data set of the Hub (train by default), or of a directory that has several [data.split]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) split: Option<String>,
     /// The loss: dpo, ipo, kto, …; `wick objectives` lists them [objective.type]
     #[arg(long, value_name = "NAME")]
     pub(crate) objective: Option<String>,
@@ -132,7 +138,7 @@ pub(crate) struct Eval {
     /// Directory of the reference model; without it that of the configuration, else the model itself (without its adapter, where it has one) [reference.path]
     #[arg(long, value_name = "DIR")]
     pub(crate) reference: Option<String>,
-    /// Which rows of the data, such as 2000.. or ..500; with neither this nor --data, the held-out ones where the configuration has it [data.rows]
+    /// Which rows of the data, such as 2000.. or ..500; with neither this nor --data nor --split, the held-out ones where the configuration has it [data.rows]
     #[arg(long, value_name = "RANGE")]
     pub(crate) rows: Option<String>,
     /// Print one JSON object

@@ -7,7 +7,7 @@ use candlewick::data::{BatchOptions, Batches, Encoder, Order, RowRange};
 use candlewick::losses::{Objective, StepWide};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
-    CausalPolicy, Config, EvalReport, FrozenPolicy, PartPlan, Plan, Reference, ReferenceKind, ReferencePlan, Trainer,
+    CausalPolicy, Config, EvalReport, FrozenPolicy, HeldOut, Plan, Reference, ReferenceKind, ReferencePlan, Trainer,
     TrainerOptions, TuningPlan,
 };
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use crate::{places, rows, words};
 pub(crate) fn eval(arguments: &Eval) -> Result<()> {
     let plan = Plan::resolve(configuration(arguments)?)?;
     let threads = words::threads(plan.train.threads);
-    eprintln!("measuring {}, {}", plan.data.name(), selected(&plan.data.parts));
+    eprintln!("measuring {}, {}", plan.data.name(), selected(&plan));
     if matches!((&plan.reference, &plan.model.tuning), (ReferencePlan::Frozen, TuningPlan::Full)) {
         eprintln!(
             "the model is compared with itself, so every margin is 0; name what it started from by --reference DIR"
@@ -54,6 +54,7 @@ fn configuration(arguments: &Eval) -> Result<Config> {
     words::put(&mut words, [("reference.path", arguments.reference.clone()), ("data.rows", arguments.rows.clone())])?;
     words::assign(&mut words, set)?;
     let mut config = words.config()?;
+    words::put_data_first(&mut config, &arguments.common);
     // The configuration's adapter was a fresh one; the one that is named was trained.
     let was_fresh = config.model.lora.is_some();
     if arguments.common.adapter.is_some() && !words::is_assigned(set, "model.lora") {
@@ -90,19 +91,33 @@ fn configuration(arguments: &Eval) -> Result<Config> {
 /// The rows to measure on: those that are named, else the held-out ones of the configuration, else all of its data.
 fn choose_rows(config: &mut Config, arguments: &Eval) {
     let common = &arguments.common;
-    let named = common.data.is_some()
-        || arguments.rows.is_some()
-        || ["data.path", "data.rows"].iter().any(|key| words::is_assigned(&common.set, key));
+    let named = [&common.data, &common.split, &common.subset, &arguments.rows].into_iter().any(Option::is_some)
+        || ["data.path", "data.files", "data.split", "data.subset", "data.rows", "data.mixture"]
+            .iter()
+            .any(|key| words::is_assigned(&common.set, key));
     let Some(held_out) = config.evaluation.take().filter(|_| !named) else {
         return;
     };
-    if held_out.path.is_some() {
-        config.data.path = held_out.path;
-    }
-    config.data.rows = held_out.rows.unwrap_or_default();
     if let (Some(examples), None) = (held_out.batch_size, common.batch) {
         config.train.batch_size = examples;
     }
+    // As in a run, no held-out row is left out for the others.
+    let data = &mut config.data;
+    (data.deduplicate, data.balance) = (None, None);
+    let of_its_own = held_out.path.is_some() || !held_out.files.is_empty();
+    if held_out.held_out.is_some() || (!data.mixture.is_empty() && !of_its_own) {
+        config.evaluation = Some(held_out);
+        return;
+    }
+    if of_its_own {
+        data.path = held_out.path.or(data.path.take());
+        (data.files, data.subset, data.split) = (held_out.files, held_out.subset, held_out.split);
+        (data.mixture, data.mixture_end) = (Vec::new(), None);
+    } else {
+        data.subset = held_out.subset.or(data.subset.take());
+        data.split = held_out.split.or(data.split.take());
+    }
+    data.rows = held_out.rows.unwrap_or_default();
 }
 
 fn encoder(plan: &Plan) -> Result<Encoder> {
@@ -141,7 +156,10 @@ fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<Cau
 }
 
 fn batches(plan: &Plan, encoder: Arc<Encoder>) -> Result<Batches> {
-    let source = plan.open_rows()?;
+    let source = match plan.open_held_out()? {
+        Some(held_out) => held_out,
+        None => plan.open_rows()?,
+    };
     let mismatched = plan.objective.needs().step_wide == StepWide::Mismatched;
     let options = BatchOptions {
         examples: plan.train.batch_size,
@@ -149,15 +167,17 @@ fn batches(plan: &Plan, encoder: Arc<Encoder>) -> Result<Batches> {
         micro_batches: if mismatched { usize::MAX } else { 1 },
         order: Order::File,
         mismatched,
+        workers: plan.data.workers,
         ..BatchOptions::default()
     };
     Ok(Batches::new(source, encoder, options)?)
 }
 
 /// Which rows of their files.
-fn selected(parts: &[PartPlan]) -> String {
-    match parts {
-        [part] if part.rows != RowRange::default() => format!("rows {}", part.rows),
+fn selected(plan: &Plan) -> String {
+    match (plan.evaluation.as_ref().map(|evaluation| &evaluation.rows), plan.data.parts.as_slice()) {
+        (Some(HeldOut::Prompts(_)), _) => "the rows of the prompts held out".to_owned(),
+        (_, [part]) if part.rows != RowRange::default() => format!("rows {}", part.rows),
         _ => "all rows".to_owned(),
     }
 }

@@ -52,14 +52,16 @@ pub(crate) fn directory(place: &Path, kind: Kind) -> Result<PathBuf> {
 /// Turns every name of rows into files.
 fn resolve_data(config: &mut Config) -> Result<()> {
     let data = &mut config.data;
-    // Held-out rows of another split are those of the same name.
+    // Held-out rows of another split or subset are those of the same name.
     if let Some(words) = &mut config.evaluation
         && words.path.is_none()
         && words.files.is_empty()
-        && words.split.is_some()
+        && (words.split.is_some() || words.subset.is_some())
     {
         words.path.clone_from(&data.path);
+        words.files.clone_from(&data.files);
         words.subset = words.subset.take().or_else(|| data.subset.clone());
+        words.split = words.split.take().or_else(|| data.split.clone());
     }
     one(&data.path, &mut data.files, &mut data.subset, &mut data.split)?;
     for part in &mut data.mixture {

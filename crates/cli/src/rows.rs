@@ -15,6 +15,8 @@ pub(crate) fn lines(what: &str, report: &Report) -> Vec<String> {
             lines.push("    …".into());
         }
     }
+    let parts = report.parts.iter();
+    lines.extend(parts.map(|(name, part)| format!("{what} of {name}: {}, {} kept", part.rows, part.kept)));
     lines
 }
 

@@ -16,6 +16,8 @@ pub(crate) fn of_common(common: &Common) -> Result<Words> {
         ("model.path", common.model.clone()),
         ("model.adapter", common.adapter.clone()),
         ("data.path", common.data.clone()),
+        ("data.subset", common.subset.clone()),
+        ("data.split", common.split.clone()),
         ("objective.type", common.objective.clone()),
         ("train.batch_size", number(common.batch)),
         ("data.max_length", number(common.max_length)),
@@ -40,6 +42,7 @@ pub(crate) fn of_train(arguments: &Train) -> Result<Config> {
     put(&mut words, flags)?;
     assign(&mut words, &arguments.common.set)?;
     let mut config = words.config()?;
+    put_data_first(&mut config, &arguments.common);
     // A flag also takes the place of what the file says in its stead.
     let by_hand = |key: &str| is_assigned(&arguments.common.set, key);
     if arguments.steps.is_some() && !by_hand("train.epochs") {
@@ -55,6 +58,30 @@ pub(crate) fn of_train(arguments: &Train) -> Result<Config> {
         config.model.adapter = None;
     }
     Ok(config)
+}
+
+/// With `--data`, what the configuration file says of the place of other rows goes.
+pub(crate) fn put_data_first(config: &mut Config, common: &Common) {
+    if common.data.is_none() {
+        return;
+    }
+    let by_hand = |key: &str| is_assigned(&common.set, key);
+    let data = &mut config.data;
+    if !by_hand("data.mixture") {
+        data.mixture.clear();
+    }
+    if !by_hand("data.mixture_end") {
+        data.mixture_end = None;
+    }
+    if !by_hand("data.files") {
+        data.files.clear();
+    }
+    if common.subset.is_none() && !by_hand("data.subset") {
+        data.subset = None;
+    }
+    if common.split.is_none() && !by_hand("data.split") {
+        data.split = None;
+    }
 }
 
 /// Whether `--set` gives this key, or a key below it.

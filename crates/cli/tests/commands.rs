@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::Bench;
+use common::{Bench, Said};
 use serde_json::{Value, json};
 
 #[test]
@@ -100,6 +100,53 @@ fn a_plan_states_the_threads_it_would_use() {
     let said = bench.train(&["--threads", "0", "--print-plan"]);
     said.succeeds();
     assert!(!said.out.contains("train.threads = 0\n"), "{}", said.out);
+}
+
+#[test]
+fn eval_measures_held_out_prompts_splits_and_what_is_named_beside_a_mixture() {
+    let bench = Bench::new();
+    let text = std::fs::read_to_string(bench.path("pairs.jsonl")).expect("pairs");
+    let lines: Vec<&str> = text.lines().collect();
+    std::fs::create_dir(bench.path("set")).expect("a directory");
+    bench.text("set/train.jsonl", &lines[..30].join("\n"));
+    bench.text("set/test.jsonl", &lines[30..].join("\n"));
+    let run = |data: &str, evaluation: &str, words: &[&str]| -> Value {
+        bench.text(
+            "run.toml",
+            &format!("[model]\npath = \"model\"\n{data}\n[evaluation]\n{evaluation}\n[train]\nsteps = 1\n"),
+        );
+        let said = bench.wick(&[&["eval", "--config", "run.toml", "--json"][..], words].concat());
+        said.succeeds();
+        serde_json::from_str(&said.out).expect("json")
+    };
+    let completions = |data: &str, evaluation: &str, words: &[&str]| {
+        run(data, evaluation, words)["completions"].as_u64().expect("a number")
+    };
+    let set = "[data]\npath = \"set\"\nsplit = \"train\"";
+    assert_eq!(completions(set, "split = \"test\"", &[]), 36);
+    assert_eq!(completions(set, "split = \"test\"", &["--split", "train"]), 60);
+    let pairs = "[data]\npath = \"pairs.jsonl\"\ndeduplicate = \"exact\"";
+    let held_out = completions(pairs, "held_out = 0.4", &[]);
+    assert!(held_out > 0 && held_out < 96, "{held_out}");
+    // As the run itself measures.
+    let said = bench.wick(&["train", "--config", "run.toml", "--output", "run", "--lr", "1e-30"]);
+    said.succeeds();
+    assert!(said.out.contains(&format!("held-out rows: 48 rows, {} kept", held_out / 2)), "{}", said.out);
+    let mixture = "[[data.mixture]]\npath = \"set/train.jsonl\"\n[[data.mixture]]\npath = \"set/test.jsonl\"";
+    assert_eq!(completions(mixture, "path = \"set/test.jsonl\"\nrows = \"..4\"", &["--data", "pairs.jsonl"]), 96);
+    assert!(completions(mixture, "held_out = 0.4", &[]) > 0);
+}
+
+#[test]
+fn standard_input_is_measured_and_not_trained_on() {
+    let bench = Bench::new();
+    bench.train(&["--data", "-"]).fails(2, &["data.path", "standard input", "several times"]);
+    let mut command = bench.command(&["eval", "--model", "model", "--data", "-", "--json"]);
+    let pairs = std::fs::File::open(bench.path("pairs.jsonl")).expect("pairs");
+    let said = Said::of(command.stdin(pairs).output().expect("wick starts"));
+    said.succeeds();
+    let values: Value = serde_json::from_str(&said.out).expect("json");
+    assert_eq!(values["completions"], 96);
 }
 
 #[test]

@@ -4,16 +4,17 @@ use std::path::PathBuf;
 
 use candlewick_data::{
     Boundary, ColumnPath, CompletionTruncation, EncodeOptions, EndOfSequence, Form, MixtureEnd, Moment, NumberColumn,
-    PromptRange, PromptTruncation, RowRange, ScoredTokens, Selection, SelectionOptions, Source, SourceOptions,
+    PromptRange, PromptTruncation, RowRange, ScoredTokens, SelectionOptions, Selector, Source, SourceOptions,
     TeacherColumn, Ties, Truncation,
 };
-use candlewick_losses::{Needs, Number, Rows, Scored, Teacher};
+use candlewick_losses::{Needs, Number, Rows, Scored, StepWide, Teacher};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{OrderKind, TrainWords};
-use crate::data_words::{DataWords, EvaluationWords, PartWords};
+use crate::data_words::{DataWords, PartWords};
 use crate::error::{Error, Result};
-use crate::plan::{at_least_one, required};
+use crate::held_out::HeldOut;
+use crate::plan::required;
 
 /// Rows and how they become tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,14 +24,19 @@ pub struct DataPlan {
     /// Where they are: one place, or the parts of a mixture.
     pub parts: Vec<PartPlan>,
     /// When a pass over a mixture ends.
+    #[serde(default)]
     pub mixture_end: MixtureEnd,
     /// What becomes of pairs on which the votes are even.
+    #[serde(default)]
     pub ties: Ties,
     /// Rows left out as repeats, or for balance.
+    #[serde(default)]
     pub selection: SelectionOptions,
     /// Whether pairs are read as two rows with a verdict each.
+    #[serde(default)]
     pub unpair: bool,
     /// The prompts whose rows are trained on.
+    #[serde(default)]
     pub prompts: PromptRange,
     /// Longest prompt with completion, in tokens.
     pub max_length: Option<usize>,
@@ -43,8 +49,10 @@ pub struct DataPlan {
     /// What happens to longer rows.
     pub truncation: Truncation,
     /// What happens to longer prompts.
+    #[serde(default)]
     pub prompt_truncation: PromptTruncation,
     /// What happens to longer completions.
+    #[serde(default)]
     pub completion_truncation: CompletionTruncation,
     /// Whether plain completions end with the end-of-sequence token.
     pub end_of_sequence: EndOfSequence,
@@ -53,8 +61,10 @@ pub struct DataPlan {
     /// Whether a rejected row is an error.
     pub strict: bool,
     /// Whether every step holds rows of both verdicts as long as there are both.
+    #[serde(default)]
     pub stratified: bool,
     /// Threads that turn rows into tokens.
+    #[serde(default)]
     pub workers: usize,
 }
 
@@ -79,32 +89,6 @@ pub struct PartPlan {
     pub criterion: Option<String>,
     /// Its weight in a mixture.
     pub weight: f64,
-}
-
-/// Held-out rows and when they are scored.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct EvaluationPlan {
-    /// The rows.
-    pub rows: HeldOut,
-    /// Steps between evaluations; 0 for one at the end only.
-    pub every: u64,
-    /// Whether to evaluate before the first step too.
-    pub at_start: bool,
-    /// Examples scored at once.
-    pub batch_size: usize,
-}
-
-/// Which rows are held out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum HeldOut {
-    /// Rows of a place of their own, or of their own range.
-    Rows(Box<PartPlan>),
-    /// The rows of some prompts of the training data.
-    Prompts(PromptRange),
 }
 
 impl DataPlan {
@@ -134,30 +118,73 @@ impl DataPlan {
             workers: words.workers,
             parts: resolve_parts(words)?,
         };
-        plan.check(needs)?;
+        plan.check(needs, train)?;
         Ok(plan)
     }
 
-    fn check(&self, needs: &Needs) -> Result<()> {
-        if self.unpair && needs.rows != Rows::LABELLED {
-            return Err(Error::config(
+    fn check(&self, needs: &Needs, train: &TrainWords) -> Result<()> {
+        let balance = self.selection.balance.is_some();
+        let reads_preference = needs.numbers.iter().any(|number| number.name == "preference");
+        let repeats = self.parts.len() > 1 && self.mixture_end == MixtureEnd::AllExhausted;
+        let refusals = [
+            (
+                self.unpair && needs.rows != Rows::LABELLED,
                 "data.unpair",
                 "true, and the objective of [objective] reads more than rows with a verdict; leave it out",
-            ));
-        }
-        if self.selection.balance.is_some() && !needs.rows.labelled {
-            return Err(Error::config(
+            ),
+            (
+                balance && !needs.rows.labelled,
                 "data.balance",
                 "given, and the objective of [objective] reads no verdicts; leave it out",
-            ));
-        }
-        if self.selection.balance.is_some() && self.unpair {
-            return Err(Error::config(
+            ),
+            (
+                balance && self.unpair,
                 "data.balance",
                 "given beside data.unpair, which gives as many rows of either verdict; leave one of them out",
-            ));
+            ),
+            (
+                self.ties == Ties::Soft && !reads_preference,
+                "data.ties",
+                "\"soft\", and the objective of [objective] reads no number `preference`; choose \"drop\" or \"keep\", or an \
+                 objective.type that does, as soft_dpo",
+            ),
+            (
+                self.selection.deduplicate.is_some() && repeats,
+                "data.deduplicate",
+                "given beside data.mixture_end = \"all_exhausted\", by which rows of shorter parts come again; leave one of them out",
+            ),
+            (
+                self.max_length.is_none() && self.truncation != Truncation::default(),
+                "data.truncation",
+                "given, and data.max_length = 0 limits nothing; leave it out",
+            ),
+            (
+                self.max_prompt_length.is_none() && self.prompt_truncation != PromptTruncation::default(),
+                "data.prompt_truncation",
+                "given, and there is no data.max_prompt_length; leave it out, or give the limit",
+            ),
+            (
+                self.max_completion_length.is_none() && self.completion_truncation != CompletionTruncation::default(),
+                "data.completion_truncation",
+                "given, and there is no data.max_completion_length; leave it out, or give the limit",
+            ),
+            (
+                train.tokens > 0 && needs.step_wide == StepWide::Mismatched,
+                "train.tokens",
+                "given, and the loss of objective.type compares mismatched completions, which are gathered after rows are \
+                 packed; leave it out",
+            ),
+            (
+                train.bucket.is_some() && self.stratified,
+                "train.bucket",
+                "given beside data.stratified = true: rows are brought together by length or by verdict, not by both; leave \
+                 one of them out",
+            ),
+        ];
+        match refusals.into_iter().find(|(is_refused, ..)| *is_refused) {
+            Some((_, key, reason)) => Err(Error::config(key, reason)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What messages call the training rows.
@@ -185,7 +212,8 @@ impl DataPlan {
 
     /// The training rows, with what an objective needs of them.
     pub(crate) fn open(&self, needs: &Needs) -> Result<Source> {
-        self.without_repeats(self.of_prompts(self.all(needs)?, self.prompts))
+        let source = self.without_repeats(self.all(needs)?)?;
+        Ok(self.of_prompts(source, self.prompts))
     }
 
     /// Held-out rows.
@@ -210,22 +238,24 @@ impl DataPlan {
         if range == PromptRange::default() { source } else { source.only(move |row| range.contains(row)) }
     }
 
-    /// All rows are looked at once for it.
+    /// All rows are looked at once for it. They are told by their numbers, so that no row is passed over: those of other
+    /// prompts are counted, and no pair is taken apart.
     fn without_repeats(&self, source: Source) -> Result<Source> {
         if self.selection == SelectionOptions::default() {
             return Ok(source);
         }
-        let mut failure = None;
-        let records = source.records()?.map_while(|record| record.map_err(|error| failure = Some(error)).ok());
-        let selection = Selection::of(records, &self.selection);
-        if let Some(error) = failure {
-            return Err(error.into());
+        let mut selector = Selector::new(&self.selection)?;
+        for record in source.clone().unpaired(false).records()? {
+            match record? {
+                Ok((origin, record)) if self.prompts.contains(&record.row) => selector.add(&origin, &record),
+                _ => selector.skip(),
+            }
         }
-        let selection = selection?;
+        let selection = selector.finish()?;
         Ok(source.leaving_out(move |row, origin| selection.rejection(row, origin)))
     }
 
-    fn part(&self, part: &PartPlan, needs: &Needs) -> Result<Source> {
+    pub(crate) fn part(&self, part: &PartPlan, needs: &Needs) -> Result<Source> {
         Ok(Source::open(&self.source_options(part, needs))?)
     }
 
@@ -253,7 +283,11 @@ impl DataPlan {
 }
 
 impl PartPlan {
-    fn resolve(key: &str, words: PartWords) -> Result<Self> {
+    pub(crate) fn resolve(key: &str, words: PartWords) -> Result<Self> {
+        if !(words.weight.is_finite() && words.weight > 0.0) {
+            let reason = format!("{}; expected a number above 0; leave a part out that is not wanted", words.weight);
+            return Err(Error::config(format!("{key}.weight"), reason));
+        }
         if words.subset.is_some() {
             return Err(Error::config(
                 format!("{key}.subset"),
@@ -300,74 +334,6 @@ fn resolve_parts(words: DataWords) -> Result<Vec<PartPlan>> {
         .enumerate()
         .map(|(index, part)| PartPlan::resolve(&format!("data.mixture[{index}]"), part))
         .collect()
-}
-
-/// The plan of an evaluation; where it holds prompts out, the training rows are those of the others.
-pub(crate) fn resolve_evaluation(
-    words: EvaluationWords,
-    data: &mut DataPlan,
-    batch_size: usize,
-) -> Result<EvaluationPlan> {
-    let EvaluationWords { every, at_start, .. } = words;
-    let batch_size = at_least_one("evaluation.batch_size", words.batch_size.unwrap_or(batch_size) as u64)? as usize;
-    let rows = match words.held_out {
-        Some(share) => hold_out(share, &words, data)?,
-        None => HeldOut::Rows(Box::new(of_its_own(words, data)?)),
-    };
-    Ok(EvaluationPlan { rows, every, at_start, batch_size })
-}
-
-fn hold_out(share: f64, words: &EvaluationWords, data: &mut DataPlan) -> Result<HeldOut> {
-    let given = [
-        ("path", words.path.is_some()),
-        ("files", !words.files.is_empty()),
-        ("subset", words.subset.is_some()),
-        ("split", words.split.is_some()),
-        ("rows", words.rows.is_some()),
-    ];
-    if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
-        let reason = "given beside evaluation.held_out, which takes rows of [data]; give one of them";
-        return Err(Error::config(format!("evaluation.{name}"), reason));
-    }
-    let (train, held_out) =
-        PromptRange::split(share).map_err(|error| Error::config("evaluation.held_out", error.to_string()))?;
-    data.prompts = train;
-    Ok(HeldOut::Prompts(held_out))
-}
-
-fn of_its_own(words: EvaluationWords, data: &DataPlan) -> Result<PartPlan> {
-    let EvaluationWords { path, files, subset, split, rows, .. } = words;
-    let rows = rows.unwrap_or_default();
-    let [like] = data.parts.as_slice() else {
-        let part = PartWords { path, files, subset, split, rows, ..PartWords::default() };
-        return PartPlan::resolve("evaluation", part);
-    };
-    let of_data = path.is_none() && files.is_empty();
-    let words = PartWords {
-        path: path.or_else(|| Some(like.path.clone())),
-        files: if of_data && split.is_none() { like.files.clone() } else { files },
-        split: split.or_else(|| like.split.clone().filter(|_| of_data)),
-        subset,
-        form: like.form,
-        rows,
-        columns: like.columns.clone(),
-        criterion: like.criterion.clone(),
-        weight: 1.0,
-    };
-    let part = PartPlan::resolve("evaluation", words)?;
-    let before = |a: RowRange, b: RowRange| a.end.is_some_and(|end| end <= b.start);
-    let same_place = (&part.path, &part.files, &part.split) == (&like.path, &like.files, &like.split);
-    if same_place && !before(rows, like.rows) && !before(like.rows, rows) {
-        return Err(Error::config(
-            "evaluation.rows",
-            format!(
-                "{rows} overlaps data.rows, {}, of the same file; give disjoint ranges such as \"..2000\" and \"2000..\", or \
-                 evaluation.held_out = 0.05 for a share of the prompts",
-                like.rows
-            ),
-        ));
-    }
-    Ok(part)
 }
 
 fn resolve_stratified(given: Option<bool>, needs: &Needs, train: &TrainWords) -> Result<bool> {

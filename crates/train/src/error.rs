@@ -128,7 +128,7 @@ pub enum Error {
     Loss(#[from] candlewick_losses::Error),
     /// From the data.
     #[error(transparent)]
-    Data(#[from] candlewick_data::Error),
+    Data(candlewick_data::Error),
     /// From the model.
     #[error(transparent)]
     Model(#[from] candlewick_model::Error),
@@ -138,6 +138,25 @@ pub enum Error {
     /// From candle.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+/// An option outside its range is a key of the configuration.
+impl From<candlewick_data::Error> for Error {
+    fn from(error: candlewick_data::Error) -> Self {
+        match error {
+            candlewick_data::Error::Option { name, got, expected } => {
+                let key = match name {
+                    "tokens" | "bucket" => format!("train.{name}"),
+                    "examples" => "train.batch_size".to_owned(),
+                    "order.shuffled.buffer" => "train.shuffle_buffer".to_owned(),
+                    "scored" => "objective".to_owned(),
+                    name => format!("data.{name}"),
+                };
+                Self::config(key, format!("got {got}, expected {expected}"))
+            }
+            other => Self::Data(other),
+        }
+    }
 }
 
 /// Who has to act on an [`Error`].

@@ -16,6 +16,7 @@ mod config;
 mod data_plan;
 mod data_words;
 mod error;
+mod held_out;
 mod leaves;
 mod log;
 mod metrics;
@@ -38,9 +39,10 @@ pub use config::{
     Config, ModelWords, OptimizerWords, OrderKind, OutputWords, ReferenceKind, ReferenceWords, TrainWords, UdmWords,
     Words,
 };
-pub use data_plan::{DataPlan, EvaluationPlan, HeldOut, PartPlan};
+pub use data_plan::{DataPlan, PartPlan};
 pub use data_words::{DataWords, EvaluationWords, PartWords};
 pub use error::{Error, Fault, Result};
+pub use held_out::{EvaluationPlan, HeldOut};
 pub use metrics::{Mean, Metrics};
 pub use optimizer::AdamWOptions;
 pub use plan::{EmbeddingPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan, TrainPlan, TuningPlan, UdmPlan};

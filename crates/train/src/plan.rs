@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::{Config, ModelWords, OptimizerWords, OrderKind, POLICY, ReferenceKind, UdmWords};
-use crate::data_plan::{DataPlan, EvaluationPlan, resolve_evaluation};
+use crate::data_plan::DataPlan;
 use crate::error::{Error, Result};
+use crate::held_out::{EvaluationPlan, HeldOut, check_apart, resolve_evaluation};
 use crate::optimizer::AdamWOptions;
 use crate::schedule::{Decay, Schedule};
 use crate::trainer::check_reference_stays;
@@ -231,7 +232,11 @@ impl Plan {
                     },
                 },
                 tokens: (train.tokens > 0).then_some(train.tokens),
-                bucket: train.bucket,
+                bucket: train
+                    .bucket
+                    .map(|steps| at_least_one("train.bucket", steps as u64))
+                    .transpose()?
+                    .map(|steps| steps as usize),
                 recompute: train.recompute,
                 threads: train.threads,
             },
@@ -242,8 +247,8 @@ impl Plan {
     /// Checks that a run of this plan may go on from a checkpoint of `stored`, after `step` steps.
     ///
     /// Allowed to differ: `output` (and with it the place of a precomputed reference that lies there by default),
-    /// `train.threads`, `data.workers`, and `train.length` where the learning rate does not depend on it and the new length is no shorter than
-    /// what is done (of epochs: than it was). Other threads add up in another order: the bits are those of the uninterrupted
+    /// `train.threads`, `data.workers`, and `train.length` where the learning rate does not depend on it and the new length is
+    /// no shorter than what is done (of epochs: than it was). Other threads add up in another order: the bits are those of the uninterrupted
     /// run for the same number of threads only. What `stored` does not say, since a plan had no such key when it was written,
     /// has its default.
     ///
@@ -313,6 +318,43 @@ impl Plan {
     pub fn open_held_out(&self) -> Result<Option<Source>> {
         let rows = self.evaluation.as_ref().map(|evaluation| &evaluation.rows);
         rows.map(|rows| self.data.open_held_out(rows, &self.row_needs())).transpose()
+    }
+
+    /// Opens the rows of a run: those to train on, and the held-out ones.
+    pub(crate) fn open_for_run(&self) -> Result<(Source, Option<Source>)> {
+        self.check_read_again()?;
+        let (source, held_out) = (self.open_rows()?, self.open_held_out()?);
+        if let (Some(evaluation), Some(held_out)) = (&self.evaluation, &held_out) {
+            check_apart(&self.data, &evaluation.rows, [&source, held_out], &self.row_needs())?;
+        }
+        Ok((source, held_out))
+    }
+
+    /// A run meets its rows several times: to count them, in every epoch, in every evaluation, when it goes on.
+    fn check_read_again(&self) -> Result<()> {
+        let is_mixture = self.data.parts.len() > 1;
+        let training = self.data.parts.iter().enumerate().map(|(index, part)| match is_mixture {
+            true => (format!("data.mixture[{index}].path"), part),
+            false => ("data.path".to_owned(), part),
+        });
+        let held_out = self.evaluation.iter().filter_map(|evaluation| match &evaluation.rows {
+            HeldOut::Rows(part) => Some(("evaluation.path".to_owned(), &**part)),
+            HeldOut::Prompts(_) => None,
+        });
+        for (key, part) in training.chain(held_out) {
+            let is_stream = |path: &PathBuf| {
+                path.as_os_str() == "-"
+                    || std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+            };
+            if part.files.is_empty() && is_stream(&part.path) {
+                let reason = format!(
+                    "{} can be read once, and a run reads its rows several times; write them to a file and name that",
+                    if part.path.as_os_str() == "-" { "standard input".into() } else { part.path.to_string_lossy() }
+                );
+                return Err(Error::config(key, reason));
+            }
+        }
+        Ok(())
     }
 
     /// What the objective needs that rows must bring.

@@ -32,12 +32,7 @@ pub(crate) fn training_batches(plan: &Plan, source: &Source, encoder: &Arc<Encod
         bucket: plan.train.bucket,
         workers: plan.data.workers,
     };
-    Batches::new(source.clone(), encoder.clone(), options).map_err(|error| match error {
-        candlewick_data::Error::Option { name: "stratified", got, expected } => {
-            Error::config(STRATIFIED, format!("got {got}, expected {expected}"))
-        }
-        other => Error::Data(other),
-    })
+    Ok(Batches::new(source.clone(), encoder.clone(), options)?)
 }
 
 /// Whether the first usable row is one that the objective can use, and one that can be stratified where that is asked.
@@ -58,8 +53,13 @@ fn last_step(mismatched: bool) -> LastStep {
     if mismatched { LastStep::Drop } else { LastStep::Keep }
 }
 
-pub(crate) fn evaluation_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Needs) -> Result<Batches> {
-    let (Some(evaluation), Some(rows)) = (&plan.evaluation, plan.open_held_out()?) else {
+pub(crate) fn evaluation_batches(
+    plan: &Plan,
+    held_out: Option<&Source>,
+    encoder: &Arc<Encoder>,
+    needs: &Needs,
+) -> Result<Batches> {
+    let (Some(evaluation), Some(rows)) = (&plan.evaluation, held_out) else {
         return Err(Error::Mismatch("the plan has no held-out rows; give an [evaluation] section".into()));
     };
     let mismatched = needs.step_wide == StepWide::Mismatched;
@@ -74,7 +74,7 @@ pub(crate) fn evaluation_batches(plan: &Plan, encoder: &Arc<Encoder>, needs: &Ne
         workers: plan.data.workers,
         ..BatchOptions::default()
     };
-    Ok(Batches::new(rows, encoder.clone(), options)?)
+    Ok(Batches::new(rows.clone(), encoder.clone(), options)?)
 }
 
 /// The batches of all steps, one by one.
@@ -130,12 +130,13 @@ fn first(source: &Source, encoder: &Arc<Encoder>) -> Result<Option<Example>> {
 /// at; all of them where any row can end it.
 pub(crate) fn check_evaluation(
     plan: &Plan,
+    held_out: &Source,
     encoder: &Arc<Encoder>,
     needs: &Needs,
     table: Option<&PrecomputedReference>,
     udm: Option<&Udm>,
 ) -> Result<()> {
-    let mut batches = evaluation_batches(plan, encoder, needs)?;
+    let mut batches = evaluation_batches(plan, Some(held_out), encoder, needs)?;
     let all = plan.data.strict || table.is_some() || udm.is_some_and(Udm::may_lack_rows);
     let needs = if udm.is_some() { without_probability(needs) } else { *needs };
     for batch in flatten(&mut batches) {

@@ -36,6 +36,7 @@ pub struct Run {
     plan: Plan,
     encoder: Arc<Encoder>,
     source: Source,
+    held_out_source: Option<Source>,
     batches: Batches,
     trainer: Trainer<CausalPolicy<f32>>,
     /// Rows still to be scored by the reference, with what is scored so far.
@@ -102,6 +103,7 @@ pub struct Place {
 /// What a call of [`Run::advance`] did.
 #[derive(Debug)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "one at a time, and the largest is the last")]
 pub enum Event {
     /// Rows were scored by the reference before the first step.
     Precomputed {
@@ -224,6 +226,13 @@ impl Run {
     /// Puts everything together; `fit` is the classifier of prompts of a run that goes on.
     fn build(plan: Plan, fit: Option<Fit>) -> Result<Self> {
         let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
+        let needs = plan.objective.needs();
+        // What is wrong with the rows shows before a large model is loaded.
+        let (source, held_out_source) = plan.open_for_run()?;
+        let data = Fingerprint::of_all(&source.paths())?;
+        let mut batches = rows::training_batches(&plan, &source, &encoder, &needs)?;
+        batches.hold_rejections();
+        rows::check_first(&plan, &source, &encoder, &needs)?;
         let mut model = CausalLm::<f32>::load(&plan.model.path)?;
         encoder.check_vocabulary(model.config().vocab_size)?;
         let threads = plan.train.threads.max(1);
@@ -240,13 +249,6 @@ impl Run {
         if reference_digest.is_empty() && matches!(plan.reference, ReferencePlan::Precomputed(_)) {
             reference_digest = weights_digest(&model);
         }
-        let needs = plan.objective.needs();
-        let source = plan.open_rows()?;
-        let data = Fingerprint::of_all(&source.paths());
-        let mut batches = rows::training_batches(&plan, &source, &encoder, &needs)?;
-        batches.hold_rejections();
-        rows::check_first(&plan, &source, &encoder, &needs)?;
-        let data = data?;
         let total_steps = rows::total_steps(&plan, &source, &encoder, &needs)?;
         let udm = match &plan.udm {
             None => None,
@@ -278,8 +280,9 @@ impl Run {
             }
             ReferencePlan::Precomputed(path) => {
                 let table = PrecomputedReference::new(reference_digest, path);
+                let held_out = held_out_source.as_ref();
                 let evaluation =
-                    plan.evaluation.is_some().then(|| rows::evaluation_batches(&plan, &encoder, &needs)).transpose()?;
+                    held_out.map(|rows| rows::evaluation_batches(&plan, Some(rows), &encoder, &needs)).transpose()?;
                 precompute = Some(Precompute {
                     batches: rows::training_batches(&plan, &source, &encoder, &needs)?,
                     steps: 0,
@@ -289,12 +292,12 @@ impl Run {
                 Reference::Precomputed(table)
             }
         };
-        if plan.evaluation.is_some() {
+        if let Some(held_out) = &held_out_source {
             let table = match &reference {
                 Reference::Precomputed(table) if precompute.is_none() => Some(table),
                 _ => None,
             };
-            rows::check_evaluation(&plan, &encoder, &needs, table, udm.as_ref())?;
+            rows::check_evaluation(&plan, held_out, &encoder, &needs, table, udm.as_ref())?;
         }
         let options = TrainerOptions {
             optimizer: plan.optimizer,
@@ -315,6 +318,7 @@ impl Run {
             plan,
             encoder,
             source,
+            held_out_source,
             batches,
             trainer,
             precompute,
@@ -480,7 +484,8 @@ impl Run {
     }
 
     fn evaluate(&mut self) -> Result<EvalReport> {
-        let mut batches = rows::evaluation_batches(&self.plan, &self.encoder, &self.trainer.needs())?;
+        let rows = self.held_out_source.as_ref();
+        let mut batches = rows::evaluation_batches(&self.plan, rows, &self.encoder, &self.trainer.needs())?;
         if self.place.evaluated.is_none() {
             batches.hold_rejections();
         }
