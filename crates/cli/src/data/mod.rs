@@ -56,7 +56,7 @@ fn source(rows: &DataRows) -> Result<Source> {
 /// The tokenizer that is named.
 fn encoder(tokens: &DataTokens) -> Result<Option<Encoder>> {
     let Some(place) = &tokens.model else { return Ok(None) };
-    let options = EncodeOptions { max_length: tokens.max_length, ..EncodeOptions::default() };
+    let options = EncodeOptions { max_length: tokens.max_length, date: tokens.date, ..EncodeOptions::default() };
     Ok(Some(Encoder::from_dir(&places::directory(place, Kind::Model)?, options)?))
 }
 

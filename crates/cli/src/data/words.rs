@@ -43,7 +43,7 @@ pub(crate) struct DataRows {
     /// The subset of a data set of the Hub
     #[arg(long, value_name = "NAME")]
     pub(crate) subset: Option<String>,
-    /// The split of a data set of the Hub; train by default
+    /// The split: of a data set of the Hub, train by default; or of a directory or glob that has several
     #[arg(long, value_name = "NAME")]
     pub(crate) split: Option<String>,
     /// Which rows, counted from 0, such as 10..20 or ..500
@@ -77,6 +77,9 @@ pub(crate) struct DataTokens {
     /// Longest prompt with completion, in tokens; without it nothing is cut
     #[arg(long, value_name = "N", requires = "model", value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_000_000_000))]
     pub(crate) max_length: Option<usize>,
+    /// The day that a chat template is told which asks for one, as 2026-03-07
+    #[arg(long, value_name = "DATE", requires = "model")]
+    pub(crate) date: Option<data::Moment>,
 }
 
 /// When to colour.

@@ -118,10 +118,19 @@ fn explicit_prompt(prompt: Text, chosen: Text, rejected: Text, view: View<'_>) -
             whole_conversations(&prompt, chosen, rejected, view)
         }
         (Text::Chat(prompt), Text::Chat(mut chosen), Text::Chat(mut rejected)) => {
-            let whole = |side: &[Message]| side.len() > prompt.len() && side.starts_with(&prompt);
-            if whole(&chosen) && whole(&rejected) {
-                chosen.drain(..prompt.len());
-                rejected.drain(..prompt.len());
+            if let (Some(of_chosen), Some(of_rejected)) = (said_again(&prompt, &chosen), said_again(&prompt, &rejected)) {
+                chosen.drain(..of_chosen);
+                rejected.drain(..of_rejected);
+            } else if prompt.last().is_some_and(|last| last.role == "user") && begins(&chosen) && begins(&rejected) {
+                return Err(Fault::new(
+                    Reason::PromptsDiffer,
+                    format!(
+                        "`{}` and `{}` begin with other messages than `{}`; give answers, or conversations that begin with it",
+                        view.name("chosen"),
+                        view.name("rejected"),
+                        view.name("prompt")
+                    ),
+                ));
             }
             Ok(Row::Pair { prompt: Text::Chat(prompt), chosen: Text::Chat(chosen), rejected: Text::Chat(rejected) })
         }
@@ -131,6 +140,16 @@ fn explicit_prompt(prompt: Text, chosen: Text, rejected: Text, view: View<'_>) -
             Ok(Row::Pair { prompt, chosen, rejected })
         }
     }
+}
+
+/// How many messages of a conversation say the prompt once more, with or without the system message of a column of its own;
+/// None if it goes on right after the prompt.
+fn said_again(prompt: &[Message], conversation: &[Message]) -> Option<usize> {
+    let without_system = prompt.split_first().filter(|(first, _)| first.role == "system").map(|(_, rest)| rest);
+    [Some(prompt), without_system].into_iter().flatten().find_map(|prompt| {
+        let whole = !prompt.is_empty() && conversation.len() > prompt.len() && conversation.starts_with(prompt);
+        whole.then_some(prompt.len())
+    })
 }
 
 /// Whether a conversation has its beginning, not only an answer.
@@ -218,4 +237,25 @@ fn hh_pair(chosen: Text, rejected: Text) -> Result<Row, Fault> {
         ));
     }
     Ok(Row::Pair { prompt: Text::Plain(prompt), chosen: Text::Plain(chosen), rejected: Text::Plain(rejected) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn talk(turns: &[(&str, &str)]) -> Vec<Message> {
+        turns.iter().map(|(role, content)| Message::new(*role, *content)).collect()
+    }
+
+    #[test]
+    fn a_prompt_that_is_said_again_is_found_with_or_without_its_system_message() {
+        let prompt = talk(&[("system", "s"), ("user", "q")]);
+        let whole = talk(&[("system", "s"), ("user", "q"), ("assistant", "a")]);
+        assert_eq!(said_again(&prompt, &whole), Some(2));
+        assert_eq!(said_again(&prompt, &whole[1..]), Some(1));
+        assert_eq!(said_again(&prompt, &whole[2..]), None);
+        assert_eq!(said_again(&prompt, &whole[..2]), None);
+        // A system message alone is no prompt that could be said again.
+        assert_eq!(said_again(&prompt[..1], &whole[1..]), None);
+    }
 }

@@ -370,8 +370,8 @@ impl Machine {
                 given.finish("strftime_now")?;
                 let date = self.date.ok_or_else(|| {
                     Fail::new(
-                        "the template asks for today's date (strftime_now) and none is given; set `date` of the encoding \
-                         options, as \"2026-03-07\": rows then give the same tokens on every day",
+                        "the template asks for today's date (strftime_now) and none is given; give one, as date = \"2026-03-07\" \
+                         in [data] or --date 2026-03-07: rows then give the same tokens on every day",
                     )
                 })?;
                 let format = self.text(&format)?;

@@ -144,7 +144,7 @@ mod checks {
             ("a\n\n{{ x.y.z }}", "`y` of a dict is undefined, and `z` was asked of it (line 3 of the template)"),
             ("{{ 'a' + y }}", "cannot add a str and `y`, which is undefined (line 1 of the template)"),
             ("{{ raise_exception('no') }}", "the template refuses: no (line 1 of the template)"),
-            ("{{ strftime_now('%Y') }}", "set `date` of the encoding options"),
+            ("{{ strftime_now('%Y') }}", "give one, as date = \"2026-03-07\""),
             ("{{ 1 / 0 }}", "a division by zero"),
             ("{{ 'a' | nothing }}", "the filter `nothing` is not known"),
             ("{{ 'a' | upper(1) }}", "too many arguments"),
