@@ -106,9 +106,11 @@ pub(crate) fn total_steps(plan: &Plan, source: &Source, encoder: &Arc<Encoder>, 
         LastStep::Drop => kept / step,
     };
     if steps == 0 {
+        let report = rows.report();
+        let first = report.rejected.first().map(|rejection| format!("; the first: {rejection}")).unwrap_or_default();
         return Err(Error::Rows {
             place: plan.data.name(),
-            reason: format!("no full step in it: {}", rows.report().summary()),
+            reason: format!("no full step in it: {}{first}", report.summary()),
         });
     }
     steps.checked_mul(epochs).ok_or_else(|| too_many("train.epochs", format!("{epochs} times {steps} steps")))
