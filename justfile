@@ -88,8 +88,10 @@ bench-data *arguments: _venv
 fuzz target="rows" seconds="600":
     cargo +nightly fuzz --version || cargo install cargo-fuzz --locked --version 0.13.2
     mkdir -p fuzz/corpus/{{ target }}
-    cargo +nightly fuzz run {{ target }} fuzz/corpus/{{ target }} fuzz/seeds/{{ target }} -- \
-      -max_total_time={{ seconds }} -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=512 -max_len=16384
+    cargo +nightly fuzz build --sanitizer none --codegen-units 4 {{ target }}
+    ulimit -v 2097152 && cargo +nightly fuzz run --sanitizer none --codegen-units 4 {{ target }} \
+      fuzz/corpus/{{ target }} fuzz/seeds/{{ target }} -- -max_total_time={{ seconds }} -timeout=20 -rss_limit_mb=1024 \
+      -max_len=16384 -print_final_stats=1 {{ if target == "template" { "-dict=fuzz/template.dict" } else { "" } }}
 
 # Follow CONTRIBUTING.md in a copy: its loss joins the list and passes.
 new-loss *arguments:

@@ -16,7 +16,7 @@ static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
     dir.join(format!("candlewick-fuzz-{}.parquet", std::process::id()))
 });
 
-fuzz_target!(|input: &[u8]| -> Corpus {
+fuzz_target!(init: candlewick_fuzz::contain_columnar_panics(), |input: &[u8]| -> Corpus {
     if ![&b"PAR1"[..], b"ARROW1", b"\xff\xff\xff\xff"].iter().any(|mark| input.starts_with(mark)) {
         return Corpus::Reject;
     }

@@ -8,7 +8,7 @@ use std::io::Cursor;
 use candlewick_data::{Form, Source, SourceOptions};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(init: candlewick_fuzz::contain_columnar_panics(), |input: &[u8]| {
     let (form, file) = match input.split_first() {
         Some((first, rest)) if usize::from(*first) < Form::ALL.len() => (Form::ALL[usize::from(*first)].0, rest),
         _ => (Form::Auto, input),

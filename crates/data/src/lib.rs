@@ -51,6 +51,17 @@
 //! Memory holds one step, the rows of the shuffle buffer as bytes, the rows that threads are at (at most 64 a thread), and
 //! [`LOOK_AHEAD`] examples for stratified steps or those of [`BatchOptions::bucket`] steps; it does not grow with the file. The
 //! crate knows no tensor and no device, prints nothing, and starts no thread unless asked for workers.
+//!
+//! # Limits
+//! Files and templates come from others, so memory stays bounded whatever they hold; what is beyond is an error or a rejected row.
+//!
+//! | of | at most |
+//! |---|---|
+//! | a row | [`MAX_LINE_BYTES`] as JSON |
+//! | a Parquet file | a footer of 64 MiB; 65,536 columns, 64 deep; pages of 256 MiB uncompressed |
+//! | a Parquet column of lists | 2²⁴ values a page, 2²⁶ a row group |
+//! | an Arrow message | 1 GiB, compressed or not; 2²⁸ values a column |
+//! | a chat template | 1 MiB; 5 million steps, 256 MiB made and 16 MiB rendered each time |
 
 mod batches;
 mod bucket;

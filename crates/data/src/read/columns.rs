@@ -1,11 +1,12 @@
 //! Rows of columnar files as JSON objects.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch, StructArray};
+use arrow_array::types::{Int16Type, Int32Type, Int64Type, RunEndIndexType};
+use arrow_array::{Array, GenericListViewArray, OffsetSizeTrait, RecordBatch, RunArray, StructArray};
 use arrow_json::writer::{EncoderOptions, make_encoder};
 use arrow_schema::{DataType, Field, Schema};
 
@@ -60,11 +61,8 @@ pub(crate) fn contained<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T
 
 /// Whether the columns can be the keys of an object.
 pub(crate) fn check(schema: &Schema) -> Result<(), String> {
-    let fields = schema.fields();
-    let twice = fields
-        .iter()
-        .enumerate()
-        .find(|(index, field)| fields.iter().take(*index).any(|before| before.name() == field.name()));
+    let mut before = HashSet::new();
+    let twice = schema.fields().iter().enumerate().find(|(_, field)| !before.insert(field.name()));
     match twice {
         Some((index, field)) => {
             Err(format!("column {} is named {:?} as one before; rename it", index + 1, field.name()))
@@ -143,14 +141,67 @@ fn size(array: &dyn Array, from: usize, to: usize) -> u64 {
             let ends = map.value_offsets();
             size(map.entries(), at(ends, from), at(ends, to))
         }
+        DataType::FixedSizeList(_, length) => {
+            let length = usize::try_from(*length).unwrap_or(0);
+            size(array.as_fixed_size_list().values(), from.saturating_mul(length), to.saturating_mul(length))
+        }
+        DataType::ListView(_) => views(array.as_list_view::<i32>(), from, to),
+        DataType::LargeListView(_) => views(array.as_list_view::<i64>(), from, to),
+        // The lower half of a view is the length of its text.
+        DataType::Utf8View => texts(array.as_string_view().views(), from, to),
+        DataType::BinaryView => 2 * texts(array.as_binary_view().views(), from, to),
+        DataType::FixedSizeBinary(length) => {
+            offsets(from, to).saturating_mul(2 * u64::try_from(*length).unwrap_or(0).max(1))
+        }
         DataType::Struct(_) => array.as_struct().columns().iter().map(|column| size(column, from, to)).sum(),
         DataType::Dictionary(_, _) => {
-            let keys = array.as_any_dictionary();
+            let part = array.slice(from, to.saturating_sub(from));
+            let keys = part.as_any_dictionary();
             let values = keys.values();
-            let wanted = keys.normalized_keys();
-            let wanted = wanted.get(from..to).unwrap_or_default();
-            wanted.iter().filter(|key| **key < values.len()).map(|key| size(values, *key, *key + 1)).sum()
+            if values.is_empty() {
+                return offsets(from, to);
+            }
+            sum(keys.normalized_keys().into_iter().filter(|key| *key < values.len()), values)
         }
+        DataType::RunEndEncoded(ends, _) => match ends.data_type() {
+            DataType::Int16 => runs::<Int16Type>(array, from, to),
+            DataType::Int32 => runs::<Int32Type>(array, from, to),
+            _ => runs::<Int64Type>(array, from, to),
+        },
         _ => 2 * offsets(from, to),
     }
+}
+
+/// What some values of an array hold together; not all are counted once they are too many.
+fn sum(places: impl Iterator<Item = usize>, values: &dyn Array) -> u64 {
+    let mut total = 0;
+    for place in places {
+        total += size(values, place, place + 1).max(1);
+        if total > MAX_LINE_BYTES as u64 {
+            break;
+        }
+    }
+    total
+}
+
+fn texts(views: &[u128], from: usize, to: usize) -> u64 {
+    let views = views.get(from..to).unwrap_or_default();
+    views.iter().map(|view| u64::try_from(view & u128::from(u32::MAX)).unwrap_or(0)).sum()
+}
+
+fn views<O: OffsetSizeTrait>(lists: &GenericListViewArray<O>, from: usize, to: usize) -> u64 {
+    let parts = lists.value_offsets().iter().zip(lists.value_sizes()).take(to).skip(from);
+    let mut total = 0;
+    for (start, length) in parts {
+        total += size(lists.values(), start.as_usize(), start.as_usize() + length.as_usize());
+        if total > MAX_LINE_BYTES as u64 {
+            break;
+        }
+    }
+    total
+}
+
+fn runs<E: RunEndIndexType>(array: &dyn Array, from: usize, to: usize) -> u64 {
+    let Some(runs) = array.as_any().downcast_ref::<RunArray<E>>() else { return 0 };
+    sum((from..to).map(|index| runs.get_physical_index(index)), runs.values())
 }

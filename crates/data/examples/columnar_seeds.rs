@@ -1,6 +1,6 @@
-//! Writes the seeds of the target `parquet`: small files of every codec and of the column types that data sets have.
+//! Writes the seeds of the fuzz target `parquet`: small files of every codec and of the column types that data sets have.
 //!
-//! `cargo run --bin columnar-seeds -- seeds/parquet`
+//! `cargo run -p candlewick-data --example columnar_seeds -- fuzz/seeds/parquet`
 
 use std::error::Error;
 use std::fs::File;
@@ -13,8 +13,9 @@ use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use arrow_json::ReaderBuilder;
 use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, GzipLevel, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use parquet::basic::{Compression, Encoding, GzipLevel, ZstdLevel};
+use parquet::file::properties::{WriterProperties, WriterVersion};
+use parquet::schema::types::ColumnPath;
 
 const PAIRS: &str = r#"{"prompt": "Name a colour.", "chosen": " Blue.", "rejected": " Seven.", "margin": 1.5}
 {"prompt": "Name a bird.", "chosen": " Wren.", "rejected": " Stone.", "margin": null}
@@ -43,6 +44,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     parquet(&dir.join("pairs_without_dictionary.parquet"), &pairs, Compression::UNCOMPRESSED, false)?;
     parquet(&dir.join("chats.parquet"), &chats, Compression::UNCOMPRESSED, true)?;
+    for (name, encoding) in [("lengths", Encoding::DELTA_LENGTH_BYTE_ARRAY), ("prefixes", Encoding::DELTA_BYTE_ARRAY)] {
+        let text = |name: &str| ColumnPath::from(name);
+        let properties = WriterProperties::builder()
+            .set_writer_version(WriterVersion::PARQUET_2_0)
+            .set_compression(Compression::SNAPPY)
+            .set_dictionary_enabled(false)
+            .set_column_encoding(text("prompt"), encoding)
+            .set_column_encoding(text("chosen"), encoding)
+            .build();
+        write(&dir.join(format!("pairs_{name}.parquet")), &pairs, properties)?;
+    }
     for (name, codec) in
         [("plain", None), ("lz4", Some(CompressionType::LZ4_FRAME)), ("zstd", Some(CompressionType::ZSTD))]
     {
@@ -64,6 +76,10 @@ fn parquet(path: &Path, batch: &RecordBatch, codec: Compression, dictionary: boo
         .set_dictionary_enabled(dictionary)
         .set_max_row_group_row_count(Some(2))
         .build();
+    write(path, batch, properties)
+}
+
+fn write(path: &Path, batch: &RecordBatch, properties: WriterProperties) -> Result<(), Box<dyn Error>> {
     let mut writer = ArrowWriter::try_new(File::create(path)?, batch.schema(), Some(properties))?;
     writer.write(batch)?;
     writer.close()?;

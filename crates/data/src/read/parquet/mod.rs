@@ -1,13 +1,29 @@
 //! Parquet: row groups in order, some rows at a time.
+//!
+//! The parquet crate decodes; what it would take on trust of a damaged or hostile file is looked at before: `footer`, `pages` and
+//! `delta` say where and how far.
+
+mod delta;
+mod footer;
+mod pages;
+#[cfg(test)]
+mod tests;
+mod thrift;
 
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use ::parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, RowSelection, RowSelector,
 };
+use ::parquet::arrow::{FieldLevels, ProjectionMask, parquet_to_arrow_field_levels};
 use ::parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+
+use ::parquet::arrow::arrow_reader::RowGroups;
+use arrow_array::RecordBatch;
+
+use pages::Group;
 
 use super::columns::{self, Columns, contained};
 use super::input::{self, beyond};
@@ -23,7 +39,13 @@ const BATCH_BYTES: u64 = 4 << 20;
 /// The rows of a file.
 pub(crate) struct Groups {
     file: Arc<str>,
-    reader: ParquetRecordBatchReader,
+    opened: Arc<File>,
+    metadata: Arc<ParquetMetaData>,
+    levels: FieldLevels,
+    /// The group that comes next, and the rows of it to pass over.
+    next: usize,
+    skip: u64,
+    reader: Option<ParquetRecordBatchReader>,
     columns: Columns,
     /// Rows given or passed over.
     row: u64,
@@ -38,21 +60,51 @@ impl Groups {
             file: Arc::clone(file),
             message: format!("the Parquet file is damaged or cut short ({message}); copy it again, or write it anew"),
         };
+        footer::check(&opened, length).map_err(wrong)?;
         // Types as Parquet has them: what Arrow would rather have is left alone. Indexes of pages are not needed.
         let options =
             ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_page_index_policy(PageIndexPolicy::Skip);
-        let metadata = contained(|| ArrowReaderMetadata::load(&opened, options).map_err(|error| error.to_string()))
-            .map_err(wrong)?;
-        columns::check(metadata.schema()).map_err(|message| Error::Format { file: Arc::clone(file), message })?;
-        let groups = rows_of_groups(metadata.metadata(), length).map_err(wrong)?;
+        let (loaded, levels) = contained(|| load(&opened, options)).map_err(wrong)?;
+        columns::check(loaded.schema()).map_err(|message| Error::Format { file: Arc::clone(file), message })?;
+        let metadata = Arc::clone(loaded.metadata());
+        let groups = rows_of_groups(&metadata, length).map_err(wrong)?;
         let total = groups.iter().sum();
         if row > total {
             return Err(beyond(file, row, total));
         }
-        let (first, before) = group_of(&groups, row);
-        let batch = batch_rows(metadata.metadata());
-        let reader = contained(|| build(opened, metadata, (first..groups.len()).collect(), row - before, batch));
-        Ok(Self { file: Arc::clone(file), reader: reader.map_err(wrong)?, columns: Columns::default(), row })
+        let (next, before) = group_of(&groups, row);
+        let (opened, columns) = (Arc::new(opened), Columns::default());
+        let file = Arc::clone(file);
+        Ok(Self { file, opened, metadata, levels, next, skip: row - before, reader: None, columns, row })
+    }
+
+    /// The next batch of rows; None at the end.
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>, String> {
+        loop {
+            if let Some(reader) = &mut self.reader
+                && let Some(batch) = reader.next().transpose().map_err(|error| error.to_string())?
+            {
+                return Ok(Some(batch));
+            }
+            if self.next >= self.metadata.num_row_groups() {
+                self.reader = None;
+                return Ok(None);
+            }
+            self.reader = Some(self.open_group()?);
+        }
+    }
+
+    fn open_group(&mut self) -> Result<ParquetRecordBatchReader, String> {
+        let (file, metadata) = (Arc::clone(&self.opened), Arc::clone(&self.metadata));
+        let group = Group { file, metadata, index: self.next };
+        let rows = group.num_rows();
+        let skip = usize::try_from(self.skip).unwrap_or(usize::MAX).min(rows);
+        let selection =
+            (skip > 0).then(|| RowSelection::from(vec![RowSelector::skip(skip), RowSelector::select(rows - skip)]));
+        self.next += 1;
+        self.skip = 0;
+        ParquetRecordBatchReader::try_new_with_row_groups(&self.levels, &group, batch_rows(&self.metadata), selection)
+            .map_err(|error| error.to_string())
     }
 
     fn origin(&self) -> Origin {
@@ -73,8 +125,7 @@ impl Rows for Groups {
                 self.row += 1;
                 return Ok(Some(raw));
             }
-            let reader = &mut self.reader;
-            let batch = contained(|| reader.next().transpose().map_err(|error| error.to_string()));
+            let batch = contained(|| self.next_batch());
             match batch.map_err(|message| self.broken(&message))? {
                 Some(batch) => self.columns.set(batch, 0),
                 None => return Ok(None),
@@ -87,20 +138,11 @@ impl Rows for Groups {
     }
 }
 
-fn build(
-    opened: File,
-    metadata: ArrowReaderMetadata,
-    groups: Vec<usize>,
-    offset: u64,
-    batch: usize,
-) -> Result<ParquetRecordBatchReader, String> {
-    let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(opened, metadata)
-        .with_row_groups(groups)
-        .with_batch_size(batch);
-    if offset > 0 {
-        builder = builder.with_offset(usize::try_from(offset).map_err(|error| error.to_string())?);
-    }
-    builder.build().map_err(|error| error.to_string())
+fn load(opened: &File, options: ArrowReaderOptions) -> Result<(ArrowReaderMetadata, FieldLevels), String> {
+    let loaded = ArrowReaderMetadata::load(opened, options).map_err(|error| error.to_string())?;
+    let schema = loaded.metadata().file_metadata().schema_descr();
+    let levels = parquet_to_arrow_field_levels(schema, ProjectionMask::all(), None);
+    Ok((loaded, levels.map_err(|error| error.to_string())?))
 }
 
 /// Rows of each group, if the groups lie within the file: what the metadata claims is reserved before it is read.
