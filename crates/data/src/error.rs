@@ -39,13 +39,11 @@ pub enum Error {
         line: u64,
     },
     /// The first row fits no known form.
-    #[error("{file}:{line}: found the columns {found}; {expected}{hint}")]
+    #[error("{origin}: found the columns {found}; {expected}{hint}")]
     UnknownForm {
-        /// The file.
-        file: Arc<str>,
-        /// The line looked at, 1-based.
-        line: u64,
-        /// The columns of that line.
+        /// The row looked at.
+        origin: Origin,
+        /// The columns of that row.
         found: String,
         /// Which forms exist.
         expected: String,

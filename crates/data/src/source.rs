@@ -355,8 +355,7 @@ fn inspect(files: &Files, options: &SourceOptions) -> Result<Reading, Error> {
         }
     }
     reading.told_by(&objects, &origin.file, |(found, expected, hint)| Error::UnknownForm {
-        file: Arc::clone(&origin.file),
-        line: origin.line,
+        origin: origin.clone(),
         found,
         expected,
         hint,

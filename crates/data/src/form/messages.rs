@@ -12,6 +12,7 @@ pub(super) fn text(value: &Value, name: &str) -> Result<Text, Fault> {
     match value {
         Value::String(text) => match opened(value).as_ref() {
             Value::Array(list) if !list.is_empty() && list.iter().all(is_message) => chat(list, name),
+            _ if is_printed(text) => Err(Fault::new(Reason::WrongType, format!("`{name}` is {PRINTED}"))),
             _ => Ok(Text::Plain(text.clone())),
         },
         Value::Array(list) => chat(list, name),
@@ -21,6 +22,17 @@ pub(super) fn text(value: &Value, name: &str) -> Result<Text, Fault> {
             format!("`{name}` is {}, expected a string or a list of messages", kind(other)),
         )),
     }
+}
+
+const PRINTED: &str = "a list of messages as Python prints it, with single quotes, which is no JSON; write the column with \
+                       json.dumps, or the whole file as JSON Lines or Parquet";
+
+/// Whether a string is a conversation that `str` or a CSV writer of Python made of a list.
+fn is_printed(text: &str) -> bool {
+    let inside = text.trim_start().strip_prefix('[').map(str::trim_start);
+    inside.is_some_and(|inside| {
+        ["{'role': '", "{'content': '", "{'from': '", "{'value': '"].iter().any(|key| inside.starts_with(key))
+    })
 }
 
 /// Whether a value says who speaks.
@@ -178,6 +190,16 @@ mod tests {
         match text(value, "m").unwrap() {
             Text::Chat(messages) => messages.into_iter().next().unwrap(),
             Text::Plain(text) => panic!("{text}"),
+        }
+    }
+
+    #[test]
+    fn conversations_that_python_printed_are_told() {
+        let printed = json!("[{'role': 'user', 'content': 'It\\'s late'}]");
+        let fault = text(&printed, "prompt").unwrap_err();
+        assert!(fault.detail.starts_with("`prompt` is a list of messages as Python prints it"), "{}", fault.detail);
+        for plain in ["[{'a': 1}]", "{'role': 'user'}", "say [{'role': 'user'}]"] {
+            assert_eq!(text(&json!(plain), "prompt").unwrap(), Text::Plain(plain.to_owned()));
         }
     }
 

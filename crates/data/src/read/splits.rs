@@ -22,7 +22,12 @@ pub(crate) fn select(
     found: Vec<PathBuf>,
     split: Option<&str>,
 ) -> Result<Vec<PathBuf>, Error> {
-    let of = |path: &PathBuf| split_of(path.strip_prefix(base).unwrap_or(path));
+    let dictionary = dictionary(base);
+    let of = |path: &PathBuf| {
+        let inside = path.strip_prefix(base).unwrap_or(path);
+        let directory = inside.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+        directory.filter(|name| dictionary.contains(name)).map_or_else(|| split_of(inside), Some)
+    };
     let splits: BTreeSet<Option<String>> = found.iter().map(of).collect();
     let named = listed(&splits);
     let wrong = |message| Error::NoFiles { place: place.to_owned(), message };
@@ -33,7 +38,7 @@ pub(crate) fn select(
             "its files are of several splits ({named}); name the one to read, or `{ALL}` for every file"
         ))),
         Some(asked) => {
-            let asked = canonical(asked);
+            let asked = if dictionary.contains(asked) { asked.to_owned() } else { canonical(asked) };
             // Files without the name of a split are those to train on.
             let selected: Vec<PathBuf> =
                 found.into_iter().filter(|path| of(path).unwrap_or_else(|| "train".to_owned()) == asked).collect();
@@ -43,6 +48,14 @@ pub(crate) fn select(
             Ok(selected)
         }
     }
+}
+
+/// The splits of a dictionary of data sets that `save_to_disk` wrote, each a directory of its name; none of another place.
+fn dictionary(base: &Path) -> BTreeSet<String> {
+    let listed = std::fs::read(base.join("dataset_dict.json")).unwrap_or_default();
+    let listed: serde_json::Value = serde_json::from_slice(&listed).unwrap_or_default();
+    let names = listed.get("splits").and_then(serde_json::Value::as_array).into_iter().flatten();
+    names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }
 
 /// Whether one file can be of a split.
