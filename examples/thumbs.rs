@@ -186,9 +186,7 @@ fn encoder() -> Result<Encoder> {
     let files = TokenizerFiles {
         tokenizer: tokenizer.as_bytes(),
         tokenizer_config: Some(br#"{ "eos_token": "</s>" }"#),
-        special_tokens_map: None,
-        chat_template: None,
-        model_config: None,
+        ..TokenizerFiles::default()
     };
     Ok(Encoder::from_files(&files, EncodeOptions::default())?)
 }
