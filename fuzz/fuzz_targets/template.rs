@@ -14,7 +14,7 @@ fuzz_target!(|input: &[u8]| {
     let mut parts = text.split('\0');
     let template = parts.next().unwrap_or_default();
     let date = parts.next().and_then(date);
-    let Ok(encoder) = candlewick_fuzz::encoder(template, EncodeOptions { date, ..EncodeOptions::default() }) else {
+    let Ok(encoder) = candlewick_fuzz::words_encoder(template, EncodeOptions { date, ..EncodeOptions::default() }) else {
         return;
     };
     let tools: Vec<Value> = parts.next().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();

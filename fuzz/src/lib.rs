@@ -3,14 +3,14 @@
 use std::sync::{Arc, LazyLock};
 
 use candlewick_data::{BatchOptions, Batches, EncodeOptions, Encoder, Order, RowRange, Source, TokenizerFiles};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 /// A template of the usual shape, for conversations among the rows.
 const CHAT_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}\
                              {% if add_generation_prompt %}<|assistant|>{% endif %}";
 
 /// Byte-level BPE of 256 bytes, a few merges and two special tokens: every text has tokens.
-pub fn tokenizer_json() -> Vec<u8> {
+fn tokenizer_json() -> Vec<u8> {
     let mut vocab = Map::new();
     let mut add = |token: &str| {
         let id = vocab.len();
@@ -48,11 +48,25 @@ fn byte_char(byte: u8) -> char {
     if own(byte) { char::from(byte) } else { char::from_u32(256 + others).unwrap_or_default() }
 }
 
-/// An encoder of the small tokenizer with a chat template.
-pub fn encoder(template: &str, options: EncodeOptions) -> Result<Encoder, candlewick_data::Error> {
-    static TOKENIZER: LazyLock<Vec<u8>> = LazyLock::new(tokenizer_json);
+/// A tokenizer of words, of which it knows none: made in no time, where every input has a template and so an encoder of its own.
+fn words_json() -> Vec<u8> {
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"<s>": 0, "</s>": 1, "?": 2}, "unk_token": "?"},
+    });
+    json.to_string().into_bytes()
+}
+
+/// An encoder of words with a chat template.
+pub fn words_encoder(template: &str, options: EncodeOptions) -> Result<Encoder, candlewick_data::Error> {
+    static TOKENIZER: LazyLock<Vec<u8>> = LazyLock::new(words_json);
+    encoder(&TOKENIZER, template, options)
+}
+
+fn encoder(tokenizer: &[u8], template: &str, options: EncodeOptions) -> Result<Encoder, candlewick_data::Error> {
     let files = TokenizerFiles {
-        tokenizer: &TOKENIZER,
+        tokenizer,
         tokenizer_config: Some(br#"{"bos_token": "<s>", "eos_token": "</s>"}"#),
         chat_template: Some(template),
         ..TokenizerFiles::default()
@@ -64,7 +78,7 @@ pub fn encoder(template: &str, options: EncodeOptions) -> Result<Encoder, candle
 pub fn usual_encoder() -> Arc<Encoder> {
     static ENCODER: LazyLock<Arc<Encoder>> = LazyLock::new(|| {
         let options = EncodeOptions { max_length: Some(64), ..EncodeOptions::default() };
-        Arc::new(encoder(CHAT_TEMPLATE, options).expect("the small tokenizer is sound"))
+        Arc::new(encoder(&tokenizer_json(), CHAT_TEMPLATE, options).expect("the small tokenizer is sound"))
     });
     ENCODER.clone()
 }
