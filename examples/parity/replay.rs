@@ -181,7 +181,7 @@ fn check_lengths(fixture: &Fixture) -> Result<(), ReplayError> {
 fn examples(recorded: &Recorded, name: &str, step: usize) -> Result<Batch, ReplayError> {
     let rows = rows(&recorded.input_ids, &recorded.attention_mask, &recorded.completion_mask)?;
     let file: Arc<str> = name.into();
-    let origin = |row: usize| Origin { file: file.clone(), line: (step * rows.len() + row + 1) as u64 };
+    let origin = |row: usize| Origin::line(file.clone(), (step * rows.len() + row + 1) as u64);
     let Some(labels) = &recorded.label else {
         let (chosen, rejected) = rows.split_at(rows.len() / 2);
         let pairs = chosen.iter().zip(rejected).enumerate();
