@@ -281,7 +281,8 @@ mod tests {
         #[cfg(feature = "zstd")]
         let error = {
             let stream = [0x28, 0xb5, 0x2f, 0xfd, 0, 0xa8, 9, 0, 0, b'{'];
-            let mut input = Input::new(&Arc::from("test"), Box::new(io::Cursor::new(stream)), Compression::Zstd).unwrap();
+            let mut input =
+                Input::new(&Arc::from("test"), Box::new(io::Cursor::new(stream)), Compression::Zstd).unwrap();
             input.fill_buf().map(<[u8]>::to_vec).unwrap_err()
         };
         #[cfg(not(feature = "zstd"))]

@@ -169,7 +169,8 @@ mod tests {
                 assert!(names.iter().all(|name| error.contains(name)) && error.contains("rows twice"), "{error}");
             }
         }
-        for names in [["train-1.jsonl", "train-2.jsonl.gz"], ["a/train.jsonl", "b/train.parquet"], ["v1.1.csv", "v1.2.csv"]]
+        for names in
+            [["train-1.jsonl", "train-2.jsonl.gz"], ["a/train.jsonl", "b/train.parquet"], ["v1.1.csv", "v1.2.csv"]]
         {
             assert_eq!(found(&names, "").unwrap(), 2);
         }

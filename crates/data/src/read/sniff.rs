@@ -216,7 +216,9 @@ fn foreign(head: &[u8]) -> Option<(&'static str, &'static str)> {
         [b'P', b'A', b'R', b'E', ..] if is_binary(head) => ("an encrypted Parquet file", "write it without encryption"),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => ("UTF-16 text", "convert it with `iconv -f UTF-16 -t UTF-8`"),
         _ if head.starts_with(b"SQLite format 3\0") => ("an SQLite database", EXPORT),
-        _ if head.get(257..262) == Some(b"ustar") && is_binary(head) => ("a tar archive", "unpack it and read the files inside"),
+        _ if head.get(257..262) == Some(b"ustar") && is_binary(head) => {
+            ("a tar archive", "unpack it and read the files inside")
+        }
         _ if head.starts_with(b"version https://git-lfs") => (
             "a pointer of Git LFS, not the data",
             "fetch the data with `git lfs pull`, or download the file from its page",

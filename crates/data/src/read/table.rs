@@ -370,7 +370,10 @@ mod tests {
         let many = |count: usize| (0..count).map(|name| format!("c{name}")).collect::<Vec<_>>().join(",");
         let error = refused(&many(MAX_COLUMNS + 1));
         assert!(error.contains("its header has 16385 cells, at most 16384 are read"), "{error}");
-        assert_eq!(Table::new(Input::of_memory(many(MAX_COLUMNS).as_bytes(), 1 << 12), b',').ok().unwrap().names.len(), 16384);
+        assert_eq!(
+            Table::new(Input::of_memory(many(MAX_COLUMNS).as_bytes(), 1 << 12), b',').ok().unwrap().names.len(),
+            16384
+        );
         assert!(refused(&format!("a,{}", "b".repeat(100_000))).contains("which is no name of a column"));
         let error = refused(&format!("{},c7", many(MAX_COLUMNS - 1)));
         assert!(error.contains("column 16384 is named \"c7\" as one before"), "{error}");
