@@ -142,13 +142,17 @@ impl Batches {
         Ok(Self { stream, options, window, bucket, steps_of_epoch: 0, began_inside_epoch: false })
     }
 
-    /// The micro-batches of the next optimizer step; None after the last epoch.
+    /// The micro-batches of the next optimizer step; None after the last epoch, and after reading has failed, until
+    /// [`resume`](Self::resume).
     ///
     /// # Errors
     /// Reading fails, a row cannot be used and the source is strict, a whole epoch gives no step, or mismatched completions
     /// are asked of a step with one prompt only.
     pub fn next_step(&mut self) -> Result<Option<Vec<Batch>>, Error> {
         let full = self.options.full();
+        if self.stream.has_failed() {
+            return Ok(None);
+        }
         while self.options.epochs.is_none_or(|epochs| self.stream.epoch() < epochs) {
             let mut examples = match self.options.bucket {
                 Some(steps) => self.of_like_length(full, steps)?,
@@ -179,7 +183,8 @@ impl Batches {
     pub fn cursor(&self) -> Cursor {
         let (epoch, place) = (self.stream.epoch(), self.stream.place(self.oldest()));
         let (consumed, skip) = self.bucket.place().unwrap_or((self.stream.consumed(), 0));
-        Cursor { epoch, consumed, held: self.window.spans(consumed), skip, place }
+        let bucket = if skip > 0 { self.sizes() } else { [0; 2] };
+        Cursor { epoch, consumed, held: self.window.spans(consumed), skip, bucket, place }
     }
 
     /// Goes to a saved place: the steps from there on are those of a run that was never interrupted. Rows are read again from
@@ -191,6 +196,14 @@ impl Batches {
     /// these are not.
     pub fn resume(&mut self, cursor: Cursor) -> Result<(), Error> {
         self.check_kind(&cursor)?;
+        let went = self.go_to(cursor);
+        if went.is_err() {
+            self.stream.stop();
+        }
+        went
+    }
+
+    fn go_to(&mut self, cursor: Cursor) -> Result<(), Error> {
         self.window.clear();
         self.bucket.clear();
         let encoded = cursor.held[0].max(cursor.held[1]);
@@ -213,11 +226,20 @@ impl Batches {
             let expected = "true, as in the run that this position was saved from: rows of it wait for their step";
             return refuse("stratified", "false", expected);
         }
-        if self.options.bucket.is_none() && cursor.skip > 0 {
-            let expected = "the number of the run that this position was saved from: it lies inside a bucket";
-            return refuse("bucket", "none", expected);
+        if cursor.skip > 0 && self.sizes() != cursor.bucket {
+            let sizes = |[steps, examples]: [u64; 2]| match steps {
+                0 => "none".to_owned(),
+                _ => format!("{steps} steps of {examples} examples"),
+            };
+            let got = format!("{}, the position was saved with {}", sizes(self.sizes()), sizes(cursor.bucket));
+            return refuse("bucket", &got, "the same as in that run: the position lies inside a bucket");
         }
         Ok(())
+    }
+
+    /// Steps of a bucket, and examples of a step.
+    fn sizes(&self) -> [u64; 2] {
+        self.options.bucket.map_or([0; 2], |steps| [steps as u64, self.options.full() as u64])
     }
 
     /// Rows drawn before the oldest one that has to be encoded again after an interruption here.

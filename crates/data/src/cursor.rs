@@ -20,9 +20,17 @@ pub struct Cursor {
     /// here; else 0, and then left out when written.
     #[serde(default, skip_serializing_if = "crate::pass::is_zero")]
     pub skip: u64,
+    /// Where steps were given of a window: how many steps it has, and how many examples a step. They decide which step is
+    /// which. Else 0, and then left out when written.
+    #[serde(default, skip_serializing_if = "is_no_window")]
+    pub bucket: [u64; 2],
     /// A snapshot of the pass shortly before; none at the start of an epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<Place>,
+}
+
+fn is_no_window(bucket: &[u64; 2]) -> bool {
+    *bucket == [0; 2]
 }
 
 fn nothing_waits(held: &[u64; 2]) -> bool {

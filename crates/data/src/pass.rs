@@ -48,7 +48,7 @@ pub(crate) fn is_zero(number: &u64) -> bool {
 pub(crate) struct Item {
     /// Its number among the items of the pass, from 0.
     pub(crate) at: u64,
-    /// Its row's number among those of the source, from 0.
+    /// Its row's number among the selected ones of the source, from 0, those of other shards counted.
     pub(crate) number: u64,
     pub(crate) part: usize,
     /// Its row's number among the selected ones of the part, from 0.
@@ -135,6 +135,7 @@ impl Pass {
             if number < range.start || !self.source.shard().takes(number) {
                 continue;
             }
+            let number = number - range.start;
             let at = self.items;
             self.items = self.items.saturating_add(1);
             let item = |at, half| Item { at, number, part, row, half, text: text.clone() };

@@ -88,6 +88,9 @@ impl Source {
     /// compressed stream that is broken at its start, a mapping of an unknown column.
     pub fn open(options: &SourceOptions) -> Result<Self, Error> {
         let split = options.split.as_deref();
+        if options.path.as_os_str() == "-" {
+            Files::check_stream(split, &options.files)?;
+        }
         let files = match options.files.as_slice() {
             [] => Files::open(&options.path, split)?,
             list => Files::of_list(&options.path, list, split)?,
@@ -98,8 +101,9 @@ impl Source {
     /// Reads from any reader, once: a second epoch is an error.
     ///
     /// # Errors
-    /// As [`Source::open`].
+    /// As [`Source::open`], and `split` or `files`, which a stream does not have.
     pub fn from_reader(reader: impl BufRead + Send + 'static, options: &SourceOptions) -> Result<Self, Error> {
+        Files::check_stream(options.split.as_deref(), &options.files)?;
         let name = options.path.to_string_lossy();
         Self::of_files(Files::of_reader(reader, if name.is_empty() { "<reader>" } else { &name })?, options)
     }
@@ -195,6 +199,11 @@ impl Source {
     /// The same source without some rows: asked for the number of a row, counted from 0 over the selected rows in the order
     /// of [`Source::records`], and for its origin, `why` gives the rejection to set it aside with, or None to keep it. Another
     /// call replaces the one before.
+    ///
+    /// The number is that of the source whole and as it is read: before [`Source::only`] chooses among its rows, whichever
+    /// shard reads the row, and the same for both halves of an unpaired one. Of a mixture, rows are counted as they are
+    /// mixed, those of a part that begins again anew; a source that had this said before it became part of a mixture keeps
+    /// its own numbers.
     #[must_use]
     pub fn leaving_out(mut self, why: impl Fn(u64, &Origin) -> Option<Rejection> + Send + Sync + 'static) -> Self {
         let why: WhyLeftOut = Arc::new(why);

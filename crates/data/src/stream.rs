@@ -28,6 +28,8 @@ pub struct Stream {
     pool: Option<Pool<Item, Seen>>,
     /// Reading failed at a row that is not due yet.
     failed: Option<Error>,
+    /// Reading failed, here or for the threads that are ahead: no more rows are drawn until the stream goes elsewhere.
+    broken: bool,
     /// Rows drawn before the oldest one that may have to be read again; those handed out, unless someone holds rows back.
     needed: Option<u64>,
     report: Report,
@@ -66,6 +68,7 @@ impl Stream {
             rows: None,
             pool: None,
             failed: None,
+            broken: false,
             needed: None,
             report: Report::default(),
             fresh: None,
@@ -86,7 +89,8 @@ impl Stream {
         Ok(self)
     }
 
-    /// The next example of this epoch; None at its end.
+    /// The next example of this epoch; None at its end, and after reading has failed, until the stream goes to another
+    /// place.
     ///
     /// # Errors
     /// Reading fails, a conversation meets a tokenizer without a chat template, or a row cannot be used and the source is strict.
@@ -136,6 +140,14 @@ impl Stream {
     /// Goes to where so many rows of the cursor's epoch were drawn.
     pub(crate) fn go_on_from(&mut self, cursor: &Cursor, consumed: u64) -> Result<(), Error> {
         self.begin(cursor.epoch);
+        let went = self.draw_up_to(cursor, consumed);
+        if went.is_err() {
+            self.stop();
+        }
+        went
+    }
+
+    fn draw_up_to(&mut self, cursor: &Cursor, consumed: u64) -> Result<(), Error> {
         if let Some(place) = cursor.place.as_ref().filter(|place| place.consumed <= consumed) {
             self.rows = Some(self.go_to(place, cursor)?);
             self.consumed = place.consumed;
@@ -158,6 +170,16 @@ impl Stream {
             Made::Example(example, _) => Ok(Some(Some(example))),
             _ => Ok(Some(None)),
         }
+    }
+
+    /// Whether reading failed, and that was said.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.broken && self.failed.is_none()
+    }
+
+    /// Gives no more rows until it goes elsewhere.
+    pub(crate) fn stop(&mut self) {
+        self.broken = true;
     }
 
     /// The epoch ended here, before the position.
@@ -270,6 +292,15 @@ impl Stream {
     }
 
     fn draw(&mut self) -> Result<Option<Item>, Error> {
+        if self.broken {
+            return Ok(None);
+        }
+        let drawn = self.draw_item();
+        self.broken = drawn.is_err();
+        drawn
+    }
+
+    fn draw_item(&mut self) -> Result<Option<Item>, Error> {
         let rows = match &mut self.rows {
             Some(rows) => rows,
             none => none.insert(Ordered::new(Pass::new(self.source.clone())?, self.order, self.epoch)),
@@ -283,6 +314,7 @@ impl Stream {
         // Rows that were read ahead are not those of another place.
         self.pool.take_if(|pool| !pool.is_idle());
         self.failed = None;
+        self.broken = false;
         self.needed = None;
         (self.epoch, self.consumed) = (epoch, 0);
     }

@@ -211,6 +211,18 @@ fn a_form_that_is_forced_is_not_told_from_the_first_row() {
 }
 
 #[test]
+fn a_stream_has_no_splits() {
+    let row = || std::io::Cursor::new(r#"{"prompt": "p", "completion": "a"}"#);
+    let split = SourceOptions { split: Some("test".to_owned()), ..SourceOptions::new("-") };
+    let files = SourceOptions { files: vec!["a.jsonl".into()], ..SourceOptions::new("-") };
+    for (options, name) in [(split, "split: got \"test\" of a stream"), (files, "files: got \"a.jsonl\" of a stream")] {
+        for error in [Source::open(&options).unwrap_err(), Source::from_reader(row(), &options).unwrap_err()] {
+            assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+}
+
+#[test]
 fn a_reader_is_read_once() {
     let options = SourceOptions::default();
     let source = Source::from_reader(std::io::Cursor::new(r#"{"prompt": "p", "completion": "a"}"#), &options).unwrap();

@@ -17,11 +17,12 @@ use serde::{Deserialize, Serialize};
 
 /// Names the directory that the child works in.
 const CHILD: &str = "CANDLEWICK_TEST_KILLED";
-const ROWS: usize = 700;
+/// Enough for places inside an epoch, which are taken every 1,024 rows.
+const ROWS: usize = 3000;
 const EPOCHS: u64 = 2;
 const TRIES: usize = 20;
 /// Steps between two checkpoints: most kills lose some.
-const SAVE_EVERY: usize = 3;
+const SAVE_EVERY: usize = 7;
 
 /// What a child saves: where it stands, and how much of its log was written then.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -165,12 +166,14 @@ fn killed_again_and_again(name: &str, rows: fn() -> String, write: &dyn Fn(&Path
     let mut random = Random(0x5eed ^ name.len() as u64);
     // Rows that a life gets to go on: on average the run ends with the last try.
     let most = 2 * all / TRIES;
-    let mut ended_by_itself = 0;
+    let (mut ended_by_itself, mut places) = (0, 0);
     for life in 0..TRIES {
         // The number of threads changes nothing.
         job.workers = life % 4;
         ended_by_itself += usize::from(!kill_after(start(&killed, &job), 1 + random.below(most)));
+        places += usize::from(saved(&killed).cursor.place.is_some());
     }
+    assert!(places > 0, "{name}: no run went on from a place inside an epoch");
     assert!(ended_by_itself < TRIES / 2, "{name}: {ended_by_itself} of {TRIES} runs were over before they were killed");
     assert!(start(&killed, &job).wait().unwrap().success());
     let resumed = fs::read_to_string(killed.join("order")).unwrap();
@@ -253,12 +256,14 @@ fn batches(job: &Job) -> Batches {
     Batches::new(source, encoder(SMALL, EncodeOptions::default()), options).unwrap()
 }
 
+/// What the last process saved; the start, where none did.
+fn saved(dir: &Path) -> Saved {
+    fs::read(dir.join("saved")).map_or_else(|_| Saved::default(), |bytes| serde_json::from_slice(&bytes).unwrap())
+}
+
 /// Goes to where the last process saved; what it logged after that is cut off.
 fn resume(dir: &Path, batches: &mut Batches) -> File {
-    let saved: Saved = match fs::read(dir.join("saved")) {
-        Ok(bytes) => serde_json::from_slice(&bytes).unwrap(),
-        Err(_) => Saved::default(),
-    };
+    let saved = saved(dir);
     let log = OpenOptions::new().create(true).append(true).open(dir.join("order")).unwrap();
     log.set_len(saved.log_bytes).unwrap();
     batches.resume(saved.cursor).unwrap();

@@ -330,13 +330,40 @@ fn errors_come_at_the_same_row_whatever_the_number_of_workers() {
             match stream.next_example() {
                 Ok(Some(example)) => given.push(example.origin.line),
                 Ok(None) => unreachable!("it ends in an error"),
-                Err(error) => return (given, error.to_string()),
+                Err(error) => {
+                    // What stands behind is not told: the epoch is not over.
+                    assert!(stream.next_example().unwrap().is_none());
+                    stream.resume(Cursor::default()).unwrap();
+                    assert_eq!(stream.next_example().unwrap().unwrap().origin.line, given[0]);
+                    return (given, error.to_string());
+                }
             }
         }
     };
     let alone = of(0);
     assert!(alone.0.len() > 100 && alone.1.contains("cut"), "{alone:?}");
     assert_eq!(of(3), alone);
+}
+
+#[test]
+fn steps_end_where_reading_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    gzip.write_all(&std::fs::read(mixed_file(dir.path(), "rows", 300)).unwrap()).unwrap();
+    let whole = gzip.finish().unwrap();
+    let path = dir.path().join("cut.jsonl.gz");
+    std::fs::write(&path, &whole[..whole.len() * 2 / 3]).unwrap();
+    for (workers, bucket) in [(0, None), (3, None), (0, Some(4))] {
+        let options = BatchOptions { epochs: None, workers, bucket, ..BatchOptions::default() };
+        let mut batches = Batches::new(open(&path), small(), options).unwrap();
+        let steps = batches.by_ref().take_while(Result::is_ok).count();
+        assert!(steps > 10, "{steps}");
+        // Another epoch would pass over the rows that could not be read.
+        assert!(batches.next_step().unwrap().is_none());
+        assert_eq!(batches.cursor().epoch, 0);
+        batches.resume(Cursor::default()).unwrap();
+        assert!(batches.next_step().unwrap().is_some());
+    }
 }
 
 #[test]
@@ -522,6 +549,34 @@ fn rows_are_left_out_or_not_wanted() {
 }
 
 #[test]
+fn rows_of_a_mixture_are_left_out_by_the_numbers_of_its_records() {
+    let left_out = |source: Source, rows: &'static [u64]| {
+        source.leaving_out(move |row, origin| {
+            let detail = format!("row {row}");
+            rows.contains(&row).then(|| Rejection { origin: origin.clone(), reason: Reason::Duplicate, detail })
+        })
+    };
+    let parts = vec![(part("a", 6), 1.0), (part("b", 6), 1.0)];
+    let mixed = Source::mixture(parts, MixtureEnd::FirstExhausted).unwrap().select("3..".parse().unwrap());
+    let whole = prompts(mixed.clone(), Order::File);
+    let kept = prompts(left_out(mixed.clone(), &[0, 4]), Order::File);
+    let expected: Vec<String> =
+        whole.iter().enumerate().filter(|(row, _)| ![0, 4].contains(row)).map(|(_, prompt)| prompt.clone()).collect();
+    assert_eq!(kept, expected);
+    // The numbers are those of the whole, whichever shard reads a row.
+    let mut shared: Vec<String> = (0..2)
+        .flat_map(|rank| {
+            let shard = left_out(mixed.clone(), &[0, 4]).sharded(Shard { rank, ranks: 2 }).unwrap();
+            prompts(shard, Order::File)
+        })
+        .collect();
+    shared.sort();
+    let mut sorted = expected;
+    sorted.sort();
+    assert_eq!(shared, sorted);
+}
+
+#[test]
 fn records_are_the_rows_in_file_order() {
     let dir = tempfile::tempdir().unwrap();
     let source = open(&mixed_file(dir.path(), "rows", 12)).select("2..".parse().unwrap());
@@ -636,7 +691,14 @@ fn a_run_of_buckets_resumes_at_every_step() {
         if let Some(cursor) = inside {
             let mut plain = Batches::new(source.clone(), small(), BatchOptions { bucket: None, ..options }).unwrap();
             let error = plain.resume(cursor.clone()).unwrap_err().to_string();
-            assert!(error.contains("bucket: got none, expected the number of the run"), "{error}");
+            assert!(error.contains("bucket: got none, the position was saved with"), "{error}");
+            for other in
+                [BatchOptions { bucket: Some(bucket + 1), ..options }, BatchOptions { examples: 10, ..options }]
+            {
+                let error = Batches::new(source.clone(), small(), other).unwrap().resume(cursor.clone()).unwrap_err();
+                let saved = format!("the position was saved with {bucket} steps of 20 examples, expected the same");
+                assert!(error.to_string().contains(&saved), "{error}");
+            }
         }
     }
 }

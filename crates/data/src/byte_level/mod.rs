@@ -147,19 +147,26 @@ impl ByteLevel {
 
     /// Whether a few texts give what the library gives: what is written above holds of this tokenizer.
     fn agrees_with(&self, tokenizer: &Tokenizer) -> bool {
-        const TEXTS: [&str; 3] = [
-            "",
-            "\n\nHuman: It's 1234 o'clock,  isn't it?\tI'LL wait…\r\n   \n  Assistant:  naïve façade — “yes”!!  ",
-            " x = [1,22,333];\n\t  // 日本語 текст 한국어 عربى 😀👍🏽 \u{a0}\u{3000} ½²Ⅷ \u{1}end   ",
-        ];
-        TEXTS.iter().all(|text| {
+        PROBES.iter().all(|text| {
             [true, false].into_iter().all(|add_special_tokens| {
-                let Some(tokens) = self.tokens(text, add_special_tokens) else { return true };
+                let Some(tokens) = self.tokens(text, add_special_tokens) else {
+                    // Left to the library.
+                    return self.composes && !text.chars().all(is_composed);
+                };
                 tokenizer.encode(*text, add_special_tokens).is_ok_and(|encoding| Tokens::from(encoding) == tokens)
             })
         })
     }
 }
+
+/// Texts by which a tokenizer is tried out.
+const PROBES: [&str; 4] = [
+    "",
+    "\n\nHuman: It's 1234 o'clock,  isn't it?\tI'LL wait…\r\n   \n  Assistant:  naïve façade — “yes”!!  ",
+    " x = [1,22,333];\n\t  // 日本語 текст 한국어 عربى 😀👍🏽 \u{a0}\u{3000} ½²Ⅷ \u{1}end   ",
+    // Without what composition may change, for tokenizers that compose.
+    " x = [1,22,333];\n\t  // 日本語 текст 한국어 😀👍🏽 \u{a0}½² \u{1}end   ",
+];
 
 /// Start of the character that holds a byte.
 fn floor(text: &str, at: usize) -> usize {
@@ -259,6 +266,17 @@ mod tests {
         assert_eq!((floor("aéb", 2), ceil("aéb", 2)), (1, 3));
         assert_eq!((floor("aéb", 3), ceil("aéb", 3)), (3, 3));
         assert_eq!((floor("é", 0), ceil("é", 1)), (0, 2));
+    }
+
+    #[test]
+    fn tokenizers_that_compose_are_tried_out_too() {
+        let composed = |text: &&&str| text.chars().all(is_composed);
+        let probes: String = PROBES.iter().filter(composed).copied().collect();
+        for part in ["日本語", "текст", "한국어", "👍🏽", "ï", "1234", "'LL", "\r\n", "\u{a0}", "\u{1}"]
+        {
+            assert!(probes.contains(part), "{part}");
+        }
+        assert!(probes.len() > 150 && PROBES.iter().any(|text| !text.chars().all(is_composed)));
     }
 
     #[test]

@@ -29,7 +29,9 @@ impl Pieces {
     /// None for a way to split that is not known here.
     pub(super) fn new(pre_tokenizer: &Value) -> Option<Self> {
         let byte_level = |step: &Value, use_regex: bool| {
-            step["type"] == "ByteLevel" && step["add_prefix_space"] == false && step["use_regex"] == use_regex
+            // Left out, it is true.
+            let uses_regex = step["use_regex"].as_bool().unwrap_or(true);
+            step["type"] == "ByteLevel" && step["add_prefix_space"] == false && uses_regex == use_regex
         };
         if byte_level(pre_tokenizer, true) {
             return Self::of(GPT2, false);
@@ -111,12 +113,17 @@ mod tests {
         let bytes = |prefix: bool, regex: bool| serde_json::json!({"type": "ByteLevel", "add_prefix_space": prefix, "use_regex": regex});
         assert!(Pieces::new(&bytes(false, true)).is_some());
         assert!(Pieces::new(&bytes(true, true)).is_none());
+        let by_default = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true});
+        assert!(Pieces::new(&by_default).is_some());
         let sequence = |regex: &str, behavior: &str| {
             let split = serde_json::json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": behavior, "invert": false});
             serde_json::json!({"type": "Sequence", "pretokenizers": [split, bytes(false, false)]})
         };
         let known = format!("{}{SPACES}", BY_LINES[1]);
         assert!(Pieces::new(&sequence(&known, "Isolated")).is_some_and(|pieces| pieces.by_lines));
+        let mut splits_twice = sequence(&known, "Isolated");
+        splits_twice["pretokenizers"][1] = by_default;
+        assert!(Pieces::new(&splits_twice).is_none());
         assert!(Pieces::new(&sequence(&known, "Removed")).is_none());
         assert!(Pieces::new(&sequence(BY_LINES[1], "Isolated")).is_none());
         assert!(Pieces::new(&sequence(r"\w+|\s+(?!\S)|\s+", "Isolated")).is_none());

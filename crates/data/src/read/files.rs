@@ -44,18 +44,24 @@ impl Files {
 
     /// Files that were found by other means, under one name; of these, where a split is named, those of the split.
     pub(crate) fn of_list(name: &Path, list: &[PathBuf], split: Option<&str>) -> Result<Self, Error> {
-        let mut files = Vec::new();
-        for path in list {
-            if split.is_none_or(|split| super::splits::check(&name.to_string_lossy(), path, split).is_ok()) {
-                files.push(DataFile::open(path.clone())?);
-            }
+        let place = name.to_string_lossy();
+        let list = match split {
+            Some(split) => super::splits::of_list(&place, list, split)?,
+            None => list.to_vec(),
+        };
+        let list = list.into_iter().map(DataFile::open).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { name: place.into(), list: list.into(), stream: None })
+    }
+
+    /// Refuses what chooses among files, where rows come from a stream.
+    pub(crate) fn check_stream(split: Option<&str>, list: &[PathBuf]) -> Result<(), Error> {
+        let expected = "none of it: a stream is one file without a name, which has no splits; leave it out";
+        let refuse = |name, got: &str| Err(Error::Option { name, got: format!("{got:?} of a stream"), expected });
+        match (split, list) {
+            (Some(split), _) => refuse("split", split),
+            (None, [first, ..]) => refuse("files", &first.to_string_lossy()),
+            (None, []) => Ok(()),
         }
-        if let (Some(split), true) = (split, files.is_empty()) {
-            let message =
-                format!("none of its {} files is of the split {split:?}; leave split out or name another", list.len());
-            return Err(Error::NoFiles { place: name.display().to_string(), message });
-        }
-        Ok(Self { name: name.to_string_lossy().into(), list: files.into(), stream: None })
     }
 
     /// A reader, which can be read once.

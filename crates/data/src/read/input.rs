@@ -13,6 +13,9 @@ use crate::row::{Origin, Unit};
 
 const BUFFER: usize = 256 << 10;
 
+/// What the library says of a stream whose window is longer than it keeps.
+const WINDOW_TOO_LARGE: &str = "requires too much memory";
+
 /// A stream of uncompressed bytes that knows how many were taken.
 pub(crate) struct Input {
     file: Arc<str>,
@@ -148,6 +151,13 @@ impl Input {
                     "the {compression} stream ends in the middle of its data; the file was cut short, copy it again"
                 ),
             },
+            (Compression::Zstd, ..) if error.to_string().contains(WINDOW_TOO_LARGE) => Error::Broken {
+                origin,
+                message: "the zstd stream asks for a window of more than 128 MiB (`--long=28` and above, `--ultra`), which \
+                          its reading would keep in memory; decompress it with `zstd -d --long=31`, or compress it again \
+                          without `--long`"
+                    .to_owned(),
+            },
             (compression, ..) => Error::Broken {
                 origin,
                 message: format!("the {compression} stream is damaged ({error}); copy the file again"),
@@ -259,4 +269,29 @@ fn zstd(file: &Arc<str>, _: Box<dyn BufRead + Send>) -> Result<Box<dyn BufRead +
                   decompress it with `zstd -d`"
             .to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_window_is_told_from_damage() {
+        // One byte in a raw block, with a window of 2 GiB.
+        #[cfg(feature = "zstd")]
+        let error = {
+            let stream = [0x28, 0xb5, 0x2f, 0xfd, 0, 0xa8, 9, 0, 0, b'{'];
+            let mut input =
+                Input::new(&Arc::from("test"), Box::new(io::Cursor::new(stream)), Compression::Zstd).unwrap();
+            input.fill_buf().map(<[u8]>::to_vec).unwrap_err()
+        };
+        #[cfg(not(feature = "zstd"))]
+        let error = io::Error::other("Frame requires too much memory for decoding");
+        let mut input = Input::of_memory(b"", 64);
+        input.compression = Compression::Zstd;
+        let message = input.failure(error, origin_of(&Arc::from("rows.jsonl.zst"))).to_string();
+        assert!(message.contains("`zstd -d --long=31`") && !message.contains("damaged"), "{message}");
+        let message = input.failure(io::Error::other("checksum"), origin_of(&Arc::from("rows.jsonl.zst"))).to_string();
+        assert!(message.contains("damaged (checksum)"), "{message}");
+    }
 }

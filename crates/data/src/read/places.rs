@@ -1,6 +1,6 @@
 //! Which files a path stands for: a file, a directory, or a glob.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub(crate) fn find(path: &Path, split: Option<&str>) -> Result<Vec<PathBuf>, Err
         if found.is_empty() {
             return Err(none(&place, format!("the directory holds no data file; {}", known())));
         }
-        return splits::select(&place, path, found, split);
+        return one_copy(&place, splits::select(&place, path, found, split)?);
     }
     if path.exists() || !place.contains(['*', '?', '[']) {
         return match split {
@@ -40,7 +40,32 @@ pub(crate) fn find(path: &Path, split: Option<&str>) -> Result<Vec<PathBuf>, Err
     }
     let fixed: PathBuf =
         path.components().take_while(|part| !part.as_os_str().to_string_lossy().contains(['*', '?', '['])).collect();
-    splits::select(&place, &fixed, found, split)
+    one_copy(&place, splits::select(&place, &fixed, found, split)?)
+}
+
+/// The same rows in two formats, or plain and compressed, would be read twice.
+fn one_copy(place: &str, files: Vec<PathBuf>) -> Result<Vec<PathBuf>, Error> {
+    let mut stems: HashMap<PathBuf, &PathBuf> = HashMap::new();
+    for file in &files {
+        if let Some(other) = stem(file).and_then(|stem| stems.insert(stem, file)) {
+            let message = format!(
+                "{} and {} differ in their format alone and may hold the same rows twice; keep one of them there, or name \
+                 the files to read",
+                other.display(),
+                file.display()
+            );
+            return Err(none(place, message));
+        }
+    }
+    Ok(files)
+}
+
+/// The path of a data file without the extensions of its format and compression; None if it has none.
+fn stem(file: &Path) -> Option<PathBuf> {
+    let format = sniff::extension(file).filter(|extension| EXTENSIONS.contains(&extension.as_str()))?;
+    let plain = file.with_extension("");
+    let is_format = |path: &Path| path.extension().is_some_and(|last| last.to_string_lossy().to_lowercase() == format);
+    Some(if is_format(file) { plain } else { plain.with_extension("") })
 }
 
 fn none(place: &str, message: String) -> Error {
@@ -115,4 +140,39 @@ fn saved(dir: &Path) -> Result<Option<Vec<PathBuf>>, Error> {
         ));
     }
     Ok(Some(files))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_rows_twice_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = |names: &[&str], place: &str| {
+            let dir = dir.path().join(names.join("+").replace('/', "_"));
+            for name in names {
+                let path = dir.join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "").unwrap();
+            }
+            find(&dir.join(place), Some("all")).map(|found| found.len()).map_err(|error| error.to_string())
+        };
+        for names in [
+            ["train.jsonl", "train.jsonl.gz"],
+            ["train.jsonl", "train.parquet"],
+            ["train.JSONL.zst", "train.csv.gz"],
+            ["a/v1.2.json", "a/v1.2.json.zst"],
+        ] {
+            for place in ["", "**/*"] {
+                let error = found(&names, place).unwrap_err();
+                assert!(names.iter().all(|name| error.contains(name)) && error.contains("rows twice"), "{error}");
+            }
+        }
+        for names in
+            [["train-1.jsonl", "train-2.jsonl.gz"], ["a/train.jsonl", "b/train.parquet"], ["v1.1.csv", "v1.2.csv"]]
+        {
+            assert_eq!(found(&names, "").unwrap(), 2);
+        }
+    }
 }

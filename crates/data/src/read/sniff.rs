@@ -58,7 +58,7 @@ pub(crate) fn compression(head: &[u8]) -> Compression {
 pub(crate) fn format(file: &Arc<str>, path: &Path, head: &[u8], outer: Compression) -> Result<Format, Error> {
     let wrong = |message: String| Error::Format { file: Arc::clone(file), message };
     match head {
-        [b'P', b'A', b'R', b'1', ..] => {
+        [b'P', b'A', b'R', b'1', ..] if is_binary(head) => {
             if outer != Compression::None {
                 return Err(wrong(format!(
                     "it is a Parquet file compressed once more with {outer}; decompress it (`{}`), Parquet is compressed \
@@ -68,7 +68,9 @@ pub(crate) fn format(file: &Arc<str>, path: &Path, head: &[u8], outer: Compressi
             }
             return columnar(Format::Parquet, "a Parquet file").map_err(wrong);
         }
-        [b'A', b'R', b'R', b'O', b'W', b'1', ..] => return columnar(Format::ArrowFile, "an Arrow file").map_err(wrong),
+        [b'A', b'R', b'R', b'O', b'W', b'1', ..] if is_binary(head) => {
+            return columnar(Format::ArrowFile, "an Arrow file").map_err(wrong);
+        }
         [0xff, 0xff, 0xff, 0xff, ..] => return columnar(Format::ArrowStream, "an Arrow stream").map_err(wrong),
         _ => {}
     }
@@ -175,6 +177,13 @@ fn columnar(_: Format, what: &str) -> Result<Format, String> {
     Err(format!("it is {what}, which this build does not read: build with the feature `columnar`"))
 }
 
+/// Whether a head is no text. What begins with letters that stand for a format may be text too, such as a column's name.
+fn is_binary(head: &[u8]) -> bool {
+    let is_control = |byte: &u8| matches!(*byte, 0..=8 | 0x0e..=0x1f);
+    // A character that the end of the head cuts is none that is wrong.
+    head.iter().any(is_control) || std::str::from_utf8(head).is_err_and(|error| error.error_len().is_some())
+}
+
 /// Files that people take for data files: what they are and what to do.
 fn foreign(head: &[u8]) -> Option<(&'static str, &'static str)> {
     const EXPORT: &str = "export the rows as JSON Lines, CSV or Parquet";
@@ -194,18 +203,22 @@ fn foreign(head: &[u8]) -> Option<(&'static str, &'static str)> {
             ("a Python pickle", "write its rows as JSON Lines or Parquet from Python; pickles are never opened")
         }
         [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => ("compressed twice", "decompress it once"),
-        [b'B', b'Z', b'h', ..] => ("compressed with bzip2", DECOMPRESS),
+        [b'B', b'Z', b'h', ..] if is_binary(head) => ("compressed with bzip2", DECOMPRESS),
         [0xfd, b'7', b'z', b'X', b'Z', ..] => ("compressed with xz", DECOMPRESS),
         [4, 0x22, 0x4d, 0x18, ..] => ("compressed with lz4", DECOMPRESS),
         [b'7', b'z', 0xbc, 0xaf, ..] => ("a 7z archive", "unpack it and read the files inside"),
         [0x89, b'H', b'D', b'F', ..] => ("an HDF5 file", EXPORT),
         [b'O', b'b', b'j', 1, ..] => ("an Avro file", EXPORT),
-        [b'O', b'R', b'C', ..] => ("an ORC file", EXPORT),
-        [b'F', b'E', b'A', b'1', ..] => ("a Feather file of version 1", "write it again with a newer pyarrow"),
-        [b'P', b'A', b'R', b'E', ..] => ("an encrypted Parquet file", "write it without encryption"),
+        [b'O', b'R', b'C', ..] if is_binary(head) => ("an ORC file", EXPORT),
+        [b'F', b'E', b'A', b'1', ..] if is_binary(head) => {
+            ("a Feather file of version 1", "write it again with a newer pyarrow")
+        }
+        [b'P', b'A', b'R', b'E', ..] if is_binary(head) => ("an encrypted Parquet file", "write it without encryption"),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => ("UTF-16 text", "convert it with `iconv -f UTF-16 -t UTF-8`"),
         _ if head.starts_with(b"SQLite format 3\0") => ("an SQLite database", EXPORT),
-        _ if head.get(257..262) == Some(b"ustar") => ("a tar archive", "unpack it and read the files inside"),
+        _ if head.get(257..262) == Some(b"ustar") && is_binary(head) => {
+            ("a tar archive", "unpack it and read the files inside")
+        }
         _ if head.starts_with(b"version https://git-lfs") => (
             "a pointer of Git LFS, not the data",
             "fetch the data with `git lfs pull`, or download the file from its page",
@@ -217,4 +230,31 @@ fn foreign(head: &[u8]) -> Option<(&'static str, &'static str)> {
         _ => return None,
     };
     Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_whose_names_begin_as_a_format_does() {
+        let told = |name: &str, head: &[u8]| format(&Arc::from(name), Path::new(name), head, Compression::None);
+        for name in ["ORCID", "PARENT_ID", "FEA1", "BZhID", "PAR1", "ARROW1"] {
+            let head = format!("{name},prompt,chosen,rejected\n1,\"wie geht’s?\",a,b\n");
+            let table = Format::Table { delimiter: b',' };
+            assert_eq!(told("rows.csv", head.as_bytes()).unwrap(), table, "{name}");
+            // The end of the head may cut a character.
+            let cut = head.find('’').unwrap() + 1;
+            assert_eq!(told("rows.csv", &head.as_bytes()[..cut]).unwrap(), table, "{name}");
+        }
+        for (head, expected) in [
+            (&b"ORC\x0a\x03\x00\x00"[..], "an ORC file"),
+            (b"PARE\x15\x04", "an encrypted Parquet file"),
+            (b"FEA1\x00\x00", "a Feather file of version 1"),
+            (b"BZh91AY&SY\xff\xfe", "compressed with bzip2"),
+        ] {
+            let error = told("rows.csv", head).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
 }

@@ -23,11 +23,46 @@ pub(crate) fn select(
     split: Option<&str>,
 ) -> Result<Vec<PathBuf>, Error> {
     let dictionary = dictionary(base);
-    let of = |path: &PathBuf| {
-        let inside = path.strip_prefix(base).unwrap_or(path);
-        let directory = inside.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
-        directory.filter(|name| dictionary.contains(name)).map_or_else(|| split_of(inside), Some)
-    };
+    let of = |path: &PathBuf| told(path, base, &dictionary);
+    choose(place, found, split, &dictionary, &of)
+}
+
+/// Of files that someone has listed, those of a split, told by their paths below the directory that they share, and where
+/// these tell none, by its own name.
+pub(crate) fn of_list(place: &str, list: &[PathBuf], split: &str) -> Result<Vec<PathBuf>, Error> {
+    if let [only] = list {
+        return check(place, only, split).map(|()| list.to_vec());
+    }
+    let base = shared(list);
+    let dictionary = dictionary(&base);
+    let own = base.file_name().and_then(|name| keyword(&name.to_string_lossy()));
+    let of = |path: &PathBuf| told(path, &base, &dictionary).or_else(|| own.map(str::to_owned));
+    choose(place, list.to_vec(), Some(split), &dictionary, &of)
+}
+
+/// The directory that holds all files of a list, however deep.
+fn shared(list: &[PathBuf]) -> PathBuf {
+    let mut parents = list.iter().map(|path| path.parent().unwrap_or(Path::new("")));
+    let first = parents.next().unwrap_or(Path::new("")).to_owned();
+    parents.fold(first, |shared, parent| {
+        shared.components().zip(parent.components()).take_while(|(a, b)| a == b).map(|(part, _)| part).collect()
+    })
+}
+
+/// The split that the path of a file below a base tells.
+fn told(path: &Path, base: &Path, dictionary: &BTreeSet<String>) -> Option<String> {
+    let inside = path.strip_prefix(base).unwrap_or(path);
+    let directory = inside.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+    directory.filter(|name| dictionary.contains(name)).map_or_else(|| split_of(inside), Some)
+}
+
+fn choose(
+    place: &str,
+    found: Vec<PathBuf>,
+    split: Option<&str>,
+    dictionary: &BTreeSet<String>,
+    of: &dyn Fn(&PathBuf) -> Option<String>,
+) -> Result<Vec<PathBuf>, Error> {
     let splits: BTreeSet<Option<String>> = found.iter().map(of).collect();
     let named = listed(&splits);
     let wrong = |message| Error::NoFiles { place: place.to_owned(), message };
@@ -58,11 +93,13 @@ fn dictionary(base: &Path) -> BTreeSet<String> {
     names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }
 
-/// Whether one file can be of a split.
+/// Whether one file can be of a split, as its name or that of its directory tells.
 pub(crate) fn check(place: &str, path: &Path, split: &str) -> Result<(), Error> {
-    let found = path.file_name().and_then(|name| split_of(Path::new(name)));
-    match found {
-        Some(found) if split != ALL && found != canonical(split) => Err(Error::NoFiles {
+    let base = path.parent().and_then(Path::parent).unwrap_or(Path::new(""));
+    let dictionary = dictionary(base);
+    let asked = if dictionary.contains(split) { split.to_owned() } else { canonical(split) };
+    match told(path, base, &dictionary) {
+        Some(found) if split != ALL && found != asked => Err(Error::NoFiles {
             place: place.to_owned(),
             message: format!(
                 "it is a file of the split `{found}`, `{split}` was asked for; name its file or directory"
@@ -117,6 +154,25 @@ fn keyword(text: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn listed_files_are_told_by_their_directories() {
+        let list = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let chosen = |paths: &[&str], split| of_list("it", &list(paths), split);
+        let both = ["/data/train/rows-0.jsonl", "/data/test/rows-0.jsonl"];
+        assert_eq!(chosen(&both, "train").unwrap(), list(&both[..1]));
+        assert_eq!(chosen(&both, "testing").unwrap(), list(&both[1..]));
+        assert_eq!(chosen(&both, "all").unwrap(), list(&both));
+        let error = chosen(&both, "dev").unwrap_err().to_string();
+        assert!(error.contains("no split `validation`, only test, train"), "{error}");
+        // The directory that they share tells where nothing below it does; one further up does not.
+        let same = ["/train/test/a.jsonl", "/train/test/b.jsonl"];
+        assert_eq!(chosen(&same, "test").unwrap(), list(&same));
+        assert!(chosen(&same, "train").is_err());
+        assert!(chosen(&same[..1], "train").unwrap_err().to_string().contains("of the split `test`"));
+        assert_eq!(chosen(&same[..1], "test").unwrap(), list(&same[..1]));
+        assert_eq!(chosen(&["rows.jsonl"], "test").unwrap(), list(&["rows.jsonl"]));
+    }
 
     #[test]
     fn names_tell_splits_as_datasets_does() {

@@ -1,5 +1,6 @@
 //! CSV and TSV as RFC 4180 has it: a header, then rows of as many cells; a cell in quotes may hold anything.
 
+use std::collections::HashSet;
 use std::io::BufRead;
 use std::sync::Arc;
 
@@ -20,15 +21,26 @@ pub(crate) struct Table {
     /// Offset after the row read last.
     end: u64,
     limit: usize,
+    /// Cells of a row whose places are kept; the others are counted.
+    most_cells: usize,
 }
+
+/// Most columns of a table.
+const MAX_COLUMNS: usize = 1 << 14;
+
+/// Most bytes of a column's name.
+const MAX_NAME: usize = 200;
 
 /// What stands between two breaks outside quotes.
 #[derive(Debug, Default)]
 struct Record {
     /// The cells one after the other.
     text: Vec<u8>,
-    /// Where each ends.
+    /// Where each ends, of the first `most_cells`.
     ends: Vec<usize>,
+    most_cells: usize,
+    /// How many there are.
+    count: usize,
     /// Bytes, breaks and quotes included.
     length: u64,
     /// A cell, counted from 0, after whose closing quote something stands.
@@ -51,9 +63,12 @@ enum State {
 impl Table {
     /// A table from its beginning.
     pub(crate) fn new(input: Input, delimiter: u8) -> Result<Self, Error> {
-        let mut table =
-            Self { input, delimiter, keys: Vec::new(), names: Vec::new(), number: 0, end: 0, limit: MAX_LINE_BYTES };
+        let (keys, names) = (Vec::new(), Vec::new());
+        let (limit, most_cells) = (MAX_LINE_BYTES, MAX_COLUMNS);
+        let mut table = Self { input, delimiter, keys, names, number: 0, end: 0, limit, most_cells };
         table.read_header()?;
+        // One more tells that a row is too long.
+        table.most_cells = table.names.len() + 1;
         Ok(table)
     }
 
@@ -69,11 +84,15 @@ impl Table {
             self.input.advance(sniff::BYTE_ORDER_MARK.len() as u64)?;
         }
         let Some(record) = self.record()? else { return Ok(()) };
-        self.names = record.cells().map(|cell| String::from_utf8_lossy(cell).trim().to_owned()).collect();
         let wrong = |message| Error::Format { file: Arc::clone(self.input.file()), message };
         if record.length > self.limit as u64 {
             return Err(wrong(format!("its header is {} bytes long; {NO_HEADER}", record.length)));
         }
+        if record.count > MAX_COLUMNS {
+            let message = format!("its header has {} cells, at most {MAX_COLUMNS} are read; {NO_HEADER}", record.count);
+            return Err(wrong(message));
+        }
+        self.names = record.cells().map(name).collect();
         check(&self.names, self.delimiter).map_err(wrong)?;
         let key = |name: &String| (!name.is_empty()).then(|| [json(name).as_slice(), b":"].concat());
         self.keys = self.names.iter().map(key).collect();
@@ -95,7 +114,7 @@ impl Table {
     }
 
     fn read_record(&mut self) -> Result<Option<Record>, Error> {
-        let mut record = Record { plain: true, ..Record::default() };
+        let mut record = Record { plain: true, most_cells: self.most_cells, ..Record::default() };
         let mut state = State::Start;
         loop {
             // The borrow of an answer in hand would outlive the error's need of `self`.
@@ -122,7 +141,7 @@ impl Table {
                 message: format!(
                     "the file ends inside the quotes of cell {}; close them, a quote inside a cell is written twice, or \
                      copy the file again if it was cut short",
-                    record.ends.len() + 1
+                    record.count + 1
                 ),
             }),
             State::Start if record.length == 0 => Ok(None),
@@ -148,10 +167,10 @@ impl Table {
                 column(cell)
             ));
         }
-        if record.ends.len() != self.names.len() {
+        if record.count != self.names.len() {
             return malformed(format!(
                 "{} cell(s), the header has {}; a cell that holds a delimiter or a line break has to stand in quotes",
-                record.ends.len(),
+                record.count,
                 self.names.len()
             ));
         }
@@ -206,7 +225,10 @@ impl Record {
     }
 
     fn end_cell(&mut self) {
-        self.ends.push(self.text.len());
+        self.count += 1;
+        if self.ends.len() < self.most_cells {
+            self.ends.push(self.text.len());
+        }
     }
 
     /// Takes bytes up to the end of the record: how many, and whether it ended.
@@ -265,7 +287,7 @@ impl Record {
         match *state {
             State::Start => *state = State::Unquoted,
             State::Quote => {
-                self.after_quote.get_or_insert(self.ends.len());
+                self.after_quote.get_or_insert(self.count);
                 *state = State::Unquoted;
             }
             _ => {}
@@ -280,9 +302,14 @@ impl Record {
 
 const NO_HEADER: &str = "the first row has to hold the names of the columns";
 
+/// The name that a cell of the header holds; of one that is far too long, the beginning.
+fn name(cell: &[u8]) -> String {
+    let cell = cell.trim_ascii_start();
+    String::from_utf8_lossy(cell.get(..8 * MAX_NAME).unwrap_or(cell)).trim().to_owned()
+}
+
 /// Whether the first row can be the header.
 fn check(names: &[String], delimiter: u8) -> Result<(), String> {
-    const LONG: usize = 200;
     if let [only] = names
         && let Some(other) =
             [',', ';', '\t', '|'].into_iter().find(|&other| other != char::from(delimiter) && only.contains(other))
@@ -294,7 +321,7 @@ fn check(names: &[String], delimiter: u8) -> Result<(), String> {
             char::from(delimiter)
         ));
     }
-    if let Some(name) = names.iter().find(|name| name.len() > LONG || name.contains('\n')) {
+    if let Some(name) = names.iter().find(|name| name.len() > MAX_NAME || name.contains('\n')) {
         return Err(format!("its first row holds {}, which is no name of a column; {NO_HEADER}", excerpt(name)));
     }
     if names.iter().all(|name| name.parse::<f64>().is_ok()) {
@@ -304,7 +331,8 @@ fn check(names: &[String], delimiter: u8) -> Result<(), String> {
     if let Some(index) = names.iter().skip(1).position(String::is_empty) {
         return Err(format!("column {} has no name; {NO_HEADER}", index + 2));
     }
-    let twice = names.iter().enumerate().find(|(index, name)| names.iter().take(*index).any(|before| before == *name));
+    let mut seen = HashSet::new();
+    let twice = names.iter().enumerate().find(|(_, name)| !seen.insert(*name));
     match twice {
         Some((index, name)) => Err(format!("column {} is named {name:?} as one before; rename it", index + 1)),
         None => Ok(()),
@@ -313,4 +341,43 @@ fn check(names: &[String], delimiter: u8) -> Result<(), String> {
 
 fn json(text: &str) -> Vec<u8> {
     serde_json::Value::from(text).to_string().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_beyond_the_columns_are_counted_not_kept() {
+        let text = format!("a,b\n1,2\n{}\n3,4\n", ",".repeat(100_000));
+        let mut table = Table::new(Input::of_memory(text.as_bytes(), 64), b',').unwrap();
+        let record = table.record().unwrap().unwrap();
+        assert_eq!((record.count, record.ends.len()), (2, 2));
+        let record = table.record().unwrap().unwrap();
+        assert_eq!((record.count, record.ends.len()), (100_001, 3));
+        let RawText::Fault(Reason::MalformedRow, detail) = table.text(&record) else { panic!("a row of two columns") };
+        assert!(detail.starts_with("100001 cell(s), the header has 2"), "{detail}");
+        let record = table.record().unwrap().unwrap();
+        assert!(matches!(table.text(&record), RawText::Json { bytes, .. } if bytes == br#"{"a":"3","b":"4"}"#));
+    }
+
+    #[test]
+    fn headers_that_name_no_columns() {
+        let refused = |text: &str| {
+            let Err(error) = Table::new(Input::of_memory(text.as_bytes(), 1 << 12), b',') else { panic!("a header") };
+            error.to_string()
+        };
+        let many = |count: usize| (0..count).map(|name| format!("c{name}")).collect::<Vec<_>>().join(",");
+        let error = refused(&many(MAX_COLUMNS + 1));
+        assert!(error.contains("its header has 16385 cells, at most 16384 are read"), "{error}");
+        assert_eq!(
+            Table::new(Input::of_memory(many(MAX_COLUMNS).as_bytes(), 1 << 12), b',').ok().unwrap().names.len(),
+            16384
+        );
+        assert!(refused(&format!("a,{}", "b".repeat(100_000))).contains("which is no name of a column"));
+        let error = refused(&format!("{},c7", many(MAX_COLUMNS - 1)));
+        assert!(error.contains("column 16384 is named \"c7\" as one before"), "{error}");
+        let error = refused(&format!("a;{};b\n", "c".repeat(300)));
+        assert!(error.contains("seems to be separated by ';'"), "{error}");
+    }
 }

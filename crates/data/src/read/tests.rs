@@ -52,14 +52,14 @@ fn files(dir: &Path) -> Vec<PathBuf> {
         ("rows.jsonl", lines().into_bytes()),
         ("array.json", array().into_bytes()),
         ("table.csv", table(',', "\r\n").into_bytes()),
-        ("table.tsv", table('\t', "\n").into_bytes()),
+        ("tabs.tsv", table('\t', "\n").into_bytes()),
         ("return.csv", format!("\u{feff}{}", table(',', "\r")).into_bytes()),
     ];
     files.push(("lines.jsonl.gz", gzip(lines().as_bytes())));
-    files.push(("array.json.gz", gzip(array().as_bytes())));
-    files.push(("table.csv.gz", gzip(table(',', "\n").as_bytes())));
+    files.push(("array_gz.json.gz", gzip(array().as_bytes())));
+    files.push(("table_gz.csv.gz", gzip(table(',', "\n").as_bytes())));
     #[cfg(feature = "zstd")]
-    files.push(("lines.jsonl.zst", zstd::encode_all(lines().as_bytes(), 1).unwrap()));
+    files.push(("lines_zst.jsonl.zst", zstd::encode_all(lines().as_bytes(), 1).unwrap()));
     #[cfg(feature = "columnar")]
     columnar::push(&mut files);
     files
@@ -139,8 +139,8 @@ mod columnar {
         files.push(("lz4.parquet", parquet(Compression::LZ4_RAW)));
         files.push(("stream.arrow", stream()));
         files.push(("file.arrow", file()));
-        files.push(("stream.arrow.gz", gzip(&stream())));
-        files.push(("file.feather.gz", gzip(&file())));
+        files.push(("stream_gz.arrow.gz", gzip(&stream())));
+        files.push(("file_gz.feather.gz", gzip(&file())));
     }
 }
 
@@ -225,7 +225,8 @@ fn places_lead_from_file_to_file() {
     }
     let pattern = dir.path().join("*.json*");
     let of_glob = Files::open(&pattern, None).unwrap();
-    let names = ["array.json", "array.json.gz", "empty.jsonl", "lines.jsonl.gz", "lines.jsonl.zst", "rows.jsonl"];
+    let names =
+        ["array.json", "array_gz.json.gz", "empty.jsonl", "lines.jsonl.gz", "lines_zst.jsonl.zst", "rows.jsonl"];
     let found: Vec<_> = of_glob.list().iter().map(|file| file.name().rsplit('/').next().unwrap().to_owned()).collect();
     assert_eq!(
         found,

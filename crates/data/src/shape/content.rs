@@ -11,9 +11,10 @@ use crate::row::{Message, Record, Row, Text};
 /// A hash of the prompt of a row: equal for rows of the same prompt, whatever answers it and in whatever kind of row.
 ///
 /// It is XXH3-128 with seed 0 over: for a plain prompt the byte 0 and the text; for a conversation the byte 1, the number
-/// of messages and, for every message, role and content. Each string goes in without the whitespace at its ends, as its
-/// length in bytes followed by its UTF-8 bytes; lengths and numbers are 8 bytes, little-endian. A row without a prompt shares it with no other: its hash is over the byte 2
-/// and the completions in their order, each fed as a prompt is.
+/// of messages and, for every message, role and content. A conversation of one message of the user is fed as its content
+/// alone, since other files have the same prompt as a plain text. Each string goes in without the whitespace at its ends, as
+/// its length in bytes followed by its UTF-8 bytes; lengths and numbers are 8 bytes, little-endian. A row without a prompt
+/// shares it with no other: its hash is over the byte 2 and the completions in their order, each fed as a prompt is.
 ///
 /// The values are part of the interface: they decide which rows a split holds out.
 ///
@@ -141,12 +142,19 @@ impl Digest {
 
     /// The form that the documentation of [`prompt_hash`] fixes.
     fn trimmed(&mut self, text: &Text) {
-        match text {
-            Text::Plain(text) => {
+        let plain = match text {
+            Text::Plain(text) => Some(text),
+            Text::Chat(messages) => match messages.as_slice() {
+                [only] if only.role.trim() == "user" => Some(&only.content),
+                _ => None,
+            },
+        };
+        match (plain, text) {
+            (Some(text), _) | (None, Text::Plain(text)) => {
                 self.byte(0);
                 self.string(text.trim());
             }
-            Text::Chat(messages) => {
+            (None, Text::Chat(messages)) => {
                 self.byte(1);
                 self.length(messages.len());
                 for message in messages {

@@ -132,14 +132,19 @@ mod tests {
     #[test]
     fn places_are_what_they_were() {
         // Made with Python's xxhash: `xxh3_128_intdigest(b"\0" + len(text).to_bytes(8, "little") + text)`.
-        let chat = Row::Demonstration {
-            prompt: Text::Chat(vec![Message::new("user", "What is a candle?")]),
+        let chat = |messages: &[(&str, &str)]| Row::Demonstration {
+            prompt: Text::Chat(messages.iter().map(|(role, content)| Message::new(*role, *content)).collect()),
             completion: Text::Chat(vec![Message::new("assistant", "c")]),
         };
-        let expected: [(Row, u128); 3] = [
+        let question = ("user", "What is a candle?");
+        let expected: [(Row, u128); 5] = [
             (row("What is a candle?"), 0xa082a63a_fdce2f8e_1c3954fa_733c3aa6),
             (row("蜡烛是什么？"), 0x2efefd7b_3bbaac7a_b6cb6421_7e633b2c),
-            (chat, 0x01fc1bcb_f815fb21_e3c4729a_82b802a8),
+            // One message of the user is the same prompt as its text.
+            (chat(&[question]), 0xa082a63a_fdce2f8e_1c3954fa_733c3aa6),
+            // 1, the number of messages, and role and content of each.
+            (chat(&[("system", "Be brief."), question]), 0x21f6969c_48799ae7_bc3e4eab_f98198da),
+            (chat(&[("assistant", "What is a candle?")]), 0x425f9b21_09add508_a0552cf5_9965852d),
         ];
         for (row, hash) in expected {
             assert_eq!(prompt_hash(&row), hash);
