@@ -1,5 +1,7 @@
 //! Addresses: whose they are, and where redirects lead.
 
+use std::net::IpAddr;
+
 use ureq::http::header::LOCATION;
 use ureq::http::{HeaderMap, Uri};
 
@@ -21,6 +23,12 @@ impl Origin {
         };
         let host = address.host().filter(|host| !host.is_empty())?.to_ascii_lowercase();
         Some(Self { scheme, host, port: address.port_u16().unwrap_or(usual) })
+    }
+
+    /// Whether requests stay on this machine.
+    pub(crate) fn is_this_machine(&self) -> bool {
+        let plain = self.host.trim_start_matches('[').trim_end_matches(']');
+        plain == "localhost" || plain.parse().is_ok_and(|address: IpAddr| address.is_loopback())
     }
 }
 

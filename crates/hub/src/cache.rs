@@ -10,8 +10,10 @@
 //! Every file gets its final name by one rename, when it is whole.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Fault;
@@ -180,14 +182,18 @@ pub(crate) fn make_parent(path: &Path) -> Outcome<()> {
 fn replace(path: &Path, bytes: &[u8]) -> Outcome<()> {
     make_parent(path)?;
     let temporary = temporary_name(path);
-    std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path)).map_err(|e| disk(path, e))
+    let written = File::create_new(&temporary).and_then(|mut file| file.write_all(bytes));
+    written.and_then(|()| std::fs::rename(&temporary, path)).map_err(|e| disk(path, e))
 }
 
-/// A name beside a path that no other process or thread takes.
+/// A name beside a path that no other process or thread takes: neither here nor on another machine that shares the cache,
+/// where a process may have the same number.
 pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
+    // The standard library's keys come from the system's random numbers.
+    static OWN: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    path.with_file_name(format!(".{}-{count}.tmp", std::process::id()))
+    path.with_file_name(format!(".{}-{:016x}-{count}.tmp", std::process::id(), *OWN))
 }
 
 /// The files below a directory, with their paths from there, sorted. Links that lead nowhere are left out.
@@ -254,6 +260,25 @@ mod tests {
             assert_eq!(std::fs::read_to_string(place).unwrap(), etag);
         }
         assert_eq!(cache.present(&repo, &commit), ["deep/er/x.csv"]);
+    }
+
+    #[test]
+    fn a_temporary_name_is_told_from_those_of_other_machines() {
+        let names: Vec<String> = (0..2)
+            .map(|_| temporary_name(Path::new("a/b")).file_name().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        assert_ne!(names[0], names[1]);
+        for name in &names {
+            let start = format!(".{}-", std::process::id());
+            let (random, _) = name.strip_prefix(&start).unwrap().split_once('-').unwrap();
+            assert!(name.ends_with(".tmp") && random.len() == 16, "{name}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("x");
+        replace(&place, b"one").unwrap();
+        replace(&place, b"two").unwrap();
+        assert_eq!(std::fs::read(&place).unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -84,6 +84,14 @@ impl Client {
         {
             return Err(Error::Setup("the token (HF_TOKEN) holds characters that no token has".into()));
         }
+        if options.token.is_some() && origin.scheme == "http" && !origin.is_this_machine() {
+            return Err(Error::Setup(format!(
+                "the endpoint (HF_ENDPOINT) is http://{}, and over http anyone on the way could read the token; use https, \
+                 or go without a token: unset HF_TOKEN, and set HF_HUB_DISABLE_IMPLICIT_TOKEN=1 where `hf auth login` has \
+                 stored one",
+                origin.host
+            )));
+        }
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -362,6 +370,23 @@ mod tests {
         assert!(error.starts_with("the proxy") && !error.contains("secret"), "{error}");
         let options = Options { token: Some("hf_a\r\nb".into()), ..Options::default() };
         assert!(Client::new(&options).unwrap_err().to_string().starts_with("the token (HF_TOKEN)"));
+    }
+
+    #[test]
+    fn a_token_is_not_sent_where_anyone_can_read_it() {
+        let with = |endpoint: &str, token: Option<&str>| {
+            let options =
+                Options { endpoint: Some(endpoint.into()), token: token.map(str::to_owned), ..Options::default() };
+            Client::new(&options).map(drop).map_err(|error| error.to_string())
+        };
+        for endpoint in ["http://hub.example", "http://10.0.0.1:8080", "http://localhost.example", "http://[::2]"] {
+            let error = with(endpoint, Some("hf_secret")).unwrap_err();
+            assert!(error.contains("use https") && !error.contains("secret"), "{error}");
+            assert_eq!(with(endpoint, None), Ok(()));
+        }
+        for endpoint in ["https://hub.example", "http://localhost:80", "http://127.0.0.2:80", "http://[::1]:80"] {
+            assert_eq!(with(endpoint, Some("hf_secret")), Ok(()), "{endpoint}");
+        }
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub struct DatasetRequest {
     pub revision: Option<String>,
     /// The subset (what `datasets` calls a configuration). When absent: `default`, or the only one.
     pub subset: Option<String>,
-    /// The split; `train` when absent.
+    /// The split; `train` when absent. Where there is none of this name, one that means the same is taken (`dev`, `val` and
+    /// `validation`; `test` and `eval`), if there is only one.
     pub split: Option<String>,
 }
 

@@ -13,7 +13,7 @@ use crate::client::{Again, Client, Failure};
 use crate::error::Fault;
 use crate::repo::Repo;
 
-/// So many bytes of one answer are progress: the connection is bad, but a download gets on.
+/// So many bytes that were never here before are progress: the connection is bad, but a download gets on.
 const PROGRESS: u64 = 1 << 20;
 const BLOCK: usize = 1 << 16;
 
@@ -44,6 +44,9 @@ pub(crate) fn fetch(client: &Client, cache: &Cache, repo: &Repo, commit: &str, f
                 Some(_) => blob.with_file_name(format!("{}.incomplete", announced.etag)),
                 None => temporary_name(&blob),
             };
+            if lock.is_none() {
+                File::create_new(&part).map_err(|e| disk(&part, e))?;
+            }
             let outcome = download(client, &address, &announced, &part);
             if outcome.is_err() && lock.is_none() {
                 std::fs::remove_file(&part).ok();
@@ -92,22 +95,35 @@ fn plain_etag(text: &str) -> &str {
 fn download(client: &Client, address: &str, announced: &Announced, part: &Path) -> Result<(), Fault> {
     // What another call has left may be broken (a crash of the machine): then it is fetched anew, once.
     let resumed = length(part) > 0;
-    client.patiently(|| append(client, address, announced, part))?;
+    whole(client, address, announced, part)?;
     match verify(part, announced) {
         Err(Fault::Digest { .. }) if resumed => {
-            client.patiently(|| append(client, address, announced, part))?;
+            whole(client, address, announced, part)?;
             verify(part, announced)
         }
         outcome => outcome,
     }
 }
 
+/// Appends to `part` until nothing is missing.
+fn whole(client: &Client, address: &str, announced: &Announced, part: &Path) -> Result<(), Fault> {
+    let mut longest = length(part);
+    client.patiently(|| append(client, address, announced, part, &mut longest))
+}
+
 fn length(part: &Path) -> u64 {
     std::fs::metadata(part).map_or(0, |found| found.len())
 }
 
-/// Asks for the bytes that `part` lacks and appends them.
-fn append(client: &Client, address: &str, announced: &Announced, part: &Path) -> Result<(), Failure> {
+/// Asks for the bytes that `part` lacks and appends them. `longest` is how long it has ever been: a server that sends the
+/// whole file each time cuts it back, and the same bytes again are no progress.
+fn append(
+    client: &Client,
+    address: &str,
+    announced: &Announced,
+    part: &Path,
+    longest: &mut u64,
+) -> Result<(), Failure> {
     let failed = |e| Failure::last(disk(part, e));
     let mut file = OpenOptions::new().create(true).append(true).open(part).map_err(failed)?;
     let mut have = file.metadata().map_err(failed)?.len();
@@ -138,7 +154,11 @@ fn append(client: &Client, address: &str, announced: &Announced, part: &Path) ->
     if announced.size.is_none() && coming.is_none() && !is_chunked(answer.response.headers()) {
         return Err(Failure::last(Fault::Answer("the answer has no length, so that nobody could tell a cut".into())));
     }
-    receive(client, answer.response, announced.size, have, &mut file, part)
+    let mut have = have;
+    let outcome = receive(client, answer.response, announced.size, &mut have, &mut file, part);
+    let progress = have.saturating_sub(*longest) >= PROGRESS;
+    *longest = have.max(*longest);
+    outcome.map_err(|failure| Failure { progress: failure.again == Again::Soon && progress, ..failure })
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
@@ -167,22 +187,22 @@ fn receive(
     client: &Client,
     response: Response<Body>,
     size: Option<u64>,
-    start: u64,
+    have: &mut u64,
     file: &mut File,
     part: &Path,
 ) -> Result<(), Failure> {
     let failed = |e| Failure::last(disk(part, e));
     let mut body = response.into_body().into_reader();
     let mut buffer = vec![0; BLOCK];
-    let mut have = start;
     loop {
         let stopped = match body.read(&mut buffer) {
-            Ok(0) if size.is_none_or(|size| size == have) => return file.sync_all().map_err(failed),
+            Ok(0) if size.is_none_or(|size| size == *have) => return file.sync_all().map_err(failed),
             Ok(0) => None,
             Ok(count) => {
-                have += count as u64;
-                if size.is_some_and(|size| have > size) {
+                *have += count as u64;
+                if size.is_some_and(|size| *have > size) {
                     file.set_len(0).map_err(failed)?;
+                    *have = 0;
                     return Err(Failure::passing(Fault::Answer("more bytes came than were announced".into())));
                 }
                 file.write_all(buffer.get(..count).unwrap_or_default()).map_err(failed)?;
@@ -195,9 +215,9 @@ fn receive(
             Some(ureq::Error::Timeout(_)) => {
                 client.failure(ureq::Error::Timeout(ureq::Timeout::PerRead), "the server").fault
             }
-            _ => Fault::Cut { received: have, expected: size, tries: 1 },
+            _ => Fault::Cut { received: *have, expected: size, tries: 1 },
         };
-        return Err(Failure { fault, again: Again::Soon, progress: have - start >= PROGRESS });
+        return Err(Failure::passing(fault));
     }
 }
 

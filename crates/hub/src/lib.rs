@@ -23,8 +23,8 @@
 //!
 //! **Downloads** are whole or not there. A file gets its name in one step after its length, and for large files its
 //! SHA-256, agree with what the Hub announced; until then it is a part that the next call goes on from. Names, links and
-//! ETags that would lead out of the cache are refused. The token goes to the endpoint alone, not to the hosts that it
-//! redirects to.
+//! ETags that would lead out of the cache are refused, and so is another commit than the one that was named. The token
+//! goes to the endpoint alone, not to the hosts that it redirects to, and over plain http only to this machine.
 //!
 //! **Trouble that may pass** (429, 5xx, broken connections, silence) is met with a few more tries, see [`Options`].
 //! Every error says what to do.

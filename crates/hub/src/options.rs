@@ -13,7 +13,8 @@ pub struct Options {
     pub cache: Option<PathBuf>,
     /// Address of the Hub (`$HF_ENDPOINT`); the public one when absent.
     pub endpoint: Option<String>,
-    /// Access token (`$HF_TOKEN`). It is sent to the endpoint alone, never to a host that the endpoint redirects to.
+    /// Access token (`$HF_TOKEN`). It is sent to the endpoint alone, never to a host that the endpoint redirects to. With
+    /// an endpoint of `http://` that is not this machine it is an error.
     pub token: Option<String>,
     /// Use the cache only (`$HF_HUB_OFFLINE`).
     pub offline: bool,

@@ -77,7 +77,8 @@ impl<'a> Snapshot<'a> {
         let path = repo.look_up_path();
         let (commit, files) = client.patiently(|| {
             let value = client.json(&path, LONGEST_LISTING)?;
-            listed(&value).map_err(|what| Failure::last(Fault::Answer(format!("the answer to {path} {what}"))))
+            let listed = listed(&value).and_then(|found| of_revision(found, &repo.revision));
+            listed.map_err(|what| Failure::last(Fault::Answer(format!("the answer to {path} {what}"))))
         })?;
         cache.remember_listing(repo, &commit, &files);
         Ok(Self { repo, commit, files, is_listed: true, cache, client: Some(client) })
@@ -132,6 +133,14 @@ pub(crate) fn some_of(names: &[String]) -> String {
         few if few.len() <= 12 => few.join(", "),
         many => format!("{}, … {} in all", many.iter().take(12).cloned().collect::<Vec<_>>().join(", "), many.len()),
     }
+}
+
+/// Where a commit was asked for, the answer has to be of it: whoever names one means these very bytes.
+fn of_revision(found: (String, Vec<String>), revision: &str) -> std::result::Result<(String, Vec<String>), String> {
+    if is_commit(revision) && !found.0.eq_ignore_ascii_case(revision) {
+        return Err(format!("is of commit {}, and {revision} was asked for", found.0));
+    }
+    Ok(found)
 }
 
 /// Commit and files of the Hub's description of a revision.

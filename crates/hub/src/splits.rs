@@ -89,15 +89,29 @@ pub(crate) fn choose(entries: &[Entry], subset: Option<&str>, split: Option<&str
     };
     let inside: Vec<_> = entries.iter().filter(|entry| entry.subset == subset).collect();
     let splits = names(inside.iter().map(|entry| &entry.split));
-    let wanted = split.unwrap_or(TRAIN);
-    if !splits.contains(&wanted) {
-        return Err(no_split(subset, wanted, &splits));
-    }
+    let asked = split.unwrap_or(TRAIN);
+    let wanted = of_name(asked, &splits).ok_or_else(|| no_split(subset, asked, &splits))?;
     let chosen = inside.iter().filter(|entry| entry.split == wanted);
     let mut files: Vec<_> = chosen.map(|entry| entry.file.clone()).collect();
     files.sort_unstable();
     check_one_copy(&files, subset, wanted)?;
     Ok(Choice { subset: subset.to_owned(), split: wanted.to_owned(), files })
+}
+
+/// The split of a name, or the only one whose name means the same: `dev` is `validation`.
+fn of_name<'a>(asked: &str, splits: &[&'a str]) -> Option<&'a str> {
+    let exact = splits.iter().find(|split| **split == asked);
+    let mut alike = splits.iter().filter(|split| canonical(split) == canonical(asked));
+    match (exact, alike.next(), alike.next()) {
+        (Some(split), ..) | (None, Some(split), None) => Some(split),
+        _ => None,
+    }
+}
+
+/// What a split is called that goes by several names.
+fn canonical(split: &str) -> &str {
+    let known = KEYWORDS.iter().find(|(_, words)| words.contains(&split.to_ascii_lowercase().as_str()));
+    known.map_or(split, |(name, _)| name)
 }
 
 /// What there should be beside the files, as their names (`train-00000-of-00003.parquet`) say.
@@ -304,6 +318,22 @@ mod tests {
         assert_eq!(chosen(&["train.csv", "en/train.csv"], None, None).unwrap(), ["train.csv"]);
         let nothing = chosen(&["a.txt"], None, None).unwrap_err();
         assert_eq!(nothing, "there are no data files (.parquet, .arrow, .jsonl, .json, .csv, .tsv, also .gz, .zst)");
+    }
+
+    #[test]
+    fn a_split_goes_by_several_names() {
+        for asked in ["validation", "dev", "val", "valid"] {
+            let found = choose(&of_own_files(&all(&["dev.csv", "test.csv"])), None, Some(asked)).unwrap();
+            assert_eq!((found.split.as_str(), found.files), ("validation", all(&["dev.csv"])));
+        }
+        let shards = ["data/dev-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"];
+        assert_eq!(chosen(&shards, None, Some("validation")).unwrap(), shards[..1]);
+        // The name itself comes first; between others nobody can choose.
+        let both = ["data/dev-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"];
+        assert_eq!(chosen(&both, None, Some("dev")).unwrap(), both[..1]);
+        assert_eq!(chosen(&both, None, Some("validation")).unwrap(), both[1..]);
+        let error = chosen(&both, None, Some("val")).unwrap_err();
+        assert_eq!(error, "subset default has no split val; name one of: dev, validation");
     }
 
     #[test]

@@ -154,6 +154,16 @@ fn a_revision_means_the_own_files() {
 }
 
 #[test]
+fn another_commit_than_the_one_named_is_refused() {
+    let server = Server::start();
+    server.publish(REPO, "main", COMMIT, &[("train.jsonl", b"{}\n".to_vec())]);
+    server.publish(REPO, LATER, COMMIT, &[("train.jsonl", b"{}\n".to_vec())]);
+    let cache = tempfile::tempdir().unwrap();
+    let error = server.hub(&cache).dataset(&at(LATER)).unwrap_err().to_string();
+    assert!(error.contains(&format!("is of commit {COMMIT}, and {LATER} was asked for")), "{error}");
+}
+
+#[test]
 fn a_name_that_needs_escaping_is_asked_for_escaped() {
     let server = Server::start();
     server.publish(REPO, "main", COMMIT, &[("my data/train.csv", b"a\n1\n".to_vec())]);

@@ -140,6 +140,21 @@ fn several_cuts_in_one_call() {
 }
 
 #[test]
+fn the_same_bytes_again_are_no_progress() {
+    let size = 3 << 20;
+    for (cut, fetched) in [(Fault::CutWhole(2 << 20), false), (Fault::Cut(600_000), true)] {
+        let (server, cache) = (Server::start(), tempfile::tempdir().unwrap());
+        server.publish(REPO, "main", COMMIT, &[(LARGE, bytes(size, 3))]);
+        server.fail("storage", 40, cut.clone());
+        let options = Options { retries: 5, ..server.options(&cache) };
+        let outcome = get(&Hub::new(options).unwrap(), LARGE);
+        assert_eq!(outcome.is_ok(), fetched, "{cut:?}: {:?}", outcome.err());
+        let asked = server.requests().iter().filter(|request| request.is_storage).count();
+        assert_eq!(asked, 6, "{cut:?}");
+    }
+}
+
+#[test]
 fn another_length_than_announced_is_no_file() {
     for (length, coming) in [(4000, 4000), (6000, 6000), (0, 0)] {
         let error = refused(Fault::Length(length), LARGE, |_| {});

@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     Silence(u64),
     /// The whole file whatever range was asked for.
     NoRange,
+    /// The whole file whatever range was asked for, and of it so many bytes, then the end of the connection.
+    CutWhole(usize),
     /// The file with its first byte changed.
     Changed,
     /// Another body, with status 200.
@@ -258,7 +260,7 @@ impl World {
 
 impl Answer {
     fn send(mut self, stream: &mut TcpStream, request: &Request, fault: Option<Fault>) -> std::io::Result<()> {
-        let ignores_range = matches!(fault, Some(Fault::NoRange));
+        let ignores_range = matches!(fault, Some(Fault::NoRange | Fault::CutWhole(_)));
         match &fault {
             Some(Fault::Status(status, headers)) => {
                 let head = format!("HTTP/1.1 {status} X\r\n{headers}content-length: 0\r\nconnection: close\r\n\r\n");
@@ -300,7 +302,7 @@ impl Answer {
             return Ok(());
         }
         match fault {
-            Some(Fault::Cut(count)) => stream.write_all(&body[..count.min(body.len())]),
+            Some(Fault::Cut(count) | Fault::CutWhole(count)) => stream.write_all(&body[..count.min(body.len())]),
             Some(Fault::Stall(count, milliseconds)) => {
                 stream.write_all(&body[..count.min(body.len())])?;
                 pause(milliseconds);
