@@ -53,10 +53,11 @@ fn held_out_rows_that_are_trained_on_under_another_name() {
 #[test]
 fn columns_of_no_known_form() {
     let bench = Bench::new();
-    bench.lines("columns.jsonl", [json!({ "question": "one", "answer": "two" })].into_iter());
-    bench
-        .train(&["--data", "columns.jsonl"])
-        .fails(3, &["columns.jsonl:1", "question", "answer", "chosen", "rejected"]);
+    bench.lines("columns.jsonl", [json!({ "title": "one", "body": "two" })].into_iter());
+    bench.train(&["--data", "columns.jsonl"]).fails(3, &["columns.jsonl:1", "title", "body", "chosen", "rejected"]);
+    // A form that is known, and an objective that reads another.
+    bench.lines("questions.jsonl", [json!({ "question": "one", "answer": "two" })].into_iter());
+    bench.train(&["--data", "questions.jsonl"]).fails(3, &["questions.jsonl:1", "a demonstration", "uses pairs"]);
 }
 
 /// A bad row among good ones: reported and left out, or with `data.strict` an error; both say where and why.

@@ -317,7 +317,7 @@ fn wrong_words_are_told() {
     place.data(&["stats", "pairs.jsonl", "--form", "hh"]).fails(2, &["--form", "hh_pair"]);
     place.data(&["stats", "pairs.jsonl", "--columns", "prompt"]).fails(2, &["--columns", "completion=response"]);
     place.data(&["stats", "pairs.jsonl", "--rows", "5..2"]).fails(2, &["--rows", "..2000"]);
-    place.data(&["stats", "pairs.jsonl", "--split", "train"]).fails(2, &["--split", "hub:"]);
+    place.data(&["stats", "pairs.jsonl", "--subset", "default"]).fails(2, &["subset default", "hub:owner/name"]);
     place.data(&["inspect", "pairs.jsonl", "--model", "nowhere"]).fails(4, &["nowhere", "tokenizer.json"]);
     place.data(&["inspect", "pairs.jsonl", "--ids"]).fails(2, &["--model"]);
     place.data(&["convert", "-", "o.jsonl", "--deduplicate", "exact"]).fails(3, &["<stdin>", "no rows"]);

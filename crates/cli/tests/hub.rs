@@ -110,7 +110,7 @@ fn stats_of_a_data_set_by_name() {
         said.succeeds();
         said.out
     };
-    let rows = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["rows"].clone();
+    let rows = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["rows"]["read"].clone();
     assert_eq!(rows(&stats(&[])), 32);
     assert_eq!(rows(&stats(&["--split", "test"])), 16);
     assert_eq!(rows(&stats(&["--subset", "small"])), 8);

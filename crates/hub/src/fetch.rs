@@ -154,7 +154,7 @@ fn append(
     if announced.size.is_none() && coming.is_none() && !is_chunked(answer.response.headers()) {
         return Err(Failure::last(Fault::Answer("the answer has no length, so that nobody could tell a cut".into())));
     }
-    let mut have = have;
+
     let outcome = receive(client, answer.response, announced.size, &mut have, &mut file, part);
     let progress = have.saturating_sub(*longest) >= PROGRESS;
     *longest = have.max(*longest);

@@ -9,7 +9,7 @@ use super::value::Value;
 impl Machine {
     pub(super) fn filter(&mut self, name: &str, value: Value, mut given: Given) -> Result<Value, Fail> {
         let made = match name {
-            "tojson" => self.to_json(&value, &mut given)?,
+            "tojson" => self.written_as_json(&value, &mut given)?,
             "string" => Value::Str(self.text(&value)?),
             // No environment of chat templates escapes by itself.
             "safe" => Value::Str(self.text(&value)?),
@@ -29,7 +29,7 @@ impl Machine {
                 }
             }
             "length" | "count" => self.length(&value)?,
-            "int" => self.to_int(&value, &mut given)?,
+            "int" => self.as_whole(&value, &mut given)?,
             "float" => {
                 let otherwise = given.take(0, "default").unwrap_or(Value::Float(0.0));
                 let parsed = match &value {
@@ -54,7 +54,7 @@ impl Machine {
         Ok(made)
     }
 
-    fn to_json(&mut self, value: &Value, given: &mut Given) -> Result<Value, Fail> {
+    fn written_as_json(&mut self, value: &Value, given: &mut Given) -> Result<Value, Fail> {
         let ensure_ascii = given.flag(0, "ensure_ascii");
         let indent = given.take(1, "indent").unwrap_or(Value::None);
         let separators = given.take(2, "separators").unwrap_or(Value::None);
@@ -80,7 +80,7 @@ impl Machine {
         }))
     }
 
-    fn to_int(&mut self, value: &Value, given: &mut Given) -> Result<Value, Fail> {
+    fn as_whole(&mut self, value: &Value, given: &mut Given) -> Result<Value, Fail> {
         let otherwise = given.take(0, "default").unwrap_or(Value::Int(0));
         let base = given.take(1, "base").map_or(Some(10), |base| base.integer());
         if base != Some(10) {

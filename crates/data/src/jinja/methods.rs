@@ -356,7 +356,7 @@ fn is(text: &str, name: &str) -> bool {
     let all = |holds: &dyn Fn(char) -> bool| !text.is_empty() && text.chars().all(holds);
     let cased = |character: char| character.is_lowercase() || character.is_uppercase();
     match name {
-        "isdigit" | "isdecimal" => all(&|character| character.is_numeric() && character.to_digit(10).is_some()),
+        "isdigit" | "isdecimal" => all(&|character| character.is_ascii_digit()),
         "isnumeric" => all(&char::is_numeric),
         "isalpha" => all(&char::is_alphabetic),
         "isalnum" => all(&char::is_alphanumeric),

@@ -403,7 +403,6 @@ fn integers(operator: Operator, left: i128, right: i128) -> Option<Value> {
     number.map(Value::Int)
 }
 
-#[expect(clippy::float_cmp, reason = "division by exactly zero is the error")]
 fn floats(operator: Operator, left: f64, right: f64) -> Option<Value> {
     let divides = matches!(operator, Operator::Divide | Operator::FloorDivide | Operator::Remainder);
     if divides && right == 0.0 {

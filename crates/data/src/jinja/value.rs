@@ -15,6 +15,9 @@ use super::text;
 /// How deep values may nest.
 const DEEPEST: usize = 100;
 
+/// What a namespace holds, in the order it was set.
+pub(super) type Attributes = Vec<(Rc<str>, Value)>;
+
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     /// With what was looked for, for messages.
@@ -29,7 +32,7 @@ pub(super) enum Value {
     /// What `map` and its like give: to go through, without a length.
     Lazy(Rc<Items>),
     Dict(Rc<Dict>),
-    Namespace(Rc<RefCell<Vec<(Rc<str>, Value)>>>),
+    Namespace(Rc<RefCell<Attributes>>),
     Function(Function),
     Method(Rc<(Value, String)>),
     Macro(Arc<Macro>),

@@ -2,7 +2,8 @@
 
 use candlewick_hub::{Dataset, DatasetRequest};
 
-use crate::server::{COMMIT, Fault, LATER, Server, bytes, offline, request};
+use crate::client::{offline, request};
+use crate::server::{COMMIT, Fault, LATER, Server, bytes};
 
 const REPO: &str = "datasets/someone/rows";
 const PARQUET: &str = "refs/convert/parquet";

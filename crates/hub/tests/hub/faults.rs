@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use candlewick_hub::{Hub, Options};
 
-use crate::server::{COMMIT, Fault, Server, bytes, request, sha256};
+use crate::client::request;
+use crate::server::{COMMIT, Fault, Server, bytes, sha256};
 
 const REPO: &str = "datasets/someone/rows";
 const SMALL: &str = "rows.csv";

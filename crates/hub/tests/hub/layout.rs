@@ -5,7 +5,8 @@ use hf_hub::{Cache, Repo, RepoType};
 
 use candlewick_hub::{Hub, Options};
 
-use crate::server::{COMMIT, Fault, Server, bytes, offline, request, sha256};
+use crate::client::{offline, request};
+use crate::server::{COMMIT, Fault, Server, bytes, sha256};
 
 const PARQUET: &str = "refs/convert/parquet";
 

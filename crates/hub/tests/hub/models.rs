@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::server::{COMMIT, Fault, LATER, Server, bytes, offline};
+use crate::client::offline;
+use crate::server::{COMMIT, Fault, LATER, Server, bytes};
 
 const REPO: &str = "models/someone/small";
 

@@ -9,8 +9,6 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use candlewick_hub::{DatasetRequest, Hub, Options};
-
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub(crate) const LATER: &str = "89abcdef0123456789abcdef0123456789abcdef";
 
@@ -103,27 +101,6 @@ impl Server {
     pub(crate) fn forget(&self) {
         self.world.lock().unwrap().requests.clear();
     }
-
-    pub(crate) fn options(&self, cache: &tempfile::TempDir) -> Options {
-        Options {
-            cache: Some(cache.path().into()),
-            endpoint: Some(self.address.clone()),
-            longest_pause: Duration::from_millis(10),
-            ..Options::default()
-        }
-    }
-
-    pub(crate) fn hub(&self, cache: &tempfile::TempDir) -> Hub {
-        Hub::new(self.options(cache)).unwrap()
-    }
-}
-
-pub(crate) fn offline(cache: &tempfile::TempDir) -> Hub {
-    Hub::new(Options { cache: Some(cache.path().into()), offline: true, ..Options::default() }).unwrap()
-}
-
-pub(crate) fn request(name: &str) -> DatasetRequest {
-    DatasetRequest { name: name.into(), ..DatasetRequest::default() }
 }
 
 /// Bytes that tell where they stand.
