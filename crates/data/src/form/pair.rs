@@ -118,7 +118,8 @@ fn explicit_prompt(prompt: Text, chosen: Text, rejected: Text, view: View<'_>) -
             whole_conversations(&prompt, chosen, rejected, view)
         }
         (Text::Chat(prompt), Text::Chat(mut chosen), Text::Chat(mut rejected)) => {
-            if let (Some(of_chosen), Some(of_rejected)) = (said_again(&prompt, &chosen), said_again(&prompt, &rejected)) {
+            if let (Some(of_chosen), Some(of_rejected)) = (said_again(&prompt, &chosen), said_again(&prompt, &rejected))
+            {
                 chosen.drain(..of_chosen);
                 rejected.drain(..of_rejected);
             } else if prompt.last().is_some_and(|last| last.role == "user") && begins(&chosen) && begins(&rejected) {
