@@ -324,4 +324,22 @@ fn wrong_words_are_told() {
     place.data(&["convert", "pairs.jsonl", "o.jsonl", "--held-out", "2"]).fails(2, &["held_out", "between 0 and 1"]);
     place.data(&["convert", "pairs.jsonl", "o.jsonl", "--deduplicate", "near=7"]).fails(2, &["near=S"]);
     place.data(&["stats", "pairs.jsonl", "--dropped", "nowhere/d.jsonl"]).fails(6, &["--dropped", "nowhere/d.jsonl"]);
+    place.data(&["convert", "pairs.jsonl", "o.jsonl", "--pairing", "all"]).fails(2, &["--to"]);
+    place
+        .data(&["convert", "pairs.jsonl", "o.jsonl", "--pairing", "all", "--to", "unpaired"])
+        .fails(2, &["--to pairs"]);
+    place.data(&["convert", "pairs.jsonl", "o.jsonl", "--seed", "3"]).fails(2, &["--balance"]);
+    place.data(&["stats", "pairs.jsonl", "--boundary", "offsets"]).fails(2, &["--model"]);
+    place.data(&["stats", "pairs.jsonl", "--model", "m", "--boundary", "x"]).fails(2, &["--boundary", "common_prefix"]);
+    place.data(&["stats", "pairs.jsonl", "--dropped", "pairs.jsonl"]).fails(2, &["--dropped", "name another file"]);
+    place.data(&["convert", "pairs.jsonl", "o.jsonl", "--dropped", "o.jsonl"]).fails(2, &["name another file"]);
+}
+
+#[test]
+fn rows_are_paired_up_whatever_the_first_one_is() {
+    let place = Place::new();
+    let row = |completion: &str, label: bool| json!({ "prompt": "p", "completion": completion, "label": label });
+    place.lines("rows.jsonl", &[row("", true), row("a", true), row("b", false)]);
+    let said = place.data(&["convert", "rows.jsonl", "pairs.jsonl", "--to", "pairs"]).succeeds();
+    assert!(said.out.contains("1 rows written") && said.out.contains("1 dropped (empty completion 1)"), "{}", said.out);
 }

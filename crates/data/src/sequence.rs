@@ -138,21 +138,28 @@ fn chat(
     if completion.iter().all(|message| message.content.trim().is_empty() && message.extra.is_empty()) {
         return Err(Fault::new(Reason::EmptyCompletion, "no message of the completion has content"));
     }
-    let (text, turns) = scored_turns(encoder, prompt, completion, told)?;
-    let whole = run(encoder, &text, false)?;
-    let start = turns.first().map_or(text.len(), |turn| turn.start);
-    let scored = match encoder.options.boundary {
+    let (whole, scored) = match encoder.options.boundary {
         Boundary::Offsets => {
-            cut_by_offsets(&whole, start, counts);
+            let (text, turns) = scored_turns(encoder, prompt, completion, told)?;
+            let whole = run(encoder, &text, false)?;
+            cut_by_offsets(&whole, turns.first().map_or(text.len(), |turn| turn.start), counts);
             let in_turn =
                 |&(from, to): &(usize, usize)| turns.iter().any(|turn| to > turn.start && to <= turn.end && from < to);
-            whole.get_offsets().iter().map(in_turn).collect()
+            let scored: Vec<bool> = whole.get_offsets().iter().map(in_turn).collect();
+            (whole, scored)
         }
+        // Where the template writes the prompt otherwise once an answer follows, the completion begins where it does.
         Boundary::CommonPrefix => {
+            if completion.iter().all(|message| message.role != ASSISTANT) {
+                return Err(no_turn());
+            }
+            let messages: Vec<&Message> = prompt.iter().chain(completion).collect();
+            let whole = run(encoder, &render(encoder, &messages, told.ending(Ending::Closed))?, false)?;
             let prompt: Vec<&Message> = prompt.iter().collect();
             let alone = run(encoder, &render(encoder, &prompt, told.ending(Ending::Generation))?, false)?;
             let cut = cut_by_prefix(&alone, &whole, counts);
-            (0..whole.len()).map(|index| index >= cut).collect()
+            let scored = (0..whole.len()).map(|index| index >= cut).collect();
+            (whole, scored)
         }
     };
     Ok(Sequence { ids: whole.get_ids().to_vec(), scored })
@@ -214,10 +221,7 @@ fn scored_turns(
         }
     }
     if turns.is_empty() {
-        return Err(Fault::new(
-            Reason::NoAssistantTurn,
-            format!("the completion has no message of role {ASSISTANT:?}, or the template leaves it out"),
-        ));
+        return Err(no_turn());
     }
     Ok((text, turns))
 }
@@ -238,12 +242,18 @@ fn end_of_turn(encoder: &Encoder, messages: &[&Message], text: &str, told: Rende
     Ok(same.min(own))
 }
 
+fn no_turn() -> Fault {
+    let detail = format!("the completion has no message of role {ASSISTANT:?}, or the template leaves it out");
+    Fault::new(Reason::NoAssistantTurn, detail)
+}
+
 fn rewritten(what: &str, before: &str, with: &str, after: &str) -> Fault {
     let same = common_prefix(before.as_bytes(), after.as_bytes());
     Fault::new(
         Reason::PromptRewritten,
         format!(
-            "{what} is rendered as {}, {with} as {}; they part after {same} bytes",
+            "{what} is rendered as {}, {with} as {}; they part after {same} bytes; boundary = \"common_prefix\" \
+             scores what comes after that, as TRL does",
             shown_around(before, same),
             shown_around(after, same)
         ),

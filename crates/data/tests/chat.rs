@@ -73,6 +73,20 @@ fn a_template_that_rewrites_the_prompt_is_caught() {
     let rejection = encoder.encode(&row(&[("user", "q")], &[("assistant", "a")]), &Origin::memory(1)).unwrap_err();
     assert_eq!(rejection.reason, Reason::PromptRewritten);
     assert!(rejection.detail.contains("\"short q\"") && rejection.detail.contains("\"long q a\""), "{rejection}");
+    assert!(rejection.detail.contains("boundary = \"common_prefix\""), "{rejection}");
+    // TRL cuts where the two part.
+    let options = EncodeOptions { boundary: Boundary::CommonPrefix, ..EncodeOptions::default() };
+    let template = "{% for m in messages %}<|{{ m.role }}|> {{ m.content }}<|end|>{% endfor %}\
+        {% if add_generation_prompt %}<|assistant|> think{% endif %}";
+    let row = row(&[("user", "hi")], &[("assistant", "yo")]);
+    let offsets = with_template(template, EncodeOptions::default()).encode(&row, &Origin::memory(1));
+    assert_eq!(offsets.unwrap_err().reason, Reason::PromptRewritten);
+    let (prompt, completion) = parts(&with_template(template, options), &row);
+    assert!(prompt.starts_with("<|user|> hi<|end|><|assistant|>"), "{prompt}");
+    assert_eq!(prompt + &completion, "<|user|> hi<|end|><|assistant|> yo<|end|>");
+    let nobody = self::row(&[("user", "hi")], &[("user", "yo")]);
+    let refused = with_template(template, options).encode(&nobody, &Origin::memory(1));
+    assert_eq!(refused.unwrap_err().reason, Reason::NoAssistantTurn);
 }
 
 #[test]

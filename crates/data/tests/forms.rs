@@ -507,8 +507,30 @@ fn strengths_and_safety() {
     };
     assert_eq!(
         golden(&steer(2)),
-        (Form::HelpsteerPreferences, with(record("Black.", "Green."), &[("margin", 2.0), ("preference", 0.5)]))
+        (
+            Form::HelpsteerPreferences,
+            with(
+                record("Black.", "Green."),
+                &[
+                    ("margin", 2.0),
+                    ("preference", 0.5),
+                    ("votes_chosen", 1.0),
+                    ("votes_rejected", 1.0),
+                    ("votes_tied", 1.0)
+                ]
+            )
+        )
     );
+    // Two for the second, one for the first, whichever is chosen.
+    for (strength, chosen, rejected) in [(1, 2.0, 1.0), (-1, 1.0, 2.0)] {
+        let row = json!({"prompt": "p", "response_1": "a", "response_2": "b", "overall_preference": strength,
+            "individual_preference": [{"score": 3}, {"score": 1}, {"score": -2}]});
+        let numbers = golden(&row).1.numbers;
+        assert_eq!(
+            (numbers["votes_chosen"], numbers["votes_rejected"], numbers["votes_tied"]),
+            (chosen, rejected, 0.0)
+        );
+    }
     assert_eq!(golden(&steer(-3)).1.row, record("Green.", "Black.").row);
     let margin = SourceOptions { numbers: vec![NumberColumn::any("margin")], ..SourceOptions::default() };
     assert_eq!(one(&steer(-3), &margin).1.numbers["margin"].to_string(), "3");

@@ -18,15 +18,28 @@ type Item = Result<(Origin, Record), Rejection>;
 
 /// Writes the rows.
 pub(crate) fn convert(arguments: &DataConvert) -> Result<()> {
+    if arguments.pairing.is_some() && arguments.to != To::Pairs {
+        bail!(Failure::Usage(
+            "--pairing says how --to pairs pairs completions; add --to pairs, or leave it out".into()
+        ));
+    }
     let mut out = Out::create(arguments)?;
     let source = source(&arguments.rows)?;
-    let mut dropped = Dropped::new(arguments.rows.dropped.as_deref(), arguments.rows.strict)?;
+    let others = [source.paths(), out.paths()].concat();
+    let mut dropped = Dropped::new(arguments.rows.dropped.as_deref(), arguments.rows.strict, &others)?;
     let interrupt = Interrupt::listen()?;
     let selection = select(&source, arguments)?;
     let mut failure = None;
     let rows = source.records()?.map_while(|row| row.map_err(|error| failure = Some(error)).ok());
     let rows = rows.enumerate().map(|(row, item)| keep(row as u64, item, selection.as_ref()));
     let mut rows = rows.peekable();
+    // What the rows are is told by the first that can be read.
+    while let Some(row) = rows.next_if(Result::is_err) {
+        stop_if_asked(&interrupt)?;
+        if let Err(rejection) = row {
+            dropped.add(rejection, None)?;
+        }
+    }
     let labelled = matches!(rows.peek(), Some(Ok((_, Record { row: Row::Labelled { .. }, .. }))));
     // Two labelled rows make a pair; everything else is a matter of one row.
     let rows: Box<dyn Iterator<Item = Item> + '_> = match labelled && arguments.to == To::Pairs {
@@ -35,9 +48,7 @@ pub(crate) fn convert(arguments: &DataConvert) -> Result<()> {
     };
     let layout = layout(arguments);
     for row in rows {
-        if interrupt.asked() {
-            bail!(Failure::Interrupted("interrupted; nothing was written".into()));
-        }
+        stop_if_asked(&interrupt)?;
         match row {
             Ok((origin, record)) => match layout.of(&origin, record.clone()) {
                 Ok(records) => records.iter().try_for_each(|record| out.write(record))?,
@@ -61,12 +72,19 @@ pub(crate) fn convert(arguments: &DataConvert) -> Result<()> {
     Ok(())
 }
 
+fn stop_if_asked(interrupt: &Interrupt) -> Result<()> {
+    if interrupt.asked() {
+        bail!(Failure::Interrupted("interrupted; nothing was written".into()));
+    }
+    Ok(())
+}
+
 /// What the rows are written as.
 fn layout(arguments: &DataConvert) -> Layout {
     let pairing = match arguments.pairing {
-        PairingWord::BestWorst => Pairing::BestWorst,
-        PairingWord::Adjacent => Pairing::Adjacent,
-        PairingWord::All => Pairing::All,
+        None | Some(PairingWord::BestWorst) => Pairing::BestWorst,
+        Some(PairingWord::Adjacent) => Pairing::Adjacent,
+        Some(PairingWord::All) => Pairing::All,
     };
     match arguments.to {
         To::Auto => Layout::Auto,
@@ -89,7 +107,7 @@ fn keep(row: u64, item: Item, selection: Option<&Selection>) -> Item {
 
 /// A first pass, where rows are to be left out for what other rows say.
 fn select(source: &Source, arguments: &DataConvert) -> Result<Option<Selection>> {
-    let balance = arguments.balance.map(|ratio| Balance { ratio, seed: arguments.seed });
+    let balance = arguments.balance.map(|ratio| Balance { ratio, seed: arguments.seed.unwrap_or_default() });
     let options = SelectionOptions { deduplicate: arguments.deduplicate, balance };
     if options == SelectionOptions::default() {
         return Ok(None);
@@ -144,6 +162,10 @@ impl Out {
             }
         }
         Ok(())
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        self.files.iter().map(|(path, ..)| path.clone()).collect()
     }
 
     fn rows(&self) -> u64 {

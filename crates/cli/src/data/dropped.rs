@@ -5,9 +5,11 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candlewick::data::{self, Reason, Record, Rejection};
 use serde_json::Value;
+
+use crate::failure::Failure;
 
 /// Counts rejections by reason, and writes each down.
 #[derive(Debug)]
@@ -18,8 +20,17 @@ pub(super) struct Dropped {
 }
 
 impl Dropped {
-    /// Begins the list; what was in the file before is replaced.
-    pub(super) fn new(path: Option<&Path>, strict: bool) -> Result<Self> {
+    /// Begins the list; what was in the file before is replaced. It may be none of the files that are read or written.
+    pub(super) fn new(path: Option<&Path>, strict: bool, others: &[PathBuf]) -> Result<Self> {
+        if let Some(path) = path
+            && let Some(other) = others.iter().find(|other| is_same(path, other))
+        {
+            bail!(Failure::Usage(format!(
+                "--dropped {}: rows are read from or written to {}; name another file",
+                path.display(),
+                other.display()
+            )));
+        }
         let open = |path: &Path| -> Result<_> {
             let file = File::create(path).with_context(|| format!("--dropped: creating {}", path.display()))?;
             Ok((path.to_owned(), BufWriter::new(file)))
@@ -61,5 +72,35 @@ impl Dropped {
         let all: u64 = self.reasons.values().sum();
         let reasons: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
         if reasons.is_empty() { format!("{all} dropped") } else { format!("{all} dropped ({})", reasons.join(", ")) }
+    }
+}
+
+/// Whether two paths lead to one file, which need not be there yet.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| {
+        path.canonicalize().ok().or_else(|| {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            Some(parent.canonicalize().ok()?.join(path.file_name()?))
+        })
+    };
+    one == other || place(one).zip(place(other)).is_some_and(|(one, other)| one == other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_dropped_rows_replaces_no_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = folder.path().join("rows.jsonl");
+        std::fs::write(&rows, "{}").unwrap();
+        let same = folder.path().join(".").join("rows.jsonl");
+        let refused = Dropped::new(Some(&same), false, &[rows.clone()]).unwrap_err().to_string();
+        assert!(refused.contains("name another file"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&rows).unwrap(), "{}");
+        let new = folder.path().join("out.jsonl");
+        assert!(Dropped::new(Some(&new), false, &[rows.clone(), new.clone()]).is_err());
+        assert!(Dropped::new(Some(&folder.path().join("dropped.jsonl")), false, &[rows, new]).is_ok());
     }
 }

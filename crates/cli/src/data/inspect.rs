@@ -22,7 +22,7 @@ pub(crate) fn inspect(arguments: &DataInspect) -> Result<()> {
     let rows = &arguments.rows;
     let encoder = encoder(&arguments.tokens)?;
     let source = source(rows)?;
-    let mut dropped = Dropped::new(rows.dropped.as_deref(), rows.strict)?;
+    let mut dropped = Dropped::new(rows.dropped.as_deref(), rows.strict, &source.paths())?;
     let choice = match arguments.color {
         Colour::Auto => AutoStream::choice(&io::stdout()),
         Colour::Always => ColorChoice::Always,

@@ -13,6 +13,7 @@ use anyhow::Result;
 use candlewick::data::{
     ColumnPath, Deduplicate, EncodeOptions, Encoder, Form, NumberColumn, Source, SourceOptions, Ties,
 };
+use serde::de::DeserializeOwned;
 
 use crate::places::{self, Kind};
 use words::{Data, DataRows, DataTokens, TiesWord};
@@ -56,7 +57,16 @@ fn source(rows: &DataRows) -> Result<Source> {
 /// The tokenizer that is named.
 fn encoder(tokens: &DataTokens) -> Result<Option<Encoder>> {
     let Some(place) = &tokens.model else { return Ok(None) };
-    let options = EncodeOptions { max_length: tokens.max_length, date: tokens.date, ..EncodeOptions::default() };
+    let options = EncodeOptions {
+        max_length: tokens.max_length,
+        max_prompt_length: tokens.max_prompt_length,
+        max_completion_length: tokens.max_completion_length,
+        truncation: tokens.truncation.unwrap_or_default(),
+        boundary: tokens.boundary.unwrap_or_default(),
+        end_of_sequence: tokens.end_of_sequence.unwrap_or_default(),
+        date: tokens.date,
+        ..EncodeOptions::default()
+    };
     Ok(Some(Encoder::from_dir(&places::directory(place, Kind::Model)?, options)?))
 }
 
@@ -66,6 +76,11 @@ pub(crate) fn form(name: &str) -> Result<Form, String> {
         let names: Vec<&str> = Form::ALL.iter().map(|(_, name, _)| *name).collect();
         format!("the forms are auto, {}", names.join(", "))
     })
+}
+
+/// A word as `[data]` of a configuration has it.
+pub(crate) fn word<T: DeserializeOwned>(name: &str) -> Result<T, String> {
+    serde_json::from_value(serde_json::Value::String(name.to_owned())).map_err(|error| error.to_string())
 }
 
 /// `--columns`: one path, or several for what is a list.
@@ -114,12 +129,17 @@ fn name(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use candlewick::data::{Boundary, Truncation};
+
     use super::*;
 
     #[test]
     fn words_are_read() {
         assert_eq!(form("hh_pair"), Ok(Form::HhPair));
         assert!(form("hh").unwrap_err().contains("hh_pair"));
+        assert_eq!(word::<Boundary>("common_prefix"), Ok(Boundary::CommonPrefix));
+        assert_eq!(word::<Truncation>("keep_end_of_prompt"), Ok(Truncation::KeepEndOfPrompt));
+        assert!(word::<Boundary>("prefix").unwrap_err().contains("`common_prefix`"));
         assert_eq!(column("completion = a.b"), Ok(("completion".to_owned(), ColumnPath::from("a.b"))));
         assert_eq!(column("votes=x, y"), Ok(("votes".to_owned(), ColumnPath::from(["x", "y"]))));
         assert!(column("completion").is_err() && column("=x").is_err());

@@ -17,7 +17,7 @@ pub(crate) fn stats(arguments: &DataStats) -> Result<()> {
     let rows = &arguments.rows;
     let encoder = encoder(&arguments.tokens)?;
     let source = source(rows)?;
-    let mut dropped = Dropped::new(rows.dropped.as_deref(), rows.strict)?;
+    let mut dropped = Dropped::new(rows.dropped.as_deref(), rows.strict, &source.paths())?;
     let mut stats = Stats::default();
     stats.source(source.name(), source.form());
     for row in source.records()? {

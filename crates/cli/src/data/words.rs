@@ -25,7 +25,7 @@ pub(crate) struct DataRows {
     /// A file, a directory, a glob, - for standard input, or hub:owner/name[@revision]
     #[arg(value_name = "PATH")]
     pub(crate) path: PathBuf,
-    /// The form of the rows; told from the first one by default
+    /// The form of the rows; told from the first rows by default
     #[arg(long, value_name = "NAME", value_parser = super::form)]
     pub(crate) form: Option<data::Form>,
     /// Our name of a column and its place in the file, as completion=response, completion=solutions.0.text, or several for a list: completions=a,b; may be repeated
@@ -77,6 +77,21 @@ pub(crate) struct DataTokens {
     /// Longest prompt with completion, in tokens; without it nothing is cut
     #[arg(long, value_name = "N", requires = "model", value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_000_000_000))]
     pub(crate) max_length: Option<usize>,
+    /// Longest prompt, in tokens
+    #[arg(long, value_name = "N", requires = "model", value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_000_000_000))]
+    pub(crate) max_prompt_length: Option<usize>,
+    /// Longest completion, in tokens
+    #[arg(long, value_name = "N", requires = "model", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000_000))]
+    pub(crate) max_completion_length: Option<usize>,
+    /// What becomes of rows above --max-length, as data.truncation: keep_start, keep_end_of_prompt, reject or error
+    #[arg(long, value_name = "WHAT", requires = "max_length", value_parser = super::word::<data::Truncation>)]
+    pub(crate) truncation: Option<data::Truncation>,
+    /// Where the completion begins, as data.boundary: offsets or common_prefix
+    #[arg(long, value_name = "HOW", requires = "model", value_parser = super::word::<data::Boundary>)]
+    pub(crate) boundary: Option<data::Boundary>,
+    /// How plain texts end, as data.end_of_sequence: append or keep
+    #[arg(long, value_name = "HOW", requires = "model", value_parser = super::word::<data::EndOfSequence>)]
+    pub(crate) end_of_sequence: Option<data::EndOfSequence>,
     /// The day that a chat template is told which asks for one, as 2026-03-07
     #[arg(long, value_name = "DATE", requires = "model")]
     pub(crate) date: Option<data::Moment>,
@@ -169,9 +184,9 @@ pub(crate) struct DataConvert {
     /// What the rows are written as
     #[arg(long, value_name = "FORM", value_enum, default_value_t = To::Auto)]
     pub(crate) to: To,
-    /// With --to pairs: which of several rated completions are paired
-    #[arg(long, value_name = "WHICH", value_enum, default_value_t = PairingWord::BestWorst)]
-    pub(crate) pairing: PairingWord,
+    /// With --to pairs: which of several rated completions are paired; best_worst by default
+    #[arg(long, value_name = "WHICH", value_enum, requires = "to")]
+    pub(crate) pairing: Option<PairingWord>,
     /// Leave out repeats: exact, near (similarity of 0.8), or near=S
     #[arg(long, value_name = "HOW", value_parser = super::deduplicate)]
     pub(crate) deduplicate: Option<data::Deduplicate>,
@@ -181,9 +196,9 @@ pub(crate) struct DataConvert {
     /// Write the rows of this share of the prompts to OUT with -held-out in its name instead
     #[arg(long, value_name = "SHARE")]
     pub(crate) held_out: Option<f64>,
-    /// Seed of what --balance leaves out
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
+    /// Seed of what --balance leaves out; 0 by default
+    #[arg(long, value_name = "N", requires = "balance")]
+    pub(crate) seed: Option<u64>,
     /// Replace files that are there already
     #[arg(long)]
     pub(crate) force: bool,

@@ -81,7 +81,7 @@ use crate::row::Record;
 /// | number | of | meaning |
 /// |---|---|---|
 /// | `preference` | votes, strengths, scores, labels | share of the votes for `chosen`, ties halved; 0.5 for a tie that is kept |
-/// | `votes_chosen`, `votes_rejected`, `votes_tied` | votes | how many of each |
+/// | `votes_chosen`, `votes_rejected`, `votes_tied` | votes; strengths of several annotators | how many of each |
 /// | `margin` | `helpsteer_preferences`; scored pairs | size of the strength; `score_chosen` − `score_rejected` |
 /// | `score_chosen`, `score_rejected` | `ultrafeedback_binarized`, `argilla_pair` | as in the file |
 /// | `safer` or `better` | `safe_rlhf` | 1 where the label that does not decide agrees, −1 where not, 0 where it names neither |

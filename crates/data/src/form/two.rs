@@ -109,7 +109,8 @@ pub(super) fn voted(view: View<'_>, reading: &Reading) -> Result<Record, Fault> 
 }
 
 fn decide(view: View<'_>, reading: &Reading, two: Two, count: &Count, names: &[String; 2]) -> Result<Record, Fault> {
-    let record = count.recorded(two.pair(view, count.second > count.first)?);
+    let second = count.second > count.first;
+    let record = count.recorded(two.pair(view, second)?, second);
     if count.first == count.second {
         let [first, second] = names;
         let even =
@@ -144,10 +145,11 @@ impl Count {
         (self.first.max(self.second) as f64 + self.ties as f64 / 2.0) / self.total() as f64
     }
 
-    /// The pair with its votes as numbers, from which agreement is told.
-    fn recorded(self, pair: Record) -> Record {
-        pair.with_number("votes_chosen", self.first.max(self.second) as f64)
-            .with_number("votes_rejected", self.first.min(self.second) as f64)
+    /// The pair with its votes as numbers, from which agreement is told; `second` where the second completion is the chosen one.
+    fn recorded(self, pair: Record, second: bool) -> Record {
+        let (chosen, rejected) = if second { (self.second, self.first) } else { (self.first, self.second) };
+        pair.with_number("votes_chosen", chosen as f64)
+            .with_number("votes_rejected", rejected as f64)
             .with_number("votes_tied", self.ties as f64)
     }
 
@@ -240,16 +242,20 @@ pub(super) fn strength(view: View<'_>, reading: &Reading) -> Result<Record, Faul
     })?;
     let votes = individual(view)?;
     let second = strength > 0.0;
-    let record = two.pair(view, second)?.with_number("margin", strength.abs());
+    let votes = votes.filter(|count| count.total() > 0);
+    let mut record = two.pair(view, second)?.with_number("margin", strength.abs());
+    if let Some(count) = votes {
+        record = count.recorded(record, second);
+    }
     if strength == 0.0 {
         return tied(record, format!("`{name}` is 0"), reading.ties);
     }
     let share = match votes {
-        Some(count) if count.total() > 0 => {
+        Some(count) => {
             let won = if second { count.second } else { count.first };
             (won as f64 + count.ties as f64 / 2.0) / count.total() as f64
         }
-        _ => 1.0,
+        None => 1.0,
     };
     Ok(record.with_number("preference", share))
 }

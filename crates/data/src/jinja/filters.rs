@@ -32,6 +32,7 @@ impl Machine {
             "int" => self.as_whole(&value, &mut given)?,
             "float" => {
                 let otherwise = given.take(0, "default").unwrap_or(Value::Float(0.0));
+                self.step(value.size())?;
                 let parsed = match &value {
                     Value::Str(text) => text.trim_matches(text::is_space).parse().ok(),
                     other => other.number(),
@@ -86,6 +87,7 @@ impl Machine {
         if base != Some(10) {
             return Err(Fail::new("int: only numbers of base 10 are read"));
         }
+        self.step(value.size())?;
         let whole = |number: f64| (number.abs() < 1e38).then_some(number.trunc() as i128);
         let parsed = match value {
             Value::Str(text) => {
@@ -114,6 +116,7 @@ impl Machine {
                 None | Some(Value::None) => text.trim_matches(text::is_space).to_owned(),
                 Some(characters) => {
                     let characters = self.text(&characters)?;
+                    self.step(text.len().saturating_mul(characters.len()) / 8)?;
                     text.trim_matches(|character| characters.contains(character)).to_owned()
                 }
             },

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::syntax::{Arguments, Body, Expr, For, Macro, Node, Post, Target};
-use super::value::{Dict, Function, Loop, Value, put};
+use super::value::{Dict, Function, Loop, Place, Value, put};
 use super::{BYTES, Fail, LARGEST, STEPS};
 use crate::moment::Moment;
 
@@ -14,7 +14,9 @@ const DEEPEST: usize = 200;
 
 pub(super) struct Machine {
     /// The first holds the variables; what is set inside of a loop, a macro or a `with` stays inside.
-    scopes: Vec<HashMap<String, Value>>,
+    scopes: Vec<Scope>,
+    /// Scopes entered so far.
+    entered: u64,
     /// A macro sees the first scope and those from here on.
     visible: usize,
     out: String,
@@ -22,6 +24,12 @@ pub(super) struct Machine {
     bytes: usize,
     depth: usize,
     date: Option<Moment>,
+}
+
+/// Names and their values, with a number that no other scope of the render has.
+struct Scope {
+    names: HashMap<String, Value>,
+    number: u64,
 }
 
 /// What happens after a statement.
@@ -87,14 +95,19 @@ impl Given {
 
 impl Machine {
     pub(super) fn new(date: Option<Moment>) -> Self {
-        let scopes = vec![HashMap::new()];
-        Self { scopes, visible: 1, out: String::new(), steps: STEPS, bytes: BYTES, depth: 0, date }
+        let scopes = vec![Scope { names: HashMap::new(), number: 0 }];
+        Self { scopes, entered: 0, visible: 1, out: String::new(), steps: STEPS, bytes: BYTES, depth: 0, date }
     }
 
     pub(super) fn define(&mut self, name: &str, value: Value) {
         if let Some(scope) = self.scopes.last_mut() {
-            scope.insert(name.to_owned(), value);
+            scope.names.insert(name.to_owned(), value);
         }
+    }
+
+    fn enter(&mut self) {
+        self.entered += 1;
+        self.scopes.push(Scope { names: HashMap::new(), number: self.entered });
     }
 
     pub(super) fn run_all(mut self, body: &Body) -> Result<String, Fail> {
@@ -227,13 +240,17 @@ impl Machine {
                 self.emit(&text)?;
                 return Ok(flow);
             }
-            Node::Macro(definition) => self.define(&definition.name, Value::Macro(definition.clone())),
+            Node::Macro(definition) => {
+                let scope = self.scopes.last().map_or(0, |scope| scope.number);
+                let place = Place { visible: self.visible, depth: self.scopes.len(), scope };
+                self.define(&definition.name, Value::Macro(definition.clone(), place));
+            }
             Node::With { names, body } => {
                 let mut values = Vec::with_capacity(names.len());
                 for (_, value) in names {
                     values.push(self.eval(value)?);
                 }
-                self.scopes.push(HashMap::new());
+                self.enter();
                 for ((target, _), value) in names.iter().zip(values) {
                     self.assign(target, value)?;
                 }
@@ -242,7 +259,7 @@ impl Machine {
                 return flow;
             }
             Node::Generation(body) => {
-                self.scopes.push(HashMap::new());
+                self.enter();
                 let flow = self.run(body);
                 self.scopes.pop();
                 return flow;
@@ -256,7 +273,7 @@ impl Machine {
     /// The text of a body, apart from the output, in a scope of its own.
     fn captured(&mut self, body: &Body) -> Result<(Value, Flow), Fail> {
         let outer = std::mem::take(&mut self.out);
-        self.scopes.push(HashMap::new());
+        self.enter();
         let flow = self.run(body);
         self.scopes.pop();
         let text = std::mem::replace(&mut self.out, outer);
@@ -273,7 +290,7 @@ impl Machine {
         if let Some(condition) = &repeat.condition {
             let mut kept = Vec::with_capacity(items.len());
             for item in items {
-                self.scopes.push(HashMap::new());
+                self.enter();
                 let keep = self.assign(&repeat.target, item.clone()).and_then(|()| self.eval(condition));
                 self.scopes.pop();
                 if keep?.is_true() {
@@ -287,7 +304,7 @@ impl Machine {
         }
         let items = Rc::new(items);
         for index in 0..items.len() {
-            self.scopes.push(HashMap::new());
+            self.enter();
             self.define("loop", Value::Loop(Rc::new(Loop { items: items.clone(), index })));
             let item = items.get(index).cloned().unwrap_or(Value::None);
             let flow = self.assign(&repeat.target, item).and_then(|()| self.run(&repeat.body));
@@ -311,6 +328,7 @@ impl Machine {
                         return Err(Fail::new(format!("a namespace takes no field named `{field}`")));
                     }
                     let mut fields = fields.borrow_mut();
+                    self.step(16 * fields.len())?;
                     match fields.iter_mut().find(|(other, _)| **other == **field) {
                         Some(entry) => entry.1 = value,
                         None => fields.push((field.as_str().into(), value)),
@@ -333,7 +351,7 @@ impl Machine {
 
     pub(super) fn look_up(&self, name: &str) -> Value {
         let inner = self.scopes.get(self.visible..).unwrap_or_default();
-        if let Some(value) = inner.iter().rev().chain(self.scopes.first()).find_map(|scope| scope.get(name)) {
+        if let Some(value) = inner.iter().rev().chain(self.scopes.first()).find_map(|scope| scope.names.get(name)) {
             return value.clone();
         }
         match name {
@@ -360,7 +378,7 @@ impl Machine {
     pub(super) fn call(&mut self, function: &Value, mut given: Given) -> Result<Value, Fail> {
         match function {
             Value::Method(method) => self.method(&method.0, &method.1, given),
-            Value::Macro(definition) => self.nested(|machine| machine.expand(definition, given)),
+            Value::Macro(definition, place) => self.nested(|machine| machine.expand(definition, *place, given)),
             Value::Function(Function::RaiseException) => {
                 let message = given.required(0, "message")?;
                 Err(Fail::new(format!("the template refuses: {}", self.text(&message)?)))
@@ -375,6 +393,8 @@ impl Machine {
                     )
                 })?;
                 let format = self.text(&format)?;
+                // A code of two characters becomes up to some thirty.
+                self.grow(format.len().saturating_mul(16))?;
                 let written = date.strftime(&format).map_err(Fail::new)?;
                 self.make(written)
             }
@@ -387,7 +407,7 @@ impl Machine {
                         let mut entries = Vec::new();
                         for pair in self.iterate(&pairs)? {
                             match pair.items() {
-                                Some([key, value]) => put(&mut entries, key.clone(), value.clone()),
+                                Some([key, value]) => self.put(&mut entries, key.clone(), value.clone())?,
                                 _ => return Err(Fail::new("expected pairs of a key and a value")),
                             }
                         }
@@ -395,7 +415,7 @@ impl Machine {
                     }
                 };
                 for (name, value) in given.rest_named() {
-                    put(&mut entries, Value::from(name.as_str()), value);
+                    self.put(&mut entries, Value::from(name.as_str()), value)?;
                 }
                 given.finish("dict")?;
                 self.grow(32 * entries.len())?;
@@ -436,24 +456,43 @@ impl Machine {
         Value::list(items)
     }
 
-    /// What a macro writes.
-    fn expand(&mut self, definition: &Arc<Macro>, mut given: Given) -> Result<Value, Fail> {
-        let mut scope = HashMap::new();
+    /// Puts an entry in its place, or last.
+    pub(super) fn put(&mut self, entries: &mut Vec<(Value, Value)>, key: Value, value: Value) -> Result<(), Fail> {
+        self.step(entries.len().saturating_mul(key.effort()))?;
+        put(entries, key, value);
+        Ok(())
+    }
+
+    /// What a macro writes. It sees the variables of the scopes it was defined in, as they are now, as long as these last.
+    fn expand(&mut self, definition: &Arc<Macro>, place: Place, given: Given) -> Result<Value, Fail> {
+        let top = place.depth.checked_sub(1).and_then(|top| self.scopes.get(top));
+        let (visible, depth) = match top.is_some_and(|scope| scope.number == place.scope) {
+            true => (place.visible, place.depth),
+            false => (1, 1),
+        };
+        let aside = self.scopes.split_off(depth);
+        let visible = std::mem::replace(&mut self.visible, visible);
+        self.enter();
+        let written = self.filled(definition, given);
+        self.scopes.truncate(depth);
+        self.scopes.extend(aside);
+        self.visible = visible;
+        written
+    }
+
+    /// What a macro writes with these arguments, in its own scope.
+    fn filled(&mut self, definition: &Macro, mut given: Given) -> Result<Value, Fail> {
+        self.step(definition.parameters.len().saturating_mul(given.named.len()).saturating_mul(8))?;
         for (place, (name, default)) in definition.parameters.iter().enumerate() {
             let value = match (given.take(place, name), default) {
                 (Some(value), _) => value,
                 (None, Some(default)) => self.eval(default)?,
                 (None, None) => Value::Undefined(format!("the parameter `{name}`").into()),
             };
-            scope.insert(name.clone(), value);
+            self.define(name, value);
         }
         given.finish(&format!("the macro `{}`", definition.name))?;
-        let visible = std::mem::replace(&mut self.visible, self.scopes.len());
-        self.scopes.push(scope);
-        let written = self.captured(&definition.body);
-        self.scopes.pop();
-        self.visible = visible;
-        Ok(written?.0)
+        Ok(self.captured(&definition.body)?.0)
     }
 
     pub(super) fn eval_all(&mut self, all: &[Expr]) -> Result<Vec<Value>, Fail> {

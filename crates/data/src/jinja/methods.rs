@@ -96,6 +96,7 @@ impl Machine {
             "get" => {
                 let key = given.required(0, "key")?;
                 let otherwise = given.take(1, "default").unwrap_or(Value::None);
+                self.step(dict.effort_of_find(&key))?;
                 Ok(dict.find(&key).cloned().unwrap_or(otherwise))
             }
             "items" => self.pairs(value),
@@ -111,7 +112,7 @@ impl Machine {
         }
         let wanted = given.required(0, "value")?;
         let items = value.items().unwrap_or_default();
-        self.step(items.len() * wanted.size().min(value.size()))?;
+        self.step(items.len().saturating_mul(wanted.effort()).min(value.effort()))?;
         let found = items.iter().position(|item| item.equals(&wanted));
         match (name, found) {
             ("index", Some(place)) => Ok(Value::int(place)),
@@ -123,7 +124,10 @@ impl Machine {
     /// An argument that has to be a text.
     fn wanted(&mut self, given: &mut Given, place: usize, name: &str) -> Result<std::rc::Rc<str>, Fail> {
         match given.required(place, name)? {
-            Value::Str(text) => Ok(text),
+            Value::Str(text) => {
+                self.step(text.len())?;
+                Ok(text)
+            }
             other => Err(Fail::new(format!("`{name}` is {}, expected a str", other.described()))),
         }
     }
@@ -134,8 +138,8 @@ impl Machine {
             "split" | "rsplit" => return self.split(text, name == "rsplit", given),
             "splitlines" => {
                 let keep = given.flag(0, "keepends");
+                self.grow(16 * text.chars().filter(|character| text::ends_line(*character)).count())?;
                 let lines = text::lines(text, keep);
-                self.grow(16 * lines.len())?;
                 return Value::list(lines.into_iter().map(Value::from).collect());
             }
             "replace" => {
@@ -245,8 +249,17 @@ impl Machine {
             Some(Value::Str(separator)) => Some(separator),
             Some(other) => return Err(Fail::new(format!("`sep` is {}, expected a str", other.described()))),
         };
+        if let Some(separator) = &separator {
+            self.step(separator.len())?;
+        }
         let most = given.take(1, "maxsplit").and_then(|most| most.integer()).unwrap_or(-1);
         let parts = usize::try_from(most).map_or(usize::MAX, |most| most.saturating_add(1));
+        // Room is asked for before the parts are listed.
+        let found = match &separator {
+            Some(separator) => text.matches(&**separator).count() + 1,
+            None => text.split(is_space).filter(|part| !part.is_empty()).count(),
+        };
+        self.grow(32 * found.min(parts))?;
         let parts: Vec<&str> = match (&separator, from_right) {
             (Some(separator), false) => text.splitn(parts, &**separator).collect(),
             (Some(separator), true) => {
@@ -277,12 +290,12 @@ impl Machine {
                 found
             }
         };
-        self.grow(32 * parts.len())?;
         Value::list(parts.into_iter().map(Value::from).collect())
     }
 
     pub(super) fn replaced(&mut self, text: &str, old: &str, new: &str, count: i128) -> Result<Value, Fail> {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
+        self.step(old.len())?;
         let found = text.matches(old).count().min(count);
         self.grow(text.len().saturating_add(found.saturating_mul(new.len())))?;
         Ok(Value::Str(text.replacen(old, new, count).into()))
@@ -290,6 +303,7 @@ impl Machine {
 
     fn begins_or_ends(&mut self, text: &str, begins: bool, given: &mut Given) -> Result<Value, Fail> {
         let wanted = given.required(0, "prefix")?;
+        self.step(wanted.size())?;
         let all = match &wanted {
             Value::Tuple(items) => items.items.clone(),
             _ => vec![wanted],

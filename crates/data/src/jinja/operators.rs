@@ -6,7 +6,7 @@ use super::Fail;
 use super::machine::Machine;
 use super::methods;
 use super::syntax::{Comparison, Expr, Operator, Post};
-use super::value::{Dict, Loop, Value, put};
+use super::value::{Dict, Loop, Value};
 
 impl Machine {
     pub(super) fn eval(&mut self, expr: &Expr) -> Result<Value, Fail> {
@@ -80,8 +80,7 @@ impl Machine {
         self.grow(32 * entries.len())?;
         for (key, value) in entries {
             let (key, value) = (self.eval(key)?, self.eval(value)?);
-            self.step(16 * made.len())?;
-            put(&mut made, key, value);
+            self.put(&mut made, key, value)?;
         }
         Ok(Value::Dict(Dict::new(made)?))
     }
@@ -124,13 +123,13 @@ impl Machine {
     pub(super) fn holds(&mut self, left: &Value, comparison: Comparison, right: &Value) -> Result<bool, Fail> {
         match comparison {
             Comparison::Equal | Comparison::NotEqual => {
-                self.step(left.size().min(right.size()))?;
+                self.step(left.effort().min(right.effort()))?;
                 Ok(left.equals(right) == (comparison == Comparison::Equal))
             }
             Comparison::In => self.contains(right, left),
             Comparison::NotIn => Ok(!self.contains(right, left)?),
             _ => {
-                self.step(left.size().min(right.size()))?;
+                self.step(left.effort_of_order().min(right.effort_of_order()))?;
                 let ordering = left.compare(right)?;
                 Ok(match comparison {
                     Comparison::Less => ordering.is_lt(),
@@ -148,10 +147,13 @@ impl Machine {
             (Value::Str(text), Value::Str(part)) => Ok(text.contains(&**part)),
             (Value::Str(_), other) => Err(Fail::new(format!("cannot look for {} in a str", other.described()))),
             (Value::List(items) | Value::Tuple(items) | Value::Lazy(items), _) => {
-                self.step(items.items.len() * wanted.size().min(container.size()))?;
+                self.step(items.items.len().saturating_mul(wanted.effort()).min(container.effort()))?;
                 Ok(items.items.iter().any(|item| item.equals(wanted)))
             }
-            (Value::Dict(dict), _) => Ok(dict.find(wanted).is_some()),
+            (Value::Dict(dict), _) => {
+                self.step(dict.effort_of_find(wanted))?;
+                Ok(dict.find(wanted).is_some())
+            }
             (Value::Undefined(_), _) => Ok(false),
             _ => Err(Fail::new(format!("cannot look into {}", container.described()))),
         }
@@ -249,13 +251,16 @@ impl Machine {
         if methods::has(value, name) {
             return Ok(Value::Method(Rc::new((value.clone(), name.to_owned()))));
         }
+        // What is not there is told with its name.
+        self.grow(name.len())?;
         let found = match value {
             _ if name.starts_with('_') => None,
             Value::Dict(dict) => {
-                self.step(16 * dict.entries.len())?;
+                self.step(dict.entries.len().saturating_mul(16 + name.len()).min(dict.size()))?;
                 dict.of_text(name).cloned()
             }
             Value::Namespace(fields) => {
+                self.step(16 * fields.borrow().len())?;
                 fields.borrow().iter().find(|(other, _)| **other == *name).map(|(_, value)| value.clone())
             }
             Value::Loop(round) => loop_attribute(round, name),
@@ -268,7 +273,7 @@ impl Machine {
     pub(super) fn item(&mut self, value: &Value, key: &Value) -> Result<Value, Fail> {
         let found = match (value, key.integer()) {
             (Value::Dict(dict), _) => {
-                self.step(16 * dict.entries.len())?;
+                self.step(dict.effort_of_find(key))?;
                 dict.find(key).cloned()
             }
             (Value::List(items) | Value::Tuple(items), Some(index)) => {
@@ -289,6 +294,7 @@ impl Machine {
             }
             (None, _) => {
                 let key = self.text(key)?;
+                self.grow(key.len())?;
                 Ok(Value::Undefined(format!("item {key} of {}", value.kind()).into()))
             }
         }

@@ -53,7 +53,7 @@ impl Machine {
                 let keys = self.keys(items.clone(), attribute.as_ref(), case_sensitive)?;
                 let mut kept: Vec<(Value, Value)> = Vec::new();
                 for (key, item) in keys.into_iter().zip(items) {
-                    self.step(64 * kept.len())?;
+                    self.step(kept.len().saturating_mul(key.effort().max(64)))?;
                     if !kept.iter().any(|(other, _)| other.equals(&key)) {
                         kept.push((key, item));
                     }
@@ -118,6 +118,7 @@ impl Machine {
             return self.item(item, path);
         }
         let path = self.text(path)?;
+        self.step(path.len())?;
         path.split('.').try_fold(item.clone(), |value, part| {
             let key = part.parse().map_or_else(|_| Value::from(part), Value::Int);
             self.item(&value, &key)
@@ -151,8 +152,8 @@ impl Machine {
     ) -> Result<Vec<Value>, Fail> {
         let keys = self.keys(items.clone(), attribute, case_sensitive)?;
         let mut keyed: Vec<(Value, Value)> = keys.into_iter().zip(items).collect();
-        let sizes: usize = keyed.iter().map(|(key, _)| key.size()).sum();
-        self.step(sizes.saturating_mul(20))?;
+        let efforts = keyed.iter().fold(0usize, |sum, (key, _)| sum.saturating_add(key.effort_of_order()));
+        self.step(efforts.saturating_mul(20))?;
         let mut failed = None;
         keyed.sort_by(|(left, _), (right, _)| {
             let ordering = left.compare(right).unwrap_or_else(|fail| {

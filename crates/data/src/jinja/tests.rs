@@ -87,11 +87,11 @@ impl Machine {
                     | Value::Undefined(_)
                     | Value::Loop(_)
             ),
-            "callable" => matches!(value, Value::Function(_) | Value::Method(_) | Value::Macro(_)),
+            "callable" => matches!(value, Value::Function(_) | Value::Method(_) | Value::Macro(..)),
             "escaped" => false,
             "sameas" => {
                 let other = given.required(0, "other")?;
-                self.step(value.size())?;
+                self.step(value.effort().min(other.effort()))?;
                 std::mem::discriminant(value) == std::mem::discriminant(&other) && value.equals(&other)
             }
             "odd" | "even" | "divisibleby" => {
@@ -101,6 +101,7 @@ impl Machine {
             }
             "lower" | "upper" => {
                 let text = self.text(value)?;
+                self.step(text.len())?;
                 let has_case = text.chars().any(|character| character.is_lowercase() || character.is_uppercase());
                 let other = |character: char| {
                     if name == "lower" { character.is_uppercase() } else { character.is_lowercase() }

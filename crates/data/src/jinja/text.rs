@@ -66,14 +66,15 @@ pub(super) fn float(number: f64) -> String {
     if plain.contains('.') { plain } else { plain + ".0" }
 }
 
+pub(super) fn ends_line(character: char) -> bool {
+    matches!(character, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}')
+}
+
 /// Where lines end, as `str.splitlines` has it.
 pub(super) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
-    let is_end = |character: char| {
-        matches!(character, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}')
-    };
     let mut lines = Vec::new();
     let mut rest = text;
-    while let Some(at) = rest.find(is_end) {
+    while let Some(at) = rest.find(ends_line) {
         let after = &rest[at..];
         let end = if after.starts_with("\r\n") { 2 } else { after.chars().next().map_or(1, char::len_utf8) };
         lines.push(&rest[..if keep_ends { at + end } else { at }]);

@@ -35,8 +35,19 @@ pub(super) enum Value {
     Namespace(Rc<RefCell<Attributes>>),
     Function(Function),
     Method(Rc<(Value, String)>),
-    Macro(Arc<Macro>),
+    /// With the scopes that it sees.
+    Macro(Arc<Macro>, Place),
     Loop(Rc<Loop>),
+}
+
+/// Where a macro was defined.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// From which scope on it sees them, and how many there were.
+    pub(super) visible: usize,
+    pub(super) depth: usize,
+    /// The number of the innermost one.
+    pub(super) scope: u64,
 }
 
 /// What stands in the environment beside the variables.
@@ -54,6 +65,7 @@ pub(super) struct Items {
     pub(super) items: Vec<Value>,
     depth: usize,
     size: usize,
+    effort: usize,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +73,7 @@ pub(super) struct Dict {
     pub(super) entries: Vec<(Value, Value)>,
     depth: usize,
     size: usize,
+    effort: usize,
 }
 
 /// `loop` of one round.
@@ -73,7 +86,8 @@ pub(super) struct Loop {
 impl Items {
     pub(super) fn new(items: Vec<Value>) -> Result<Rc<Self>, Fail> {
         let (depth, size) = measure(items.iter())?;
-        Ok(Rc::new(Self { items, depth, size }))
+        let effort = items.iter().fold(16, |effort: usize, item| effort.saturating_add(item.effort()));
+        Ok(Rc::new(Self { items, depth, size, effort }))
     }
 }
 
@@ -81,7 +95,20 @@ impl Dict {
     /// Later entries take the place of earlier ones with the same key.
     pub(super) fn new(entries: Vec<(Value, Value)>) -> Result<Rc<Self>, Fail> {
         let (depth, size) = measure(entries.iter().flat_map(|(key, value)| [key, value]))?;
-        Ok(Rc::new(Self { entries, depth, size }))
+        // Each key is looked for among all of the other's.
+        let sum = |efforts: &mut dyn Iterator<Item = usize>| efforts.fold(16, usize::saturating_add);
+        let keys = sum(&mut entries.iter().map(|(key, _)| key.effort())).saturating_mul(entries.len());
+        let effort = keys.saturating_add(sum(&mut entries.iter().map(|(_, value)| value.effort())));
+        Ok(Rc::new(Self { entries, depth, size, effort }))
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// About the bytes that are looked at to find a key.
+    pub(super) fn effort_of_find(&self, wanted: &Value) -> usize {
+        self.entries.len().saturating_mul(wanted.effort()).min(self.effort)
     }
 
     pub(super) fn of_text(&self, name: &str) -> Option<&Value> {
@@ -193,6 +220,20 @@ impl Value {
         }
     }
 
+    /// About the bytes that are looked at to tell whether another value equals it.
+    pub(super) fn effort(&self) -> usize {
+        match self {
+            Self::List(items) | Self::Tuple(items) | Self::Lazy(items) => items.effort,
+            Self::Dict(dict) => dict.effort,
+            other => other.size(),
+        }
+    }
+
+    /// The same for which of the two comes first: on each level the first difference is looked for.
+    pub(super) fn effort_of_order(&self) -> usize {
+        self.effort().saturating_mul(self.depth() + 1)
+    }
+
     pub(super) fn is_undefined(&self) -> bool {
         matches!(self, Self::Undefined(_))
     }
@@ -211,7 +252,7 @@ impl Value {
             Self::Dict(_) => "a dict",
             Self::Namespace(_) => "a namespace",
             Self::Function(_) | Self::Method(_) => "a function",
-            Self::Macro(_) => "a macro",
+            Self::Macro(..) => "a macro",
             Self::Loop(_) => "a loop",
         }
     }
@@ -278,7 +319,7 @@ impl Value {
             }
             (Self::Function(left), Self::Function(right)) => left == right,
             (Self::Namespace(left), Self::Namespace(right)) => Rc::ptr_eq(left, right),
-            (Self::Macro(left), Self::Macro(right)) => Arc::ptr_eq(left, right),
+            (Self::Macro(left, _), Self::Macro(right, _)) => Arc::ptr_eq(left, right),
             _ => match (self.integer(), other.integer()) {
                 (Some(left), Some(right)) => left == right,
                 _ => matches!((self.number(), other.number()), (Some(left), Some(right)) if left == right),
@@ -350,7 +391,7 @@ impl Value {
                 }
                 out.push('}');
             }
-            Self::Namespace(_) | Self::Function(_) | Self::Method(_) | Self::Macro(_) | Self::Loop(_) => {
+            Self::Namespace(_) | Self::Function(_) | Self::Method(_) | Self::Macro(..) | Self::Loop(_) => {
                 out.push('<');
                 out.push_str(self.kind());
                 out.push('>');

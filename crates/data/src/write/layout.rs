@@ -1,5 +1,7 @@
 //! Rows of one kind as rows of another.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, Reason, Rejection};
@@ -13,8 +15,12 @@ use crate::stats::is_tied;
 /// |---|---|---|---|---|---|
 /// | `pairs` | itself | see [`pair_up`](crate::pair_up) | [`ranked_pairs`] | – | – |
 /// | `unpaired` | [`unpair`] | itself | – | its completion, labelled | – |
-/// | `ranked` | its completions, rated `score_chosen` and `score_rejected`, or 1 and 0 | – | itself | – | – |
+/// | `ranked` | its completions, rated as below | – | itself | – | – |
 /// | `demonstrations` | the chosen one | the completion, if wanted | the one rated best | the completion, if judged well | itself |
+///
+/// Ratings of a pair are its `score_chosen` and `score_rejected`, else its `preference` and what is left of 1, else 1 and 0; those
+/// of a tie are equal. Its other numbers stay beside them. To `unpaired` and `demonstrations` only numbers of one completion go
+/// along (`score_chosen` as `score`): a margin, a preference and votes are lost.
 ///
 /// A dash is [`Reason::OtherKind`]; a pair with an even verdict, and completions of one rating, are [`Reason::Tied`] where one
 /// has to be preferred.
@@ -69,9 +75,7 @@ impl Layout {
                 if !record.teacher.is_empty() {
                     return Err(Fault::new(Reason::TeacherMismatch, "ranked rows take no teacher; use pairs"));
                 }
-                let score = |name| record.numbers.get(name).copied();
-                let ratings = score("score_chosen").zip(score("score_rejected")).unwrap_or((1.0, 0.0));
-                record.numbers.clear();
+                let ratings = ratings(&mut record.numbers);
                 Row::Ranked { prompt, completions: vec![(chosen, ratings.0), (rejected, ratings.1)] }
             }
             (Self::Demonstrations, row @ (Row::Labelled { .. } | Row::Judged { .. } | Row::Ranked { .. })) => {
@@ -100,6 +104,24 @@ impl Layout {
             (Self::Demonstrations | Self::Auto, _) => ("a demonstration", ""),
         };
         Fault::new(Reason::OtherKind, format!("{kind} cannot be written as {to}{hint}"))
+    }
+}
+
+/// Ratings that say of the completions of a pair what its numbers say; numbers that became ratings are taken away.
+fn ratings(numbers: &mut BTreeMap<String, f64>) -> (f64, f64) {
+    let tied = is_tied(numbers);
+    let score = |name| numbers.get(name).copied();
+    if let Some((chosen, rejected)) = score("score_chosen").zip(score("score_rejected"))
+        && (!tied || chosen.total_cmp(&rejected).is_eq())
+    {
+        numbers.remove("score_chosen");
+        numbers.remove("score_rejected");
+        return (chosen, rejected);
+    }
+    match numbers.remove("preference") {
+        _ if tied => (0.5, 0.5),
+        Some(preference) => (preference, 1.0 - preference),
+        None => (1.0, 0.0),
     }
 }
 
@@ -169,6 +191,33 @@ mod tests {
         let even = pair().with_number("preference", 0.5);
         assert_eq!(laid_out(Layout::Unpaired, &even), Err(Reason::Tied));
         assert_eq!(laid_out(Layout::Auto, &even), Ok(vec![even.clone()]));
+    }
+
+    #[test]
+    fn a_tie_is_ranked_as_a_tie_and_numbers_stay() {
+        let ranked = |record: &Record| {
+            let record = laid_out(Layout::Ranked, record).unwrap().remove(0);
+            let Row::Ranked { completions, .. } = &record.row else { panic!("{:?}", record.row) };
+            ((completions[0].1, completions[1].1), record.numbers.keys().cloned().collect::<Vec<_>>().join(" "))
+        };
+        let scored = |chosen, rejected| {
+            pair()
+                .with_number("score_chosen", chosen)
+                .with_number("score_rejected", rejected)
+                .with_number("margin", 1.0)
+        };
+        let votes = pair().with_number("votes_chosen", 1.0).with_number("votes_rejected", 1.0);
+        for (record, ratings, left) in [
+            (pair(), (1.0, 0.0), ""),
+            (pair().with_number("preference", 0.5), (0.5, 0.5), ""),
+            (pair().with_number("preference", 0.75).with_number("length", 3.0), (0.75, 0.25), "length"),
+            (votes, (0.5, 0.5), "votes_chosen votes_rejected"),
+            (scored(4.0, 2.0).with_number("preference", 1.0), (4.0, 2.0), "margin preference"),
+            (scored(3.0, 3.0).with_number("preference", 0.5), (3.0, 3.0), "margin preference"),
+            (scored(4.0, 2.0).with_number("preference", 0.5), (0.5, 0.5), "margin score_chosen score_rejected"),
+        ] {
+            assert_eq!(ranked(&record), (ratings, left.to_owned()), "{record:?}");
+        }
     }
 
     #[test]
