@@ -1,7 +1,10 @@
 //! What makes a row unusable whatever the tokenizer.
 
+use serde_json::Value;
+
 use crate::error::{Fault, Reason, Rejection};
-use crate::row::{Origin, Record, Row, Text};
+use crate::row::{Message, Origin, Record, Row, Text};
+use crate::template::REASONING;
 
 impl Record {
     /// Checks the texts: completions that say nothing, pairs of one text twice, fewer than two completions to rank, an empty
@@ -45,14 +48,22 @@ fn check(row: &Row) -> Result<(), Fault> {
     }
 }
 
+/// Whether a message has no text, no call of a tool and no reasoning; what else it brings is said of it, not by it.
+pub(crate) fn is_silent(message: &Message) -> bool {
+    let filled = |key: &str| match message.extra.get(key) {
+        Some(Value::String(text)) => !text.trim().is_empty(),
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(value) => !value.is_null(),
+        None => false,
+    };
+    let calls = ["tool_calls", "function_call"];
+    message.content.trim().is_empty() && !calls.into_iter().chain(REASONING).any(filled)
+}
+
 fn says_something(completion: &Text) -> Result<(), Fault> {
     let detail = match completion {
         Text::Plain(text) if text.trim().is_empty() => format!("the completion is {text:?}"),
-        Text::Chat(messages)
-            if messages.iter().all(|message| message.content.trim().is_empty() && message.extra.is_empty()) =>
-        {
-            "no message of the completion has content".to_owned()
-        }
+        Text::Chat(messages) if messages.iter().all(is_silent) => "no message of the completion has content".to_owned(),
         _ => return Ok(()),
     };
     Err(Fault::new(Reason::EmptyCompletion, detail))
@@ -61,7 +72,25 @@ fn says_something(completion: &Text) -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::Message;
+
+    #[test]
+    fn what_is_told_of_an_answer_is_not_said_by_it() {
+        let with = |key: &str, value: Value| {
+            let mut message = Message::new("assistant", " ");
+            message.extra.insert(key.to_owned(), value);
+            Record::from(Row::Demonstration {
+                prompt: Text::Plain("p".to_owned()),
+                completion: Text::Chat(vec![message]),
+            })
+        };
+        for (key, value) in [("num_tokens", 7.into()), ("content", Value::Null), ("tool_calls", Value::Array(vec![]))] {
+            let refused = with(key, value).check(&Origin::memory(1)).unwrap_err();
+            assert_eq!(refused.reason, Reason::EmptyCompletion, "{key}");
+        }
+        for (key, value) in [("tool_calls", serde_json::json!([{"name": "f"}])), ("reasoning_content", "r".into())] {
+            assert!(with(key, value).check(&Origin::memory(1)).is_ok(), "{key}");
+        }
+    }
 
     #[test]
     fn texts_that_cannot_be_used_are_told_without_a_tokenizer() {

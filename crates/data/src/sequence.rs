@@ -135,7 +135,7 @@ fn chat(
     told: RenderOptions<'_>,
     counts: &mut Counts,
 ) -> Result<Sequence, Fault> {
-    if completion.iter().all(|message| message.content.trim().is_empty() && message.extra.is_empty()) {
+    if completion.iter().all(crate::check::is_silent) {
         return Err(Fault::new(Reason::EmptyCompletion, "no message of the completion has content"));
     }
     let (whole, scored) = match encoder.options.boundary {

@@ -124,14 +124,17 @@ impl ChatTemplates {
 const MARK: &str = "CONTINUE_FINAL_MESSAGE_TAG";
 
 /// The names that reasoning goes by; templates read the first, older data write the others.
-const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// A message as a template sees it: role, content, and what else is there and not null.
+/// A message as a template sees it: role, content, and what else is there and not null. The content is null where the row
+/// says so, which some templates branch on.
 fn turn(message: &Message) -> Value {
     let given = message.extra.iter().filter(|(_, value)| !value.is_null());
     let mut turn = Map::new();
     turn.insert("role".to_owned(), Value::String(message.role.clone()));
-    turn.insert("content".to_owned(), Value::String(message.content.clone()));
+    let null = message.content.is_empty() && message.extra.get("content").is_some_and(Value::is_null);
+    let content = if null { Value::Null } else { Value::String(message.content.clone()) };
+    turn.insert("content".to_owned(), content);
     turn.extend(given.map(|(key, value)| (key.clone(), value.clone())));
     if let Some(reasoning) = REASONING.into_iter().find_map(|name| turn.get(name)).cloned() {
         turn.entry("thinking").or_insert_with(|| reasoning.clone());
@@ -198,6 +201,23 @@ mod tests {
         message.extra.insert("reasoning".to_owned(), "r".into());
         message.extra.insert("name".to_owned(), Value::Null);
         assert_eq!(told.render(&[&message], ending(Ending::Closed)).unwrap(), "r|r|False ");
+    }
+
+    #[test]
+    fn a_content_of_null_stays_null() {
+        let calls = templates(
+            "{% for m in messages %}{% if m['content'] is none %}call {{ m.tool_calls[0].name }}{% else %}said \
+             {{ m['content'] }}{% endif %};{% endfor %}",
+            None,
+        );
+        let mut message = Message::new("assistant", "");
+        message.extra.insert("tool_calls".to_owned(), serde_json::json!([{"name": "f"}]));
+        assert_eq!(calls.render(&[&message], ending(Ending::Closed)).unwrap(), "said ;");
+        message.extra.insert("content".to_owned(), Value::Null);
+        assert_eq!(calls.render(&[&message], ending(Ending::Closed)).unwrap(), "call f;");
+        // A content that is there wins.
+        message.content = "x".to_owned();
+        assert_eq!(calls.render(&[&message], ending(Ending::Closed)).unwrap(), "said x;");
     }
 
     #[test]

@@ -336,9 +336,18 @@ fn pairs_with_scores() {
         "chosen_avg_rating": 8.5, "rejected_avg_rating": 6});
     assert_eq!(golden(&row), (Form::ArgillaPair, with(strings(), &numbers)));
     // Ratings in a list, in the order of the generations.
-    let row = json!({"input": QUESTION, "chosen": "Rivers.", "rejected": "Whales.", "rating": [6, 8.5],
-        "order": ["rejected", "chosen"], "status": "swapped"});
-    assert_eq!(golden(&row), (Form::ArgillaPair, with(strings(), &numbers)));
+    let listed = |rating: Value, status: &str| {
+        json!({"input": QUESTION, "chosen": "Rivers.", "rejected": "Whales.", "rating": rating,
+            "order": ["rejected", "chosen"], "status": status})
+    };
+    assert_eq!(golden(&listed(json!([6, 8.5]), "unchanged")), (Form::ArgillaPair, with(strings(), &numbers)));
+    // The order is that of the columns before they were swapped.
+    assert_eq!(golden(&listed(json!([8.5, 6]), "swapped")), (Form::ArgillaPair, with(strings(), &numbers)));
+    for (name, score) in [("chosen_score", 8.5), ("rejected_score", 6.0)] {
+        let mut row = listed(json!([8.5, 6]), "unchanged");
+        row[name] = json!(score);
+        assert_eq!(golden(&row), (Form::ArgillaPair, with(strings(), &numbers)), "{row}");
+    }
 }
 
 #[test]
@@ -479,7 +488,10 @@ fn votes() {
         (json!({"votes": ["b", "b", "a", "tie"]}), won("Black.", "Green.", 0.625)),
         (json!({"votes": "[\"A\", \"tie\"]"}), won("Green.", "Black.", 0.75)),
         (json!({"winner": "model_b"}), won("Black.", "Green.", 1.0)),
-        (json!({"annotator1": 1, "annotator2": 0, "annotator3": null}), won("Green.", "Black.", 0.75)),
+        (
+            json!({"annotator1": 1, "annotator2": 0, "annotator3": null, "annotator4": 1, "annotator5": 2}),
+            won("Green.", "Black.", 0.625),
+        ),
         (json!({"preference": "left"}), won("Green.", "Black.", 1.0)),
     ] {
         assert_eq!(golden(&row(more.clone())), (Form::Votes, record), "{more}");
@@ -650,4 +662,214 @@ fn an_unknown_layout_is_answered_with_what_would_work() {
     let columns = [("prompt", "user_question"), ("chosen", "chosen_text"), ("rejected", "rejected_text")];
     let columns = columns.map(|(ours, theirs)| (ours, ColumnPath::from(theirs)));
     assert_eq!(one(&row, &mapped(&columns)).1, pair(plain("q"), plain("a"), plain("b")));
+}
+
+/// What the first row is that is set aside.
+fn set_aside(row: &Value, options: &SourceOptions) -> (Reason, String) {
+    let (records, mut rejections) = read(&open(std::slice::from_ref(row), options).unwrap());
+    assert_eq!((records.len(), rejections.len()), (0, 1), "{row}");
+    let rejection = rejections.remove(0);
+    (rejection.reason, rejection.detail)
+}
+
+/// Rows of a file, of which more than one is looked at.
+fn filed(rows: &[Value], options: &SourceOptions) -> Result<Vec<Record>, Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.jsonl");
+    std::fs::write(&path, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+    let source = Source::open(&SourceOptions { path, ..options.clone() })?;
+    let (records, rejections) = read(&source);
+    assert_eq!(rejections, []);
+    Ok(records)
+}
+
+fn chosen(record: &Record) -> &str {
+    match &record.row {
+        Row::Pair { chosen: Text::Plain(chosen), .. } => chosen,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn numbers_of_votes_count_as_the_names_or_the_votes_say() {
+    let chosen_of = |rows: &[Value], options: &SourceOptions| -> Vec<String> {
+        filed(rows, options).unwrap().iter().map(|record| chosen(record).to_owned()).collect()
+    };
+    let summaries =
+        |choice: i32| json!({"info": {"post": "p"}, "summaries": [{"text": "one"}, {"text": "two"}], "choice": choice});
+    let paths =
+        mapped(&[("prompt", "info.post".into()), ("completions", ["summaries.0.text", "summaries.1.text"].into())]);
+    assert_eq!(chosen_of(&[summaries(0), summaries(1)], &paths), ["one", "two"]);
+    let listed = |winner: i32| json!({"prompt": "p", "responses": ["one", "two"], "winner": winner});
+    assert_eq!(chosen_of(&[listed(1), listed(0)], &SourceOptions::default()), ["two", "one"]);
+    assert_eq!(chosen_of(&[listed(1), listed(2)], &SourceOptions::default()), ["one", "two"]);
+    let lettered = |winner: i32| json!({"prompt": "p", "response_a": "one", "response_b": "two", "preference": winner});
+    assert_eq!(chosen_of(&[lettered(1), lettered(2)], &SourceOptions::default()), ["one", "two"]);
+
+    let human = |label: i32| json!({"history": "p", "human_ref_A": "one", "human_ref_B": "two", "labels": label});
+    let columns = mapped(&[
+        ("prompt", "history".into()),
+        ("completions", ["human_ref_A", "human_ref_B"].into()),
+        ("votes", "labels".into()),
+    ]);
+    for (rows, options) in [
+        (vec![human(1), human(0)], &columns),
+        (vec![lettered(1), lettered(0)], &SourceOptions::default()),
+        (vec![lettered(1)], &SourceOptions::default()),
+        (vec![listed(0), listed(1), listed(2)], &SourceOptions::default()),
+    ] {
+        let error = filed(&rows, options).unwrap_err().to_string();
+        assert!(error.contains("does not say whether 1 is `") && error.contains("(first, second, tie)"), "{error}");
+    }
+    // The name of a column is as good as a word; what is mapped to the prompt is no history.
+    let named = json!({"history": "p", "human_ref_A": "one", "human_ref_B": "two", "labels": "human_ref_B"});
+    assert_eq!(one(&named, &columns).1.row, pair(plain("p"), plain("two"), plain("one")).row);
+}
+
+#[test]
+fn a_sentence_is_no_vote_and_both_bad_is_a_tie() {
+    let row = |winner: &str| json!({"prompt": "p", "response_a": "a", "response_b": "b", "votes": ["a", winner]});
+    let (reason, detail) = set_aside(&row("Response B is better than A"), &SourceOptions::default());
+    assert_eq!(reason, Reason::WrongType);
+    assert!(detail.starts_with("`votes[1]` is \"Response B is better than A\" (a string)"), "{detail}");
+    assert_eq!(golden(&row("both_bad")).1.numbers["votes_tied"].to_string(), "1");
+}
+
+#[test]
+fn turns_in_strings_are_lists_or_nothing() {
+    let row = |prompt: &str, one: &str| {
+        json!({"prompt": prompt, "response_a": one, "response_b": "[\"b\"]", "winner_model_a": 1, "winner_model_b": 0,
+            "winner_tie": 0})
+    };
+    for (prompt, one) in [("[\"Hi \\ud83d\"]", "[\"a\"]"), ("[null]", "[\"a\"]"), ("[\"Hi\"]", "[null]")] {
+        assert_eq!(set_aside(&row(prompt, one), &SourceOptions::default()).0, Reason::WrongType, "{prompt}");
+    }
+    assert!(matches!(golden(&row("[\"Hi\"]", "[\"a\"]")).1.row, Row::Pair { prompt: Text::Chat(_), .. }));
+}
+
+#[test]
+fn a_mapped_column_must_be_there() {
+    let row = json!({"prompt": "p", "chosen": "a", "rejected": "b", "sys": null, "meta": {"system": "s"}});
+    let error = |name: &str, path: &str| {
+        open(std::slice::from_ref(&row), &mapped(&[(name, path.into())])).unwrap_err().to_string()
+    };
+    for (name, path, part) in [
+        ("system", "syss", "system = \"syss\", which none of the first rows has (the nearest is \"sys\")"),
+        ("tools", "functions_of_it", "(they have chosen (a string), meta (an object)"),
+        ("system", "meta.sistem", "which none of the first rows has"),
+    ] {
+        let error = error(name, path);
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(open(std::slice::from_ref(&row), &mapped(&[("system", "sys".into())])).is_ok());
+    let record = one(&row, &mapped(&[("system", "meta.system".into())])).1;
+    let prompt = chat(&[("system", "s"), ("user", "p")]);
+    assert_eq!(record, pair(prompt, chat(&[("assistant", "a")]), chat(&[("assistant", "b")])));
+}
+
+#[test]
+fn rows_with_pictures_are_set_aside() {
+    let row = |name: &str, value: Value| json!({"prompt": "p", "chosen": "a", "rejected": "b", name: value});
+    for (name, value) in [
+        ("images", json!(["x.png"])),
+        ("image", json!({"bytes": null, "path": "x.png"})),
+        ("videos", json!("[\"x.mp4\"]")),
+        ("audios", json!("x.wav")),
+    ] {
+        let (reason, detail) = set_aside(&row(name, value), &SourceOptions::default());
+        assert_eq!(reason, Reason::WrongType);
+        assert_eq!(detail, format!("`{name}` is not empty; only text can be trained on, leave such rows out"));
+    }
+    for value in [json!([]), json!(null), json!([{"bytes": null, "path": null}]), json!("[]")] {
+        golden(&row("images", value));
+    }
+}
+
+#[test]
+fn a_row_is_rated_by_scores_or_by_means() {
+    let rated = |score: Value, rating: i32| json!({"response": format!("r{rating}"), "overall_score": score, "annotations": {"honesty": {"Rating": rating}}});
+    let row =
+        |first: Value, second: Value| json!({"instruction": "i", "completions": [rated(first, 4), rated(second, 5)]});
+    let all = |first: f64, second: f64| ranked("i", &[("r4", first), ("r5", second)]);
+    assert_eq!(golden(&row(json!(8), json!(6))), (Form::Ultrafeedback, all(8.0, 6.0)));
+    assert_eq!(golden(&row(json!(8), json!(null))), (Form::Ultrafeedback, all(4.0, 5.0)));
+}
+
+#[test]
+fn each_side_goes_on_from_the_prompt() {
+    let turns = |turns: &[(&str, &str)]| -> Value {
+        turns.iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
+    };
+    let row = |chosen: Value, rejected: Value| json!({"prompt": turns(&[("user", "q")]), "chosen": chosen, "rejected": rejected});
+    let (again, short) = (turns(&[("user", "q"), ("assistant", "a")]), turns(&[("assistant", "b")]));
+    let expected = pair(chat(&[("user", "q")]), chat(&[("assistant", "a")]), chat(&[("assistant", "b")]));
+    assert_eq!(golden(&row(again.clone(), short.clone())).1, expected);
+    assert_eq!(golden(&row(again.clone(), json!("b"))).1, expected);
+    for first in ["user", "system"] {
+        let other = turns(&[(first, "other"), ("assistant", "b")]);
+        for row in [row(again.clone(), other.clone()), row(other, short.clone())] {
+            assert_eq!(set_aside(&row, &SourceOptions::default()).0, Reason::PromptsDiffer, "{row}");
+        }
+    }
+}
+
+#[test]
+fn two_system_messages_must_be_one() {
+    let row = |system: &str| {
+        json!({"system": system, "messages": [{"role": "system", "content": "Be short."}, {"role": "user", "content": "q"}],
+            "chosen": "a", "rejected": "b"})
+    };
+    let (reason, detail) = set_aside(&row("Be long."), &SourceOptions::default());
+    assert_eq!(reason, Reason::PromptsDiffer);
+    assert!(
+        detail.contains("`system` is \"Be long.\", and the system message of `messages` is \"Be short.\""),
+        "{detail}"
+    );
+    for same in ["Be short. ", ""] {
+        let prompt = chat(&[("system", "Be short."), ("user", "q")]);
+        assert_eq!(golden(&row(same)).1, pair(prompt, chat(&[("assistant", "a")]), chat(&[("assistant", "b")])));
+    }
+}
+
+#[test]
+fn what_could_be_the_prompt_is_compared_row_by_row() {
+    let row =
+        |prompt: &str, question: &str| json!({"prompt": prompt, "question": question, "chosen": "a", "rejected": "b"});
+    let records = filed(&[row("x", ""), row("y", "y")], &SourceOptions::default()).unwrap();
+    assert_eq!(records.len(), 2);
+    let error = filed(&[row("x", "x"), row("y", "z")], &SourceOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("`prompt` and `question` could both be the prompt"), "{error}");
+}
+
+#[test]
+fn even_scores_are_a_tie_of_any_pair() {
+    let row =
+        |score: i32| json!({"prompt": "p", "chosen": "a", "rejected": "b", "score_chosen": score, "score_rejected": 2});
+    assert_eq!(set_aside(&row(2), &SourceOptions::default()).0, Reason::Tied);
+    let record = pair(plain("p"), plain("a"), plain("b"));
+    assert_eq!(golden(&row(3)), (Form::TrlPair, record.clone().with_number("preference", 1.0)));
+    let keep = SourceOptions { ties: Ties::Keep, ..SourceOptions::default() };
+    assert_eq!(one(&row(2), &keep).1, record.with_number("preference", 0.5));
+    // A share that the file has itself stays.
+    let mut own = row(3);
+    own["preference"] = json!(0.7);
+    let wanted = SourceOptions { numbers: vec![NumberColumn::share("preference")], ..SourceOptions::default() };
+    assert_eq!(one(&own, &wanted).1.numbers["preference"].to_string(), "0.7");
+}
+
+#[test]
+fn a_short_scale_of_judgments_is_asked_about() {
+    let row = |score: i32, more: Value| {
+        let mut row = json!({"prompt": "p", "completion": "c", "judgment": "j", "score": score});
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        row
+    };
+    let error = filed(&[row(5, json!({})), row(2, json!({}))], &SourceOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("`score` is 5 at most") && error.contains("positive = "), "{error}");
+    for rows in [
+        [row(5, json!({})), row(6, json!({}))],
+        [row(5, json!({"positive": true})), row(2, json!({"positive": false}))],
+    ] {
+        assert_eq!(filed(&rows, &SourceOptions::default()).unwrap().len(), 2);
+    }
 }

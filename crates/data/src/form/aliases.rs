@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::columns::{ColumnPath, Columns};
 use super::value::{is_list, told_number};
-use super::words;
+use super::words::{self, Counting};
 
 /// One of our columns, the names that others use for it (the first that is there counts), and what it must hold.
 pub(super) struct Alias {
@@ -148,7 +148,7 @@ fn is_number(value: &Value) -> bool {
 
 /// Words of a vote between two, which a text is not.
 fn is_vote(value: &Value) -> bool {
-    words::vote(value, ["1", "2"]).is_some() || words::vote(value, ["0", "1"]).is_some()
+    [Counting::FromOne, Counting::FromZero].into_iter().any(|counting| words::vote(value, counting).is_some())
 }
 
 fn is_scores(value: &Value) -> bool {
@@ -241,17 +241,21 @@ fn place(suffix: &str) -> u64 {
     }
 }
 
-/// The suffixes of two columns by which votes name them; where there are none, a and b.
-pub(super) fn suffixes<'a>(first: &'a str, second: &'a str) -> [&'a str; 2] {
-    let end = |name: &'a str| {
-        let digits = name.bytes().rev().take_while(u8::is_ascii_digit).count();
-        let length = if digits > 0 { digits } else { 1 };
-        name.len().checked_sub(length).and_then(|at| name.get(at..))
-    };
-    match (end(first), end(second)) {
-        (Some("0"), Some("1")) => ["0", "1"],
-        (Some("1"), Some("2")) => ["1", "2"],
-        _ => ["a", "b"],
+/// How votes count two completions, where their names say it: by the numbers they end in, or by their places in a list
+/// (`texts[0]`, `summaries.1.text`).
+pub(super) fn counting(first: &str, second: &str) -> Option<Counting> {
+    let steps = |name| str::split(name, ['.', '[', ']']).filter(|step| !step.is_empty());
+    if steps(first).count() == steps(second).count() {
+        let mut differ = steps(first).zip(steps(second)).filter(|(one, two)| one != two);
+        if differ.next() == Some(("0", "1")) && differ.next().is_none() {
+            return Some(Counting::Places);
+        }
+    }
+    let end = |name: &str| name.bytes().rev().take_while(u8::is_ascii_digit).collect::<Vec<_>>();
+    match (end(first).as_slice(), end(second).as_slice()) {
+        (b"0", b"1") => Some(Counting::FromZero),
+        (b"1", b"2") => Some(Counting::FromOne),
+        _ => None,
     }
 }
 
@@ -290,10 +294,21 @@ mod tests {
     }
 
     #[test]
-    fn suffixes_are_those_of_the_columns() {
-        assert_eq!(suffixes("response_0", "response_1"), ["0", "1"]);
-        assert_eq!(suffixes("response1", "response2"), ["1", "2"]);
-        assert_eq!(suffixes("x.left", "ж"), ["a", "b"]);
-        assert_eq!(suffixes("", ""), ["a", "b"]);
+    fn names_say_how_votes_count() {
+        for (first, second, expected) in [
+            ("response_0", "response_1", Some(Counting::FromZero)),
+            ("data.response_0", "data.response_1", Some(Counting::FromZero)),
+            ("response1", "response2", Some(Counting::FromOne)),
+            ("texts[0]", "texts[1]", Some(Counting::Places)),
+            ("summaries.0.text", "summaries.1.text", Some(Counting::Places)),
+            ("summaries.1.text", "summaries.0.text", None),
+            ("a.0.x", "b.1.y", None),
+            ("x10", "x11", None),
+            ("human_ref_A", "human_ref_B", None),
+            ("x.left", "ж", None),
+            ("", "", None),
+        ] {
+            assert_eq!(counting(first, second), expected, "{first} {second}");
+        }
     }
 }

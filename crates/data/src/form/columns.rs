@@ -164,8 +164,47 @@ impl Columns {
         self.path(name).and_then(|path| path.paths().first()).map_or(name, String::as_str)
     }
 
+    /// Whether a column of the file is another of ours by the mapping, and so is not read for itself.
+    fn is_taken(&self, name: &str) -> bool {
+        self.path(name).is_none() && self.is_source(name)
+    }
+
+    /// Whether the file has one of ours, null or not; one that is mapped it has in every row.
+    pub(super) fn holds(&self, object: &Map<String, Value>, name: &str) -> bool {
+        self.is_given(name) || (!self.is_taken(name) && object.contains_key(self.in_file(name)))
+    }
+
+    /// Refuses the mapping of a column without which rows would be read all the same, and which none of the first has.
+    pub(super) fn check_given(&self, rows: &[Map<String, Value>], union: &Map<String, Value>) -> Result<(), Error> {
+        const OPTIONAL: [&str; 4] = ["system", "history", "tools", "chat_template_kwargs"];
+        for name in OPTIONAL {
+            let Some(path) = self.given.get(name).and_then(|path| path.paths().first()) else { continue };
+            // What is null may have such a key in another row.
+            let null = |row: &Map<String, Value>| {
+                path.split_once('.').is_some_and(|(head, _)| row.get(head).is_some_and(Value::is_null))
+            };
+            if rows.is_empty() || rows.iter().any(|row| walk(row, path).is_some() || null(row)) {
+                continue;
+            }
+            let known: Vec<&str> = union.keys().map(String::as_str).collect();
+            let near = match super::hint::nearest(path, &known) {
+                Some(nearest) => format!("the nearest is {nearest:?}"),
+                None => format!("they have {}", found(union)),
+            };
+            return Err(Error::Option {
+                name: "columns",
+                got: format!("{name} = {path:?}, which none of the first rows has ({near})"),
+                expected: "the name of a column, or a dotted path into one",
+            });
+        }
+        Ok(())
+    }
+
     /// The value of a column that is not null.
     pub(crate) fn value<'a>(&self, object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+        if self.is_taken(name) {
+            return None;
+        }
         walk(object, self.in_file(name)).filter(|value| !value.is_null())
     }
 

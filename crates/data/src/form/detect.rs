@@ -76,17 +76,25 @@ pub(super) fn layout(form: Form) -> Option<&'static Layout> {
 
 /// The form of the first rows of a file, or the words of an unknown one: columns found, what was expected, a hint.
 pub(crate) fn detect_rows(rows: &[Map<String, Value>], columns: &Columns) -> Result<Form, (String, String, String)> {
-    detect(&union(rows), columns)
+    detect_in(rows, &union(rows), columns)
 }
 
 /// The form of one object.
 pub(crate) fn detect(object: &Map<String, Value>, columns: &Columns) -> Result<Form, (String, String, String)> {
+    detect_in(std::slice::from_ref(object), object, columns)
+}
+
+fn detect_in(
+    rows: &[Map<String, Value>],
+    object: &Map<String, Value>,
+    columns: &Columns,
+) -> Result<Form, (String, String, String)> {
     let resolved = columns.resolved(object);
     let view = View { object, columns: &resolved };
     let Some(form) = told(view) else {
         return Err((found(object), hint::expected(view), hint::mapping(object, columns)));
     };
-    match conflict(view, form) {
+    match conflict(rows, view, form) {
         None => Ok(form),
         Some(conflict) => Err((found(object), conflict, String::new())),
     }
@@ -209,14 +217,14 @@ pub(super) fn verdicts(view: View<'_>) -> Vec<String> {
 }
 
 /// Two columns for one thing, of which the choice would change what a row means.
-fn conflict(view: View<'_>, form: Form) -> Option<String> {
+fn conflict(rows: &[Map<String, Value>], view: View<'_>, form: Form) -> Option<String> {
     let ours: &[&'static str] = match form {
         Form::TrlUnpaired | Form::Thumbs | Form::AlpacaUnpaired => &["prompt", "completion", "label"],
         Form::SharegptUnpaired | Form::MessagesUnpaired => &["prompt", "label"],
         Form::PromptCompletion | Form::HelpsteerRatings | Form::Rated | Form::Judged => &["prompt", "completion"],
         _ => &["prompt"],
     };
-    ours.iter().find_map(|name| rival(view, name)).map(|(name, held, rival)| {
+    ours.iter().find_map(|name| rival(rows, view, name)).map(|(name, held, rival)| {
         format!(
             "`{held}` and `{rival}` could both be the {name}; say which it is, as columns = {{ {name} = \"{held}\" }}, or give the \
              form"
@@ -224,23 +232,26 @@ fn conflict(view: View<'_>, form: Form) -> Option<String> {
     })
 }
 
-fn rival<'a>(view: View<'a>, name: &'static str) -> Option<(&'static str, &'a str, &'static str)> {
+fn rival<'a>(
+    rows: &[Map<String, Value>],
+    view: View<'a>,
+    name: &'static str,
+) -> Option<(&'static str, &'a str, &'static str)> {
     let held = view.name(name);
     if view.columns.is_given(name) || !view.has(name) {
         return None;
     }
     let alias = ALIASES.iter().find(|alias| alias.ours == name)?;
-    let text = view.get(name).and_then(Value::as_str).map(str::trim);
-    let differs = |rival: &&'static str| {
-        let other = view.plain(rival).and_then(Value::as_str).map(str::trim);
-        match (name, text, other) {
-            // A verdict twice is one too many, whatever the first row says.
-            ("label", ..) => true,
-            // Of conversations beside a prompt, and of lists, nothing is lost: the prompt is said in them.
-            (_, Some(text), Some(other)) => !other.is_empty() && !text.contains(other),
-            _ => false,
-        }
+    // Row by row: what one row says in one column, another may say in the other.
+    let differs_in = |row: &Map<String, Value>, rival: &str| {
+        let row = View { object: row, columns: view.columns };
+        let text = row.get(name).and_then(Value::as_str).map(str::trim);
+        let other = row.plain(rival).and_then(Value::as_str).map(str::trim);
+        // Of conversations beside a prompt, and of lists, nothing is lost: the prompt is said in them.
+        text.zip(other).is_some_and(|(text, other)| !other.is_empty() && !text.contains(other))
     };
+    // A verdict twice is one too many, whatever the rows say.
+    let differs = |rival: &&'static str| name == "label" || rows.iter().any(|row| differs_in(row, rival));
     let joined = |rival: &&'static str| held == "instruction" && *rival == "input";
     candidates(view.object, view.columns, alias)
         .filter(|rival| *rival != held && !joined(rival))

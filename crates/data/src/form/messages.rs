@@ -76,8 +76,12 @@ fn message(object: &Map<String, Value>, name: &str) -> Result<Message, Fault> {
         Some(Value::String(text)) if is_call(speaker) => call(&mut message, text, name)?,
         Some(Value::String(text)) => message.content.clone_from(text),
         Some(Value::Array(parts)) => content_parts(&mut message, parts, name)?,
-        // A turn that only calls a tool.
-        None if message.extra.contains_key("tool_calls") => {}
+        // A turn that only calls a tool; templates tell one whose content is null from one that says nothing.
+        None if message.extra.contains_key("tool_calls") => {
+            if content.iter().any(|key| object.contains_key(*key)) {
+                message.extra.insert("content".to_owned(), Value::Null);
+            }
+        }
         _ => return Err(wrong()),
     }
     Ok(message)
@@ -210,7 +214,11 @@ mod tests {
         let message = one(&value);
         assert_eq!(message.content, "");
         assert_eq!(message.extra["tool_calls"], json!([{"function": {"name": "f", "arguments": {"a": 1}}}]));
-        assert_eq!(message.extra.len(), 1);
+        // But for the content, which templates look at.
+        assert_eq!(message.extra["content"], Value::Null);
+        assert_eq!(message.extra.len(), 2);
+        let silent = one(&json!({"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}));
+        assert_eq!(silent.extra.keys().collect::<Vec<_>>(), ["tool_calls"]);
     }
 
     #[test]

@@ -73,7 +73,8 @@ use crate::row::Record;
 /// be followed by a plain string, which then is the assistant's answer. A column `system` or `history` makes every prompt of
 /// the file a conversation; the `input` of an `instruction` follows it on a new line. `tools` (a list, or a string that holds
 /// one) and `chat_template_kwargs` go to the record. Labels are booleans, 1 and 0 or −1, or words (yes, unsafe, 👍, …).
-/// Further columns are ignored, but for the numbers ([`NumberColumn`]) and the teacher
+/// A row with something in `images`, `videos` or `audios` is set aside: only text can be trained on. A column that is mapped to
+/// one of ours is not read for another. Further columns are ignored, but for the numbers ([`NumberColumn`]) and the teacher
 /// ([`TeacherColumn`](crate::TeacherColumn)) that a source is asked for.
 ///
 /// Where a form says more than the row, the record has it as numbers:
@@ -88,7 +89,11 @@ use crate::row::Record;
 /// | `safe_chosen`, `safe_rejected` | `safe_rlhf` | 1 for safe, 0 for not |
 /// | the attributes, `score` | `helpsteer_ratings`, `rated` | as in the file (1 and 0 for booleans); that of the criterion again as `score` |
 ///
-/// The rating of a completion is what the file says, the negative rank in `nectar`, the place from the end where the best is
+/// Votes of nothing but 0 and 1 say who won only where the names of the completions count from 0 or from 1, or are places in
+/// a list; else opening the source fails and asks, as it does for a judgment's `score` on a scale that ends at 5.
+///
+/// The rating of a completion is what the file says (in `ultrafeedback` the `overall_score` where all of a row have one, else
+/// the mean of the aspects), the negative rank in `nectar`, the place from the end where the best is
 /// first, and in `comparisons` the Copeland score: comparisons won and half of the ties.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -233,6 +238,8 @@ pub(crate) struct Reading {
     pub(crate) columns: Columns,
     pub(crate) criterion: Option<String>,
     pub(crate) ties: Ties,
+    /// How votes count, told from the first rows; until then each row says it.
+    counting: Option<words::Counting>,
 }
 
 impl Reading {
@@ -251,7 +258,7 @@ impl Reading {
                 expected: "an objective that reads the number `preference`, or ties = \"drop\" or \"keep\"",
             });
         }
-        Ok(Self { form, columns, criterion, ties })
+        Ok(Self { form, columns, criterion, ties, counting: None })
     }
 
     /// The same with form and columns told from the first rows of a file; `unknown` puts what no form is told of in its place.
@@ -261,14 +268,35 @@ impl Reading {
         file: &str,
         unknown: impl FnOnce((String, String, String)) -> Error,
     ) -> Result<Self, Error> {
-        let form = match self.form {
-            Form::Auto => detect_rows(rows, &self.columns).map_err(unknown)?,
-            form => form,
+        let told = match self.form {
+            Form::Auto => detect_rows(rows, &self.columns),
+            form => Ok(form),
         };
-        let columns = self.columns.resolved(&detect::union(rows));
-        let reading = Self { form, columns, ..self };
+        let form = match told {
+            Ok(form) => form,
+            Err(told) => return Err(unknown(told)),
+        };
+        let union = detect::union(rows);
+        let columns = self.columns.resolved(&union);
+        columns.check_given(rows, &union)?;
+        let mut reading = Self { form, columns, ..self };
         reading.check_criterion(rows, file)?;
-        Ok(reading)
+        match reading.settle(rows) {
+            Ok(()) => Ok(reading),
+            Err(asked) => Err(unknown((value::found(&union), asked, String::new()))),
+        }
+    }
+
+    /// What numbers mean in the rows of a file; else what is asked.
+    fn settle(&mut self, rows: &[Map<String, Value>]) -> Result<(), String> {
+        match self.form {
+            Form::Votes | Form::Arena if !rows.is_empty() => {
+                self.counting = Some(two::counting(rows, &self.columns)?);
+                Ok(())
+            }
+            Form::Judged => single::check_scale(rows, &self.columns),
+            _ => Ok(()),
+        }
     }
 
     fn check_criterion(&self, rows: &[Map<String, Value>], file: &str) -> Result<(), Error> {

@@ -13,8 +13,24 @@ use crate::error::{Fault, Reason, excerpt, tail_excerpt};
 use crate::row::{Message, Record, Row, Text};
 use crate::split;
 
-/// A pair with or without a prompt, in strings or conversations.
-pub(super) fn read(view: View<'_>, _: &Reading) -> Result<Record, Fault> {
+/// A pair with or without a prompt, in strings or conversations. Where both sides have a score, even ones are a tie.
+pub(super) fn read(view: View<'_>, reading: &Reading) -> Result<Record, Fault> {
+    let record = unscored(view)?;
+    let Some([chosen, rejected]) = told_scores(view)? else { return Ok(record) };
+    if chosen.total_cmp(&rejected).is_eq() {
+        return tied(record, even_scores(chosen), reading.ties);
+    }
+    // A share of votes that the file has itself says more.
+    let shares = ["preference", "votes_chosen", "votes_rejected"];
+    let said = shares.into_iter().any(|name| view.has(name));
+    Ok(if said { record } else { record.with_number("preference", 1.0) })
+}
+
+fn even_scores(score: f64) -> String {
+    format!("both completions have the score {score}")
+}
+
+fn unscored(view: View<'_>) -> Result<Record, Fault> {
     let (chosen, rejected) = completions(view)?;
     let row = match prompt(view)? {
         None => implicit_prompt(chosen, rejected)?,
@@ -34,7 +50,7 @@ pub(super) fn read_transcripts(view: View<'_>, reading: &Reading) -> Result<Reco
 
 /// A pair whose sides have scores: these go with the record, and even ones are a tie.
 pub(super) fn read_scored(view: View<'_>, reading: &Reading) -> Result<Record, Fault> {
-    let mut record = read(view, reading)?;
+    let mut record = unscored(view)?;
     let scores = scores(view)?;
     if let Some([chosen, rejected]) = scores {
         record = record
@@ -45,9 +61,7 @@ pub(super) fn read_scored(view: View<'_>, reading: &Reading) -> Result<Record, F
     let status = view.plain("status").and_then(Value::as_str);
     let even = match scores {
         _ if status == Some("tie") => Some("`status` is \"tie\"".to_owned()),
-        Some([chosen, rejected]) if chosen.total_cmp(&rejected).is_eq() => {
-            Some(format!("both completions have the score {chosen}"))
-        }
+        Some([chosen, rejected]) if chosen.total_cmp(&rejected).is_eq() => Some(even_scores(chosen)),
         _ => None,
     };
     match even {
@@ -67,18 +81,44 @@ pub(super) fn tied(record: Record, even: String, ties: Ties) -> Result<Record, F
     }
 }
 
-/// The scores of both sides: two columns, or a list of two, the higher one the chosen's unless `order` says otherwise.
+fn score(value: &Value, name: &str) -> Result<f64, Fault> {
+    number_cell(value, name, "a finite number")
+}
+
+/// The scores of both sides in columns of their own.
+fn told_scores(view: View<'_>) -> Result<Option<[f64; 2]>, Fault> {
+    let (Some(chosen), Some(rejected)) = (view.get("score_chosen"), view.get("score_rejected")) else {
+        return Ok(None);
+    };
+    Ok(Some([score(chosen, view.name("score_chosen"))?, score(rejected, view.name("score_rejected"))?]))
+}
+
+/// The scores of both sides: two columns, or a list of two. Of a list the chosen's is the one that a column names, or that
+/// `order` does, or else the higher one. An `order` is of the sides as they stood before a `status` of "swapped".
 fn scores(view: View<'_>) -> Result<Option<[f64; 2]>, Fault> {
-    let score = |value, name: &str| number_cell(value, name, "a finite number");
-    if let (Some(chosen), Some(rejected)) = (view.get("score_chosen"), view.get("score_rejected")) {
-        let chosen = score(chosen, view.name("score_chosen"))?;
-        return Ok(Some([chosen, score(rejected, view.name("score_rejected"))?]));
+    if let Some(scores) = told_scores(view)? {
+        return Ok(Some(scores));
     }
     let Some(both) = view.plain("rating").filter(|value| super::value::is_list(value)) else { return Ok(None) };
     let both = list(both, "rating")?;
     let [first, second] = both.as_slice() else { return Ok(None) };
     let (first, second) = (score(first, "rating[0]")?, score(second, "rating[1]")?);
-    let order = view.plain("order").map(opened);
+    let names_chosen = match (view.get("score_chosen"), view.get("score_rejected")) {
+        (Some(chosen), None) => Some((score(chosen, view.name("score_chosen"))?, true)),
+        (None, Some(rejected)) => Some((score(rejected, view.name("score_rejected"))?, false)),
+        _ => None,
+    };
+    if let Some((told, chosen)) = names_chosen
+        && let Some(other) = match told {
+            _ if told.total_cmp(&first).is_eq() => Some(second),
+            _ if told.total_cmp(&second).is_eq() => Some(first),
+            _ => None,
+        }
+    {
+        return Ok(Some(if chosen { [told, other] } else { [other, told] }));
+    }
+    let swapped = view.plain("status").and_then(Value::as_str) == Some("swapped");
+    let order = view.plain("order").filter(|_| !swapped).map(opened);
     let order = order.as_ref().and_then(|order| order.get(0)).and_then(Value::as_str);
     Ok(Some(match order {
         Some("chosen") => [first, second],
@@ -117,30 +157,32 @@ fn explicit_prompt(prompt: Text, chosen: Text, rejected: Text, view: View<'_>) -
         (Text::Plain(prompt), Text::Chat(chosen), Text::Chat(rejected)) if begins(&chosen) && begins(&rejected) => {
             whole_conversations(&prompt, chosen, rejected, view)
         }
-        (Text::Chat(prompt), Text::Chat(mut chosen), Text::Chat(mut rejected)) => {
-            if let (Some(of_chosen), Some(of_rejected)) = (said_again(&prompt, &chosen), said_again(&prompt, &rejected))
-            {
-                chosen.drain(..of_chosen);
-                rejected.drain(..of_rejected);
-            } else if prompt.last().is_some_and(|last| last.role == "user") && begins(&chosen) && begins(&rejected) {
-                return Err(Fault::new(
-                    Reason::PromptsDiffer,
-                    format!(
-                        "`{}` and `{}` begin with other messages than `{}`; give answers, or conversations that begin with it",
-                        view.name("chosen"),
-                        view.name("rejected"),
-                        view.name("prompt")
-                    ),
-                ));
-            }
-            Ok(Row::Pair { prompt: Text::Chat(prompt), chosen: Text::Chat(chosen), rejected: Text::Chat(rejected) })
-        }
         (prompt, chosen, rejected) => {
-            let chosen = completion(&prompt, chosen, view.name("chosen"))?;
-            let rejected = completion(&prompt, rejected, view.name("rejected"))?;
+            let side = |side, name| completion(&prompt, answer(&prompt, side, name, view)?, name);
+            let (chosen, rejected) = (side(chosen, view.name("chosen"))?, side(rejected, view.name("rejected"))?);
             Ok(Row::Pair { prompt, chosen, rejected })
         }
     }
+}
+
+/// A side without the messages of its prompt, if it says them again.
+fn answer(prompt: &Text, side: Text, name: &str, view: View<'_>) -> Result<Text, Fault> {
+    let (Text::Chat(prompt), Text::Chat(messages)) = (prompt, &side) else { return Ok(side) };
+    if let Some(again) = said_again(prompt, messages) {
+        return Ok(Text::Chat(messages.get(again..).unwrap_or_default().to_vec()));
+    }
+    let asked = prompt.last().is_some_and(|last| last.role == "user");
+    let anew = messages.first().is_some_and(|first| first.role == "system" || (asked && begins(messages)));
+    if anew {
+        return Err(Fault::new(
+            Reason::PromptsDiffer,
+            format!(
+                "`{name}` begins with other messages than `{}`; give an answer, or a conversation that begins with it",
+                view.name("prompt")
+            ),
+        ));
+    }
+    Ok(side)
 }
 
 /// How many messages of a conversation say the prompt once more, with or without the system message of a column of its own;

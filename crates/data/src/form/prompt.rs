@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::columns::View;
 use super::messages::text;
 use super::value::{kind, list, opened};
-use crate::error::{Fault, Reason};
+use crate::error::{Fault, Reason, excerpt};
 use crate::row::{Message, Record, Row, Text};
 
 /// The prompt, if there is a column for it. An alpaca `input` goes after its instruction, on a line of its own; `system` and
@@ -44,16 +44,32 @@ fn append_input(view: View<'_>, instruction: &mut String) -> Result<(), Fault> {
 
 /// System and history before a prompt, where the file has such columns.
 fn before(view: View<'_>, prompt: Text) -> Result<Text, Fault> {
-    let has = |name: &'static str| view.object.contains_key(view.name(name));
+    let has = |name: &str| view.columns.holds(view.object, name);
     let (system, history) = (has("system"), has("history"));
     if !system && !history {
         return Ok(prompt);
     }
     let mut messages = Vec::new();
-    let spoken = if system { view.string("system")? } else { None };
-    let own_system = matches!(&prompt, Text::Chat(chat) if chat.first().is_some_and(|first| first.role == "system"));
-    if let Some(system) = spoken.filter(|system| !system.is_empty() && !own_system) {
-        messages.push(Message::new("system", system));
+    let spoken = if system { view.string("system")?.filter(|system| !system.is_empty()) } else { None };
+    let own_system = match &prompt {
+        Text::Chat(chat) => chat.first().filter(|first| first.role == "system"),
+        Text::Plain(_) => None,
+    };
+    match (spoken, own_system) {
+        (Some(system), Some(own)) if system.trim() != own.content.trim() => {
+            return Err(Fault::new(
+                Reason::PromptsDiffer,
+                format!(
+                    "`{}` is {}, and the system message of `{}` is {}; leave one of them out",
+                    view.name("system"),
+                    excerpt(system),
+                    view.name("prompt"),
+                    excerpt(&own.content)
+                ),
+            ));
+        }
+        (Some(system), None) => messages.push(Message::new("system", system)),
+        _ => {}
     }
     if history && let Some(value) = view.get("history") {
         past_turns(value, view.name("history"), &mut messages)?;
@@ -125,7 +141,25 @@ fn last_turns(mut messages: Vec<Message>, name: &str) -> Result<(Text, Text), Fa
 
 /// A record of a row with the tools and template arguments of its object.
 pub(super) fn record(view: View<'_>, row: Row) -> Result<Record, Fault> {
+    let media = |name: &&&str| !view.columns.is_source(name) && view.plain(name).is_some_and(is_filled);
+    if let Some(name) = MEDIA.iter().find(media) {
+        let detail = format!("`{name}` is not empty; only text can be trained on, leave such rows out");
+        return Err(Fault::new(Reason::WrongType, detail));
+    }
     Ok(Record { tools: tools(view)?, template_arguments: arguments(view)?, ..Record::from(row) })
+}
+
+/// Columns of what is no text.
+const MEDIA: [&str; 6] = ["images", "image", "videos", "video", "audios", "audio"];
+
+/// Whether there is anything in a value: columnar files have lists and objects of nothing.
+fn is_filled(value: &Value) -> bool {
+    match value {
+        Value::String(text) => !matches!(text.trim(), "" | "[]" | "{}" | "null"),
+        Value::Array(list) => list.iter().any(is_filled),
+        Value::Object(object) => object.values().any(is_filled),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 fn tools(view: View<'_>) -> Result<Vec<Value>, Fault> {

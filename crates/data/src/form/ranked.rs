@@ -66,15 +66,16 @@ pub(super) fn by_rank(view: View<'_>, _: &Reading) -> Result<Record, Fault> {
 /// `mean` of the aspects.
 pub(super) fn annotated(view: View<'_>, reading: &Reading) -> Result<Record, Fault> {
     let completions = view.list("completions")?;
+    // Scores and means are of different scales: a row is rated by the one or the other.
+    let scored = completions.iter().all(|(_, value)| overall_score(value).is_some());
+    let criterion = reading.criterion.as_deref().unwrap_or(if scored { "overall_score" } else { "mean" });
     let ratings = completions
         .iter()
-        .map(|(name, value)| match reading.criterion.as_deref() {
-            None | Some("overall_score") if told(value, "overall_score").is_some() => {
-                Ok(told(value, "overall_score").unwrap_or_default())
-            }
-            None | Some("mean") => mean_of_aspects(value, name),
-            Some("overall_score") => Err(Fault::new(Reason::MissingColumn, format!("no `{name}.overall_score`"))),
-            Some(aspect) => aspect_rating(value, aspect).ok_or_else(|| {
+        .map(|(name, value)| match criterion {
+            "overall_score" => overall_score(value)
+                .ok_or_else(|| Fault::new(Reason::MissingColumn, format!("no number at `{name}.overall_score`"))),
+            "mean" => mean_of_aspects(value, name),
+            aspect => aspect_rating(value, aspect).ok_or_else(|| {
                 Fault::new(
                     Reason::MissingColumn,
                     format!("no number at `{name}.annotations.{aspect}.Rating`; found {}", aspects(value).join(", ")),
@@ -96,8 +97,8 @@ fn aspects(completion: &Value) -> Vec<String> {
     completion.get("annotations").and_then(Value::as_object).map_or(Vec::new(), |all| all.keys().cloned().collect())
 }
 
-fn told(value: &Value, key: &str) -> Option<f64> {
-    value.get(key).and_then(told_number)
+fn overall_score(completion: &Value) -> Option<f64> {
+    completion.get("overall_score").and_then(told_number)
 }
 
 fn aspect_rating(completion: &Value, aspect: &str) -> Option<f64> {
@@ -110,7 +111,7 @@ fn mean_of_aspects(completion: &Value, name: &str) -> Result<f64, Fault> {
     if ratings.is_empty() {
         return Err(Fault::new(
             Reason::MissingColumn,
-            format!("no number at `{name}.overall_score`, nor at any `{name}.annotations.….Rating`"),
+            format!("no number at the `overall_score` of every completion, nor at any `{name}.annotations.….Rating`"),
         ));
     }
     Ok(ratings.iter().sum::<f64>() / ratings.len() as f64)

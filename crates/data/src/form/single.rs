@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Reading;
 use super::aliases::is_score;
-use super::columns::View;
+use super::columns::{Columns, View};
 use super::prompt::{record, with_completion};
 use super::value::{kind, number_cell, opened, shown, told_number};
 use super::words;
@@ -163,6 +163,21 @@ fn number_or_kind(value: &Value) -> String {
 
 /// From which `score` on a judgment is positive: as in the data that CUT (Xu et al. 2023) was trained on.
 const POSITIVE_FROM: f64 = 7.0;
+
+/// A scale that ends below the score from which on a judgment is positive has to be asked about.
+pub(super) fn check_scale(rows: &[Map<String, Value>], columns: &Columns) -> Result<(), String> {
+    const SHORT: f64 = 5.0;
+    let scores = || rows.iter().filter_map(|row| columns.value(row, "score").and_then(told_number));
+    let said = rows.iter().any(|row| columns.value(row, "positive").is_some());
+    if said || scores().next().is_none() || scores().any(|score| score > SHORT) {
+        return Ok(());
+    }
+    Err(format!(
+        "`{}` is {SHORT} at most in the first rows, and counts as positive from {POSITIVE_FROM} of 10 on; say which judgments \
+         are positive in a column of true and false, as columns = {{ positive = \"…\" }}",
+        columns.in_file("score")
+    ))
+}
 
 fn positive(view: View<'_>) -> Result<bool, Fault> {
     if view.get("positive").is_none()

@@ -2,16 +2,15 @@
 //!
 //! `{"prompt": "p", "response_a": "a", "response_b": "b", "votes": ["a", "b", "a"]}`
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::Reading;
-use super::aliases::suffixes;
-use super::columns::View;
+use super::columns::{Columns, View};
 use super::messages::text;
 use super::pair::{implicit_prompt, tied};
 use super::prompt::{completion, prompt, record};
 use super::value::{found, is_list, kind, list, number_cell, opened, shown, told_number};
-use super::words::{self, Vote};
+use super::words::{self, Counting, Vote};
+use super::{Reading, aliases};
 use crate::error::{Fault, Reason};
 use crate::row::{Message, Record, Row, Text};
 
@@ -33,16 +32,22 @@ impl Two {
         }
     }
 
-    fn suffixes(&self) -> [&str; 2] {
-        let [first, second] = &self.names;
-        suffixes(first, second)
+    /// A vote by number or word, or by the whole name of a column.
+    fn vote(&self, value: &Value, counting: Counting) -> Option<Vote> {
+        let named = |name: &String| value.as_str().is_some_and(|word| word.trim().eq_ignore_ascii_case(name));
+        let [first, second] = self.names.each_ref().map(named);
+        match (first, second) {
+            (true, false) => Some(Vote::First),
+            (false, true) => Some(Vote::Second),
+            _ => words::vote(value, counting),
+        }
     }
 
     /// The pair whose chosen completion is the first one, or the second.
     fn pair(self, view: View<'_>, second: bool) -> Result<Record, Fault> {
         let [first_name, second_name] = &self.names;
         let [one, two] = &self.values;
-        let row = match prompt_of(view)? {
+        let row = match prompt_of(view, [one, two])? {
             Some(Prompt::Turns(turns)) => {
                 let side = |value, name| interleaved(&turns, value, name).map(Text::Chat);
                 ordered(None, side(one, first_name)?, side(two, second_name)?, second)?
@@ -72,12 +77,29 @@ enum Prompt {
     Turns(Vec<String>),
 }
 
-fn prompt_of(view: View<'_>) -> Result<Option<Prompt>, Fault> {
-    let turns = view.get("prompt").and_then(|value| strings(&opened(value)));
+fn prompt_of(view: View<'_>, completions: [&Value; 2]) -> Result<Option<Prompt>, Fault> {
+    let value = view.get("prompt");
+    let turns = value.and_then(|value| strings(&opened(value)));
+    if turns.is_none() && value.is_some_and(looks_listed) && completions.into_iter().all(looks_listed) {
+        return Err(Fault::new(
+            Reason::WrongType,
+            format!(
+                "`{}` is a list of turns in a string, and no JSON of strings alone: one of them is null, or holds half of a \
+                 character that is written in two",
+                view.name("prompt")
+            ),
+        ));
+    }
     Ok(match turns {
         Some(turns) => Some(Prompt::Turns(turns)),
         None => prompt(view)?.map(Prompt::Text),
     })
+}
+
+/// Whether a string is written as a list of strings, whether or not it can be read as one.
+fn looks_listed(value: &Value) -> bool {
+    let inside = value.as_str().and_then(|text| text.trim().strip_prefix('[')?.strip_suffix(']'));
+    inside.is_some_and(|inside| inside.trim_start().starts_with('"') || inside.trim_start().starts_with("null"))
 }
 
 /// A list that holds nothing but strings.
@@ -103,7 +125,12 @@ fn interleaved(questions: &[String], answers: &Value, name: &str) -> Result<Vec<
 /// Votes of annotators, one or several; a tie counts as half a vote for each.
 pub(super) fn voted(view: View<'_>, reading: &Reading) -> Result<Record, Fault> {
     let two = Two::read(view)?;
-    let count = Count::of(view, &two)?;
+    let counting = match reading.counting {
+        Some(counting) => counting,
+        None => counting(std::slice::from_ref(view.object), view.columns)
+            .map_err(|asked| Fault::new(Reason::WrongType, asked))?,
+    };
+    let count = Count::of(view, &two, counting)?;
     let names = two.names.clone();
     decide(view, reading, two, &count, &names)
 }
@@ -153,22 +180,14 @@ impl Count {
             .with_number("votes_tied", self.ties as f64)
     }
 
-    fn of(view: View<'_>, two: &Two) -> Result<Self, Fault> {
+    fn of(view: View<'_>, two: &Two, counting: Counting) -> Result<Self, Fault> {
         let mut count = Self::default();
         if let Some(vote) = flags(view)? {
             count.add(vote);
             return Ok(count);
         }
-        let votes = match view.columns.parts(view.object, "votes") {
-            // An annotator who gave no vote has an empty cell.
-            Some(parts) => {
-                parts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.clone()))).collect()
-            }
-            None if view.get("votes").is_some_and(is_list) => view.list("votes")?,
-            None => vec![(view.name("votes").to_owned(), view.need("votes")?.clone())],
-        };
-        for (name, value) in &votes {
-            count.add(words::vote(value, two.suffixes()).ok_or_else(|| {
+        for (name, value) in &votes(view)? {
+            count.add(two.vote(value, counting).ok_or_else(|| {
                 let [first, second] = &two.names;
                 Fault::new(
                     Reason::WrongType,
@@ -180,6 +199,42 @@ impl Count {
             return Err(Fault::new(Reason::MissingColumn, format!("no vote; found {}", found(view.object))));
         }
         Ok(count)
+    }
+}
+
+/// The votes of a row, each with its name.
+fn votes(view: View<'_>) -> Result<Vec<(String, Value)>, Fault> {
+    Ok(match view.columns.parts(view.object, "votes") {
+        // An annotator who gave no vote has an empty cell.
+        Some(parts) => parts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.clone()))).collect(),
+        None if view.get("votes").is_some_and(is_list) => view.list("votes")?,
+        None => vec![(view.name("votes").to_owned(), view.need("votes")?.clone())],
+    })
+}
+
+/// How the numbers of votes count in a file, told from the names of the completions and the first rows; else what is asked.
+pub(super) fn counting(rows: &[Map<String, Value>], columns: &Columns) -> Result<Counting, String> {
+    let views = || rows.iter().map(|object| View { object, columns });
+    let Some(two) = views().find_map(|view| Two::read(view).ok()) else { return Ok(Counting::Words) };
+    let [first, second] = &two.names;
+    let flagged = |view: View<'_>| has_flags(view) && !columns.is_given("votes");
+    let votes = views().filter(|view| !flagged(*view)).flat_map(|view| votes(view).unwrap_or_default());
+    let numbers: Vec<f64> = votes.filter_map(|(_, vote)| words::vote_number(&vote)).collect();
+    let [zero, one, two] = [0.0, 1.0, 2.0].map(|number| numbers.contains(&number));
+    match aliases::counting(first, second) {
+        Some(Counting::Places) if two && !zero => Ok(Counting::FromOne),
+        Some(named) if named != Counting::Places || !two => Ok(named),
+        None if two => Ok(Counting::FromOne),
+        None if !zero && !one => Ok(Counting::Words),
+        _ => {
+            let votes = columns.in_file("votes");
+            let numbers = if two { "0, 1 and 2" } else { "no numbers but 0 and 1" };
+            Err(format!(
+                "`{votes}` has {numbers} in the first rows, which does not say whether 1 is `{first}` or `{second}`; write the \
+                 votes as words (first, second, tie), or give the completions names that end in 0 and 1, or in 1 and 2, as \
+                 the votes count them"
+            ))
+        }
     }
 }
 
@@ -290,7 +345,7 @@ pub(super) fn safety(view: View<'_>, reading: &Reading) -> Result<Record, Fault>
     let winner = |criterion: &str| -> Result<Option<Vote>, Fault> {
         let column = LABELS.iter().find(|(name, _)| *name == criterion).map_or(criterion, |(_, column)| *column);
         let Some(value) = view.plain(column) else { return Ok(None) };
-        words::vote(value, ["0", "1"])
+        words::vote(value, Counting::FromZero)
             .map(Some)
             .ok_or_else(|| Fault::new(Reason::WrongType, format!("`{column}` is {}, expected 0 or 1", shown(value))))
     };

@@ -34,8 +34,11 @@ pub(super) fn found(object: &Map<String, Value>) -> String {
     if object.is_empty() {
         return "none".to_owned();
     }
+    // In one order, whatever the format gives them in.
+    let mut keys: Vec<(&String, &Value)> = object.iter().collect();
+    keys.sort_unstable_by_key(|(key, _)| *key);
     let mut columns: Vec<String> =
-        object.iter().take(SHOWN).map(|(key, value)| format!("{} ({})", short(key), kind(value))).collect();
+        keys.iter().take(SHOWN).map(|(key, value)| format!("{} ({})", short(key), kind(value))).collect();
     if object.len() > SHOWN {
         columns.push(format!("and {} more", object.len() - SHOWN));
     }

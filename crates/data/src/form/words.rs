@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::value::told_number;
+
 const WANTED: [&str; 22] = [
     "true",
     "1",
@@ -91,52 +93,110 @@ pub(super) enum Vote {
     Tie,
 }
 
-/// The vote that a value says of two completions whose columns end in these suffixes.
-///
-/// A number or letter names the completion of that suffix; the number that is no suffix is a tie: 0 beside 1 and 2 (or a and
-/// b), 2 or −1 beside 0 and 1.
-pub(super) fn vote(value: &Value, suffixes: [&str; 2]) -> Option<Vote> {
-    let text = match value {
-        Value::String(text) => text.trim().to_lowercase(),
-        Value::Number(number) => {
-            let number = number.as_f64().filter(|number| number.fract() == 0.0)?;
-            format!("{number:.0}")
-        }
-        _ => return None,
-    };
-    if is_tie(&text) {
-        return Some(Vote::Tie);
+/// How the numbers of votes count two completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counting {
+    /// 1 and 2, and 0 for a tie.
+    FromOne,
+    /// 0 and 1, and 2 or −1 for a tie.
+    FromZero,
+    /// 0 and 1 as places in a list; no number says a tie.
+    Places,
+    /// No number is a vote.
+    Words,
+}
+
+/// The vote that a value says of two completions: a number, a letter or word of the one or the other, alone or after what a
+/// completion is called (`response_2`, `Model B`), or a word for a tie. A sentence is no vote.
+pub(super) fn vote(value: &Value, counting: Counting) -> Option<Vote> {
+    match said(value)? {
+        Said::Vote(vote) => Some(vote),
+        Said::Number { number, alone } => of_number(number, alone, counting),
     }
-    let token = match text.rsplit(['_', ' ', '-']).next() {
-        Some(token) if !token.is_empty() && !text.starts_with('-') => token,
-        _ => text.as_str(),
-    };
-    of_token(token, suffixes).or_else(|| {
-        // "response1" and "modela" have no separator.
-        let stems = ["response", "model", "answer", "completion", "assistant", "output", "option"];
-        let rest = stems.iter().find_map(|stem| token.strip_prefix(stem)).filter(|rest| !rest.is_empty())?;
-        of_token(rest, suffixes)
+}
+
+/// The number that a vote says.
+pub(super) fn vote_number(value: &Value) -> Option<f64> {
+    match said(value)? {
+        Said::Number { number, .. } => Some(number),
+        Said::Vote(_) => None,
+    }
+}
+
+/// A vote before it is known how its numbers count.
+enum Said {
+    Vote(Vote),
+    Number { number: f64, alone: bool },
+}
+
+/// What completions are called in votes.
+const STEMS: [&str; 12] = [
+    "response",
+    "model",
+    "answer",
+    "completion",
+    "assistant",
+    "output",
+    "option",
+    "prediction",
+    "candidate",
+    "conversation",
+    "summary",
+    "generation",
+];
+
+fn said(value: &Value) -> Option<Said> {
+    if let Some(number) = told_number(value) {
+        return (number.fract() == 0.0).then_some(Said::Number { number, alone: true });
+    }
+    let text = value.as_str()?.trim().to_lowercase().replace(['_', '-'], " ");
+    if is_tie(&text) {
+        return Some(Said::Vote(Vote::Tie));
+    }
+    side(&text).map(Said::Vote).or_else(|| {
+        STEMS.iter().find_map(|stem| {
+            let rest = text.strip_prefix(stem)?;
+            let token = rest.strip_prefix(' ').unwrap_or(rest);
+            let digits = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit());
+            let number = || token.parse().ok().filter(|_| digits).map(|number| Said::Number { number, alone: false });
+            side(token).map(Said::Vote).or_else(number)
+        })
     })
 }
 
 fn is_tie(text: &str) -> bool {
-    const TIES: [&str; 10] =
-        ["draw", "equal", "both", "neither", "same", "both bad", "both good", "bothbad", "about the same", "even"];
-    text == "tie" || text.starts_with("tie ") || text.starts_with("tie(") || text == "tied" || TIES.contains(&text)
+    const TIES: [&str; 13] = [
+        "tie",
+        "tied",
+        "tie both bad",
+        "tie bothbad",
+        "draw",
+        "equal",
+        "both",
+        "neither",
+        "same",
+        "both bad",
+        "both good",
+        "bothbad",
+        "about the same",
+    ];
+    text.starts_with("tie (") || text.starts_with("tie(") || text == "even" || TIES.contains(&text)
 }
 
-fn of_token(token: &str, suffixes: [&str; 2]) -> Option<Vote> {
-    let [first, second] = suffixes;
-    let from_zero = first == "0" && second == "1";
+fn side(token: &str) -> Option<Vote> {
     match token {
-        _ if token.eq_ignore_ascii_case(first) => Some(Vote::First),
-        _ if token.eq_ignore_ascii_case(second) => Some(Vote::Second),
         "a" | "left" | "first" | "one" => Some(Vote::First),
         "b" | "right" | "second" | "two" => Some(Vote::Second),
-        "2" | "-1" if from_zero => Some(Vote::Tie),
-        "0" => Some(Vote::Tie),
-        "1" if !from_zero => Some(Vote::First),
-        "2" => Some(Vote::Second),
+        _ => None,
+    }
+}
+
+/// A number after the name of a completion is none of a tie.
+fn of_number(number: f64, alone: bool, counting: Counting) -> Option<Vote> {
+    match (counting, number) {
+        (Counting::FromOne, 1.0) | (Counting::FromZero | Counting::Places, 0.0) => Some(Vote::First),
+        (Counting::FromOne, 2.0) | (Counting::FromZero | Counting::Places, 1.0) => Some(Vote::Second),
+        (Counting::FromOne, 0.0) | (Counting::FromZero, 2.0 | -1.0) if alone => Some(Vote::Tie),
         _ => None,
     }
 }
@@ -163,27 +223,38 @@ mod tests {
     }
 
     #[test]
-    fn votes_name_a_completion_by_its_suffix() {
-        let votes = |suffixes, words: &[Value]| -> Vec<Option<Vote>> {
-            words.iter().map(|word| vote(word, suffixes)).collect()
+    fn votes_name_a_completion_by_number_letter_or_word() {
+        let votes = |counting, words: &[Value]| -> Vec<Option<Vote>> {
+            words.iter().map(|word| vote(word, counting)).collect()
         };
         let (first, second, tie) = (Some(Vote::First), Some(Vote::Second), Some(Vote::Tie));
         assert_eq!(
-            votes(["1", "2"], &[json!(1), json!(2), json!(0), json!("response_2")]),
-            [first, second, tie, second]
+            votes(Counting::FromOne, &[json!(1), json!(2), json!(0), json!("response_2"), json!("1.0")]),
+            [first, second, tie, second, first]
         );
-        assert_eq!(votes(["0", "1"], &[json!(0), json!(1), json!(2), json!(-1)]), [first, second, tie, tie]);
+        assert_eq!(votes(Counting::FromZero, &[json!(0), json!(1), json!(2), json!(-1)]), [first, second, tie, tie]);
+        assert_eq!(votes(Counting::Places, &[json!(0), json!("1"), json!(2), json!(-1)]), [first, second, None, None]);
         assert_eq!(
-            votes(["a", "b"], &[json!("A"), json!("model_b"), json!("tie (bothbad)"), json!("left")]),
-            [first, second, tie, first]
-        );
-        assert_eq!(
-            votes(["a", "b"], &[json!("1"), json!(2), json!("0"), json!("Model B")]),
-            [first, second, tie, second]
+            votes(Counting::Words, &[json!("A"), json!("model_b"), json!("tie (bothbad)"), json!("left"), json!(1)]),
+            [first, second, tie, first, None]
         );
         assert_eq!(
-            votes(["1", "2"], &[json!("response1"), json!("x"), json!(3), json!(0.5)]),
-            [first, None, None, None]
+            votes(Counting::FromOne, &[json!("response1"), json!("x"), json!(3), json!(0.5), json!("response_0")]),
+            [first, None, None, None, None]
         );
+        for even in ["both_bad", "Both-Good", "tie-both-bad", "tie(bothbad)", "about_the_same"] {
+            assert_eq!(vote(&json!(even), Counting::Words), tie, "{even}");
+        }
+    }
+
+    #[test]
+    fn a_sentence_is_no_vote() {
+        for sentence in
+            ["A > B", "Response B is better than A", "A = B", "not A", "A or B", "better than B", "tie A", ""]
+        {
+            for counting in [Counting::FromOne, Counting::FromZero, Counting::Words] {
+                assert_eq!(vote(&json!(sentence), counting), None, "{sentence}");
+            }
+        }
     }
 }
