@@ -59,8 +59,13 @@ impl Place {
 
     /// `wick data WORDS…`.
     fn data(&self, words: &[&str]) -> Said {
+        self.data_of(words, Stdio::null())
+    }
+
+    /// The same with something at its standard input.
+    fn data_of(&self, words: &[&str], input: Stdio) -> Said {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wick"));
-        command.arg("data").args(words).current_dir(self.0.path()).stdin(Stdio::null());
+        command.arg("data").args(words).current_dir(self.0.path()).stdin(input);
         let output = command.env("COLUMNS", "80").env_remove("CLICOLOR_FORCE").output().expect("wick starts");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
         Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
@@ -124,6 +129,33 @@ fn statistics_of_a_small_file() {
     place.tokenizer();
     let said = place.data(&["stats", "pairs.jsonl", "--model", "model"]).succeeds();
     assert_eq!(said.out, include_str!("data/stats_tokens.txt"), "{}", said.out);
+}
+
+/// From standard input a file is read as from its path, whatever its format; what cannot be read once is told.
+#[test]
+fn statistics_of_standard_input() {
+    let place = Place::new();
+    pairs(&place);
+    let rows = place.read("pairs.jsonl");
+    place.text("pairs.json", &json!(rows).to_string());
+    place.data(&["convert", "pairs.jsonl", "pairs.jsonl.gz"]).succeeds();
+    place.data(&["convert", "pairs.jsonl", "pairs.parquet"]).succeeds();
+    let piped = |name: &str, words: &[&str]| {
+        let file = std::fs::File::open(place.path(name)).expect("a file");
+        place.data_of(words, file.into())
+    };
+    let told = |name: &str| piped(name, &["stats", "-", "--json"]).json();
+    let expected = place.data(&["stats", "pairs.jsonl", "--json"]).json();
+    for name in ["pairs.jsonl", "pairs.json"] {
+        let mut stats = told(name);
+        assert_eq!(stats["sources"], json!([{ "name": "<stdin>", "form": "trl_pair" }]), "{name}");
+        stats["sources"] = expected["sources"].clone();
+        assert_eq!(stats, expected, "{name}");
+    }
+    // The row that cannot be used is not written.
+    assert_eq!(told("pairs.jsonl.gz")["rows"], json!({ "read": 3, "kept": 3, "dropped": 0, "reasons": {} }));
+    piped("pairs.parquet", &["stats", "-"]).fails(3, &["<stdin>", "Parquet is read from its end", "save it to a file"]);
+    place.data(&["stats", "-"]).fails(3, &["<stdin>: no rows"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::io::{Cursor, Read};
+use std::io::Cursor;
 
 use candlewick_data::{
     ColumnPath, Error, Form, Message, NumberColumn, Reason, Record, Rejection, Row, Source, SourceOptions, Text, Ties,
@@ -109,7 +109,7 @@ fn files() -> Vec<File> {
         file("preferences/lf_dpo_zh_demo.json.gz", Form::SharegptPair, 300, NONE),
         file("preferences/lf_kto_en_demo.json.gz", Form::MessagesUnpaired, 300, NONE),
         file("preferences/lf_v1_dpo_demo.jsonl", Form::LlamaFactoryPair, 10, NONE),
-        file("preferences/oasst1_rm_zh.json.gz", Form::OasstRanked, 775, NONE),
+        file("preferences/oasst1_rm_zh.json.gz", Form::OasstRanked, 775, &[(Reason::AllAlike, 3)]),
         file("preferences/pandalm_human_testset_v1.json.gz", Form::Votes, 999, PANDA),
         file("preferences/rasbt_polite_preference_1100.json.gz", Form::AlpacaPair, 1100, &[(Reason::Identical, 6)]),
         file("preferences/stack_exchange_paired_tiny.json.gz", Form::StackExchangePair, 25, NONE),
@@ -156,56 +156,25 @@ fn files() -> Vec<File> {
     ]
 }
 
-/// The objects of a file, one a line; an array is taken apart.
-fn lines(path: &std::path::Path) -> Vec<u8> {
-    let mut bytes = std::fs::read(path).unwrap();
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        let mut text = Vec::new();
-        flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut text).unwrap();
-        bytes = text;
-    }
-    if bytes.trim_ascii_start().starts_with(b"[") {
-        let rows: Vec<Value> = serde_json::from_slice(&bytes).unwrap();
-        bytes = rows.iter().flat_map(|row| format!("{row}\n").into_bytes()).collect();
-    }
-    bytes
-}
-
-/// What the encoder, which needs a tokenizer, would refuse for its texts.
-fn refused(record: &Record) -> Option<Reason> {
-    let text = |text: &Text| match text {
-        Text::Plain(text) => text.clone(),
-        Text::Chat(messages) => messages.iter().map(|message| message.content.as_str()).collect(),
-    };
-    let completions: Vec<String> = match &record.row {
-        Row::Pair { chosen, rejected, .. } => vec![text(chosen), text(rejected)],
-        Row::Labelled { completion, .. } | Row::Demonstration { completion, .. } | Row::Judged { completion, .. } => {
-            vec![text(completion)]
-        }
-        Row::Ranked { completions, .. } => completions.iter().map(|(completion, _)| text(completion)).collect(),
-    };
-    if completions.iter().any(|completion| completion.trim().is_empty()) {
-        return Some(Reason::EmptyCompletion);
-    }
-    let alike = matches!(record.row, Row::Pair { .. }) && completions[0] == completions[1];
-    alike.then_some(Reason::Identical)
-}
-
 #[test]
 fn every_file_has_its_form_and_its_rows() {
     for File { path, columns, form, rows, rejected } in files() {
-        let Some(found) = common::asset(&format!("assets/{path}")) else { return };
-        let options = SourceOptions { path: path.into(), ..mapped(&columns) };
-        let source =
-            Source::from_reader(Cursor::new(lines(&found)), &options).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let Some(found) = common::asset(&format!("assets/{path}")) else { continue };
+        // No option but the path, and the columns where the table has them.
+        let options = SourceOptions { path: found, ..mapped(&columns) };
+        let source = Source::open(&options).unwrap_or_else(|error| panic!("{path}: {error}"));
         assert_eq!(source.form(), form, "{path}");
-        let (records, rejections) = read(&source);
-        assert_eq!(records.len() + rejections.len(), rows, "{path}");
         let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
-        let set_aside = rejections.iter().map(|rejection| rejection.reason).chain(records.iter().filter_map(refused));
-        set_aside.for_each(|reason| *reasons.entry(reason).or_default() += 1);
+        let mut kept = 0;
+        for row in source.records().unwrap() {
+            match row.unwrap().and_then(|(origin, record)| record.check(&origin)) {
+                Ok(()) => kept += 1,
+                Err(rejection) => *reasons.entry(rejection.reason).or_default() += 1,
+            }
+        }
         let expected: BTreeMap<Reason, usize> = rejected.iter().copied().collect();
-        assert_eq!(reasons, expected, "{path}: {rejections:?}");
+        assert_eq!(reasons, expected, "{path}");
+        assert_eq!(kept + reasons.values().sum::<usize>(), rows, "{path}");
     }
 }
 
@@ -219,6 +188,33 @@ fn every_file_of_the_fixtures_is_in_the_table() {
             let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
             assert!(entry.path().is_dir() || known.contains(&path.as_str()), "{path}");
         }
+    }
+}
+
+/// How many rows a file of the fixtures has, as the list beside them says: `- **preferences/NAME** …` with `rows N` on the
+/// next line, or `| NAME | N |` for those of `ready`.
+fn listed_rows(list: &str, path: &str) -> Option<usize> {
+    let number = |text: &str| text.trim().parse().ok();
+    let mut lines = list.lines();
+    let name = path.strip_prefix("ready/");
+    while let Some(line) = lines.next() {
+        if line.starts_with(&format!("- **{path}**")) {
+            return number(lines.next()?.trim().strip_prefix("rows ")?.split(';').next()?);
+        }
+        let mut cells = line.trim_start_matches('|').split('|');
+        if name.is_some() && cells.next().map(str::trim) == name {
+            return number(cells.next()?);
+        }
+    }
+    None
+}
+
+#[test]
+fn the_rows_of_the_table_are_those_that_were_counted_before() {
+    let Some(list) = common::asset("assets/SOURCES.md") else { return };
+    let list = std::fs::read_to_string(list).unwrap();
+    for file in files() {
+        assert_eq!(listed_rows(&list, file.path), Some(file.rows), "{}", file.path);
     }
 }
 

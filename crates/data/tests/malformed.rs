@@ -224,6 +224,161 @@ fn broken_text_files_are_said_with_their_place() {
 }
 
 #[test]
+fn compressed_files_that_were_cut_or_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows: String = (0..4000).map(|row| format!("{}\n", GOOD.replace(r#""p""#, &format!(r#""{row}""#)))).collect();
+    let cut = |bytes: &[u8]| bytes[..bytes.len() * 2 / 3].to_vec();
+    let read = |name: &str, bytes: &[u8]| message(dir.path(), name, bytes);
+    let line = |said: &str| -> u64 {
+        let digits: String = said.chars().skip_while(|c| *c != ':').filter(char::is_ascii_digit).collect();
+        digits.parse().unwrap()
+    };
+    let said = read("cut.jsonl.gz", &cut(&gzip(rows.as_bytes())));
+    let end = ": the gzip stream ends in the middle of its data; the file was cut short, copy it again";
+    assert!(said.starts_with("cut.jsonl.gz:") && said.ends_with(end), "{said}");
+    assert!((1000..4000).contains(&line(&said)), "{said}");
+    let mut damaged = gzip(rows.as_bytes());
+    let middle = damaged.len() / 2;
+    damaged[middle..middle + 40].fill(0xaa);
+    let said = read("damaged.jsonl.gz", &damaged);
+    assert!(
+        said.contains(": cannot read on: the gzip stream is damaged (") && said.ends_with("); copy the file again"),
+        "{said}"
+    );
+    #[cfg(feature = "zstd")]
+    {
+        let squeezed = zstd::encode_all(rows.as_bytes(), 1).unwrap();
+        let end =
+            ": cannot read on: the zstd stream ends in the middle of its data; the file was cut short, copy it again";
+        let said = read("cut.jsonl.zst", &cut(&squeezed));
+        assert!(said.starts_with("cut.jsonl.zst:") && said.ends_with(end), "{said}");
+        // Cut before its first block is whole, and without its last bytes.
+        let small = zstd::encode_all(GOOD.as_bytes(), 1).unwrap();
+        assert_eq!(read("begun.jsonl.zst", &small[..small.len() / 2]), format!("begun.jsonl.zst:1{end}"));
+        assert_eq!(read("begun.csv.zst", &small[..small.len() / 2]), format!("begun.csv.zst: row 1{end}"));
+        let table = zstd::encode_all("prompt,completion\na,b\n".as_bytes(), 1).unwrap();
+        assert_eq!(read("end.csv.zst", &table[..table.len() - 1]), format!("end.csv.zst: row 1{end}"));
+        let mut damaged = squeezed;
+        let middle = damaged.len() / 2;
+        damaged[middle..middle + 40].fill(0xaa);
+        let said = read("damaged.jsonl.zst", &damaged);
+        assert!(
+            said.contains("cannot read on: the zstd stream is damaged (") && said.ends_with("); copy the file again"),
+            "{said}"
+        );
+    }
+}
+
+#[cfg(feature = "columnar")]
+#[test]
+fn columnar_files_that_were_cut_or_are_something_else() {
+    use std::sync::Arc;
+
+    use arrow_array::{RecordBatch, StringArray};
+    use arrow_ipc::writer::StreamWriter;
+    use parquet::arrow::ArrowWriter;
+
+    let dir = tempfile::tempdir().unwrap();
+    let columns = |names: [&str; 2]| {
+        let texts = || -> Arc<dyn arrow_array::Array> { Arc::new(StringArray::from(vec!["a", "b"])) };
+        RecordBatch::try_from_iter(names.map(|name| (name, texts()))).unwrap()
+    };
+    let parquet = |batch: &RecordBatch| {
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+        writer.write(batch).unwrap();
+        writer.into_inner().unwrap()
+    };
+    let stream = |batch: &RecordBatch| {
+        let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+        writer.write(batch).unwrap();
+        writer.into_inner().unwrap()
+    };
+    let good = columns(["prompt", "completion"]);
+    // What no form is told of is a row of a table, whatever holds the table.
+    let found = "found the columns left (a string), right (a string); ";
+    let unknown = columns(["left", "right"]);
+    for (name, bytes) in [
+        ("pairs.parquet", parquet(&unknown)),
+        ("pairs.arrow", stream(&unknown)),
+        ("pairs.csv", b"left,right\na,b\n".to_vec()),
+        ("pairs.json", br#"[{"left": "a", "right": "b"}]"#.to_vec()),
+    ] {
+        let said = message(dir.path(), name, &bytes);
+        assert!(said.starts_with(&format!("{name}: row 1: {found}")), "{said}");
+    }
+    let said = message(dir.path(), "pairs.jsonl", br#"{"left": "a", "right": "b"}"#);
+    assert!(said.starts_with(&format!("pairs.jsonl:1: {found}")), "{said}");
+
+    let whole = parquet(&good);
+    let said = message(dir.path(), "cut.parquet", &whole[..whole.len() - 9]);
+    let start = "cut.parquet: the Parquet file is damaged or cut short (";
+    assert!(said.starts_with(start) && said.ends_with("); copy it again, or write it anew"), "{said}");
+    assert_eq!(
+        message(dir.path(), "twice.parquet.gz", &gzip(&whole)),
+        "twice.parquet.gz: it is a Parquet file compressed once more with gzip; decompress it (`gunzip`), Parquet is \
+         compressed inside"
+    );
+    let whole = stream(&good);
+    let said = message(dir.path(), "cut.arrow", &whole[..whole.len() - 60]);
+    assert!(said.starts_with("cut.arrow: row 1: cannot read on: "), "{said}");
+    let none = RecordBatch::new_empty(good.schema());
+    let said = message(dir.path(), "none.parquet", &parquet(&none));
+    assert!(said.starts_with("none.parquet: no rows; expected JSON objects"), "{said}");
+}
+
+/// A row above the limit is set aside in every format; those around it are read.
+#[test]
+fn rows_too_long_to_be_read() {
+    const LONG: usize = candlewick_data::MAX_LINE_BYTES + 1;
+    let dir = tempfile::tempdir().unwrap();
+    let read = |path: std::path::PathBuf| {
+        let source = Source::open(&SourceOptions::new(&path)).unwrap();
+        let rows: Vec<_> = source.records().unwrap().map(Result::unwrap).collect();
+        assert!(rows.len() == 3 && rows[0].is_ok() && rows[2].is_ok(), "{}", path.display());
+        let rejection = rows.into_iter().nth(1).unwrap().unwrap_err();
+        rejection.to_string().replace(&format!("{}/", dir.path().display()), "")
+    };
+    let put = |name: &str, texts: [&[u8]; 3]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, texts.concat()).unwrap();
+        path
+    };
+    let long = vec![b'x'; LONG];
+    let said = read(put("long.csv", [b"prompt,completion\np,a\np,", &long, b"\np,a\n"]));
+    assert_eq!(said, format!("long.csv: row 2: line too long: {} bytes, at most 67108864 are read", LONG + 3));
+    let start = br#"{"prompt": "p", "completion": "a"}
+{"prompt": "p", "completion": ""#;
+    let said = read(put("long.jsonl", [start, &long, b"\"}\n{\"prompt\": \"p\", \"completion\": \"a\"}\n"]));
+    assert_eq!(said, format!("long.jsonl:2: line too long: {} bytes, at most 67108864 are read", LONG + 33));
+    #[cfg(feature = "columnar")]
+    {
+        use std::sync::Arc;
+
+        use arrow_array::{RecordBatch, StringArray};
+
+        // Too long as it is, or once its quotes are escaped.
+        for (text, length) in [("x".repeat(LONG), LONG + 1), ("\"".repeat(LONG / 2), LONG / 2 * 2 + 31)] {
+            let columns: [(&str, Arc<dyn arrow_array::Array>); 2] = [
+                ("prompt", Arc::new(StringArray::from(vec!["p"; 3]))),
+                ("completion", Arc::new(StringArray::from(vec!["a", &text, "a"]))),
+            ];
+            let batch = RecordBatch::try_from_iter(columns).unwrap();
+            let path = dir.path().join("long.parquet");
+            let properties = parquet::file::properties::WriterProperties::builder()
+                .set_dictionary_enabled(false)
+                .set_statistics_enabled(parquet::file::properties::EnabledStatistics::None)
+                .build();
+            let file = std::fs::File::create(&path).unwrap();
+            let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+            let said = read(path);
+            assert_eq!(said, format!("long.parquet: row 2: line too long: {length} bytes, at most 67108864 are read"));
+        }
+    }
+}
+
+#[test]
 fn places_without_data_say_so() {
     let dir = tempfile::tempdir().unwrap();
     let options = |name: &str| SourceOptions::new(dir.path().join(name));
@@ -237,6 +392,23 @@ fn places_without_data_say_so() {
         said(dir.path(), &options("*.jsonl")),
         "*.jsonl: no file matches the pattern; `**` stands for directories at any depth"
     );
+    let missing = said(dir.path(), &options("missing.jsonl"));
+    assert!(
+        missing.starts_with("missing.jsonl: cannot open the data file: ") && missing.ends_with("; check the path"),
+        "{missing}"
+    );
+    let listed = SourceOptions { files: vec![dir.path().to_owned()], ..options("list") };
+    assert_eq!(said(dir.path(), &listed), "DIR: cannot open the data file: it is a directory; check the path");
+    for (state, message) in [
+        ("{", "state.json: not JSON: EOF while parsing an object at line 1 column 1; save the data set again"),
+        ("{}", "state.json: it lists no files under `_data_files`; save the data set again"),
+    ] {
+        std::fs::create_dir_all(dir.path().join("saved")).unwrap();
+        std::fs::write(dir.path().join("saved/dataset_info.json"), "{}").unwrap();
+        std::fs::write(dir.path().join("saved/state.json"), state).unwrap();
+        assert_eq!(said(dir.path(), &options("saved")), format!("saved/{message}"));
+    }
+    std::fs::remove_dir_all(dir.path().join("saved")).unwrap();
     std::fs::write(dir.path().join("train.jsonl"), GOOD).unwrap();
     std::fs::write(dir.path().join("test.jsonl"), GOOD).unwrap();
     let splits = said(dir.path(), &SourceOptions::new(dir.path()));

@@ -159,7 +159,7 @@ mod tests {
             log.append(&json!({"step": 3, "loss": 0.125})).unwrap();
             let text = std::fs::read_to_string(&path).unwrap();
             assert_eq!(text.lines().count(), lines + 1);
-            assert!(text.ends_with("{\"loss\":0.125,\"step\":3}\n"), "{text}");
+            assert!(text.ends_with("{\"step\":3,\"loss\":0.125}\n"), "{text}");
         }
     }
 }

@@ -380,4 +380,34 @@ mod tests {
         let error = refused(&format!("a;{};b\n", "c".repeat(300)));
         assert!(error.contains("seems to be separated by ';'"), "{error}");
     }
+
+    /// The rows of a table whose buffer is small, each as its text or as the length of what is too long.
+    fn rows(text: &str, limit: usize) -> Vec<Result<String, u64>> {
+        let mut table = Table::new(Input::of_memory(text.as_bytes(), 3), b',').unwrap();
+        table.limit = limit;
+        let mut rows = Vec::new();
+        while let Some(raw) = table.next_raw().unwrap() {
+            assert_eq!(raw.origin.line, rows.len() as u64 + 1);
+            rows.push(match raw.text {
+                RawText::Json { bytes, .. } => Ok(String::from_utf8(bytes).unwrap()),
+                RawText::TooLong(length) => Err(length),
+                RawText::Fault(_, detail) => unreachable!("{detail}"),
+            });
+        }
+        assert_eq!(table.place(), (text.len() as u64, rows.len() as u64));
+        rows
+    }
+
+    #[test]
+    fn a_row_beyond_the_limit_is_passed_over() {
+        let short = Ok(r#"{"a":"1","b":"2"}"#.to_owned());
+        // With its break the second row is 10 bytes long.
+        for long in ["123,56789\n", "\"2\n4\",7\"9\n", "\"2\"\"\",7,9\n", "1234567,9\n", "\"      \"\r\n"] {
+            assert_eq!(long.len(), 10);
+            let text = format!("a,b\n1,2\n{long}1,2\n");
+            assert_eq!(rows(&text, 9), [short.clone(), Err(10), short.clone()], "{long:?}");
+        }
+        assert_eq!(rows("a,b\n1,2\n123,56789\n", 10)[1], Ok(r#"{"a":"123","b":"56789"}"#.to_owned()));
+        assert_eq!(rows("a,b\n1,2\n123,567890", 9), [short, Err(10)]);
+    }
 }
