@@ -96,7 +96,7 @@ mod tests {
         let rows = folder.path().join("rows.jsonl");
         std::fs::write(&rows, "{}").unwrap();
         let same = folder.path().join(".").join("rows.jsonl");
-        let refused = Dropped::new(Some(&same), false, &[rows.clone()]).unwrap_err().to_string();
+        let refused = Dropped::new(Some(&same), false, std::slice::from_ref(&rows)).unwrap_err().to_string();
         assert!(refused.contains("name another file"), "{refused}");
         assert_eq!(std::fs::read_to_string(&rows).unwrap(), "{}");
         let new = folder.path().join("out.jsonl");
