@@ -1,4 +1,9 @@
 //! `wick data`: the real program on small files written here, and on the real ones of the shared assets.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests find their assets by a variable, and say so where there are none"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

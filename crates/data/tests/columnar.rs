@@ -72,7 +72,7 @@ fn ultrafeedback_binarized() {
     };
     let expected = vec![
         with(spoken(&[("user", "Tea?")], "Green.", "Black."), &numbers(8.5, 6.0, 2.5, 1.0)),
-        with(spoken(&[("user", "Milk?")], "No.", "Yes."), &numbers(7.0, 7.5, -0.5, 0.0)),
+        with(spoken(&[("user", "Milk?")], "No.", "Yes."), &numbers(7.0, 7.5, -0.5, 1.0)),
     ];
     assert_eq!(read(&rows, &SourceOptions::default()), (Form::UltrafeedbackBinarized, expected));
 }
@@ -146,9 +146,18 @@ fn helpsteer_in_both_of_its_files() {
             "three_most_similar_preferences": three.map(opinion), "all_preferences_unprocessed": three.map(opinion)})
     };
     let rows = [row(2, [2, 3, 1]), row(-1, [-2, 1, 0])];
+    let numbers = |margin, preference, [chosen, rejected, tied]: [f64; 3]| {
+        [
+            ("margin", margin),
+            ("preference", preference),
+            ("votes_chosen", chosen),
+            ("votes_rejected", rejected),
+            ("votes_tied", tied),
+        ]
+    };
     let expected = vec![
-        with(pair("Tea?", "Black.", "Green."), &[("margin", 2.0), ("preference", 1.0)]),
-        with(pair("Tea?", "Green.", "Black."), &[("margin", 1.0), ("preference", 0.5)]),
+        with(pair("Tea?", "Black.", "Green."), &numbers(2.0, 1.0, [3.0, 0.0, 0.0])),
+        with(pair("Tea?", "Green.", "Black."), &numbers(1.0, 0.5, [1.0, 1.0, 1.0])),
     ];
     assert_eq!(read(&rows, &SourceOptions::default()), (Form::HelpsteerPreferences, expected));
 }
@@ -230,7 +239,8 @@ fn tools_lose_the_nulls_that_columns_fill_in() {
         assert_eq!(json!(record.tools), if row["tools"].is_null() { json!([]) } else { row["tools"].clone() });
         let Row::Pair { chosen: Text::Chat(chosen), .. } = &record.row else { unreachable!("{record:?}") };
         let mut expected: Map<String, Value> = row["chosen"][0].as_object().unwrap().clone();
-        expected.retain(|_, value| !value.is_null());
+        // That nothing is said beside calls is kept: templates ask for it.
+        expected.retain(|key, value| !value.is_null() || key == "content");
         let Message { role, content, extra } = &chosen[0];
         let mut found = json!({"role": role});
         let found = found.as_object_mut().unwrap();

@@ -196,6 +196,9 @@ fn a_form_that_is_forced_is_not_told_from_the_first_row() {
     let text =
         "{\"prompt\": \"p\", \"completion\": \" a\"}\n{\"prompt\": \"p\", \"completion\": \" a\", \"label\": true}\n";
     let mut options = write(dir.path(), "forced", text);
+    // One of the first rows has a label, so that all should.
+    assert_eq!(report(&options).kept, 1);
+    options.form = Form::PromptCompletion;
     assert_eq!(report(&options).kept, 2);
     options.form = Form::TrlUnpaired;
     let report = report(&options);

@@ -140,8 +140,7 @@ fn a_split_of_listed_files_is_read_by_its_name() {
     assert_eq!(listed(None), prompts(&["d", "c", "a", "b"]));
     assert_eq!(
         listed(Some("validation")),
-        Err("user/pairs: none of its 3 files is of the split \"validation\"; leave split out or name another"
-            .to_owned())
+        Err("user/pairs: it has no split `validation`, only test, train".to_owned())
     );
 }
 

@@ -176,7 +176,7 @@ fn rows_of_real_files_are_counted() {
         let columns = columns.into_iter().map(|(ours, theirs)| (ours.to_owned(), theirs.into())).collect();
         let options =
             SourceOptions { columns, form: candlewick_data::Form::PromptCompletion, ..SourceOptions::new(path) };
-        let encoder = encoder(SMALL, EncodeOptions::default());
+        let encoder = encoder(Small { chat: true, ..SMALL }, EncodeOptions::default());
         let mut stream = Stream::new(Source::open(&options).unwrap(), encoder, Order::File).unwrap();
         while let Some(read) = stream.next_example().transpose() {
             read.unwrap();

@@ -470,10 +470,16 @@ fn rankings() {
     }
 }
 
+/// A record with the numbers of its votes: for the chosen one, for the rejected one, for a tie.
+fn voted(record: Record, preference: f64, [chosen, rejected, tied]: [f64; 3]) -> Record {
+    let record = record.with_number("preference", preference).with_number("votes_chosen", chosen);
+    record.with_number("votes_rejected", rejected).with_number("votes_tied", tied)
+}
+
 #[test]
 fn votes() {
-    let won = |chosen: &str, rejected: &str, preference| {
-        pair(plain("Tea?"), plain(chosen), plain(rejected)).with_number("preference", preference)
+    let won = |chosen: &str, rejected: &str, preference, votes: [f64; 3]| {
+        voted(pair(plain("Tea?"), plain(chosen), plain(rejected)), preference, votes)
     };
     let row = |more: Value| {
         let mut row = json!({"prompt": "Tea?", "response_a": "Green.", "response_b": "Black."});
@@ -481,29 +487,29 @@ fn votes() {
         row
     };
     for (more, record) in [
-        (json!({"votes": ["b", "b", "a", "tie"]}), won("Black.", "Green.", 0.625)),
-        (json!({"votes": "[\"A\", \"tie\"]"}), won("Green.", "Black.", 0.75)),
-        (json!({"winner": "model_b"}), won("Black.", "Green.", 1.0)),
+        (json!({"votes": ["b", "b", "a", "tie"]}), won("Black.", "Green.", 0.625, [2.0, 1.0, 1.0])),
+        (json!({"votes": "[\"A\", \"tie\"]"}), won("Green.", "Black.", 0.75, [1.0, 0.0, 1.0])),
+        (json!({"winner": "model_b"}), won("Black.", "Green.", 1.0, [1.0, 0.0, 0.0])),
         (
             json!({"annotator1": 1, "annotator2": 0, "annotator3": null, "annotator4": 1, "annotator5": 2}),
-            won("Green.", "Black.", 0.625),
+            won("Green.", "Black.", 0.625, [2.0, 1.0, 1.0]),
         ),
-        (json!({"preference": "left"}), won("Green.", "Black.", 1.0)),
+        (json!({"preference": "left"}), won("Green.", "Black.", 1.0, [1.0, 0.0, 0.0])),
     ] {
         assert_eq!(golden(&row(more.clone())), (Form::Votes, record), "{more}");
     }
     let flags = row(json!({"winner_model_a": 0, "winner_model_b": "1", "winner_tie": 0}));
-    assert_eq!(golden(&flags), (Form::Arena, won("Black.", "Green.", 1.0)));
+    assert_eq!(golden(&flags), (Form::Arena, won("Black.", "Green.", 1.0, [1.0, 0.0, 0.0])));
     let turns = json!({"prompt": "[\"Tea?\", \"Milk?\"]", "response_a": "[\"Green.\", \"No.\"]", "response_b": "[\"Black.\", \"Yes.\"]",
         "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0});
     let side = |first: &str, second: &str| chat(&[("assistant", first), ("user", "Milk?"), ("assistant", second)]);
     let record = pair(chat(&[("user", "Tea?")]), side("Green.", "No."), side("Black.", "Yes."));
-    assert_eq!(golden(&turns), (Form::Arena, record.with_number("preference", 1.0)));
+    assert_eq!(golden(&turns), (Form::Arena, voted(record, 1.0, [1.0, 0.0, 0.0])));
     let talk = |answer: &str| json!([{"role": "user", "content": "Tea?"}, {"role": "assistant", "content": answer}]);
     let arena =
         json!({"conversation_a": talk("Green."), "conversation_b": talk("Black."), "winner": "model_b", "turn": 1});
     let record = pair(chat(&[("user", "Tea?")]), chat(&[("assistant", "Black.")]), chat(&[("assistant", "Green.")]));
-    assert_eq!(golden(&arena), (Form::Arena, record.with_number("preference", 1.0)));
+    assert_eq!(golden(&arena), (Form::Arena, voted(record, 1.0, [1.0, 0.0, 0.0])));
 }
 
 #[test]
@@ -575,7 +581,7 @@ fn ties_are_dropped_kept_or_made_soft() {
         "<reader>:1: tie: 1 vote(s) for `response_a`, 1 for `response_b`, 1 for a tie; ties = \"soft\" keeps such rows with a \
          preference of 0.5, \"keep\" as they stand"
     );
-    let kept = pair(plain("Tea?"), plain("Green."), plain("Black.")).with_number("preference", 0.5);
+    let kept = voted(pair(plain("Tea?"), plain("Green."), plain("Black.")), 0.5, [1.0, 1.0, 1.0]);
     assert_eq!(one(&row, &options(Ties::Keep, &[])).1, kept);
     assert_eq!(one(&row, &options(Ties::Soft, &[NumberColumn::share("preference")])).1, kept);
     let error = open(&[row], &options(Ties::Soft, &[])).unwrap_err();
@@ -639,9 +645,7 @@ fn what_could_mean_two_things_is_asked() {
     let row = json!({"question": "q", "context": "c", "chosen": "a", "rejected": "b"});
     assert_eq!(one(&row, &mapped(&[("prompt", "context".into())])).1, pair(plain("c"), plain("a"), plain("b")));
     let verdict = error(json!({"prompt": "p", "response": "r", "truthful": false, "informative": true}));
-    for part in ["columns = { label = \"informative\" }", "did you mean columns = { completion = \"response\" }?"] {
-        assert!(verdict.contains(part), "{verdict}");
-    }
+    assert!(verdict.contains("columns = { label = \"truthful\" }"), "{verdict}");
 }
 
 #[test]

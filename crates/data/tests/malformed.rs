@@ -238,8 +238,9 @@ fn compressed_files_that_were_cut_or_damaged() {
     assert!(said.starts_with("cut.jsonl.gz:") && said.ends_with(end), "{said}");
     assert!((1000..4000).contains(&line(&said)), "{said}");
     let mut damaged = gzip(rows.as_bytes());
-    let middle = damaged.len() / 2;
-    damaged[middle..middle + 40].fill(0xaa);
+    // A bit of its checksum.
+    let checksum = damaged.len() - 8;
+    damaged[checksum] ^= 1;
     let said = read("damaged.jsonl.gz", &damaged);
     assert!(
         said.contains(": cannot read on: the gzip stream is damaged (") && said.ends_with("); copy the file again"),
@@ -357,7 +358,7 @@ fn rows_too_long_to_be_read() {
         use arrow_array::{RecordBatch, StringArray};
 
         // Too long as it is, or once its quotes are escaped.
-        for (text, length) in [("x".repeat(LONG), LONG + 1), ("\"".repeat(LONG / 2), LONG / 2 * 2 + 31)] {
+        for (text, length) in [("x".repeat(LONG), LONG + 1), ("\"".repeat(LONG / 2), LONG / 2 * 2 + 30)] {
             let columns: [(&str, Arc<dyn arrow_array::Array>); 2] = [
                 ("prompt", Arc::new(StringArray::from(vec!["p"; 3]))),
                 ("completion", Arc::new(StringArray::from(vec!["a", &text, "a"]))),

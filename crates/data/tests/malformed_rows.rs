@@ -272,7 +272,7 @@ fn rankings_and_comparisons() {
         &[(
             annotated(json!({"honesty": {"Rating": "N/A"}})),
             MISSING,
-            "no number at `completions[0].overall_score`, nor at any `completions[0].annotations.….Rating`",
+            "no number at the `overall_score` of every completion, nor at any `completions[0].annotations.….Rating`",
         )],
     );
 }

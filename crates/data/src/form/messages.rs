@@ -217,7 +217,7 @@ mod tests {
         // But for the content, which templates look at.
         assert_eq!(message.extra["content"], Value::Null);
         assert_eq!(message.extra.len(), 2);
-        let silent = one(&json!({"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}));
+        let silent = one(&json!([{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]));
         assert_eq!(silent.extra.keys().collect::<Vec<_>>(), ["tool_calls"]);
     }
 
