@@ -256,7 +256,7 @@ fn compressed_files_that_were_cut_or_damaged() {
         // Cut before its first block is whole, and without its last bytes.
         let small = zstd::encode_all(GOOD.as_bytes(), 1).unwrap();
         assert_eq!(read("begun.jsonl.zst", &small[..small.len() / 2]), format!("begun.jsonl.zst:1{end}"));
-        assert_eq!(read("begun.csv.zst", &small[..small.len() / 2]), format!("begun.csv.zst: row 1{end}"));
+        assert_eq!(read("begun.csv.zst", &small[..small.len() / 2]), format!("begun.csv.zst:1{end}"));
         let table = zstd::encode_all("prompt,completion\na,b\n".as_bytes(), 1).unwrap();
         assert_eq!(read("end.csv.zst", &table[..table.len() - 1]), format!("end.csv.zst: row 1{end}"));
         let mut damaged = squeezed;
