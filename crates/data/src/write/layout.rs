@@ -180,7 +180,7 @@ mod tests {
             |completion: &str, desirable| Row::Labelled { prompt: text("p"), completion: text(completion), desirable };
         assert_eq!([&rows[0].row, &rows[1].row], [&labelled("a", true), &labelled("b", false)]);
         assert_eq!(rows[0].numbers, [("score".to_owned(), 4.0)].into());
-        assert_eq!(rows[1].numbers["score"], 2.0);
+        assert_eq!(rows[1].numbers.get("score"), Some(&2.0));
         let ranked = &laid_out(Layout::Ranked, &record).unwrap()[0];
         assert_eq!(
             ranked.row,
@@ -232,7 +232,7 @@ mod tests {
             _ => String::new(),
         };
         assert_eq!(rows.iter().map(sides).collect::<Vec<_>>(), ["ba", "bc"]);
-        assert!(rows.iter().all(|record| record.numbers["margin"] == 2.0));
+        assert!(rows.iter().all(|record| record.numbers.get("margin") == Some(&2.0)));
         let best = &laid_out(Layout::Demonstrations, &record).unwrap()[0].row;
         assert_eq!(*best, Row::Demonstration { prompt: text("p"), completion: text("b") });
         let flat =
