@@ -94,7 +94,7 @@ fn pairs() -> String {
 /// Runs of one label, so that rows wait for those of the other.
 fn labelled() -> String {
     let row = |row: usize| {
-        let label = row / 40 % 3 == 0;
+        let label = (row / 40).is_multiple_of(3);
         format!("{{\"prompt\": \"q {row}\", \"completion\": \" a {row}\", \"label\": {label}}}\n")
     };
     (0..ROWS).map(row).collect()
