@@ -16,8 +16,7 @@ use serde_json::{Map, Value, json};
 
 /// The rows as a Parquet file, by the types that all of them together tell.
 fn parquet(rows: &[Value]) -> tempfile::NamedTempFile {
-    let schema =
-        infer_json_schema_from_iterator(rows.iter().map(|row| Ok::<_, arrow_schema::ArrowError>(row))).unwrap();
+    let schema = infer_json_schema_from_iterator(rows.iter().map(Ok::<_, arrow_schema::ArrowError>)).unwrap();
     let schema = Arc::new(schema);
     let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
     let batches = arrow_json::ReaderBuilder::new(Arc::clone(&schema)).build(text.as_bytes()).unwrap();
