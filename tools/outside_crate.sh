@@ -21,16 +21,12 @@ publish = false
 
 [dependencies]
 anyhow = "1"
-candle-core = { version = "0.11.1", default-features = false }
+candle-core = "0.11.1"
 candlewick = { path = "$root" }
+# As training scripts have; the workspace too, and with the same features nothing compiles twice.
+clap = { version = "4.6", features = ["derive"] }
 
-[profile.dev]
-opt-level = 1
-debug = "line-tables-only"
-
-[profile.dev.package."*"]
-opt-level = 3
-debug = false
+$(awk '/^\[/ { profile = /^\[profile\./ } profile' "$root/Cargo.toml")
 TOML
 cd "$outside"
 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target} cargo run --quiet

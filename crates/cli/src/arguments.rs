@@ -61,7 +61,7 @@ pub(crate) struct Common {
     /// Directory of a PEFT adapter to start from [model.adapter]
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<String>,
-    /// Preference data: a file (JSON lines, JSON, CSV, TSV, Parquet or Arrow, also .gz or .zst), a directory, a glob, or hub:owner/name[@revision] [data.path]
+    /// Preference data: a file (JSON lines, JSON, CSV, TSV, Parquet or Arrow, also .gz or .zst), a directory, a glob, or hub:owner/name@revision [data.path]
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<String>,
     /// The subset of a data set of the Hub [data.subset]

@@ -22,7 +22,7 @@ pub(crate) enum Data {
 /// Which rows, and how they are read.
 #[derive(Debug, Args)]
 pub(crate) struct DataRows {
-    /// A file, a directory, a glob, - for standard input, or hub:owner/name[@revision]
+    /// A file, a directory, a glob, - for standard input, or hub:owner/name@revision
     #[arg(value_name = "PATH")]
     pub(crate) path: PathBuf,
     /// The form of the rows; told from the first rows by default
@@ -71,7 +71,7 @@ pub(crate) enum TiesWord {
 /// What rows are tokenized with.
 #[derive(Debug, Args)]
 pub(crate) struct DataTokens {
-    /// Tokenize as for this model: a directory, or hub:owner/name[@revision]
+    /// Tokenize as for this model: a directory, or hub:owner/name@revision
     #[arg(long, visible_alias = "tokenizer", value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
     /// Longest prompt with completion, in tokens; without it nothing is cut
