@@ -26,8 +26,8 @@ awk -v line="$line" '/^builtin! \{/ { inside = 1 } inside && /^\}/ { print line;
 mv mod.rs $losses/mod.rs
 
 rustfmt --edition 2024 --check $losses/$name.rs
-# With the whole library beside it: alone, the losses ask for other features of their dependencies, which compile again.
-packages=(--package candlewick-losses --package candlewick)
+# With the rest beside it: alone, the losses ask for other features of their dependencies, which compile again.
+packages=(--package candlewick-losses --package candlewick --package candlewick-cli)
 cargo test "${packages[@]}" --lib $name
 cargo test "${packages[@]}" --test family properties
 cargo test "${packages[@]}" --doc $name

@@ -23,8 +23,9 @@ publish = false
 anyhow = "1"
 candle-core = "0.11.1"
 candlewick = { path = "$root" }
-# As training scripts have; the workspace too, and with the same features nothing compiles twice.
+# As training scripts have; \`wick\` too, and with the same features as its dependencies nothing compiles twice.
 clap = { version = "4.6", features = ["derive"] }
+ctrlc = { version = "3.5", features = ["termination"] }
 
 $(awk '/^\[/ { profile = /^\[profile\./ } profile' "$root/Cargo.toml")
 TOML
