@@ -35,22 +35,35 @@ impl Workspace {
     }
 
     /// Lends a buffer of `len` elements with arbitrary contents; [`Workspace::give_back`] returns it.
+    ///
+    /// It is the least one that was returned and is large enough, unless more than half of it would lie idle; else a new
+    /// one, in place of the largest returned one of at least half the length. So the buffers of steps of similar sizes
+    /// are the same ones.
     pub fn take<T: Float>(&mut self, len: usize) -> Vec<T> {
         let free = T::buffers(&mut self.scratch);
-        // The least buffer that is large enough, else the largest, which then grows.
-        let best = (0..free.len()).min_by_key(|&i| {
+        let usable = |i: &usize| free[*i].capacity() / 2 <= len && free[*i].capacity() >= len / 2;
+        let best = (0..free.len()).filter(usable).min_by_key(|&i| {
             let capacity = free[i].capacity();
             if capacity >= len { (0, capacity) } else { (1, usize::MAX - capacity) }
         });
         let mut buffer = best.map(|i| free.swap_remove(i)).unwrap_or_default();
+        if buffer.capacity() < len {
+            // Nothing of it is wanted in the new place; fresh zeros are not written before somebody does.
+            drop(buffer);
+            return vec![T::ZERO; len];
+        }
         if buffer.len() > len {
             buffer.truncate(len);
         } else {
-            if buffer.capacity() < len {
-                buffer.clear(); // nothing of it is wanted in the new place
-            }
             buffer.resize(len, T::ZERO);
         }
+        buffer
+    }
+
+    /// As [`Workspace::take`], all zeros.
+    pub fn take_zeros<T: Float>(&mut self, len: usize) -> Vec<T> {
+        let mut buffer = self.take(len);
+        buffer.fill(T::ZERO);
         buffer
     }
 
@@ -82,10 +95,32 @@ mod tests {
         let buffer = ws.take::<f32>(100);
         let address = buffer.as_ptr();
         ws.give_back(buffer);
-        let again = ws.take::<f32>(40);
-        assert_eq!((again.as_ptr(), again.len()), (address, 40));
+        let again = ws.take::<f32>(60);
+        assert_eq!((again.as_ptr(), again.len()), (address, 60));
         ws.give_back(again);
         let grown = ws.take::<f32>(100);
         assert_eq!(grown.as_ptr(), address);
+    }
+
+    #[test]
+    fn a_large_buffer_is_not_lent_for_a_small_one() {
+        let mut ws = Workspace::new(1);
+        let buffer = ws.take::<f32>(100);
+        let address = buffer.as_ptr();
+        ws.give_back(buffer);
+        let small = ws.take::<f32>(40);
+        assert_eq!(small.len(), 40);
+        assert_ne!(small.as_ptr(), address);
+        assert_eq!(ws.take::<f32>(90).as_ptr(), address);
+    }
+
+    #[test]
+    fn a_buffer_that_is_too_small_is_replaced() {
+        let mut ws = Workspace::new(1);
+        let buffer = ws.take::<f32>(100);
+        ws.give_back(buffer);
+        let larger = ws.take::<f32>(150);
+        assert_eq!(larger.len(), 150);
+        assert_eq!(f32::buffers(&mut ws.scratch).len(), 0);
     }
 }

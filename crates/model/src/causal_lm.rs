@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use crate::adapter::{HEAD_MODULE, Lora, LoraConfig};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::head::HeadSaved;
+use crate::head::{HeadSaved, Keeping};
 use crate::layer::{LINEARS, Layer, LayerPlaces, LayerSaved, norm};
 use crate::packed::{CompletionIds, ContextIds, Packed};
 use crate::parameters::{Gradients, Parameters};
@@ -98,8 +98,8 @@ pub struct Saved<T> {
     layers: Option<Vec<LayerSaved<T>>>,
     last: Vec<T>,
     rstd: Vec<T>,
-    pub(crate) hidden: Vec<T>,
-    pub(crate) head: HeadSaved<T>,
+    hidden: Vec<T>,
+    head: HeadSaved<T>,
 }
 
 #[derive(Debug, Clone)]
@@ -337,7 +337,10 @@ impl<T: Float + WithDType> CausalLm<T> {
         workspace: &mut Workspace,
     ) -> Result<HeadScores<T>> {
         let hidden = self.trunk(packed, adapter, workspace)?;
-        Ok(self.head(&hidden, packed, want, adapter, workspace)?.0)
+        let (scores, saved) = self.head(&hidden, packed, want, adapter, Keeping::Nothing, workspace)?;
+        workspace.give_back(hidden);
+        saved.release(workspace);
+        Ok(scores)
     }
 
     /// Scores the targets and keeps what [`backward`](Self::backward) needs.
@@ -353,17 +356,25 @@ impl<T: Float + WithDType> CausalLm<T> {
     ) -> Result<(HeadScores<T>, Saved<T>)> {
         let mut x = self.embed(packed, workspace)?;
         let tables = self.rope.tables(positions(packed));
+        let lowest = self.lowest_trained_layer();
         let mut inputs = Vec::with_capacity(self.places.layers.len());
         let mut layers = Vec::new();
         for number in 0..self.places.layers.len() {
             let (y, saved) = self.layer(number, Adapter::On).forward(&x, packed, &tables, workspace)?;
-            inputs.push(std::mem::replace(&mut x, y));
-            if recompute == Recompute::Nothing {
+            let input = std::mem::replace(&mut x, y);
+            if number < lowest {
+                workspace.give_back(input);
+            } else {
+                inputs.push(input);
+            }
+            if number < lowest || recompute == Recompute::Layers {
+                saved.release(workspace);
+            } else {
                 layers.push(saved);
             }
         }
         let (hidden, rstd) = self.final_norm(&x, packed.tokens(), workspace)?;
-        let (scores, head) = self.head(&hidden, packed, want, Adapter::On, workspace)?;
+        let (scores, head) = self.head(&hidden, packed, want, Adapter::On, Keeping::ForBackward, workspace)?;
         let layers = (recompute == Recompute::Nothing).then_some(layers);
         Ok((scores, Saved { inputs, layers, last: x, rstd, hidden, head }))
     }
@@ -391,16 +402,17 @@ impl<T: Float + WithDType> CausalLm<T> {
         let hidden_size = self.config.hidden_size;
         let base_trained = self.adapter.is_none();
 
-        let mut d_hidden = vec![T::ZERO; rows * hidden_size];
-        self.head_backward(&saved, packed, cotangents, &mut d_hidden, gradients, workspace)?;
-        let mut d = vec![T::ZERO; rows * hidden_size];
+        let Saved { mut inputs, mut layers, last, rstd, hidden, head } = saved;
+        let mut d_hidden = workspace.take_zeros(rows * hidden_size);
+        self.head_backward(&hidden, head, packed, cotangents, &mut d_hidden, gradients, workspace)?;
+        let mut d = workspace.take(rows * hidden_size);
         let shape = rms_norm::Shape { rows, hidden: hidden_size };
         let place = self.places.final_norm;
         let dw = base_trained.then(|| gradients.tensor_mut(place).into());
         rms_norm::backward(
-            (&saved.last).into(),
+            (&last).into(),
             self.base.tensor(place).into(),
-            (&saved.rstd).into(),
+            (&rstd).into(),
             (&d_hidden).into(),
             (&mut d).into(),
             false,
@@ -408,23 +420,32 @@ impl<T: Float + WithDType> CausalLm<T> {
             shape,
             workspace,
         )?;
-        drop(d_hidden);
+        [last, rstd, hidden, d_hidden].map(|buffer| workspace.give_back(buffer));
 
-        let Saved { mut inputs, mut layers, .. } = saved;
         let tables = self.rope.tables(positions(packed));
-        for number in (0..self.places.layers.len()).rev() {
+        let lowest = self.lowest_trained_layer();
+        for number in (lowest..self.places.layers.len()).rev() {
             let x = inputs.pop().expect("one input was kept for each layer");
             let layer = self.layer(number, Adapter::On);
             let kept = match &mut layers {
                 Some(layers) => layers.pop().expect("each layer was kept"),
-                None => layer.forward(&x, packed, &tables, workspace)?.1,
+                None => {
+                    let (y, kept) = layer.forward(&x, packed, &tables, workspace)?;
+                    workspace.give_back(y);
+                    kept
+                }
             };
-            layer.backward(&x, &kept, &mut d, packed, &tables, gradients, workspace)?;
+            let onward = base_trained || number > lowest;
+            layer.backward(&x, &kept, &mut d, onward, packed, &tables, gradients, workspace)?;
+            kept.release(workspace);
+            workspace.give_back(x);
         }
         if base_trained {
             let table = gradients.tensor_mut(self.places.embedding);
             embedding::backward(packed.ids(), (&d).into(), table.into(), hidden_size, workspace)?;
         }
+        inputs.into_iter().chain([d]).for_each(|buffer| workspace.give_back(buffer));
+        layers.into_iter().flatten().for_each(|kept| kept.release(workspace));
         Ok(())
     }
 
@@ -476,9 +497,13 @@ impl<T: Float + WithDType> CausalLm<T> {
         let mut x = self.embed(packed, workspace)?;
         let tables = self.rope.tables(positions(packed));
         for number in 0..self.places.layers.len() {
-            x = self.layer(number, adapter).forward(&x, packed, &tables, workspace)?.0;
+            let (y, saved) = self.layer(number, adapter).forward(&x, packed, &tables, workspace)?;
+            saved.release(workspace);
+            workspace.give_back(std::mem::replace(&mut x, y));
         }
-        Ok(self.final_norm(&x, packed.tokens(), workspace)?.0)
+        let (hidden, rstd) = self.final_norm(&x, packed.tokens(), workspace)?;
+        [x, rstd].map(|buffer| workspace.give_back(buffer));
+        Ok(hidden)
     }
 
     fn hidden(&self, ids: &[u32], workspace: &mut Workspace) -> Result<Vec<T>> {
@@ -506,10 +531,18 @@ impl<T: Float + WithDType> CausalLm<T> {
                 "token id {id} is beyond the model's vocabulary of {vocab}; does the tokenizer belong to this model?"
             )));
         }
-        let mut x = vec![T::ZERO; packed.tokens() * self.config.hidden_size];
+        let mut x = workspace.take(packed.tokens() * self.config.hidden_size);
         let table = self.base.tensor(self.places.embedding);
         embedding::forward(packed.ids(), table.into(), (&mut x).into(), self.config.hidden_size, workspace)?;
         Ok(x)
+    }
+
+    /// The first layer that holds anything trained; one past the last where only the head does.
+    fn lowest_trained_layer(&self) -> usize {
+        let Some(adapter) = &self.adapter else { return 0 };
+        let count = self.places.layers.len();
+        let adapted = |number: &usize| LINEARS.iter().any(|name| adapter.pair(&name.module(*number)).is_some());
+        (0..count).find(adapted).unwrap_or(count)
     }
 
     pub(crate) fn layer(&self, number: usize, adapter: Adapter) -> Layer<'_, T> {

@@ -26,7 +26,7 @@ impl<T: Float> Linear<'_, T> {
     pub(crate) fn forward(&self, x: &[T], y: &mut [T], rows: usize, workspace: &mut Workspace) -> Result<Vec<T>> {
         linear::forward(x.into(), self.weight.into(), (&mut *y).into(), self.shape(rows), T::ONE, false, workspace)?;
         let Some((parameters, pair)) = self.lora else { return Ok(Vec::new()) };
-        let mut low = vec![T::ZERO; rows * pair.rank];
+        let mut low = workspace.take(rows * pair.rank);
         let (down, up) = self.low_rank_shapes(rows, pair.rank);
         linear::forward(x.into(), parameters.tensor(pair.a).into(), (&mut low).into(), down, T::ONE, false, workspace)?;
         linear::forward(
@@ -41,13 +41,14 @@ impl<T: Float> Linear<'_, T> {
         Ok(low)
     }
 
-    /// Puts `dy W (+ s (dy B) A)` into `dx` (adds it where the flag says so), and adds the gradients of what is trained.
+    /// Puts `dy W (+ s (dy B) A)` into `dx` (adds it where the flag says so), if that is wanted, and adds the gradients of what
+    /// is trained.
     pub(crate) fn backward(
         &self,
         x: &[T],
         low: &[T],
         dy: &[T],
-        (dx, accumulate): (&mut [T], bool),
+        mut dx: Option<(&mut [T], bool)>,
         gradients: &mut Gradients<T>,
         workspace: &mut Workspace,
     ) -> Result<()> {
@@ -57,7 +58,10 @@ impl<T: Float> Linear<'_, T> {
             let dw = gradients.tensor_mut(self.weight_place);
             linear::backward_weight(x.into(), dy.into(), dw.into(), shape, T::ONE, true, workspace)?;
         }
-        linear::backward_input(dy.into(), self.weight.into(), (&mut *dx).into(), shape, T::ONE, accumulate, workspace)?;
+        if let Some((dx, accumulate)) = &mut dx {
+            let weight = self.weight.into();
+            linear::backward_input(dy.into(), weight, (&mut **dx).into(), shape, T::ONE, *accumulate, workspace)?;
+        }
         let Some((parameters, pair)) = self.lora else { return Ok(()) };
         let (down, up) = self.low_rank_shapes(rows, pair.rank);
         let scale = T::from_f64(pair.scale);
@@ -70,7 +74,7 @@ impl<T: Float> Linear<'_, T> {
             true,
             workspace,
         )?;
-        let mut d_low = vec![T::ZERO; rows * pair.rank];
+        let mut d_low = workspace.take(rows * pair.rank);
         linear::backward_input(
             dy.into(),
             parameters.tensor(pair.b).into(),
@@ -89,15 +93,11 @@ impl<T: Float> Linear<'_, T> {
             true,
             workspace,
         )?;
-        linear::backward_input(
-            (&d_low).into(),
-            parameters.tensor(pair.a).into(),
-            dx.into(),
-            down,
-            T::ONE,
-            true,
-            workspace,
-        )?;
+        if let Some((dx, _)) = dx {
+            let a = parameters.tensor(pair.a).into();
+            linear::backward_input((&d_low).into(), a, dx.into(), down, T::ONE, true, workspace)?;
+        }
+        workspace.give_back(d_low);
         Ok(())
     }
 
