@@ -16,6 +16,7 @@ use crate::layer::{LINEARS, Layer, LayerPlaces, LayerSaved, norm};
 use crate::packed::{CompletionIds, ContextIds, Packed};
 use crate::parameters::{Gradients, Parameters};
 use crate::rope::RopeCache;
+use crate::sketch::{GradientSink, Sketch, SketchSums, Sketches};
 use crate::weights::{self, WeightFiles};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -391,10 +392,88 @@ impl<T: Float + WithDType> CausalLm<T> {
         gradients: &mut Gradients<T>,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        if gradients.data().len() != self.trainable().element_count() {
+        let mut sink = GradientSink { whole: gradients, by_item: None };
+        self.backward_into(packed, saved, cotangents, &mut sink, workspace)
+    }
+
+    /// As [`backward`](Self::backward), with the same bits, and returns a sketch of the gradient of each context of
+    /// `packed`: of that part of the adapter's gradient that comes from its rows, its prompt's included. They add up to the
+    /// sketch of the whole, and each is what the context alone would have got from the same cotangents.
+    ///
+    /// Two items of a batch pull the adapter the same way where the inner product of their sketches is positive:
+    ///
+    /// ```
+    /// # use candlewick_kernels::Workspace;
+    /// # use candlewick_model::{CausalLm, CompletionIds, Config, ContextIds, Gradients, HeadCotangents, LoraConfig, Packed};
+    /// # use candlewick_model::{Recompute, Sketch, Statistics};
+    /// # fn main() -> candlewick_model::Result<()> {
+    /// let mut model = CausalLm::<f32>::random(Config::llama(32, 16, 2), 7)?;
+    /// model.add_lora(&LoraConfig { rank: 4, ..LoraConfig::default() }, 1)?;
+    /// let context = |prompt, completion| {
+    ///     let completions = vec![CompletionIds::all_scored(completion)];
+    ///     ContextIds { prompt, prompt_scored: &[], completions }
+    /// };
+    /// let packed = Packed::new(&[context(&[1, 5, 9], &[4, 2]), context(&[1, 6], &[8, 2]), context(&[1, 5, 9], &[4, 2])])?;
+    ///
+    /// let mut workspace = Workspace::new(1);
+    /// let mut gradients = Gradients::zeros(model.trainable());
+    /// let (scores, saved) = model.forward(&packed, Statistics::default(), Recompute::Nothing, &mut workspace)?;
+    /// let d = HeadCotangents { log_probs: Some(vec![-1.0; scores.log_probs.len()]), ..HeadCotangents::default() };
+    /// let sketch = Sketch { dimensions: 512, seed: 0 };
+    /// let sketches = model.backward_with_sketches(&packed, saved, &d, &mut gradients, sketch, &mut workspace)?;
+    /// let products = sketches.inner_products(&sketches)?; // [3, 3]
+    /// assert!((products[2] / products[0] - 1.0).abs() < 1e-4); // the first and the last are the same
+    /// assert!(products[1] < products[0]);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// It costs what the products of the adapter's own gradients cost once more, one addition for each of its numbers and
+    /// each context, and memory for `contexts × dimensions` numbers and, for each thread, for the largest tensor of the
+    /// adapter. Contexts are spread over the threads; the sketches are the same for every number of them wherever the
+    /// backward's own numbers are.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward); a model without an adapter, or with one of the head; dimensions out of bounds.
+    pub fn backward_with_sketches(
+        &self,
+        packed: &Packed,
+        saved: Saved<T>,
+        cotangents: &HeadCotangents<T>,
+        gradients: &mut Gradients<T>,
+        sketch: Sketch,
+        workspace: &mut Workspace,
+    ) -> Result<Sketches> {
+        let Some(adapter) = &self.adapter else {
+            return Err(Error::Unsupported {
+                what: "sketching the gradient of each item of a model without an adapter".into(),
+                instead: "put one over it with add_lora or load_adapter".into(),
+            });
+        };
+        // Its gradient is found by way of that of the whole head, summed over the batch by then.
+        if adapter.pair(HEAD_MODULE).is_some() {
+            return Err(Error::Unsupported {
+                what: "sketching the gradient of each item with an adapter of the head".into(),
+                instead: format!("use an adapter without {HEAD_MODULE} among its targets"),
+            });
+        }
+        let mut sums = SketchSums::new(sketch, packed, &adapter.parameters)?;
+        let mut sink = GradientSink { whole: gradients, by_item: Some(&mut sums) };
+        self.backward_into(packed, saved, cotangents, &mut sink, workspace)?;
+        Ok(sums.finish())
+    }
+
+    fn backward_into(
+        &self,
+        packed: &Packed,
+        saved: Saved<T>,
+        cotangents: &HeadCotangents<T>,
+        gradients: &mut GradientSink<'_, T>,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        if gradients.whole.data().len() != self.trainable().element_count() {
             return Err(Error::Input(format!(
                 "the gradients hold {} numbers and the trainable parameters {}; make them with Gradients::zeros(model.trainable())",
-                gradients.data().len(),
+                gradients.whole.data().len(),
                 self.trainable().element_count()
             )));
         }
@@ -404,7 +483,7 @@ impl<T: Float + WithDType> CausalLm<T> {
 
         let Saved { mut inputs, mut layers, last, rstd, hidden, head } = saved;
         let mut d_hidden = workspace.take_zeros(rows * hidden_size);
-        self.head_backward(&hidden, head, packed, cotangents, &mut d_hidden, gradients, workspace)?;
+        self.head_backward(&hidden, head, packed, cotangents, &mut d_hidden, gradients.whole, workspace)?;
         let mut d = workspace.take(rows * hidden_size);
         let shape = rms_norm::Shape { rows, hidden: hidden_size };
         let place = self.places.final_norm;

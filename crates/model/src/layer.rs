@@ -17,7 +17,8 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::linear::Linear;
 use crate::packed::Packed;
-use crate::parameters::{Gradients, Parameters};
+use crate::parameters::Parameters;
+use crate::sketch::GradientSink;
 
 /// The linears of a layer, in the order in which they act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,7 +213,7 @@ impl<'a, T: Float> Layer<'a, T> {
         onward: bool,
         packed: &Packed,
         tables: &Tables<T>,
-        gradients: &mut Gradients<T>,
+        gradients: &mut GradientSink<'_, T>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let rows = packed.tokens();
@@ -308,7 +309,7 @@ impl<'a, T: Float> Layer<'a, T> {
         saved: &LayerSaved<T>,
         dy: &[T],
         dx: Option<(&mut [T], bool)>,
-        gradients: &mut Gradients<T>,
+        gradients: &mut GradientSink<'_, T>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         self.linear(name).backward(x, &saved.low[name as usize], dy, dx, gradients, workspace)
@@ -334,7 +335,7 @@ impl<'a, T: Float> Layer<'a, T> {
         dy: &[T],
         dx: &mut [T],
         rows: usize,
-        gradients: &mut Gradients<T>,
+        gradients: &mut GradientSink<'_, T>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let shape = rms_norm::Shape { rows, hidden: self.config.hidden_size };

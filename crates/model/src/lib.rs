@@ -9,6 +9,7 @@
 //! ContextIds ─► Packed (ids, positions, segments, targets)
 //!   CausalLm::forward ─► HeadScores + Saved        CausalLm::score ─► HeadScores, nothing kept
 //!   HeadCotangents ─► CausalLm::backward ─► Gradients (flat, laid out as the trainable Parameters)
+//!                     CausalLm::backward_with_sketches ─► Gradients + Sketches, one of each context's gradient
 //! ```
 //!
 //! Weights come from and go to Hugging Face directories (`config.json` and safetensors, sharded or not); adapters are
@@ -42,6 +43,7 @@ mod linear;
 mod packed;
 mod parameters;
 mod rope;
+mod sketch;
 mod weights;
 
 pub use adapter::LoraConfig;
@@ -51,3 +53,4 @@ pub use decode::{Generation, Sampling};
 pub use error::{Error, Result};
 pub use packed::{CompletionIds, ContextIds, Packed, Target};
 pub use parameters::{Gradients, Parameters};
+pub use sketch::{Sketch, Sketches};

@@ -3,7 +3,8 @@ use candlewick_kernels::{Float, Workspace, linear};
 
 use crate::adapter::LoraPair;
 use crate::error::Result;
-use crate::parameters::{Gradients, Parameters};
+use crate::parameters::Parameters;
+use crate::sketch::GradientSink;
 
 /// One linear as the trunk sees it: its weight `[out, in]` and, when an adapter is on, the adapter's pair.
 pub(crate) struct Linear<'a, T> {
@@ -49,7 +50,7 @@ impl<T: Float> Linear<'_, T> {
         low: &[T],
         dy: &[T],
         mut dx: Option<(&mut [T], bool)>,
-        gradients: &mut Gradients<T>,
+        gradients: &mut GradientSink<'_, T>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let rows = dy.len() / self.outputs;
@@ -65,15 +66,7 @@ impl<T: Float> Linear<'_, T> {
         let Some((parameters, pair)) = self.lora else { return Ok(()) };
         let (down, up) = self.low_rank_shapes(rows, pair.rank);
         let scale = T::from_f64(pair.scale);
-        linear::backward_weight(
-            low.into(),
-            dy.into(),
-            gradients.tensor_mut(pair.b).into(),
-            up,
-            scale,
-            true,
-            workspace,
-        )?;
+        gradients.add_product(pair.b, low, dy, up, scale, workspace)?;
         let mut d_low = workspace.take(rows * pair.rank);
         linear::backward_input(
             dy.into(),
@@ -84,15 +77,7 @@ impl<T: Float> Linear<'_, T> {
             false,
             workspace,
         )?;
-        linear::backward_weight(
-            x.into(),
-            (&d_low).into(),
-            gradients.tensor_mut(pair.a).into(),
-            down,
-            T::ONE,
-            true,
-            workspace,
-        )?;
+        gradients.add_product(pair.a, x, &d_low, down, T::ONE, workspace)?;
         if let Some((dx, _)) = dx {
             let a = parameters.tensor(pair.a).into();
             linear::backward_input((&d_low).into(), a, dx.into(), down, T::ONE, true, workspace)?;
