@@ -87,6 +87,11 @@ impl Workspace {
         T::buffers(&mut self.scratch).iter().map(Vec::capacity).sum()
     }
 
+    /// Returns several buffers.
+    pub fn give_back_all<T: Float>(&mut self, buffers: impl IntoIterator<Item = Vec<T>>) {
+        buffers.into_iter().for_each(|buffer| self.give_back(buffer));
+    }
+
     pub(crate) fn crew(&self) -> Crew {
         self.crew.clone()
     }

@@ -420,7 +420,7 @@ impl<T: Float + WithDType> CausalLm<T> {
             shape,
             workspace,
         )?;
-        [last, rstd, hidden, d_hidden].map(|buffer| workspace.give_back(buffer));
+        workspace.give_back_all([last, rstd, hidden, d_hidden]);
 
         let tables = self.rope.tables(positions(packed));
         let lowest = self.lowest_trained_layer();
@@ -444,7 +444,7 @@ impl<T: Float + WithDType> CausalLm<T> {
             let table = gradients.tensor_mut(self.places.embedding);
             embedding::backward(packed.ids(), (&d).into(), table.into(), hidden_size, workspace)?;
         }
-        inputs.into_iter().chain([d]).for_each(|buffer| workspace.give_back(buffer));
+        workspace.give_back_all(inputs.into_iter().chain([d]));
         layers.into_iter().flatten().for_each(|kept| kept.release(workspace));
         Ok(())
     }
@@ -502,7 +502,7 @@ impl<T: Float + WithDType> CausalLm<T> {
             workspace.give_back(std::mem::replace(&mut x, y));
         }
         let (hidden, rstd) = self.final_norm(&x, packed.tokens(), workspace)?;
-        [x, rstd].map(|buffer| workspace.give_back(buffer));
+        workspace.give_back_all([x, rstd]);
         Ok(hidden)
     }
 

@@ -148,7 +148,7 @@ impl<'a, T: Float + WithDType> Generation<'a, T> {
         let last = &x[x.len() - config.hidden_size..];
         let (hidden, rstd) = model.final_norm(last, 1, workspace)?;
         model.project(&hidden, 1, &mut self.logits, workspace)?;
-        [x, hidden, rstd].map(|buffer| workspace.give_back(buffer));
+        workspace.give_back_all([x, hidden, rstd]);
         self.tokens += ids.len();
         Ok(())
     }

@@ -119,10 +119,8 @@ impl<T: Float> LayerSaved<T> {
     /// Returns the buffers to the workspace.
     pub(crate) fn release(self, workspace: &mut Workspace) {
         let Self { rstd_input, q, k, v, attended, lse, middle, rstd_attention, gate, up, low } = self;
-        [rstd_input, q, k, v, attended, lse, middle, rstd_attention, gate, up]
-            .into_iter()
-            .chain(low)
-            .for_each(|buffer| workspace.give_back(buffer));
+        workspace.give_back_all([rstd_input, q, k, v, attended, lse, middle, rstd_attention, gate, up]);
+        workspace.give_back_all(low);
     }
 }
 
@@ -239,7 +237,7 @@ impl<'a, T: Float> Layer<'a, T> {
         let mut d_normed = workspace.take(rows * hidden);
         self.undo(Gate, &normed, saved, &d_gate, Some((&mut d_normed, false)), gradients, workspace)?;
         self.undo(Up, &normed, saved, &d_up, Some((&mut d_normed, true)), gradients, workspace)?;
-        [normed, d_gate, d_up].map(|buffer| workspace.give_back(buffer));
+        workspace.give_back_all([normed, d_gate, d_up]);
         self.norm_backward(
             &saved.middle,
             &saved.rstd_attention,
@@ -277,7 +275,7 @@ impl<'a, T: Float> Layer<'a, T> {
             let dx = onward.then_some((&mut d_normed[..], accumulate));
             self.undo(name, &normed, saved, dy, dx, gradients, workspace)?;
         }
-        [normed, d_q, d_k, d_v].map(|buffer| workspace.give_back(buffer));
+        workspace.give_back_all([normed, d_q, d_k, d_v]);
         if onward {
             let place = self.places.input_norm;
             self.norm_backward(x, &saved.rstd_input, place, &d_normed, d, rows, gradients, workspace)?;

@@ -118,6 +118,10 @@ impl Pool {
         }
     }
 
+    fn give_back_all(&mut self, lents: impl IntoIterator<Item = Lent>) {
+        lents.into_iter().for_each(|lent| self.give_back(lent));
+    }
+
     fn lend(&mut self, part: Part, len: usize) {
         let lent = self.take(part, len);
         self.give_back(lent);
@@ -215,14 +219,14 @@ impl ModelSize {
         let mut x = pool.take(Part::Passing, walk.hidden());
         for number in 0..self.config.num_hidden_layers {
             let (y, saved) = walk.layer(number, Part::Passing, pool);
-            saved.into_iter().for_each(|lent| pool.give_back(lent));
+            pool.give_back_all(saved);
             pool.give_back(std::mem::replace(&mut x, y));
         }
         let [hidden, rstd] = walk.norm(Part::Passing, pool);
-        [x, rstd].map(|lent| pool.give_back(lent));
+        pool.give_back_all([x, rstd]);
         let head = walk.head(KeptByHead::Nothing, pool);
         pool.give_back(hidden);
-        head.into_iter().for_each(|lent| pool.give_back(lent));
+        pool.give_back_all(head);
     }
 
     /// What the forward and backward pass of a batch take, for a loss that reads `want`.
@@ -246,7 +250,7 @@ impl ModelSize {
             if is_kept && recompute == Recompute::Nothing {
                 layers.push(saved);
             } else {
-                saved.into_iter().for_each(|lent| pool.give_back(lent));
+                pool.give_back_all(saved);
             }
         }
         let [hidden, rstd] = walk.norm(Part::Head, pool);
@@ -262,10 +266,10 @@ impl ModelSize {
 
         let d_hidden = pool.take(Part::Passing, walk.hidden());
         walk.head_backward(kept, pool);
-        head.into_iter().for_each(|lent| pool.give_back(lent));
+        pool.give_back_all(head);
         let d = pool.take(Part::Passing, walk.hidden());
         walk.norm_backward(pool);
-        [x, rstd, hidden, d_hidden].map(|lent| pool.give_back(lent));
+        pool.give_back_all([x, rstd, hidden, d_hidden]);
         for number in (lowest..count).rev() {
             let saved = match recompute {
                 Recompute::Nothing => layers.pop().unwrap_or_default(),
@@ -276,7 +280,7 @@ impl ModelSize {
                 }
             };
             walk.layer_backward(number, self.ranks.is_none() || number > lowest, pool);
-            saved.into_iter().chain(inputs.pop()).for_each(|lent| pool.give_back(lent));
+            pool.give_back_all(saved.into_iter().chain(inputs.pop()));
         }
         pool.give_back(d);
     }
@@ -424,7 +428,7 @@ impl Walk<'_> {
         let d_normed = passing(self.hidden(), pool);
         self.undo(number, Gate, pool);
         self.undo(number, Up, pool);
-        [normed, d_gate, d_up].map(|lent| pool.give_back(lent));
+        pool.give_back_all([normed, d_gate, d_up]);
         self.norm_backward(pool);
 
         let d_attended = passing(self.outputs(Query), pool);
@@ -433,9 +437,9 @@ impl Walk<'_> {
         self.attention(2, pool);
         pool.give_back(d_attended);
         let normed = self.norm_again(pool);
-        [Query, Key, Value].map(|linear| self.undo(number, linear, pool));
+        [Query, Key, Value].iter().for_each(|linear| self.undo(number, *linear, pool));
         pool.give_back(normed);
-        d_heads.map(|lent| pool.give_back(lent));
+        pool.give_back_all(d_heads);
         if onward {
             self.norm_backward(pool);
         }
@@ -478,7 +482,7 @@ impl Walk<'_> {
         }
         let [gathered, logits] = self.chunk_buffers(kept, pool);
         let d_gathered = pool.take(Part::Passing, gathered_len(self));
-        [d_gathered, logits, gathered].map(|lent| pool.give_back(lent));
+        pool.give_back_all([d_gathered, logits, gathered]);
     }
 
     /// The hidden rows of a chunk of targets, and their logits unless those are kept.
