@@ -1,7 +1,7 @@
 //! How much memory passes take, told from a configuration and the sizes of a batch: no weight is read, no buffer made.
 //!
 //! The walks below take and return sizes in the order in which the passes take and return buffers, through the same choice
-//! among returned ones ([`Workspace::choose`]), so that a [`Pool`] ends with what a workspace ends with. `tests/memory.rs`
+//! among returned ones ([`Workspace::choose`]), so that a [`Pool`] ends with what a workspace ends with. `tests/sizes.rs`
 //! compares the two.
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -63,7 +63,7 @@ impl BatchSize {
     }
 }
 
-/// What a buffer was made for. Another pass may use it again for something else.
+/// What a buffer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// What layers keep for their backward.
@@ -90,7 +90,7 @@ struct Lent {
 }
 
 impl Pool {
-    /// Elements of the buffers made for a part, those in use and those returned.
+    /// Elements of the buffers of a part, those in use and those returned; what serves several counts for the first.
     pub fn elements(&self, part: Part) -> usize {
         self.held[part as usize]
     }
@@ -104,12 +104,22 @@ impl Pool {
         let best = Workspace::choose(self.idle.iter().map(|lent| lent.elements), len);
         if let Some(lent) = best.map(|i| self.idle.swap_remove(i)) {
             if lent.elements >= len {
-                return lent;
+                return self.relabelled(lent, part);
             }
             self.held[lent.part as usize] -= lent.elements;
         }
         self.held[part as usize] += len;
         Lent { elements: len, part }
+    }
+
+    /// A buffer that serves several parts in turn counts for the first of them, in the order of [`Part`].
+    fn relabelled(&mut self, lent: Lent, part: Part) -> Lent {
+        if part as usize >= lent.part as usize {
+            return lent;
+        }
+        self.held[lent.part as usize] -= lent.elements;
+        self.held[part as usize] += lent.elements;
+        Lent { part, ..lent }
     }
 
     fn give_back(&mut self, lent: Lent) {
@@ -286,7 +296,7 @@ impl ModelSize {
     }
 
     /// The most numbers that a product of a batch packs while it runs: a panel of its left factor, which the `gemm` crate lays
-    /// out anew, [`PANEL`] deep and as wide as the product has rows. Where caches are small it packs less at a time.
+    /// out anew, at most 512 deep and as wide as the product has rows. Where caches are small it packs less at a time.
     pub fn packed(&self, batch: BatchSize, with_backward: bool) -> usize {
         let config = &self.config;
         let panel = |depth: usize, width: usize| depth.min(PANEL) * width;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candlewick_data::{Batch, Context, Encoder};
-use candlewick_losses::StepWide;
+use candlewick_losses::{Objective, StepWide};
 use candlewick_model::{Adapter, BatchSize, ModelSize, Part, Pool};
 use serde::Serialize;
 
