@@ -115,7 +115,7 @@ pub(crate) struct Train {
     /// Go on from the newest checkpoint in the output directory
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Show the resolved plan and stop
+    /// Show the resolved plan and the memory it takes, and stop
     #[arg(long)]
     pub(crate) print_plan: bool,
 }

@@ -41,11 +41,7 @@ impl Workspace {
     /// are the same ones.
     pub fn take<T: Float>(&mut self, len: usize) -> Vec<T> {
         let free = T::buffers(&mut self.scratch);
-        let usable = |i: &usize| free[*i].capacity() / 2 <= len && free[*i].capacity() >= len / 2;
-        let best = (0..free.len()).filter(usable).min_by_key(|&i| {
-            let capacity = free[i].capacity();
-            if capacity >= len { (0, capacity) } else { (1, usize::MAX - capacity) }
-        });
+        let best = Self::choose(free.iter().map(Vec::capacity), len);
         let mut buffer = best.map(|i| free.swap_remove(i)).unwrap_or_default();
         if buffer.capacity() < len {
             // Nothing of it is wanted in the new place; fresh zeros are not written before somebody does.
@@ -72,6 +68,23 @@ impl Workspace {
         if buffer.capacity() > 0 {
             T::buffers(&mut self.scratch).push(buffer);
         }
+    }
+
+    /// Which of the returned buffers, told by their capacities, [`Workspace::take`] chooses for `len` elements: a plan of memory
+    /// asks it where no buffer exists.
+    pub fn choose(capacities: impl IntoIterator<Item = usize>, len: usize) -> Option<usize> {
+        let usable =
+            capacities.into_iter().enumerate().filter(|(_, capacity)| capacity / 2 <= len && *capacity >= len / 2);
+        let best = usable.min_by_key(|(_, capacity)| match *capacity >= len {
+            true => (0, *capacity),
+            false => (1, usize::MAX - capacity),
+        });
+        best.map(|(i, _)| i)
+    }
+
+    /// Elements of all returned buffers of this type.
+    pub fn idle_elements<T: Float>(&mut self) -> usize {
+        T::buffers(&mut self.scratch).iter().map(Vec::capacity).sum()
     }
 
     /// Returns several buffers.

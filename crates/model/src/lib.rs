@@ -40,6 +40,7 @@ mod error;
 mod head;
 mod layer;
 mod linear;
+mod memory;
 mod packed;
 mod parameters;
 mod rope;
@@ -51,6 +52,7 @@ pub use causal_lm::{Adapter, CausalLm, HeadCotangents, HeadScores, Recompute, Sa
 pub use config::{Config, RopeScaling};
 pub use decode::{Generation, Sampling};
 pub use error::{Error, Result};
+pub use memory::{BatchSize, ModelSize, Part, Pool};
 pub use packed::{CompletionIds, ContextIds, Packed, Target};
 pub use parameters::{Gradients, Parameters};
 pub use sketch::{Sketch, Sketches};

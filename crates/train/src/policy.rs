@@ -307,7 +307,7 @@ pub fn weights_digest<T: Element>(model: &CausalLm<T>) -> String {
     format!("xxh3-128:{:032x}", hasher.digest128())
 }
 
-fn statistics(want: Outputs) -> Statistics {
+pub(crate) fn statistics(want: Outputs) -> Statistics {
     Statistics {
         mean_log_probs: want.mean_log_probs,
         log_sum_sq_probs: want.log_sum_sq_probs,
