@@ -239,7 +239,8 @@ impl<T: Float + WithDType> CausalLm<T> {
 
     fn adapted_head(&self, adapter: Adapter, workspace: &mut Workspace) -> Result<Option<Vec<T>>> {
         let Some((lora, pair)) = self.head_pair().filter(|_| adapter == Adapter::On) else { return Ok(None) };
-        let mut weight = self.head_weight().to_vec();
+        let mut weight = workspace.take(self.head_weight().len());
+        weight.copy_from_slice(self.head_weight());
         lora.add_product(pair, &mut weight, workspace)?;
         Ok(Some(weight))
     }
