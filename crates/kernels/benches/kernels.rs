@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use candlewick_kernels::attention::Segment;
-use candlewick_kernels::token_log_probs::{Cotangents, Outputs};
+use candlewick_kernels::token_log_probs::{Cotangents, Keep, Kept, KeptSoftmax, Outputs};
 use candlewick_kernels::{
     View, Workspace, adamw, attention, embedding, linear, rms_norm, rope, swiglu, token_log_probs,
 };
@@ -247,28 +247,52 @@ impl Bench<'_> {
             candle_nn::ops::log_softmax(&h.matmul(&w.t()?)?, D::Minus1)?.gather(&tids, 1)?.squeeze(1)
         };
         let ws = &mut Workspace::new(0);
-        let (mut kept, mut lse) = (vec![0.0; targets], vec![0.0; targets]);
+        let (mut scores, mut lse) = (vec![0.0; targets], vec![0.0; targets]);
 
         self.compare(
             "token_log_probs/forward",
             [vec![0.0; targets]],
             |[log_probs]| {
                 let out = Outputs::log_probs(log_probs.into());
-                token_log_probs::forward((&h).into(), (&w).into(), &rows, &ids, &[], out, (&mut lse).into(), shape, ws)
+                let (h, w, lse) = ((&h).into(), (&w).into(), (&mut lse).into());
+                token_log_probs::forward(h, w, &rows, &ids, &[], out, lse, Keep::Nothing, shape, ws)
             },
             || Ok(vec![naive(&th, &tw)?]),
         )?;
+        let (mut exps, mut inverse_sums) = (vec![0.0; targets * vocab], vec![0.0; targets]);
+        let mut pulls = zeros(&h);
         let mut both = |d_hidden: &mut Vec<f32>, d_weight: Option<&mut Vec<f32>>| {
-            let out = Outputs::log_probs((&mut kept).into());
-            token_log_probs::forward((&h).into(), (&w).into(), &rows, &ids, &[], out, (&mut lse).into(), shape, ws)?;
+            let out = Outputs::log_probs((&mut scores).into());
+            let keep = match d_weight {
+                Some(_) => Keep::Softmax(softmax(&mut exps, &mut inverse_sums)),
+                None => Keep::Pulls((&mut pulls).into()),
+            };
+            let (h, w) = ((&h).into(), (&w).into());
+            token_log_probs::forward(h, w, &rows, &ids, &[], out, (&mut lse).into(), keep, shape, ws)?;
             d_hidden.fill(0.0);
             let d = Cotangents { log_probs: Some((&d).into()), ..Cotangents::default() };
-            let (h, w, lse) = ((&h).into(), (&w).into(), (&lse).into());
+            let kept = match d_weight {
+                Some(_) => Kept::Softmax(softmax(&mut exps, &mut inverse_sums)),
+                None => Kept::Pulls((&pulls).into()),
+            };
             let d_weight = d_weight.map(|d_weight| {
                 d_weight.fill(0.0);
                 d_weight.into()
             });
-            token_log_probs::backward(h, w, &rows, &ids, &[], lse, d, d_hidden.into(), d_weight, shape, ws)
+            token_log_probs::backward(
+                h,
+                w,
+                &rows,
+                &ids,
+                &[],
+                (&lse).into(),
+                kept,
+                d,
+                d_hidden.into(),
+                d_weight,
+                shape,
+                ws,
+            )
         };
         self.compare(
             "token_log_probs/forward_backward",
@@ -434,4 +458,8 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
     let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)));
     difference / norm(&mut b.iter().map(|b| f64::from(*b))).max(f64::MIN_POSITIVE)
+}
+
+fn softmax<'a>(exps: &'a mut Vec<f32>, inverse_sums: &'a mut Vec<f32>) -> KeptSoftmax<'a, f32> {
+    KeptSoftmax { exps: exps.into(), inverse_sums: inverse_sums.into() }
 }

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn steps_of_all_sizes_hold_hardly_more_than_the_largest() {
         let mut shelf: Shelf<Vec<u8>> = Shelf::default();
-        let mut take = |shelf: &mut Shelf<Vec<u8>>, len| shelf.take(len, drop).unwrap_or_else(|| vec![0; len]);
+        let take = |shelf: &mut Shelf<Vec<u8>>, len| shelf.take(len, drop).unwrap_or_else(|| vec![0; len]);
         let mut most = 0;
         for step in 0..200usize {
             let size = 100 + (step * 7919) % 1900;

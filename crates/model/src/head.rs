@@ -143,6 +143,7 @@ impl<T: Float + WithDType> CausalLm<T> {
     }
 
     /// Adds to `d_hidden` `[rows, H]` and to the gradients of what of the head is trained.
+    #[expect(clippy::too_many_arguments, reason = "the operands of one backward")]
     pub(crate) fn head_backward(
         &self,
         hidden: &[T],

@@ -88,6 +88,12 @@ struct Lent {
     part: Part,
 }
 
+impl Buffer for Lent {
+    fn elements(&self) -> usize {
+        self.elements
+    }
+}
+
 impl Pool {
     /// Elements of the buffers of a part, those in use and those returned; what serves several counts for the first.
     pub fn elements(&self, part: Part) -> usize {
