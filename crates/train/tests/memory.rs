@@ -1,5 +1,5 @@
 //! A run of many steps holds what it held after its first ones.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests")]
 
 mod support;
 
