@@ -283,8 +283,7 @@ fn a_timed_step_speaks_the_peers_language() {
 fn a_timed_step_of_verdicts_meets_mismatched_completions() {
     let bench = Bench::new();
     let words = ["one", "two", "three", "four", "five", "six"];
-    let row =
-        |i: usize| json!({ "prompt": format!("{} red", words[i % 6]), "response": " blue yes", "label": i.is_multiple_of(3) });
+    let row = |i: usize| json!({ "prompt": format!("{} red", words[i % 6]), "response": " blue yes", "label": i.is_multiple_of(3) });
     bench.lines("verdicts.jsonl", (0..12).map(row));
     let step = |more: &[&str]| {
         let words =

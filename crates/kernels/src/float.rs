@@ -56,19 +56,17 @@ pub trait Float:
 }
 
 pub(crate) mod sealed {
-    use crate::Shelf;
-
     /// What the crate needs to know of an element type and nobody else.
     pub trait Element: Sized + Device {
         /// The buffers of this type among the scratch of a workspace.
-        fn buffers(scratch: &mut Scratch) -> &mut Shelf<Vec<Self>>;
+        fn buffers(scratch: &mut Scratch) -> &mut Vec<Vec<Self>>;
     }
 
     /// Free buffers of each element type.
     #[derive(Debug, Default)]
     pub struct Scratch {
-        pub(super) f32: Shelf<Vec<f32>>,
-        pub(super) f64: Shelf<Vec<f64>>,
+        pub(super) f32: Vec<Vec<f32>>,
+        pub(super) f64: Vec<Vec<f64>>,
     }
 
     #[cfg(feature = "cuda")]
@@ -80,13 +78,13 @@ pub(crate) mod sealed {
     impl<T> Device for T {}
 
     impl Element for f32 {
-        fn buffers(scratch: &mut Scratch) -> &mut Shelf<Vec<Self>> {
+        fn buffers(scratch: &mut Scratch) -> &mut Vec<Vec<Self>> {
             &mut scratch.f32
         }
     }
 
     impl Element for f64 {
-        fn buffers(scratch: &mut Scratch) -> &mut Shelf<Vec<Self>> {
+        fn buffers(scratch: &mut Scratch) -> &mut Vec<Vec<Self>> {
             &mut scratch.f64
         }
     }

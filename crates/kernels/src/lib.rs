@@ -42,7 +42,6 @@ mod error;
 mod float;
 mod matmul;
 mod parallel;
-mod shelf;
 mod simd;
 #[cfg(test)]
 mod testing;
@@ -52,6 +51,5 @@ mod workspace;
 pub use cuda::{Cuda, CudaBuffer};
 pub use error::{Error, Result};
 pub use float::Float;
-pub use shelf::{Buffer, Shelf};
 pub use view::{View, ViewMut};
 pub use workspace::Workspace;

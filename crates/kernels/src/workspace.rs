@@ -34,14 +34,20 @@ impl Workspace {
         self.crew.threads()
     }
 
-    /// Lends a buffer of `len` elements with arbitrary contents; [`Workspace::give_back`] returns it. Which one, and which
-    /// others are kept, [`Shelf::take`](crate::Shelf::take) says.
+    /// Lends a buffer of `len` elements with arbitrary contents; [`Workspace::give_back`] returns it.
+    ///
+    /// It is the least one that was returned and is large enough, unless more than half of it would lie idle; else a new
+    /// one, in place of the largest returned one of at least half the length. So the buffers of steps of similar sizes
+    /// are the same ones.
     pub fn take<T: Float>(&mut self, len: usize) -> Vec<T> {
-        if len == 0 {
-            return Vec::new();
+        let free = T::buffers(&mut self.scratch);
+        let best = Self::choose(free.iter().map(Vec::capacity), len);
+        let mut buffer = best.map(|i| free.swap_remove(i)).unwrap_or_default();
+        if buffer.capacity() < len {
+            // Nothing of it is wanted in the new place; fresh zeros are not written before somebody does.
+            drop(buffer);
+            return vec![T::ZERO; len];
         }
-        // Fresh zeros are not written before somebody does.
-        let Some(mut buffer) = T::buffers(&mut self.scratch).take(len, drop) else { return vec![T::ZERO; len] };
         if buffer.len() > len {
             buffer.truncate(len);
         } else {
@@ -59,12 +65,26 @@ impl Workspace {
 
     /// Returns a buffer for later use.
     pub fn give_back<T: Float>(&mut self, buffer: Vec<T>) {
-        T::buffers(&mut self.scratch).give_back(buffer);
+        if buffer.capacity() > 0 {
+            T::buffers(&mut self.scratch).push(buffer);
+        }
+    }
+
+    /// Which of the returned buffers, told by their capacities, [`Workspace::take`] chooses for `len` elements: a plan of memory
+    /// asks it where no buffer exists.
+    pub fn choose(capacities: impl IntoIterator<Item = usize>, len: usize) -> Option<usize> {
+        let usable =
+            capacities.into_iter().enumerate().filter(|(_, capacity)| capacity / 2 <= len && *capacity >= len / 2);
+        let best = usable.min_by_key(|(_, capacity)| match *capacity >= len {
+            true => (0, *capacity),
+            false => (1, usize::MAX - capacity),
+        });
+        best.map(|(i, _)| i)
     }
 
     /// Elements of all returned buffers of this type.
     pub fn idle_elements<T: Float>(&mut self) -> usize {
-        T::buffers(&mut self.scratch).idle_elements()
+        T::buffers(&mut self.scratch).iter().map(Vec::capacity).sum()
     }
 
     /// Returns several buffers.
@@ -103,10 +123,9 @@ mod tests {
     #[test]
     fn a_large_buffer_is_not_lent_for_a_small_one() {
         let mut ws = Workspace::new(1);
-        // Half of it is lent elsewhere, so that one more small buffer is not too much.
-        let (buffer, other) = (ws.take::<f32>(100), ws.take::<f32>(300));
+        let buffer = ws.take::<f32>(100);
         let address = buffer.as_ptr();
-        ws.give_back_all([buffer, other]);
+        ws.give_back(buffer);
         let small = ws.take::<f32>(40);
         assert_eq!(small.len(), 40);
         assert_ne!(small.as_ptr(), address);
@@ -121,6 +140,6 @@ mod tests {
         ws.give_back(buffer);
         let larger = ws.take::<f32>(150);
         assert_eq!(larger.len(), 150);
-        assert_eq!(<f32 as crate::float::sealed::Element>::buffers(&mut ws.scratch).idle_elements(), 0);
+        assert_eq!(<f32 as crate::float::sealed::Element>::buffers(&mut ws.scratch).len(), 0);
     }
 }

@@ -25,7 +25,7 @@ pub(crate) enum Keeping {
 #[derive(Debug)]
 pub(crate) struct HeadSaved<T> {
     lse: Vec<T>,
-    /// `W + s B A`, where the head itself has an adapter.
+    /// `W + s B A`, where the head itself has an adapter. It is made anew for each pass, and not taken from the workspace.
     adapted: Option<Vec<T>>,
     kept: Kept<T>,
 }
@@ -66,9 +66,6 @@ impl<T: Float> HeadSaved<T> {
     pub(crate) fn release(self, workspace: &mut Workspace) {
         self.kept.release(workspace);
         workspace.give_back(self.lse);
-        if let Some(adapted) = self.adapted {
-            workspace.give_back(adapted);
-        }
     }
 }
 
@@ -240,8 +237,7 @@ impl<T: Float + WithDType> CausalLm<T> {
 
     fn adapted_head(&self, adapter: Adapter, workspace: &mut Workspace) -> Result<Option<Vec<T>>> {
         let Some((lora, pair)) = self.head_pair().filter(|_| adapter == Adapter::On) else { return Ok(None) };
-        let mut weight = workspace.take(self.head_weight().len());
-        weight.copy_from_slice(self.head_weight());
+        let mut weight = self.head_weight().to_vec();
         lora.add_product(pair, &mut weight, workspace)?;
         Ok(Some(weight))
     }

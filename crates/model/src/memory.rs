@@ -1,11 +1,12 @@
 //! How much memory passes take, told from a configuration and the sizes of a batch: no weight is read, no buffer made.
 //!
-//! The walks below take and return sizes in the order in which the passes take and return buffers, through the same [`Shelf`], so that a [`Pool`] ends with what a workspace ends with. `tests/sizes.rs`
+//! The walks below take and return sizes in the order in which the passes take and return buffers, through the same choice
+//! among returned ones ([`Workspace::choose`]), so that a [`Pool`] ends with what a workspace ends with. `tests/sizes.rs`
 //! compares the two.
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candlewick_kernels::{Buffer, Shelf, token_log_probs};
+use candlewick_kernels::{Workspace, token_log_probs};
 
 use crate::adapter::{HEAD_MODULE, LoraConfig, stored};
 use crate::causal_lm::{Adapter, Recompute, Statistics};
@@ -78,7 +79,7 @@ pub enum Part {
 /// The buffers of a workspace by their sizes, in elements.
 #[derive(Debug, Clone, Default)]
 pub struct Pool {
-    shelf: Shelf<Lent>,
+    idle: Vec<Lent>,
     held: [usize; 4],
 }
 
@@ -86,12 +87,6 @@ pub struct Pool {
 struct Lent {
     elements: usize,
     part: Part,
-}
-
-impl Buffer for Lent {
-    fn elements(&self) -> usize {
-        self.elements
-    }
 }
 
 impl Pool {
@@ -106,14 +101,14 @@ impl Pool {
     }
 
     fn take(&mut self, part: Part, len: usize) -> Lent {
-        if len == 0 {
-            return Lent { elements: 0, part };
+        let best = Workspace::choose(self.idle.iter().map(|lent| lent.elements), len);
+        if let Some(lent) = best.map(|i| self.idle.swap_remove(i)) {
+            if lent.elements >= len {
+                return self.relabelled(lent, part);
+            }
+            self.held[lent.part as usize] -= lent.elements;
         }
-        let held = &mut self.held;
-        if let Some(lent) = self.shelf.take(len, |gone: Lent| held[gone.part as usize] -= gone.elements) {
-            return self.relabelled(lent, part);
-        }
-        held[part as usize] += len;
+        self.held[part as usize] += len;
         Lent { elements: len, part }
     }
 
@@ -128,7 +123,9 @@ impl Pool {
     }
 
     fn give_back(&mut self, lent: Lent) {
-        self.shelf.give_back(lent);
+        if lent.elements > 0 {
+            self.idle.push(lent);
+        }
     }
 
     fn give_back_all(&mut self, lents: impl IntoIterator<Item = Lent>) {

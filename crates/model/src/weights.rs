@@ -1,52 +1,59 @@
 //! safetensors files in and out.
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candlewick_kernels::Float;
-use safetensors::Dtype;
-use safetensors::tensor::Metadata;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
 
-/// Bytes that are read at once: weights are not in memory twice while they are loaded.
-const PIECE: usize = 1 << 18;
-/// Longest header that is read, as `safetensors` has it.
-const MOST_HEADER: u64 = 100_000_000;
+/// The bytes of one weight file.
+enum Bytes {
+    #[cfg(not(target_arch = "wasm32"))]
+    Mapped(memmap2::Mmap),
+    #[cfg(target_arch = "wasm32")]
+    Read(Vec<u8>),
+}
 
-/// The header of a weight file, and where its numbers begin.
-fn header(path: &Path, file: &mut File) -> Result<(Metadata, u64)> {
-    let damaged =
-        |reason: String| Error::weights(path, format!("not a whole safetensors file ({reason}); copy it again"));
-    let length = file.metadata().map_err(Error::io(path))?.len();
-    if length == 0 {
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            #[cfg(not(target_arch = "wasm32"))]
+            Self::Mapped(map) => map,
+            #[cfg(target_arch = "wasm32")]
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn open(path: &Path) -> Result<Bytes> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    if file.metadata().map_err(Error::io(path))?.len() == 0 {
         return Err(Error::weights(path, "the file is empty; copy it again"));
     }
-    let mut size = [0; size_of::<u64>()];
-    file.read_exact(&mut size).map_err(|e| damaged(e.to_string()))?;
-    let size = u64::from_le_bytes(size);
-    let first = size.saturating_add(size_of::<u64>() as u64);
-    if size > MOST_HEADER || first > length {
-        return Err(damaged(format!("a header of {size} bytes in a file of {length}")));
-    }
-    let mut text = vec![0; size as usize];
-    file.read_exact(&mut text).map_err(|e| damaged(e.to_string()))?;
-    let metadata: Metadata = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
-    match first.checked_add(metadata.data_len() as u64) {
-        Some(end) if end == length => Ok((metadata, first)),
-        end => Err(damaged(format!("{length} bytes instead of {}", end.unwrap_or(u64::MAX)))),
-    }
+    // SAFETY: the map is read once, while it is copied into our own buffers, and dropped. A file that another process
+    // shortens meanwhile faults, as it would for every reader of mapped weights; nothing is written through the map.
+    #[expect(unsafe_code, reason = "the one place that maps weight files")]
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
+    Ok(Bytes::Mapped(map))
+}
+
+#[cfg(target_arch = "wasm32")]
+fn open(path: &Path) -> Result<Bytes> {
+    std::fs::read(path).map(Bytes::Read).map_err(Error::io(path))
 }
 
 /// Where each tensor of a model or adapter directory lies.
 pub(crate) struct WeightFiles {
     directory: PathBuf,
     places: BTreeMap<String, Place>,
-    files: Vec<(PathBuf, File)>,
+    files: Vec<(PathBuf, Bytes)>,
 }
 
 /// One stored tensor.
@@ -54,7 +61,7 @@ struct Place {
     file: usize,
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Range<u64>,
+    bytes: Range<usize>,
 }
 
 impl WeightFiles {
@@ -77,17 +84,23 @@ impl WeightFiles {
         let mut files = Vec::with_capacity(paths.len());
         let mut places = BTreeMap::new();
         for path in paths {
-            let mut file = File::open(&path).map_err(Error::io(&path))?;
-            let (metadata, first) = header(&path, &mut file)?;
+            let bytes = open(&path)?;
+            let whole = bytes.as_ref();
+            let (header, metadata) = SafeTensors::read_metadata(whole)
+                .map_err(|e| Error::weights(&path, format!("not a whole safetensors file ({e}); copy it again")))?;
+            let first = header + size_of::<u64>();
             for (name, info) in metadata.tensors() {
-                let (start, end) = info.data_offsets;
-                let bytes = first + start as u64..first + end as u64;
-                let place = Place { file: files.len(), dtype: info.dtype, shape: info.shape.clone(), bytes };
+                let (start, end) = (first + info.data_offsets.0, first + info.data_offsets.1);
+                if end > whole.len() {
+                    return Err(Error::weights(&path, format!("{name} ends beyond the file; copy it again")));
+                }
+                let place =
+                    Place { file: files.len(), dtype: info.dtype, shape: info.shape.clone(), bytes: start..end };
                 if places.insert(name.clone(), place).is_some() {
                     return Err(Error::weights(directory, format!("two shards hold the tensor {name}")));
                 }
             }
-            files.push((path, file));
+            files.push((path, bytes));
         }
         Ok(Self { directory: directory.into(), places, files })
     }
@@ -115,19 +128,10 @@ impl WeightFiles {
     /// Copies a tensor into `out`, converting it.
     pub(crate) fn read<T: Float>(&self, name: &str, out: &mut [T]) -> Result<()> {
         let place = self.place(name)?;
-        let (path, file) = &self.files[place.file];
-        let size = element_size(place.dtype).ok_or_else(|| {
-            Error::weights(path, format!("{name} is stored as {:?}; expected F32, F64, F16 or BF16", place.dtype))
-        })?;
-        let mut file: &File = file;
-        file.seek(SeekFrom::Start(place.bytes.start)).map_err(Error::io(path))?;
-        let mut piece = vec![0; PIECE.min(size * out.len())];
-        for out in out.chunks_mut(PIECE / size) {
-            let piece = &mut piece[..size * out.len()];
-            file.read_exact(piece).map_err(Error::io(path))?;
-            convert(place.dtype, piece, out);
-        }
-        Ok(())
+        let (path, bytes) = &self.files[place.file];
+        convert(place.dtype, &bytes.as_ref()[place.bytes.clone()], out).map_err(|dtype| {
+            Error::weights(path, format!("{name} is stored as {dtype:?}; expected F32, F64, F16 or BF16"))
+        })
     }
 
     fn place(&self, name: &str) -> Result<&Place> {
@@ -157,24 +161,16 @@ fn shards(directory: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| directory.join(name)).collect())
 }
 
-/// Bytes of a stored number; None for those that are not read.
-fn element_size(dtype: Dtype) -> Option<usize> {
+/// Stored numbers as `T`.
+fn convert<T: Float>(dtype: Dtype, data: &[u8], out: &mut [T]) -> std::result::Result<(), Dtype> {
     match dtype {
-        Dtype::F16 | Dtype::BF16 => Some(2),
-        Dtype::F32 => Some(4),
-        Dtype::F64 => Some(8),
-        _ => None,
-    }
-}
-
-/// Stored numbers as `T`; only of dtypes that have an [`element_size`].
-fn convert<T: Float>(dtype: Dtype, data: &[u8], out: &mut [T]) {
-    match dtype {
+        Dtype::F32 => fill(out, data, |b: [u8; 4]| f64::from(f32::from_le_bytes(b))),
         Dtype::F64 => fill(out, data, f64::from_le_bytes),
         Dtype::F16 => fill(out, data, |b| half::f16::from_le_bytes(b).to_f64()),
         Dtype::BF16 => fill(out, data, |b| half::bf16::from_le_bytes(b).to_f64()),
-        _ => fill(out, data, |b: [u8; 4]| f64::from(f32::from_le_bytes(b))),
+        other => return Err(other),
     }
+    Ok(())
 }
 
 fn fill<T: Float, const N: usize>(out: &mut [T], data: &[u8], number: impl Fn([u8; N]) -> f64) {
