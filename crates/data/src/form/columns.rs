@@ -186,7 +186,8 @@ impl Columns {
         if rows.is_empty() {
             return Ok(());
         }
-        for (name, path) in &self.given {
+        // A number that is not there is missed in every row that lacks it.
+        for (name, path) in self.given.iter().filter(|(name, _)| NAMES.contains(&name.as_str())) {
             let Some(path) = path.paths().iter().find(nowhere) else { continue };
             let known: Vec<&str> = union.keys().map(String::as_str).collect();
             let near = match super::hint::nearest(path, &known) {
