@@ -48,10 +48,17 @@ golden:
 parity:
     tools/compare.sh {{ fixtures }}
 
-# One optimizer step beside PyTorch and TRL; MODEL is any Llama directory with its tokenizer.
-bench model *arguments: _venv
-    cargo build --release --bin wick -p candlewick-cli
-    {{ python }} tools/bench_step.py --model {{ model }} --python {{ python }} {{ arguments }}
+# Every CPU kernel beside its naive form.
+bench *arguments:
+    cargo bench --package candlewick-kernels --bench kernels -- {{ arguments }}
+
+# Optimizer steps beside PyTorch and TRL, every workload that has a goal.
+side-by-side *arguments: _venv
+    PYTHON={{ python }} CANDLEWICK_SHARED={{ fixtures }} benches/side_by_side.sh {{ arguments }}
+
+# Instructions that a token of a step costs, beside those on record.
+instructions *arguments:
+    CANDLEWICK_SHARED={{ fixtures }} benches/instructions.sh {{ arguments }}
 
 # The kernels' CUDA sources: fetch a compiler into DIR where there is none, compile, test.
 cuda dir="target/cuda":

@@ -115,7 +115,7 @@ pub(crate) struct Train {
     /// Go on from the newest checkpoint in the output directory
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Show the resolved plan and stop
+    /// Show the resolved plan and the memory it takes, and stop
     #[arg(long)]
     pub(crate) print_plan: bool,
 }
@@ -221,6 +221,15 @@ pub(crate) enum BenchBoundary {
     CommonPrefix,
 }
 
+/// What a timed step computes twice.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum BenchRecompute {
+    /// Nothing but what is cheap
+    Nothing,
+    /// Every layer, of which only the input is kept
+    Layers,
+}
+
 /// `wick bench step`
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
@@ -228,7 +237,7 @@ pub(crate) struct BenchStep {
     /// Directory of a Hugging Face model
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
-    /// Pairs: JSON lines with prompt, chosen and rejected
+    /// JSON lines with prompt, chosen and rejected; with an objective of verdicts, prompt, completion (or response) and label
     #[arg(long, value_name = "FILE")]
     pub(crate) data: PathBuf,
     /// Rows in a step
@@ -252,6 +261,9 @@ pub(crate) struct BenchStep {
     /// Compute the reference's log-probabilities before the clock starts
     #[arg(long)]
     pub(crate) precompute: bool,
+    /// What the backward computes again instead of keeping it
+    #[arg(long, value_enum, default_value = "nothing")]
+    pub(crate) recompute: BenchRecompute,
     /// Longest prompt with completion, in tokens; longer ones are cut at their end
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub(crate) max_length: usize,

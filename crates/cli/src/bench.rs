@@ -1,7 +1,9 @@
 //! `wick bench step`: seconds of an optimizer step, on the rows and with the settings of the programs it is compared with.
 //!
 //! Those programs tokenize the prompt alone and with its completion, take the first length as the boundary, append one
-//! end-of-sequence token and cut the end off. So does this module, so that every program computes the same tokens.
+//! end-of-sequence token and cut the end off. So does this module, so that every program computes the same tokens. Of rows with
+//! a verdict the completion begins where the two tokenizations part, and a mismatched completion is that of the row before it
+//! in the step, the first row's that of the last.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -12,15 +14,16 @@ use anyhow::{Context as _, Result, bail};
 use candlewick::data::{
     Annotation, Batch, Completion, Context, EncodeOptions, Encoder, EndOfSequence, Example, Origin, Text,
 };
-use candlewick::losses::{Builtin, Objective};
+use candlewick::losses::{Builtin, Objective, StepWide};
 use candlewick::model::{CausalLm, LoraConfig, Recompute};
 use candlewick::train::{
     AdamWOptions, CausalPolicy, FrozenPolicy, PrecomputedReference, Reference, Trainer, TrainerOptions, weights_digest,
 };
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::arguments::BenchStep;
+use crate::arguments::{BenchRecompute, BenchStep};
 use crate::failure::Failure;
 use crate::{memory, words};
 
@@ -29,6 +32,15 @@ struct Pair {
     prompt: String,
     chosen: String,
     rejected: String,
+}
+
+/// A completion with its verdict; our ready files say `response`, as the set they come from does.
+#[derive(Deserialize)]
+struct Labelled {
+    prompt: String,
+    #[serde(alias = "response")]
+    completion: String,
+    label: bool,
 }
 
 /// Runs the steps and prints what they took.
@@ -42,8 +54,9 @@ pub(crate) fn step(arguments: &BenchStep) -> Result<()> {
     if batch == 0 || steps == 0 || arguments.max_length < 2 {
         bail!(Failure::Usage("--batch and --steps must be at least 1, and --max-length at least 2".into()));
     }
-    let batches = batches(arguments)?;
-    let mut trainer = trainer(arguments, &batches)?;
+    let objective = objective(arguments)?;
+    let batches = batches(arguments, &objective)?;
+    let mut trainer = trainer(arguments, objective, &batches)?;
     let (mut seconds, mut losses, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
     for batch in &batches {
         let start = Instant::now();
@@ -54,14 +67,15 @@ pub(crate) fn step(arguments: &BenchStep) -> Result<()> {
     }
     let measured = &seconds[warmup..];
     let step_s = median(measured);
-    let tokens_per_s = tokens[warmup..].iter().sum::<u64>() as f64 / measured.iter().sum::<f64>();
+    let tokens = tokens[warmup..].iter().sum::<u64>();
+    let tokens_per_s = tokens as f64 / measured.iter().sum::<f64>();
     let peak = memory::peak_bytes();
     if arguments.json {
         let line = json!({
             "peer": "candlewick", "device": "cpu", "batch": batch, "lora": arguments.lora, "precompute": arguments.precompute,
             "bf16": false, "amp": false, "compile": false, "objective": arguments.objective,
             "threads": words::threads(arguments.threads), "step_s": step_s, "pairs_per_s": batch as f64 / step_s,
-            "tokens_per_s": tokens_per_s, "peak_rss_mb": peak.map(|bytes| bytes as f64 / f64::from(1 << 20)),
+            "tokens": tokens, "tokens_per_s": tokens_per_s, "peak_rss_mb": peak.map(|bytes| bytes as f64 / f64::from(1 << 20)),
             "peak_device_mb": null, "losses": losses,
         });
         println!("{line}");
@@ -77,15 +91,29 @@ pub(crate) fn step(arguments: &BenchStep) -> Result<()> {
     Ok(())
 }
 
-/// A trainer of the model, compared with a frozen copy, with itself without its adapter, or with what it said before.
-fn trainer(arguments: &BenchStep, batches: &[Batch]) -> Result<Trainer<CausalPolicy>> {
-    let Some(objective) = Builtin::from_name(&arguments.objective) else {
+/// The objective by its name, if it can be timed on rows of two or one completion.
+fn objective(arguments: &BenchStep) -> Result<Builtin> {
+    let name = &arguments.objective;
+    let Some(objective) = Builtin::from_name(name) else {
         bail!(Failure::Usage(format!(
-            "--objective: unknown objective {:?}; expected one of {}",
-            arguments.objective,
+            "--objective: unknown objective {name:?}; expected one of {}",
             Builtin::NAMES.join(", ")
         )));
     };
+    let needs = objective.needs();
+    if !needs.rows.pairs && !needs.rows.labelled {
+        bail!(Failure::Usage(format!("--objective {name}: it reads neither pairs nor completions with a verdict")));
+    }
+    if needs.step_wide == StepWide::Mismatched && arguments.batch < 2 {
+        bail!(Failure::Usage(format!(
+            "--objective {name}: a mismatched completion is another row's; give a --batch of at least 2"
+        )));
+    }
+    Ok(objective)
+}
+
+/// A trainer of the model, compared with a frozen copy, with itself without its adapter, or with what it said before.
+fn trainer(arguments: &BenchStep, objective: Builtin, batches: &[Batch]) -> Result<Trainer<CausalPolicy>> {
     let threads = words::threads(arguments.threads);
     let mut model = CausalLm::<f32>::load(&arguments.model)?;
     encoder(&arguments.model)?.check_vocabulary(model.config().vocab_size)?;
@@ -104,7 +132,11 @@ fn trainer(arguments: &BenchStep, batches: &[Batch]) -> Result<Trainer<CausalPol
         Reference::Frozen(Box::new(FrozenPolicy::new(model.frozen_copy(), threads)))
     };
     let loaded = arguments.lora > 0 && put_adapter(&mut model, arguments)?;
-    let policy = CausalPolicy::new(model, Recompute::Nothing, threads);
+    let recompute = match arguments.recompute {
+        BenchRecompute::Nothing => Recompute::Nothing,
+        BenchRecompute::Layers => Recompute::Layers,
+    };
+    let policy = CausalPolicy::new(model, recompute, threads);
     let options = TrainerOptions {
         optimizer: AdamWOptions { learning_rate: 1e-5, weight_decay: 0.0, ..AdamWOptions::default() },
         max_grad_norm: 1.0,
@@ -153,7 +185,8 @@ fn encoder(directory: &Path) -> Result<Encoder> {
 }
 
 /// One batch a step, rows in file order, from the start again when the file ends.
-fn batches(arguments: &BenchStep) -> Result<Vec<Batch>> {
+fn batches(arguments: &BenchStep, objective: &Builtin) -> Result<Vec<Batch>> {
+    let needs = objective.needs();
     let encoder = encoder(&arguments.model)?;
     let Some(end) = encoder.eos_id() else {
         bail!(Failure::Model(format!("{}: the tokenizer names no end-of-sequence token", arguments.model.display())));
@@ -165,27 +198,39 @@ fn batches(arguments: &BenchStep) -> Result<Vec<Batch>> {
             arguments.steps, arguments.warmup, arguments.batch
         )));
     };
-    let rows = read(&arguments.data, need)?;
-    let examples: Vec<Example> =
-        rows.iter().map(|row| example(row, &encoder, end, arguments.max_length)).collect::<Result<_>>()?;
+    let texts = Texts { encoder: &encoder, end, max_length: arguments.max_length };
+    let examples: Vec<Example> = if needs.rows.pairs {
+        let rows = read::<Pair>(&arguments.data, need, "strings prompt, chosen and rejected")?;
+        rows.iter().map(|(origin, row)| texts.pair(origin, row)).collect::<Result<_>>()?
+    } else {
+        let rows = read::<Labelled>(&arguments.data, need, "strings prompt and completion and a verdict label")?;
+        rows.iter().map(|(origin, row)| texts.labelled(origin, row)).collect::<Result<_>>()?
+    };
     let order: Vec<Example> = examples.iter().cycle().take(need).cloned().collect();
-    Ok(order.chunks(arguments.batch).map(|rows| Batch { examples: rows.to_vec(), mismatched: Vec::new() }).collect())
+    let batch = |rows: &[Example]| {
+        let mismatched = match needs.step_wide {
+            StepWide::Mismatched => mismatched(rows, arguments.max_length),
+            _ => Vec::new(),
+        };
+        Batch { examples: rows.to_vec(), mismatched }
+    };
+    Ok(order.chunks(arguments.batch).map(batch).collect())
 }
 
 /// Rows of a whole measurement; they are held in memory.
 const MOST_ROWS: usize = 1_000_000;
 
-fn read(path: &Path, most: usize) -> Result<Vec<(Origin, Pair)>> {
+/// At most `most` rows of the file; `what` names their fields for the message about one that is none.
+fn read<T: DeserializeOwned>(path: &Path, most: usize, what: &str) -> Result<Vec<(Origin, T)>> {
     let place = path.display().to_string();
     let file = File::open(path)
         .map_err(|e| Failure::Data(format!("{place}: cannot open the data file: {e}; check the path")))?;
     let mut rows = Vec::new();
     for (number, line) in BufReader::new(file).lines().enumerate().take(most) {
         let line = line.with_context(|| format!("reading {place}"))?;
-        let pair = serde_json::from_str(&line).map_err(|e| {
-            Failure::Data(format!("{place}:{}: not a row of strings prompt, chosen and rejected: {e}", number + 1))
-        })?;
-        rows.push((Origin::line(place.as_str().into(), number as u64 + 1), pair));
+        let row = serde_json::from_str(&line)
+            .map_err(|e| Failure::Data(format!("{place}:{}: not a row of {what}: {e}", number + 1)))?;
+        rows.push((Origin::line(place.as_str().into(), number as u64 + 1), row));
     }
     if rows.is_empty() {
         bail!(Failure::Data(format!("{place}: no rows; expected one JSON object a line")));
@@ -193,34 +238,80 @@ fn read(path: &Path, most: usize) -> Result<Vec<(Origin, Pair)>> {
     Ok(rows)
 }
 
-fn example((origin, pair): &(Origin, Pair), encoder: &Encoder, end: u32, max_length: usize) -> Result<Example> {
-    let tokens = |text: String| encoder.encode_prompt(&Text::Plain(text));
-    let boundary = tokens(pair.prompt.clone())?.len().min(max_length - 1);
-    let whole = |answer: &str| -> Result<Vec<u32>> {
-        let mut ids = tokens(format!("{}{answer}", pair.prompt))?;
-        if ids.last() != Some(&end) {
-            ids.push(end);
+/// From texts to token ids.
+struct Texts<'a> {
+    encoder: &'a Encoder,
+    end: u32,
+    max_length: usize,
+}
+
+impl Texts<'_> {
+    fn pair(&self, origin: &Origin, row: &Pair) -> Result<Example> {
+        let boundary = self.tokens(&row.prompt)?.len().min(self.max_length - 1);
+        let (chosen, rejected) = (self.whole(&row.prompt, &row.chosen)?, self.whole(&row.prompt, &row.rejected)?);
+        if boundary == 0 || chosen.len() <= boundary || rejected.len() <= boundary {
+            bail!(Failure::Data(format!("{origin}: the prompt or a completion has no token")));
         }
-        ids.truncate(max_length);
-        Ok(ids)
-    };
-    let (chosen, rejected) = (whole(&pair.chosen)?, whole(&pair.rejected)?);
-    if boundary == 0 || chosen.len() <= boundary || rejected.len() <= boundary {
-        bail!(Failure::Data(format!("{origin}: the prompt or a completion has no token")));
+        // Where a token lies across the boundary, the two sides share less than the prompt; the rest is there unscored.
+        let shared = common(&chosen[..boundary], &rejected);
+        let completion = |ids: &[u32]| Completion {
+            ids: ids[shared..].to_vec(),
+            scored: (shared..ids.len()).map(|position| position >= boundary).collect(),
+            teacher: Vec::new(),
+        };
+        let context = Context {
+            prompt: chosen[..shared].to_vec(),
+            prompt_scored: vec![false; shared],
+            completions: vec![completion(&chosen), completion(&rejected)],
+        };
+        Ok(Example::new(origin.clone(), vec![context], Annotation::Pair))
     }
-    // Where a token lies across the boundary, the two sides share less than the prompt; the rest is there unscored.
-    let shared = chosen.iter().zip(&rejected).take(boundary).take_while(|(a, b)| a == b).count();
-    let completion = |ids: &[u32]| Completion {
-        ids: ids[shared..].to_vec(),
-        scored: (shared..ids.len()).map(|position| position >= boundary).collect(),
-        teacher: Vec::new(),
-    };
-    let context = Context {
-        prompt: chosen[..shared].to_vec(),
-        prompt_scored: vec![false; shared],
-        completions: vec![completion(&chosen), completion(&rejected)],
-    };
-    Ok(Example::new(origin.clone(), vec![context], Annotation::Pair))
+
+    fn labelled(&self, origin: &Origin, row: &Labelled) -> Result<Example> {
+        let whole = self.whole(&row.prompt, &row.completion)?;
+        let boundary = common(&self.tokens(&row.prompt)?, &whole);
+        if boundary == 0 || whole.len() <= boundary {
+            bail!(Failure::Data(format!("{origin}: the prompt or the completion has no token")));
+        }
+        let context = scored_after(&whole[..boundary], &whole[boundary..]);
+        Ok(Example::new(origin.clone(), vec![context], Annotation::Labelled { desirable: row.label }))
+    }
+
+    fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.encoder.encode_prompt(&Text::Plain(text.to_owned()))?)
+    }
+
+    /// Prompt, answer and the end of the sequence, cut to the longest length.
+    fn whole(&self, prompt: &str, answer: &str) -> Result<Vec<u32>> {
+        let mut ids = self.tokens(&format!("{prompt}{answer}"))?;
+        if ids.last() != Some(&self.end) {
+            ids.push(self.end);
+        }
+        ids.truncate(self.max_length);
+        Ok(ids)
+    }
+}
+
+/// The number of ids with which both begin.
+fn common(left: &[u32], right: &[u32]) -> usize {
+    left.iter().zip(right).take_while(|(a, b)| a == b).count()
+}
+
+fn scored_after(prompt: &[u32], completion: &[u32]) -> Context {
+    let scored = Completion { ids: completion.to_vec(), scored: vec![true; completion.len()], teacher: Vec::new() };
+    Context { prompt: prompt.to_vec(), prompt_scored: vec![false; prompt.len()], completions: vec![scored] }
+}
+
+/// The prompt of each row with the completion of the row before it, cut to the longest length.
+fn mismatched(rows: &[Example], max_length: usize) -> Vec<Context> {
+    let before = rows.iter().cycle().skip(rows.len() - 1);
+    rows.iter()
+        .zip(before)
+        .map(|(own, other)| {
+            let (prompt, completion) = (&own.contexts[0].prompt, &other.contexts[0].completions[0].ids);
+            scored_after(prompt, &completion[..completion.len().min(max_length - prompt.len())])
+        })
+        .collect()
 }
 
 /// The middle value; the mean of the two middle ones of an even number.
@@ -244,5 +335,20 @@ mod tests {
         assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-12);
         assert!((median(&[4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-12);
         assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn every_prompt_meets_the_completion_of_the_row_before() {
+        let row = |prompt: &[u32], completion: &[u32]| {
+            let origin = Origin::line("rows".into(), 1);
+            let context = scored_after(prompt, completion);
+            Example::new(origin, vec![context], Annotation::Labelled { desirable: true })
+        };
+        let rows = [row(&[1], &[11, 12, 13]), row(&[2, 2], &[21]), row(&[3], &[31, 32])];
+        let mixed = mismatched(&rows, 4);
+        let ids: Vec<Vec<u32>> =
+            mixed.iter().map(|context| [&context.prompt[..], &context.completions[0].ids].concat()).collect();
+        assert_eq!(ids, [vec![1, 31, 32], vec![2, 2, 11, 12], vec![3, 21]], "the second is cut");
+        assert!(mixed.iter().all(|context| context.completions[0].scored.iter().all(|scored| *scored)));
     }
 }

@@ -1,7 +1,7 @@
 //! `wick train`: from words to a trained model.
 
 use anyhow::{Result, bail};
-use candlewick::train::{Checkpoint, Event, Plan, Run, checkpoints};
+use candlewick::train::{Checkpoint, Event, MemoryPlan, Plan, Run, checkpoints};
 
 use crate::arguments::Train;
 use crate::drive::{Driven, drive};
@@ -16,7 +16,7 @@ pub(crate) fn train(arguments: &Train) -> Result<()> {
     let mut plan = Plan::resolve(config)?;
     plan.train.threads = words::threads(plan.train.threads);
     if arguments.print_plan {
-        print!("{plan}");
+        print!("{plan}{}", memory_of(&plan));
         return Ok(());
     }
     let interrupt = Interrupt::listen()?;
@@ -42,6 +42,16 @@ pub(crate) fn train(arguments: &Train) -> Result<()> {
     )?;
     report(&done);
     Ok(())
+}
+
+/// The plan of memory as comments below the plan.
+fn memory_of(plan: &Plan) -> String {
+    let text = match MemoryPlan::of(plan) {
+        // By now the process holds what a run holds before its model: the tokenizer, and rows that were read.
+        Ok(memory) => memory.with_process(memory::own_bytes(plan.train.threads)).to_string(),
+        Err(error) => format!("memory is not planned: {}\n", failure::one_line(&error.into())),
+    };
+    text.lines().map(|line| format!("# {line}\n")).collect()
 }
 
 /// Begins, showing what will be trained on.

@@ -278,3 +278,34 @@ fn a_timed_step_speaks_the_peers_language() {
     assert!(bench.path("start/adapter_model.safetensors").exists());
     assert_eq!(losses(&fresh), losses(&step(&["--lora", "4", "--adapter", "start"])), "the written start is the start");
 }
+
+#[test]
+fn a_timed_step_of_verdicts_meets_mismatched_completions() {
+    let bench = Bench::new();
+    let words = ["one", "two", "three", "four", "five", "six"];
+    let row = |i: usize| json!({ "prompt": format!("{} red", words[i % 6]), "response": " blue yes", "label": i.is_multiple_of(3) });
+    bench.lines("verdicts.jsonl", (0..12).map(row));
+    let step = |more: &[&str]| {
+        let words =
+            ["bench", "step", "--model", "model", "--data", "verdicts.jsonl", "--objective", "kto", "--warmup", "0"];
+        bench.wick(&[&words[..], &["--steps", "3", "--json"], more].concat())
+    };
+    let losses = |more: &[&str]| -> Vec<f64> {
+        let said = step(more);
+        said.succeeds();
+        let line: Value = serde_json::from_str(&said.out).expect("one json line");
+        assert_eq!(line["tokens"], 3 * 6 * 5, "prompts of two, completions of two and their end");
+        line["losses"].as_array().expect("list").iter().map(|loss| loss.as_f64().expect("number")).collect()
+    };
+    let kept = losses(&["--batch", "6"]);
+    assert!((kept[0] - 0.5).abs() < 1e-6 && (kept[2] - 0.5).abs() > 1e-7, "{kept:?}");
+    for more in [["--batch", "6", "--recompute", "layers"], ["--batch", "6", "--precompute", "--threads=1"]] {
+        for (a, b) in kept.iter().zip(losses(&more)) {
+            assert!((a - b).abs() < 1e-6, "{more:?}");
+        }
+    }
+    step(&["--batch", "1"]).fails(2, &["kto", "--batch of at least 2"]);
+    bench
+        .wick(&["bench", "step", "--model", "model", "--data", "verdicts.jsonl"])
+        .fails(3, &["verdicts.jsonl:1", "chosen"]);
+}

@@ -175,6 +175,13 @@ fn columns_that_neither_a_form_nor_a_number_has_cannot_be_mapped() {
     let parts = mapped(wanting(&[NumberColumn::any("margin")]), &[("score_chosen", "a"), ("score_rejected", "b")]);
     assert!(open(&parts).is_ok());
     assert!(open(&SourceOptions { numbers: vec![NumberColumn::any("safety")], ..wrong }).is_ok());
+    // Without the column that was meant, the prompt would be taken from what the completions share.
+    let typo = mapped(SourceOptions::default(), &[("prompt", "promt")]);
+    let error = open(&typo).unwrap_err().to_string();
+    assert!(
+        error.contains(r#"prompt = "promt", which none of the first rows has (the nearest is "prompt")"#),
+        "{error}"
+    );
 }
 
 #[test]

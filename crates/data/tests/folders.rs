@@ -153,7 +153,9 @@ fn a_data_set_that_was_saved_is_read() {
     // Files without a split in their name are those to train on.
     assert_eq!(of_split(dir.path(), "train"), prompts(&["a", "b", "c", "d"]));
     let one = dir.path().join("data-00001-of-00002.arrow");
-    assert_eq!(read(&SourceOptions::new(one)), prompts(&["d"]));
+    assert_eq!(read(&SourceOptions::new(&one)), prompts(&["d"]));
+    assert_eq!(of_split(&one, "train"), prompts(&["d"]));
+    assert!(of_split(&one, "test").unwrap_err().contains("tells a split, `test` was asked for; leave it out"));
 }
 
 #[test]

@@ -149,6 +149,13 @@ vectorised! {
         }
     }
 
+    /// yᵢ ← yᵢ + factor·xᵢ.
+    pub(crate) fn add_scaled<T>(y: &mut [T], x: &[T], factor: T) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y += factor * x;
+        }
+    }
+
     /// yᵢ ← yᵢ + xᵢ.
     pub(crate) fn add<T>(y: &mut [T], x: &[T]) {
         for (y, &x) in y.iter_mut().zip(x) {

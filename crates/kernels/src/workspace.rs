@@ -35,22 +35,31 @@ impl Workspace {
     }
 
     /// Lends a buffer of `len` elements with arbitrary contents; [`Workspace::give_back`] returns it.
+    ///
+    /// It is the least one that was returned and is large enough, unless more than half of it would lie idle; else a new
+    /// one, in place of the largest returned one of at least half the length. So the buffers of steps of similar sizes
+    /// are the same ones.
     pub fn take<T: Float>(&mut self, len: usize) -> Vec<T> {
         let free = T::buffers(&mut self.scratch);
-        // The least buffer that is large enough, else the largest, which then grows.
-        let best = (0..free.len()).min_by_key(|&i| {
-            let capacity = free[i].capacity();
-            if capacity >= len { (0, capacity) } else { (1, usize::MAX - capacity) }
-        });
+        let best = Self::choose(free.iter().map(Vec::capacity), len);
         let mut buffer = best.map(|i| free.swap_remove(i)).unwrap_or_default();
+        if buffer.capacity() < len {
+            // Nothing of it is wanted in the new place; fresh zeros are not written before somebody does.
+            drop(buffer);
+            return vec![T::ZERO; len];
+        }
         if buffer.len() > len {
             buffer.truncate(len);
         } else {
-            if buffer.capacity() < len {
-                buffer.clear(); // nothing of it is wanted in the new place
-            }
             buffer.resize(len, T::ZERO);
         }
+        buffer
+    }
+
+    /// As [`Workspace::take`], all zeros.
+    pub fn take_zeros<T: Float>(&mut self, len: usize) -> Vec<T> {
+        let mut buffer = self.take(len);
+        buffer.fill(T::ZERO);
         buffer
     }
 
@@ -59,6 +68,28 @@ impl Workspace {
         if buffer.capacity() > 0 {
             T::buffers(&mut self.scratch).push(buffer);
         }
+    }
+
+    /// Which of the returned buffers, told by their capacities, [`Workspace::take`] chooses for `len` elements: a plan of memory
+    /// asks it where no buffer exists.
+    pub fn choose(capacities: impl IntoIterator<Item = usize>, len: usize) -> Option<usize> {
+        let usable =
+            capacities.into_iter().enumerate().filter(|(_, capacity)| capacity / 2 <= len && *capacity >= len / 2);
+        let best = usable.min_by_key(|(_, capacity)| match *capacity >= len {
+            true => (0, *capacity),
+            false => (1, usize::MAX - capacity),
+        });
+        best.map(|(i, _)| i)
+    }
+
+    /// Elements of all returned buffers of this type.
+    pub fn idle_elements<T: Float>(&mut self) -> usize {
+        T::buffers(&mut self.scratch).iter().map(Vec::capacity).sum()
+    }
+
+    /// Returns several buffers.
+    pub fn give_back_all<T: Float>(&mut self, buffers: impl IntoIterator<Item = Vec<T>>) {
+        buffers.into_iter().for_each(|buffer| self.give_back(buffer));
     }
 
     pub(crate) fn crew(&self) -> Crew {
@@ -82,10 +113,33 @@ mod tests {
         let buffer = ws.take::<f32>(100);
         let address = buffer.as_ptr();
         ws.give_back(buffer);
-        let again = ws.take::<f32>(40);
-        assert_eq!((again.as_ptr(), again.len()), (address, 40));
+        let again = ws.take::<f32>(60);
+        assert_eq!((again.as_ptr(), again.len()), (address, 60));
         ws.give_back(again);
         let grown = ws.take::<f32>(100);
         assert_eq!(grown.as_ptr(), address);
+    }
+
+    #[test]
+    fn a_large_buffer_is_not_lent_for_a_small_one() {
+        let mut ws = Workspace::new(1);
+        let buffer = ws.take::<f32>(100);
+        let address = buffer.as_ptr();
+        ws.give_back(buffer);
+        let small = ws.take::<f32>(40);
+        assert_eq!(small.len(), 40);
+        assert_ne!(small.as_ptr(), address);
+        let large = ws.take::<f32>(90);
+        assert_eq!(large.as_ptr(), address);
+    }
+
+    #[test]
+    fn a_buffer_that_is_too_small_is_replaced() {
+        let mut ws = Workspace::new(1);
+        let buffer = ws.take::<f32>(100);
+        ws.give_back(buffer);
+        let larger = ws.take::<f32>(150);
+        assert_eq!(larger.len(), 150);
+        assert_eq!(<f32 as crate::float::sealed::Element>::buffers(&mut ws.scratch).len(), 0);
     }
 }

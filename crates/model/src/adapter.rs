@@ -244,7 +244,8 @@ fn modules(model: &Config) -> impl Iterator<Item = (String, usize, usize)> + '_ 
     layers.chain(std::iter::once((HEAD_MODULE.to_owned(), model.vocab_size, model.hidden_size)))
 }
 
-fn stored(module: &str, side: char) -> String {
+/// The name of one side of a module's pair in PEFT's files.
+pub(crate) fn stored(module: &str, side: char) -> String {
     format!("{PREFIX}{module}.lora_{side}.weight")
 }
 

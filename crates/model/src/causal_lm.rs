@@ -11,11 +11,12 @@ use rand::{Rng, SeedableRng};
 use crate::adapter::{HEAD_MODULE, Lora, LoraConfig};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::head::HeadSaved;
+use crate::head::{HeadSaved, Keeping};
 use crate::layer::{LINEARS, Layer, LayerPlaces, LayerSaved, norm};
 use crate::packed::{CompletionIds, ContextIds, Packed};
 use crate::parameters::{Gradients, Parameters};
 use crate::rope::RopeCache;
+use crate::sketch::{GradientSink, Sketch, SketchSums, Sketches};
 use crate::weights::{self, WeightFiles};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -98,8 +99,8 @@ pub struct Saved<T> {
     layers: Option<Vec<LayerSaved<T>>>,
     last: Vec<T>,
     rstd: Vec<T>,
-    pub(crate) hidden: Vec<T>,
-    pub(crate) head: HeadSaved<T>,
+    hidden: Vec<T>,
+    head: HeadSaved<T>,
 }
 
 #[derive(Debug, Clone)]
@@ -337,7 +338,10 @@ impl<T: Float + WithDType> CausalLm<T> {
         workspace: &mut Workspace,
     ) -> Result<HeadScores<T>> {
         let hidden = self.trunk(packed, adapter, workspace)?;
-        Ok(self.head(&hidden, packed, want, adapter, workspace)?.0)
+        let (scores, saved) = self.head(&hidden, packed, want, adapter, Keeping::Nothing, workspace)?;
+        workspace.give_back(hidden);
+        saved.release(workspace);
+        Ok(scores)
     }
 
     /// Scores the targets and keeps what [`backward`](Self::backward) needs.
@@ -353,17 +357,25 @@ impl<T: Float + WithDType> CausalLm<T> {
     ) -> Result<(HeadScores<T>, Saved<T>)> {
         let mut x = self.embed(packed, workspace)?;
         let tables = self.rope.tables(positions(packed));
+        let lowest = self.lowest_trained_layer();
         let mut inputs = Vec::with_capacity(self.places.layers.len());
         let mut layers = Vec::new();
         for number in 0..self.places.layers.len() {
             let (y, saved) = self.layer(number, Adapter::On).forward(&x, packed, &tables, workspace)?;
-            inputs.push(std::mem::replace(&mut x, y));
-            if recompute == Recompute::Nothing {
+            let input = std::mem::replace(&mut x, y);
+            if number < lowest {
+                workspace.give_back(input);
+            } else {
+                inputs.push(input);
+            }
+            if number < lowest || recompute == Recompute::Layers {
+                saved.release(workspace);
+            } else {
                 layers.push(saved);
             }
         }
         let (hidden, rstd) = self.final_norm(&x, packed.tokens(), workspace)?;
-        let (scores, head) = self.head(&hidden, packed, want, Adapter::On, workspace)?;
+        let (scores, head) = self.head(&hidden, packed, want, Adapter::On, Keeping::ForBackward, workspace)?;
         let layers = (recompute == Recompute::Nothing).then_some(layers);
         Ok((scores, Saved { inputs, layers, last: x, rstd, hidden, head }))
     }
@@ -380,10 +392,88 @@ impl<T: Float + WithDType> CausalLm<T> {
         gradients: &mut Gradients<T>,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        if gradients.data().len() != self.trainable().element_count() {
+        let mut sink = GradientSink { whole: gradients, by_item: None };
+        self.backward_into(packed, saved, cotangents, &mut sink, workspace)
+    }
+
+    /// As [`backward`](Self::backward), with the same bits, and returns a sketch of the gradient of each context of
+    /// `packed`: of that part of the adapter's gradient that comes from its rows, its prompt's included. They add up to the
+    /// sketch of the whole, and each is what the context alone would have got from the same cotangents.
+    ///
+    /// Two items of a batch pull the adapter the same way where the inner product of their sketches is positive:
+    ///
+    /// ```
+    /// # use candlewick_kernels::Workspace;
+    /// # use candlewick_model::{CausalLm, CompletionIds, Config, ContextIds, Gradients, HeadCotangents, LoraConfig, Packed};
+    /// # use candlewick_model::{Recompute, Sketch, Statistics};
+    /// # fn main() -> candlewick_model::Result<()> {
+    /// let mut model = CausalLm::<f32>::random(Config::llama(32, 16, 2), 7)?;
+    /// model.add_lora(&LoraConfig { rank: 4, ..LoraConfig::default() }, 1)?;
+    /// let context = |prompt, completion| {
+    ///     let completions = vec![CompletionIds::all_scored(completion)];
+    ///     ContextIds { prompt, prompt_scored: &[], completions }
+    /// };
+    /// let packed = Packed::new(&[context(&[1, 5, 9], &[4, 2]), context(&[1, 6], &[8, 2]), context(&[1, 5, 9], &[4, 2])])?;
+    ///
+    /// let mut workspace = Workspace::new(1);
+    /// let mut gradients = Gradients::zeros(model.trainable());
+    /// let (scores, saved) = model.forward(&packed, Statistics::default(), Recompute::Nothing, &mut workspace)?;
+    /// let d = HeadCotangents { log_probs: Some(vec![-1.0; scores.log_probs.len()]), ..HeadCotangents::default() };
+    /// let sketch = Sketch { dimensions: 512, seed: 0 };
+    /// let sketches = model.backward_with_sketches(&packed, saved, &d, &mut gradients, sketch, &mut workspace)?;
+    /// let products = sketches.inner_products(&sketches)?; // [3, 3]
+    /// assert!((products[2] / products[0] - 1.0).abs() < 1e-4); // the first and the last are the same
+    /// assert!(products[1] < products[0]);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// It costs what the products of the adapter's own gradients cost once more, one addition for each of its numbers and
+    /// each context, and memory for `contexts × dimensions` numbers and, for each thread, for the largest tensor of the
+    /// adapter. Contexts are spread over the threads; the sketches are the same for every number of them wherever the
+    /// backward's own numbers are.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward); a model without an adapter, or with one of the head; dimensions out of bounds.
+    pub fn backward_with_sketches(
+        &self,
+        packed: &Packed,
+        saved: Saved<T>,
+        cotangents: &HeadCotangents<T>,
+        gradients: &mut Gradients<T>,
+        sketch: Sketch,
+        workspace: &mut Workspace,
+    ) -> Result<Sketches> {
+        let Some(adapter) = &self.adapter else {
+            return Err(Error::Unsupported {
+                what: "sketching the gradient of each item of a model without an adapter".into(),
+                instead: "put one over it with add_lora or load_adapter".into(),
+            });
+        };
+        // Its gradient is found by way of that of the whole head, summed over the batch by then.
+        if adapter.pair(HEAD_MODULE).is_some() {
+            return Err(Error::Unsupported {
+                what: "sketching the gradient of each item with an adapter of the head".into(),
+                instead: format!("use an adapter without {HEAD_MODULE} among its targets"),
+            });
+        }
+        let mut sums = SketchSums::new(sketch, packed, &adapter.parameters)?;
+        let mut sink = GradientSink { whole: gradients, by_item: Some(&mut sums) };
+        self.backward_into(packed, saved, cotangents, &mut sink, workspace)?;
+        Ok(sums.finish())
+    }
+
+    fn backward_into(
+        &self,
+        packed: &Packed,
+        saved: Saved<T>,
+        cotangents: &HeadCotangents<T>,
+        gradients: &mut GradientSink<'_, T>,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        if gradients.whole.data().len() != self.trainable().element_count() {
             return Err(Error::Input(format!(
                 "the gradients hold {} numbers and the trainable parameters {}; make them with Gradients::zeros(model.trainable())",
-                gradients.data().len(),
+                gradients.whole.data().len(),
                 self.trainable().element_count()
             )));
         }
@@ -391,16 +481,17 @@ impl<T: Float + WithDType> CausalLm<T> {
         let hidden_size = self.config.hidden_size;
         let base_trained = self.adapter.is_none();
 
-        let mut d_hidden = vec![T::ZERO; rows * hidden_size];
-        self.head_backward(&saved, packed, cotangents, &mut d_hidden, gradients, workspace)?;
-        let mut d = vec![T::ZERO; rows * hidden_size];
+        let Saved { mut inputs, mut layers, last, rstd, hidden, head } = saved;
+        let mut d_hidden = workspace.take_zeros(rows * hidden_size);
+        self.head_backward(&hidden, head, packed, cotangents, &mut d_hidden, gradients.whole, workspace)?;
+        let mut d = workspace.take(rows * hidden_size);
         let shape = rms_norm::Shape { rows, hidden: hidden_size };
         let place = self.places.final_norm;
         let dw = base_trained.then(|| gradients.tensor_mut(place).into());
         rms_norm::backward(
-            (&saved.last).into(),
+            (&last).into(),
             self.base.tensor(place).into(),
-            (&saved.rstd).into(),
+            (&rstd).into(),
             (&d_hidden).into(),
             (&mut d).into(),
             false,
@@ -408,23 +499,32 @@ impl<T: Float + WithDType> CausalLm<T> {
             shape,
             workspace,
         )?;
-        drop(d_hidden);
+        workspace.give_back_all([last, rstd, hidden, d_hidden]);
 
-        let Saved { mut inputs, mut layers, .. } = saved;
         let tables = self.rope.tables(positions(packed));
-        for number in (0..self.places.layers.len()).rev() {
+        let lowest = self.lowest_trained_layer();
+        for number in (lowest..self.places.layers.len()).rev() {
             let x = inputs.pop().expect("one input was kept for each layer");
             let layer = self.layer(number, Adapter::On);
             let kept = match &mut layers {
                 Some(layers) => layers.pop().expect("each layer was kept"),
-                None => layer.forward(&x, packed, &tables, workspace)?.1,
+                None => {
+                    let (y, kept) = layer.forward(&x, packed, &tables, workspace)?;
+                    workspace.give_back(y);
+                    kept
+                }
             };
-            layer.backward(&x, &kept, &mut d, packed, &tables, gradients, workspace)?;
+            let onward = base_trained || number > lowest;
+            layer.backward(&x, &kept, &mut d, onward, packed, &tables, gradients, workspace)?;
+            kept.release(workspace);
+            workspace.give_back(x);
         }
         if base_trained {
             let table = gradients.tensor_mut(self.places.embedding);
             embedding::backward(packed.ids(), (&d).into(), table.into(), hidden_size, workspace)?;
         }
+        workspace.give_back_all(inputs.into_iter().chain([d]));
+        layers.into_iter().flatten().for_each(|kept| kept.release(workspace));
         Ok(())
     }
 
@@ -476,9 +576,13 @@ impl<T: Float + WithDType> CausalLm<T> {
         let mut x = self.embed(packed, workspace)?;
         let tables = self.rope.tables(positions(packed));
         for number in 0..self.places.layers.len() {
-            x = self.layer(number, adapter).forward(&x, packed, &tables, workspace)?.0;
+            let (y, saved) = self.layer(number, adapter).forward(&x, packed, &tables, workspace)?;
+            saved.release(workspace);
+            workspace.give_back(std::mem::replace(&mut x, y));
         }
-        Ok(self.final_norm(&x, packed.tokens(), workspace)?.0)
+        let (hidden, rstd) = self.final_norm(&x, packed.tokens(), workspace)?;
+        workspace.give_back_all([x, rstd]);
+        Ok(hidden)
     }
 
     fn hidden(&self, ids: &[u32], workspace: &mut Workspace) -> Result<Vec<T>> {
@@ -506,10 +610,18 @@ impl<T: Float + WithDType> CausalLm<T> {
                 "token id {id} is beyond the model's vocabulary of {vocab}; does the tokenizer belong to this model?"
             )));
         }
-        let mut x = vec![T::ZERO; packed.tokens() * self.config.hidden_size];
+        let mut x = workspace.take(packed.tokens() * self.config.hidden_size);
         let table = self.base.tensor(self.places.embedding);
         embedding::forward(packed.ids(), table.into(), (&mut x).into(), self.config.hidden_size, workspace)?;
         Ok(x)
+    }
+
+    /// The first layer that holds anything trained; one past the last where only the head does.
+    fn lowest_trained_layer(&self) -> usize {
+        let Some(adapter) = &self.adapter else { return 0 };
+        let count = self.places.layers.len();
+        let adapted = |number: &usize| LINEARS.iter().any(|name| adapter.pair(&name.module(*number)).is_some());
+        (0..count).find(adapted).unwrap_or(count)
     }
 
     pub(crate) fn layer(&self, number: usize, adapter: Adapter) -> Layer<'_, T> {

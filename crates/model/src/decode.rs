@@ -140,11 +140,15 @@ impl<'a, T: Float + WithDType> Generation<'a, T> {
                 }
                 Ok(())
             };
-            x = model.layer(number, Adapter::On).forward_with(&x, &positions, &tables, workspace, attend)?.0;
+            let (y, saved) =
+                model.layer(number, Adapter::On).forward_with(&x, &positions, &tables, workspace, attend)?;
+            saved.release(workspace);
+            workspace.give_back(std::mem::replace(&mut x, y));
         }
         let last = &x[x.len() - config.hidden_size..];
-        let (hidden, _) = model.final_norm(last, 1, workspace)?;
+        let (hidden, rstd) = model.final_norm(last, 1, workspace)?;
         model.project(&hidden, 1, &mut self.logits, workspace)?;
+        workspace.give_back_all([x, hidden, rstd]);
         self.tokens += ids.len();
         Ok(())
     }

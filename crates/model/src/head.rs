@@ -3,7 +3,7 @@ use candle_core::WithDType;
 use candlewick_kernels::{Float, Workspace, linear, token_log_probs};
 
 use crate::adapter::{HEAD_MODULE, Lora, LoraPair};
-use crate::causal_lm::{Adapter, CausalLm, HeadCotangents, HeadScores, Saved, Statistics};
+use crate::causal_lm::{Adapter, CausalLm, HeadCotangents, HeadScores, Statistics};
 use crate::error::{Error, Result};
 use crate::packed::Packed;
 use crate::parameters::Gradients;
@@ -11,12 +11,62 @@ use crate::parameters::Gradients;
 /// The kernel chooses how many rows a chunk has.
 const AUTOMATIC: usize = 0;
 
+/// Largest softmax that a forward pass keeps for its backward, in numbers: 256 MB of f32. Beyond it the logits are made again.
+pub(crate) const MOST_KEPT: usize = 1 << 26;
+
+/// Whether a backward follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    Nothing,
+    ForBackward,
+}
+
 /// What the head's backward needs beside the hidden states.
 #[derive(Debug)]
 pub(crate) struct HeadSaved<T> {
     lse: Vec<T>,
-    /// `W + s B A`, where the head itself has an adapter.
+    /// `W + s B A`, where the head itself has an adapter. It is made anew for each pass, and not taken from the workspace.
     adapted: Option<Vec<T>>,
+    kept: Kept<T>,
+}
+
+/// What spares the backward the logits.
+#[derive(Debug)]
+enum Kept<T> {
+    Nothing,
+    Softmax { exps: Vec<T>, inverse_sums: Vec<T> },
+    Pulls(Vec<T>),
+}
+
+impl<T: Float> Kept<T> {
+    fn take(targets: usize, head: &token_log_probs::Shape, trained: bool, workspace: &mut Workspace) -> Self {
+        match trained {
+            true if targets * head.vocab <= MOST_KEPT => {
+                Self::Softmax { exps: workspace.take(targets * head.vocab), inverse_sums: workspace.take(targets) }
+            }
+            true => Self::Nothing,
+            false => Self::Pulls(workspace.take(targets * head.hidden)),
+        }
+    }
+
+    fn release(self, workspace: &mut Workspace) {
+        match self {
+            Self::Nothing => {}
+            Self::Softmax { exps, inverse_sums } => {
+                workspace.give_back(exps);
+                workspace.give_back(inverse_sums);
+            }
+            Self::Pulls(pulls) => workspace.give_back(pulls),
+        }
+    }
+}
+
+impl<T: Float> HeadSaved<T> {
+    /// Returns the buffers to the workspace.
+    pub(crate) fn release(self, workspace: &mut Workspace) {
+        self.kept.release(workspace);
+        workspace.give_back(self.lse);
+    }
 }
 
 impl<T: Float + WithDType> CausalLm<T> {
@@ -27,6 +77,7 @@ impl<T: Float + WithDType> CausalLm<T> {
         packed: &Packed,
         want: Statistics,
         adapter: Adapter,
+        keeping: Keeping,
         workspace: &mut Workspace,
     ) -> Result<(HeadScores<T>, HeadSaved<T>)> {
         let count = packed.targets().len();
@@ -47,7 +98,7 @@ impl<T: Float + WithDType> CausalLm<T> {
             is_top1: wanted(want.is_top1),
             given_log_probs: want.given_log_probs.then(|| vec![T::ZERO; given.len()]),
         };
-        let mut lse = vec![T::ZERO; count];
+        let mut lse = workspace.take(count);
         let out = token_log_probs::Outputs {
             log_probs: (&mut scores.log_probs).into(),
             mean_log_probs: scores.mean_log_probs.as_mut().map(Into::into),
@@ -59,6 +110,20 @@ impl<T: Float + WithDType> CausalLm<T> {
         let adapted = self.adapted_head(adapter, workspace)?;
         let weight = adapted.as_deref().unwrap_or_else(|| self.head_weight());
         let shape = self.head_shape(packed);
+        // The gradients of statistics need the logits themselves; those of given tokens, their softmax.
+        let statistics = want.mean_log_probs || want.log_sum_sq_probs || want.entropy;
+        let trained = self.adapter.is_none() || adapted.is_some();
+        let mut kept = match keeping {
+            Keeping::ForBackward if !statistics && (trained || !want.given_log_probs) => {
+                Kept::take(count, &shape, trained, workspace)
+            }
+            _ => Kept::Nothing,
+        };
+        let keep = match &mut kept {
+            Kept::Nothing => token_log_probs::Keep::Nothing,
+            Kept::Softmax { exps, inverse_sums } => token_log_probs::Keep::Softmax(softmax(exps, inverse_sums)),
+            Kept::Pulls(pulls) => token_log_probs::Keep::Pulls(pulls.into()),
+        };
         token_log_probs::forward(
             hidden.into(),
             weight.into(),
@@ -67,16 +132,19 @@ impl<T: Float + WithDType> CausalLm<T> {
             given,
             out,
             (&mut lse).into(),
+            keep,
             shape,
             workspace,
         )?;
-        Ok((scores, HeadSaved { lse, adapted }))
+        Ok((scores, HeadSaved { lse, adapted, kept }))
     }
 
     /// Adds to `d_hidden` `[rows, H]` and to the gradients of what of the head is trained.
+    #[expect(clippy::too_many_arguments, reason = "the operands of one backward")]
     pub(crate) fn head_backward(
         &self,
-        saved: &Saved<T>,
+        hidden: &[T],
+        mut saved: HeadSaved<T>,
         packed: &Packed,
         d: &HeadCotangents<T>,
         d_hidden: &mut [T],
@@ -93,20 +161,26 @@ impl<T: Float + WithDType> CausalLm<T> {
         };
         let given = if d.given_log_probs.is_some() { packed.given() } else { &[] };
         // The gradient of W + s B A, from which those of B and A follow.
-        let mut d_adapted = saved.head.adapted.as_ref().map(|weight| vec![T::ZERO; weight.len()]);
-        let weight = saved.head.adapted.as_deref().unwrap_or_else(|| self.head_weight());
+        let mut d_adapted = saved.adapted.as_ref().map(|weight| vec![T::ZERO; weight.len()]);
+        let weight = saved.adapted.as_deref().unwrap_or_else(|| self.head_weight());
         let d_weight = match (&mut d_adapted, self.adapter.is_none()) {
             (Some(d), _) => Some(d.into()),
             (None, true) => Some(gradients.tensor_mut(self.places.head).into()),
             (None, false) => None,
         };
+        let kept = match &mut saved.kept {
+            Kept::Nothing => token_log_probs::Kept::Nothing,
+            Kept::Softmax { exps, inverse_sums } => token_log_probs::Kept::Softmax(softmax(exps, inverse_sums)),
+            Kept::Pulls(pulls) => token_log_probs::Kept::Pulls((&*pulls).into()),
+        };
         token_log_probs::backward(
-            (&saved.hidden).into(),
+            hidden.into(),
             weight.into(),
             &rows,
             &ids,
             given,
-            (&saved.head.lse).into(),
+            (&saved.lse).into(),
+            kept,
             cotangents,
             d_hidden.into(),
             d_weight,
@@ -133,6 +207,7 @@ impl<T: Float + WithDType> CausalLm<T> {
                 workspace,
             )?;
         }
+        saved.release(workspace);
         Ok(())
     }
 
@@ -184,6 +259,10 @@ impl<T: Float + WithDType> CausalLm<T> {
             chunk: AUTOMATIC,
         }
     }
+}
+
+fn softmax<'a, T>(exps: &'a mut Vec<T>, inverse_sums: &'a mut Vec<T>) -> token_log_probs::KeptSoftmax<'a, T> {
+    token_log_probs::KeptSoftmax { exps: exps.into(), inverse_sums: inverse_sums.into() }
 }
 
 fn target_indices(packed: &Packed) -> (Vec<u32>, Vec<u32>) {

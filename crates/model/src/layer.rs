@@ -17,7 +17,8 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::linear::Linear;
 use crate::packed::Packed;
-use crate::parameters::{Gradients, Parameters};
+use crate::parameters::Parameters;
+use crate::sketch::GradientSink;
 
 /// The linears of a layer, in the order in which they act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +116,15 @@ pub(crate) struct LayerSaved<T> {
     low: [Vec<T>; 7],
 }
 
+impl<T: Float> LayerSaved<T> {
+    /// Returns the buffers to the workspace.
+    pub(crate) fn release(self, workspace: &mut Workspace) {
+        let Self { rstd_input, q, k, v, attended, lse, middle, rstd_attention, gate, up, low } = self;
+        workspace.give_back_all([rstd_input, q, k, v, attended, lse, middle, rstd_attention, gate, up]);
+        workspace.give_back_all(low);
+    }
+}
+
 impl<'a, T: Float> Layer<'a, T> {
     fn linear(&self, name: LinearName) -> Linear<'a, T> {
         let place = self.places.linears[name as usize];
@@ -171,10 +181,11 @@ impl<'a, T: Float> Layer<'a, T> {
         let mut q = self.apply(Query, &normed, rows, &mut low, workspace)?;
         let mut k = self.apply(Key, &normed, rows, &mut low, workspace)?;
         let v = self.apply(Value, &normed, rows, &mut low, workspace)?;
+        workspace.give_back(normed);
         self.rotate(&mut q, &mut k, positions, tables, Direction::Forward, workspace)?;
 
-        let mut attended = vec![T::ZERO; q.len()];
-        let mut lse = vec![T::ZERO; rows * self.config.num_attention_heads];
+        let mut attended = workspace.take(q.len());
+        let mut lse = workspace.take(rows * self.config.num_attention_heads);
         attend(Heads { q: &q, k: &k, v: &v, out: &mut attended, lse: &mut lse }, workspace)?;
         let mut middle = self.apply(Output, &attended, rows, &mut low, workspace)?;
         elementwise::add_assign((&mut middle).into(), x.into(), workspace)?;
@@ -182,23 +193,27 @@ impl<'a, T: Float> Layer<'a, T> {
         let (normed, rstd_attention) = self.norm(&middle, self.places.attention_norm, rows, workspace)?;
         let gate = self.apply(Gate, &normed, rows, &mut low, workspace)?;
         let up = self.apply(Up, &normed, rows, &mut low, workspace)?;
+        workspace.give_back(normed);
         let inner = gated(&gate, &up, workspace)?;
         let mut y = self.apply(Down, &inner, rows, &mut low, workspace)?;
+        workspace.give_back(inner);
         elementwise::add_assign((&mut y).into(), (&middle).into(), workspace)?;
 
         Ok((y, LayerSaved { rstd_input, q, k, v, attended, lse, middle, rstd_attention, gate, up, low }))
     }
 
-    /// Turns `d`, the gradient of the layer's output, into that of its input `x`.
+    /// Turns `d`, the gradient of the layer's output, into that of its input `x`; not `onward`, where nothing before the
+    /// layer is trained, only what the layer's own parameters need is computed, and `d` is left as it may be.
     #[expect(clippy::too_many_arguments, reason = "the operands of one backward")]
     pub(crate) fn backward(
         &self,
         x: &[T],
         saved: &LayerSaved<T>,
         d: &mut [T],
+        onward: bool,
         packed: &Packed,
         tables: &Tables<T>,
-        gradients: &mut Gradients<T>,
+        gradients: &mut GradientSink<'_, T>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let rows = packed.tokens();
@@ -206,10 +221,10 @@ impl<'a, T: Float> Layer<'a, T> {
 
         // y = x' + h Wdᵀ: d already holds the gradient along the residual; the block's is added to it.
         let inner = gated(&saved.gate, &saved.up, workspace)?;
-        let mut d_inner = vec![T::ZERO; inner.len()];
-        self.undo(Down, &inner, saved, d, (&mut d_inner, false), gradients, workspace)?;
-        drop(inner);
-        let (mut d_gate, mut d_up) = (vec![T::ZERO; d_inner.len()], vec![T::ZERO; d_inner.len()]);
+        let mut d_inner = workspace.take(inner.len());
+        self.undo(Down, &inner, saved, d, Some((&mut d_inner, false)), gradients, workspace)?;
+        workspace.give_back(inner);
+        let (mut d_gate, mut d_up) = (workspace.take(d_inner.len()), workspace.take(d_inner.len()));
         swiglu::backward(
             (&saved.gate).into(),
             (&saved.up).into(),
@@ -218,11 +233,12 @@ impl<'a, T: Float> Layer<'a, T> {
             (&mut d_up).into(),
             workspace,
         )?;
-        drop(d_inner);
-        let (normed, _) = self.norm(&saved.middle, self.places.attention_norm, rows, workspace)?;
-        let mut d_normed = vec![T::ZERO; rows * hidden];
-        self.undo(Gate, &normed, saved, &d_gate, (&mut d_normed, false), gradients, workspace)?;
-        self.undo(Up, &normed, saved, &d_up, (&mut d_normed, true), gradients, workspace)?;
+        workspace.give_back(d_inner);
+        let normed = self.norm_again(&saved.middle, self.places.attention_norm, rows, workspace)?;
+        let mut d_normed = workspace.take(rows * hidden);
+        self.undo(Gate, &normed, saved, &d_gate, Some((&mut d_normed, false)), gradients, workspace)?;
+        self.undo(Up, &normed, saved, &d_up, Some((&mut d_normed, true)), gradients, workspace)?;
+        workspace.give_back_all([normed, d_gate, d_up]);
         self.norm_backward(
             &saved.middle,
             &saved.rstd_attention,
@@ -235,10 +251,10 @@ impl<'a, T: Float> Layer<'a, T> {
         )?;
 
         // x' = x + attention(q,k,v) Woᵀ
-        let mut d_attended = vec![T::ZERO; saved.attended.len()];
-        self.undo(Output, &saved.attended, saved, d, (&mut d_attended, false), gradients, workspace)?;
+        let mut d_attended = workspace.take(saved.attended.len());
+        self.undo(Output, &saved.attended, saved, d, Some((&mut d_attended, false)), gradients, workspace)?;
         let (mut d_q, mut d_k, mut d_v) =
-            (vec![T::ZERO; saved.q.len()], vec![T::ZERO; saved.k.len()], vec![T::ZERO; saved.v.len()]);
+            (workspace.take(saved.q.len()), workspace.take(saved.k.len()), workspace.take(saved.v.len()));
         attention::backward(
             (&saved.q).into(),
             (&saved.k).into(),
@@ -253,12 +269,20 @@ impl<'a, T: Float> Layer<'a, T> {
             self.attention_shape(rows),
             workspace,
         )?;
+        workspace.give_back(d_attended);
         self.rotate(&mut d_q, &mut d_k, packed.positions(), tables, Direction::Backward, workspace)?;
-        let (normed, _) = self.norm(x, self.places.input_norm, rows, workspace)?;
-        self.undo(Query, &normed, saved, &d_q, (&mut d_normed, false), gradients, workspace)?;
-        self.undo(Key, &normed, saved, &d_k, (&mut d_normed, true), gradients, workspace)?;
-        self.undo(Value, &normed, saved, &d_v, (&mut d_normed, true), gradients, workspace)?;
-        self.norm_backward(x, &saved.rstd_input, self.places.input_norm, &d_normed, d, rows, gradients, workspace)
+        let normed = self.norm_again(x, self.places.input_norm, rows, workspace)?;
+        for (name, dy, accumulate) in [(Query, &d_q, false), (Key, &d_k, true), (Value, &d_v, true)] {
+            let dx = onward.then_some((&mut d_normed[..], accumulate));
+            self.undo(name, &normed, saved, dy, dx, gradients, workspace)?;
+        }
+        workspace.give_back_all([normed, d_q, d_k, d_v]);
+        if onward {
+            let place = self.places.input_norm;
+            self.norm_backward(x, &saved.rstd_input, place, &d_normed, d, rows, gradients, workspace)?;
+        }
+        workspace.give_back(d_normed);
+        Ok(())
     }
 
     fn apply(
@@ -270,7 +294,7 @@ impl<'a, T: Float> Layer<'a, T> {
         workspace: &mut Workspace,
     ) -> Result<Vec<T>> {
         let linear = self.linear(name);
-        let mut y = vec![T::ZERO; rows * linear.outputs];
+        let mut y = workspace.take(rows * linear.outputs);
         low[name as usize] = linear.forward(x, &mut y, rows, workspace)?;
         Ok(y)
     }
@@ -284,8 +308,8 @@ impl<'a, T: Float> Layer<'a, T> {
         x: &[T],
         saved: &LayerSaved<T>,
         dy: &[T],
-        dx: (&mut [T], bool),
-        gradients: &mut Gradients<T>,
+        dx: Option<(&mut [T], bool)>,
+        gradients: &mut GradientSink<'_, T>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         self.linear(name).backward(x, &saved.low[name as usize], dy, dx, gradients, workspace)
@@ -293,6 +317,13 @@ impl<'a, T: Float> Layer<'a, T> {
 
     fn norm(&self, x: &[T], place: usize, rows: usize, workspace: &mut Workspace) -> Result<(Vec<T>, Vec<T>)> {
         norm(x, self.base.tensor(place), rows, self.config, workspace)
+    }
+
+    /// Normalised rows alone.
+    fn norm_again(&self, x: &[T], place: usize, rows: usize, workspace: &mut Workspace) -> Result<Vec<T>> {
+        let (normed, rstd) = self.norm(x, place, rows, workspace)?;
+        workspace.give_back(rstd);
+        Ok(normed)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the operands of one backward")]
@@ -304,7 +335,7 @@ impl<'a, T: Float> Layer<'a, T> {
         dy: &[T],
         dx: &mut [T],
         rows: usize,
-        gradients: &mut Gradients<T>,
+        gradients: &mut GradientSink<'_, T>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let shape = rms_norm::Shape { rows, hidden: self.config.hidden_size };
@@ -358,7 +389,7 @@ pub(crate) fn norm<T: Float>(
     workspace: &mut Workspace,
 ) -> Result<(Vec<T>, Vec<T>)> {
     let shape = rms_norm::Shape { rows, hidden: config.hidden_size };
-    let (mut y, mut rstd) = (vec![T::ZERO; x.len()], vec![T::ZERO; rows]);
+    let (mut y, mut rstd) = (workspace.take(x.len()), workspace.take(rows));
     rms_norm::forward(
         x.into(),
         weight.into(),
@@ -373,7 +404,7 @@ pub(crate) fn norm<T: Float>(
 
 /// `SiLU(gate) ∘ up`.
 pub(crate) fn gated<T: Float>(gate: &[T], up: &[T], workspace: &mut Workspace) -> Result<Vec<T>> {
-    let mut inner = vec![T::ZERO; gate.len()];
+    let mut inner = workspace.take(gate.len());
     swiglu::forward(gate.into(), up.into(), (&mut inner).into(), workspace)?;
     Ok(inner)
 }

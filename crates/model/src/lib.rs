@@ -9,6 +9,7 @@
 //! ContextIds ─► Packed (ids, positions, segments, targets)
 //!   CausalLm::forward ─► HeadScores + Saved        CausalLm::score ─► HeadScores, nothing kept
 //!   HeadCotangents ─► CausalLm::backward ─► Gradients (flat, laid out as the trainable Parameters)
+//!                     CausalLm::backward_with_sketches ─► Gradients + Sketches, one of each context's gradient
 //! ```
 //!
 //! Weights come from and go to Hugging Face directories (`config.json` and safetensors, sharded or not); adapters are
@@ -39,9 +40,11 @@ mod error;
 mod head;
 mod layer;
 mod linear;
+mod memory;
 mod packed;
 mod parameters;
 mod rope;
+mod sketch;
 mod weights;
 
 pub use adapter::LoraConfig;
@@ -49,5 +52,7 @@ pub use causal_lm::{Adapter, CausalLm, HeadCotangents, HeadScores, Recompute, Sa
 pub use config::{Config, RopeScaling};
 pub use decode::{Generation, Sampling};
 pub use error::{Error, Result};
+pub use memory::{BatchSize, ModelSize, Part, Pool};
 pub use packed::{CompletionIds, ContextIds, Packed, Target};
 pub use parameters::{Gradients, Parameters};
+pub use sketch::{Sketch, Sketches};

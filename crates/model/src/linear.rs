@@ -3,7 +3,8 @@ use candlewick_kernels::{Float, Workspace, linear};
 
 use crate::adapter::LoraPair;
 use crate::error::Result;
-use crate::parameters::{Gradients, Parameters};
+use crate::parameters::Parameters;
+use crate::sketch::GradientSink;
 
 /// One linear as the trunk sees it: its weight `[out, in]` and, when an adapter is on, the adapter's pair.
 pub(crate) struct Linear<'a, T> {
@@ -26,7 +27,7 @@ impl<T: Float> Linear<'_, T> {
     pub(crate) fn forward(&self, x: &[T], y: &mut [T], rows: usize, workspace: &mut Workspace) -> Result<Vec<T>> {
         linear::forward(x.into(), self.weight.into(), (&mut *y).into(), self.shape(rows), T::ONE, false, workspace)?;
         let Some((parameters, pair)) = self.lora else { return Ok(Vec::new()) };
-        let mut low = vec![T::ZERO; rows * pair.rank];
+        let mut low = workspace.take(rows * pair.rank);
         let (down, up) = self.low_rank_shapes(rows, pair.rank);
         linear::forward(x.into(), parameters.tensor(pair.a).into(), (&mut low).into(), down, T::ONE, false, workspace)?;
         linear::forward(
@@ -41,14 +42,15 @@ impl<T: Float> Linear<'_, T> {
         Ok(low)
     }
 
-    /// Puts `dy W (+ s (dy B) A)` into `dx` (adds it where the flag says so), and adds the gradients of what is trained.
+    /// Puts `dy W (+ s (dy B) A)` into `dx` (adds it where the flag says so), if that is wanted, and adds the gradients of what
+    /// is trained.
     pub(crate) fn backward(
         &self,
         x: &[T],
         low: &[T],
         dy: &[T],
-        (dx, accumulate): (&mut [T], bool),
-        gradients: &mut Gradients<T>,
+        mut dx: Option<(&mut [T], bool)>,
+        gradients: &mut GradientSink<'_, T>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let rows = dy.len() / self.outputs;
@@ -57,20 +59,15 @@ impl<T: Float> Linear<'_, T> {
             let dw = gradients.tensor_mut(self.weight_place);
             linear::backward_weight(x.into(), dy.into(), dw.into(), shape, T::ONE, true, workspace)?;
         }
-        linear::backward_input(dy.into(), self.weight.into(), (&mut *dx).into(), shape, T::ONE, accumulate, workspace)?;
+        if let Some((dx, accumulate)) = &mut dx {
+            let weight = self.weight.into();
+            linear::backward_input(dy.into(), weight, (&mut **dx).into(), shape, T::ONE, *accumulate, workspace)?;
+        }
         let Some((parameters, pair)) = self.lora else { return Ok(()) };
         let (down, up) = self.low_rank_shapes(rows, pair.rank);
         let scale = T::from_f64(pair.scale);
-        linear::backward_weight(
-            low.into(),
-            dy.into(),
-            gradients.tensor_mut(pair.b).into(),
-            up,
-            scale,
-            true,
-            workspace,
-        )?;
-        let mut d_low = vec![T::ZERO; rows * pair.rank];
+        gradients.add_product(pair.b, low, dy, up, scale, workspace)?;
+        let mut d_low = workspace.take(rows * pair.rank);
         linear::backward_input(
             dy.into(),
             parameters.tensor(pair.b).into(),
@@ -80,24 +77,12 @@ impl<T: Float> Linear<'_, T> {
             false,
             workspace,
         )?;
-        linear::backward_weight(
-            x.into(),
-            (&d_low).into(),
-            gradients.tensor_mut(pair.a).into(),
-            down,
-            T::ONE,
-            true,
-            workspace,
-        )?;
-        linear::backward_input(
-            (&d_low).into(),
-            parameters.tensor(pair.a).into(),
-            dx.into(),
-            down,
-            T::ONE,
-            true,
-            workspace,
-        )?;
+        gradients.add_product(pair.a, x, &d_low, down, T::ONE, workspace)?;
+        if let Some((dx, _)) = dx {
+            let a = parameters.tensor(pair.a).into();
+            linear::backward_input((&d_low).into(), a, dx.into(), down, T::ONE, true, workspace)?;
+        }
+        workspace.give_back(d_low);
         Ok(())
     }
 

@@ -9,6 +9,7 @@
 //! | run a configuration from end to end | [`Words`] → [`Config`] → [`Plan`] → [`Run`] |
 //! | step on batches of your own | [`Trainer`], [`CausalPolicy`], [`Reference`] |
 //! | train something that is not a [`CausalLm`](candlewick_model::CausalLm) | [`Policy`], [`Trainable`] |
+//! | know beforehand how much memory a run takes | [`MemoryPlan`] |
 //! | keep and find checkpoints | [`Trainer::save`], [`Checkpoint`] |
 
 mod checkpoint;
@@ -19,6 +20,7 @@ mod error;
 mod held_out;
 mod leaves;
 mod log;
+mod memory_plan;
 mod metrics;
 mod nearest;
 mod optimizer;
@@ -43,6 +45,7 @@ pub use data_plan::{DataPlan, PartPlan};
 pub use data_words::{DataWords, EvaluationWords, PartWords};
 pub use error::{Error, Fault, Result};
 pub use held_out::{EvaluationPlan, HeldOut};
+pub use memory_plan::{Basis, MemoryPlan};
 pub use metrics::{Mean, Metrics};
 pub use optimizer::AdamWOptions;
 pub use plan::{EmbeddingPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan, TrainPlan, TuningPlan, UdmPlan};

@@ -5,7 +5,8 @@ use candle_core::{Device, Tensor};
 use candlewick_kernels::{Float, Workspace};
 use candlewick_losses::{Outputs, TokenScores};
 use candlewick_model::{
-    Adapter, CausalLm, Gradients, HeadCotangents, HeadScores, Packed, Parameters, Recompute, Saved, Statistics, Target,
+    Adapter, CausalLm, Gradients, HeadCotangents, HeadScores, Packed, Parameters, Recompute, Saved, Sketch, Sketches,
+    Statistics, Target,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -143,6 +144,57 @@ impl<T: Element> CausalPolicy<T> {
     pub fn gradients(&self) -> &Gradients<T> {
         &self.gradients
     }
+
+    /// As [`backward`](Trainable::backward), and returns a sketch of the gradient of each context of `batch`: of a pair of
+    /// a loss of pairs, of a row where each row is a context.
+    ///
+    /// The sketch is of what the item adds to the batch's gradient: where the cotangents are those of a mean over the
+    /// batch, of its share of the mean.
+    ///
+    /// ```
+    /// # use candle_core::{Device, Tensor};
+    /// # use candlewick_losses::Outputs;
+    /// # use candlewick_model::{CausalLm, CompletionIds, Config, ContextIds, LoraConfig, Packed, Recompute, Sketch};
+    /// # use candlewick_train::{CausalPolicy, Cotangents, Trainable};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut model = CausalLm::<f32>::random(Config::llama(32, 16, 2), 7)?;
+    /// model.add_lora(&LoraConfig::default(), 1)?;
+    /// let mut policy = CausalPolicy::new(model, Recompute::Nothing, 1);
+    /// let pair = |prompt| ContextIds {
+    ///     prompt,
+    ///     prompt_scored: &[],
+    ///     completions: vec![CompletionIds::all_scored(&[4, 2]), CompletionIds::all_scored(&[8, 2])],
+    /// };
+    /// let batch = Packed::new(&[pair(&[1, 5]), pair(&[1, 9, 6])])?;
+    /// let (scores, saved) = policy.forward(&batch, Outputs::default())?;
+    /// // The first completion of each pair up, the second down.
+    /// let log_probs = Tensor::new(&[[-0.5f32, -0.5], [0.5, 0.5], [-0.5, -0.5], [0.5, 0.5]], &Device::Cpu)?;
+    /// assert_eq!(log_probs.dims(), scores.log_probs().dims());
+    /// let d = Cotangents { log_probs, mean_log_probs: None, log_sum_sq_probs: None, entropy: None, given: None };
+    /// let sketches = policy.backward_with_sketches(&batch, saved, &d, Sketch { dimensions: 1024, seed: 0 })?;
+    /// assert_eq!(sketches.len(), 2);
+    /// // They add up to the sketch of the batch's gradient.
+    /// let whole = sketches.sketch().of(policy.parameters(), policy.gradients())?;
+    /// for (i, whole) in whole.item(0).iter().enumerate() {
+    ///     assert!((sketches.item(0)[i] + sketches.item(1)[i] - whole).abs() < 1e-6);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`backward`](Trainable::backward); a policy without an adapter, or with one of the head; dimensions out of
+    /// bounds.
+    pub fn backward_with_sketches(
+        &mut self,
+        batch: &Packed,
+        saved: Saved<T>,
+        cotangents: &Cotangents,
+        sketch: Sketch,
+    ) -> Result<Sketches> {
+        let cotangents = head_cotangents(batch, cotangents)?;
+        let (gradients, workspace) = (&mut self.gradients, &mut self.workspace);
+        Ok(self.model.backward_with_sketches(batch, saved, &cotangents, gradients, sketch, workspace)?)
+    }
 }
 
 impl<T: Element> Policy for CausalPolicy<T> {
@@ -162,13 +214,7 @@ impl<T: Element> Trainable for CausalPolicy<T> {
     }
 
     fn backward(&mut self, batch: &Packed, saved: Saved<T>, cotangents: &Cotangents) -> Result<()> {
-        let cotangents = HeadCotangents {
-            log_probs: Some(gather(batch, &cotangents.log_probs)?),
-            mean_log_probs: cotangents.mean_log_probs.as_ref().map(|d| gather(batch, d)).transpose()?,
-            log_sum_sq_probs: cotangents.log_sum_sq_probs.as_ref().map(|d| gather(batch, d)).transpose()?,
-            entropy: cotangents.entropy.as_ref().map(|d| gather(batch, d)).transpose()?,
-            given_log_probs: cotangents.given.as_ref().map(|d| gather_given(batch, d)).transpose()?,
-        };
+        let cotangents = head_cotangents(batch, cotangents)?;
         Ok(self.model.backward(batch, saved, &cotangents, &mut self.gradients, &mut self.workspace)?)
     }
 
@@ -261,7 +307,7 @@ pub fn weights_digest<T: Element>(model: &CausalLm<T>) -> String {
     format!("xxh3-128:{:032x}", hasher.digest128())
 }
 
-fn statistics(want: Outputs) -> Statistics {
+pub(crate) fn statistics(want: Outputs) -> Statistics {
     Statistics {
         mean_log_probs: want.mean_log_probs,
         log_sum_sq_probs: want.log_sum_sq_probs,
@@ -269,6 +315,16 @@ fn statistics(want: Outputs) -> Statistics {
         is_top1: want.is_top1,
         given_log_probs: want.given,
     }
+}
+
+fn head_cotangents<T: Element>(batch: &Packed, d: &Cotangents) -> Result<HeadCotangents<T>> {
+    Ok(HeadCotangents {
+        log_probs: Some(gather(batch, &d.log_probs)?),
+        mean_log_probs: d.mean_log_probs.as_ref().map(|d| gather(batch, d)).transpose()?,
+        log_sum_sq_probs: d.log_sum_sq_probs.as_ref().map(|d| gather(batch, d)).transpose()?,
+        entropy: d.entropy.as_ref().map(|d| gather(batch, d)).transpose()?,
+        given_log_probs: d.given.as_ref().map(|d| gather_given(batch, d)).transpose()?,
+    })
 }
 
 /// Lays the scores of the targets out as `[N,T]`, zero where nothing is scored.

@@ -16,6 +16,8 @@ use super::{encoder, shown, source};
 
 /// Rows shown where no number is given.
 const USUAL: u64 = 3;
+/// Dropped rows that are shown; those after them are counted.
+const MOST_DROPPED: u64 = 20;
 
 /// Prints rows.
 pub(crate) fn inspect(arguments: &DataInspect) -> Result<()> {
@@ -35,6 +37,7 @@ pub(crate) fn inspect(arguments: &DataInspect) -> Result<()> {
     }
     let mut left = arguments.number.unwrap_or(if rows.rows.is_some() { u64::MAX } else { USUAL });
     let mut records = source.records()?;
+    let mut gone = 0;
     while left > 0
         && let Some(row) = records.next()
     {
@@ -48,7 +51,9 @@ pub(crate) fn inspect(arguments: &DataInspect) -> Result<()> {
                 Err(rejection) => (page.dropped(&rejection), Some((rejection, Some(record)))),
             },
         };
-        let written = out.write_all(text.as_bytes());
+        gone += u64::from(rejection.is_some());
+        let silent = rejection.is_some() && gone > MOST_DROPPED;
+        let written = if silent { Ok(()) } else { out.write_all(text.as_bytes()) };
         if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             break;
         }
@@ -56,6 +61,9 @@ pub(crate) fn inspect(arguments: &DataInspect) -> Result<()> {
         if let Some((rejection, record)) = rejection {
             dropped.add(rejection, record.as_ref())?;
         }
+    }
+    if let Some(more) = gone.checked_sub(MOST_DROPPED).filter(|more| *more > 0) {
+        shown(writeln!(out, "{more} more dropped; --dropped FILE lists every one of them"))?;
     }
     dropped.finish()
 }

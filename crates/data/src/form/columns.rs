@@ -174,18 +174,21 @@ impl Columns {
         self.is_given(name) || (!self.is_taken(name) && object.contains_key(self.in_file(name)))
     }
 
-    /// Refuses the mapping of a column without which rows would be read all the same, and which none of the first has.
+    /// Refuses a mapping to a column that none of the first rows has: rows would be read without it, or as others than was
+    /// meant.
     pub(super) fn check_given(&self, rows: &[Map<String, Value>], union: &Map<String, Value>) -> Result<(), Error> {
-        const OPTIONAL: [&str; 4] = ["system", "history", "tools", "chat_template_kwargs"];
-        for name in OPTIONAL {
-            let Some(path) = self.given.get(name).and_then(|path| path.paths().first()) else { continue };
-            // What is null may have such a key in another row.
-            let null = |row: &Map<String, Value>| {
-                path.split_once('.').is_some_and(|(head, _)| row.get(head).is_some_and(Value::is_null))
-            };
-            if rows.is_empty() || rows.iter().any(|row| walk(row, path).is_some() || null(row)) {
-                continue;
-            }
+        // What is null may have such a key in another row.
+        let null = |row: &Map<String, Value>, path: &str| {
+            path.split_once('.').is_some_and(|(head, _)| row.get(head).is_some_and(Value::is_null))
+        };
+        let nowhere =
+            |path: &&String| !rows.iter().any(|row| walk(row, path.as_str()).is_some() || null(row, path.as_str()));
+        if rows.is_empty() {
+            return Ok(());
+        }
+        // A number that is not there is missed in every row that lacks it.
+        for (name, path) in self.given.iter().filter(|(name, _)| NAMES.contains(&name.as_str())) {
+            let Some(path) = path.paths().iter().find(nowhere) else { continue };
             let known: Vec<&str> = union.keys().map(String::as_str).collect();
             let near = match super::hint::nearest(path, &known) {
                 Some(nearest) => format!("the nearest is {nearest:?}"),

@@ -98,13 +98,17 @@ pub(crate) fn check(place: &str, path: &Path, split: &str) -> Result<(), Error> 
     let base = path.parent().and_then(Path::parent).unwrap_or(Path::new(""));
     let dictionary = dictionary(base);
     let asked = if dictionary.contains(split) { split.to_owned() } else { canonical(split) };
+    let wrong = |message| Err(Error::NoFiles { place: place.to_owned(), message });
     match told(path, base, &dictionary) {
-        Some(found) if split != ALL && found != asked => Err(Error::NoFiles {
-            place: place.to_owned(),
-            message: format!(
-                "it is a file of the split `{found}`, `{split}` was asked for; name its file or directory"
-            ),
-        }),
+        _ if split == ALL => Ok(()),
+        Some(found) if found != asked => {
+            wrong(format!("it is a file of the split `{found}`, `{split}` was asked for; name its file or directory"))
+        }
+        // What names no split is there to train on.
+        None if asked != "train" => wrong(format!(
+            "neither the name of the file nor that of its directory tells a split, `{split}` was asked for; leave it out, \
+             or name the file of that split"
+        )),
         _ => Ok(()),
     }
 }

@@ -87,12 +87,44 @@ impl<T> Clone for Cotangents<'_, T> {
 
 impl<T> Copy for Cotangents<'_, T> {}
 
+/// What [`forward`] keeps beside its results, to spare [`backward`] work.
+#[derive(Debug)]
+pub enum Keep<'a, T> {
+    /// Nothing: `backward` makes the logits again, chunk by chunk.
+    Nothing,
+    /// The softmax of every target's logits, for a head that is trained: two products in `backward` instead of three.
+    Softmax(KeptSoftmax<'a, T>),
+    /// The gradients of the log-probabilities with respect to the hidden states, `[M, H]`, for a head that is frozen: made
+    /// while the logits of a chunk are there, so that they are needed once. `backward` scales them.
+    Pulls(ViewMut<'a, T>),
+}
+
+/// The softmax of logits, not yet normalised.
+#[derive(Debug)]
+pub struct KeptSoftmax<'a, T> {
+    /// exp(l − largest l of the row), `[M, V]`.
+    pub exps: ViewMut<'a, T>,
+    /// 1/Σ of each row, `[M]`.
+    pub inverse_sums: ViewMut<'a, T>,
+}
+
+/// What [`backward`] takes of what [`forward`] kept.
+#[derive(Debug)]
+pub enum Kept<'a, T> {
+    /// Nothing was kept.
+    Nothing,
+    /// See [`Keep::Softmax`]. The rows are overwritten.
+    Softmax(KeptSoftmax<'a, T>),
+    /// See [`Keep::Pulls`].
+    Pulls(View<'a, T>),
+}
+
 /// log p\[i\] = l\[target_ids\[i\]\] − log Σ over j of exp(l\[j\]), with l = hidden\[target_rows\[i\]\]·weightᵀ.
 ///
 /// `hidden` `[N, H]`; `weight` `[V, H]`; `target_rows` and `target_ids` `[M]`, rows in any order and repeated at will;
 /// `given` `[M, K]` or empty: further ids whose log-probabilities are wanted. `lse` `[M]`, the logarithm of each row's sum
-/// of exponentials, is what [`backward`] needs besides the inputs. Sums are taken relative to the largest logit, in
-/// blocks, and carried on in `f64`.
+/// of exponentials, is what [`backward`] needs besides the inputs, and `keep` what it may have on top. Sums are taken
+/// relative to the largest logit, in blocks, and carried on in `f64`.
 ///
 /// # Errors
 /// A length that is not its shape's, a row or id out of range, given ids without a place for their log-probabilities, or
@@ -106,6 +138,7 @@ pub fn forward<T: Float>(
     given: &[u32],
     out: Outputs<'_, T>,
     lse: ViewMut<'_, T>,
+    keep: Keep<'_, T>,
     shape: Shape,
     ws: &mut Workspace,
 ) -> Result<()> {
@@ -132,12 +165,21 @@ pub fn forward<T: Float>(
         is_top1: out.is_top1.map(|view| view.cpu(OP)).transpose()?,
         given_log_probs: out.given_log_probs.map(|view| view.cpu(OP)).transpose()?,
     };
+    let keep = match keep {
+        Keep::Nothing => cpu::Kept::Nothing,
+        Keep::Softmax(kept) => softmax(OP, kept, shape)?,
+        Keep::Pulls(pulls) => {
+            check::length(OP, "keep.pulls", pulls.len(), &[shape.targets, shape.hidden], "targets × hidden")?;
+            cpu::Kept::Pulls(pulls.cpu(OP)?)
+        }
+    };
     let head = cpu::Head { hidden: hidden.cpu(OP)?, weight: weight.cpu(OP)?, shape };
-    cpu::forward(head, cpu::Targets { rows: target_rows, ids: target_ids, given }, rows, ws);
+    cpu::forward(head, cpu::Targets { rows: target_rows, ids: target_ids, given }, rows, keep, ws);
     Ok(())
 }
 
-/// The gradients of [`forward`]. Logits are computed again chunk by chunk; with p their softmax, row i has
+/// The gradients of [`forward`]. Where nothing was kept, logits are computed again chunk by chunk; with p their softmax, row
+/// i has
 ///
 /// dl\[j\] = g·(1\[j = target\] − p\[j\]) for the cotangent g of its log-probability; (1/V − p\[j\]) for that of the mean;
 /// 2(p\[j\]²/Σp² − p\[j\]) for that of log Σp²; −p\[j\]·(log p\[j\] + entropy) for that of the entropy; 1\[j = id\] − p\[j\] for that
@@ -147,8 +189,11 @@ pub fn forward<T: Float>(
 /// head) that product is not made. Shapes as for [`forward`]; `d_hidden` `[N, H]`, `d_weight` `[V, H]`. Rows of dl sum to
 /// zero to the precision of `T` however large the logits are, since p is normalised again.
 ///
+/// From what [`Keep::Softmax`] kept come the gradients of log-probabilities, given ids included; from [`Keep::Pulls`] those of
+/// the targets' log-probabilities with respect to the hidden states.
+///
 /// # Errors
-/// As [`forward`]; a cotangent of given ids without ids.
+/// As [`forward`]; a cotangent of given ids without ids; a cotangent or `d_weight` that what was kept does not serve.
 #[expect(clippy::too_many_arguments, reason = "operands of one op")]
 pub fn backward<T: Float>(
     hidden: View<'_, T>,
@@ -157,6 +202,7 @@ pub fn backward<T: Float>(
     target_ids: &[u32],
     given: &[u32],
     lse: View<'_, T>,
+    kept: Kept<'_, T>,
     d: Cotangents<'_, T>,
     d_hidden: ViewMut<'_, T>,
     d_weight: Option<ViewMut<'_, T>>,
@@ -178,6 +224,25 @@ pub fn backward<T: Float>(
     if let Some(d_weight) = &d_weight {
         check::length(OP, "d_weight", d_weight.len(), &[shape.vocab, shape.hidden], "vocab × hidden")?;
     }
+    let statistics = d.mean_log_probs.is_some() || d.log_sum_sq_probs.is_some() || d.entropy.is_some();
+    let kept = match kept {
+        Kept::Nothing => cpu::Kept::Nothing,
+        Kept::Softmax(kept) => {
+            check::shape(OP, !statistics, || {
+                "a kept softmax gives the gradients of log-probabilities only; keep nothing where statistics have cotangents".into()
+            })?;
+            softmax(OP, kept, shape)?
+        }
+        Kept::Pulls(pulls) => {
+            check::shape(OP, !statistics && d.given_log_probs.is_none() && d_weight.is_none(), || {
+                "kept pulls give the gradients of the targets' log-probabilities with respect to the hidden states only; keep nothing where there are other cotangents or the head is trained".into()
+            })?;
+            check::length(OP, "kept.pulls", pulls.len(), &[shape.targets, shape.hidden], "targets × hidden")?;
+            let d_log_probs = d.log_probs.map(|view| view.cpu(OP)).transpose()?.unwrap_or(&[]);
+            cpu::scatter(pulls.cpu(OP)?, target_rows, d_log_probs, d_hidden.cpu(OP)?, shape.hidden);
+            return Ok(());
+        }
+    };
     let d = cpu::RowCotangents {
         log_probs: d.log_probs.map(|view| view.cpu(OP)).transpose()?,
         mean_log_probs: d.mean_log_probs.map(|view| view.cpu(OP)).transpose()?,
@@ -188,8 +253,14 @@ pub fn backward<T: Float>(
     let grads = cpu::Gradients { hidden: d_hidden.cpu(OP)?, weight: d_weight.map(|view| view.cpu(OP)).transpose()? };
     let head = cpu::Head { hidden: hidden.cpu(OP)?, weight: weight.cpu(OP)?, shape };
     let targets = cpu::Targets { rows: target_rows, ids: target_ids, given };
-    cpu::backward(head, targets, lse.cpu(OP)?, d, grads, ws);
+    cpu::backward(head, targets, lse.cpu(OP)?, kept, d, grads, ws);
     Ok(())
+}
+
+fn softmax<'a, T: Float>(op: &'static str, kept: KeptSoftmax<'a, T>, shape: Shape) -> Result<cpu::Kept<'a, T>> {
+    check::length(op, "exps", kept.exps.len(), &[shape.targets, shape.vocab], "targets × vocab")?;
+    check::length(op, "inverse_sums", kept.inverse_sums.len(), &[shape.targets], "targets")?;
+    Ok(cpu::Kept::Softmax { exps: kept.exps.cpu(op)?, inverse_sums: kept.inverse_sums.cpu(op)? })
 }
 
 fn check_inputs<T: Float>(

@@ -17,6 +17,16 @@ pub(super) struct Sums {
 }
 
 impl Sums {
+    /// Those that need no statistics, from Σ exp(l − shift).
+    pub(super) fn of_exps<T: Float>(shift: T, exp: f64) -> Self {
+        Self { shift: shift.to_f64(), exp, exp_sq: f64::NAN, exp_shifted: f64::NAN, mean_shifted: f64::NAN }
+    }
+
+    /// 1/Σ e.
+    pub(super) fn inverse(&self) -> f64 {
+        1.0 / self.exp
+    }
+
     pub(super) fn lse(&self) -> f64 {
         self.shift + self.exp.ln()
     }
@@ -43,8 +53,7 @@ pub(super) fn sums<T: Float>(logits: &[T], shift: T, statistics: bool) -> Sums {
     if statistics {
         return all_sums(logits, shift);
     }
-    let exp = exp_sum(logits, shift);
-    Sums { shift: shift.to_f64(), exp, exp_sq: f64::NAN, exp_shifted: f64::NAN, mean_shifted: f64::NAN }
+    Sums::of_exps(shift, exp_sum(logits, shift))
 }
 
 /// Cotangents of one row; `direct` is the sum of those of log-probabilities of single ids.

@@ -61,7 +61,8 @@ fn scores<T: Float>(hidden: &[f64], weight: &[f64], targets: &Targets, shape: Sh
     };
     let (h, w) = ((&hidden).into(), (&weight).into());
     let ws = &mut Workspace::new(threads);
-    forward(h, w, &targets.rows, &targets.ids, &targets.given, out, (&mut s.lse).into(), shape, ws).unwrap();
+    let lse = (&mut s.lse).into();
+    forward(h, w, &targets.rows, &targets.ids, &targets.given, out, lse, Keep::Nothing, shape, ws).unwrap();
     s
 }
 
@@ -91,7 +92,8 @@ fn gradients<T: Float>(
     let (h, w, l) = ((&hidden).into(), (&weight).into(), (&lse).into());
     let (into_h, into_w) = ((&mut dh).into(), Some((&mut dw).into()));
     let ws = &mut Workspace::new(threads);
-    backward(h, w, &targets.rows, &targets.ids, &targets.given, l, cotangents, into_h, into_w, shape, ws).unwrap();
+    let Targets { rows, ids, given } = targets;
+    backward(h, w, rows, ids, given, l, Kept::Nothing, cotangents, into_h, into_w, shape, ws).unwrap();
     (dh, dw)
 }
 
@@ -266,7 +268,8 @@ fn gradients_accumulate_and_a_frozen_head_has_none() {
     let mut run = |into_h: &mut Vec<f64>, into_w: Option<&mut Vec<f64>>| {
         let cotangents = Cotangents { log_probs: Some((&d).into()), ..Cotangents::default() };
         let (hv, wv, into_w) = ((&h).into(), (&w).into(), into_w.map(ViewMut::from));
-        backward(hv, wv, &ROWS, &IDS, &[], (&lse).into(), cotangents, into_h.into(), into_w, SHAPE, &mut ws).unwrap();
+        let (lv, kept) = ((&lse).into(), Kept::Nothing);
+        backward(hv, wv, &ROWS, &IDS, &[], lv, kept, cotangents, into_h.into(), into_w, SHAPE, &mut ws).unwrap();
     };
     let (mut into_h, mut into_w) = (vec![1.0; dh.len()], vec![1.0; dw.len()]);
     run(&mut into_h, Some(&mut into_w));
@@ -277,6 +280,116 @@ fn gradients_accumulate_and_a_frozen_head_has_none() {
     assert_eq!(frozen, dh);
 }
 
+/// Results of a forward that keeps, and the gradients from what it kept; with `pulls` those of a frozen head.
+fn kept<T: Float>(
+    (h, w): &(Vec<f64>, Vec<f64>),
+    targets: &Targets,
+    d: &D5,
+    shape: Shape,
+    pulls: bool,
+    threads: usize,
+) -> (Scores<T>, Vec<T>, Vec<T>) {
+    let (h, w) = (cast::<T>(h), cast::<T>(w));
+    let nan = |len: usize| vec![T::from_f64(f64::NAN); len];
+    let (m, ws) = (shape.targets, &mut Workspace::new(threads));
+    let mut s = Scores {
+        log_probs: nan(m),
+        mean: nan(m),
+        sum_sq: vec![],
+        entropy: nan(m),
+        top1: nan(m),
+        given: nan(targets.given.len()),
+        lse: nan(m),
+    };
+    let (mut exps, mut inverse_sums, mut rows) = (nan(m * shape.vocab), nan(m), nan(m * shape.hidden));
+    let out = Outputs {
+        mean_log_probs: Some((&mut s.mean).into()),
+        entropy: Some((&mut s.entropy).into()),
+        is_top1: Some((&mut s.top1).into()),
+        given_log_probs: Some((&mut s.given).into()),
+        ..Outputs::log_probs((&mut s.log_probs).into())
+    };
+    let keep = match pulls {
+        true => Keep::Pulls((&mut rows).into()),
+        false => Keep::Softmax(KeptSoftmax { exps: (&mut exps).into(), inverse_sums: (&mut inverse_sums).into() }),
+    };
+    let (hv, wv, lse) = (View::from(&h), View::from(&w), (&mut s.lse).into());
+    forward(hv, wv, &targets.rows, &targets.ids, &targets.given, out, lse, keep, shape, ws).unwrap();
+    let d = d.each_ref().map(|d| cast::<T>(d));
+    let of = |i: usize| Some(View::from(&d[i])).filter(|view| !view.is_empty());
+    let cotangents = Cotangents { log_probs: of(0), given_log_probs: of(4), ..Cotangents::default() };
+    let kept = match pulls {
+        true => Kept::Pulls((&rows).into()),
+        false => Kept::Softmax(KeptSoftmax { exps: (&mut exps).into(), inverse_sums: (&mut inverse_sums).into() }),
+    };
+    let (mut dh, mut dw) = (vec![T::ZERO; h.len()], vec![T::ZERO; w.len()]);
+    let (into_h, into_w) = ((&mut dh).into(), (!pulls).then(|| (&mut dw).into()));
+    let Targets { rows, ids, given } = targets;
+    backward(hv, wv, rows, ids, given, (&s.lse).into(), kept, cotangents, into_h, into_w, shape, ws).unwrap();
+    (s, dh, dw)
+}
+
+#[test]
+fn what_is_kept_gives_the_gradients_of_what_is_made_again() {
+    let shape = Shape { rows: 90, hidden: 48, vocab: 1_003, targets: 120, chunk: 50 };
+    let (wide, mut targets) = (case(shape), random(shape));
+    targets.given = random(Shape { targets: 240, ..shape }).ids;
+    for (case, targets, shape) in [(case(SHAPE), small(), SHAPE), (wide, targets, shape)] {
+        let all = all_cotangents(&targets);
+        let both = [all[0].clone(), vec![], vec![], vec![], all[4].clone()];
+        let expected = scores::<f64>(&case.0, &case.1, &targets, shape, 1);
+        for (pulls, d) in [(false, both), (true, [all[0].clone(), vec![], vec![], vec![], vec![]])] {
+            let (dh, mut dw) = gradients::<f64>(&case.0, &case.1, &targets, &d, shape, 1);
+            if pulls {
+                dw.fill(0.0);
+            }
+            for threads in [1, 2] {
+                let (s, into_h, into_w) = kept::<f64>(&case, &targets, &d, shape, pulls, threads);
+                assert_near(&into_h, &dh, 1e-13, "d_hidden");
+                assert_near(&into_w, &dw, 1e-13, "d_weight");
+                for (name, ours, theirs) in [
+                    ("log_probs", &s.log_probs, &expected.log_probs),
+                    ("mean", &s.mean, &expected.mean),
+                    ("entropy", &s.entropy, &expected.entropy),
+                    ("top1", &s.top1, &expected.top1),
+                    ("given", &s.given, &expected.given),
+                    ("lse", &s.lse, &expected.lse),
+                ] {
+                    assert_near(ours, theirs, 1e-14, name);
+                }
+                let single = kept::<f32>(&case, &targets, &d, shape, pulls, threads);
+                assert_near(&single.1, &dh, 1e-5, "d_hidden in f32");
+                assert_near(&single.2, &dw, 1e-5, "d_weight in f32");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_kept_serves_log_probs_only() {
+    let ((h, w), d) = (case(SHAPE), numbers(11, 8));
+    let lse = numbers(12, 8);
+    let mut ws = Workspace::new(1);
+    let mut run = |kept: Kept<'_, f64>, cotangents: Cotangents<'_, f64>, trained: bool| {
+        let (mut into_h, mut into_w) = (vec![0.0; h.len()], vec![0.0; w.len()]);
+        let into_w = trained.then(|| (&mut into_w).into());
+        let (hv, wv, lv) = ((&h).into(), (&w).into(), (&lse).into());
+        backward(hv, wv, &ROWS, &IDS, &[], lv, kept, cotangents, (&mut into_h).into(), into_w, SHAPE, &mut ws)
+    };
+    let (mut exps, mut inverse_sums, rows) = (vec![1.0; 8 * 13], vec![1.0; 8], vec![1.0; 8 * 5]);
+    let entropy = Cotangents { entropy: Some((&d).into()), ..Cotangents::default() };
+    let log_probs = Cotangents { log_probs: Some((&d).into()), ..Cotangents::default() };
+    let text = |result: Result<()>| result.unwrap_err().to_string();
+    let softmax = KeptSoftmax { exps: (&mut exps).into(), inverse_sums: (&mut inverse_sums).into() };
+    assert!(text(run(Kept::Softmax(softmax), entropy, true)).contains("keep nothing where statistics"));
+    assert!(text(run(Kept::Pulls((&rows).into()), entropy, false)).contains("keep nothing where there are other"));
+    assert!(text(run(Kept::Pulls((&rows).into()), log_probs, true)).contains("the head is trained"));
+    assert_length(run(Kept::Pulls((&rows[1..]).into()), log_probs, false), "kept.pulls");
+    let softmax = KeptSoftmax { exps: (&mut exps[1..]).into(), inverse_sums: (&mut inverse_sums).into() };
+    assert_length(run(Kept::Softmax(softmax), log_probs, true), "exps");
+    run(Kept::Pulls((&rows).into()), log_probs, false).unwrap();
+}
+
 #[test]
 fn what_does_not_fit_is_refused_and_no_targets_are_fine() {
     let mut ws = Workspace::new(1);
@@ -284,7 +397,8 @@ fn what_does_not_fit_is_refused_and_no_targets_are_fine() {
     let mut run = |h: View<'_, f32>, rows: &[u32], ids: &[u32], given: &[u32], m: usize| {
         let (mut a, mut b) = (vec![0.0f32; m], vec![0.0f32; m]);
         let shape = Shape { targets: ids.len(), ..SHAPE };
-        forward(h, (&w).into(), rows, ids, given, Outputs::log_probs((&mut a).into()), (&mut b).into(), shape, &mut ws)
+        let out = Outputs::log_probs((&mut a).into());
+        forward(h, (&w).into(), rows, ids, given, out, (&mut b).into(), Keep::Nothing, shape, &mut ws)
     };
     let (rows, ids) = (&ROWS[..], &IDS[..]);
     assert_length(run((&h[1..]).into(), rows, ids, &[], 8), "hidden");

@@ -1,0 +1,507 @@
+//! How much memory passes take, told from a configuration and the sizes of a batch: no weight is read, no buffer made.
+//!
+//! The walks below take and return sizes in the order in which the passes take and return buffers, through the same choice
+//! among returned ones ([`Workspace::choose`]), so that a [`Pool`] ends with what a workspace ends with. `tests/sizes.rs`
+//! compares the two.
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candlewick_kernels::{Workspace, token_log_probs};
+
+use crate::adapter::{HEAD_MODULE, LoraConfig, stored};
+use crate::causal_lm::{Adapter, Recompute, Statistics};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::head::MOST_KEPT;
+use crate::layer::{LINEARS, LinearName};
+use crate::packed::Packed;
+use crate::weights::WeightFiles;
+use LinearName::{Down, Gate, Key, Output, Query, Up, Value};
+
+/// Query rows of a tile of attention.
+const TILE: usize = 128;
+/// Blocks of rows whose parts of a norm's gradient are kept apart, and the least rows of one.
+const NORM_BLOCKS: usize = 32;
+const NORM_ROWS: usize = 8;
+/// Most rows of a packed panel of a product.
+const PANEL: usize = 512;
+
+/// The sizes of a batch that decide how much memory its passes take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct BatchSize {
+    /// Tokens that the model computes, each prompt once ([`Packed::tokens`]).
+    pub tokens: usize,
+    /// Tokens that are scored ([`Packed::targets`]).
+    pub targets: usize,
+    /// The longest prompt with one completion.
+    pub longest: usize,
+}
+
+impl BatchSize {
+    /// The sizes of a batch.
+    pub fn of(packed: &Packed) -> Self {
+        let longest = |prompt: usize, most: Option<usize>| prompt + most.unwrap_or(0);
+        let segments = packed.segments().iter();
+        Self {
+            tokens: packed.tokens(),
+            targets: packed.targets().len(),
+            longest: segments
+                .map(|one| longest(one.prompt.len(), one.completions.iter().map(ExactSizeIterator::len).max()))
+                .max()
+                .unwrap_or(0),
+        }
+    }
+
+    /// Large enough for either batch.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            tokens: self.tokens.max(other.tokens),
+            targets: self.targets.max(other.targets),
+            longest: self.longest.max(other.longest),
+        }
+    }
+}
+
+/// What a buffer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// What layers keep for their backward.
+    Layers,
+    /// What the head keeps for its backward.
+    Head,
+    /// Activations and gradients that live for a part of a layer, or for a chunk of the head.
+    Passing,
+    /// What kernels need while they run.
+    Scratch,
+}
+
+/// The buffers of a workspace by their sizes, in elements.
+#[derive(Debug, Clone, Default)]
+pub struct Pool {
+    idle: Vec<Lent>,
+    held: [usize; 4],
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lent {
+    elements: usize,
+    part: Part,
+}
+
+impl Pool {
+    /// Elements of the buffers of a part, those in use and those returned; what serves several counts for the first.
+    pub fn elements(&self, part: Part) -> usize {
+        self.held[part as usize]
+    }
+
+    /// Elements of all buffers.
+    pub fn all_elements(&self) -> usize {
+        self.held.iter().sum()
+    }
+
+    fn take(&mut self, part: Part, len: usize) -> Lent {
+        let best = Workspace::choose(self.idle.iter().map(|lent| lent.elements), len);
+        if let Some(lent) = best.map(|i| self.idle.swap_remove(i)) {
+            if lent.elements >= len {
+                return self.relabelled(lent, part);
+            }
+            self.held[lent.part as usize] -= lent.elements;
+        }
+        self.held[part as usize] += len;
+        Lent { elements: len, part }
+    }
+
+    /// A buffer that serves several parts in turn counts for the first of them, in the order of [`Part`].
+    fn relabelled(&mut self, lent: Lent, part: Part) -> Lent {
+        if part as usize >= lent.part as usize {
+            return lent;
+        }
+        self.held[lent.part as usize] -= lent.elements;
+        self.held[part as usize] += lent.elements;
+        Lent { part, ..lent }
+    }
+
+    fn give_back(&mut self, lent: Lent) {
+        if lent.elements > 0 {
+            self.idle.push(lent);
+        }
+    }
+
+    fn give_back_all(&mut self, lents: impl IntoIterator<Item = Lent>) {
+        lents.into_iter().for_each(|lent| self.give_back(lent));
+    }
+
+    fn lend(&mut self, part: Part, len: usize) {
+        let lent = self.take(part, len);
+        self.give_back(lent);
+    }
+}
+
+/// A model as far as sizes go: its configuration, and the ranks of its adapter.
+#[derive(Debug, Clone)]
+pub struct ModelSize {
+    config: Config,
+    /// By module path; None without an adapter.
+    ranks: Option<BTreeMap<String, usize>>,
+}
+
+impl ModelSize {
+    /// A model without an adapter.
+    pub fn new(config: Config) -> Self {
+        Self { config, ranks: None }
+    }
+
+    /// The model of a Hugging Face directory, of which `config.json` alone is read.
+    ///
+    /// # Errors
+    /// A missing or malformed file, or an architecture that is not built.
+    pub fn from_dir(directory: &Path) -> Result<Self> {
+        let config = Config::from_dir(directory)?;
+        config.validate()?;
+        Ok(Self::new(config))
+    }
+
+    /// The same with a fresh adapter.
+    #[must_use]
+    pub fn with_lora(self, lora: &LoraConfig) -> Self {
+        let is_target = |path: &str| lora.targets.iter().any(|target| path.rsplit('.').next() == Some(target));
+        let ranks = self.modules().map(|(path, ..)| path).filter(|path| is_target(path)).map(|path| (path, lora.rank));
+        Self { ranks: Some(ranks.collect()), ..self }
+    }
+
+    /// The same with the adapter of a directory, of which the headers of the weight files are read.
+    ///
+    /// # Errors
+    /// Missing or damaged files; no pair that belongs to this model.
+    pub fn with_adapter(self, directory: &Path) -> Result<Self> {
+        let files = WeightFiles::open(directory, "adapter_model")?;
+        let rank = |path: &str| files.shape(&stored(path, 'A')).and_then(|shape| shape.first().copied());
+        let ranks: BTreeMap<_, _> =
+            self.modules().filter_map(|(path, ..)| rank(&path).map(|rank| (path, rank))).collect();
+        if ranks.is_empty() {
+            return Err(Error::weights(directory, "it holds no pair of lora_A and lora_B for a linear of this model"));
+        }
+        Ok(Self { ranks: Some(ranks), ..self })
+    }
+
+    /// Numbers of the base weights.
+    pub fn base_elements(&self) -> usize {
+        let config = &self.config;
+        let table = config.vocab_size * config.hidden_size;
+        let layers = self.modules().filter(|(path, ..)| path != HEAD_MODULE).map(|(_, out, inputs)| out * inputs);
+        let norms = (2 * config.num_hidden_layers + 1) * config.hidden_size;
+        layers.sum::<usize>() + norms + if config.tie_word_embeddings { table } else { 2 * table }
+    }
+
+    /// Numbers of the adapter; 0 without one.
+    pub fn adapter_elements(&self) -> usize {
+        self.modules().map(|(path, outputs, inputs)| self.rank(&path) * (outputs + inputs)).sum()
+    }
+
+    /// Numbers that training changes: those of the adapter if there is one, else the base weights.
+    pub fn trained_elements(&self) -> usize {
+        if self.ranks.is_some() { self.adapter_elements() } else { self.base_elements() }
+    }
+
+    /// Numbers of the largest tensor that training changes, of which a copy is made when it is written.
+    pub fn largest_trained_tensor(&self) -> usize {
+        let config = &self.config;
+        match self.ranks {
+            Some(_) => self.modules().map(|(path, out, inputs)| self.rank(&path) * out.max(inputs)).max().unwrap_or(0),
+            None => config.vocab_size.max(config.intermediate_size) * config.hidden_size,
+        }
+    }
+
+    /// Numbers that one layer keeps for its backward, of each token; what an adapter keeps is not among them.
+    pub fn kept_per_token_and_layer(&self) -> usize {
+        let config = &self.config;
+        let queries = config.num_attention_heads * config.head_dim;
+        let keys = config.num_key_value_heads * config.head_dim;
+        // x, x'; q, attention's output; k, v; gate, up; two 1/root-mean-square, log-sum-exp.
+        let norms_and_sums = 2 + config.num_attention_heads;
+        2 * config.hidden_size + 2 * queries + 2 * keys + 2 * config.intermediate_size + norms_and_sums
+    }
+
+    /// What scoring a batch without keeping anything takes.
+    pub fn score(&self, batch: BatchSize, adapter: Adapter, threads: usize, pool: &mut Pool) {
+        let walk = Walk { size: self, batch, adapter, threads };
+        let mut x = pool.take(Part::Passing, walk.hidden());
+        for number in 0..self.config.num_hidden_layers {
+            let (y, saved) = walk.layer(number, Part::Passing, pool);
+            pool.give_back_all(saved);
+            pool.give_back(std::mem::replace(&mut x, y));
+        }
+        let [hidden, rstd] = walk.norm(Part::Passing, pool);
+        pool.give_back_all([x, rstd]);
+        let head = walk.head(KeptByHead::Nothing, pool);
+        pool.give_back(hidden);
+        pool.give_back_all(head);
+    }
+
+    /// What the forward and backward pass of a batch take, for a loss that reads `want`.
+    pub fn train(&self, batch: BatchSize, want: Statistics, recompute: Recompute, threads: usize, pool: &mut Pool) {
+        let walk = Walk { size: self, batch, adapter: Adapter::On, threads };
+        let count = self.config.num_hidden_layers;
+        let lowest = self.lowest_trained_layer();
+        let of_layers = if recompute == Recompute::Layers { Part::Passing } else { Part::Layers };
+
+        let mut x = pool.take(Part::Layers, walk.hidden());
+        let (mut inputs, mut layers) = (Vec::new(), Vec::new());
+        for number in 0..count {
+            let is_kept = number >= lowest;
+            let (y, saved) = walk.layer(number, if is_kept { of_layers } else { Part::Passing }, pool);
+            let input = std::mem::replace(&mut x, y);
+            if is_kept {
+                inputs.push(input);
+            } else {
+                pool.give_back(input);
+            }
+            if is_kept && recompute == Recompute::Nothing {
+                layers.push(saved);
+            } else {
+                pool.give_back_all(saved);
+            }
+        }
+        let [hidden, rstd] = walk.norm(Part::Head, pool);
+        let trained = self.ranks.is_none() || self.rank(HEAD_MODULE) > 0;
+        let needs_logits = want.mean_log_probs || want.log_sum_sq_probs || want.entropy;
+        let kept = match trained {
+            _ if needs_logits || want.given_log_probs && !trained => KeptByHead::Nothing,
+            false => KeptByHead::Pulls,
+            true if batch.targets * self.config.vocab_size <= MOST_KEPT => KeptByHead::Softmax,
+            true => KeptByHead::Nothing,
+        };
+        let head = walk.head(kept, pool);
+
+        let d_hidden = pool.take(Part::Passing, walk.hidden());
+        walk.head_backward(kept, pool);
+        pool.give_back_all(head);
+        let d = pool.take(Part::Passing, walk.hidden());
+        walk.norm_backward(pool);
+        pool.give_back_all([x, rstd, hidden, d_hidden]);
+        for number in (lowest..count).rev() {
+            let saved = match recompute {
+                Recompute::Nothing => layers.pop().unwrap_or_default(),
+                Recompute::Layers => {
+                    let (y, saved) = walk.layer(number, of_layers, pool);
+                    pool.give_back(y);
+                    saved
+                }
+            };
+            walk.layer_backward(number, self.ranks.is_none() || number > lowest, pool);
+            pool.give_back_all(saved.into_iter().chain(inputs.pop()));
+        }
+        pool.give_back(d);
+    }
+
+    /// The most numbers that a product of a batch packs while it runs: a panel of its left factor, which the `gemm` crate lays
+    /// out anew, at most 512 deep and as wide as the product has rows. Where caches are small it packs less at a time.
+    pub fn packed(&self, batch: BatchSize, with_backward: bool) -> usize {
+        let config = &self.config;
+        let panel = |depth: usize, width: usize| depth.min(PANEL) * width;
+        let chunk = token_log_probs::automatic_chunk(config.vocab_size).min(batch.targets);
+        let deepest = LINEARS.iter().map(|linear| linear.sizes(config).1).max().unwrap_or(0);
+        let widest = LINEARS.iter().map(|linear| linear.sizes(config).0).max().unwrap_or(0);
+        let forward = panel(deepest, batch.tokens).max(panel(config.hidden_size, chunk));
+        // The gradient of a weight: as many rows as the weight.
+        let trains = |module: &str| with_backward && (self.ranks.is_none() || self.rank(module) > 0);
+        let of_layers = if trains("") { panel(batch.tokens, widest) } else { 0 };
+        let of_head = if trains(HEAD_MODULE) { panel(chunk, config.vocab_size) } else { 0 };
+        forward.max(of_layers).max(of_head)
+    }
+
+    fn rank(&self, module: &str) -> usize {
+        self.ranks.as_ref().and_then(|ranks| ranks.get(module)).copied().unwrap_or(0)
+    }
+
+    fn lowest_trained_layer(&self) -> usize {
+        let count = self.config.num_hidden_layers;
+        let adapted = |number: &usize| LINEARS.iter().any(|linear| self.rank(&linear.module(*number)) > 0);
+        if self.ranks.is_none() { 0 } else { (0..count).find(adapted).unwrap_or(count) }
+    }
+
+    /// Every linear: path, outputs, inputs.
+    fn modules(&self) -> impl Iterator<Item = (String, usize, usize)> + '_ {
+        let config = &self.config;
+        let layers = (0..config.num_hidden_layers).flat_map(move |layer| {
+            LINEARS.iter().map(move |linear| {
+                let (outputs, inputs) = linear.sizes(config);
+                (linear.module(layer), outputs, inputs)
+            })
+        });
+        layers.chain(std::iter::once((HEAD_MODULE.to_owned(), config.vocab_size, config.hidden_size)))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeptByHead {
+    Nothing,
+    Softmax,
+    Pulls,
+}
+
+/// The passes of one batch.
+struct Walk<'a> {
+    size: &'a ModelSize,
+    batch: BatchSize,
+    adapter: Adapter,
+    threads: usize,
+}
+
+impl Walk<'_> {
+    fn rows(&self) -> usize {
+        self.batch.tokens
+    }
+
+    fn hidden(&self) -> usize {
+        self.rows() * self.size.config.hidden_size
+    }
+
+    fn outputs(&self, linear: LinearName) -> usize {
+        self.rows() * linear.sizes(&self.size.config).0
+    }
+
+    fn low(&self, number: usize, linear: LinearName) -> usize {
+        match self.adapter {
+            Adapter::On => self.rows() * self.size.rank(&linear.module(number)),
+            Adapter::Off => 0,
+        }
+    }
+
+    fn norm(&self, part: Part, pool: &mut Pool) -> [Lent; 2] {
+        [pool.take(part, self.hidden()), pool.take(part, self.rows())]
+    }
+
+    fn norm_again(&self, pool: &mut Pool) -> Lent {
+        let [normed, rstd] = self.norm(Part::Passing, pool);
+        pool.give_back(rstd);
+        normed
+    }
+
+    fn norm_backward(&self, pool: &mut Pool) {
+        if self.size.ranks.is_none() {
+            let step = self.rows().div_ceil(NORM_BLOCKS).max(NORM_ROWS);
+            pool.lend(Part::Scratch, self.rows().div_ceil(step) * self.size.config.hidden_size);
+        }
+    }
+
+    fn attention(&self, tiles: usize, pool: &mut Pool) {
+        pool.lend(Part::Scratch, tiles * TILE * self.batch.longest * self.threads);
+    }
+
+    /// A linear's outputs, and `x Aᵀ` among what is saved.
+    fn apply(&self, number: usize, linear: LinearName, part: Part, saved: &mut Vec<Lent>, pool: &mut Pool) -> Lent {
+        let y = pool.take(part, self.outputs(linear));
+        saved.push(pool.take(part, self.low(number, linear)));
+        y
+    }
+
+    /// A layer's output, and what it saves.
+    fn layer(&self, number: usize, part: Part, pool: &mut Pool) -> (Lent, Vec<Lent>) {
+        let mut saved = Vec::with_capacity(17);
+        let normed = pool.take(Part::Passing, self.hidden());
+        saved.push(pool.take(part, self.rows()));
+        for linear in [Query, Key, Value] {
+            let y = self.apply(number, linear, part, &mut saved, pool);
+            saved.push(y);
+        }
+        pool.give_back(normed);
+        saved.push(pool.take(part, self.outputs(Query)));
+        saved.push(pool.take(part, self.rows() * self.size.config.num_attention_heads));
+        self.attention(1, pool);
+        let middle = self.apply(number, Output, part, &mut saved, pool);
+        saved.push(middle);
+        let normed = pool.take(Part::Passing, self.hidden());
+        saved.push(pool.take(part, self.rows()));
+        for linear in [Gate, Up] {
+            let y = self.apply(number, linear, part, &mut saved, pool);
+            saved.push(y);
+        }
+        pool.give_back(normed);
+        let inner = pool.take(Part::Passing, self.outputs(Gate));
+        let y = self.apply(number, Down, part, &mut saved, pool);
+        pool.give_back(inner);
+        (y, saved)
+    }
+
+    fn layer_backward(&self, number: usize, onward: bool, pool: &mut Pool) {
+        let passing = |len: usize, pool: &mut Pool| pool.take(Part::Passing, len);
+        let inner_len = self.outputs(Gate);
+        let inner = passing(inner_len, pool);
+        let d_inner = passing(inner_len, pool);
+        self.undo(number, Down, pool);
+        pool.give_back(inner);
+        let (d_gate, d_up) = (passing(inner_len, pool), passing(inner_len, pool));
+        pool.give_back(d_inner);
+        let normed = self.norm_again(pool);
+        let d_normed = passing(self.hidden(), pool);
+        self.undo(number, Gate, pool);
+        self.undo(number, Up, pool);
+        pool.give_back_all([normed, d_gate, d_up]);
+        self.norm_backward(pool);
+
+        let d_attended = passing(self.outputs(Query), pool);
+        self.undo(number, Output, pool);
+        let d_heads = [Query, Key, Value].map(|linear| passing(self.outputs(linear), pool));
+        self.attention(2, pool);
+        pool.give_back(d_attended);
+        let normed = self.norm_again(pool);
+        [Query, Key, Value].iter().for_each(|linear| self.undo(number, *linear, pool));
+        pool.give_back(normed);
+        pool.give_back_all(d_heads);
+        if onward {
+            self.norm_backward(pool);
+        }
+        pool.give_back(d_normed);
+    }
+
+    fn undo(&self, number: usize, linear: LinearName, pool: &mut Pool) {
+        pool.lend(Part::Passing, self.low(number, linear));
+    }
+
+    fn chunk(&self) -> usize {
+        token_log_probs::automatic_chunk(self.size.config.vocab_size).min(self.batch.targets)
+    }
+
+    /// What the head keeps.
+    fn head(&self, kept: KeptByHead, pool: &mut Pool) -> Vec<Lent> {
+        let config = &self.size.config;
+        let targets = self.batch.targets;
+        let mut saved = vec![pool.take(Part::Head, targets)];
+        if self.adapter == Adapter::On && self.size.rank(HEAD_MODULE) > 0 {
+            saved.push(pool.take(Part::Head, config.vocab_size * config.hidden_size));
+        }
+        match kept {
+            KeptByHead::Nothing => {}
+            KeptByHead::Softmax => {
+                saved.push(pool.take(Part::Head, targets * config.vocab_size));
+                saved.push(pool.take(Part::Head, targets));
+            }
+            KeptByHead::Pulls => saved.push(pool.take(Part::Head, targets * config.hidden_size)),
+        }
+        let [gathered, logits] = self.chunk_buffers(kept, pool);
+        pool.give_back(logits);
+        pool.give_back(gathered);
+        saved
+    }
+
+    fn head_backward(&self, kept: KeptByHead, pool: &mut Pool) {
+        if kept == KeptByHead::Pulls {
+            return;
+        }
+        let [gathered, logits] = self.chunk_buffers(kept, pool);
+        let d_gathered = pool.take(Part::Passing, gathered_len(self));
+        pool.give_back_all([d_gathered, logits, gathered]);
+    }
+
+    /// The hidden rows of a chunk of targets, and their logits unless those are kept.
+    fn chunk_buffers(&self, kept: KeptByHead, pool: &mut Pool) -> [Lent; 2] {
+        let logits = if kept == KeptByHead::Softmax { 0 } else { self.chunk() * self.size.config.vocab_size };
+        [pool.take(Part::Passing, gathered_len(self)), pool.take(Part::Passing, logits)]
+    }
+}
+
+fn gathered_len(walk: &Walk<'_>) -> usize {
+    walk.chunk() * walk.size.config.hidden_size
+}

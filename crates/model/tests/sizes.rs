@@ -1,0 +1,132 @@
+//! The walk through sizes ends with the buffers that the passes themselves end with.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use candlewick_kernels::Workspace;
+use candlewick_model::{
+    Adapter, BatchSize, CausalLm, CompletionIds, Config, ContextIds, Gradients, HeadCotangents, LoraConfig, ModelSize,
+    Packed, Part, Pool, Recompute, Statistics,
+};
+
+fn config(tied: bool) -> Config {
+    let mut config = Config::llama(61, 24, 3);
+    (config.num_attention_heads, config.num_key_value_heads, config.head_dim) = (4, 2, 6);
+    config.tie_word_embeddings = tied;
+    config
+}
+
+fn lora(targets: &[&str]) -> LoraConfig {
+    LoraConfig { rank: 3, targets: targets.iter().map(|&name| name.to_owned()).collect(), ..LoraConfig::default() }
+}
+
+/// Pairs whose prompt and completions have the given lengths.
+fn batch(lengths: &[[usize; 3]]) -> Packed {
+    let ids: Vec<u32> = (0..200).map(|i| i % 61).collect();
+    let contexts = lengths.iter().map(|&[prompt, chosen, rejected]| ContextIds {
+        prompt: &ids[..prompt],
+        prompt_scored: &[],
+        completions: [chosen, rejected].map(|length| CompletionIds::all_scored(&ids[..length])).into(),
+    });
+    Packed::new(&contexts.collect::<Vec<_>>()).unwrap()
+}
+
+fn batches() -> [Packed; 4] {
+    [
+        batch(&[[40, 30, 20], [7, 90, 3]]),
+        batch(&[[9, 3, 2]]),
+        batch(&[[40, 30, 20], [7, 90, 3], [33, 33, 33]]),
+        batch(&[[20, 25, 22], [17, 40, 31]]),
+    ]
+}
+
+fn train(model: &CausalLm<f32>, packed: &Packed, want: Statistics, recompute: Recompute, workspace: &mut Workspace) {
+    let (scores, saved) = model.forward(packed, want, recompute, workspace).unwrap();
+    let ones = vec![1.0; scores.log_probs.len()];
+    let cotangents = HeadCotangents {
+        log_probs: Some(ones.clone()),
+        entropy: want.entropy.then_some(ones),
+        ..HeadCotangents::default()
+    };
+    let mut gradients = Gradients::zeros(model.trainable());
+    model.backward(packed, saved, &cotangents, &mut gradients, workspace).unwrap();
+}
+
+#[test]
+fn sizes_are_those_of_the_model() {
+    for tied in [true, false] {
+        let mut model = CausalLm::<f32>::random(config(tied), 1).unwrap();
+        let size = ModelSize::new(config(tied));
+        assert_eq!(size.base_elements(), model.parameters().element_count());
+        assert_eq!((size.adapter_elements(), size.trained_elements()), (0, size.base_elements()));
+        let largest = (0..model.parameters().len()).map(|i| model.parameters().tensor(i).len()).max().unwrap();
+        assert_eq!(size.largest_trained_tensor(), largest);
+
+        let lora = lora(&["q_proj", "down_proj", "lm_head"]);
+        model.add_lora(&lora, 1).unwrap();
+        let size = size.with_lora(&lora);
+        let adapter = model.adapter().unwrap();
+        assert_eq!(size.adapter_elements(), adapter.element_count());
+        assert_eq!(size.trained_elements(), adapter.element_count());
+        let largest = (0..adapter.len()).map(|i| adapter.tensor(i).len()).max().unwrap();
+        assert_eq!(size.largest_trained_tensor(), largest);
+
+        let directory = tempfile::tempdir().unwrap();
+        model.save_adapter(directory.path(), "base").unwrap();
+        let read = ModelSize::new(config(tied)).with_adapter(directory.path()).unwrap();
+        assert_eq!(read.adapter_elements(), adapter.element_count());
+    }
+}
+
+#[test]
+fn batches_are_measured_with_each_prompt_once() {
+    let packed = batch(&[[40, 30, 20], [7, 90, 3]]);
+    assert_eq!(BatchSize::of(&packed), BatchSize { tokens: 190, targets: 143, longest: 97 });
+}
+
+#[test]
+fn a_pool_ends_with_the_buffers_of_a_workspace() {
+    let all = LoraConfig::default().targets;
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let entropy = Statistics { entropy: true, ..Statistics::default() };
+    for (targets, threads) in [(None, 1), (Some(&all[..]), 1), (Some(&["v_proj", "up_proj"][..]), 2)] {
+        for recompute in [Recompute::Nothing, Recompute::Layers] {
+            for want in [Statistics::default(), entropy] {
+                let mut model = CausalLm::<f32>::random(config(true), 1).unwrap();
+                let mut size = ModelSize::new(config(true));
+                if let Some(targets) = targets {
+                    model.add_lora(&lora(targets), 1).unwrap();
+                    size = size.with_lora(&lora(targets));
+                }
+                let (mut workspace, mut pool) = (Workspace::new(threads), Pool::default());
+                let threads = workspace.threads();
+                for (i, packed) in batches().iter().enumerate() {
+                    let batch = BatchSize::of(packed);
+                    train(&model, packed, want, recompute, &mut workspace);
+                    size.train(batch, want, recompute, threads, &mut pool);
+                    let held = workspace.idle_elements::<f32>();
+                    assert_eq!(pool.all_elements(), held, "{targets:?} {recompute:?} {want:?}: training on batch {i}");
+                    for adapter in [Adapter::On, Adapter::Off] {
+                        model.score(packed, want, adapter, &mut workspace).unwrap();
+                        size.score(batch, adapter, threads, &mut pool);
+                        let held = workspace.idle_elements::<f32>();
+                        assert_eq!(pool.all_elements(), held, "{targets:?} {adapter:?}: scoring batch {i}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_layers_keep_is_what_is_kept_of_each_token() {
+    let size = ModelSize::new(config(true));
+    let mut pool = Pool::default();
+    let batch = BatchSize { tokens: 300, targets: 120, longest: 90 };
+    size.train(batch, Statistics::default(), Recompute::Nothing, 1, &mut pool);
+    // And the input of the final norm.
+    let kept = 3 * 300 * size.kept_per_token_and_layer() + 300 * 24;
+    let (planned, tolerance) = (pool.elements(Part::Layers) as f64, 0.02);
+    assert!((planned / kept as f64 - 1.0).abs() < tolerance, "{planned} {kept}");
+    let mut again = Pool::default();
+    size.train(batch, Statistics::default(), Recompute::Layers, 1, &mut again);
+    assert!(again.all_elements() < pool.all_elements(), "{again:?} {pool:?}");
+}

@@ -1,0 +1,367 @@
+//! How much memory a run will take, told before it begins.
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use candlewick_data::{Batch, Context, Encoder};
+use candlewick_losses::{Objective, StepWide};
+use candlewick_model::{Adapter, BatchSize, ModelSize, Part, Pool};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::plan::{Length, Plan, ReferencePlan, TuningPlan};
+use crate::policy::statistics;
+use crate::rows;
+
+/// Bytes of a number: runs compute in f32.
+const NUMBER: u64 = size_of::<f32>() as u64;
+/// Rows that are looked at for the largest micro-batch.
+const MOST_ROWS: usize = 1 << 16;
+/// Bytes of a table of reference log-probabilities beside its numbers, a row: key, place and length, and their share of the
+/// tree and of the allocator.
+const TABLE_ROW: u64 = 80;
+/// Steps after which the pool no longer grows if batches stay the same.
+const SETTLED: usize = 3;
+
+/// The memory of a run at its peak, in bytes, part by part.
+///
+/// The sizes are those of the buffers that a run makes, walked through without making them; nothing is loaded but the
+/// configuration of the model, and rows to find the largest micro-batch. What the process has beside them is for the caller
+/// to say ([`with_process`](Self::with_process)): the code, the tokenizer, rows that wait for their step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct MemoryPlan {
+    /// The weights of the model.
+    pub weights: u64,
+    /// The weights of its adapter.
+    pub adapter: u64,
+    /// The weights of a reference of its own.
+    pub reference: u64,
+    /// The gradients of what is trained.
+    pub gradients: u64,
+    /// AdamW's two moments of what is trained.
+    pub optimizer: u64,
+    /// What layers keep for their backward.
+    pub kept_by_layers: u64,
+    /// What the head keeps for its backward.
+    pub kept_by_head: u64,
+    /// Buffers that live for a part of a layer, or for a chunk of the head's logits.
+    pub passing: u64,
+    /// Scratch of kernels.
+    pub scratch: u64,
+    /// Activations of a reference of its own.
+    pub reference_passes: u64,
+    /// Reference log-probabilities held in memory.
+    pub table: u64,
+    /// The larger of two things that are there for a moment: a packed factor of a product; what is copied to write a checkpoint.
+    pub momentary: u64,
+    /// The rest of the process: 0 until it is given.
+    pub process: u64,
+    /// What is there while weights are read: those read so far, and the file they are read from.
+    pub loading: u64,
+    /// The largest micro-batch.
+    pub batch: BatchSize,
+    /// How the largest micro-batch is known.
+    pub basis: Basis,
+}
+
+/// How the largest micro-batch is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Basis {
+    /// From the rows, as the steps of the run meet them.
+    Rows {
+        /// The first so many steps.
+        steps: u64,
+        /// Whether those are all steps, or bring every row.
+        all: bool,
+    },
+    /// From the limits of the configuration alone: no batch is larger, most are smaller.
+    Limits {
+        /// Why the rows do not tell.
+        reason: String,
+    },
+}
+
+/// What the micro-batches of a run come to.
+#[derive(Debug, Default)]
+struct Seen {
+    training: BatchSize,
+    mismatched: BatchSize,
+    held_out: BatchSize,
+    /// Completions and their scored tokens.
+    completions: u64,
+    scored: u64,
+}
+
+impl MemoryPlan {
+    /// Plans the memory of a run. Rows are read as the run would, up to 65,536 of them; where that fails, the limits of
+    /// `data.max_length` and its kin decide.
+    ///
+    /// # Errors
+    /// The configuration of a model or adapter cannot be read; neither rows nor limits tell how large a micro-batch can be.
+    pub fn of(plan: &Plan) -> Result<Self> {
+        let (seen, basis) = match Seen::in_rows(plan) {
+            Ok(found) => found,
+            Err(error) => (Seen::within_limits(plan)?, Basis::Limits { reason: error.to_string() }),
+        };
+        let base = ModelSize::from_dir(&plan.model.path)?;
+        let policy = match &plan.model.tuning {
+            TuningPlan::Full => base,
+            TuningPlan::Lora(lora) => base.with_lora(lora),
+            TuningPlan::Adapter(directory) => base.with_adapter(directory)?,
+        };
+        let reference = match &plan.reference {
+            ReferencePlan::Frozen => Some(policy.clone()),
+            ReferencePlan::Model(directory) => Some(ModelSize::from_dir(directory)?),
+            _ => None,
+        };
+        let bytes = |elements: usize| elements as u64 * NUMBER;
+        let weights = bytes(policy.base_elements());
+        let trained = bytes(policy.trained_elements());
+        let adapter = bytes(policy.adapter_elements());
+        let of_reference = reference.as_ref().map_or(0, |size| bytes(size.base_elements() + size.adapter_elements()));
+        let (pool, reference_pool) = seen.pools(plan, &policy, reference.as_ref());
+        let packed = policy.packed(seen.training, true).max(policy.packed(seen.held_out, false));
+        // An adapter is cloned to be written, and each tensor becomes bytes.
+        let written = policy.adapter_elements() + policy.largest_trained_tensor();
+        let mut loading = weights + weight_files(&plan.model.path);
+        if let ReferencePlan::Model(directory) = &plan.reference {
+            loading = loading.max(weights + adapter + of_reference + weight_files(directory));
+        }
+        Ok(Self {
+            weights,
+            adapter,
+            reference: of_reference,
+            gradients: trained,
+            optimizer: 2 * trained,
+            kept_by_layers: bytes(pool.elements(Part::Layers)),
+            kept_by_head: bytes(pool.elements(Part::Head)),
+            passing: bytes(pool.elements(Part::Passing)),
+            scratch: bytes(pool.elements(Part::Scratch)),
+            reference_passes: bytes(reference_pool.all_elements()),
+            table: match &plan.reference {
+                ReferencePlan::Precomputed(_) => seen.completions * TABLE_ROW + seen.scored * size_of::<f64>() as u64,
+                _ => 0,
+            },
+            momentary: bytes(packed.max(written)),
+            process: 0,
+            loading,
+            batch: seen.training,
+            basis,
+        })
+    }
+
+    /// The same with what the rest of the process takes.
+    #[must_use]
+    pub fn with_process(self, bytes: u64) -> Self {
+        Self { process: bytes, ..self }
+    }
+
+    /// The peak of the whole run.
+    pub fn total(&self) -> u64 {
+        let parts = self.parts().iter().map(|(_, bytes)| bytes).sum::<u64>();
+        parts.max(self.process + self.loading)
+    }
+
+    /// The parts that are there at once while the run trains, by name.
+    pub fn parts(&self) -> [(&'static str, u64); 13] {
+        [
+            ("weights", self.weights),
+            ("adapter", self.adapter),
+            ("weights of the reference", self.reference),
+            ("gradients", self.gradients),
+            ("AdamW's moments", self.optimizer),
+            ("kept by layers", self.kept_by_layers),
+            ("kept by the head", self.kept_by_head),
+            ("passing buffers", self.passing),
+            ("scratch of kernels", self.scratch),
+            ("passes of the reference", self.reference_passes),
+            ("reference log-probabilities", self.table),
+            ("for a moment", self.momentary),
+            ("process", self.process),
+        ]
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    /// A line for what the plan rests on, one for each part, and the total, in MiB.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BatchSize { tokens, targets, longest } = self.batch;
+        let sizes = format!("{tokens} tokens, {targets} of them scored, {longest} in a row");
+        match &self.basis {
+            Basis::Rows { steps, all: true } => {
+                writeln!(f, "memory with the largest micro-batch of all rows ({sizes}; {steps} steps):")?
+            }
+            Basis::Rows { steps, all: false } => {
+                writeln!(f, "memory with the largest micro-batch of the first {steps} steps ({sizes}):")?;
+            }
+            Basis::Limits { reason } => {
+                writeln!(
+                    f,
+                    "memory with the largest micro-batch that the limits allow ({sizes}), since the rows do not tell: {reason}"
+                )?;
+            }
+        }
+        let line = |f: &mut fmt::Formatter<'_>, name: &str, bytes: u64| {
+            writeln!(f, "{name:<28}{:>10.1} MiB", bytes as f64 / f64::from(1 << 20))
+        };
+        for (name, bytes) in self.parts().into_iter().filter(|(_, bytes)| *bytes > 0) {
+            line(f, name, bytes)?;
+        }
+        if self.total() == self.process + self.loading {
+            line(f, "while weights are read", self.loading)?;
+        }
+        line(f, "total at the peak", self.total())
+    }
+}
+
+impl Seen {
+    /// Meets the rows of the run, up to [`MOST_ROWS`].
+    fn in_rows(plan: &Plan) -> Result<(Self, Basis)> {
+        let needs = plan.objective.needs();
+        let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
+        let (source, held_out) = plan.open_for_run()?;
+        let mut batches = rows::training_batches(plan, &source, &encoder, &needs)?;
+        let total = match plan.train.length {
+            Length::Steps(steps) => steps,
+            Length::Epochs(_) => u64::MAX,
+        };
+        let (mut seen, mut steps, mut met) = (Self::default(), 0, 0);
+        let mut all = true;
+        while rows::is_new(&needs, steps, total, &batches)
+            && let Some(step) = batches.next_step()?
+        {
+            step.iter().for_each(|batch| seen.add(batch));
+            steps += 1;
+            met += step.iter().map(|batch| batch.examples.len()).sum::<usize>();
+            if met >= MOST_ROWS {
+                all = !rows::is_new(&needs, steps, total, &batches);
+                break;
+            }
+        }
+        if held_out.is_some() {
+            let mut batches = rows::evaluation_batches(plan, held_out.as_ref(), &encoder, &needs)?;
+            let mut met = 0;
+            for batch in rows::flatten(&mut batches) {
+                let batch = batch?;
+                met += batch.examples.len();
+                let contexts = batch.examples.iter().flat_map(|example| &example.contexts);
+                seen.held_out = seen.held_out.or(size(contexts)).or(size(&batch.mismatched));
+                if met >= MOST_ROWS {
+                    break;
+                }
+            }
+        }
+        Ok((seen, Basis::Rows { steps, all }))
+    }
+
+    fn add(&mut self, batch: &Batch) {
+        let contexts = || batch.examples.iter().flat_map(|example| &example.contexts);
+        let size_of_batch = size(contexts());
+        self.training = self.training.or(size_of_batch);
+        self.mismatched = self.mismatched.or(size(&batch.mismatched));
+        self.completions += contexts().map(|context| context.completions.len() as u64).sum::<u64>();
+        self.scored += size_of_batch.targets as u64;
+    }
+
+    /// The largest batch of pairs, or of single completions, that the limits allow.
+    fn within_limits(plan: &Plan) -> Result<Self> {
+        let data = &plan.data;
+        let least = |limits: [Option<usize>; 2]| limits.into_iter().flatten().min();
+        let no_limit =
+            || Error::config("data.max_length", "0, and the rows cannot be read: nothing limits a micro-batch");
+        let completion = least([data.max_length, data.max_completion_length]).ok_or_else(no_limit)?;
+        let prompt = match (data.max_length, data.max_prompt_length) {
+            (None, None) => return Err(no_limit()),
+            (None, Some(prompt)) => prompt,
+            (Some(whole), prompt) => (whole - completion).min(prompt.unwrap_or(usize::MAX)),
+        };
+        let rows = plan.objective.needs().rows;
+        let completions = if rows.pairs || rows.ranked || rows.judged { 2 } else { 1 };
+        let examples = plan.train.batch_size;
+        let of_one = prompt.saturating_add(completions * completion);
+        let tokens = match plan.train.tokens {
+            Some(budget) => budget.max(of_one),
+            None => examples.saturating_mul(of_one),
+        };
+        let targets = (examples * completions).saturating_mul(completion).min(tokens);
+        let training = BatchSize { tokens, targets, longest: prompt + completion };
+        let mismatched = match plan.objective.needs().step_wide {
+            StepWide::Mismatched => training,
+            _ => BatchSize::default(),
+        };
+        let held_out = match &plan.evaluation {
+            Some(evaluation) => {
+                let rows = evaluation.batch_size;
+                BatchSize {
+                    tokens: rows.saturating_mul(of_one),
+                    targets: rows.saturating_mul(completions * completion),
+                    ..training
+                }
+            }
+            None => BatchSize::default(),
+        };
+        Ok(Self { training, mismatched, held_out, ..Self::default() })
+    }
+
+    /// The pools of the policy and of a reference of its own, after some steps and an evaluation.
+    fn pools(&self, plan: &Plan, policy: &ModelSize, reference: Option<&ModelSize>) -> (Pool, Pool) {
+        let needs = plan.objective.needs();
+        let threads = plan.train.threads.max(1);
+        let (mut pool, mut reference_pool) = (Pool::default(), Pool::default());
+        // A micro-batch that is a step by itself is scored once.
+        let alone = plan.train.micro_batches == 1 && plan.train.tokens.is_none();
+        let scored_before = match needs.step_wide {
+            StepWide::AllRows => !alone,
+            _ => false,
+        };
+        let makes_table = matches!(&plan.reference, ReferencePlan::Precomputed(path) if !path.exists());
+        let mut score_by_reference = |batch: BatchSize, pool: &mut Pool| match (reference, &plan.reference) {
+            (Some(reference), _) => reference.score(batch, Adapter::On, threads, &mut reference_pool),
+            (None, ReferencePlan::AdapterOff) => policy.score(batch, Adapter::Off, threads, pool),
+            _ => {}
+        };
+        for _ in 0..SETTLED {
+            if makes_table || scored_before {
+                policy.score(self.training, Adapter::On, threads, &mut pool);
+            }
+            if self.mismatched.tokens > 0 {
+                policy.score(self.mismatched, Adapter::On, threads, &mut pool);
+                score_by_reference(self.mismatched, &mut pool);
+            }
+            score_by_reference(self.training, &mut pool);
+            policy.train(self.training, statistics(needs.outputs), plan.train.recompute, threads, &mut pool);
+            if self.held_out.tokens > 0 {
+                policy.score(self.held_out, Adapter::On, threads, &mut pool);
+                score_by_reference(self.held_out, &mut pool);
+            }
+        }
+        (pool, reference_pool)
+    }
+}
+
+/// What contexts come to when they are packed.
+fn size<'a>(contexts: impl IntoIterator<Item = &'a Context>) -> BatchSize {
+    let mut size = BatchSize::default();
+    for context in contexts {
+        let longest = context.completions.iter().map(|completion| completion.ids.len()).max().unwrap_or(0);
+        size.tokens += context.prompt.len() + context.completions.iter().map(|one| one.ids.len()).sum::<usize>();
+        let of_prompt = context.prompt_scored.iter().filter(|scored| **scored).count();
+        size.targets += context.completions.iter().map(|one| of_prompt + one.scored_tokens()).sum::<usize>();
+        size.longest = size.longest.max(context.prompt.len() + longest);
+    }
+    size
+}
+
+/// Bytes of the weight files of a directory: they are mapped while they are read.
+fn weight_files(directory: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    let is_weights = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("model") && name.ends_with(".safetensors")
+    };
+    let weights = entries.flatten().filter(|entry| is_weights(&entry.path()));
+    weights.filter_map(|entry| entry.metadata().ok()).map(|found| found.len()).sum()
+}
