@@ -14,11 +14,9 @@ The programs run in turns, `--repeat` rounds, and the median of each counts. Tim
 the program: never quote one without its neighbours.
 """
 import argparse
-import datetime
 import gzip
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -26,6 +24,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import recording
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("CANDLEWICK_SHARED", ROOT.parent / "shared"))
@@ -175,30 +175,16 @@ def report(args, load, rounds):
 
 
 def record(args, load, ratios, rounds):
-    today, commit = datetime.date.today().isoformat(), text("git", "rev-parse", "--short=10", "HEAD") or "uncommitted"
+    today, commit = recording.today_and_commit()
     document = {
-        "date": today, "commit": commit, "dirty": bool(text("git", "status", "--porcelain")),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "load_before": load, "system": platform.system()},
+        "date": today, "commit": commit, "dirty": bool(recording.said("git", "status", "--porcelain")),
+        "machine": recording.machine(load),
         "tokenizer": args.tokenizer.name, "data": args.data.name,
         "options": {key: getattr(args, key) for key in ("rows", "repeat", "processes", "workers", "boundary")},
         "ratios": ratios, "rounds": rounds,
     }
     path = ROOT / "benches/record" / f"{today}-{commit}-data{'' if args.boundary == 'offsets' else '-' + args.boundary}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n")
-    print(path.relative_to(ROOT))
-
-
-def text(*command):
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return done.stdout.strip()
-
-
-def processor():
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    recording.keep(path, document)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,9 @@ ratios say nothing: where they do not, the exit status is 1. With LoRA all progr
 Bare times say as much about the machine and its mood as about the program: never quote one without its neighbours.
 """
 import argparse
-import datetime
 import gzip
 import json
 import os
-import platform
 import random
 import runpy
 import shutil
@@ -28,6 +26,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import recording
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("CANDLEWICK_SHARED", ROOT.parent / "shared"))
@@ -269,29 +269,15 @@ def rows(name):
 
 
 def record(args, load, done):
-    today, commit = datetime.date.today().isoformat(), said("git", "rev-parse", "--short=10", "HEAD") or "uncommitted"
+    today, commit = recording.today_and_commit()
     path = ROOT / "benches/record" / f"{today}-{commit}.json"
     before = json.loads(path.read_text()).get("workloads", {}) if path.exists() else {}
     document = {
-        "date": today, "commit": commit, "dirty": bool(said("git", "status", "--porcelain", "--untracked-files=no")),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "load_before": load, "system": platform.system()},
+        "date": today, "commit": commit, "dirty": bool(recording.said("git", "status", "--porcelain", "--untracked-files=no")),
+        "machine": recording.machine(load),
         "models": MODELS, "workloads": before | done,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n")
-    print(path.relative_to(ROOT))
-
-
-def said(*command):
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return done.stdout.strip()
-
-
-def processor():
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    recording.keep(path, document)
 
 
 def trl_from(adapter, program, *words):
