@@ -175,7 +175,9 @@ mod tests {
         assert!(chosen(&same, "train").is_err());
         assert!(chosen(&same[..1], "train").unwrap_err().to_string().contains("of the split `test`"));
         assert_eq!(chosen(&same[..1], "test").unwrap(), list(&same[..1]));
-        assert_eq!(chosen(&["rows.jsonl"], "test").unwrap(), list(&["rows.jsonl"]));
+        // A file that tells no split is one to train on.
+        assert_eq!(chosen(&["rows.jsonl"], "train").unwrap(), list(&["rows.jsonl"]));
+        assert!(chosen(&["rows.jsonl"], "test").unwrap_err().to_string().contains("tells a split"));
     }
 
     #[test]
