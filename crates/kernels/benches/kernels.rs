@@ -259,12 +259,12 @@ impl Bench<'_> {
             },
             || Ok(vec![naive(&th, &tw)?]),
         )?;
-        let (mut exps, mut inverse_sums) = (vec![0.0; targets * vocab], vec![0.0; targets]);
+        let (mut exps, mut factors) = (vec![0.0; targets * vocab], vec![0.0; targets * token_log_probs::blocks(vocab)]);
         let mut pulls = zeros(&h);
         let mut both = |d_hidden: &mut Vec<f32>, d_weight: Option<&mut Vec<f32>>| {
             let out = Outputs::log_probs((&mut scores).into());
             let keep = match d_weight {
-                Some(_) => Keep::Softmax(softmax(&mut exps, &mut inverse_sums)),
+                Some(_) => Keep::Softmax(softmax(&mut exps, &mut factors)),
                 None => Keep::Pulls((&mut pulls).into()),
             };
             let (h, w) = ((&h).into(), (&w).into());
@@ -272,7 +272,7 @@ impl Bench<'_> {
             d_hidden.fill(0.0);
             let d = Cotangents { log_probs: Some((&d).into()), ..Cotangents::default() };
             let kept = match d_weight {
-                Some(_) => Kept::Softmax(softmax(&mut exps, &mut inverse_sums)),
+                Some(_) => Kept::Softmax(softmax(&mut exps, &mut factors)),
                 None => Kept::Pulls((&pulls).into()),
             };
             let d_weight = d_weight.map(|d_weight| {
@@ -460,6 +460,6 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
     difference / norm(&mut b.iter().map(|b| f64::from(*b))).max(f64::MIN_POSITIVE)
 }
 
-fn softmax<'a>(exps: &'a mut Vec<f32>, inverse_sums: &'a mut Vec<f32>) -> KeptSoftmax<'a, f32> {
-    KeptSoftmax { exps: exps.into(), inverse_sums: inverse_sums.into() }
+fn softmax<'a>(exps: &'a mut Vec<f32>, factors: &'a mut Vec<f32>) -> KeptSoftmax<'a, f32> {
+    KeptSoftmax { exps: exps.into(), factors: factors.into() }
 }

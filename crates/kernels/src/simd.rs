@@ -70,6 +70,8 @@ pub(crate) fn level() -> Level {
 }
 
 /// Σ f(i) over `0..n`: [`LANES`] sums in `T` within a block, blocks in `f64`, all in a fixed order.
+///
+/// Where `f` does more than load and multiply, write its values down first and use [`sum`]: compilers then vectorise both.
 #[inline(always)]
 pub(crate) fn sum_of<T: Float>(n: usize, mut f: impl FnMut(usize) -> T) -> f64 {
     let mut total = 0.0;
@@ -94,6 +96,28 @@ pub(crate) fn sum_of<T: Float>(n: usize, mut f: impl FnMut(usize) -> T) -> f64 {
     total
 }
 
+/// Σ xᵢ, in the order of [`sum_of`].
+#[inline(always)]
+pub(crate) fn sum<T: Float>(x: &[T]) -> f64 {
+    x.chunks(BLOCK).fold(0.0, |total, block| total + block_sum(block))
+}
+
+/// Σ of at most [`BLOCK`] elements.
+#[inline(always)]
+fn block_sum<T: Float>(block: &[T]) -> f64 {
+    let mut lanes = [T::ZERO; LANES];
+    let (whole, rest) = block.as_chunks::<LANES>();
+    for chunk in whole {
+        for (sum, &v) in lanes.iter_mut().zip(chunk) {
+            *sum += v;
+        }
+    }
+    for (sum, &v) in lanes.iter_mut().zip(rest) {
+        *sum += v;
+    }
+    fold(lanes)
+}
+
 #[inline(always)]
 fn fold<T: Float>(mut lanes: [T; LANES]) -> f64 {
     let mut half = LANES / 2;
@@ -110,16 +134,28 @@ vectorised! {
     /// Σ aᵢ·bᵢ.
     pub(crate) fn dot<T>(a: &[T], b: &[T]) -> f64 {
         let n = a.len().min(b.len());
-        let (a, b) = (&a[..n], &b[..n]);
-        sum_of(n, |i| a[i] * b[i])
+        let mut total = 0.0;
+        for (a, b) in a[..n].chunks(BLOCK).zip(b[..n].chunks(BLOCK)) {
+            let mut lanes = [T::ZERO; LANES];
+            let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+            for (a, b) in a.iter().zip(b) {
+                for ((sum, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+                    *sum += a * b;
+                }
+            }
+            for ((sum, &a), &b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
+                *sum += a * b;
+            }
+            total += fold(lanes);
+        }
+        total
     }
 
     /// The largest element, −∞ of none; NaN is passed over.
     pub(crate) fn max<T>(x: &[T]) -> T {
         let mut lanes = [T::NEG_INFINITY; LANES];
-        let chunks = x.chunks_exact(LANES);
-        let rest = chunks.remainder();
-        for chunk in chunks {
+        let (whole, rest) = x.as_chunks::<LANES>();
+        for chunk in whole {
             for (m, &v) in lanes.iter_mut().zip(chunk) {
                 *m = if v > *m { v } else { *m };
             }
@@ -137,7 +173,21 @@ vectorised! {
             for v in block.iter_mut() {
                 *v = (*v - shift).exp_fast();
             }
-            total += sum_of(block.len(), |i| block[i]);
+            total += block_sum(block);
+        }
+        total
+    }
+
+    /// Σ exp(xᵢ − shift), the same bits as of [`exp_in_place`].
+    pub(crate) fn exp_sum<T>(x: &[T], shift: T) -> f64 {
+        let mut total = 0.0;
+        let mut exps = [T::ZERO; BLOCK];
+        for block in x.chunks(BLOCK) {
+            let exps = &mut exps[..block.len()];
+            for (e, &v) in exps.iter_mut().zip(block) {
+                *e = (v - shift).exp_fast();
+            }
+            total += block_sum(exps);
         }
         total
     }
@@ -175,7 +225,20 @@ mod tests {
             let x: Vec<f32> = (0..n).map(|i| (i % 7) as f32 - 3.0).collect();
             let expected: f64 = x.iter().map(|&v| f64::from(v * v)).sum();
             assert_eq!(dot(&x, &x), expected);
+            assert_eq!(sum_of(n, |i| x[i] * x[i]), expected);
+            assert_eq!(sum(&x), x.iter().map(|&v| f64::from(v)).sum::<f64>());
             assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        }
+    }
+
+    #[test]
+    fn exps_are_summed_alike_whether_they_are_kept_or_not() {
+        for n in [0, 1, 17, 512, 1030] {
+            let x: Vec<f32> = (0..n).map(|i| (i % 23) as f32 * 0.37 - 5.0).collect();
+            let sum = exp_sum(&x, 1.5);
+            assert_eq!(sum, exp_in_place(&mut x.clone(), 1.5));
+            let exact: f64 = x.iter().map(|&v| (f64::from(v) - 1.5).exp()).sum();
+            assert!((sum - exact).abs() <= 1e-6 * exact, "{sum} {exact}");
         }
     }
 

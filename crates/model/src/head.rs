@@ -11,8 +11,8 @@ use crate::parameters::Gradients;
 /// The kernel chooses how many rows a chunk has.
 const AUTOMATIC: usize = 0;
 
-/// Largest softmax that a forward pass keeps for its backward, in numbers: 256 MB of f32. Beyond it the logits are made again.
-pub(crate) const MOST_KEPT: usize = 1 << 26;
+/// Largest softmax that a forward pass keeps for its backward, in numbers: 1 GiB of f32. Beyond it the logits are made again.
+pub(crate) const MOST_KEPT: usize = 1 << 28;
 
 /// Whether a backward follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,16 +34,17 @@ pub(crate) struct HeadSaved<T> {
 #[derive(Debug)]
 enum Kept<T> {
     Nothing,
-    Softmax { exps: Vec<T>, inverse_sums: Vec<T> },
+    Softmax { exps: Vec<T>, factors: Vec<T> },
     Pulls(Vec<T>),
 }
 
 impl<T: Float> Kept<T> {
     fn take(targets: usize, head: &token_log_probs::Shape, trained: bool, workspace: &mut Workspace) -> Self {
         match trained {
-            true if targets * head.vocab <= MOST_KEPT => {
-                Self::Softmax { exps: workspace.take(targets * head.vocab), inverse_sums: workspace.take(targets) }
-            }
+            true if targets * head.vocab <= MOST_KEPT => Self::Softmax {
+                exps: workspace.take(targets * head.vocab),
+                factors: workspace.take(targets * token_log_probs::blocks(head.vocab)),
+            },
             true => Self::Nothing,
             false => Self::Pulls(workspace.take(targets * head.hidden)),
         }
@@ -52,9 +53,9 @@ impl<T: Float> Kept<T> {
     fn release(self, workspace: &mut Workspace) {
         match self {
             Self::Nothing => {}
-            Self::Softmax { exps, inverse_sums } => {
+            Self::Softmax { exps, factors } => {
                 workspace.give_back(exps);
-                workspace.give_back(inverse_sums);
+                workspace.give_back(factors);
             }
             Self::Pulls(pulls) => workspace.give_back(pulls),
         }
@@ -121,7 +122,7 @@ impl<T: Float + WithDType> CausalLm<T> {
         };
         let keep = match &mut kept {
             Kept::Nothing => token_log_probs::Keep::Nothing,
-            Kept::Softmax { exps, inverse_sums } => token_log_probs::Keep::Softmax(softmax(exps, inverse_sums)),
+            Kept::Softmax { exps, factors } => token_log_probs::Keep::Softmax(softmax(exps, factors)),
             Kept::Pulls(pulls) => token_log_probs::Keep::Pulls(pulls.into()),
         };
         token_log_probs::forward(
@@ -170,7 +171,7 @@ impl<T: Float + WithDType> CausalLm<T> {
         };
         let kept = match &mut saved.kept {
             Kept::Nothing => token_log_probs::Kept::Nothing,
-            Kept::Softmax { exps, inverse_sums } => token_log_probs::Kept::Softmax(softmax(exps, inverse_sums)),
+            Kept::Softmax { exps, factors } => token_log_probs::Kept::Softmax(softmax(exps, factors)),
             Kept::Pulls(pulls) => token_log_probs::Kept::Pulls((&*pulls).into()),
         };
         token_log_probs::backward(
@@ -261,8 +262,8 @@ impl<T: Float + WithDType> CausalLm<T> {
     }
 }
 
-fn softmax<'a, T>(exps: &'a mut Vec<T>, inverse_sums: &'a mut Vec<T>) -> token_log_probs::KeptSoftmax<'a, T> {
-    token_log_probs::KeptSoftmax { exps: exps.into(), inverse_sums: inverse_sums.into() }
+fn softmax<'a, T>(exps: &'a mut Vec<T>, factors: &'a mut Vec<T>) -> token_log_probs::KeptSoftmax<'a, T> {
+    token_log_probs::KeptSoftmax { exps: exps.into(), factors: factors.into() }
 }
 
 fn target_indices(packed: &Packed) -> (Vec<u32>, Vec<u32>) {

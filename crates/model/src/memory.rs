@@ -223,9 +223,9 @@ impl ModelSize {
         2 * config.hidden_size + 2 * queries + 2 * keys + 2 * config.intermediate_size + norms_and_sums
     }
 
-    /// What scoring a batch without keeping anything takes.
-    pub fn score(&self, batch: BatchSize, adapter: Adapter, threads: usize, pool: &mut Pool) {
-        let walk = Walk { size: self, batch, adapter, threads };
+    /// What scoring a batch for `want` without keeping anything takes.
+    pub fn score(&self, batch: BatchSize, want: Statistics, adapter: Adapter, threads: usize, pool: &mut Pool) {
+        let walk = Walk { size: self, batch, adapter, threads, needs_rows: of_whole_rows(want) };
         let mut x = pool.take(Part::Passing, walk.hidden());
         for number in 0..self.config.num_hidden_layers {
             let (y, saved) = walk.layer(number, Part::Passing, pool);
@@ -241,7 +241,8 @@ impl ModelSize {
 
     /// What the forward and backward pass of a batch take, for a loss that reads `want`.
     pub fn train(&self, batch: BatchSize, want: Statistics, recompute: Recompute, threads: usize, pool: &mut Pool) {
-        let walk = Walk { size: self, batch, adapter: Adapter::On, threads };
+        let needs_rows = of_whole_rows(want);
+        let walk = Walk { size: self, batch, adapter: Adapter::On, threads, needs_rows };
         let count = self.config.num_hidden_layers;
         let lowest = self.lowest_trained_layer();
         let of_layers = if recompute == Recompute::Layers { Part::Passing } else { Part::Layers };
@@ -265,9 +266,8 @@ impl ModelSize {
         }
         let [hidden, rstd] = walk.norm(Part::Head, pool);
         let trained = self.ranks.is_none() || self.rank(HEAD_MODULE) > 0;
-        let needs_logits = want.mean_log_probs || want.log_sum_sq_probs || want.entropy;
         let kept = match trained {
-            _ if needs_logits || want.given_log_probs && !trained => KeptByHead::Nothing,
+            _ if needs_rows || want.given_log_probs && !trained => KeptByHead::Nothing,
             false => KeptByHead::Pulls,
             true if batch.targets * self.config.vocab_size <= MOST_KEPT => KeptByHead::Softmax,
             true => KeptByHead::Nothing,
@@ -297,17 +297,18 @@ impl ModelSize {
 
     /// The most numbers that a product of a batch packs while it runs: a panel of its left factor, which the `gemm` crate lays
     /// out anew, at most 512 deep and as wide as the product has rows. Where caches are small it packs less at a time.
-    pub fn packed(&self, batch: BatchSize, with_backward: bool) -> usize {
+    pub fn packed(&self, batch: BatchSize, with_backward: bool, threads: usize) -> usize {
         let config = &self.config;
         let panel = |depth: usize, width: usize| depth.min(PANEL) * width;
-        let chunk = token_log_probs::automatic_chunk(config.vocab_size).min(batch.targets);
+        let block = token_log_probs::BLOCK.min(config.vocab_size);
         let deepest = LINEARS.iter().map(|linear| linear.sizes(config).1).max().unwrap_or(0);
         let widest = LINEARS.iter().map(|linear| linear.sizes(config).0).max().unwrap_or(0);
-        let forward = panel(deepest, batch.tokens).max(panel(config.hidden_size, chunk));
+        // The head is multiplied block by block, each thread with its own.
+        let forward = panel(deepest, batch.tokens).max(threads * panel(config.hidden_size, block));
         // The gradient of a weight: as many rows as the weight.
         let trains = |module: &str| with_backward && (self.ranks.is_none() || self.rank(module) > 0);
         let of_layers = if trains("") { panel(batch.tokens, widest) } else { 0 };
-        let of_head = if trains(HEAD_MODULE) { panel(chunk, config.vocab_size) } else { 0 };
+        let of_head = if trains(HEAD_MODULE) { threads * panel(batch.targets, block) } else { 0 };
         forward.max(of_layers).max(of_head)
     }
 
@@ -347,6 +348,12 @@ struct Walk<'a> {
     batch: BatchSize,
     adapter: Adapter,
     threads: usize,
+    /// Whether statistics over whole rows of logits are wanted.
+    needs_rows: bool,
+}
+
+fn of_whole_rows(want: Statistics) -> bool {
+    want.mean_log_probs || want.log_sum_sq_probs || want.entropy
 }
 
 impl Walk<'_> {
@@ -473,35 +480,53 @@ impl Walk<'_> {
             saved.push(pool.take(Part::Head, config.vocab_size * config.hidden_size));
         }
         match kept {
-            KeptByHead::Nothing => {}
+            KeptByHead::Nothing => self.score(targets, false, pool),
             KeptByHead::Softmax => {
                 saved.push(pool.take(Part::Head, targets * config.vocab_size));
-                saved.push(pool.take(Part::Head, targets));
+                saved.push(pool.take(Part::Head, targets * token_log_probs::blocks(config.vocab_size)));
+                self.score(targets, true, pool);
             }
-            KeptByHead::Pulls => saved.push(pool.take(Part::Head, targets * config.hidden_size)),
+            KeptByHead::Pulls => {
+                saved.push(pool.take(Part::Head, targets * config.hidden_size));
+                let chunk = self.chunk();
+                let exps = pool.take(Part::Passing, chunk * config.vocab_size);
+                let factors = pool.take(Part::Passing, chunk * token_log_probs::blocks(config.vocab_size));
+                for start in (0..targets).step_by(chunk.max(1)) {
+                    self.score(chunk.min(targets - start), true, pool);
+                }
+                pool.give_back_all([factors, exps]);
+            }
         }
-        let [gathered, logits] = self.chunk_buffers(kept, pool);
-        pool.give_back(logits);
-        pool.give_back(gathered);
         saved
     }
 
+    /// The passing buffers of one pass over the vocabulary.
+    fn score(&self, targets: usize, is_kept: bool, pool: &mut Pool) {
+        let vocab = self.size.config.vocab_size;
+        let gathered = pool.take(Part::Passing, targets * self.size.config.hidden_size);
+        let width = token_log_probs::numbers_per_block(self.needs_rows);
+        let sums = pool.take(Part::Passing, targets * token_log_probs::blocks(vocab) * width);
+        let per_thread = if is_kept { 1 } else { token_log_probs::logits_at_once(targets, vocab) };
+        let scratch = pool.take(Part::Scratch, self.threads * per_thread);
+        pool.give_back_all([scratch, sums, gathered]);
+    }
+
     fn head_backward(&self, kept: KeptByHead, pool: &mut Pool) {
-        if kept == KeptByHead::Pulls {
-            return;
+        let config = &self.size.config;
+        let (targets, chunk) = (self.batch.targets, self.chunk());
+        match kept {
+            KeptByHead::Pulls => {}
+            KeptByHead::Softmax => {
+                let gathered = pool.take(Part::Passing, targets * config.hidden_size);
+                let d_gathered = pool.take(Part::Passing, targets * config.hidden_size);
+                pool.give_back_all([d_gathered, gathered]);
+            }
+            KeptByHead::Nothing => {
+                let gathered = pool.take(Part::Passing, chunk * config.hidden_size);
+                let logits = pool.take(Part::Passing, chunk * config.vocab_size);
+                let d_gathered = pool.take(Part::Passing, chunk * config.hidden_size);
+                pool.give_back_all([d_gathered, logits, gathered]);
+            }
         }
-        let [gathered, logits] = self.chunk_buffers(kept, pool);
-        let d_gathered = pool.take(Part::Passing, gathered_len(self));
-        pool.give_back_all([d_gathered, logits, gathered]);
     }
-
-    /// The hidden rows of a chunk of targets, and their logits unless those are kept.
-    fn chunk_buffers(&self, kept: KeptByHead, pool: &mut Pool) -> [Lent; 2] {
-        let logits = if kept == KeptByHead::Softmax { 0 } else { self.chunk() * self.size.config.vocab_size };
-        [pool.take(Part::Passing, gathered_len(self)), pool.take(Part::Passing, logits)]
-    }
-}
-
-fn gathered_len(walk: &Walk<'_>) -> usize {
-    walk.chunk() * walk.size.config.hidden_size
 }

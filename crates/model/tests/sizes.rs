@@ -106,7 +106,7 @@ fn a_pool_ends_with_the_buffers_of_a_workspace() {
                     assert_eq!(pool.all_elements(), held, "{targets:?} {recompute:?} {want:?}: training on batch {i}");
                     for adapter in [Adapter::On, Adapter::Off] {
                         model.score(packed, want, adapter, &mut workspace).unwrap();
-                        size.score(batch, adapter, threads, &mut pool);
+                        size.score(batch, want, adapter, threads, &mut pool);
                         let held = workspace.idle_elements::<f32>();
                         assert_eq!(pool.all_elements(), held, "{targets:?} {adapter:?}: scoring batch {i}");
                     }

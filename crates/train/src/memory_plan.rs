@@ -118,12 +118,13 @@ impl MemoryPlan {
             _ => None,
         };
         let bytes = |elements: usize| elements as u64 * NUMBER;
+        let threads = plan.train.threads.max(1);
         let weights = bytes(policy.base_elements());
         let trained = bytes(policy.trained_elements());
         let adapter = bytes(policy.adapter_elements());
         let of_reference = reference.as_ref().map_or(0, |size| bytes(size.base_elements() + size.adapter_elements()));
         let (pool, reference_pool) = seen.pools(plan, &policy, reference.as_ref());
-        let packed = policy.packed(seen.training, true).max(policy.packed(seen.held_out, false));
+        let packed = policy.packed(seen.training, true, threads).max(policy.packed(seen.held_out, false, threads));
         // An adapter is cloned to be written, and each tensor becomes bytes.
         let written = policy.adapter_elements() + policy.largest_trained_tensor();
         let mut loading = weights + weight_files(&plan.model.path);
@@ -309,6 +310,7 @@ impl Seen {
     /// The pools of the policy and of a reference of its own, after some steps and an evaluation.
     fn pools(&self, plan: &Plan, policy: &ModelSize, reference: Option<&ModelSize>) -> (Pool, Pool) {
         let needs = plan.objective.needs();
+        let want = statistics(needs.outputs);
         let threads = plan.train.threads.max(1);
         let (mut pool, mut reference_pool) = (Pool::default(), Pool::default());
         // A micro-batch that is a step by itself is scored once.
@@ -319,22 +321,22 @@ impl Seen {
         };
         let makes_table = matches!(&plan.reference, ReferencePlan::Precomputed(path) if !path.exists());
         let mut score_by_reference = |batch: BatchSize, pool: &mut Pool| match (reference, &plan.reference) {
-            (Some(reference), _) => reference.score(batch, Adapter::On, threads, &mut reference_pool),
-            (None, ReferencePlan::AdapterOff) => policy.score(batch, Adapter::Off, threads, pool),
+            (Some(reference), _) => reference.score(batch, want, Adapter::On, threads, &mut reference_pool),
+            (None, ReferencePlan::AdapterOff) => policy.score(batch, want, Adapter::Off, threads, pool),
             _ => {}
         };
         for _ in 0..SETTLED {
             if makes_table || scored_before {
-                policy.score(self.training, Adapter::On, threads, &mut pool);
+                policy.score(self.training, want, Adapter::On, threads, &mut pool);
             }
             if self.mismatched.tokens > 0 {
-                policy.score(self.mismatched, Adapter::On, threads, &mut pool);
+                policy.score(self.mismatched, want, Adapter::On, threads, &mut pool);
                 score_by_reference(self.mismatched, &mut pool);
             }
             score_by_reference(self.training, &mut pool);
-            policy.train(self.training, statistics(needs.outputs), plan.train.recompute, threads, &mut pool);
+            policy.train(self.training, want, plan.train.recompute, threads, &mut pool);
             if self.held_out.tokens > 0 {
-                policy.score(self.held_out, Adapter::On, threads, &mut pool);
+                policy.score(self.held_out, want, Adapter::On, threads, &mut pool);
                 score_by_reference(self.held_out, &mut pool);
             }
         }

@@ -1,8 +1,10 @@
-//! Chunks of targets: gather their hidden rows, one product with the weight, row kernels in parallel.
+//! Blocks of the vocabulary in parallel: each multiplies its rows of the weight with all hidden rows and takes their sums while the
+//! logits are in the cache. Where gradients are made from logits that were not kept, they are made for a chunk of targets at a time.
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::ops::Range;
 
-use super::{Shape, automatic_chunk, row};
-use crate::matmul::{Size, Whole, whole};
+use super::{BLOCK, Shape, automatic_chunk, blocks, logits_at_once, numbers_per_block, row};
+use crate::matmul::{At, Size, Whole, product, whole};
 use crate::parallel::{Crew, Disjoint};
 use crate::{Float, Workspace, simd};
 
@@ -58,121 +60,226 @@ pub(super) struct Gradients<'a, T> {
 /// What is kept from forward to backward.
 pub(super) enum Kept<'a, T> {
     Nothing,
-    Softmax { exps: &'a mut [T], inverse_sums: &'a mut [T] },
+    Softmax { exps: &'a mut [T], factors: &'a mut [T] },
     Pulls(&'a mut [T]),
 }
 
-impl<T> Kept<'_, T> {
-    fn holds_softmax(&self) -> bool {
-        matches!(self, Self::Softmax { .. })
-    }
-}
+/// Hidden rows that are multiplied with a block of the weight at a time, so that their logits stay in the cache.
+pub(super) const ROWS: usize = 512;
 
-/// Scratch of one chunk: the hidden rows of its targets, and their logits unless those are kept elsewhere.
-struct Chunk<T> {
-    gathered: Vec<T>,
-    logits: Vec<T>,
-    targets: usize,
-}
-
-impl<T: Float> Chunk<T> {
-    fn take(shape: Shape, logits_kept: bool, ws: &mut Workspace) -> Self {
-        let chunk = if shape.chunk == 0 { automatic_chunk(shape.vocab) } else { shape.chunk };
-        let targets = chunk.min(shape.targets);
-        let logits = if logits_kept { 0 } else { targets * shape.vocab };
-        Self { gathered: ws.take(targets * shape.hidden), logits: ws.take(logits), targets }
-    }
-
-    fn give_back(self, ws: &mut Workspace) {
-        ws.give_back(self.gathered);
-        ws.give_back(self.logits);
-    }
-
-    fn ranges(&self, shape: Shape) -> impl Iterator<Item = Range<usize>> + use<T> {
-        let step = self.targets.max(1);
-        (0..shape.targets).step_by(step).map(move |start| start..(start + step).min(shape.targets))
-    }
-
-    fn gather(&mut self, head: Head<'_, T>, rows: &[u32]) {
-        let hidden = head.shape.hidden;
-        if hidden > 0 {
-            for (gathered, &row) in self.gathered.chunks_exact_mut(hidden).zip(rows) {
-                gathered.copy_from_slice(&head.hidden[row as usize * hidden..][..hidden]);
-            }
+/// The hidden rows of some targets, one after the other.
+fn gather<T: Float>(head: Head<'_, T>, rows: &[u32], gathered: &mut [T]) {
+    let hidden = head.shape.hidden;
+    if hidden > 0 {
+        for (gathered, &row) in gathered.chunks_exact_mut(hidden).zip(rows) {
+            gathered.copy_from_slice(&head.hidden[row as usize * hidden..][..hidden]);
         }
     }
+}
 
-    /// The logits of the gathered rows.
-    fn compute(&self, head: Head<'_, T>, rows: usize, logits: &mut [T], crew: &Crew) {
-        let Shape { hidden, vocab, .. } = head.shape;
-        let size = Size { m: rows, n: vocab, k: hidden };
-        let gathered = Whole::new(&self.gathered, hidden);
-        whole(crew, size, logits, false, gathered, Whole::new(head.weight, hidden).transposed(), T::ONE);
-    }
+/// `0..targets` in chunks.
+fn chunks(shape: Shape) -> (usize, impl Iterator<Item = Range<usize>>) {
+    let chunk = if shape.chunk == 0 { automatic_chunk(shape.vocab) } else { shape.chunk };
+    let chunk = chunk.min(shape.targets);
+    (chunk, (0..shape.targets).step_by(chunk.max(1)).map(move |start| start..(start + chunk).min(shape.targets)))
 }
 
 pub(super) fn forward<T: Float>(
     head: Head<'_, T>,
     targets: Targets<'_>,
     out: Rows<'_, T>,
-    mut kept: Kept<'_, T>,
+    kept: Kept<'_, T>,
     ws: &mut Workspace,
 ) {
-    let Shape { hidden, vocab, .. } = head.shape;
+    let Shape { hidden, vocab, targets: count, .. } = head.shape;
     let crew = ws.crew();
-    let mut chunk = Chunk::take(head.shape, kept.holds_softmax(), ws);
-    let mut own_logits = std::mem::take(&mut chunk.logits);
     let statistics = out.mean_log_probs.is_some() || out.log_sum_sq_probs.is_some() || out.entropy.is_some();
     let out = SharedRows::new(out);
-    for range in chunk.ranges(head.shape) {
-        let (first, count) = (range.start, range.len());
-        chunk.gather(head, &targets.rows[range.clone()]);
-        let (logits, inverse_sums, after) = match &mut kept {
-            Kept::Nothing => (&mut own_logits[..], &mut [][..], After::Nothing),
-            Kept::Softmax { exps, inverse_sums } => {
-                (&mut exps[first * vocab..range.end * vocab], &mut inverse_sums[range.clone()], After::Exps)
-            }
-            Kept::Pulls(_) => (&mut own_logits[..], &mut [][..], After::Gradient),
-        };
-        chunk.compute(head, count, logits, &crew);
-        let (rows, inverses) = (Disjoint::new(logits), Disjoint::new(inverse_sums));
-        crew.rows(count, vocab, |range| {
-            for i in range {
-                let target = first + i;
-                // SAFETY: each row and target is visited once.
-                let logits = unsafe { rows.part(i * vocab..(i + 1) * vocab) };
-                // SAFETY: as above.
-                let inverse = unsafe { out.write(logits, target, &targets, statistics, after) };
-                match after {
-                    After::Nothing => {}
-                    // SAFETY: as above.
-                    After::Exps => unsafe { *inverses.at(i) = inverse },
-                    After::Gradient => {
-                        simd::scale(logits, -inverse);
-                        logits[targets.ids[target] as usize] += T::ONE;
+    let scorer = Scorer { head, targets, out: &out, statistics, crew: &crew };
+    match kept {
+        Kept::Nothing => scorer.score(0..count, None, ws),
+        Kept::Softmax { exps, factors } => scorer.score(0..count, Some((exps, factors)), ws),
+        Kept::Pulls(pulls) => {
+            let (chunk, ranges) = chunks(head.shape);
+            let blocks = blocks(vocab);
+            let mut exps = ws.take(chunk * vocab);
+            let mut factors = ws.take(chunk * blocks);
+            for range in ranges {
+                let exps = &mut exps[..range.len() * vocab];
+                scorer.score(range.clone(), Some((&mut *exps, &mut factors)), ws);
+                let rows = Disjoint::new(&mut *exps);
+                crew.rows(range.len(), vocab, |rows_of| {
+                    for i in rows_of {
+                        // SAFETY: each row is visited once.
+                        let row = unsafe { rows.part(i * vocab..(i + 1) * vocab) };
+                        for (block, &factor) in row.chunks_mut(BLOCK).zip(&factors[i * blocks..]) {
+                            simd::scale(block, -factor);
+                        }
+                        row[targets.ids[range.start + i] as usize] += T::ONE;
                     }
+                });
+                let size = Size { m: range.len(), n: hidden, k: vocab };
+                let pulls = &mut pulls[range.start * hidden..range.end * hidden];
+                whole(&crew, size, pulls, false, Whole::new(exps, vocab), Whole::new(head.weight, hidden), T::ONE);
+            }
+            ws.give_back(factors);
+            ws.give_back(exps);
+        }
+    }
+}
+
+/// The forward pass: logits block by block of the vocabulary, sums of each block, then those of each row.
+struct Scorer<'a, T> {
+    head: Head<'a, T>,
+    targets: Targets<'a>,
+    out: &'a SharedRows<'a, T>,
+    statistics: bool,
+    crew: &'a Crew,
+}
+
+impl<T: Float> Scorer<'_, T> {
+    /// Writes the results of the targets of `range`, and where asked for exp(l − largest l of the row's block) `[range, V]` with
+    /// the factors `[range, blocks]` that make probabilities of them.
+    fn score(&self, range: Range<usize>, mut kept: Option<(&mut [T], &mut [T])>, ws: &mut Workspace) {
+        let Shape { hidden, vocab, .. } = self.head.shape;
+        let (count, blocks) = (range.len(), blocks(vocab));
+        let mut gathered = ws.take(count * hidden);
+        gather(self.head, &self.targets.rows[range.clone()], &mut gathered);
+        let width = numbers_per_block(self.statistics);
+        let mut sums: Vec<T> = ws.take(blocks * count * width);
+        let per_lane = if kept.is_some() { 1 } else { logits_at_once(count, vocab) };
+        let mut scratch = ws.take(self.crew.threads() * per_lane);
+        {
+            let exps = kept.as_mut().map(|(exps, _)| Disjoint::new(&mut **exps));
+            let sums = Disjoint::new(&mut sums);
+            self.crew.tasks(blocks, &mut scratch, per_lane, |block, scratch| {
+                let columns = block * BLOCK..((block + 1) * BLOCK).min(vocab);
+                let places = exps
+                    .as_ref()
+                    .map_or_else(|| (Disjoint::new(scratch), 0, columns.len()), |exps| (*exps, columns.start, vocab));
+                for start in (0..count).step_by(ROWS) {
+                    let rows = start..(start + ROWS).min(count);
+                    // Scratch begins anew with each piece; what is kept has its place among all rows.
+                    let first = if exps.is_some() { start } else { 0 };
+                    let (places, offset, stride) = &places;
+                    let at = |i: usize| (first + i) * stride + offset;
+                    let size = Size { m: rows.len(), n: columns.len(), k: hidden };
+                    let lhs = At::rows(gathered[start * hidden..].as_ptr(), hidden);
+                    let rhs = At::rows(self.head.weight[columns.start * hidden..].as_ptr(), hidden).transposed();
+                    let dst = At::rows(places.at(at(0)), *stride);
+                    // SAFETY: the factors are inside their slices, and each block writes its own columns.
+                    unsafe { product(size, dst, false, lhs, rhs, T::ONE) };
+                    for i in 0..rows.len() {
+                        // SAFETY: as above; the columns of this row are nobody else's.
+                        let logits = unsafe { places.part(at(i)..at(i) + columns.len()) };
+                        // SAFETY: the results of a target's id are written by the block that holds it.
+                        let of_block =
+                            unsafe { self.block(logits, range.start + start + i, columns.start, exps.is_some()) };
+                        let to = (block * count + start + i) * width;
+                        // SAFETY: each block and target has its own place.
+                        of_block.write(unsafe { sums.part(to..to + width) });
+                    }
+                }
+            });
+        }
+        let factors = kept.map(|(_, factors)| Disjoint::new(factors));
+        self.crew.rows(count, blocks * width, |rows| {
+            for i in rows {
+                let parts = (0..blocks)
+                    .map(|block| row::Sums::read(&sums[(block * count + i) * width..][..width], self.columns(block)));
+                // SAFETY: each target is visited once.
+                let whole = unsafe { self.finish(range.start + i, parts.clone()) };
+                if let Some(factors) = &factors {
+                    // SAFETY: as above.
+                    let factors = unsafe { factors.part(i * blocks..(i + 1) * blocks) };
+                    factors.iter_mut().zip(parts).for_each(|(factor, part)| *factor = T::from_f64(part.factor(&whole)));
                 }
             }
         });
-        if let Kept::Pulls(pulls) = &mut kept {
-            let size = Size { m: count, n: hidden, k: vocab };
-            let pulls = &mut pulls[first * hidden..range.end * hidden];
-            let (d_logits, weight) = (Whole::new(&own_logits, vocab), Whole::new(head.weight, hidden));
-            whole(&crew, size, pulls, false, d_logits, weight, T::ONE);
-        }
+        ws.give_back(scratch);
+        ws.give_back(sums);
+        ws.give_back(gathered);
     }
-    ws.give_back(own_logits);
-    chunk.give_back(ws);
-}
 
-/// What becomes of a row of logits when its results are written.
-#[derive(Clone, Copy)]
-enum After {
-    Nothing,
-    /// exp(l − largest), for the backward.
-    Exps,
-    /// The gradient of the target's log-probability.
-    Gradient,
+    fn columns(&self, block: usize) -> usize {
+        BLOCK.min(self.head.shape.vocab - block * BLOCK)
+    }
+
+    /// The sums of one row's logits in one block, which begins at token `start`. The logits of the target and of the given ids
+    /// are put where their log-probabilities will be.
+    ///
+    /// # Safety
+    /// Nobody else writes the results of this target's ids that are in the block.
+    unsafe fn block(&self, logits: &mut [T], target: usize, start: usize, keep: bool) -> row::Sums {
+        let largest = simd::max(logits);
+        let inside = |id: u32| (id as usize).checked_sub(start).filter(|&i| i < logits.len());
+        if let Some(i) = inside(self.targets.ids[target]) {
+            // SAFETY: the caller's promise.
+            unsafe { *self.out.log_probs.at(target) = logits[i] };
+            if let Some(to) = &self.out.is_top1 {
+                let first = logits[i] >= largest && logits[..i].iter().all(|&l| l < largest);
+                // SAFETY: the caller's promise.
+                unsafe { *to.at(target) = T::from_f64(f64::from(u8::from(first))) };
+            }
+        }
+        if let Some(to) = &self.out.given_log_probs {
+            let given = self.targets.given_of(target);
+            for (k, &id) in given.iter().enumerate() {
+                if let Some(i) = inside(id) {
+                    // SAFETY: the caller's promise.
+                    unsafe { *to.at(target * given.len() + k) = logits[i] };
+                }
+            }
+        }
+        if !keep {
+            return row::sums(logits, largest, self.statistics);
+        }
+        let sums = self.statistics.then(|| row::sums(logits, largest, true));
+        let exp = simd::exp_in_place(logits, largest);
+        sums.unwrap_or_else(|| row::Sums::of_exps(largest, exp, logits.len()))
+    }
+
+    /// Writes the results of a target from the sums of its row's blocks, which it returns together.
+    ///
+    /// # Safety
+    /// Nobody else writes the results of this target.
+    unsafe fn finish(&self, target: usize, parts: impl Iterator<Item = row::Sums> + Clone) -> row::Sums {
+        let whole = row::Sums::together(parts.clone());
+        let out = self.out;
+        // SAFETY: the caller's promise.
+        let put = |to: &Disjoint<'_, T>, value: f64| unsafe { *to.at(target) = T::from_f64(value) };
+        if let Some(to) = &out.is_top1 {
+            let own = self.targets.ids[target] as usize / BLOCK;
+            // It is the first of its block; no block before may reach the same.
+            let first = parts.enumerate().all(|(block, part)| match block.cmp(&own) {
+                Less => part.shift() < whole.shift(),
+                Equal => part.shift() >= whole.shift(),
+                Greater => true,
+            });
+            if !first {
+                put(to, 0.0);
+            }
+        }
+        put(&out.lse, whole.lse());
+        // SAFETY: the caller's promise.
+        put(&out.log_probs, whole.log_prob(unsafe { *out.log_probs.at(target) }));
+        if let Some(to) = &out.given_log_probs {
+            let given = self.targets.given_of(target).len();
+            // SAFETY: the caller's promise.
+            let places = unsafe { to.part(target * given..(target + 1) * given) };
+            places.iter_mut().for_each(|place| *place = T::from_f64(whole.log_prob(*place)));
+        }
+        if let Some(to) = &out.mean_log_probs {
+            put(to, whole.mean_log_prob());
+        }
+        if let Some(to) = &out.log_sum_sq_probs {
+            put(to, whole.log_sum_sq_probs());
+        }
+        if let Some(to) = &out.entropy {
+            put(to, whole.entropy());
+        }
+        whole
+    }
 }
 
 struct SharedRows<'a, T> {
@@ -197,115 +304,114 @@ impl<'a, T: Float> SharedRows<'a, T> {
             given_log_probs: rows.given_log_probs.map(Disjoint::new),
         }
     }
-
-    /// Writes the results of one row. Unless nothing follows, it is left as exp(l − largest l); returns 1/Σ of that.
-    ///
-    /// # Safety
-    /// Nobody else writes the results of this target.
-    unsafe fn write(
-        &self,
-        logits: &mut [T],
-        target: usize,
-        targets: &Targets<'_>,
-        statistics: bool,
-        after: After,
-    ) -> T {
-        let largest = simd::max(logits);
-        let id = targets.ids[target] as usize;
-        let of_target = logits[id];
-        if let Some(to) = &self.is_top1 {
-            let first = of_target >= largest && logits[..id].iter().all(|&l| l < largest);
-            // SAFETY: the caller's promise.
-            unsafe { *to.at(target) = T::from_f64(f64::from(u8::from(first))) };
-        }
-        let given = targets.given_of(target);
-        let given_places = self.given_log_probs.as_ref().map_or(&mut [][..], |to| {
-            // SAFETY: the caller's promise.
-            unsafe { to.part(target * given.len()..(target + 1) * given.len()) }
-        });
-        given_places.iter_mut().zip(given).for_each(|(to, &id)| *to = logits[id as usize]);
-        let kept = !matches!(after, After::Nothing);
-        let mut sums = (statistics || !kept).then(|| row::sums(logits, largest, statistics));
-        if kept {
-            let sum = simd::exp_in_place(logits, largest);
-            sums.get_or_insert(row::Sums::of_exps(largest, sum));
-        }
-        let sums = sums.expect("one of the two was made");
-        for to in given_places {
-            *to = T::from_f64(sums.log_prob(*to));
-        }
-        // SAFETY: the caller's promise.
-        let put = |to: &Disjoint<'_, T>, value: f64| unsafe { *to.at(target) = T::from_f64(value) };
-        put(&self.lse, sums.lse());
-        put(&self.log_probs, sums.log_prob(of_target));
-        if let Some(to) = &self.mean_log_probs {
-            put(to, sums.mean_log_prob());
-        }
-        if let Some(to) = &self.log_sum_sq_probs {
-            put(to, sums.log_sum_sq_probs());
-        }
-        if let Some(to) = &self.entropy {
-            put(to, sums.entropy());
-        }
-        T::from_f64(sums.inverse())
-    }
 }
 
 pub(super) fn backward<T: Float>(
     head: Head<'_, T>,
     targets: Targets<'_>,
     lse: &[T],
-    mut kept: Kept<'_, T>,
+    kept: Kept<'_, T>,
     d: RowCotangents<'_, T>,
-    grads: Gradients<'_, T>,
+    mut grads: Gradients<'_, T>,
     ws: &mut Workspace,
 ) {
-    let Shape { hidden, vocab, .. } = head.shape;
-    let Gradients { hidden: d_hidden, weight: mut d_weight } = grads;
+    let Shape { hidden, vocab, targets: count, .. } = head.shape;
     let crew = ws.crew();
-    let mut chunk = Chunk::take(head.shape, kept.holds_softmax(), ws);
-    let mut own_logits = std::mem::take(&mut chunk.logits);
-    let mut d_gathered = ws.take(chunk.gathered.len());
-    for range in chunk.ranges(head.shape) {
+    if let Kept::Softmax { exps, factors } = kept {
+        let mut gathered = ws.take(count * hidden);
+        gather(head, targets.rows, &mut gathered);
+        {
+            let (parts, d_weight) = (Disjoint::new(&mut *exps), grads.weight.as_deref_mut().map(Disjoint::new));
+            let blocks = blocks(vocab);
+            crew.tasks(blocks, &mut vec![T::ZERO; crew.threads()], 1, |block, _| {
+                let columns = block * BLOCK..((block + 1) * BLOCK).min(vocab);
+                for target in 0..count {
+                    let at = target * vocab;
+                    // SAFETY: each block visits its own columns of every row.
+                    let exps = unsafe { parts.part(at + columns.start..at + columns.end) };
+                    d.write_from_exps(exps, target, &targets, columns.start, factors[target * blocks + block]);
+                }
+                if let Some(d_weight) = &d_weight {
+                    let rows = d_weight.at(columns.start * hidden);
+                    // SAFETY: as above; the block's rows of the gradient are its own.
+                    unsafe {
+                        add_weight_gradient(parts.at(columns.start), vocab, columns.len(), &gathered, hidden, rows)
+                    };
+                }
+            });
+        }
+        let mut d_gathered = ws.take(count * hidden);
+        let size = Size { m: count, n: hidden, k: vocab };
+        whole(&crew, size, &mut d_gathered, false, Whole::new(exps, vocab), Whole::new(head.weight, hidden), T::ONE);
+        scatter_add(&d_gathered, targets.rows, grads.hidden, hidden);
+        ws.give_back(d_gathered);
+        ws.give_back(gathered);
+        return;
+    }
+    let (chunk, ranges) = chunks(head.shape);
+    let mut gathered = ws.take(chunk * hidden);
+    let mut logits = ws.take(chunk * vocab);
+    let mut d_gathered = ws.take(chunk * hidden);
+    for range in ranges {
         let (first, count) = (range.start, range.len());
-        chunk.gather(head, &targets.rows[range.clone()]);
-        let (logits, inverse_sums) = match &mut kept {
-            Kept::Softmax { exps, inverse_sums } => {
-                (&mut exps[first * vocab..range.end * vocab], Some(&inverse_sums[range.clone()]))
-            }
-            Kept::Nothing | Kept::Pulls(_) => {
-                chunk.compute(head, count, &mut own_logits, &crew);
-                (&mut own_logits[..], None)
-            }
-        };
-        let rows = Disjoint::new(&mut *logits);
+        let rows_of_hidden = &targets.rows[range];
+        gather(head, rows_of_hidden, &mut gathered);
+        let size = Size { m: count, n: vocab, k: hidden };
+        let lhs = Whole::new(&gathered, hidden);
+        whole(&crew, size, &mut logits, false, lhs, Whole::new(head.weight, hidden).transposed(), T::ONE);
+        let rows = Disjoint::new(&mut logits);
         crew.rows(count, vocab, |range| {
             for i in range {
                 // SAFETY: each row of logits is visited once.
                 let logits = unsafe { rows.part(i * vocab..(i + 1) * vocab) };
-                match inverse_sums {
-                    Some(inverse_sums) => d.write_from_exps(logits, first + i, &targets, inverse_sums[i]),
-                    None => d.write(logits, first + i, &targets, lse[first + i]),
-                }
+                d.write(logits, first + i, &targets, lse[first + i]);
             }
         });
+        if let Some(d_weight) = grads.weight.as_deref_mut() {
+            let d_weight = Disjoint::new(d_weight);
+            let gathered = &gathered[..count * hidden];
+            crew.pieces(vocab, BLOCK, |_, columns| {
+                // SAFETY: logits are only read, each block writes its own rows of the gradient.
+                unsafe {
+                    let to = d_weight.at(columns.start * hidden);
+                    add_weight_gradient(rows.at(columns.start), vocab, columns.len(), gathered, hidden, to);
+                }
+            });
+        }
         let size = Size { m: count, n: hidden, k: vocab };
-        let d_logits = Whole::new(logits, vocab);
-        whole(&crew, size, &mut d_gathered, false, d_logits, Whole::new(head.weight, hidden), T::ONE);
-        if hidden > 0 {
-            for (d, &row) in d_gathered.chunks_exact(hidden).zip(&targets.rows[range.clone()]) {
-                simd::add(&mut d_hidden[row as usize * hidden..][..hidden], d);
-            }
-        }
-        if let Some(d_weight) = d_weight.as_deref_mut() {
-            let size = Size { m: vocab, n: hidden, k: count };
-            let gathered = Whole::new(&chunk.gathered, hidden);
-            whole(&crew, size, d_weight, true, d_logits.transposed(), gathered, T::ONE);
-        }
+        whole(&crew, size, &mut d_gathered, false, Whole::new(&logits, vocab), Whole::new(head.weight, hidden), T::ONE);
+        scatter_add(&d_gathered, rows_of_hidden, grads.hidden, hidden);
     }
     ws.give_back(d_gathered);
-    ws.give_back(own_logits);
-    chunk.give_back(ws);
+    ws.give_back(logits);
+    ws.give_back(gathered);
+}
+
+/// to `[columns, H]` += d_logitsᵀ·gathered, for some columns of d_logits, on this thread.
+///
+/// # Safety
+/// `d_logits` begins with the first of the columns, in rows of `vocab`, as many as `gathered` has; nobody else touches `to`.
+unsafe fn add_weight_gradient<T: Float>(
+    d_logits: *const T,
+    vocab: usize,
+    columns: usize,
+    gathered: &[T],
+    hidden: usize,
+    to: *mut T,
+) {
+    let size = Size { m: columns, n: hidden, k: gathered.len().checked_div(hidden).unwrap_or(0) };
+    let lhs = At::rows(d_logits, vocab).transposed();
+    // SAFETY: the caller's promise.
+    unsafe { product(size, At::rows(to, hidden), true, lhs, At::rows(gathered.as_ptr(), hidden), T::ONE) };
+}
+
+/// d_hidden\[row of i\] += d_gathered\[i\].
+fn scatter_add<T: Float>(d_gathered: &[T], rows: &[u32], d_hidden: &mut [T], hidden: usize) {
+    if hidden > 0 {
+        for (d, &row) in d_gathered.chunks_exact(hidden).zip(rows) {
+            simd::add(&mut d_hidden[row as usize * hidden..][..hidden], d);
+        }
+    }
 }
 
 /// d_hidden\[row of i\] += d\[i\]·pulls\[i\]; without `d`, nothing.
@@ -319,17 +425,21 @@ pub(super) fn scatter<T: Float>(pulls: &[T], rows: &[u32], d: &[T], d_hidden: &m
 }
 
 impl<T: Float> RowCotangents<'_, T> {
-    /// Turns exp(l − largest l) of a row into the gradient with respect to l, of log-probabilities alone.
-    fn write_from_exps(&self, exps: &mut [T], target: usize, targets: &Targets<'_>, inverse_sum: T) {
+    /// Turns exp(l − largest l) of a block of a row into the gradient with respect to l, of log-probabilities alone. The block
+    /// begins at token `start`; the factor makes probabilities of what it holds.
+    fn write_from_exps(&self, exps: &mut [T], target: usize, targets: &Targets<'_>, start: usize, factor: T) {
         let log_prob = self.log_probs.map_or(T::ZERO, |d| d[target]);
         let given = targets.given_of(target);
         let d_given = self.given_log_probs.map_or(&[][..], |d| &d[target * given.len()..][..given.len()]);
         let direct = log_prob + d_given.iter().copied().sum();
-        simd::scale(exps, -direct * inverse_sum);
-        exps[targets.ids[target] as usize] += log_prob;
-        for (&id, &d) in given.iter().zip(d_given) {
-            exps[id as usize] += d;
-        }
+        simd::scale(exps, -direct * factor);
+        let mut add = |id: u32, d: T| {
+            if let Some(place) = (id as usize).checked_sub(start).and_then(|i| exps.get_mut(i)) {
+                *place += d;
+            }
+        };
+        add(targets.ids[target], log_prob);
+        given.iter().zip(d_given).for_each(|(&id, &d)| add(id, d));
     }
 
     /// Turns a row of logits into the gradient with respect to it.

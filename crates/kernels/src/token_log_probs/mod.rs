@@ -1,4 +1,5 @@
-//! Log-probabilities of target tokens under `softmax(hidden·weightᵀ)`, in chunks, so that no `[M, V]` tensor exists.
+//! Log-probabilities of target tokens under `softmax(hidden·weightᵀ)`, by blocks of the vocabulary and chunks of targets, so that no
+//! `[M, V]` tensor exists unless it is kept on purpose.
 mod cpu;
 mod row;
 #[cfg(test)]
@@ -17,14 +18,33 @@ pub struct Shape {
     pub vocab: usize,
     /// Targets, `[M]`.
     pub targets: usize,
-    /// Targets whose logits exist at once; 0 chooses by [`automatic_chunk`]. It decides memory and speed, not results.
+    /// Targets whose logits exist at once where gradients are made of them; 0 chooses by [`automatic_chunk`]. It decides memory
+    /// and speed, not results.
     pub chunk: usize,
 }
 
-/// The chunk for a vocabulary: 256 targets, fewer where their logits would exceed 16 million elements.
+/// The chunk for a vocabulary: 512 targets, fewer where their logits would exceed 32 million elements.
 pub fn automatic_chunk(vocab: usize) -> usize {
-    const LOGITS: usize = 1 << 24;
-    (LOGITS / vocab.max(1)).clamp(16, 256)
+    const LOGITS: usize = 1 << 25;
+    (LOGITS / vocab.max(1)).clamp(16, 512)
+}
+
+/// Tokens of the vocabulary whose logits are computed together.
+pub const BLOCK: usize = 512;
+
+/// Blocks of [`BLOCK`] that a vocabulary has; the last may be smaller.
+pub fn blocks(vocab: usize) -> usize {
+    vocab.div_ceil(BLOCK)
+}
+
+/// Logits that a thread of [`forward`] has at once where they are not kept, for a plan of memory.
+pub fn logits_at_once(targets: usize, vocab: usize) -> usize {
+    targets.min(cpu::ROWS) * vocab.min(BLOCK)
+}
+
+/// Numbers that [`forward`] needs for each target and block meanwhile, for a plan of memory.
+pub fn numbers_per_block(statistics: bool) -> usize {
+    if statistics { row::Sums::ALL } else { row::Sums::FEW }
 }
 
 /// What [`forward`] writes: the log-probability of each target and, where a buffer is given, statistics of its row.
@@ -102,10 +122,10 @@ pub enum Keep<'a, T> {
 /// The softmax of logits, not yet normalised.
 #[derive(Debug)]
 pub struct KeptSoftmax<'a, T> {
-    /// exp(l − largest l of the row), `[M, V]`.
+    /// exp(l − largest l of the row's block), `[M, V]`.
     pub exps: ViewMut<'a, T>,
-    /// 1/Σ of each row, `[M]`.
-    pub inverse_sums: ViewMut<'a, T>,
+    /// What makes probabilities of them, `[M, B]` with B the number of [`blocks`].
+    pub factors: ViewMut<'a, T>,
 }
 
 /// What [`backward`] takes of what [`forward`] kept.
@@ -124,7 +144,7 @@ pub enum Kept<'a, T> {
 /// `hidden` `[N, H]`; `weight` `[V, H]`; `target_rows` and `target_ids` `[M]`, rows in any order and repeated at will;
 /// `given` `[M, K]` or empty: further ids whose log-probabilities are wanted. `lse` `[M]`, the logarithm of each row's sum
 /// of exponentials, is what [`backward`] needs besides the inputs, and `keep` what it may have on top. Sums are taken
-/// relative to the largest logit, in blocks, and carried on in `f64`.
+/// relative to the largest logit of each block, and put together in `f64`.
 ///
 /// # Errors
 /// A length that is not its shape's, a row or id out of range, given ids without a place for their log-probabilities, or
@@ -259,8 +279,8 @@ pub fn backward<T: Float>(
 
 fn softmax<'a, T: Float>(op: &'static str, kept: KeptSoftmax<'a, T>, shape: Shape) -> Result<cpu::Kept<'a, T>> {
     check::length(op, "exps", kept.exps.len(), &[shape.targets, shape.vocab], "targets × vocab")?;
-    check::length(op, "inverse_sums", kept.inverse_sums.len(), &[shape.targets], "targets")?;
-    Ok(cpu::Kept::Softmax { exps: kept.exps.cpu(op)?, inverse_sums: kept.inverse_sums.cpu(op)? })
+    check::length(op, "factors", kept.factors.len(), &[shape.targets, blocks(shape.vocab)], "targets × blocks")?;
+    Ok(cpu::Kept::Softmax { exps: kept.exps.cpu(op)?, factors: kept.factors.cpu(op)? })
 }
 
 fn check_inputs<T: Float>(

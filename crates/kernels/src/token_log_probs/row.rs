@@ -2,29 +2,68 @@
 use crate::Float;
 use crate::simd::{self, sum_of, vectorised};
 
-/// Sums over a row of logits l, relative to a shift near its largest: e = exp(l − shift).
+/// Sums over logits l, all of a row or a block of it, relative to a shift near their largest: e = exp(l − shift).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sums {
     shift: f64,
+    count: usize,
     /// Σ e.
     exp: f64,
     /// Σ e².
     exp_sq: f64,
     /// Σ e·(l − shift).
     exp_shifted: f64,
-    /// Mean of l − shift.
-    mean_shifted: f64,
+    /// Σ (l − shift).
+    shifted: f64,
 }
 
 impl Sums {
+    /// Numbers that [`Sums::write`] writes where statistics are wanted, and where not.
+    pub(super) const ALL: usize = 5;
+    pub(super) const FEW: usize = 2;
+
     /// Those that need no statistics, from Σ exp(l − shift).
-    pub(super) fn of_exps<T: Float>(shift: T, exp: f64) -> Self {
-        Self { shift: shift.to_f64(), exp, exp_sq: f64::NAN, exp_shifted: f64::NAN, mean_shifted: f64::NAN }
+    pub(super) fn of_exps<T: Float>(shift: T, exp: f64, count: usize) -> Self {
+        Self { shift: shift.to_f64(), count, exp, exp_sq: f64::NAN, exp_shifted: f64::NAN, shifted: f64::NAN }
     }
 
-    /// 1/Σ e.
-    pub(super) fn inverse(&self) -> f64 {
-        1.0 / self.exp
+    /// Those of all blocks of a row; NaN where one is.
+    pub(super) fn together(parts: impl Iterator<Item = Self> + Clone) -> Self {
+        let shift = parts.clone().fold(f64::NEG_INFINITY, |largest, part| largest.max(part.shift));
+        let none = Self { shift, count: 0, exp: 0.0, exp_sq: 0.0, exp_shifted: 0.0, shifted: 0.0 };
+        parts.fold(none, |sum, part| {
+            let down = part.shift - shift;
+            let factor = down.exp();
+            Self {
+                shift,
+                count: sum.count + part.count,
+                exp: sum.exp + factor * part.exp,
+                exp_sq: sum.exp_sq + factor * factor * part.exp_sq,
+                exp_shifted: sum.exp_shifted + factor * (part.exp_shifted + down * part.exp),
+                shifted: sum.shifted + part.shifted + down * part.count as f64,
+            }
+        })
+    }
+
+    /// Into [`Sums::ALL`] or [`Sums::FEW`] numbers.
+    pub(super) fn write<T: Float>(&self, to: &mut [T]) {
+        let all = [self.shift, self.exp, self.exp_sq, self.exp_shifted, self.shifted];
+        to.iter_mut().zip(all).for_each(|(to, value)| *to = T::from_f64(value));
+    }
+
+    /// What [`Sums::write`] wrote, of `count` logits.
+    pub(super) fn read<T: Float>(from: &[T], count: usize) -> Self {
+        let number = |i: usize| from.get(i).map_or(f64::NAN, |value| value.to_f64());
+        Self { shift: number(0), count, exp: number(1), exp_sq: number(2), exp_shifted: number(3), shifted: number(4) }
+    }
+
+    pub(super) fn shift(&self) -> f64 {
+        self.shift
+    }
+
+    /// What makes probabilities of exp(l − shift), where the whole row has the sums `row`.
+    pub(super) fn factor(&self, row: &Self) -> f64 {
+        (self.shift - row.shift).exp() / row.exp
     }
 
     pub(super) fn lse(&self) -> f64 {
@@ -36,7 +75,7 @@ impl Sums {
     }
 
     pub(super) fn mean_log_prob(&self) -> f64 {
-        self.mean_shifted - self.exp.ln()
+        self.shifted / self.count as f64 - self.exp.ln()
     }
 
     pub(super) fn log_sum_sq_probs(&self) -> f64 {
@@ -48,12 +87,12 @@ impl Sums {
     }
 }
 
-/// The sums of a row; those that only statistics need where `statistics`, else NaN.
+/// The sums of logits; those that only statistics need where `statistics`, else NaN.
 pub(super) fn sums<T: Float>(logits: &[T], shift: T, statistics: bool) -> Sums {
     if statistics {
         return all_sums(logits, shift);
     }
-    Sums::of_exps(shift, exp_sum(logits, shift))
+    Sums::of_exps(shift, simd::exp_sum(logits, shift), logits.len())
 }
 
 /// Cotangents of one row; `direct` is the sum of those of log-probabilities of single ids.
@@ -113,13 +152,10 @@ struct Terms<T> {
 }
 
 vectorised! {
-    fn exp_sum<T>(logits: &[T], shift: T) -> f64 {
-        sum_of(logits.len(), |i| (logits[i] - shift).exp_fast())
-    }
-
     fn all_sums<T>(logits: &[T], shift: T) -> Sums {
         const BLOCK: usize = 512;
-        let mut sums = Sums { shift: shift.to_f64(), exp: 0.0, exp_sq: 0.0, exp_shifted: 0.0, mean_shifted: 0.0 };
+        let mut sums =
+            Sums { shift: shift.to_f64(), count: logits.len(), exp: 0.0, exp_sq: 0.0, exp_shifted: 0.0, shifted: 0.0 };
         let mut exps = [T::ZERO; BLOCK];
         for logits in logits.chunks(BLOCK) {
             let exps = &mut exps[..logits.len()];
@@ -128,12 +164,11 @@ vectorised! {
             }
             let n = logits.len();
             let exps = &exps[..n];
-            sums.exp += sum_of(n, |i| exps[i]);
+            sums.exp += simd::sum(exps);
             sums.exp_sq += sum_of(n, |i| exps[i] * exps[i]);
             sums.exp_shifted += sum_of(n, |i| exps[i] * (logits[i] - shift));
-            sums.mean_shifted += sum_of(n, |i| logits[i] - shift);
+            sums.shifted += sum_of(n, |i| logits[i] - shift);
         }
-        sums.mean_shifted /= logits.len().max(1) as f64;
         sums
     }
 

@@ -199,7 +199,7 @@ fn chunks_decide_no_result() {
         assert_near(&d.0, &dh, 1e-13, "d_hidden");
         assert_near(&d.1, &dw, 1e-13, "d_weight");
     }
-    assert_eq!((automatic_chunk(2), automatic_chunk(128_256), automatic_chunk(1 << 30)), (256, 130, 16));
+    assert_eq!((automatic_chunk(2), automatic_chunk(128_256), automatic_chunk(1 << 30)), (512, 261, 16));
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn kept<T: Float>(
         given: nan(targets.given.len()),
         lse: nan(m),
     };
-    let (mut exps, mut inverse_sums, mut rows) = (nan(m * shape.vocab), nan(m), nan(m * shape.hidden));
+    let (mut exps, mut factors, mut rows) = (nan(m * shape.vocab), nan(m * blocks(shape.vocab)), nan(m * shape.hidden));
     let out = Outputs {
         mean_log_probs: Some((&mut s.mean).into()),
         entropy: Some((&mut s.entropy).into()),
@@ -311,7 +311,7 @@ fn kept<T: Float>(
     };
     let keep = match pulls {
         true => Keep::Pulls((&mut rows).into()),
-        false => Keep::Softmax(KeptSoftmax { exps: (&mut exps).into(), inverse_sums: (&mut inverse_sums).into() }),
+        false => Keep::Softmax(KeptSoftmax { exps: (&mut exps).into(), factors: (&mut factors).into() }),
     };
     let (hv, wv, lse) = (View::from(&h), View::from(&w), (&mut s.lse).into());
     forward(hv, wv, &targets.rows, &targets.ids, &targets.given, out, lse, keep, shape, ws).unwrap();
@@ -320,7 +320,7 @@ fn kept<T: Float>(
     let cotangents = Cotangents { log_probs: of(0), given_log_probs: of(4), ..Cotangents::default() };
     let kept = match pulls {
         true => Kept::Pulls((&rows).into()),
-        false => Kept::Softmax(KeptSoftmax { exps: (&mut exps).into(), inverse_sums: (&mut inverse_sums).into() }),
+        false => Kept::Softmax(KeptSoftmax { exps: (&mut exps).into(), factors: (&mut factors).into() }),
     };
     let (mut dh, mut dw) = (vec![T::ZERO; h.len()], vec![T::ZERO; w.len()]);
     let (into_h, into_w) = ((&mut dh).into(), (!pulls).then(|| (&mut dw).into()));
@@ -334,7 +334,11 @@ fn what_is_kept_gives_the_gradients_of_what_is_made_again() {
     let shape = Shape { rows: 90, hidden: 48, vocab: 1_003, targets: 120, chunk: 50 };
     let (wide, mut targets) = (case(shape), random(shape));
     targets.given = random(Shape { targets: 240, ..shape }).ids;
-    for (case, targets, shape) in [(case(SHAPE), small(), SHAPE), (wide, targets, shape)] {
+    // More hidden rows than are multiplied at a time, and more than one block.
+    let tall = Shape { rows: 300, hidden: 8, vocab: 600, targets: 700, chunk: 0 };
+    let mut of_tall = random(tall);
+    of_tall.given = random(tall).ids;
+    for (case, targets, shape) in [(case(SHAPE), small(), SHAPE), (wide, targets, shape), (case(tall), of_tall, tall)] {
         let all = all_cotangents(&targets);
         let both = [all[0].clone(), vec![], vec![], vec![], all[4].clone()];
         let expected = scores::<f64>(&case.0, &case.1, &targets, shape, 1);
@@ -366,6 +370,40 @@ fn what_is_kept_gives_the_gradients_of_what_is_made_again() {
 }
 
 #[test]
+fn the_first_of_equals_is_the_first_of_all_blocks() {
+    // One feature: logits are the weights. The largest stands at 100, 700 and 1,500; blocks hold 512.
+    let vocab = 1_600;
+    let mut w: Vec<f64> = (0..vocab).map(|i| f64::from(i % 7) - 9.0).collect();
+    for top in [100, 700, 1_500] {
+        w[top] = 3.0;
+    }
+    let shape = Shape { rows: 1, hidden: 1, vocab: w.len(), targets: 5, chunk: 0 };
+    let targets = Targets { rows: vec![0; 5], ids: vec![100, 700, 1_500, 99, 1_599], given: vec![] };
+    for threads in [1, 2] {
+        assert_eq!(scores::<f64>(&[1.0], &w, &targets, shape, threads).top1, [1.0, 0.0, 0.0, 0.0, 0.0]);
+        w[100] = -9.0;
+        assert_eq!(scores::<f64>(&[1.0], &w, &targets, shape, threads).top1, [0.0, 1.0, 0.0, 0.0, 0.0]);
+        w[100] = 3.0;
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let shape = Shape { rows: 90, hidden: 48, vocab: 1_003, targets: 120, chunk: 50 };
+    let (case, targets) = (case(shape), random(shape));
+    let d = [numbers(21, 120), vec![], vec![], vec![], vec![]];
+    for pulls in [false, true] {
+        let alone = kept::<f32>(&case, &targets, &d, shape, pulls, 1);
+        for threads in [2, 3] {
+            let together = kept::<f32>(&case, &targets, &d, shape, pulls, threads);
+            assert_eq!(alone.0.log_probs, together.0.log_probs);
+            assert_eq!(alone.1, together.1);
+            assert_eq!(alone.2, together.2);
+        }
+    }
+}
+
+#[test]
 fn what_was_kept_serves_log_probs_only() {
     let ((h, w), d) = (case(SHAPE), numbers(11, 8));
     let lse = numbers(12, 8);
@@ -376,16 +414,16 @@ fn what_was_kept_serves_log_probs_only() {
         let (hv, wv, lv) = ((&h).into(), (&w).into(), (&lse).into());
         backward(hv, wv, &ROWS, &IDS, &[], lv, kept, cotangents, (&mut into_h).into(), into_w, SHAPE, &mut ws)
     };
-    let (mut exps, mut inverse_sums, rows) = (vec![1.0; 8 * 13], vec![1.0; 8], vec![1.0; 8 * 5]);
+    let (mut exps, mut factors, rows) = (vec![1.0; 8 * 13], vec![1.0; 8], vec![1.0; 8 * 5]);
     let entropy = Cotangents { entropy: Some((&d).into()), ..Cotangents::default() };
     let log_probs = Cotangents { log_probs: Some((&d).into()), ..Cotangents::default() };
     let text = |result: Result<()>| result.unwrap_err().to_string();
-    let softmax = KeptSoftmax { exps: (&mut exps).into(), inverse_sums: (&mut inverse_sums).into() };
+    let softmax = KeptSoftmax { exps: (&mut exps).into(), factors: (&mut factors).into() };
     assert!(text(run(Kept::Softmax(softmax), entropy, true)).contains("keep nothing where statistics"));
     assert!(text(run(Kept::Pulls((&rows).into()), entropy, false)).contains("keep nothing where there are other"));
     assert!(text(run(Kept::Pulls((&rows).into()), log_probs, true)).contains("the head is trained"));
     assert_length(run(Kept::Pulls((&rows[1..]).into()), log_probs, false), "kept.pulls");
-    let softmax = KeptSoftmax { exps: (&mut exps[1..]).into(), inverse_sums: (&mut inverse_sums).into() };
+    let softmax = KeptSoftmax { exps: (&mut exps[1..]).into(), factors: (&mut factors).into() };
     assert_length(run(Kept::Softmax(softmax), log_probs, true), "exps");
     run(Kept::Pulls((&rows).into()), log_probs, false).unwrap();
 }
