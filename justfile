@@ -52,6 +52,15 @@ parity:
 bench *arguments:
     cargo bench --package candlewick-kernels --bench kernels -- {{ arguments }}
 
+# What sketches of each item's gradient add to a pass.
+sketches *arguments:
+    cargo bench --package candlewick-model --bench sketches -- {{ arguments }}
+
+# What a token costs in rows of 64 to 2,048 tokens.
+lengths *arguments: _venv
+    cargo build --release --quiet --bin wick --package candlewick-cli
+    CANDLEWICK_SHARED={{ fixtures }} {{ python }} benches/lengths.py {{ arguments }}
+
 # Optimizer steps beside PyTorch and TRL, every workload that has a goal.
 side-by-side *arguments: _venv
     PYTHON={{ python }} CANDLEWICK_SHARED={{ fixtures }} benches/side_by_side.sh {{ arguments }}

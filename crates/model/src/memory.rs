@@ -506,9 +506,10 @@ impl Walk<'_> {
         let gathered = pool.take(Part::Passing, targets * self.size.config.hidden_size);
         let width = token_log_probs::numbers_per_block(self.needs_rows);
         let sums = pool.take(Part::Passing, targets * token_log_probs::blocks(vocab) * width);
-        let per_thread = if is_kept { 1 } else { token_log_probs::logits_at_once(targets, vocab) };
-        let scratch = pool.take(Part::Scratch, self.threads * per_thread);
-        pool.give_back_all([scratch, sums, gathered]);
+        if !is_kept {
+            pool.lend(Part::Scratch, self.threads * token_log_probs::logits_at_once(targets, vocab));
+        }
+        pool.give_back_all([sums, gathered]);
     }
 
     fn head_backward(&self, kept: KeptByHead, pool: &mut Pool) {

@@ -147,40 +147,41 @@ impl<T: Float> Scorer<'_, T> {
         gather(self.head, &self.targets.rows[range.clone()], &mut gathered);
         let width = numbers_per_block(self.statistics);
         let mut sums: Vec<T> = ws.take(blocks * count * width);
-        let per_lane = if kept.is_some() { 1 } else { logits_at_once(count, vocab) };
-        let mut scratch = ws.take(self.crew.threads() * per_lane);
-        {
-            let exps = kept.as_mut().map(|(exps, _)| Disjoint::new(&mut **exps));
-            let sums = Disjoint::new(&mut sums);
+        let places = Disjoint::new(&mut sums);
+        let of_block = |block: usize, columns: Range<usize>, logits: Disjoint<'_, T>, keep: bool| {
+            // What is kept has its place among all rows, scratch begins anew with each piece.
+            let (offset, stride) = if keep { (columns.start, vocab) } else { (0, columns.len()) };
+            for start in (0..count).step_by(ROWS) {
+                let rows = start..(start + ROWS).min(count);
+                let first = if keep { start } else { 0 };
+                let at = |i: usize| (first + i) * stride + offset;
+                let size = Size { m: rows.len(), n: columns.len(), k: hidden };
+                let lhs = At::rows(gathered[start * hidden..].as_ptr(), hidden);
+                let rhs = At::rows(self.head.weight[columns.start * hidden..].as_ptr(), hidden).transposed();
+                // SAFETY: the factors are inside their slices, and each block writes its own columns.
+                unsafe { product(size, At::rows(logits.at(at(0)), stride), false, lhs, rhs, T::ONE) };
+                for i in 0..rows.len() {
+                    // SAFETY: as above; the columns of this row are nobody else's.
+                    let logits = unsafe { logits.part(at(i)..at(i) + columns.len()) };
+                    // SAFETY: the results of a target's id are written by the block that holds it.
+                    let found = unsafe { self.block(logits, range.start + start + i, columns.start, keep) };
+                    let to = (block * count + start + i) * width;
+                    // SAFETY: each block and target has its own place.
+                    found.write(unsafe { places.part(to..to + width) });
+                }
+            }
+        };
+        if let Some((exps, _)) = &mut kept {
+            let exps = Disjoint::new(exps);
+            self.crew.pieces(vocab, BLOCK, |block, columns| of_block(block, columns, exps, true));
+        } else {
+            let per_lane = logits_at_once(count, vocab);
+            let mut scratch = ws.take(self.crew.threads() * per_lane);
             self.crew.tasks(blocks, &mut scratch, per_lane, |block, scratch| {
                 let columns = block * BLOCK..((block + 1) * BLOCK).min(vocab);
-                let places = exps
-                    .as_ref()
-                    .map_or_else(|| (Disjoint::new(scratch), 0, columns.len()), |exps| (*exps, columns.start, vocab));
-                for start in (0..count).step_by(ROWS) {
-                    let rows = start..(start + ROWS).min(count);
-                    // Scratch begins anew with each piece; what is kept has its place among all rows.
-                    let first = if exps.is_some() { start } else { 0 };
-                    let (places, offset, stride) = &places;
-                    let at = |i: usize| (first + i) * stride + offset;
-                    let size = Size { m: rows.len(), n: columns.len(), k: hidden };
-                    let lhs = At::rows(gathered[start * hidden..].as_ptr(), hidden);
-                    let rhs = At::rows(self.head.weight[columns.start * hidden..].as_ptr(), hidden).transposed();
-                    let dst = At::rows(places.at(at(0)), *stride);
-                    // SAFETY: the factors are inside their slices, and each block writes its own columns.
-                    unsafe { product(size, dst, false, lhs, rhs, T::ONE) };
-                    for i in 0..rows.len() {
-                        // SAFETY: as above; the columns of this row are nobody else's.
-                        let logits = unsafe { places.part(at(i)..at(i) + columns.len()) };
-                        // SAFETY: the results of a target's id are written by the block that holds it.
-                        let of_block =
-                            unsafe { self.block(logits, range.start + start + i, columns.start, exps.is_some()) };
-                        let to = (block * count + start + i) * width;
-                        // SAFETY: each block and target has its own place.
-                        of_block.write(unsafe { sums.part(to..to + width) });
-                    }
-                }
+                of_block(block, columns, Disjoint::new(scratch), false);
             });
+            ws.give_back(scratch);
         }
         let factors = kept.map(|(_, factors)| Disjoint::new(factors));
         self.crew.rows(count, blocks * width, |rows| {
@@ -196,7 +197,6 @@ impl<T: Float> Scorer<'_, T> {
                 }
             }
         });
-        ws.give_back(scratch);
         ws.give_back(sums);
         ws.give_back(gathered);
     }
@@ -316,6 +316,9 @@ pub(super) fn backward<T: Float>(
     ws: &mut Workspace,
 ) {
     let Shape { hidden, vocab, targets: count, .. } = head.shape;
+    if count == 0 {
+        return;
+    }
     let crew = ws.crew();
     if let Kept::Softmax { exps, factors } = kept {
         let mut gathered = ws.take(count * hidden);
@@ -323,8 +326,7 @@ pub(super) fn backward<T: Float>(
         {
             let (parts, d_weight) = (Disjoint::new(&mut *exps), grads.weight.as_deref_mut().map(Disjoint::new));
             let blocks = blocks(vocab);
-            crew.tasks(blocks, &mut vec![T::ZERO; crew.threads()], 1, |block, _| {
-                let columns = block * BLOCK..((block + 1) * BLOCK).min(vocab);
+            crew.pieces(vocab, BLOCK, |block, columns| {
                 for target in 0..count {
                     let at = target * vocab;
                     // SAFETY: each block visits its own columns of every row.

@@ -388,6 +388,18 @@ fn the_first_of_equals_is_the_first_of_all_blocks() {
 }
 
 #[test]
+fn no_targets_and_several_blocks_are_fine() {
+    let shape = Shape { rows: 3, hidden: 4, vocab: 1_100, targets: 0, chunk: 0 };
+    let targets = Targets { rows: vec![], ids: vec![], given: vec![] };
+    for pulls in [false, true] {
+        let (_, dh, dw) = kept::<f32>(&case(shape), &targets, &[const { vec![] }; 5], shape, pulls, 2);
+        assert!(dh.iter().chain(&dw).all(|&d| d == 0.0));
+    }
+    let (dh, dw) = gradients::<f32>(&[0.5; 12], &[0.5; 4_400], &targets, &[const { vec![] }; 5], shape, 2);
+    assert!(dh.iter().chain(&dw).all(|&d| d == 0.0));
+}
+
+#[test]
 fn the_number_of_threads_changes_no_bit() {
     let shape = Shape { rows: 90, hidden: 48, vocab: 1_003, targets: 120, chunk: 50 };
     let (case, targets) = (case(shape), random(shape));
