@@ -56,17 +56,23 @@ pub trait Float:
 }
 
 pub(crate) mod sealed {
+    use crate::matmul::{self, Kernel};
+
     /// What the crate needs to know of an element type and nobody else.
     pub trait Element: Sized + Device {
         /// The buffers of this type among the scratch of a workspace.
         fn buffers(scratch: &mut Scratch) -> &mut Vec<Vec<Self>>;
+        /// The buffer that factors of this type are packed into.
+        fn packing(scratch: &mut Scratch) -> &mut Vec<Self>;
+        /// How this machine multiplies large matrices, if it has a kernel for them.
+        fn kernel() -> Option<&'static Kernel<Self>>;
     }
 
     /// Free buffers of each element type.
     #[derive(Debug, Default)]
     pub struct Scratch {
-        pub(super) f32: Vec<Vec<f32>>,
-        pub(super) f64: Vec<Vec<f64>>,
+        f32: (Vec<Vec<f32>>, Vec<f32>),
+        f64: (Vec<Vec<f64>>, Vec<f64>),
     }
 
     #[cfg(feature = "cuda")]
@@ -79,13 +85,29 @@ pub(crate) mod sealed {
 
     impl Element for f32 {
         fn buffers(scratch: &mut Scratch) -> &mut Vec<Vec<Self>> {
-            &mut scratch.f32
+            &mut scratch.f32.0
+        }
+
+        fn packing(scratch: &mut Scratch) -> &mut Vec<Self> {
+            &mut scratch.f32.1
+        }
+
+        fn kernel() -> Option<&'static Kernel<Self>> {
+            matmul::kernel_for_f32()
         }
     }
 
     impl Element for f64 {
         fn buffers(scratch: &mut Scratch) -> &mut Vec<Vec<Self>> {
-            &mut scratch.f64
+            &mut scratch.f64.0
+        }
+
+        fn packing(scratch: &mut Scratch) -> &mut Vec<Self> {
+            &mut scratch.f64.1
+        }
+
+        fn kernel() -> Option<&'static Kernel<Self>> {
+            None
         }
     }
 }

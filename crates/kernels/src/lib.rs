@@ -41,6 +41,7 @@ mod cuda;
 mod error;
 mod float;
 mod matmul;
+mod pages;
 mod parallel;
 mod simd;
 #[cfg(test)]
@@ -51,5 +52,6 @@ mod workspace;
 pub use cuda::{Cuda, CudaBuffer};
 pub use error::{Error, Result};
 pub use float::Float;
+pub use pages::zeros;
 pub use view::{View, ViewMut};
 pub use workspace::Workspace;

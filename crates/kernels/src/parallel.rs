@@ -47,7 +47,7 @@ impl Crew {
     ///
     /// Tasks are handed out in order to whoever is free, so `work` must not let its result depend on the scratch it is
     /// given or on what ran before.
-    pub(crate) fn tasks<T: Send>(
+    pub(crate) fn tasks_with<T: Send>(
         &self,
         tasks: usize,
         scratch: &mut [T],
@@ -94,7 +94,7 @@ impl Crew {
         work(1);
     }
 
-    pub(crate) fn tasks<T: Send>(
+    pub(crate) fn tasks_with<T: Send>(
         &self,
         tasks: usize,
         scratch: &mut [T],
@@ -110,6 +110,11 @@ impl Crew {
 }
 
 impl Crew {
+    /// As [`Crew::tasks_with`], without scratch.
+    pub(crate) fn tasks(&self, tasks: usize, work: impl Fn(usize) + Sync) {
+        self.tasks_with(tasks, &mut vec![(); self.threads()], 1, |task, _| work(task));
+    }
+
     /// Calls `work` for consecutive ranges of rows that together are `0..rows`. Where they are cut depends on the size of
     /// a row alone, never on the number of threads.
     pub(crate) fn rows(&self, rows: usize, row_len: usize, work: impl Fn(Range<usize>) + Sync) {
@@ -183,7 +188,7 @@ mod tests {
             let crew = Crew::new(threads);
             let mut seen = vec![0u32; 37];
             let parts = Disjoint::new(&mut seen);
-            crew.tasks(37, &mut vec![0u8; 2 * crew.threads()], 2, |task, scratch| {
+            crew.tasks_with(37, &mut vec![0u8; 2 * crew.threads()], 2, |task, scratch| {
                 assert_eq!(scratch.len(), 2);
                 // SAFETY: each task owns its element.
                 let own = unsafe { parts.part(task..task + 1) };

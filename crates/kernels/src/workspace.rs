@@ -4,6 +4,7 @@ use std::fmt;
 use crate::Float;
 use crate::attention::Block;
 use crate::float::sealed::Scratch;
+use crate::pages::zeros;
 use crate::parallel::Crew;
 
 /// Starting more takes minutes and helps nobody.
@@ -46,7 +47,7 @@ impl Workspace {
         if buffer.capacity() < len {
             // Nothing of it is wanted in the new place; fresh zeros are not written before somebody does.
             drop(buffer);
-            return vec![T::ZERO; len];
+            return zeros(len);
         }
         if buffer.len() > len {
             buffer.truncate(len);
@@ -90,6 +91,21 @@ impl Workspace {
     /// Returns several buffers.
     pub fn give_back_all<T: Float>(&mut self, buffers: impl IntoIterator<Item = Vec<T>>) {
         buffers.into_iter().for_each(|buffer| self.give_back(buffer));
+    }
+
+    /// Lends the buffer that factors of products are packed into, at least `len` elements with arbitrary contents.
+    pub(crate) fn take_packing<T: Float>(&mut self, len: usize) -> Vec<T> {
+        let packing = std::mem::take(T::packing(&mut self.scratch));
+        if packing.len() >= len {
+            return packing;
+        }
+        drop(packing);
+        zeros(len)
+    }
+
+    /// Returns what [`Workspace::take_packing`] lent.
+    pub(crate) fn give_back_packing<T: Float>(&mut self, packing: Vec<T>) {
+        *T::packing(&mut self.scratch) = packing;
     }
 
     pub(crate) fn crew(&self) -> Crew {

@@ -1,6 +1,6 @@
 //! The token head: log-probabilities of targets, and the way back.
 use candle_core::WithDType;
-use candlewick_kernels::{Float, Workspace, linear, token_log_probs};
+use candlewick_kernels::{Float, Workspace, linear, token_log_probs, zeros};
 
 use crate::adapter::{HEAD_MODULE, Lora, LoraPair};
 use crate::causal_lm::{Adapter, CausalLm, HeadCotangents, HeadScores, Statistics};
@@ -30,6 +30,12 @@ pub(crate) struct HeadSaved<T> {
     kept: Kept<T>,
 }
 
+/// Whether a softmax of so many elements goes back to the system after its backward. The gradients of the layers, most of which are
+/// not yet there, take its place; and pages that nobody has written cost little to make anew.
+pub(crate) fn is_released(elements: usize) -> bool {
+    elements >= 1 << 23
+}
+
 /// What spares the backward the logits.
 #[derive(Debug)]
 enum Kept<T> {
@@ -42,7 +48,10 @@ impl<T: Float> Kept<T> {
     fn take(targets: usize, head: &token_log_probs::Shape, trained: bool, workspace: &mut Workspace) -> Self {
         match trained {
             true if targets * head.vocab <= MOST_KEPT => Self::Softmax {
-                exps: workspace.take(targets * head.vocab),
+                exps: match targets * head.vocab {
+                    large if is_released(large) => zeros(large),
+                    small => workspace.take(small),
+                },
                 factors: workspace.take(targets * token_log_probs::blocks(head.vocab)),
             },
             true => Self::Nothing,
@@ -54,7 +63,9 @@ impl<T: Float> Kept<T> {
         match self {
             Self::Nothing => {}
             Self::Softmax { exps, factors } => {
-                workspace.give_back(exps);
+                if !is_released(exps.len()) {
+                    workspace.give_back(exps);
+                }
                 workspace.give_back(factors);
             }
             Self::Pulls(pulls) => workspace.give_back(pulls),

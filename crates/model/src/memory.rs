@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candlewick_kernels::{Workspace, token_log_probs};
+use candlewick_kernels::{Workspace, linear, token_log_probs};
 
 use crate::adapter::{HEAD_MODULE, LoraConfig, stored};
 use crate::causal_lm::{Adapter, Recompute, Statistics};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::head::MOST_KEPT;
+use crate::head::{MOST_KEPT, is_released};
 use crate::layer::{LINEARS, LinearName};
 use crate::packed::Packed;
 use crate::weights::WeightFiles;
@@ -23,8 +23,6 @@ const TILE: usize = 128;
 /// Blocks of rows whose parts of a norm's gradient are kept apart, and the least rows of one.
 const NORM_BLOCKS: usize = 32;
 const NORM_ROWS: usize = 8;
-/// Most rows of a packed panel of a product.
-const PANEL: usize = 512;
 
 /// The sizes of a batch that decide how much memory its passes take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -74,13 +72,15 @@ pub enum Part {
     Passing,
     /// What kernels need while they run.
     Scratch,
+    /// A softmax that the head keeps for its backward and that goes back to the system thereafter.
+    Softmax,
 }
 
 /// The buffers of a workspace by their sizes, in elements.
 #[derive(Debug, Clone, Default)]
 pub struct Pool {
     idle: Vec<Lent>,
-    held: [usize; 4],
+    held: [usize; 5],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,9 +95,9 @@ impl Pool {
         self.held[part as usize]
     }
 
-    /// Elements of all buffers.
+    /// Elements of all buffers that are returned.
     pub fn all_elements(&self) -> usize {
-        self.held.iter().sum()
+        self.held.iter().sum::<usize>() - self.elements(Part::Softmax)
     }
 
     fn take(&mut self, part: Part, len: usize) -> Lent {
@@ -130,6 +130,12 @@ impl Pool {
 
     fn give_back_all(&mut self, lents: impl IntoIterator<Item = Lent>) {
         lents.into_iter().for_each(|lent| self.give_back(lent));
+    }
+
+    /// A softmax that is made anew each time and never returned.
+    fn pass_softmax(&mut self, len: usize) {
+        let held = &mut self.held[Part::Softmax as usize];
+        *held = len.max(*held);
     }
 
     fn lend(&mut self, part: Part, len: usize) {
@@ -202,6 +208,15 @@ impl ModelSize {
     /// Numbers that training changes: those of the adapter if there is one, else the base weights.
     pub fn trained_elements(&self) -> usize {
         if self.ranks.is_some() { self.adapter_elements() } else { self.base_elements() }
+    }
+
+    /// Numbers of the gradient that the head's backward writes.
+    pub fn head_gradient_elements(&self) -> usize {
+        let config = &self.config;
+        match self.ranks {
+            Some(_) => self.rank(HEAD_MODULE) * (config.vocab_size + config.hidden_size),
+            None => config.vocab_size * config.hidden_size,
+        }
     }
 
     /// Numbers of the largest tensor that training changes, of which a copy is made when it is written.
@@ -295,21 +310,19 @@ impl ModelSize {
         pool.give_back(d);
     }
 
-    /// The most numbers that a product of a batch packs while it runs: a panel of its left factor, which the `gemm` crate lays
-    /// out anew, at most 512 deep and as wide as the product has rows. Where caches are small it packs less at a time.
+    /// The most numbers that factors of a product of a batch are packed into while it runs.
     pub fn packed(&self, batch: BatchSize, with_backward: bool, threads: usize) -> usize {
         let config = &self.config;
-        let panel = |depth: usize, width: usize| depth.min(PANEL) * width;
-        let block = token_log_probs::BLOCK.min(config.vocab_size);
-        let deepest = LINEARS.iter().map(|linear| linear.sizes(config).1).max().unwrap_or(0);
-        let widest = LINEARS.iter().map(|linear| linear.sizes(config).0).max().unwrap_or(0);
-        // The head is multiplied block by block, each thread with its own.
-        let forward = panel(deepest, batch.tokens).max(threads * panel(config.hidden_size, block));
-        // The gradient of a weight: as many rows as the weight.
         let trains = |module: &str| with_backward && (self.ranks.is_none() || self.rank(module) > 0);
-        let of_layers = if trains("") { panel(batch.tokens, widest) } else { 0 };
-        let of_head = if trains(HEAD_MODULE) { threads * panel(batch.targets, block) } else { 0 };
-        forward.max(of_layers).max(of_head)
+        let layers = LINEARS.iter().map(|linear| {
+            let (out_features, in_features) = linear.sizes(config);
+            let shape = linear::Shape { rows: batch.tokens, in_features, out_features };
+            linear::most_packed::<f32>(shape, with_backward, threads)
+        });
+        let (hidden, vocab, targets) = (config.hidden_size, config.vocab_size, batch.targets);
+        let shape = token_log_probs::Shape { rows: batch.tokens, hidden, vocab, targets, chunk: 0 };
+        let head = token_log_probs::most_packed::<f32>(shape, false, trains(HEAD_MODULE), threads);
+        layers.max().unwrap_or(0).max(head)
     }
 
     fn rank(&self, module: &str) -> usize {
@@ -480,11 +493,14 @@ impl Walk<'_> {
             saved.push(pool.take(Part::Head, config.vocab_size * config.hidden_size));
         }
         match kept {
-            KeptByHead::Nothing => self.score(targets, false, pool),
+            KeptByHead::Nothing => self.score(targets, pool),
             KeptByHead::Softmax => {
-                saved.push(pool.take(Part::Head, targets * config.vocab_size));
+                match targets * config.vocab_size {
+                    large if is_released(large) => pool.pass_softmax(large),
+                    small => saved.push(pool.take(Part::Head, small)),
+                }
                 saved.push(pool.take(Part::Head, targets * token_log_probs::blocks(config.vocab_size)));
-                self.score(targets, true, pool);
+                self.score(targets, pool);
             }
             KeptByHead::Pulls => {
                 saved.push(pool.take(Part::Head, targets * config.hidden_size));
@@ -492,7 +508,7 @@ impl Walk<'_> {
                 let exps = pool.take(Part::Passing, chunk * config.vocab_size);
                 let factors = pool.take(Part::Passing, chunk * token_log_probs::blocks(config.vocab_size));
                 for start in (0..targets).step_by(chunk.max(1)) {
-                    self.score(chunk.min(targets - start), true, pool);
+                    self.score(chunk.min(targets - start), pool);
                 }
                 pool.give_back_all([factors, exps]);
             }
@@ -501,14 +517,11 @@ impl Walk<'_> {
     }
 
     /// The passing buffers of one pass over the vocabulary.
-    fn score(&self, targets: usize, is_kept: bool, pool: &mut Pool) {
+    fn score(&self, targets: usize, pool: &mut Pool) {
         let vocab = self.size.config.vocab_size;
         let gathered = pool.take(Part::Passing, targets * self.size.config.hidden_size);
         let width = token_log_probs::numbers_per_block(self.needs_rows);
         let sums = pool.take(Part::Passing, targets * token_log_probs::blocks(vocab) * width);
-        if !is_kept {
-            pool.lend(Part::Scratch, self.threads * token_log_probs::logits_at_once(targets, vocab));
-        }
         pool.give_back_all([sums, gathered]);
     }
 

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
-use candlewick_kernels::Float;
+use candlewick_kernels::{Float, zeros};
 
 use crate::error::{Error, Result};
 
@@ -45,7 +45,7 @@ impl<T: Float> Parameters<T> {
             entries.push(Entry { name, shape, range: offset..end });
             offset = end;
         }
-        Ok(Self { entries, index, data: vec![T::ZERO; offset] })
+        Ok(Self { entries, index, data: zeros(offset) })
     }
 
     /// How many tensors there are.
@@ -126,7 +126,7 @@ impl<T: Float> Gradients<T> {
     /// A zero gradient for each of `parameters`.
     pub fn zeros(parameters: &Parameters<T>) -> Self {
         Self {
-            data: vec![T::ZERO; parameters.element_count()],
+            data: zeros(parameters.element_count()),
             ranges: (0..parameters.len()).map(|i| parameters.range(i)).collect(),
         }
     }
@@ -151,9 +151,10 @@ impl<T: Float> Gradients<T> {
         &mut self.data[self.ranges[i].clone()]
     }
 
-    /// Sets every gradient to zero.
+    /// Sets every gradient to zero. Large gradients give their memory back to the system, and take it again where they are written.
     pub fn clear(&mut self) {
-        self.data.fill(T::ZERO);
+        let len = std::mem::take(&mut self.data).len();
+        self.data = zeros(len);
     }
 }
 

@@ -37,7 +37,7 @@ pub struct MemoryPlan {
     pub adapter: u64,
     /// The weights of a reference of its own.
     pub reference: u64,
-    /// The gradients of what is trained.
+    /// The gradients of what is trained: all of them, or those of the head, while it has more to keep than the rest have gradients.
     pub gradients: u64,
     /// AdamW's two moments of what is trained.
     pub optimizer: u64,
@@ -125,6 +125,14 @@ impl MemoryPlan {
         let of_reference = reference.as_ref().map_or(0, |size| bytes(size.base_elements() + size.adapter_elements()));
         let (pool, reference_pool) = seen.pools(plan, &policy, reference.as_ref());
         let packed = policy.packed(seen.training, true, threads).max(policy.packed(seen.held_out, false, threads));
+        // The head's softmax is gone when the gradients of the layers come, unless those of a micro-batch before are there already.
+        let (softmax, of_layers) =
+            (pool.elements(Part::Softmax), policy.trained_elements() - policy.head_gradient_elements());
+        let (softmax, gradients) = match plan.train.micro_batches == 1 && plan.train.tokens.is_none() {
+            true if softmax >= of_layers => (softmax, policy.head_gradient_elements()),
+            true => (0, policy.trained_elements()),
+            false => (softmax, policy.trained_elements()),
+        };
         // An adapter is cloned to be written, and each tensor becomes bytes.
         let written = policy.adapter_elements() + policy.largest_trained_tensor();
         let mut loading = weights + weight_files(&plan.model.path);
@@ -135,10 +143,10 @@ impl MemoryPlan {
             weights,
             adapter,
             reference: of_reference,
-            gradients: trained,
+            gradients: bytes(gradients),
             optimizer: 2 * trained,
             kept_by_layers: bytes(pool.elements(Part::Layers)),
-            kept_by_head: bytes(pool.elements(Part::Head)),
+            kept_by_head: bytes(pool.elements(Part::Head) + softmax),
             passing: bytes(pool.elements(Part::Passing)),
             scratch: bytes(pool.elements(Part::Scratch)),
             reference_passes: bytes(reference_pool.all_elements()),

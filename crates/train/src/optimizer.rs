@@ -2,7 +2,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use candlewick_kernels::{Float, Workspace, adamw};
+use candlewick_kernels::{Float, Workspace, adamw, zeros};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Serialize};
 
@@ -52,8 +52,8 @@ impl<T: Element> AdamW<T> {
                 _ => spans.push((range, decays)),
             }
         }
-        let zeros = vec![T::ZERO; parameters.element_count()];
-        Self { options, steps: 0, mean: zeros.clone(), mean_square: zeros, spans }
+        let count = parameters.element_count();
+        Self { options, steps: 0, mean: zeros(count), mean_square: zeros(count), spans }
     }
 
     /// One update with gradients scaled by `scale` and the learning rate by `factor`.

@@ -42,7 +42,7 @@ pub(super) fn forward<T: Float>(
     let crew = ws.crew();
     let mut scratch = ws.take(per_lane * crew.threads());
     let (out, lse) = (Disjoint::new(out), Disjoint::new(lse));
-    crew.tasks(blocks.len() * shape.heads, &mut scratch, per_lane, |task, scratch| {
+    crew.tasks_with(blocks.len() * shape.heads, &mut scratch, per_lane, |task, scratch| {
         let (block, head) = (&blocks[task / shape.heads], task % shape.heads);
         let lanes = Lanes::new(inputs, shape, head);
         for tile in tiles(block) {
@@ -75,7 +75,7 @@ pub(super) fn backward<T: Float>(
     let crew = ws.crew();
     let mut scratch = ws.take(per_lane * crew.threads());
     let grads = Gradients { dq: Disjoint::new(dq), dk: Disjoint::new(dk), dv: Disjoint::new(dv) };
-    crew.tasks(segments.len() * shape.kv_heads, &mut scratch, per_lane, |task, scratch| {
+    crew.tasks_with(segments.len() * shape.kv_heads, &mut scratch, per_lane, |task, scratch| {
         let (segment, kv_head) = (&segments[task / shape.kv_heads], task % shape.kv_heads);
         let (p, ds) = scratch.split_at_mut(tile_len);
         let group = shape.heads / shape.kv_heads;

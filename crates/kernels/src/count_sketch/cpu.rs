@@ -29,7 +29,7 @@ pub(super) fn outer_products<T: Float>(
     let crew = ws.crew();
     let mut scratch = ws.take(elements * crew.threads());
     let out = Disjoint::new(out);
-    crew.tasks(items.len(), &mut scratch, elements, |item, tensor: &mut [T]| {
+    crew.tasks_with(items.len(), &mut scratch, elements, |item, tensor: &mut [T]| {
         let rows = &items[item];
         if rows.is_empty() {
             return;

@@ -1,13 +1,33 @@
-//! All three products through `gemm`, which takes strides instead of transposed copies.
+//! The three products; strides say what is transposed, nothing is copied for it.
 use super::Shape;
-use crate::Float;
-use crate::matmul::{Size, Whole, whole};
-use crate::parallel::Crew;
+use crate::matmul::{Size, Whole, packed, whole};
+use crate::{Float, Workspace};
 
-pub(super) fn forward<T: Float>(x: &[T], w: &[T], y: &mut [T], shape: Shape, scale: T, accumulate: bool, crew: &Crew) {
+pub(super) fn most_packed<T: Float>(
+    Shape { rows, in_features, out_features }: Shape,
+    trains: bool,
+    threads: usize,
+) -> usize {
+    let of = |m: usize, n: usize, k: usize| packed::<T>(Size { m, n, k }, threads);
+    let forward = of(rows, out_features, in_features);
+    if !trains {
+        return forward;
+    }
+    forward.max(of(rows, in_features, out_features)).max(of(out_features, in_features, rows))
+}
+
+pub(super) fn forward<T: Float>(
+    x: &[T],
+    w: &[T],
+    y: &mut [T],
+    shape: Shape,
+    scale: T,
+    accumulate: bool,
+    ws: &mut Workspace,
+) {
     let Shape { rows, in_features, out_features } = shape;
     let size = Size { m: rows, n: out_features, k: in_features };
-    whole(crew, size, y, accumulate, Whole::new(x, in_features), Whole::new(w, in_features).transposed(), scale);
+    whole(ws, size, y, accumulate, Whole::new(x, in_features), Whole::new(w, in_features).transposed(), scale);
 }
 
 pub(super) fn backward_input<T: Float>(
@@ -17,11 +37,11 @@ pub(super) fn backward_input<T: Float>(
     shape: Shape,
     scale: T,
     accumulate: bool,
-    crew: &Crew,
+    ws: &mut Workspace,
 ) {
     let Shape { rows, in_features, out_features } = shape;
     let size = Size { m: rows, n: in_features, k: out_features };
-    whole(crew, size, dx, accumulate, Whole::new(dy, out_features), Whole::new(w, in_features), scale);
+    whole(ws, size, dx, accumulate, Whole::new(dy, out_features), Whole::new(w, in_features), scale);
 }
 
 pub(super) fn backward_weight<T: Float>(
@@ -31,9 +51,9 @@ pub(super) fn backward_weight<T: Float>(
     shape: Shape,
     scale: T,
     accumulate: bool,
-    crew: &Crew,
+    ws: &mut Workspace,
 ) {
     let Shape { rows, in_features, out_features } = shape;
     let size = Size { m: out_features, n: in_features, k: rows };
-    whole(crew, size, dw, accumulate, Whole::new(dy, out_features).transposed(), Whole::new(x, in_features), scale);
+    whole(ws, size, dw, accumulate, Whole::new(dy, out_features).transposed(), Whole::new(x, in_features), scale);
 }

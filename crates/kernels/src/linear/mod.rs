@@ -43,8 +43,14 @@ pub fn forward<T: Float>(
 ) -> Result<()> {
     const OP: &str = "linear::forward";
     shape.check(OP, (x.len(), "x"), (w.len(), "w"), (y.len(), "y"))?;
-    cpu::forward(x.cpu(OP)?, w.cpu(OP)?, y.cpu(OP)?, shape, scale, accumulate, &ws.crew());
+    cpu::forward(x.cpu(OP)?, w.cpu(OP)?, y.cpu(OP)?, shape, scale, accumulate, ws);
     Ok(())
+}
+
+/// Elements that the factors of [`forward`] are packed into while it runs, where `trains` those of the gradients too, for a plan of
+/// memory.
+pub fn most_packed<T: Float>(shape: Shape, trains: bool, threads: usize) -> usize {
+    cpu::most_packed::<T>(shape, trains, threads)
 }
 
 /// dx = scale·dy·w, or dx += … where `accumulate`.
@@ -64,7 +70,7 @@ pub fn backward_input<T: Float>(
 ) -> Result<()> {
     const OP: &str = "linear::backward_input";
     shape.check(OP, (dx.len(), "dx"), (w.len(), "w"), (dy.len(), "dy"))?;
-    cpu::backward_input(dy.cpu(OP)?, w.cpu(OP)?, dx.cpu(OP)?, shape, scale, accumulate, &ws.crew());
+    cpu::backward_input(dy.cpu(OP)?, w.cpu(OP)?, dx.cpu(OP)?, shape, scale, accumulate, ws);
     Ok(())
 }
 
@@ -85,6 +91,6 @@ pub fn backward_weight<T: Float>(
 ) -> Result<()> {
     const OP: &str = "linear::backward_weight";
     shape.check(OP, (x.len(), "x"), (dw.len(), "dw"), (dy.len(), "dy"))?;
-    cpu::backward_weight(x.cpu(OP)?, dy.cpu(OP)?, dw.cpu(OP)?, shape, scale, accumulate, &ws.crew());
+    cpu::backward_weight(x.cpu(OP)?, dy.cpu(OP)?, dw.cpu(OP)?, shape, scale, accumulate, ws);
     Ok(())
 }

@@ -3,8 +3,8 @@
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::ops::Range;
 
-use super::{BLOCK, Shape, automatic_chunk, blocks, logits_at_once, numbers_per_block, row};
-use crate::matmul::{At, Size, Whole, product, whole};
+use super::{BLOCK, Shape, automatic_chunk, blocks, numbers_per_block, row};
+use crate::matmul::{self, At, Factor, Factors, STRIP, Size, Whole, whole};
 use crate::parallel::{Crew, Disjoint};
 use crate::{Float, Workspace, simd};
 
@@ -65,7 +65,60 @@ pub(super) enum Kept<'a, T> {
 }
 
 /// Hidden rows that are multiplied with a block of the weight at a time, so that their logits stay in the cache.
-pub(super) const ROWS: usize = 512;
+pub(super) const ROWS: usize = 80 * STRIP;
+/// Rows of the weight whose gradient is multiplied at a time.
+const WEIGHT_ROWS: usize = 40 * STRIP;
+
+/// How a buffer for packed factors is shared out.
+struct Packing {
+    /// Elements for the factor that all threads read.
+    shared: usize,
+    /// Elements for each thread's own factor.
+    of_factor: usize,
+    /// Elements for each thread in all, at least one.
+    per_lane: usize,
+}
+
+impl Packing {
+    /// Hidden rows for all, a block of the weight for each thread and, where none are kept, the logits of some rows.
+    fn of_scores<T: Float>(
+        factors: &Factors<T>,
+        Shape { hidden, vocab, .. }: Shape,
+        count: usize,
+        keeps: bool,
+    ) -> Self {
+        let widest = vocab.min(BLOCK);
+        let logits = if keeps { 0 } else { count.min(ROWS) * widest };
+        let of_factor = factors.right_len(hidden, widest);
+        Self { shared: factors.left_len(count, hidden), of_factor, per_lane: (of_factor + logits).max(1) }
+    }
+
+    /// Hidden rows for all, some columns of the logits' gradient for each thread.
+    fn of_weight_gradient<T: Float>(factors: &Factors<T>, vocab: usize, hidden: usize, count: usize) -> Self {
+        let of_factor = factors.left_len(vocab.min(WEIGHT_ROWS), count);
+        Self { shared: factors.right_len(count, hidden), of_factor, per_lane: of_factor.max(1) }
+    }
+
+    fn len(&self, threads: usize) -> usize {
+        self.shared + threads * self.per_lane
+    }
+}
+
+pub(super) fn most_packed<T: Float>(shape: Shape, keeps: bool, trains: bool, threads: usize) -> usize {
+    let Shape { hidden, vocab, targets, .. } = shape;
+    let chunk = if shape.chunk == 0 { automatic_chunk(vocab) } else { shape.chunk }.min(targets);
+    let of_scores = Factors::<T>::of(Size { m: targets, n: vocab.min(BLOCK), k: hidden });
+    let forward = Packing::of_scores(&of_scores, shape, targets, keeps).len(threads);
+    if !trains {
+        return forward;
+    }
+    let count = if keeps { targets } else { chunk };
+    let of_weight = Factors::<T>::of(Size { m: vocab.min(WEIGHT_ROWS), n: hidden, k: count });
+    let d_weight = Packing::of_weight_gradient(&of_weight, vocab, hidden, count).len(threads);
+    let of = |m: usize, n: usize, k: usize| matmul::packed::<T>(Size { m, n, k }, threads);
+    let again = if keeps { 0 } else { of(count, vocab, hidden) };
+    forward.max(d_weight).max(of(count, hidden, vocab)).max(again)
+}
 
 /// The hidden rows of some targets, one after the other.
 fn gather<T: Float>(head: Head<'_, T>, rows: &[u32], gathered: &mut [T]) {
@@ -120,7 +173,7 @@ pub(super) fn forward<T: Float>(
                 });
                 let size = Size { m: range.len(), n: hidden, k: vocab };
                 let pulls = &mut pulls[range.start * hidden..range.end * hidden];
-                whole(&crew, size, pulls, false, Whole::new(exps, vocab), Whole::new(head.weight, hidden), T::ONE);
+                whole(ws, size, pulls, false, Whole::new(exps, vocab), Whole::new(head.weight, hidden), T::ONE);
             }
             ws.give_back(factors);
             ws.give_back(exps);
@@ -148,51 +201,59 @@ impl<T: Float> Scorer<'_, T> {
         let width = numbers_per_block(self.statistics);
         let mut sums: Vec<T> = ws.take(blocks * count * width);
         let places = Disjoint::new(&mut sums);
-        let of_block = |block: usize, columns: Range<usize>, logits: Disjoint<'_, T>, keep: bool| {
-            // What is kept has its place among all rows, scratch begins anew with each piece.
-            let (offset, stride) = if keep { (columns.start, vocab) } else { (0, columns.len()) };
-            for start in (0..count).step_by(ROWS) {
-                let rows = start..(start + ROWS).min(count);
-                let first = if keep { start } else { 0 };
-                let at = |i: usize| (first + i) * stride + offset;
-                let size = Size { m: rows.len(), n: columns.len(), k: hidden };
-                let lhs = At::rows(gathered[start * hidden..].as_ptr(), hidden);
-                let rhs = At::rows(self.head.weight[columns.start * hidden..].as_ptr(), hidden).transposed();
-                // SAFETY: the factors are inside their slices, and each block writes its own columns.
-                unsafe { product(size, At::rows(logits.at(at(0)), stride), false, lhs, rhs, T::ONE) };
-                for i in 0..rows.len() {
-                    // SAFETY: as above; the columns of this row are nobody else's.
-                    let logits = unsafe { logits.part(at(i)..at(i) + columns.len()) };
-                    // SAFETY: the results of a target's id are written by the block that holds it.
-                    let found = unsafe { self.block(logits, range.start + start + i, columns.start, keep) };
-                    let to = (block * count + start + i) * width;
-                    // SAFETY: each block and target has its own place.
-                    found.write(unsafe { places.part(to..to + width) });
+        let widest = vocab.min(BLOCK);
+        let factors = Factors::of(Size { m: count, n: widest, k: hidden });
+        let Packing { shared, of_factor, per_lane } =
+            Packing::of_scores(&factors, self.head.shape, count, kept.is_some());
+        let mut packing = ws.take_packing(shared + self.crew.threads() * per_lane);
+        let (left, lanes) = packing.split_at_mut(shared);
+        // SAFETY: the hidden rows of all targets, which are gathered before and only read from here on.
+        let left = unsafe { factors.left(self.crew, At::rows(gathered.as_ptr(), hidden), count, hidden, left) };
+        let of_block =
+            |block: usize, columns: Range<usize>, right: &Factor<'_, T>, logits: Disjoint<'_, T>, keep: bool| {
+                // What is kept has its place among all rows, scratch begins anew with each piece.
+                let (offset, stride) = if keep { (columns.start, vocab) } else { (0, columns.len()) };
+                for start in (0..count).step_by(ROWS) {
+                    let rows = start..(start + ROWS).min(count);
+                    let first = if keep { start } else { 0 };
+                    let at = |i: usize| (first + i) * stride + offset;
+                    let size = Size { m: rows.len(), n: columns.len(), k: hidden };
+                    // SAFETY: the factors have these rows and columns, and each block writes its own columns of the logits.
+                    unsafe { factors.multiply(size, At::rows(logits.at(at(0)), stride), false, (&left, start), right) };
+                    for i in 0..rows.len() {
+                        // SAFETY: as above; the columns of this row are nobody else's.
+                        let logits = unsafe { logits.part(at(i)..at(i) + columns.len()) };
+                        // SAFETY: the results of a target's id are written by the block that holds it.
+                        let found = unsafe { self.block(logits, range.start + start + i, columns.start, keep) };
+                        let to = (block * count + start + i) * width;
+                        // SAFETY: each block and target has its own place.
+                        found.write(unsafe { places.part(to..to + width) });
+                    }
                 }
+            };
+        let exps = kept.as_mut().map(|(exps, _)| Disjoint::new(exps));
+        self.crew.tasks_with(blocks, &mut lanes[..self.crew.threads() * per_lane], per_lane, |block, lane| {
+            let columns = block * BLOCK..((block + 1) * BLOCK).min(vocab);
+            let (packed, logits) = lane.split_at_mut(of_factor);
+            let rhs = At::rows(self.head.weight[columns.start * hidden..].as_ptr(), hidden).transposed();
+            // SAFETY: the block's rows of the weight, which is only read.
+            let right = unsafe { factors.right(&Crew::default(), rhs, hidden, columns.len(), packed) };
+            match exps {
+                Some(exps) => of_block(block, columns, &right, exps, true),
+                None => of_block(block, columns, &right, Disjoint::new(logits), false),
             }
-        };
-        if let Some((exps, _)) = &mut kept {
-            let exps = Disjoint::new(exps);
-            self.crew.pieces(vocab, BLOCK, |block, columns| of_block(block, columns, exps, true));
-        } else {
-            let per_lane = logits_at_once(count, vocab);
-            let mut scratch = ws.take(self.crew.threads() * per_lane);
-            self.crew.tasks(blocks, &mut scratch, per_lane, |block, scratch| {
-                let columns = block * BLOCK..((block + 1) * BLOCK).min(vocab);
-                of_block(block, columns, Disjoint::new(scratch), false);
-            });
-            ws.give_back(scratch);
-        }
-        let factors = kept.map(|(_, factors)| Disjoint::new(factors));
+        });
+        ws.give_back_packing(packing);
+        let of_blocks = kept.map(|(_, factors)| Disjoint::new(factors));
         self.crew.rows(count, blocks * width, |rows| {
             for i in rows {
                 let parts = (0..blocks)
                     .map(|block| row::Sums::read(&sums[(block * count + i) * width..][..width], self.columns(block)));
                 // SAFETY: each target is visited once.
                 let whole = unsafe { self.finish(range.start + i, parts.clone()) };
-                if let Some(factors) = &factors {
+                if let Some(of_blocks) = &of_blocks {
                     // SAFETY: as above.
-                    let factors = unsafe { factors.part(i * blocks..(i + 1) * blocks) };
+                    let factors = unsafe { of_blocks.part(i * blocks..(i + 1) * blocks) };
                     factors.iter_mut().zip(parts).for_each(|(factor, part)| *factor = T::from_f64(part.factor(&whole)));
                 }
             }
@@ -323,28 +384,23 @@ pub(super) fn backward<T: Float>(
     if let Kept::Softmax { exps, factors } = kept {
         let mut gathered = ws.take(count * hidden);
         gather(head, targets.rows, &mut gathered);
-        {
-            let (parts, d_weight) = (Disjoint::new(&mut *exps), grads.weight.as_deref_mut().map(Disjoint::new));
-            let blocks = blocks(vocab);
-            crew.pieces(vocab, BLOCK, |block, columns| {
-                for target in 0..count {
-                    let at = target * vocab;
-                    // SAFETY: each block visits its own columns of every row.
-                    let exps = unsafe { parts.part(at + columns.start..at + columns.end) };
-                    d.write_from_exps(exps, target, &targets, columns.start, factors[target * blocks + block]);
-                }
-                if let Some(d_weight) = &d_weight {
-                    let rows = d_weight.at(columns.start * hidden);
-                    // SAFETY: as above; the block's rows of the gradient are its own.
-                    unsafe {
-                        add_weight_gradient(parts.at(columns.start), vocab, columns.len(), &gathered, hidden, rows)
-                    };
-                }
-            });
+        let d_logits = Disjoint::new(&mut *exps);
+        let blocks = blocks(vocab);
+        let differentiate = |block: usize, columns: &Range<usize>| {
+            for target in 0..count {
+                let at = target * vocab;
+                // SAFETY: each block visits its own columns of every row.
+                let exps = unsafe { d_logits.part(at + columns.start..at + columns.end) };
+                d.write_from_exps(exps, target, &targets, columns.start, factors[target * blocks + block]);
+            }
+        };
+        match grads.weight.as_deref_mut() {
+            Some(d_weight) => add_weight_gradient(d_logits, &gathered, d_weight, head.shape, differentiate, ws),
+            None => crew.pieces(vocab, BLOCK, |block, columns| differentiate(block, &columns)),
         }
         let mut d_gathered = ws.take(count * hidden);
         let size = Size { m: count, n: hidden, k: vocab };
-        whole(&crew, size, &mut d_gathered, false, Whole::new(exps, vocab), Whole::new(head.weight, hidden), T::ONE);
+        whole(ws, size, &mut d_gathered, false, Whole::new(exps, vocab), Whole::new(head.weight, hidden), T::ONE);
         scatter_add(&d_gathered, targets.rows, grads.hidden, hidden);
         ws.give_back(d_gathered);
         ws.give_back(gathered);
@@ -360,7 +416,7 @@ pub(super) fn backward<T: Float>(
         gather(head, rows_of_hidden, &mut gathered);
         let size = Size { m: count, n: vocab, k: hidden };
         let lhs = Whole::new(&gathered, hidden);
-        whole(&crew, size, &mut logits, false, lhs, Whole::new(head.weight, hidden).transposed(), T::ONE);
+        whole(ws, size, &mut logits, false, lhs, Whole::new(head.weight, hidden).transposed(), T::ONE);
         let rows = Disjoint::new(&mut logits);
         crew.rows(count, vocab, |range| {
             for i in range {
@@ -370,18 +426,10 @@ pub(super) fn backward<T: Float>(
             }
         });
         if let Some(d_weight) = grads.weight.as_deref_mut() {
-            let d_weight = Disjoint::new(d_weight);
-            let gathered = &gathered[..count * hidden];
-            crew.pieces(vocab, BLOCK, |_, columns| {
-                // SAFETY: logits are only read, each block writes its own rows of the gradient.
-                unsafe {
-                    let to = d_weight.at(columns.start * hidden);
-                    add_weight_gradient(rows.at(columns.start), vocab, columns.len(), gathered, hidden, to);
-                }
-            });
+            add_weight_gradient(rows, &gathered[..count * hidden], d_weight, head.shape, |_, _| {}, ws);
         }
         let size = Size { m: count, n: hidden, k: vocab };
-        whole(&crew, size, &mut d_gathered, false, Whole::new(&logits, vocab), Whole::new(head.weight, hidden), T::ONE);
+        whole(ws, size, &mut d_gathered, false, Whole::new(&logits, vocab), Whole::new(head.weight, hidden), T::ONE);
         scatter_add(&d_gathered, rows_of_hidden, grads.hidden, hidden);
     }
     ws.give_back(d_gathered);
@@ -389,22 +437,40 @@ pub(super) fn backward<T: Float>(
     ws.give_back(gathered);
 }
 
-/// to `[columns, H]` += d_logitsᵀ·gathered, for some columns of d_logits, on this thread.
-///
-/// # Safety
-/// `d_logits` begins with the first of the columns, in rows of `vocab`, as many as `gathered` has; nobody else touches `to`.
-unsafe fn add_weight_gradient<T: Float>(
-    d_logits: *const T,
-    vocab: usize,
-    columns: usize,
+/// d_weight `[V, H]` += d_logitsᵀ·gathered, block by block of the vocabulary; each block's columns of d_logits are ready when `before`
+/// returns.
+fn add_weight_gradient<T: Float>(
+    d_logits: Disjoint<'_, T>,
     gathered: &[T],
-    hidden: usize,
-    to: *mut T,
+    d_weight: &mut [T],
+    Shape { hidden, vocab, .. }: Shape,
+    before: impl Fn(usize, &Range<usize>) + Sync,
+    ws: &mut Workspace,
 ) {
-    let size = Size { m: columns, n: hidden, k: gathered.len().checked_div(hidden).unwrap_or(0) };
-    let lhs = At::rows(d_logits, vocab).transposed();
-    // SAFETY: the caller's promise.
-    unsafe { product(size, At::rows(to, hidden), true, lhs, At::rows(gathered.as_ptr(), hidden), T::ONE) };
+    let crew = ws.crew();
+    let count = gathered.len().checked_div(hidden).unwrap_or(0);
+    let factors = Factors::of(Size { m: vocab.min(WEIGHT_ROWS), n: hidden, k: count });
+    let Packing { shared, per_lane, .. } = Packing::of_weight_gradient(&factors, vocab, hidden, count);
+    let mut packing = ws.take_packing(shared + crew.threads() * per_lane);
+    let (right, lanes) = packing.split_at_mut(shared);
+    // SAFETY: it has these rows, and is only read.
+    let right = unsafe { factors.right(&crew, At::rows(gathered.as_ptr(), hidden), count, hidden, right) };
+    let d_weight = Disjoint::new(d_weight);
+    crew.tasks_with(blocks(vocab), &mut lanes[..crew.threads() * per_lane], per_lane, |block, lane| {
+        let columns = block * BLOCK..((block + 1) * BLOCK).min(vocab);
+        before(block, &columns);
+        for start in columns.clone().step_by(WEIGHT_ROWS) {
+            let size = Size { m: WEIGHT_ROWS.min(columns.end - start), n: hidden, k: count };
+            let lhs = At::rows(d_logits.at(start).cast_const(), vocab).transposed();
+            let to = At::rows(d_weight.at(start * hidden), hidden);
+            // SAFETY: each block reads its own columns, now that they are ready, and writes its own rows of the gradient.
+            unsafe {
+                let left = factors.left(&Crew::default(), lhs, size.m, count, lane);
+                factors.multiply(size, to, true, (&left, 0), &right);
+            }
+        }
+    });
+    ws.give_back_packing(packing);
 }
 
 /// d_hidden\[row of i\] += d_gathered\[i\].

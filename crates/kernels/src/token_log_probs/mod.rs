@@ -37,9 +37,10 @@ pub fn blocks(vocab: usize) -> usize {
     vocab.div_ceil(BLOCK)
 }
 
-/// Logits that a thread of [`forward`] has at once where they are not kept, for a plan of memory.
-pub fn logits_at_once(targets: usize, vocab: usize) -> usize {
-    targets.min(cpu::ROWS) * vocab.min(BLOCK)
+/// Elements that [`forward`] packs factors into while it runs, with the logits that are in use meanwhile where none are kept; where
+/// `trains` those of [`backward`] with a gradient of the weight too. For a plan of memory.
+pub fn most_packed<T: Float>(shape: Shape, keeps: bool, trains: bool, threads: usize) -> usize {
+    cpu::most_packed::<T>(shape, keeps, trains, threads)
 }
 
 /// Numbers that [`forward`] needs for each target and block meanwhile, for a plan of memory.
