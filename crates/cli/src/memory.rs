@@ -4,7 +4,7 @@
 const USUAL: u64 = 48 << 20;
 /// Code that only steps reach, and the records of a run.
 const OF_STEPS: u64 = 4 << 20;
-/// A thread's stack, its share of the allocator, and the panel that products keep for it.
+/// A thread's stack and its share of the allocator.
 const OF_A_THREAD: u64 = 1 << 20;
 
 /// Peak resident memory in bytes; nothing where the system does not tell.

@@ -88,15 +88,7 @@ fn resume(plan: Plan) -> Result<Run> {
         eprintln!("wick: warning: passed over {reason}");
     }
     eprintln!("resuming from {}", checkpoint.path.display());
-    let threads = plan.train.threads;
-    let run = Run::resume(plan, &checkpoint.path)?;
-    if let Some(then) = run.other_threads() {
-        eprintln!(
-            "wick: warning: {threads} threads now, {then} before; sums are taken in another order, so the result will not be the \
-             same bits as without the interruption (--threads {then} keeps them)"
-        );
-    }
-    Ok(run)
+    Ok(Run::resume(plan, &checkpoint.path)?)
 }
 
 fn report(Driven { summary, stepping }: &Driven) {

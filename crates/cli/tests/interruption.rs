@@ -67,18 +67,6 @@ fn control_c_before_anything_is_saved_promises_nothing() {
     bench.wick(&words("run", &["--steps", "1"])).succeeds();
 }
 
-#[test]
-fn another_number_of_threads_is_told_on_resuming() {
-    let bench = Bench::new();
-    bench.train(&["--steps", "1"]).succeeds();
-    let said = bench.train(&["--steps", "2", "--resume", "--threads", "2"]);
-    said.succeeds();
-    assert!(said.err.contains("warning: 2 threads now, 1 before"), "{}", said.err);
-    let said = bench.train(&["--steps", "3", "--resume", "--threads", "2"]);
-    said.succeeds();
-    assert!(!said.err.contains("threads now"), "{}", said.err);
-}
-
 /// The issue's own case: 2,000 real rows, a real model, SIGKILL in the middle. Rows whose completion has more than 48 tokens are
 /// set aside, to save time; so the log of these rows must be the same too.
 #[test]

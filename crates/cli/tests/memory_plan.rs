@@ -53,6 +53,10 @@ fn the_planned_peak_is_the_measured_one() {
         ("lora", &["--lora", "8"][..]),
         ("precomputed", &["--set", "reference.kind=precomputed"]),
         ("layers", &["--set", "train.recompute=layers"]),
+        // Gradients of the first half are there while the head keeps a softmax of the second.
+        ("accumulated", &["--set", "train.micro_batches=2"]),
+        ("threads", &["--batch", "6", "--threads", "2"]),
+        ("head", &["--lora", "8", "--set", "model.lora.targets=[\"v_proj\", \"lm_head\"]"]),
     ] {
         let (planned, measured, plan) = peaks(&bench, output, more);
         let off = planned / measured - 1.0;
@@ -61,8 +65,9 @@ fn the_planned_peak_is_the_measured_one() {
         totals.push(planned);
     }
     // The plan tells the ways of running apart, so that it is no constant that happens to fit.
-    let [full, lora, precomputed, layers] = totals[..] else { panic!("four runs") };
-    assert!(lora < 0.8 * full && precomputed < 0.9 * full && layers < full, "{totals:?}");
+    let [full, lora, precomputed, layers, accumulated, _, head] = totals[..] else { panic!("seven runs") };
+    assert!(lora < 0.8 * full && precomputed < 0.9 * full && layers < full && accumulated > full, "{totals:?}");
+    assert!(head > lora, "{totals:?}");
 }
 
 #[test]

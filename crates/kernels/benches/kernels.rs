@@ -7,7 +7,7 @@
 //! cargo bench -p candlewick-kernels -- --test            # no times: do they agree?
 //! ```
 //!
-//! A kernel is timed only after one evaluation of both forms agreed. Both use all cores, and the same `gemm`. Where the
+//! A kernel is timed only after one evaluation of both forms agreed. Both use all cores; candle multiplies by `gemm`, as the kernels do where they have no product of their own. Where the
 //! naive gradient needs the forward pass's graph, both sides run forward and backward.
 use std::error::Error;
 use std::hint::black_box;

@@ -9,7 +9,8 @@
 //! * Scratch comes from a [`Workspace`], which also decides how many threads work. After the first call of a shape no
 //!   op asks the allocator for a buffer again.
 //! * Element types are `f32` and `f64` through [`Float`].
-//! * The same inputs give the same bits for the same number of threads: every reduction runs in a fixed order.
+//! * The same inputs give the same bits on one kind of processor, on any number of threads: every reduction runs in a fixed
+//!   order.
 //! * An argument is *overwritten* unless its documentation says that it *accumulates*.
 //!
 //! ```
@@ -52,6 +53,6 @@ mod workspace;
 pub use cuda::{Cuda, CudaBuffer};
 pub use error::{Error, Result};
 pub use float::Float;
-pub use pages::zeros;
+pub use pages::{copied, zeros};
 pub use view::{View, ViewMut};
 pub use workspace::Workspace;

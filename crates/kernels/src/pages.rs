@@ -32,6 +32,13 @@ fn ask_for_huge_pages<T>(buffer: &[T]) {
     unsafe { libc::madvise(start, whole_pages, libc::MADV_HUGEPAGE) };
 }
 
+/// The same numbers in a buffer of [`zeros`].
+pub fn copied<T: Float>(numbers: &[T]) -> Vec<T> {
+    let mut copy = zeros(numbers.len());
+    copy.copy_from_slice(numbers);
+    copy
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +50,31 @@ mod tests {
             assert!(buffer.len() == len && buffer.iter().all(|&x| x == 0.0), "{len}");
             buffer.fill(1.0);
             assert!(buffer == vec![1.0; len], "{len}");
+            assert!(copied(&buffer) == buffer, "{len}");
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn large_buffers_ask_for_huge_pages() {
+        if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            eprintln!("skipped: this system has no huge pages on request");
+            return;
+        }
+        // Larger than what an allocator keeps beside other things.
+        let buffer = zeros::<f32>(16 << 20);
+        let middle = buffer.as_ptr().addr() + (32 << 20);
+        let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut inside = false;
+        let flags = text.lines().find(|line| {
+            let range = line.split(' ').next().and_then(|word| word.split_once('-'));
+            let ends =
+                range.and_then(|(a, b)| Some((usize::from_str_radix(a, 16).ok()?, usize::from_str_radix(b, 16).ok()?)));
+            if let Some((start, end)) = ends {
+                inside = (start..end).contains(&middle);
+            }
+            inside && line.starts_with("VmFlags:")
+        });
+        assert!(flags.unwrap().split(' ').any(|flag| flag == "hg"), "{flags:?}");
     }
 }

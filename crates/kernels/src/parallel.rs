@@ -55,6 +55,7 @@ impl Crew {
         work: impl Fn(usize, &mut [T]) + Sync,
     ) {
         use rayon::prelude::*;
+        assert!(scratch.len() >= self.threads() * per_lane, "every thread has its part of the scratch");
         let Some(pool) = self.pool.as_ref().filter(|_| tasks > 1) else {
             return (0..tasks).for_each(|task| work(task, &mut scratch[..per_lane]));
         };

@@ -323,7 +323,13 @@ impl<T: Float + WithDType> CausalLm<T> {
 
     /// A copy that later training of this model leaves alone.
     pub fn frozen_copy(&self) -> Self {
-        self.clone()
+        Self {
+            config: self.config.clone(),
+            base: self.base.copied(),
+            places: self.places.clone(),
+            adapter: self.adapter.clone(),
+            rope: self.rope.clone(),
+        }
     }
 
     /// Scores the targets and keeps nothing.

@@ -1,6 +1,6 @@
 //! The token head: log-probabilities of targets, and the way back.
 use candle_core::WithDType;
-use candlewick_kernels::{Float, Workspace, linear, token_log_probs, zeros};
+use candlewick_kernels::{Float, Workspace, copied, linear, token_log_probs, zeros};
 
 use crate::adapter::{HEAD_MODULE, Lora, LoraPair};
 use crate::causal_lm::{Adapter, CausalLm, HeadCotangents, HeadScores, Statistics};
@@ -30,17 +30,16 @@ pub(crate) struct HeadSaved<T> {
     kept: Kept<T>,
 }
 
-/// Whether a softmax of so many elements goes back to the system after its backward. The gradients of the layers, most of which are
-/// not yet there, take its place; and pages that nobody has written cost little to make anew.
-pub(crate) fn is_released(elements: usize) -> bool {
-    elements >= 1 << 23
-}
-
 /// What spares the backward the logits.
 #[derive(Debug)]
 enum Kept<T> {
     Nothing,
-    Softmax { exps: Vec<T>, factors: Vec<T> },
+    /// The exponentials are made anew for each pass, so that their memory goes back to the system after the head's backward: the
+    /// gradients of the layers, most of which are not there before, take its place.
+    Softmax {
+        exps: Vec<T>,
+        factors: Vec<T>,
+    },
     Pulls(Vec<T>),
 }
 
@@ -48,10 +47,7 @@ impl<T: Float> Kept<T> {
     fn take(targets: usize, head: &token_log_probs::Shape, trained: bool, workspace: &mut Workspace) -> Self {
         match trained {
             true if targets * head.vocab <= MOST_KEPT => Self::Softmax {
-                exps: match targets * head.vocab {
-                    large if is_released(large) => zeros(large),
-                    small => workspace.take(small),
-                },
+                exps: zeros(targets * head.vocab),
                 factors: workspace.take(targets * token_log_probs::blocks(head.vocab)),
             },
             true => Self::Nothing,
@@ -62,12 +58,7 @@ impl<T: Float> Kept<T> {
     fn release(self, workspace: &mut Workspace) {
         match self {
             Self::Nothing => {}
-            Self::Softmax { exps, factors } => {
-                if !is_released(exps.len()) {
-                    workspace.give_back(exps);
-                }
-                workspace.give_back(factors);
-            }
+            Self::Softmax { factors, .. } => workspace.give_back(factors),
             Self::Pulls(pulls) => workspace.give_back(pulls),
         }
     }
@@ -173,7 +164,7 @@ impl<T: Float + WithDType> CausalLm<T> {
         };
         let given = if d.given_log_probs.is_some() { packed.given() } else { &[] };
         // The gradient of W + s B A, from which those of B and A follow.
-        let mut d_adapted = saved.adapted.as_ref().map(|weight| vec![T::ZERO; weight.len()]);
+        let mut d_adapted = saved.adapted.as_ref().map(|weight| zeros(weight.len()));
         let weight = saved.adapted.as_deref().unwrap_or_else(|| self.head_weight());
         let d_weight = match (&mut d_adapted, self.adapter.is_none()) {
             (Some(d), _) => Some(d.into()),
@@ -249,7 +240,7 @@ impl<T: Float + WithDType> CausalLm<T> {
 
     fn adapted_head(&self, adapter: Adapter, workspace: &mut Workspace) -> Result<Option<Vec<T>>> {
         let Some((lora, pair)) = self.head_pair().filter(|_| adapter == Adapter::On) else { return Ok(None) };
-        let mut weight = self.head_weight().to_vec();
+        let mut weight = copied(self.head_weight());
         lora.add_product(pair, &mut weight, workspace)?;
         Ok(Some(weight))
     }

@@ -12,7 +12,7 @@ use crate::adapter::{HEAD_MODULE, LoraConfig, stored};
 use crate::causal_lm::{Adapter, Recompute, Statistics};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::head::{MOST_KEPT, is_released};
+use crate::head::MOST_KEPT;
 use crate::layer::{LINEARS, LinearName};
 use crate::packed::Packed;
 use crate::weights::WeightFiles;
@@ -72,15 +72,18 @@ pub enum Part {
     Passing,
     /// What kernels need while they run.
     Scratch,
-    /// A softmax that the head keeps for its backward and that goes back to the system thereafter.
-    Softmax,
+    /// What the head makes anew for each pass and gives back to the system after its backward, before most gradients of the
+    /// layers are there: a softmax; the weight with its adapter, and the gradient of that.
+    HeadAlone,
 }
+
+const PARTS: usize = 5;
 
 /// The buffers of a workspace by their sizes, in elements.
 #[derive(Debug, Clone, Default)]
 pub struct Pool {
     idle: Vec<Lent>,
-    held: [usize; 5],
+    held: [usize; PARTS],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -97,7 +100,7 @@ impl Pool {
 
     /// Elements of all buffers that are returned.
     pub fn all_elements(&self) -> usize {
-        self.held.iter().sum::<usize>() - self.elements(Part::Softmax)
+        self.held.iter().sum::<usize>() - self.elements(Part::HeadAlone)
     }
 
     fn take(&mut self, part: Part, len: usize) -> Lent {
@@ -132,10 +135,10 @@ impl Pool {
         lents.into_iter().for_each(|lent| self.give_back(lent));
     }
 
-    /// A softmax that is made anew each time and never returned.
-    fn pass_softmax(&mut self, len: usize) {
-        let held = &mut self.held[Part::Softmax as usize];
-        *held = len.max(*held);
+    /// What the head has beside the pool in one pass.
+    fn beside(&mut self, elements: usize) {
+        let held = &mut self.held[Part::HeadAlone as usize];
+        *held = elements.max(*held);
     }
 
     fn lend(&mut self, part: Part, len: usize) {
@@ -313,7 +316,6 @@ impl ModelSize {
     /// The most numbers that factors of a product of a batch are packed into while it runs.
     pub fn packed(&self, batch: BatchSize, with_backward: bool, threads: usize) -> usize {
         let config = &self.config;
-        let trains = |module: &str| with_backward && (self.ranks.is_none() || self.rank(module) > 0);
         let layers = LINEARS.iter().map(|linear| {
             let (out_features, in_features) = linear.sizes(config);
             let shape = linear::Shape { rows: batch.tokens, in_features, out_features };
@@ -321,8 +323,11 @@ impl ModelSize {
         });
         let (hidden, vocab, targets) = (config.hidden_size, config.vocab_size, batch.targets);
         let shape = token_log_probs::Shape { rows: batch.tokens, hidden, vocab, targets, chunk: 0 };
-        let head = token_log_probs::most_packed::<f32>(shape, false, trains(HEAD_MODULE), threads);
-        layers.max().unwrap_or(0).max(head)
+        let trains = with_backward && (self.ranks.is_none() || self.rank(HEAD_MODULE) > 0);
+        // Where statistics over whole rows are wanted nothing is kept.
+        let kept = [false, trains && targets * vocab <= MOST_KEPT];
+        let head = kept.map(|kept| token_log_probs::most_packed::<f32>(shape, kept, trains, threads));
+        layers.chain(head).max().unwrap_or(0)
     }
 
     fn rank(&self, module: &str) -> usize {
@@ -489,16 +494,13 @@ impl Walk<'_> {
         let config = &self.size.config;
         let targets = self.batch.targets;
         let mut saved = vec![pool.take(Part::Head, targets)];
-        if self.adapter == Adapter::On && self.size.rank(HEAD_MODULE) > 0 {
-            saved.push(pool.take(Part::Head, config.vocab_size * config.hidden_size));
-        }
+        let weight = config.vocab_size * config.hidden_size;
+        let adapted = if self.adapter == Adapter::On && self.size.rank(HEAD_MODULE) > 0 { weight } else { 0 };
+        let softmax = if kept == KeptByHead::Softmax { targets * config.vocab_size } else { 0 };
+        pool.beside(adapted + softmax);
         match kept {
             KeptByHead::Nothing => self.score(targets, pool),
             KeptByHead::Softmax => {
-                match targets * config.vocab_size {
-                    large if is_released(large) => pool.pass_softmax(large),
-                    small => saved.push(pool.take(Part::Head, small)),
-                }
                 saved.push(pool.take(Part::Head, targets * token_log_probs::blocks(config.vocab_size)));
                 self.score(targets, pool);
             }
@@ -528,6 +530,10 @@ impl Walk<'_> {
     fn head_backward(&self, kept: KeptByHead, pool: &mut Pool) {
         let config = &self.size.config;
         let (targets, chunk) = (self.batch.targets, self.chunk());
+        if self.size.rank(HEAD_MODULE) > 0 {
+            let softmax = if kept == KeptByHead::Softmax { targets * config.vocab_size } else { 0 };
+            pool.beside(2 * config.vocab_size * config.hidden_size + softmax);
+        }
         match kept {
             KeptByHead::Pulls => {}
             KeptByHead::Softmax => {

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
-use candlewick_kernels::{Float, zeros};
+use candlewick_kernels::{Float, copied, zeros};
 
 use crate::error::{Error, Result};
 
@@ -56,6 +56,11 @@ impl<T: Float> Parameters<T> {
     /// Whether there is no tensor.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// A clone whose numbers lie on huge pages, where the system has them.
+    pub(crate) fn copied(&self) -> Self {
+        Self { entries: self.entries.clone(), index: self.index.clone(), data: copied(&self.data) }
     }
 
     /// How many numbers there are in all.

@@ -87,7 +87,10 @@ fn a_pool_ends_with_the_buffers_of_a_workspace() {
     let all = LoraConfig::default().targets;
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
     let entropy = Statistics { entropy: true, ..Statistics::default() };
-    for (targets, threads) in [(None, 1), (Some(&all[..]), 1), (Some(&["v_proj", "up_proj"][..]), 2)] {
+    let with_head = ["v_proj", "lm_head"];
+    for (targets, threads) in
+        [(None, 1), (Some(&all[..]), 1), (Some(&["v_proj", "up_proj"][..]), 2), (Some(&with_head[..]), 1)]
+    {
         for recompute in [Recompute::Nothing, Recompute::Layers] {
             for want in [Statistics::default(), entropy] {
                 let mut model = CausalLm::<f32>::random(config(true), 1).unwrap();

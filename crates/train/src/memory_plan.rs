@@ -20,6 +20,8 @@ const MOST_ROWS: usize = 1 << 16;
 /// Bytes of a table of reference log-probabilities beside its numbers, a row: key, place and length, and their share of the
 /// tree and of the allocator.
 const TABLE_ROW: u64 = 80;
+/// Bytes from which freed memory goes back to the system at once whatever was freed before: glibc's largest threshold.
+const GIVEN_BACK: u64 = 32 << 20;
 /// Steps after which the pool no longer grows if batches stay the same.
 const SETTLED: usize = 3;
 
@@ -37,24 +39,28 @@ pub struct MemoryPlan {
     pub adapter: u64,
     /// The weights of a reference of its own.
     pub reference: u64,
-    /// The gradients of what is trained: all of them, or those of the head, while it has more to keep than the rest have gradients.
+    /// The gradients of what is trained.
     pub gradients: u64,
+    /// Those of them that are there while the head's backward runs.
+    pub gradients_beside_head: u64,
     /// AdamW's two moments of what is trained.
     pub optimizer: u64,
     /// What layers keep for their backward.
     pub kept_by_layers: u64,
     /// What the head keeps for its backward.
     pub kept_by_head: u64,
+    /// What the head gives back to the system after its backward: a softmax, or an adapted weight and its gradient.
+    pub head_alone: u64,
     /// Buffers that live for a part of a layer, or for a chunk of the head's logits.
     pub passing: u64,
-    /// Scratch of kernels.
+    /// Scratch of kernels, and what factors of products are packed into.
     pub scratch: u64,
     /// Activations of a reference of its own.
     pub reference_passes: u64,
     /// Reference log-probabilities held in memory.
     pub table: u64,
-    /// The larger of two things that are there for a moment: a packed factor of a product; what is copied to write a checkpoint.
-    pub momentary: u64,
+    /// What is copied to write a checkpoint.
+    pub written: u64,
     /// The rest of the process: 0 until it is given.
     pub process: u64,
     /// What is there while weights are read: those read so far, and the file they are read from.
@@ -124,15 +130,14 @@ impl MemoryPlan {
         let adapter = bytes(policy.adapter_elements());
         let of_reference = reference.as_ref().map_or(0, |size| bytes(size.base_elements() + size.adapter_elements()));
         let (pool, reference_pool) = seen.pools(plan, &policy, reference.as_ref());
-        let packed = policy.packed(seen.training, true, threads).max(policy.packed(seen.held_out, false, threads));
-        // The head's softmax is gone when the gradients of the layers come, unless those of a micro-batch before are there already.
-        let (softmax, of_layers) =
-            (pool.elements(Part::Softmax), policy.trained_elements() - policy.head_gradient_elements());
-        let (softmax, gradients) = match plan.train.micro_batches == 1 && plan.train.tokens.is_none() {
-            true if softmax >= of_layers => (softmax, policy.head_gradient_elements()),
-            true => (0, policy.trained_elements()),
-            false => (softmax, policy.trained_elements()),
+        let passes = [(seen.training, true), (seen.mismatched, false), (seen.held_out, false)];
+        let packed = |size: &ModelSize, trains: bool| {
+            passes.iter().map(|(batch, backward)| size.packed(*batch, *backward && trains, threads)).max().unwrap_or(0)
         };
+        let of_reference_passes = reference.as_ref().map_or(0, |size| packed(size, false));
+        // Gradients of a micro-batch before are there already, and so are those that an allocator does not give back.
+        let accumulates = plan.train.micro_batches > 1 || plan.train.tokens.is_some() || trained < GIVEN_BACK;
+        let beside_head = if accumulates { trained } else { bytes(policy.head_gradient_elements()) };
         // An adapter is cloned to be written, and each tensor becomes bytes.
         let written = policy.adapter_elements() + policy.largest_trained_tensor();
         let mut loading = weights + weight_files(&plan.model.path);
@@ -143,18 +148,20 @@ impl MemoryPlan {
             weights,
             adapter,
             reference: of_reference,
-            gradients: bytes(gradients),
+            gradients: trained,
+            gradients_beside_head: beside_head,
             optimizer: 2 * trained,
             kept_by_layers: bytes(pool.elements(Part::Layers)),
-            kept_by_head: bytes(pool.elements(Part::Head) + softmax),
+            kept_by_head: bytes(pool.elements(Part::Head)),
+            head_alone: bytes(pool.elements(Part::HeadAlone)),
             passing: bytes(pool.elements(Part::Passing)),
-            scratch: bytes(pool.elements(Part::Scratch)),
-            reference_passes: bytes(reference_pool.all_elements()),
+            scratch: bytes(pool.elements(Part::Scratch) + packed(&policy, true)),
+            reference_passes: bytes(reference_pool.all_elements() + of_reference_passes),
             table: match &plan.reference {
                 ReferencePlan::Precomputed(_) => seen.completions * TABLE_ROW + seen.scored * size_of::<f64>() as u64,
                 _ => 0,
             },
-            momentary: bytes(packed.max(written)),
+            written: bytes(written),
             process: 0,
             loading,
             batch: seen.training,
@@ -174,21 +181,28 @@ impl MemoryPlan {
         parts.max(self.process + self.loading)
     }
 
-    /// The parts that are there at once while the run trains, by name.
-    pub fn parts(&self) -> [(&'static str, u64); 13] {
+    /// The parts that are there at once at the peak of training, by name: while the head's backward runs, or while a checkpoint is
+    /// written, when all gradients are there and what the head had is gone.
+    pub fn parts(&self) -> [(&'static str, u64); 14] {
+        let in_head = self.head_alone + self.gradients_beside_head > self.gradients + self.written;
+        let (gradients, head_alone, written) = match in_head {
+            true => (("gradients so far", self.gradients_beside_head), self.head_alone, 0),
+            false => (("gradients", self.gradients), 0, self.written),
+        };
         [
             ("weights", self.weights),
             ("adapter", self.adapter),
             ("weights of the reference", self.reference),
-            ("gradients", self.gradients),
+            gradients,
             ("AdamW's moments", self.optimizer),
             ("kept by layers", self.kept_by_layers),
             ("kept by the head", self.kept_by_head),
+            ("of the head alone", head_alone),
             ("passing buffers", self.passing),
             ("scratch of kernels", self.scratch),
             ("passes of the reference", self.reference_passes),
             ("reference log-probabilities", self.table),
-            ("for a moment", self.momentary),
+            ("to write a checkpoint", written),
             ("process", self.process),
         ]
     }

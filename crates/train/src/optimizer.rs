@@ -116,7 +116,9 @@ impl<T: Element> AdamW<T> {
         if mean.len() != self.mean.len() || mean_square.len() != self.mean.len() {
             return Err(refuse(format!("it holds {} numbers; the parameters have {}", mean.len(), self.mean.len())));
         }
-        (self.steps, self.mean, self.mean_square) = (steps, mean, mean_square);
+        self.steps = steps;
+        self.mean.copy_from_slice(&mean);
+        self.mean_square.copy_from_slice(&mean_square);
         Ok(())
     }
 }

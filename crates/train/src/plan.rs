@@ -248,9 +248,8 @@ impl Plan {
     ///
     /// Allowed to differ: `output` (and with it the place of a precomputed reference that lies there by default),
     /// `train.threads`, `data.workers`, and `train.length` where the learning rate does not depend on it and the new length is
-    /// no shorter than what is done (of epochs: than it was). Other threads add up in another order: the bits are those of the uninterrupted
-    /// run for the same number of threads only. What `stored` does not say, since a plan had no such key when it was written,
-    /// has its default.
+    /// no shorter than what is done (of epochs: than it was). What `stored` does not say, since a plan had no such key when it was
+    /// written, has its default.
     ///
     /// # Errors
     /// Any other difference, by name, with both values.

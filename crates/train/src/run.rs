@@ -30,7 +30,7 @@ use crate::udm::{self, Fit, Udm};
 /// - `checkpoints/step-…/`: see [`Checkpoint`]. `checkpoints/aside/`: those of later steps than one that was resumed.
 /// - `final/`: the trained model or adapter, written before the last evaluation.
 ///
-/// The same plan and the same number of threads give the same bits, interrupted or not.
+/// The same plan gives the same bits on the same kind of processor, on any number of threads, interrupted or not.
 #[derive(Debug)]
 pub struct Run {
     plan: Plan,
@@ -49,7 +49,6 @@ pub struct Run {
     saved: Option<u64>,
     result_written: bool,
     held_out: Option<Report>,
-    other_threads: Option<usize>,
     finished: bool,
     companions: Vec<PathBuf>,
     udm: Option<Udm>,
@@ -66,7 +65,6 @@ struct Bookmark {
     data: Fingerprint,
     /// Bytes of `rejected.jsonl`.
     rejected: u64,
-    threads: usize,
     /// The classifier of prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     udm: Option<Fit>,
@@ -164,8 +162,8 @@ impl Run {
         Ok(run)
     }
 
-    /// Goes on from a checkpoint, to the same bits as if the run had not been interrupted, if it goes on with as many threads
-    /// ([`other_threads`](Self::other_threads)). Checkpoints of later steps are moved into `checkpoints/aside/`.
+    /// Goes on from a checkpoint, to the same bits as if the run had not been interrupted. Checkpoints of later steps are moved into
+    /// `checkpoints/aside/`.
     ///
     /// # Errors
     /// As [`start`](Self::start); a checkpoint of another plan, of other data or embeddings, or of other starting weights; a
@@ -194,8 +192,6 @@ impl Run {
         run.log.truncate(step, run.place.evaluated)?;
         run.rejected.truncate(bookmark.rejected)?;
         run.write_plan()?;
-        let threads = run.threads();
-        run.other_threads = Some(bookmark.threads).filter(|stored| *stored != threads);
         Ok(run)
     }
 
@@ -330,7 +326,6 @@ impl Run {
             saved: None,
             result_written: false,
             held_out: None,
-            other_threads: None,
             finished: false,
             companions,
             udm,
@@ -388,7 +383,6 @@ impl Run {
             total_steps: self.total_steps,
             data: self.data.clone(),
             rejected: self.rejected.length(),
-            threads: self.threads(),
             udm: self.udm.as_ref().map(|udm| udm.fit().clone()),
             embeddings: self.udm.as_ref().and_then(Udm::file).cloned(),
         };
@@ -447,16 +441,6 @@ impl Run {
     /// The file cannot be read.
     pub fn sample(&self) -> Result<Option<String>> {
         rows::sample(&self.source, &self.encoder)
-    }
-
-    /// How many threads the run had that wrote the checkpoint, where this one has another number: sums are then taken in
-    /// another order, and the result is that of the uninterrupted run up to rounding, not to the bit.
-    pub fn other_threads(&self) -> Option<usize> {
-        self.other_threads
-    }
-
-    fn threads(&self) -> usize {
-        self.plan.train.threads.max(1)
     }
 
     fn step(&mut self) -> Result<StepReport> {

@@ -464,15 +464,23 @@ fn a_directory_without_a_whole_checkpoint_says_what_to_do() {
 }
 
 #[test]
-fn other_data_is_refused_and_other_threads_are_known() {
+fn other_threads_go_on_to_the_same_bits() {
+    let folder = Folder::new();
+    let words = ["train.steps=3", "output.save_every=1", "output.keep=0"];
+    finish(Run::start(folder.plan("out", &words)).unwrap());
+    let written = || std::fs::read(folder.path("out/final/model.safetensors")).unwrap();
+    let alone = written();
+    let at = checkpoints(&folder.path("out")).join("step-00000001");
+    finish(Run::resume(folder.plan("out", &[&words[..], &["train.threads=2"]].concat()), &at).unwrap());
+    assert!(written() == alone);
+}
+
+#[test]
+fn other_data_is_refused() {
     let folder = Folder::new();
     let assignments = ["train.steps=3", "output.save_every=1", "output.keep=0"];
     finish(Run::start(folder.plan("out", &assignments)).unwrap());
     let at = checkpoints(&folder.path("out")).join("step-00000001");
-    let run = Run::resume(folder.plan("out", &assignments), &at).unwrap();
-    assert_eq!(run.other_threads(), None);
-    let run = Run::resume(folder.plan("out", &["train.steps=3", "train.threads=2"]), &at).unwrap();
-    assert_eq!(run.other_threads(), Some(1));
     write_pairs(&folder.path("pairs.jsonl"), 15, 1);
     let error = Run::resume(folder.plan("out", &assignments), &at).unwrap_err();
     let length = std::fs::metadata(folder.path("pairs.jsonl")).unwrap().len();

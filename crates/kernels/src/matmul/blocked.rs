@@ -1,7 +1,8 @@
 //! Products of factors that are packed for a kernel: strips of rows of the left one, panels of columns of the right one.
 //!
 //! An element of a product is the sum over pieces of the inner dimension, each a chain of multiply-adds in order. Pieces depend
-//! on the inner dimension alone, so the bits of an element depend neither on threads nor on what else is multiplied with it.
+//! on the inner dimension alone, so the bits of an element depend neither on threads nor on what else is multiplied with it, as
+//! long as there is enough of it for [`is_worth_it`].
 use std::ops::Range;
 
 use super::{At, Shared, Size};
@@ -139,8 +140,8 @@ struct Parts {
 }
 
 impl Parts {
-    /// Parts of at most [`ROWS`] rows, a multiple of the threads in number; where that leaves less than 48 rows to a part, it has
-    /// fewer columns instead.
+    /// Parts of at most [`ROWS`] rows, [`TASKS`] or more for each thread; where that leaves less than 48 rows to a part, it has fewer
+    /// columns instead.
     fn new(m: usize, n: usize, threads: usize) -> Self {
         const FEWEST: usize = 48;
         let enough = m.div_ceil(ROWS).max(TASKS * threads).next_multiple_of(threads);

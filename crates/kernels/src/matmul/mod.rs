@@ -156,7 +156,7 @@ pub(crate) fn whole<T: Float>(
     scale: T,
 ) {
     let Size { m, n, k } = size;
-    let crew = ws.crew();
+    let crew = if m.saturating_mul(n).saturating_mul(k) < SMALL { Crew::default() } else { ws.crew() };
     let (lhs, rhs) = (Shared(lhs.matrix(m, k)), Shared(rhs.matrix(k, n)));
     assert!(m * n <= dst.len(), "the product is inside its slice");
     if let Some(kernel) = kernel::<T>(size) {
@@ -166,11 +166,11 @@ pub(crate) fn whole<T: Float>(
         return ws.give_back_packing(packing);
     }
     // SAFETY: as above.
-    let mut work = move |threads: usize| unsafe {
+    let work = move |threads: usize| unsafe {
         let (lhs, rhs) = (lhs.from(0, 0), rhs.from(0, 0));
         product_on(threads, size, At::rows(dst.as_mut_ptr(), n), accumulate, lhs, rhs, scale);
     };
-    if m.saturating_mul(n).saturating_mul(k) < SMALL { work(1) } else { crew.run(work) }
+    crew.run(work);
 }
 
 /// The kernel of this machine for `f32`.

@@ -61,8 +61,8 @@ fn kernels_multiply_factors_however_they_lie() {
             let there = numbers(3, m * n);
             let (left_f32, right_f32) = (left.single(), right.single());
             for (name, kernel) in kernels() {
-                let mut first: Option<Vec<f32>> = None;
-                for (threads, accumulate) in [(1, true), (2, true), (5, true), (2, false)] {
+                let mut first: [Option<Vec<f32>>; 2] = [None, None];
+                for (threads, accumulate) in [(1, true), (2, true), (5, true), (1, false), (2, false)] {
                     let crew = Crew::new(threads);
                     let mut dst: Vec<f32> = if accumulate { cast(&there) } else { vec![f32::NAN; m * n] };
                     let mut packing = vec![f32::NAN; blocked::packed(size, crew.threads())];
@@ -73,10 +73,8 @@ fn kernels_multiply_factors_however_they_lie() {
                         exact.iter().zip(&there).map(|(x, there)| 0.5 * x + if accumulate { *there } else { 0.0 });
                     let what = format!("{name} {m}x{n}x{k}, layout {layout}, {threads} threads, {accumulate}");
                     assert_near(&dst, &expected.collect::<Vec<_>>(), 1e-6, &what);
-                    if accumulate {
-                        let first = first.get_or_insert_with(|| dst.clone());
-                        assert_eq!(&dst, first, "{what}: the same bits on any number of threads");
-                    }
+                    let first = first[usize::from(accumulate)].get_or_insert_with(|| dst.clone());
+                    assert_eq!(&dst, first, "{what}: the same bits on any number of threads");
                 }
             }
         }
@@ -98,8 +96,23 @@ fn a_row_does_not_depend_on_what_it_is_multiplied_beside() {
         let all = rows(0, 300);
         assert_eq!(all[17 * n..117 * n], rows(17, 100));
         assert_eq!(all[200 * n..], rows(200, 100));
+        assert_eq!(all[5 * n..37 * n], rows(5, 32));
     } else {
         eprintln!("skipped: this machine has no kernel for f32");
+    }
+}
+
+#[test]
+fn what_is_no_number_stays_in_its_row_and_column() {
+    let (m, n, k) = (40, 70, 33);
+    let (mut left, mut right) = (Matrix::new(1, m, k, 0).single(), Matrix::new(2, k, n, 0).single());
+    left[7 * k + 4] = f32::NAN;
+    right[2 * n + 69] = f32::INFINITY;
+    let mut dst = vec![0.0; m * n];
+    let (lhs, rhs) = (Whole::new(&left, k), Whole::new(&right, n));
+    whole(&mut Workspace::new(2), Size { m, n, k }, &mut dst, false, lhs, rhs, 1.0);
+    for (i, x) in dst.iter().enumerate() {
+        assert_eq!(x.is_finite(), i / n != 7 && i % n != 69, "row {}, column {}: {x}", i / n, i % n);
     }
 }
 

@@ -500,7 +500,11 @@ impl<T: Float> RowCotangents<'_, T> {
         let given = targets.given_of(target);
         let d_given = self.given_log_probs.map_or(&[][..], |d| &d[target * given.len()..][..given.len()]);
         let direct = log_prob + d_given.iter().copied().sum();
-        simd::scale(exps, -direct * factor);
+        if direct == T::ZERO {
+            exps.fill(T::ZERO);
+        } else {
+            simd::scale(exps, -direct * factor);
+        }
         let mut add = |id: u32, d: T| {
             if let Some(place) = (id as usize).checked_sub(start).and_then(|i| exps.get_mut(i)) {
                 *place += d;

@@ -19,7 +19,7 @@ pub struct Shape {
     /// Targets, `[M]`.
     pub targets: usize,
     /// Targets whose logits exist at once where gradients are made of them; 0 chooses by [`automatic_chunk`]. It decides memory
-    /// and speed, not results.
+    /// and speed, and results only in their rounding.
     pub chunk: usize,
 }
 
@@ -145,7 +145,7 @@ pub enum Kept<'a, T> {
 /// `hidden` `[N, H]`; `weight` `[V, H]`; `target_rows` and `target_ids` `[M]`, rows in any order and repeated at will;
 /// `given` `[M, K]` or empty: further ids whose log-probabilities are wanted. `lse` `[M]`, the logarithm of each row's sum
 /// of exponentials, is what [`backward`] needs besides the inputs, and `keep` what it may have on top. Sums are taken
-/// relative to the largest logit of each block, and put together in `f64`.
+/// relative to the largest logit of each block, and put together in `f64`. Logits are taken to be finite.
 ///
 /// # Errors
 /// A length that is not its shape's, a row or id out of range, given ids without a place for their log-probabilities, or
