@@ -489,6 +489,10 @@ impl Walk<'_> {
         token_log_probs::automatic_chunk(self.size.config.vocab_size).min(self.batch.targets)
     }
 
+    fn softmax(&self, kept: KeptByHead) -> usize {
+        if kept == KeptByHead::Softmax { self.batch.targets * self.size.config.vocab_size } else { 0 }
+    }
+
     /// What the head keeps.
     fn head(&self, kept: KeptByHead, pool: &mut Pool) -> Vec<Lent> {
         let config = &self.size.config;
@@ -496,8 +500,7 @@ impl Walk<'_> {
         let mut saved = vec![pool.take(Part::Head, targets)];
         let weight = config.vocab_size * config.hidden_size;
         let adapted = if self.adapter == Adapter::On && self.size.rank(HEAD_MODULE) > 0 { weight } else { 0 };
-        let softmax = if kept == KeptByHead::Softmax { targets * config.vocab_size } else { 0 };
-        pool.beside(adapted + softmax);
+        pool.beside(adapted + self.softmax(kept));
         match kept {
             KeptByHead::Nothing => self.score(targets, pool),
             KeptByHead::Softmax => {
@@ -531,8 +534,7 @@ impl Walk<'_> {
         let config = &self.size.config;
         let (targets, chunk) = (self.batch.targets, self.chunk());
         if self.size.rank(HEAD_MODULE) > 0 {
-            let softmax = if kept == KeptByHead::Softmax { targets * config.vocab_size } else { 0 };
-            pool.beside(2 * config.vocab_size * config.hidden_size + softmax);
+            pool.beside(2 * config.vocab_size * config.hidden_size + self.softmax(kept));
         }
         match kept {
             KeptByHead::Pulls => {}

@@ -106,7 +106,7 @@ impl Packing {
 
 pub(super) fn most_packed<T: Float>(shape: Shape, keeps: bool, trains: bool, threads: usize) -> usize {
     let Shape { hidden, vocab, targets, .. } = shape;
-    let chunk = if shape.chunk == 0 { automatic_chunk(vocab) } else { shape.chunk }.min(targets);
+    let (chunk, _) = chunks(shape);
     let of_scores = Factors::<T>::of(Size { m: targets, n: vocab.min(BLOCK), k: hidden });
     let forward = Packing::of_scores(&of_scores, shape, targets, keeps).len(threads);
     if !trains {
@@ -203,9 +203,9 @@ impl<T: Float> Scorer<'_, T> {
         let places = Disjoint::new(&mut sums);
         let widest = vocab.min(BLOCK);
         let factors = Factors::of(Size { m: count, n: widest, k: hidden });
-        let Packing { shared, of_factor, per_lane } =
-            Packing::of_scores(&factors, self.head.shape, count, kept.is_some());
-        let mut packing = ws.take_packing(shared + self.crew.threads() * per_lane);
+        let parts = Packing::of_scores(&factors, self.head.shape, count, kept.is_some());
+        let mut packing = ws.take_packing(parts.len(self.crew.threads()));
+        let Packing { shared, of_factor, per_lane } = parts;
         let (left, lanes) = packing.split_at_mut(shared);
         // SAFETY: the hidden rows of all targets, which are gathered before and only read from here on.
         let left = unsafe { factors.left(self.crew, At::rows(gathered.as_ptr(), hidden), count, hidden, left) };
@@ -450,8 +450,9 @@ fn add_weight_gradient<T: Float>(
     let crew = ws.crew();
     let count = gathered.len().checked_div(hidden).unwrap_or(0);
     let factors = Factors::of(Size { m: vocab.min(WEIGHT_ROWS), n: hidden, k: count });
-    let Packing { shared, per_lane, .. } = Packing::of_weight_gradient(&factors, vocab, hidden, count);
-    let mut packing = ws.take_packing(shared + crew.threads() * per_lane);
+    let parts = Packing::of_weight_gradient(&factors, vocab, hidden, count);
+    let mut packing = ws.take_packing(parts.len(crew.threads()));
+    let Packing { shared, per_lane, .. } = parts;
     let (right, lanes) = packing.split_at_mut(shared);
     // SAFETY: it has these rows, and is only read.
     let right = unsafe { factors.right(&crew, At::rows(gathered.as_ptr(), hidden), count, hidden, right) };
