@@ -17,8 +17,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("candlewick-model", &["candlewick-kernels"]),
     ("candlewick-train", &["candlewick-data", "candlewick-losses", "candlewick-model", "candlewick-kernels"]),
     (
+        "candlewick-evaluate",
+        &["candlewick-train", "candlewick-data", "candlewick-losses", "candlewick-model", "candlewick-kernels"],
+    ),
+    (
         "candlewick",
         &[
+            "candlewick-evaluate",
             "candlewick-train",
             "candlewick-data",
             "candlewick-losses",
@@ -45,6 +50,7 @@ const RESERVED: &[(&str, &str)] = &[
     ("ureq", "candlewick-hub"),
     ("clap", "candlewick-cli"),
     ("indicatif", "candlewick-cli"),
+    ("plotters", "candlewick-cli"),
     ("ctrlc", "candlewick-cli"),
     ("anyhow", "candlewick-cli"),
 ];

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Train(Train),
     /// Measure a model on preferences without training it
     Eval(Eval),
+    /// Compare objectives, settings and seeds on one model and the same rows
+    Compare(Compare),
     /// Let a model go on from a prompt
     Generate(Generate),
     /// Preference data: look at rows, measure them, write them in another form
@@ -142,6 +144,36 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "RANGE")]
     pub(crate) rows: Option<String>,
     /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `wick compare`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Compare {
+    /// Keys of the configuration.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Directory for the runs and what comes out; a comparison that stands there goes on
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    /// What is compared, with default settings, in place of [compare] objectives and arms: dpo,ipo,kto
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) objectives: Option<Vec<String>>,
+    /// How many seeds [compare.seeds]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) seeds: Option<u64>,
+    /// Optimizer steps of a run [train.steps]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_STEPS))]
+    pub(crate) steps: Option<u64>,
+    /// Runs at the same time; by default as many as there are threads and memory allows
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub(crate) parallel: Option<usize>,
+    /// Run nothing: report what has run so far
+    #[arg(long)]
+    pub(crate) report: bool,
+    /// Print one JSON object in place of the table
     #[arg(long)]
     pub(crate) json: bool,
 }

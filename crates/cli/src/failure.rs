@@ -89,14 +89,10 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(USAGE);
     }
     if let Some(train) = cause.downcast_ref::<candlewick::train::Error>() {
-        return Some(match train.fault() {
-            Fault::Configuration => USAGE,
-            Fault::Data => DATA,
-            Fault::Model => MODEL,
-            Fault::Stopped => STOPPED,
-            Fault::Files => FILES,
-            _ => INTERNAL,
-        });
+        return Some(of_fault(train.fault()));
+    }
+    if let Some(evaluate) = cause.downcast_ref::<candlewick::evaluate::Error>() {
+        return Some(of_fault(evaluate.fault()));
     }
     if let Some(data) = cause.downcast_ref::<candlewick::data::Error>() {
         return Some(match data {
@@ -112,6 +108,17 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(USAGE);
     }
     cause.is::<io::Error>().then_some(FILES)
+}
+
+fn of_fault(fault: Fault) -> u8 {
+    match fault {
+        Fault::Configuration => USAGE,
+        Fault::Data => DATA,
+        Fault::Model => MODEL,
+        Fault::Stopped => STOPPED,
+        Fault::Files => FILES,
+        _ => INTERNAL,
+    }
 }
 
 /// The data crate's error, bare or as the trainer hands it on.

@@ -11,6 +11,7 @@
 mod arguments;
 mod bench;
 mod bench_data;
+mod compare;
 mod data;
 mod drive;
 mod eval;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     let done = match &arguments.command {
         Command::Train(arguments) => train::train(arguments),
         Command::Eval(arguments) => eval::eval(arguments),
+        Command::Compare(arguments) => compare::compare(arguments),
         Command::Generate(arguments) => generate::generate(arguments),
         Command::Data(arguments) => data::data(arguments),
         Command::Bench(Bench::Step(arguments)) => bench::step(arguments),

@@ -34,6 +34,21 @@ fn resident_bytes() -> Option<u64> {
     of_status("VmRSS:")
 }
 
+/// Bytes that may still be taken before the system runs short; nothing where it does not tell.
+#[cfg(target_os = "linux")]
+pub(crate) fn free_bytes() -> Option<u64> {
+    let all = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = all.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Bytes that may still be taken before the system runs short; nothing where it does not tell.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn free_bytes() -> Option<u64> {
+    None
+}
+
 #[cfg(target_os = "linux")]
 fn of_status(name: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

@@ -116,7 +116,7 @@ pub use mismatch::fill as fill_mismatched;
 pub use mixture::{MixtureEnd, Shard};
 pub use moment::Moment;
 pub use numbers::NumberColumn;
-pub use order::Order;
+pub use order::{Order, SplitMix};
 pub use packing::{pack as pack_step, tokens as example_tokens};
 pub use pass::{PartState, PassState};
 pub use place::Place;

@@ -164,18 +164,20 @@ impl Shuffle {
 
 /// SplitMix64 (Steele, Lea and Flood 2014): its numbers are part of a run's identity, so they depend on no library's version.
 #[derive(Clone, Debug)]
-pub(crate) struct SplitMix(u64);
+pub struct SplitMix(u64);
 
 impl SplitMix {
-    pub(crate) fn new(seed: u64, epoch: u64) -> Self {
+    /// The generator of a seed for one of its purposes, such as the order of an epoch.
+    pub fn new(seed: u64, purpose: u64) -> Self {
         let mut of_seed = Self(seed);
         // Mixed, so that epoch e + 1 of one seed is not epoch e of the next.
-        Self(of_seed.next_u64() ^ Self(epoch.wrapping_mul(Self::STEP)).next_u64().rotate_left(32))
+        Self(of_seed.next_u64() ^ Self(purpose.wrapping_mul(Self::STEP)).next_u64().rotate_left(32))
     }
 
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-    pub(crate) fn next_u64(&mut self) -> u64 {
+    /// The next 64 bits.
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(Self::STEP);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -189,7 +191,7 @@ impl SplitMix {
     }
 
     /// Uniform below a bound, to within bound / 2⁶⁴.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.next_u64()) * bound as u128) >> 64) as usize
     }
 }

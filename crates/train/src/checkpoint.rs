@@ -165,6 +165,14 @@ pub(crate) fn write_directory(target: &Path, fill: impl FnOnce(&Path) -> Result<
     remove(&old)
 }
 
+/// Writes a file at `path` so that it is either whole or what it was before: beside it, synced, renamed.
+///
+/// # Errors
+/// The directory is missing, or the file cannot be written; what was there before stays whole.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_file(path, |fresh| std::fs::write(fresh, bytes).map_err(Error::io("writing", fresh)))
+}
+
 /// Writes a file so that it is either whole or as it was before.
 pub(crate) fn write_file(target: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let (parent, name) = match (target.parent(), target.file_name()) {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use candlewick_losses::Recipe;
 use candlewick_model::{LoraConfig, Recompute};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::data_words::{DataWords, EvaluationWords};
@@ -285,6 +286,42 @@ impl Words {
             Some(e) => Err(e),
             None => Ok(()),
         }
+    }
+
+    /// Puts a value under a key, or a whole section, whatever it was before.
+    ///
+    /// # Errors
+    /// A value that TOML cannot hold; a key below one that holds a value. Whether the key is known shows in
+    /// [`config`](Self::config).
+    pub fn put_value(&mut self, key: &str, value: &impl Serialize) -> Result<()> {
+        let value = toml::Value::try_from(value).map_err(|e| Error::config(key, e.to_string()))?;
+        match key.contains('.') {
+            true => insert(&mut self.table, key, value),
+            false => {
+                self.table.insert(key.to_owned(), value);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes a section out that is not one of a run, such as that of a program which makes several runs of one configuration;
+    /// nothing where it is not given.
+    ///
+    /// # Errors
+    /// An unknown key in it (naming the nearest), or a value of the wrong type.
+    pub fn take<T: DeserializeOwned>(&mut self, section: &str) -> Result<Option<T>> {
+        let Some(value) = self.table.remove(section) else { return Ok(None) };
+        let read = serde_path_to_error::deserialize(value).map_err(|e| {
+            let path = e.path().to_string();
+            let path = if path == "." { section.to_owned() } else { format!("{section}.{path}") };
+            explain(&path, &e.inner().to_string())
+        });
+        read.map(Some)
+    }
+
+    /// Whether a section is given.
+    pub fn has(&self, section: &str) -> bool {
+        self.table.contains_key(section)
     }
 
     /// The typed sections.

@@ -31,12 +31,13 @@ mod reference;
 mod rows;
 mod run;
 mod schedule;
+mod score;
 mod tally;
 mod tensor_file;
 mod trainer;
 mod udm;
 
-pub use checkpoint::{Checkpoint, FORMAT_VERSION, FileRecord, Found, State};
+pub use checkpoint::{Checkpoint, FORMAT_VERSION, FileRecord, Found, State, replace_file};
 pub use config::{
     Config, ModelWords, OptimizerWords, OrderKind, OutputWords, ReferenceKind, ReferenceWords, TrainWords, UdmWords,
     Words,
@@ -53,5 +54,6 @@ pub use policy::{CausalPolicy, Cotangents, FrozenPolicy, Policy, Trainable, Tuni
 pub use reference::{PrecomputedReference, Reference};
 pub use run::{Event, Place, Run, Summary, checkpoints};
 pub use schedule::{Decay, Schedule};
+pub use score::{CompletionScore, score_completions};
 pub use tensor_file::{Element, Plain};
 pub use trainer::{EvalReport, StepReport, Trainer, TrainerOptions};

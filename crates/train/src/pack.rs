@@ -52,9 +52,7 @@ impl Micro {
         if batch.examples.is_empty() {
             return Err(Error::Mismatch("a batch without examples; leave it out".into()));
         }
-        let contexts =
-            batch.examples.iter().flat_map(|example| example.contexts.iter().map(|context| (context, place(example))));
-        let rows = PackedRows::new(contexts)?;
+        let rows = PackedRows::of_examples(&batch.examples)?;
         let (rows, teacher) = match needs.teacher {
             Teacher::None => (rows, None),
             wanted => rows.with_teachers(batch, wanted).map(|(rows, teacher)| (rows, Some(teacher)))?,
@@ -86,6 +84,10 @@ impl Micro {
 }
 
 impl PackedRows {
+    pub(crate) fn of_examples(examples: &[Example]) -> Result<Self> {
+        Self::new(examples.iter().flat_map(|example| example.contexts.iter().map(|context| (context, place(example)))))
+    }
+
     fn new<'a>(contexts: impl Iterator<Item = (&'a Context, String)>) -> Result<Self> {
         let (contexts, context_places): (Vec<&Context>, Vec<String>) = contexts.unzip();
         let ids: Vec<ContextIds<'_>> = contexts.iter().map(|context| borrow(context)).collect();

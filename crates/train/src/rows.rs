@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candlewick_data::{Annotation, Batch, BatchOptions, Batches, Encoder, Example, LastStep, Order, Source, Stream};
-use candlewick_losses::{Needs, StepWide};
+use candlewick_losses::{Needs, Objective, StepWide};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -167,6 +167,29 @@ pub(crate) fn check_embeddings(source: &Source, encoder: &Arc<Encoder>, udm: &Ud
         udm.check(&example)?;
     }
     Ok(())
+}
+
+/// Whether a table of reference log-probabilities holds every row of a run, held-out ones included.
+pub(crate) fn are_known(
+    plan: &Plan,
+    source: &Source,
+    held_out: Option<&Source>,
+    encoder: &Arc<Encoder>,
+    total_steps: u64,
+    table: &PrecomputedReference,
+) -> Result<bool> {
+    let needs = to_be_scored(&plan.objective.needs());
+    let training = check_training(plan, source, encoder, &needs, total_steps, table);
+    let all = training.and_then(|()| match held_out {
+        None => Ok(()),
+        Some(rows) => flatten(&mut evaluation_batches(plan, Some(rows), encoder, &needs)?)
+            .try_for_each(|batch| table.check_holds(&Micro::new(&batch?, &needs)?)),
+    });
+    match all {
+        Ok(()) => Ok(true),
+        Err(Error::Reference { .. }) => Ok(false),
+        Err(other) => Err(other),
+    }
 }
 
 /// Whether a table of reference log-probabilities holds the rows of all steps.

@@ -152,7 +152,7 @@ impl Run {
     /// Files that are missing or do not fit together; an output directory that holds another run.
     pub fn start(plan: Plan) -> Result<Self> {
         refuse_other_run(&plan.output.dir)?;
-        let mut run = Self::build(plan, None)?;
+        let mut run = Self::build(plan, None, 0)?;
         checkpoint::create_directory(&run.plan.output.dir)?;
         checkpoint::sweep(&checkpoints(&run.plan.output.dir))?;
         run.log.clear()?;
@@ -174,8 +174,8 @@ impl Run {
             .map_err(|e| Error::checkpoint(&checkpoint.path, format!("it was not written by a run of a plan ({e})")))?;
         plan.check_resumes(&bookmark.plan, checkpoint.state.step)?;
         bookmark.check_embeddings(&plan)?;
-        let mut run = Self::build(plan, bookmark.udm.clone())?;
         let step = checkpoint.state.step;
+        let mut run = Self::build(plan, bookmark.udm.clone(), step)?;
         run.check_bookmark(&bookmark, step)?;
         if let (1.., Some(_), ReferencePlan::Precomputed(path)) = (step, &run.precompute, &run.plan.reference) {
             let reason = "the file is gone, and it can be made before the first step only; put it back, or start anew"
@@ -219,8 +219,8 @@ impl Run {
         }
     }
 
-    /// Puts everything together; `fit` is the classifier of prompts of a run that goes on.
-    fn build(plan: Plan, fit: Option<Fit>) -> Result<Self> {
+    /// Puts everything together; `fit` is the classifier of prompts of a run that goes on after so many steps.
+    fn build(plan: Plan, fit: Option<Fit>, step: u64) -> Result<Self> {
         let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
         let needs = plan.objective.needs();
         // What is wrong with the rows shows before a large model is loaded.
@@ -271,20 +271,28 @@ impl Run {
                 starts_at_reference = matches!(plan.model.tuning, TuningPlan::Lora(_));
                 Reference::AdapterOff
             }
-            ReferencePlan::Precomputed(path) if path.exists() => {
-                Reference::Precomputed(PrecomputedReference::load(path, &reference_digest)?)
-            }
             ReferencePlan::Precomputed(path) => {
-                let table = PrecomputedReference::new(reference_digest, path);
-                let held_out = held_out_source.as_ref();
-                let evaluation =
-                    held_out.map(|rows| rows::evaluation_batches(&plan, Some(rows), &encoder, &needs)).transpose()?;
-                precompute = Some(Precompute {
-                    batches: rows::training_batches(&plan, &source, &encoder, &needs)?,
-                    steps: 0,
-                    evaluation,
-                    table: table.clone(),
-                });
+                let (table, known) = match path.exists() {
+                    true => {
+                        let table = PrecomputedReference::load(path, &reference_digest)?;
+                        // Of a run that has begun, what is missing is an error: its policy is no longer the reference.
+                        let known = step > 0
+                            || rows::are_known(&plan, &source, held_out_source.as_ref(), &encoder, total_steps, &table)?;
+                        (table, known)
+                    }
+                    false => (PrecomputedReference::new(reference_digest, path), false),
+                };
+                if !known {
+                    let held_out = held_out_source.as_ref();
+                    let evaluation =
+                        held_out.map(|rows| rows::evaluation_batches(&plan, Some(rows), &encoder, &needs)).transpose()?;
+                    precompute = Some(Precompute {
+                        batches: rows::training_batches(&plan, &source, &encoder, &needs)?,
+                        steps: 0,
+                        evaluation,
+                        table: table.clone(),
+                    });
+                }
                 Reference::Precomputed(table)
             }
         };
@@ -412,6 +420,11 @@ impl Run {
     /// The encoder.
     pub fn encoder(&self) -> &Encoder {
         &self.encoder
+    }
+
+    /// Whether the next events are rows that are scored by the reference.
+    pub fn is_precomputing(&self) -> bool {
+        self.precompute.is_some()
     }
 
     /// Optimizer steps of the whole run.

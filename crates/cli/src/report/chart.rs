@@ -1,6 +1,11 @@
-//! Line charts as inline SVG.
+//! Line charts over the steps of a run.
 
-use std::fmt::Write as _;
+use plotters::coord::types::RangedCoordf64;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, VPos};
+
+use super::escape;
+use super::style::{Axis, Failed, GRID, QUIET, SCALE, series_colour, svg, text};
 
 /// One line of a chart.
 #[derive(Clone, Debug)]
@@ -18,7 +23,7 @@ pub(crate) struct Series {
 pub(crate) struct Level {
     /// Its label.
     pub(crate) name: String,
-    /// Where it lies on the vertical axis.
+    /// Where it lies on the axis of values.
     pub(crate) value: f64,
 }
 
@@ -33,17 +38,12 @@ pub(crate) struct Chart {
     pub(crate) levels: Vec<Level>,
 }
 
-const WIDTH: f64 = 560.0;
-const HEIGHT: f64 = 250.0;
-const LEFT: f64 = 52.0;
-const RIGHT: f64 = 12.0;
-const TOP: f64 = 10.0;
-const BOTTOM: f64 = 26.0;
+const WIDTH: u32 = 560;
+const HEIGHT: u32 = 250;
 
 impl Chart {
-    /// The chart as an HTML `figure`; colours come from the page's classes `s0`, `s1`, ….
+    /// The chart as an HTML `figure`.
     pub(crate) fn to_html(&self) -> String {
-        let mut svg = String::new();
         let values = || self.series.iter().flat_map(|s| s.points.iter()).filter(|(_, y)| y.is_finite());
         let (Some(x), Some(y)) = (
             Axis::covering(values().map(|p| p.0)),
@@ -51,89 +51,84 @@ impl Chart {
         ) else {
             return format!("<figure><figcaption>{}</figcaption><p>nothing recorded</p></figure>", escape(&self.title));
         };
-        let place = |point: (f64, f64)| {
-            (
-                LEFT + x.position(point.0) * (WIDTH - LEFT - RIGHT),
-                HEIGHT - BOTTOM - y.position(point.1) * (HEIGHT - TOP - BOTTOM),
-            )
-        };
-        grid(&mut svg, &x, &y, &place);
-        let heights: Vec<f64> = self.levels.iter().map(|level| place((x.low, level.value)).1).collect();
-        for (level, py) in self.levels.iter().zip(&heights).map(|(level, py)| (level, *py)) {
-            // Its name stands above it, or below it where another level is close above.
-            let crowded = heights.iter().any(|other| *other < py && py - other < 12.0);
-            let _ = write!(
-                svg,
-                r#"<line class="level" x1="{LEFT}" x2="{:.1}" y1="{py:.1}" y2="{py:.1}"/><text class="level" x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"#,
-                WIDTH - RIGHT,
-                WIDTH - RIGHT - 2.0,
-                if crowded { py + 11.0 } else { py - 3.0 },
-                escape(&level.name)
-            );
-        }
-        for (index, series) in self.series.iter().enumerate() {
-            if series.noisy {
-                line(&mut svg, &series.points, index, "faint", &place);
-                line(&mut svg, &moving_mean(&series.points), index, "strong", &place);
-            } else {
-                line(&mut svg, &series.points, index, "strong", &place);
+        let drawn = svg((WIDTH, HEIGHT), &self.title, |area| {
+            let mut chart = ChartBuilder::on(area)
+                .margin(8 * SCALE)
+                .x_label_area_size(20 * SCALE)
+                .y_label_area_size(44 * SCALE)
+                .build_cartesian_2d(x.range(), y.range())?;
+            chart
+                .configure_mesh()
+                .disable_x_mesh()
+                .disable_axes()
+                .x_labels(x.labels())
+                .y_labels(y.labels())
+                .x_label_formatter(&|value| x.label(*value))
+                .y_label_formatter(&|value| y.label(*value))
+                .bold_line_style(GRID.stroke_width(SCALE))
+                .light_line_style(TRANSPARENT)
+                .x_label_style(text(11, &QUIET, HPos::Center, VPos::Top))
+                .y_label_style(text(11, &QUIET, HPos::Right, VPos::Center))
+                .set_all_tick_mark_size(4 * SCALE)
+                .draw()?;
+            for (index, series) in self.series.iter().enumerate() {
+                let colour = series_colour(index);
+                let smooth;
+                let strong = if series.noisy {
+                    draw_line(&mut chart, &series.points, colour.mix(0.3).stroke_width(SCALE))?;
+                    smooth = moving_mean(&series.points);
+                    &smooth
+                } else {
+                    &series.points
+                };
+                draw_line(&mut chart, strong, colour.stroke_width(2 * SCALE))?;
             }
-        }
+            for (level, crowded) in self.levels.iter().zip(crowded(&self.levels, y)) {
+                let dashes = DashedLineSeries::new(
+                    [(x.low, level.value), (x.high, level.value)],
+                    4 * SCALE,
+                    3 * SCALE,
+                    QUIET.stroke_width(SCALE),
+                );
+                chart.draw_series(dashes)?;
+                // Its name stands above it, or below it where another level is close above.
+                let (right, height) = chart.backend_coord(&(x.high, level.value));
+                let (anchor, gap) = if crowded { (VPos::Top, 2) } else { (VPos::Bottom, -2) };
+                area.draw_text(&level.name, &text(11, &QUIET, HPos::Right, anchor), (right, height + gap * SCALE as i32))?;
+            }
+            Ok(())
+        });
         let legend: String = self
             .series
             .iter()
             .enumerate()
-            .map(|(i, s)| format!(r#"<span class="key k{i}">{}</span>"#, escape(&s.name)))
+            .map(|(i, s)| format!(r#"<span class="key k{}">{}</span>"#, i % super::style::SERIES, escape(&s.name)))
             .collect();
-        format!(
-            r#"<figure><figcaption>{} {legend}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{}">{svg}</svg></figure>"#,
-            escape(&self.title),
-            escape(&self.title)
-        )
+        format!("<figure><figcaption>{} {legend}</figcaption>{drawn}</figure>", escape(&self.title))
     }
 }
 
-fn grid(svg: &mut String, x: &Axis, y: &Axis, place: &impl Fn((f64, f64)) -> (f64, f64)) {
-    for tick in y.ticks() {
-        let (_, py) = place((x.low, tick));
-        let _ = write!(
-            svg,
-            r#"<line class="grid" x1="{LEFT}" x2="{:.1}" y1="{py:.1}" y2="{py:.1}"/><text x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"#,
-            WIDTH - RIGHT,
-            LEFT - 5.0,
-            py + 3.5,
-            y.label(tick)
-        );
-    }
-    for tick in x.ticks() {
-        let (px, _) = place((tick, y.low));
-        let _ =
-            write!(svg, r#"<text x="{px:.1}" y="{:.1}" text-anchor="middle">{}</text>"#, HEIGHT - 8.0, x.label(tick));
-    }
+/// Which levels have another one close above them.
+fn crowded(levels: &[Level], axis: Axis) -> Vec<bool> {
+    let near = (axis.high - axis.low) * 14.0 / f64::from(HEIGHT);
+    let is_close = |level: &Level, other: &Level| other.value > level.value && other.value - level.value < near;
+    levels.iter().map(|level| levels.iter().any(|other| is_close(level, other))).collect()
 }
 
-fn line(
-    svg: &mut String,
-    points: &[(f64, f64)],
-    index: usize,
-    weight: &str,
-    place: &impl Fn((f64, f64)) -> (f64, f64),
-) {
+type Plot<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+fn draw_line(chart: &mut Plot<'_, '_>, points: &[(f64, f64)], style: ShapeStyle) -> Result<(), Failed> {
     for run in points.split(|(_, y)| !y.is_finite()).filter(|run| !run.is_empty()) {
-        let path: Vec<String> = run
-            .iter()
-            .map(|p| {
-                let (px, py) = place(*p);
-                format!("{px:.1},{py:.1}")
-            })
-            .collect();
-        if let [only] = path.as_slice() {
-            let (px, py) = only.split_once(',').unwrap_or_default();
-            let _ = write!(svg, r#"<circle class="s{index}" cx="{px}" cy="{py}" r="2.5"/>"#);
-        } else {
-            let _ = write!(svg, r#"<polyline class="s{index} {weight}" points="{}"/>"#, path.join(" "));
+        match run {
+            [only] => {
+                chart.draw_series([Circle::new(*only, 3 * SCALE, style.filled())])?;
+            }
+            several => {
+                chart.draw_series(LineSeries::new(several.iter().copied(), style))?;
+            }
         }
     }
+    Ok(())
 }
 
 /// Means over a window of a fifteenth of the run, centred.
@@ -147,56 +142,6 @@ fn moving_mean(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// A range of values with round ticks.
-#[derive(Debug)]
-struct Axis {
-    low: f64,
-    high: f64,
-    step: f64,
-}
-
-impl Axis {
-    fn covering(values: impl Iterator<Item = f64>) -> Option<Self> {
-        let (mut low, mut high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
-        if low > high {
-            return None;
-        }
-        if high - low < 1e-9 {
-            low -= 0.5;
-            high += 0.5;
-        }
-        let rough = (high - low) / 5.0;
-        let power = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= rough).unwrap_or(rough);
-        Some(Self { low: (low / step).floor() * step, high: (high / step).ceil() * step, step })
-    }
-
-    fn position(&self, value: f64) -> f64 {
-        (value - self.low) / (self.high - self.low)
-    }
-
-    fn ticks(&self) -> impl Iterator<Item = f64> + '_ {
-        let count = ((self.high - self.low) / self.step).round() as usize;
-        (0..=count).map(|i| self.low + i as f64 * self.step)
-    }
-
-    fn label(&self, tick: f64) -> String {
-        let digits = (-self.step.log10().floor()).clamp(0.0, 6.0) as usize;
-        // −0 reads as a mistake.
-        let text = format!("{tick:.digits$}");
-        if text.trim_start_matches('-').chars().all(|c| matches!(c, '0' | '.')) {
-            text.trim_start_matches('-').to_owned()
-        } else {
-            text
-        }
-    }
-}
-
-/// Text that HTML shows as it is.
-pub(crate) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,10 +151,10 @@ mod tests {
     }
 
     #[test]
-    fn points_span_the_plot_and_a_gap_breaks_the_line() {
+    fn a_gap_breaks_the_line() {
         let html = chart(vec![(0.0, 0.0), (1.0, 1.0), (2.0, f64::NAN), (3.0, 0.5), (4.0, 1.0)]).to_html();
-        assert_eq!(html.matches("<polyline").count(), 2);
-        assert!(html.contains("52.0,224.0"), "{html}");
+        let lines = html.split("<polyline").filter(|line| line.contains("stroke=\"#010200\"")).count();
+        assert_eq!(lines, 2, "{html}");
         assert!(html.contains("a &lt; b") && !html.contains("NaN"));
     }
 
@@ -220,9 +165,9 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_round() {
-        let axis = Axis::covering([0.03, 0.97].into_iter()).expect("values");
-        let labels: Vec<String> = axis.ticks().map(|t| axis.label(t)).collect();
-        assert_eq!(labels, ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
+    fn levels_that_are_close_are_named_on_either_side() {
+        let level = |value| Level { name: "l".into(), value };
+        let axis = Axis::covering([0.0, 1.0].into_iter()).expect("values");
+        assert_eq!(crowded(&[level(0.5), level(0.51), level(0.9)], axis), [true, false, false]);
     }
 }

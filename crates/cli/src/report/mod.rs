@@ -1,10 +1,13 @@
 //! One self-contained HTML page about a run: no script, no font, no address outside the file.
 
 mod chart;
+mod plots;
+mod style;
 
 use std::fmt::Write as _;
 
-pub(crate) use chart::{Chart, Level, Series, escape};
+pub(crate) use chart::{Chart, Level, Series};
+pub(crate) use plots::{IntervalRow, Intervals, Plane, PlanePoint};
 
 /// A part of the page.
 #[derive(Clone, Debug)]
@@ -15,6 +18,10 @@ pub(crate) enum Section {
     Text(String),
     /// Charts, side by side where the page is wide enough.
     Charts(Vec<Chart>),
+    /// Intervals row by row.
+    Intervals(Intervals),
+    /// Points in planes, side by side where the page is wide enough.
+    Planes(Vec<Plane>),
     /// A table; the first row is its head.
     Table(Vec<Vec<String>>),
     /// Text in its own lines: a plan, a command.
@@ -36,6 +43,13 @@ pub(crate) fn page(title: &str, sections: &[Section]) -> String {
                 let figures: String = charts.iter().map(Chart::to_html).collect();
                 let _ = write!(body, r#"<div class="charts">{figures}</div>"#);
             }
+            Section::Intervals(intervals) => {
+                let _ = write!(body, r#"<div class="one">{}</div>"#, intervals.to_html());
+            }
+            Section::Planes(planes) => {
+                let figures: String = planes.iter().map(Plane::to_html).collect();
+                let _ = write!(body, r#"<div class="charts">{figures}</div>"#);
+            }
             Section::Table(rows) => body.push_str(&table(rows)),
             Section::Verbatim(text) => {
                 let _ = write!(body, "<pre>{}</pre>", escape(text));
@@ -46,7 +60,8 @@ pub(crate) fn page(title: &str, sections: &[Section]) -> String {
     let title = escape(title);
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>{title}</title>\n<style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n{body}</body></html>\n"
+         <title>{title}</title>\n<style>{STYLE}{}</style></head>\n<body><h1>{title}</h1>\n{body}</body></html>\n",
+        style::rules()
     )
 }
 
@@ -63,20 +78,22 @@ fn table(rows: &[Vec<String>]) -> String {
     html + "</table></div>"
 }
 
+/// Text that HTML shows as it is.
+pub(crate) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
 const STYLE: &str = "
-:root { color-scheme: light dark; --ink: #1c2024; --quiet: #667; --line: #d8dce2; --back: #fff; --soft: #f4f6f8;
-  --c0: #2563c9; --c1: #c2410c; --c2: #15803d; --c3: #7e22ce; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --quiet: #99a; --line: #3a4048; --back: #15181c; --soft: #1e2328;
-  --c0: #7aa7f7; --c1: #f59e6c; --c2: #6ecf8f; --c3: #c79bf2; } }
+:root { color-scheme: light dark; --ink: #1c2024; --quiet: #5c6570; --line: #d8dce2; --back: #fff; --soft: #f4f6f8;
+  --c0: #2563c9; --c1: #c2410c; --c2: #15803d; --c3: #7e22ce; --c4: #a16207; --c5: #be185d; --c6: #0e7490; --c7: #57534e; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --quiet: #9aa4b0; --line: #3a4048; --back: #15181c; --soft: #1e2328;
+  --c0: #7aa7f7; --c1: #f59e6c; --c2: #6ecf8f; --c3: #c79bf2; --c4: #e0b64a; --c5: #f58fb8; --c6: #5cc8dd; --c7: #b8b2ab; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back); max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; border-bottom: 1px solid var(--line); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr)); gap: 1rem; }
-figure { margin: 0; } figcaption { font-weight: 600; } svg { width: 100%; height: auto; font: 11px system-ui, sans-serif; }
-svg text { fill: var(--quiet); } .grid { stroke: var(--line); } line.level { stroke: var(--quiet); stroke-dasharray: 4 3; }
-polyline { fill: none; stroke-width: 2; stroke-linejoin: round; } .faint { stroke-width: 1; opacity: .3; }
-.s0 { stroke: var(--c0); } .s1 { stroke: var(--c1); } .s2 { stroke: var(--c2); } .s3 { stroke: var(--c3); }
-circle.s0 { fill: var(--c0); } circle.s1 { fill: var(--c1); } circle.s2 { fill: var(--c2); } circle.s3 { fill: var(--c3); }
+.one { max-width: 46rem; } figure { margin: 0; } figcaption { font-weight: 600; } svg { width: 100%; height: auto; }
 .key { font-weight: 400; margin-left: .8em; } .k0 { color: var(--c0); } .k1 { color: var(--c1); } .k2 { color: var(--c2); } .k3 { color: var(--c3); }
+.k4 { color: var(--c4); } .k5 { color: var(--c5); } .k6 { color: var(--c6); } .k7 { color: var(--c7); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; } th, td { text-align: left; vertical-align: top; padding: .3em 1em .3em 0; border-bottom: 1px solid var(--line); }
 pre { background: var(--soft); padding: .8em; overflow-x: auto; }
 ";

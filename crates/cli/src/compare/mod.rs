@@ -1,0 +1,121 @@
+//! `wick compare`: objectives, settings and seeds on one model and the same rows, and what came out.
+
+mod parallel;
+mod show;
+
+use anyhow::{Context as _, Result};
+use candlewick::evaluate::compare::{CellEvent, CellRun, Common, Comparison, Matrix, Next};
+use candlewick::train::{MemoryPlan, replace_file};
+
+use crate::arguments::Compare;
+use crate::failure::Failure;
+use crate::interrupt::Interrupt;
+use crate::{places, words};
+
+/// Runs what is still to be run, and reports.
+pub(crate) fn compare(arguments: &Compare) -> Result<()> {
+    let threads = words::threads(arguments.common.threads.unwrap_or(0));
+    let matrix = matrix(arguments)?;
+    let directory = matrix.directory().to_owned();
+    std::fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let interrupt = Interrupt::listen()?;
+    let comparison = Comparison::new(matrix);
+    eprintln!("{}", show::plan(comparison.matrix()));
+    let common = Common::load(comparison.matrix(), threads)?;
+    if !arguments.report {
+        run(&comparison, &common, arguments, threads, &interrupt)?;
+    }
+    let report = comparison.report(&common)?;
+    let write = |name: &str, text: String| -> Result<()> { Ok(replace_file(&directory.join(name), text.as_bytes())?) };
+    write("results.json", format!("{}\n", serde_json::to_string_pretty(&report)?))?;
+    write("results.csv", show::csv(&report))?;
+    write("report.html", show::page(&report, comparison.matrix()))?;
+    match arguments.json {
+        true => println!("{}", serde_json::to_string(&report)?),
+        false => {
+            for line in show::table(&report) {
+                println!("{line}");
+            }
+            println!("the page with all of it is {}", directory.join("report.html").display());
+        }
+    }
+    Ok(())
+}
+
+fn matrix(arguments: &Compare) -> Result<Matrix> {
+    if arguments.common.objective.is_some() {
+        anyhow::bail!(Failure::Usage(
+            "--objective: several are compared; name them in [compare] objectives, or by --objectives".into()
+        ));
+    }
+    let mut words = words::of_common(&arguments.common)?;
+    let directory = arguments.output.clone();
+    if let Some(names) = &arguments.objectives {
+        words.put_value("compare.objectives", names)?;
+        words.put_value("compare.arms", &Vec::<String>::new())?;
+    }
+    if let Some(seeds) = arguments.seeds {
+        words.put_value("compare.seeds", &seeds)?;
+    }
+    if let Some(steps) = arguments.steps {
+        words.put_value("train.steps", &steps)?;
+    }
+    for assignment in &arguments.common.set {
+        match assignment.split_once('=') {
+            // A comparison's own keys are read as TOML; those of a run know their types.
+            Some((key, value)) if key.trim().starts_with("compare.") => words.put_value(key.trim(), &typed(value.trim()))?,
+            _ => words.set(assignment)?,
+        }
+    }
+    let mut matrix = Matrix::resolve(words, &directory)?;
+    for config in matrix.configs_mut() {
+        words::put_data_first(config, &arguments.common);
+        places::resolve(config)?;
+    }
+    matrix.check()?;
+    Ok(matrix)
+}
+
+/// A value as TOML reads it; what it cannot read is text.
+fn typed(value: &str) -> toml::Value {
+    let table = format!("value = {value}").parse::<toml::Table>().ok();
+    table.and_then(|mut table| table.remove("value")).unwrap_or_else(|| toml::Value::String(value.to_owned()))
+}
+
+fn run(
+    comparison: &Comparison,
+    common: &Common,
+    arguments: &Compare,
+    threads: usize,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let cells = comparison.reference_cells()?;
+    let count = cells.len();
+    for (number, cell) in cells.iter().enumerate() {
+        let mut run = CellRun::open(cell, common)?;
+        if run.run().is_precomputing() {
+            eprintln!("the reference scores the rows of {} ({} of {count})", cell.name, number + 1);
+        }
+        while run.run().is_precomputing() {
+            parallel::check(interrupt)?;
+            if !matches!(run.advance()?, Some(CellEvent::Precomputed(_))) {
+                break;
+            }
+        }
+    }
+    while let Next::Runs(cells) = comparison.next(common.held_out(), common.reference())? {
+        let at_once = parallel::at_once(arguments.parallel, threads, cells.len(), largest(&cells)?)?;
+        parallel::run(&cells, common, at_once, threads, interrupt)?;
+    }
+    Ok(())
+}
+
+/// What the largest of the runs takes, in bytes.
+fn largest(cells: &[candlewick::evaluate::compare::Cell]) -> Result<u64> {
+    let mut met = std::collections::BTreeSet::new();
+    let mut largest = 0;
+    for cell in cells.iter().filter(|cell| met.insert(cell.arm)) {
+        largest = largest.max(MemoryPlan::of(&cell.plan)?.total());
+    }
+    Ok(largest)
+}

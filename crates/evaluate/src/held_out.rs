@@ -1,0 +1,309 @@
+//! Held-out preferences, and how well scores of their completions agree with them.
+//!
+//! What is measured here does not depend on the loss that was trained: any score of completions will do, such as
+//! log π(y|x), its mean over tokens, or the log-ratio log π(y|x) − log π_ref(y|x), DPO's implicit reward but for β.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candlewick_data::{Annotation, Batch, BatchOptions, Batches, Encoder, Example, Order, Source};
+use candlewick_train::{Policy, score_completions};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::error::{Error, Result};
+use crate::stats;
+
+/// Held-out rows with a preference, tokenized.
+///
+/// | row | an item | agrees where |
+/// |---|---|---|
+/// | a pair | the pair | the chosen completion has the higher score; level counts half |
+/// | ranked completions | the group | of its pairs of different rating, the better rated has the higher score: their share |
+/// | a completion with a verdict | each desirable one | its score is above that of the undesirable ones: their share (the mean over items is the area under the curve) |
+#[derive(Debug, Clone)]
+pub struct HeldOut {
+    batches: Vec<Batch>,
+    items: Vec<Item>,
+    /// Completions that are no item of their own: the undesirable ones.
+    undesirable: Vec<usize>,
+    /// Scored tokens of each completion.
+    tokens: Vec<usize>,
+    prompts: Vec<Vec<u32>>,
+}
+
+/// One preference.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Item {
+    /// `file:line`.
+    pub place: String,
+    /// The half it belongs to, by its prompt.
+    pub half: Half,
+    preference: Preference,
+}
+
+/// Which completions are preferred to which, by their numbers among all completions.
+#[derive(Debug, Clone, PartialEq)]
+enum Preference {
+    /// Better and worse, pair by pair.
+    Among(Vec<(usize, usize)>),
+    /// Better than all undesirable ones.
+    Desirable(usize),
+}
+
+/// Two halves of the held-out rows, split by prompts: what is chosen on the one is reported on the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Half {
+    /// Hyperparameters are chosen on it.
+    Tuning,
+    /// Results are reported on it.
+    Report,
+}
+
+impl HeldOut {
+    /// Reads and encodes the rows. `examples` are scored at once.
+    ///
+    /// # Errors
+    /// Rows that cannot be read, or that prefer nothing: demonstrations, judged completions, verdicts of one kind only.
+    pub fn read(source: Source, encoder: Arc<Encoder>, examples: usize) -> Result<Self> {
+        let options = BatchOptions { examples, micro_batches: 1, order: Order::File, ..BatchOptions::default() };
+        let mut rows = Batches::new(source, encoder, options)?;
+        let mut batches = Vec::new();
+        while let Some(step) = rows.next_step()? {
+            batches.extend(step);
+        }
+        Self::new(batches)
+    }
+
+    /// Of examples that are encoded already.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn new(batches: Vec<Batch>) -> Result<Self> {
+        let mut items = Vec::new();
+        let mut undesirable = Vec::new();
+        let (mut tokens, mut prompts) = (Vec::new(), Vec::new());
+        for example in batches.iter().flat_map(|batch| &batch.examples) {
+            let first = tokens.len();
+            tokens.extend(example.contexts.iter().flat_map(|c| &c.completions).map(|c| c.scored_tokens()));
+            prompts.extend(example.contexts.first().map(|context| context.prompt.clone()));
+            match preference(example, first..tokens.len())? {
+                Some(preference) => {
+                    items.push(Item { place: example.origin.to_string(), half: half(example), preference });
+                }
+                None => undesirable.push(first),
+            }
+        }
+        let compares_verdicts = items.iter().any(|item| matches!(item.preference, Preference::Desirable(_)));
+        if items.is_empty() || compares_verdicts == undesirable.is_empty() {
+            let found = match (items.is_empty(), undesirable.is_empty()) {
+                (true, true) => "there are no rows",
+                (true, false) => "all verdicts are undesirable",
+                (false, _) => "all verdicts are desirable",
+            };
+            return Err(Error::Rows {
+                place: "the held-out rows".into(),
+                reason: format!("{found}, so that nothing is preferred to anything; hold out pairs, ranked completions or both verdicts"),
+            });
+        }
+        Ok(Self { batches, items, undesirable, tokens, prompts })
+    }
+
+    /// The preferences.
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// How many completions there are.
+    pub fn completions(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Scored tokens of each completion.
+    pub fn tokens(&self) -> &[usize] {
+        &self.tokens
+    }
+
+    /// Different prompts, in order of their first row.
+    pub fn prompts(&self) -> Vec<&[u32]> {
+        let mut seen = std::collections::HashSet::new();
+        self.prompts.iter().map(Vec::as_slice).filter(|prompt| seen.insert(*prompt)).collect()
+    }
+
+    /// Σ log-probability of each completion.
+    ///
+    /// # Errors
+    /// Token ids that the policy does not know.
+    pub fn score<P: Policy + ?Sized>(&self, policy: &mut P) -> Result<Vec<f64>> {
+        let mut sums = Vec::with_capacity(self.tokens.len());
+        for batch in &self.batches {
+            sums.extend(score_completions(policy, batch)?.into_iter().map(|score| score.log_prob));
+        }
+        Ok(sums)
+    }
+
+    /// How far the scores of all completions agree with each item, from 0 to 1.
+    ///
+    /// # Panics
+    /// Another number of scores than there are completions.
+    pub fn agreement(&self, scores: &[f64]) -> Vec<f64> {
+        assert_eq!(scores.len(), self.tokens.len(), "a score for each completion");
+        let mut worse: Vec<f64> = self.undesirable.iter().map(|row| scores[*row]).collect();
+        worse.sort_unstable_by(f64::total_cmp);
+        let agrees = |item: &Item| match &item.preference {
+            Preference::Among(pairs) => {
+                let sum: f64 = pairs.iter().map(|(better, worse)| order(scores[*better], scores[*worse])).sum();
+                sum / pairs.len() as f64
+            }
+            Preference::Desirable(row) => {
+                let score = scores[*row];
+                let below = worse.partition_point(|x| *x < score);
+                let level = worse.partition_point(|x| *x <= score) - below;
+                (below as f64 + level as f64 / 2.0) / worse.len() as f64
+            }
+        };
+        self.items.iter().map(agrees).collect()
+    }
+
+    /// By how much each item's better completions have more than its worse ones, on average; those with a verdict, than the mean
+    /// undesirable one.
+    ///
+    /// # Panics
+    /// As [`agreement`](Self::agreement).
+    pub fn margins(&self, values: &[f64]) -> Vec<f64> {
+        assert_eq!(values.len(), self.tokens.len(), "a value for each completion");
+        let of_undesirable: Vec<f64> = self.undesirable.iter().map(|row| values[*row]).collect();
+        let mean = stats::mean(&of_undesirable).unwrap_or_default();
+        let margin = |item: &Item| match &item.preference {
+            Preference::Among(pairs) => {
+                pairs.iter().map(|(better, worse)| values[*better] - values[*worse]).sum::<f64>() / pairs.len() as f64
+            }
+            Preference::Desirable(row) => values[*row] - mean,
+        };
+        self.items.iter().map(margin).collect()
+    }
+
+    /// The values of completions that are preferred to some other one, and of those to which some other one is preferred.
+    pub fn sides(&self, values: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let (mut better, mut worse) = (Vec::new(), Vec::new());
+        for item in &self.items {
+            match &item.preference {
+                Preference::Among(pairs) => {
+                    better.extend(pairs.iter().map(|(row, _)| values[*row]));
+                    worse.extend(pairs.iter().map(|(_, row)| values[*row]));
+                }
+                Preference::Desirable(row) => better.push(values[*row]),
+            }
+        }
+        worse.extend(self.undesirable.iter().map(|row| values[*row]));
+        (better, worse)
+    }
+}
+
+/// 1 where the better has the higher score, half where they are level. What is no number is never higher.
+fn order(better: f64, worse: f64) -> f64 {
+    if better > worse {
+        1.0
+    } else if better == worse {
+        0.5
+    } else {
+        0.0
+    }
+}
+
+fn preference(example: &Example, rows: Range<usize>) -> Result<Option<Preference>> {
+    let refuse = |what: &str| {
+        Err(Error::Rows {
+            place: example.origin.to_string(),
+            reason: format!("{what}, and held-out rows are to prefer something; hold out pairs, ranked completions or verdicts"),
+        })
+    };
+    match &example.annotation {
+        Annotation::Pair => Ok(Some(Preference::Among(vec![(rows.start, rows.start + 1)]))),
+        Annotation::Labelled { desirable: true } => Ok(Some(Preference::Desirable(rows.start))),
+        Annotation::Labelled { desirable: false } => Ok(None),
+        Annotation::Ranked { ratings } => {
+            let pairs: Vec<(usize, usize)> = rows
+                .clone()
+                .zip(ratings)
+                .flat_map(|(one, a)| rows.clone().zip(ratings).filter(move |(_, b)| a > *b).map(move |(other, _)| (one, other)))
+                .collect();
+            if pairs.is_empty() { refuse("all completions of the row are rated alike") } else { Ok(Some(Preference::Among(pairs))) }
+        }
+        Annotation::Demonstration => refuse("the row is a demonstration"),
+        Annotation::Judged { .. } => refuse("the row is a judged completion"),
+    }
+}
+
+/// By the prompt, so that no prompt is in both halves.
+fn half(example: &Example) -> Half {
+    let mut hasher = Xxh3::new();
+    for id in example.contexts.iter().flat_map(|context| &context.prompt) {
+        hasher.update(&id.to_le_bytes());
+    }
+    if hasher.digest() % 2 == 0 { Half::Tuning } else { Half::Report }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candlewick_data::{Completion, Context, Origin};
+
+    fn example(prompt: u32, completions: usize, annotation: Annotation) -> Example {
+        let context = Context {
+            prompt: vec![prompt],
+            prompt_scored: vec![false],
+            completions: (0..completions).map(|i| Completion::all_scored(vec![1; i + 1])).collect(),
+        };
+        Example::new(Origin::memory(u64::from(prompt)), vec![context], annotation)
+    }
+
+    fn held_out(examples: Vec<Example>) -> Result<HeldOut> {
+        HeldOut::new(examples.into_iter().map(|example| Batch { examples: vec![example], ..Batch::default() }).collect())
+    }
+
+    #[test]
+    fn pairs_and_rankings_agree_by_their_order() {
+        let rows = vec![example(1, 2, Annotation::Pair), example(2, 3, Annotation::Ranked { ratings: vec![1.0, 3.0, 1.0] })];
+        let rows = held_out(rows).expect("preferences");
+        assert_eq!(rows.tokens(), [1, 2, 1, 2, 3]);
+        // The ranking prefers its second completion to both others.
+        assert_eq!(rows.agreement(&[0.0, 1.0, 5.0, 5.0, 2.0]), [0.0, 0.75]);
+        assert_eq!(rows.margins(&[0.0, 1.0, 5.0, 5.0, 2.0]), [-1.0, 1.5]);
+        assert_eq!(rows.agreement(&[f64::NAN, 1.0, 0.0, 1.0, 0.0]), [0.0, 1.0]);
+        assert_eq!(rows.prompts().len(), 2);
+    }
+
+    #[test]
+    fn verdicts_agree_by_the_area_under_the_curve() {
+        let row = |prompt, desirable| example(prompt, 1, Annotation::Labelled { desirable });
+        let rows = held_out(vec![row(1, true), row(2, false), row(3, true), row(4, false)]).expect("both verdicts");
+        let scores = [3.0, 1.0, 2.0, 2.0];
+        let agreement = rows.agreement(&scores);
+        assert_eq!(agreement, [1.0, 0.75]);
+        assert_eq!(stats::mean(&agreement), stats::area_under_curve(&[3.0, 2.0], &[1.0, 2.0]));
+        assert_eq!(rows.margins(&scores), [1.5, 0.5]);
+        assert_eq!(rows.sides(&scores), (vec![3.0, 2.0], vec![1.0, 2.0]));
+    }
+
+    #[test]
+    fn rows_that_prefer_nothing_are_refused() {
+        let one_kind = held_out(vec![example(1, 1, Annotation::Labelled { desirable: true })]);
+        assert!(one_kind.expect_err("one verdict").to_string().contains("all verdicts are desirable"));
+        let level = held_out(vec![example(1, 2, Annotation::Ranked { ratings: vec![1.0, 1.0] })]);
+        assert!(level.expect_err("level").to_string().contains("rated alike"));
+        let shown = held_out(vec![example(7, 1, Annotation::Demonstration)]);
+        assert!(shown.expect_err("nothing preferred").to_string().contains("demonstration"));
+        assert!(held_out(Vec::new()).expect_err("none").to_string().contains("there are no rows"));
+    }
+
+    #[test]
+    fn a_prompt_stays_in_one_half() {
+        let rows: Vec<Example> = (0..400).map(|i| example(i / 2, 2, Annotation::Pair)).collect();
+        let rows = held_out(rows).expect("pairs");
+        let tuning = rows.items().iter().filter(|item| item.half == Half::Tuning).count();
+        assert!((150..250).contains(&tuning), "{tuning}");
+        assert!(rows.items().chunks(2).all(|same| same[0].half == same[1].half));
+    }
+}
