@@ -25,6 +25,7 @@ mod progress;
 mod quickstart;
 mod report;
 mod rows;
+mod screen;
 mod train;
 mod words;
 

@@ -319,6 +319,14 @@ impl Plan {
         rows.map(|rows| self.data.open_held_out(rows, &self.row_needs())).transpose()
     }
 
+    /// Whether its rows can be opened, and none that is held out is trained on.
+    ///
+    /// # Errors
+    /// As [`Plan::open_rows`]; rows of one file or range on both sides.
+    pub fn check_held_out(&self) -> Result<()> {
+        self.open_for_run().map(|_| ())
+    }
+
     /// Opens the rows of a run: those to train on, and the held-out ones.
     pub(crate) fn open_for_run(&self) -> Result<(Source, Option<Source>)> {
         self.check_read_again()?;

@@ -5,6 +5,7 @@ use candlewick::evaluate::stats::Interval;
 
 use crate::progress::duration;
 use crate::report::{Chart, IntervalRow, Intervals, Level, Plane, PlanePoint, Section, Series, page as to_page};
+use crate::screen::columns;
 
 /// Arms whose courses are drawn.
 const CURVES: usize = 8;
@@ -44,7 +45,7 @@ pub(super) fn table(report: &Report) -> Vec<String> {
             steps(arm, report),
         ]);
     }
-    let mut lines = columns(&rows);
+    let mut lines = columns(&without_empty(&rows));
     lines.push(String::new());
     lines.extend(notes(report));
     lines
@@ -370,19 +371,11 @@ fn p_value(p: Option<f64>) -> String {
     }
 }
 
-/// Rows with their cells below each other.
-fn columns(rows: &[Vec<String>]) -> Vec<String> {
-    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..count).map(width).collect();
-    // A column that says nothing of any row is left out.
+/// Rows without the columns that say nothing of any arm.
+fn without_empty(rows: &[Vec<String>]) -> Vec<Vec<String>> {
     let says = |column: usize| rows.iter().skip(1).any(|row| row.get(column).is_some_and(|cell| !cell.is_empty()));
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).enumerate().filter(|(column, _)| says(*column));
-        let cells = cells.map(|(_, (cell, width))| format!("{cell}{}", " ".repeat(width - cell.chars().count())));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
+    let kept = |row: &Vec<String>| row.iter().enumerate().filter(|(i, _)| says(*i)).map(|(_, cell)| cell.clone()).collect();
+    rows.iter().map(kept).collect()
 }
 
 #[cfg(test)]
@@ -402,8 +395,8 @@ mod tests {
     }
 
     #[test]
-    fn columns_line_up_and_empty_ones_go() {
+    fn columns_that_say_nothing_go() {
         let rows = [row(&["arm", "none", "value"]), row(&["dpo", "", "0.7"]), row(&["ipo", "", "0.65"])];
-        assert_eq!(columns(&rows), ["arm  value", "dpo  0.7", "ipo  0.65"]);
+        assert_eq!(without_empty(&rows), [row(&["arm", "value"]), row(&["dpo", "0.7"]), row(&["ipo", "0.65"])]);
     }
 }

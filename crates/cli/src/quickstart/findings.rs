@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Findings;
 use super::baseline::Share;
-use super::screen::{columns, percent, side_by_side, wrap};
+use crate::screen::{columns, percent, side_by_side, wrap};
 use crate::memory::readable;
 use crate::report::{Chart, Level, Section, Series, page};
 

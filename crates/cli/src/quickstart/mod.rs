@@ -10,7 +10,6 @@ mod lexicon;
 mod pretrain;
 mod random;
 mod recipe;
-mod screen;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -24,7 +23,7 @@ use crate::drive::{Driven, drive};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
-use crate::{memory, words};
+use crate::{memory, screen, words};
 use answers::Examiner;
 use baseline::{BagOfWords, Share, length_rule};
 use checks::Check;

@@ -41,7 +41,7 @@ impl Common {
     /// # Errors
     /// Files that are missing or do not fit together; held-out rows that prefer nothing.
     pub fn load(matrix: &Matrix, threads: usize) -> Result<Self> {
-        let plan = matrix.cell(0, 0, matrix.seeds[0])?.plan;
+        let plan = matrix.whole_plan(0, 0, matrix.seeds[0])?;
         // Any loss of pairs will do: it is the rows that are asked for, not the numbers that a loss may want beside them.
         let mut rows = plan.clone();
         rows.objective = Recipe::Builtin(Dpo::default().into());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use candlewick_losses::{Objective, Recipe};
-use candlewick_train::{Config, Plan, ReferenceKind, ReferenceWords, Words};
+use candlewick_train::{Config, EvaluationPlan, HeldOut as HeldOutPlan, Plan, ReferenceKind, ReferenceWords, Words};
 use serde_json::Value;
 
 use super::words::{ArmWords, CompareWords, flat};
@@ -140,29 +140,48 @@ impl Matrix {
         self.arms.iter_mut().flat_map(|arm| &mut arm.variants).map(|variant| &mut variant.config)
     }
 
-    /// Whether every run can be resolved: what is wrong shows before the first one.
+    /// Whether every run can be resolved, and trains on no held-out row: what is wrong shows before the first one.
     ///
     /// # Errors
-    /// As [`cell`](Self::cell).
+    /// As [`cell`](Self::cell); rows that cannot be opened, or that are on both sides.
     pub fn check(&self) -> Result<()> {
+        let mut met = BTreeSet::new();
         for (number, arm) in self.arms.iter().enumerate() {
             for variant in 0..arm.variants.len() {
-                self.cell(number, variant, self.seeds[0])?;
+                let plan = self.whole_plan(number, variant, self.seeds[0])?;
+                if met.insert(plan.to_json()["data"].to_string()) {
+                    plan.check_held_out()?;
+                }
             }
         }
         Ok(())
     }
 
-    /// The run of an arm with settings and a seed.
+    /// The run of an arm with settings and a seed. It has no held-out rows of a place of their own, which may be of another kind
+    /// than those it trains on: all arms are measured on them alike, from outside.
     ///
     /// # Errors
     /// The words of the run do not go together.
     pub fn cell(&self, arm: usize, variant: usize, seed: u64) -> Result<Cell> {
+        let mut plan = self.whole_plan(arm, variant, seed)?;
+        let elsewhere = matches!(&plan.evaluation, Some(EvaluationPlan { rows: HeldOutPlan::Rows(part), .. })
+            if plan.data.parts.iter().all(|other| other.path != part.path));
+        if elsewhere {
+            plan.evaluation = None;
+        }
+        Ok(Cell { arm, variant, seed, name: self.name(arm, variant, seed), plan })
+    }
+
+    fn name(&self, arm: usize, variant: usize, seed: u64) -> String {
         let Arm { name, variants, .. } = &self.arms[arm];
-        let Variant { name: settings, config } = &variants[variant];
-        let title = [name.as_str(), settings].join(" ");
-        let name = format!("{}, seed {seed}", title.trim_end());
-        let mut config = config.clone();
+        let title = [name.as_str(), &variants[variant].name].join(" ");
+        format!("{}, seed {seed}", title.trim_end())
+    }
+
+    /// The plan of a run with the held-out rows of the comparison.
+    pub(super) fn whole_plan(&self, arm: usize, variant: usize, seed: u64) -> Result<Plan> {
+        let name = self.name(arm, variant, seed);
+        let mut config = self.arms[arm].variants[variant].config.clone();
         config.train.seed = seed;
         config.output.dir = Some(self.directory.join("cells").join(slug(&name)));
         let is_open = config.reference.kind.is_none() && config.reference.path.is_none();
@@ -175,11 +194,10 @@ impl Matrix {
             }
             true => {}
         }
-        let plan = Plan::resolve(config).map_err(|error| match error {
-            candlewick_train::Error::Config { key, reason } => Error::config(key, format!("{reason} (of {title})")),
+        Plan::resolve(config).map_err(|error| match error {
+            candlewick_train::Error::Config { key, reason } => Error::config(key, format!("{reason} (of {name})")),
             other => other.into(),
-        })?;
-        Ok(Cell { arm, variant, seed, name, plan })
+        })
     }
 
     /// The file of reference log-probabilities that all runs share.

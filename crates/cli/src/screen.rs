@@ -1,4 +1,4 @@
-//! How the quickstart's findings look on a screen.
+//! How findings look on a screen.
 
 /// Columns of a screen that everybody has.
 const WIDTH: usize = 100;
