@@ -28,6 +28,7 @@ mod rows;
 mod screen;
 mod train;
 mod words;
+mod world;
 
 use std::process::ExitCode;
 

@@ -3,6 +3,7 @@
 mod convert;
 mod dropped;
 mod inspect;
+mod make;
 mod stats;
 pub(crate) mod words;
 
@@ -24,6 +25,7 @@ pub(crate) fn data(command: &Data) -> Result<()> {
         Data::Inspect(arguments) => inspect::inspect(arguments),
         Data::Stats(arguments) => stats::stats(arguments),
         Data::Convert(arguments) => convert::convert(arguments),
+        Data::Make(arguments) => make::make(arguments),
     }
 }
 

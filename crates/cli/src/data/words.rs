@@ -17,6 +17,8 @@ pub(crate) enum Data {
     Stats(DataStats),
     /// Write any form as TRL's JSON lines or Parquet
     Convert(DataConvert),
+    /// Make rows of every kind about a little world, for trying things out: what is preferred in them can be learnt by a small model
+    Make(DataMake),
 }
 
 /// Which rows, and how they are read.
@@ -202,4 +204,31 @@ pub(crate) struct DataConvert {
     /// Replace files that are there already
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// `wick data make`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct DataMake {
+    /// Where the files go; those of an earlier call are replaced
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// Rows of each file to train on
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000_000))]
+    pub(crate) rows: usize,
+    /// Pairs held out, of which no prompt occurs twice
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = RangedU64ValueParser::<usize>::new().range(1..=20_000))]
+    pub(crate) held_out: usize,
+    /// Decides everything
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Share of the rows whose preference, verdict or rating is turned round; the column `flipped` says which
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub(crate) noise: f64,
+    /// Undesirable completions for each desirable one, among the rows with a verdict
+    #[arg(long, value_name = "R", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    pub(crate) imbalance: usize,
+    /// Put the small model that knows this world, before it has learnt the preferences, into model/ beside them
+    #[arg(long)]
+    pub(crate) model: bool,
 }

@@ -6,7 +6,7 @@ use candlewick::kernels::Workspace;
 use candlewick::model::{CausalLm, Sampling};
 
 use super::baseline::Share;
-use super::grammar::{FAMILIES, Preference, Scene};
+use crate::world::grammar::{FAMILIES, Preference, Scene};
 use crate::generate::stops;
 
 /// Asks a model the prompts of scenes.

@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::baseline::Answers;
-use super::grammar::{Demonstration, Preference, Split};
-use super::random::{Random, mix};
+use crate::world::grammar::{Demonstration, Preference, Split};
+use crate::world::random::{Random, mix};
 
 /// Pairs to train on, and pairs about combinations that training never shows.
 #[derive(Debug)]
@@ -78,8 +78,8 @@ fn write_lines(path: &Path, lines: impl Iterator<Item = serde_json::Value>) -> R
 #[cfg(test)]
 mod tests {
     use super::super::baseline::{BagOfWords, length_rule};
-    use super::super::grammar::FAMILIES;
-    use super::super::lexicon::vocabulary;
+    use crate::world::grammar::FAMILIES;
+    use crate::world::lexicon::vocabulary;
     use super::*;
 
     fn corpus() -> Corpus {

@@ -5,11 +5,8 @@ mod baseline;
 mod checks;
 mod corpus;
 mod findings;
-mod grammar;
-mod lexicon;
 mod pretrain;
-mod random;
-mod recipe;
+pub(crate) mod recipe;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

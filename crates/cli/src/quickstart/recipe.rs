@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::lexicon::{tokenizer_config_json, tokenizer_json, vocabulary};
+use crate::world::lexicon::{tokenizer_config_json, tokenizer_json, vocabulary};
 
 /// The untuned model that ships with this program: made by `wick quickstart --from-scratch --export`.
 const SHIPPED_WEIGHTS: &[u8] = include_bytes!("../../assets/quickstart/model.safetensors");

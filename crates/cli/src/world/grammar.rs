@@ -89,15 +89,15 @@ pub(crate) struct Demonstration {
 }
 
 /// How often the tone of a preferred answer is friendly; that of the other is so much the less often.
-const FRIENDLIER: f64 = 0.6;
+pub(crate) const FRIENDLIER: f64 = 0.6;
 /// Share of wrong answers that are true but off the question.
-const ASTRAY: f64 = 0.7;
+pub(crate) const ASTRAY: f64 = 0.7;
 /// Share of careful writers in the text the untuned model learns from.
-const CAREFUL: f64 = 0.4;
+pub(crate) const CAREFUL: f64 = 0.4;
 /// How often a careful writer is friendly, and a careless one curt.
 const IN_CHARACTER: f64 = 0.9;
 /// How often a careful writer is right, and a careless one wrong.
-const ON_FORM: f64 = 0.92;
+pub(crate) const ON_FORM: f64 = 0.92;
 
 impl Split {
     /// The side of one combination: one in six is held out, whatever the seed.
@@ -137,7 +137,8 @@ impl Scene {
         self.right.iter().any(says) && !self.astray.iter().chain(&self.mixed_up).any(says)
     }
 
-    fn right(&self, random: &mut Random) -> &str {
+    /// An answer that is right.
+    pub(crate) fn right(&self, random: &mut Random) -> &str {
         pick_text(random, &self.right)
     }
 
@@ -180,12 +181,13 @@ impl Demonstration {
     }
 }
 
-fn pick_text<'a>(random: &mut Random, texts: &'a [String]) -> &'a str {
+/// One of the texts.
+pub(crate) fn pick_text<'a>(random: &mut Random, texts: &'a [String]) -> &'a str {
     &texts[random.below(texts.len())]
 }
 
 /// Adds an opener to three answers in five, and a closer to one in four.
-fn with_tone(random: &mut Random, sentence: &str, friendly: f64) -> String {
+pub(crate) fn with_tone(random: &mut Random, sentence: &str, friendly: f64) -> String {
     let mut parts = Vec::with_capacity(3);
     if random.chance(0.6) {
         let openers = if random.chance(friendly) { FRIENDLY_OPENERS } else { CURT_OPENERS };
