@@ -353,7 +353,8 @@ impl Encoder {
             }
         };
         let (contexts, annotation) = encoded.map_err(|fault| fault.at(origin))?;
-        Ok((Example { numbers, ..Example::new(origin.clone(), contexts, annotation) }, counts))
+        let labels = record.labels.clone();
+        Ok((Example { numbers, labels, ..Example::new(origin.clone(), contexts, annotation) }, counts))
     }
 
     fn contexts(

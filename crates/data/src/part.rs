@@ -29,6 +29,7 @@ pub(crate) struct Part {
     pub(crate) rows: RowRange,
     pub(crate) strict: bool,
     pub(crate) numbers: Arc<[NumberColumn]>,
+    pub(crate) labels: Arc<[String]>,
     pub(crate) teacher: TeacherColumn,
     pub(crate) unpair: bool,
     pub(crate) left_out: Option<WhyLeftOut>,

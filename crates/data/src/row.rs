@@ -112,6 +112,8 @@ pub struct Record {
     pub row: Row,
     /// Numbers by name, such as a margin; finite.
     pub numbers: BTreeMap<String, f64>,
+    /// Words by name that tell rows apart, such as a category or an annotator; those that a source is asked for.
+    pub labels: BTreeMap<String, String>,
     /// What a teacher says of each completion, one entry for each of its scored tokens; empty without a teacher.
     pub teacher: Vec<Vec<TeacherToken>>,
     /// Tools that the chat template is told of, each a JSON schema; empty for none.
@@ -134,6 +136,7 @@ impl From<Row> for Record {
         Self {
             row,
             numbers: BTreeMap::new(),
+            labels: BTreeMap::new(),
             teacher: Vec::new(),
             tools: Vec::new(),
             template_arguments: serde_json::Map::new(),
@@ -271,13 +274,15 @@ pub struct Example {
     pub annotation: Annotation,
     /// Numbers that the row gives beside its texts, such as a margin, by name.
     pub numbers: BTreeMap<String, f64>,
+    /// Words that tell rows apart, such as a category, by name.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Example {
-    /// An example without numbers.
+    /// An example without numbers and labels.
     #[must_use]
     pub fn new(origin: Origin, contexts: Vec<Context>, annotation: Annotation) -> Self {
-        Self { origin, contexts, annotation, numbers: BTreeMap::new() }
+        Self { origin, contexts, annotation, numbers: BTreeMap::new(), labels: BTreeMap::new() }
     }
 }
 

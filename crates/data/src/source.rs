@@ -45,6 +45,8 @@ pub struct SourceOptions {
     pub strict: bool,
     /// Numbers that every row must bring beside its texts.
     pub numbers: Vec<NumberColumn>,
+    /// Columns whose words go along as labels, such as a category or an annotator; a row without one has no such label.
+    pub labels: Vec<String>,
     /// What every row must bring of a teacher.
     pub teacher: TeacherColumn,
     /// Whether each pair becomes two labelled rows, a wanted and an unwanted one, which are shuffled apart.
@@ -174,6 +176,13 @@ impl Source {
             _ => self.rows = rows,
         }
         self
+    }
+
+    /// The same source, of whose files these columns go along as [`Example::labels`](crate::Example::labels).
+    #[must_use]
+    pub fn with_labels(self, labels: impl Into<Arc<[String]>>) -> Self {
+        let labels = labels.into();
+        self.each(|part| part.labels = labels.clone())
     }
 
     /// The same source, of which every row must bring these numbers.
@@ -324,6 +333,7 @@ impl Source {
             rows: options.rows,
             strict: options.strict,
             numbers: options.numbers.as_slice().into(),
+            labels: options.labels.as_slice().into(),
             teacher: options.teacher,
             unpair: options.unpair,
             left_out: None,
@@ -341,8 +351,14 @@ pub(crate) fn record(part: &Part, object: &Map<String, Value>) -> Result<Record,
     let columns = &part.reading.columns;
     let numbers = numbers::read(&part.numbers, &record, object, columns)?;
     record.numbers.extend(numbers);
+    record.labels.extend(part.labels.iter().filter_map(|name| Some((name.clone(), word(columns.value(object, name)?)))));
     record.teacher = teacher::read(part.teacher, &record.row, object, columns)?;
     Ok(record)
+}
+
+/// A value as a word: text as it is, the rest as JSON has it.
+fn word(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// How rows are read: as the options say, or as the first rows tell.

@@ -3,6 +3,7 @@
 //! What is measured here does not depend on the loss that was trained: any score of completions will do, such as
 //! log π(y|x), its mean over tokens, or the log-ratio log π(y|x) − log π_ref(y|x), DPO's implicit reward but for β.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -39,6 +40,8 @@ pub struct Item {
     pub place: String,
     /// The half it belongs to, by its prompt.
     pub half: Half,
+    /// What tells its row apart, such as a category, by name.
+    pub labels: BTreeMap<String, String>,
     preference: Preference,
 }
 
@@ -90,7 +93,12 @@ impl HeldOut {
             prompts.extend(example.contexts.first().map(|context| context.prompt.clone()));
             match preference(example, first..tokens.len())? {
                 Some(preference) => {
-                    items.push(Item { place: example.origin.to_string(), half: half(example), preference });
+                    items.push(Item {
+                        place: example.origin.to_string(),
+                        half: half(example),
+                        labels: example.labels.clone(),
+                        preference,
+                    });
                 }
                 None => undesirable.push(first),
             }
@@ -113,6 +121,22 @@ impl HeldOut {
     /// The preferences.
     pub fn items(&self) -> &[Item] {
         &self.items
+    }
+
+    /// Items by the words of a label; those without it are left out.
+    pub fn slices(&self, label: &str) -> BTreeMap<&str, Vec<usize>> {
+        let mut slices: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (number, item) in self.items.iter().enumerate() {
+            if let Some(word) = item.labels.get(label) {
+                slices.entry(word).or_default().push(number);
+            }
+        }
+        slices
+    }
+
+    /// The names of the labels that items have.
+    pub fn labels(&self) -> BTreeSet<&str> {
+        self.items.iter().flat_map(|item| item.labels.keys()).map(String::as_str).collect()
     }
 
     /// How many completions there are.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | compare objectives, settings and seeds | [`compare`] |
 //! | measure how well any score of completions agrees with held-out preferences | [`HeldOut`] |
+//! | measure accuracy and calibration on them, by slice | [`PreferenceReport`] |
 //! | measure how far a policy has moved from its reference | [`Drift`] |
 //! | put an interval around a number, or test a difference | [`stats`] |
 //!
@@ -14,8 +15,10 @@ pub mod compare;
 mod drift;
 mod error;
 mod held_out;
+mod preference;
 pub mod stats;
 
 pub use drift::{Drift, DriftOptions};
 pub use error::{Error, Result};
 pub use held_out::{Half, HeldOut, Item};
+pub use preference::{PreferenceReport, SliceReport};

@@ -273,6 +273,7 @@ impl DataPlan {
             strict: self.strict,
             unpair: self.unpair,
             numbers: needs.numbers.iter().map(number).collect(),
+            labels: Vec::new(),
             teacher: match needs.teacher {
                 Teacher::None => TeacherColumn::None,
                 Teacher::LogProbs => TeacherColumn::LogProbs,

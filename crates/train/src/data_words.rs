@@ -166,4 +166,6 @@ pub struct EvaluationWords {
     pub at_start: bool,
     /// Examples scored at once; by default `train.batch_size`.
     pub batch_size: Option<usize>,
+    /// Columns by whose words the rows are told apart where results are shown by slice, such as `["category", "annotator"]`.
+    pub slices: Vec<String>,
 }

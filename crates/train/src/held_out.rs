@@ -23,6 +23,9 @@ pub struct EvaluationPlan {
     pub at_start: bool,
     /// Examples scored at once.
     pub batch_size: usize,
+    /// Columns by whose words the rows are told apart in what is measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slices: Vec<String>,
 }
 
 /// Which rows are held out.
@@ -43,12 +46,13 @@ pub(crate) fn resolve_evaluation(
     batch_size: usize,
 ) -> Result<EvaluationPlan> {
     let EvaluationWords { every, at_start, .. } = words;
+    let slices = words.slices.clone();
     let batch_size = at_least_one("evaluation.batch_size", words.batch_size.unwrap_or(batch_size) as u64)? as usize;
     let rows = match words.held_out {
         Some(share) => hold_out(share, &words, data)?,
         None => HeldOut::Rows(Box::new(of_its_own(words, data)?)),
     };
-    Ok(EvaluationPlan { rows, every, at_start, batch_size })
+    Ok(EvaluationPlan { rows, every, at_start, batch_size, slices })
 }
 
 fn hold_out(share: f64, words: &EvaluationWords, data: &mut DataPlan) -> Result<HeldOut> {

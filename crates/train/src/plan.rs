@@ -316,7 +316,9 @@ impl Plan {
     /// As [`Plan::open_rows`].
     pub fn open_held_out(&self) -> Result<Option<Source>> {
         let rows = self.evaluation.as_ref().map(|evaluation| &evaluation.rows);
-        rows.map(|rows| self.data.open_held_out(rows, &self.row_needs())).transpose()
+        let opened = rows.map(|rows| self.data.open_held_out(rows, &self.row_needs())).transpose()?;
+        let slices = self.evaluation.as_ref().map(|evaluation| evaluation.slices.clone()).unwrap_or_default();
+        Ok(opened.map(|source| source.with_labels(slices)))
     }
 
     /// Whether its rows can be opened, and none that is held out is trained on.

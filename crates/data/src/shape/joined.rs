@@ -21,13 +21,21 @@ pub(crate) fn numbers_of_side(numbers: &BTreeMap<String, f64>, side: usize) -> B
     numbers.iter().filter_map(|(name, value)| Some((own(name)?, *value))).collect()
 }
 
-/// One completion of a record as a record of its own, with its teacher; numbers are the caller's.
+/// One completion of a record as a record of its own, with its teacher and labels; numbers are the caller's.
 pub(crate) fn alone(record: &Record, completion: usize, row: Row, numbers: BTreeMap<String, f64>) -> Record {
     let teacher = record.teacher.get(completion).cloned().into_iter().collect();
-    Record { row, numbers, teacher, tools: record.tools.clone(), template_arguments: record.template_arguments.clone() }
+    Record {
+        row,
+        numbers,
+        labels: record.labels.clone(),
+        teacher,
+        tools: record.tools.clone(),
+        template_arguments: record.template_arguments.clone(),
+    }
 }
 
-/// Two completions of the prompt of the first as a pair; what numbers each has are `…_chosen` and `…_rejected`.
+/// Two completions of the prompt of the first as a pair; what numbers each has are `…_chosen` and `…_rejected`, labels those
+/// of the first.
 pub(crate) fn join(chosen: Record, rejected: Record) -> Option<Record> {
     let (prompt, preferred) = only_completion(chosen.row)?;
     let (_, other) = only_completion(rejected.row)?;
@@ -40,6 +48,7 @@ pub(crate) fn join(chosen: Record, rejected: Record) -> Option<Record> {
     Some(Record {
         row: Row::Pair { prompt, chosen: preferred, rejected: other },
         numbers,
+        labels: chosen.labels,
         teacher,
         tools: chosen.tools,
         template_arguments: chosen.template_arguments,

@@ -79,6 +79,7 @@ impl Iterator for RankedPairs {
             numbers: [("margin", best - least), ("score_chosen", *best), ("score_rejected", *least)]
                 .map(|(name, value)| (name.to_owned(), value))
                 .into(),
+            labels: self.record.labels.clone(),
             teacher: taught.map(|(better, worse)| vec![better.clone(), worse.clone()]).unwrap_or_default(),
             tools: self.record.tools.clone(),
             template_arguments: self.record.template_arguments.clone(),

@@ -14,7 +14,7 @@ pub(super) type Fields = Vec<(String, Value)>;
 impl Serialize for Record {
     /// The object that [`Form`](crate::Form) reads back: `prompt`, `chosen` and `rejected` of a pair, `prompt`, `completion` and
     /// `label` of a labelled row, `prompt` and `completion` of a demonstration, `prompt`, `completions` and `ratings` of a
-    /// ranked row, `prompt`, `completion`, `judgment` and `positive` of a judged one; then the numbers under their names, and
+    /// ranked row, `prompt`, `completion`, `judgment` and `positive` of a judged one; then the numbers and labels under their names, and
     /// `tools`, `chat_template_kwargs` and `teacher` where there are any. Conversations are lists of messages.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let fields = fields(self).map_err(serde::ser::Error::custom)?;
@@ -50,6 +50,12 @@ pub(super) fn fields(record: &Record) -> Result<Fields, Unfit> {
             });
         }
         fields.push((name.clone(), json!(number)));
+    }
+    for (name, label) in &record.labels {
+        // A label may be a column that is written anyhow.
+        if fields.iter().all(|(other, _)| other != name) && !RESERVED.contains(&name.as_str()) {
+            fields.push((name.clone(), json!(label)));
+        }
     }
     let mut put = |name: &str, value: Value| fields.push((name.to_owned(), value));
     if !record.tools.is_empty() {

@@ -1,0 +1,195 @@
+//! `wick compare` and `wick data make`, on the small model that ships.
+
+mod common;
+
+use common::{Bench, await_path};
+use serde_json::{Value, json};
+
+/// A comparison of objectives that read rows of four kinds, two of them with settings to choose from.
+const MATRIX: &str = r#"
+[model]
+path = "world/model"
+
+[data]
+path = "world/pairs.jsonl"
+max_length = 128
+
+[evaluation]
+path = "world/held_out.jsonl"
+batch_size = 30
+
+[optimizer]
+learning_rate = 1e-3
+
+[train]
+batch_size = 8
+steps = 12
+
+[output]
+save_every = 4
+
+[compare]
+objectives = ["dpo", "simpo"]
+seeds = 2
+tuning_seeds = 1
+every = 4
+accuracy = 0.5
+drift_prompts = 6
+drift_tokens = 20
+
+[compare.grid]
+objective.beta = [0.05, 2.0]
+
+[[compare.arms]]
+objective = { type = "kto", beta = 0.2 }
+set = { data.path = "world/labelled.jsonl" }
+
+[[compare.arms]]
+name = "imitation"
+objective = "sft"
+set = { "data.path" = "world/demonstrations.jsonl" }
+grid = { optimizer.learning_rate = [1e-3] }
+"#;
+
+fn world() -> Bench {
+    let bench = Bench::new();
+    bench.wick(&["data", "make", "world", "--rows", "300", "--held-out", "60", "--model"]).succeeds();
+    bench.text("matrix.toml", MATRIX);
+    bench
+}
+
+/// What came out, without what the clock said.
+fn results(bench: &Bench, directory: &str) -> Value {
+    let text = std::fs::read_to_string(bench.path(directory).join("results.json")).expect("results");
+    let mut results: Value = serde_json::from_str(&text).expect("json");
+    for arm in results["arms"].as_array_mut().expect("arms") {
+        assert!(arm["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{arm}");
+        arm["seconds"] = Value::Null;
+    }
+    results
+}
+
+#[test]
+fn objectives_of_all_kinds_are_compared() {
+    let bench = world();
+    let said = bench.wick(&["compare", "--config", "matrix.toml", "--output", "out", "--parallel", "2"]);
+    said.succeeds();
+    let found = results(&bench, "out");
+    let arms = found["arms"].as_array().expect("arms");
+    let names: Vec<&str> = arms.iter().filter_map(|arm| arm["name"].as_str()).collect();
+    assert_eq!(names, ["dpo", "simpo", "kto", "imitation"]);
+    for arm in arms {
+        assert_eq!((&arm["seeds"], &arm["failures"]), (&json!(2), &json!(0)), "{arm}");
+        let accuracy = &arm["accuracy"];
+        let [low, estimate, high] = ["low", "estimate", "high"].map(|end| accuracy[end].as_f64().expect("a number"));
+        assert!(0.0 <= low && low <= estimate && estimate <= high && high <= 1.0, "{arm}");
+        assert!(arm["drift"]["estimate"].as_f64().is_some_and(|kl| kl > 0.0), "{arm}");
+        let steps: Vec<u64> = arm["curve"].as_array().expect("points").iter().filter_map(|p| p["step"].as_u64()).collect();
+        assert_eq!(steps, [0, 4, 8, 12]);
+        assert_eq!(arm["curve"][0]["accuracy"], json!(0.5), "before the first step nothing is preferred");
+    }
+    assert_eq!(arms[0]["tried"].as_array().map(Vec::len), Some(2));
+    assert!(["beta=0.05", "beta=2.0"].contains(&arms[0]["settings"].as_str().expect("text")), "{}", arms[0]);
+    assert_eq!(arms[2]["tried"].as_array().map(Vec::len), Some(1), "kto gives its own beta");
+    assert_eq!(arms[3]["settings"], json!("learning_rate=0.001"));
+    assert!(arms[0]["difference"].is_null() && arms[1]["difference"]["test"]["pairs"] == json!(2));
+    let (items, tuning) = (found["items"].as_u64().expect("a number"), found["tuning_items"].as_u64().expect("a number"));
+    assert!(items + tuning == 60 && items > 15 && tuning > 15, "{items} {tuning}");
+
+    let page = std::fs::read_to_string(bench.path("out/report.html")).expect("a page");
+    for outside in ["http://", "https://", "src=", "href=", "@import", "url(", "<script"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    assert!(page.contains("imitation") && page.contains("<svg") && !page.contains("not drawn"));
+    let table = std::fs::read_to_string(bench.path("out/results.csv")).expect("a table");
+    assert_eq!(table.lines().count(), 5);
+    let cells = table.lines().next().map_or(0, |line| line.split(',').count());
+    assert!(table.lines().all(|line| line.split(',').count() == cells), "{table}");
+    assert!(said.out.contains("imitation") && said.out.contains("report.html"), "{}", said.out);
+
+    // Nothing is left of the runs but what they measured, and a second call has nothing to do.
+    let leftovers = std::fs::read_dir(bench.path("out/cells")).expect("cells").flatten();
+    assert!(leftovers.into_iter().all(|cell| !cell.path().join("final").exists() && !cell.path().join("checkpoints").exists()));
+    let again = bench.wick(&["compare", "--config", "matrix.toml", "--output", "out"]);
+    again.succeeds();
+    assert_eq!((again.out.as_str(), again.err.contains("runs,")), (said.out.as_str(), false), "{}", again.err);
+    // The same, one run at a time and on other threads.
+    bench.wick(&["compare", "--config", "matrix.toml", "--output", "one", "--parallel", "1", "--threads", "2"]).succeeds();
+    assert_eq!(results(&bench, "one"), found);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_comparison_goes_on_to_the_same_numbers() {
+    let bench = world();
+    let words = |output: &'static str| {
+        ["compare", "--config", "matrix.toml", "--output", output, "--parallel", "1", "--steps", "40", "--objectives", "dpo,ipo"]
+    };
+    bench.wick(&words("whole")).succeeds();
+    // Killed while a run has a checkpoint, twice.
+    for cell in ["dpo_beta=0.05__seed_0", "ipo_beta=2.0__seed_0"] {
+        let mut child = bench.spawn(&words("parts"));
+        await_path(&bench.path("parts/cells").join(cell).join("checkpoints"), &mut child);
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        assert!(!bench.path("parts/results.json").exists());
+    }
+    bench.wick(&words("parts")).succeeds();
+    assert_eq!(results(&bench, "parts"), results(&bench, "whole"));
+}
+
+#[test]
+fn words_that_do_not_go_together_are_refused_before_the_first_run() {
+    let bench = world();
+    let refused = |more: &[&str], code: i32, expected: &[&str]| {
+        let words: Vec<&str> = ["compare", "--config", "matrix.toml", "--output", "out"].iter().chain(more).copied().collect();
+        bench.wick(&words).fails(code, expected);
+        assert!(!bench.path("out/cells").exists());
+    };
+    refused(&["--set", "compare.sedes=3"], 2, &["compare.sedes", "did you mean compare.seeds?"]);
+    refused(&["--set", "compare.seeds=[1, 1]"], 2, &["compare.seeds", "each once"]);
+    refused(&["--set", "compare.baseline=\"orpo\""], 2, &["compare.baseline", "orpo", "imitation"]);
+    refused(&["--set", "compare.grid.objective.betta=[1.0]"], 2, &["compare.grid.objective.betta", "no arm"]);
+    refused(&["--set", "compare.grid.output.dir=[\"a\"]"], 2, &["compare.grid.output.dir", "the same for all arms"]);
+    refused(&["--set", "compare.tuning_seeds=3"], 2, &["compare.tuning_seeds", "1 to 2"]);
+    refused(&["--objectives", "dpo,hinje"], 2, &["compare.objectives[1]", "hinge"]);
+    refused(&["--objectives", "tr_dpo"], 2, &["moves its reference"]);
+    refused(&["--objective", "dpo"], 2, &["--objective", "compare"]);
+    refused(&["--set", "evaluation.path=world/pairs.jsonl"], 2, &["evaluation.path"]);
+    bench.text("no.toml", "[model]\npath = \"world/model\"\n");
+    bench.wick(&["compare", "--config", "no.toml", "--output", "out"]).fails(2, &["compare", "missing"]);
+}
+
+#[test]
+fn another_comparison_is_told_from_this_one() {
+    let bench = world();
+    let words = ["compare", "--config", "matrix.toml", "--output", "out", "--objectives", "dpo", "--seeds", "1"];
+    let with = |more: &[&'static str]| bench.wick(&words.iter().chain(more).copied().collect::<Vec<_>>());
+    with(&[]).succeeds();
+    with(&["--steps", "13"]).fails(2, &["cell.json", "another comparison", "remove"]);
+    std::fs::write(bench.path("out/cells/dpo_beta=2.0__seed_0/cell.json"), b"{").expect("written");
+    with(&[]).fails(2, &["cell.json", "damaged", "remove"]);
+}
+
+#[test]
+fn a_world_is_decided_by_its_seed_and_refuses_nonsense() {
+    let bench = Bench::new();
+    let make = |directory: &str, more: &[&str]| {
+        let words: Vec<&str> = ["data", "make", directory, "--rows", "50", "--held-out", "20"].iter().chain(more).copied().collect();
+        bench.wick(&words)
+    };
+    make("one", &["--seed", "5", "--noise", "0.3"]).succeeds();
+    make("two", &["--seed", "5", "--noise", "0.3"]).succeeds();
+    make("other", &["--seed", "6"]).succeeds();
+    let read = |name: &str| std::fs::read_to_string(bench.path(name)).expect("a file");
+    for kind in ["pairs", "edits", "labelled", "ranked", "judged", "demonstrations", "held_out"] {
+        assert_eq!(read(&format!("one/{kind}.jsonl")), read(&format!("two/{kind}.jsonl")), "{kind}");
+        assert_ne!(read(&format!("one/{kind}.jsonl")), read(&format!("other/{kind}.jsonl")), "{kind}");
+        let inspected = bench.wick(&["data", "stats", &format!("one/{kind}.jsonl"), "--json"]);
+        inspected.succeeds();
+        let stats: Value = serde_json::from_str(&inspected.out).expect("json");
+        assert_eq!(stats["rows"]["dropped"], json!(0), "{kind}");
+    }
+    assert!(read("one/pairs.jsonl").contains("\"flipped\":true") && !read("other/pairs.jsonl").contains("\"flipped\":true"));
+    make("three", &["--noise", "1.5"]).fails(2, &["--noise", "between 0 and 1"]);
+}
