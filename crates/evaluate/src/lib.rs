@@ -6,6 +6,7 @@
 //! | compare objectives, settings and seeds | [`compare`] |
 //! | measure how well any score of completions agrees with held-out preferences | [`HeldOut`] |
 //! | measure accuracy and calibration on them, by slice | [`PreferenceReport`] |
+//! | name the training rows that moved a policy, and those that seem wrongly labelled | [`influence`] |
 //! | measure how far a policy has moved from its reference | [`Drift`] |
 //! | put an interval around a number, or test a difference | [`stats`] |
 //!
@@ -15,6 +16,7 @@ pub mod compare;
 mod drift;
 mod error;
 mod held_out;
+pub mod influence;
 mod preference;
 pub mod stats;
 

@@ -7,6 +7,7 @@ use candlewick_losses::{
     Collective, Context, MismatchedScores, Needs, Objective, Outputs, Phase, ReferenceUpdate, Scores, Solo, StepScores,
     StepWide, TokenScores, Totals,
 };
+use candlewick_model::Sketch;
 use serde::Serialize;
 
 use crate::checkpoint::{self, Checkpoint, State};
@@ -15,7 +16,7 @@ use crate::leaves::Leaves;
 use crate::metrics::Metrics;
 use crate::optimizer::{AdamW, AdamWOptions, clip_factor};
 use crate::pack::{Micro, PackedRows};
-use crate::policy::{Trainable, Tuning, grid};
+use crate::policy::{CausalPolicy, Trainable, Tuning, grid};
 use crate::reference::Reference;
 use crate::schedule::Schedule;
 use crate::tally::{Tally, TermSums, scalar, sum_totals, summary};
@@ -460,6 +461,59 @@ impl<P: Trainable> Trainer<P> {
             (0..parameters.len()).filter(|i| !self.optimizer.has_met_gradient(parameters.range(*i))).collect();
         Ok(())
     }
+}
+
+impl<T: Element> Trainer<CausalPolicy<T>> {
+    /// A sketch of the gradient of each example's loss with respect to the adapter, as it counts in the mean over all of the
+    /// given ones. No parameter changes, nor what the objective keeps between steps; the gradients held are those of the batches
+    /// afterwards.
+    ///
+    /// The inner product of two sketches, times the learning rate, is how much a step on the one would lower the loss of the
+    /// other, to first order (Pruthi et al. 2020, *Estimating Training Data Influence by Tracing Gradient Descent*, eq. 1,
+    /// [arXiv 2002.08484](https://arxiv.org/abs/2002.08484)).
+    ///
+    /// # Errors
+    /// As [`step`](Self::step); a policy without an adapter, or with one of the head.
+    pub fn sketch_examples(&mut self, batches: &[Batch], sketch: Sketch) -> Result<Vec<ExampleSketch>> {
+        let needs = self.objective.needs();
+        let micros = pack(batches, &needs)?;
+        let totals = self.totals(&micros)?;
+        let state = self.objective.state();
+        let context = self.prepare(&micros, Phase::Evaluate)?;
+        if let Some(state) = state {
+            self.objective.restore(&state)?;
+        }
+        self.policy.tuning().gradients.clear();
+        let mut sketched = Vec::new();
+        for (index, (micro, batch)) in micros.iter().zip(batches).enumerate() {
+            let reference = self.reference.score(&mut self.policy, &micro.rows)?;
+            let (policy, saved) = self.policy.forward(&micro.rows.packed, needs.outputs)?;
+            let leaves = Leaves::new(&policy)?;
+            let scores = micro.scores::<T>(leaves.scores.clone(), reference)?;
+            let loss = self.objective.evaluate(&scores, &context.micro(index))?.loss(&totals)?;
+            let cotangents = leaves.cotangents(&loss)?;
+            let sketches = self.policy.backward_with_sketches(&micro.rows.packed, saved, &cotangents, sketch)?;
+            let mut contexts = sketches.items();
+            for example in &batch.examples {
+                // A judged row has two contexts.
+                let mut values = vec![0.0; sketch.dimensions];
+                for context in contexts.by_ref().take(example.contexts.len()) {
+                    values.iter_mut().zip(context).for_each(|(sum, value)| *sum += value);
+                }
+                sketched.push(ExampleSketch { place: example.origin.to_string(), values });
+            }
+        }
+        Ok(sketched)
+    }
+}
+
+/// The sketch of the gradient of one example's loss.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExampleSketch {
+    /// `file:line`.
+    pub place: String,
+    /// As long as the sketch has dimensions.
+    pub values: Vec<f64>,
 }
 
 /// Refuses an objective that moves its reference.
