@@ -143,6 +143,9 @@ pub(crate) struct Eval {
     /// Which rows of the data, such as 2000.. or ..500; with neither this nor --data nor --split, the held-out ones where the configuration has it [data.rows]
     #[arg(long, value_name = "RANGE")]
     pub(crate) rows: Option<String>,
+    /// Columns by whose words accuracy and calibration are shown apart, as category,annotator [evaluation.slices]
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
+    pub(crate) slices: Vec<String>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use candlewick::evaluate::{self, HeldOut, PreferenceReport, SliceReport};
 use candlewick::data::{BatchOptions, Batches, Encoder, Order, RowRange};
 use candlewick::losses::{Objective, StepWide};
 use candlewick::model::{CausalLm, Recompute};
@@ -18,7 +19,15 @@ use crate::{places, rows, words};
 
 /// Measures and prints.
 pub(crate) fn eval(arguments: &Eval) -> Result<()> {
-    let plan = Plan::resolve(configuration(arguments)?)?;
+    let mut config = configuration(arguments)?;
+    let slices = match (arguments.slices.as_slice(), &config.evaluation) {
+        ([], Some(evaluation)) => evaluation.slices.clone(),
+        (given, _) => given.to_vec(),
+    };
+    if let Some(evaluation) = &mut config.evaluation {
+        evaluation.slices = Vec::new();
+    }
+    let plan = Plan::resolve(config)?;
     let threads = words::threads(plan.train.threads);
     eprintln!("measuring {}, {}", plan.data.name(), selected(&plan));
     if matches!((&plan.reference, &plan.model.tuning), (ReferencePlan::Frozen, TuningPlan::Full)) {
@@ -41,7 +50,8 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
         Ok(step) => step.into_iter().map(Ok).collect(),
         Err(error) => vec![Err(error)],
     }))?;
-    show(&report, arguments.json);
+    let preferences = preferences(&plan, &encoder, &mut trainer, &slices)?;
+    show(&report, preferences.as_ref(), arguments.json);
     for line in rows::lines("rows", batches.report()) {
         eprintln!("{line}");
     }
@@ -182,17 +192,79 @@ fn selected(plan: &Plan) -> String {
     }
 }
 
-fn show(report: &EvalReport, as_json: bool) {
+/// Accuracy and calibration of pairs, rankings or verdicts; nothing of rows that prefer nothing.
+fn preferences(
+    plan: &Plan,
+    encoder: &Arc<Encoder>,
+    trainer: &mut Trainer<CausalPolicy>,
+    slices: &[String],
+) -> Result<Option<PreferenceReport>> {
+    let source = match plan.open_held_out()? {
+        Some(held_out) => held_out,
+        None => plan.open_rows()?,
+    };
+    let read = HeldOut::read(source.with_labels(slices), Arc::clone(encoder), plan.train.batch_size);
+    let held_out = match read {
+        Ok(held_out) => held_out,
+        // Rows that prefer nothing have no accuracy; slices of it are asked for in vain.
+        Err(evaluate::Error::Rows { .. }) if slices.is_empty() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(unknown) = slices.iter().find(|name| !held_out.labels().contains(name.as_str())) {
+        bail!(Failure::Data(format!("--slices: no row has a column {unknown:?}; name one that the rows have")));
+    }
+    let policy = held_out.score(trainer.policy_mut())?;
+    let reference = held_out.score_reference(trainer)?;
+    let beta = serde_json::to_value(&plan.objective)?["beta"].as_f64().unwrap_or(1.0);
+    Ok(Some(PreferenceReport::of(&held_out, &policy, reference.as_deref(), beta)))
+}
+
+fn show(report: &EvalReport, preferences: Option<&PreferenceReport>, as_json: bool) {
     let mut values: serde_json::Map<String, Value> =
         report.metrics.values().into_iter().map(|(name, value)| (name, json!(value))).collect();
     values.insert("loss".into(), json!(report.loss));
     values.insert("completions".into(), json!(report.rows));
     values.insert("tokens".into(), json!(report.tokens));
     if as_json {
+        values.insert("preferences".into(), json!(preferences));
         println!("{}", Value::Object(values));
         return;
     }
     for (name, value) in values {
         println!("{name:24} {value}");
     }
+    for line in preferences.into_iter().flat_map(table) {
+        println!("{line}");
+    }
+}
+
+/// Accuracy and calibration, in all and by slice.
+fn table(report: &PreferenceReport) -> Vec<String> {
+    let head = ["", "items", "accuracy", "95 % interval", "by log π", "by log π a token", "margin", "calibration error", "Brier"];
+    let mut rows = vec![head.map(str::to_owned).to_vec(), row("all", &report.all)];
+    for (label, slices) in &report.slices {
+        rows.extend(slices.iter().map(|(word, slice)| row(&format!("{label} {word}"), slice)));
+    }
+    let mut lines = vec![String::new()];
+    lines.extend(crate::screen::columns(&rows));
+    let of = if report.has_reference { "log π/π_ref" } else { "log π" };
+    lines.push(format!("    margins are of {of} in nats; calibrated is σ(β·margin) with β = {}", report.beta));
+    lines
+}
+
+fn row(name: &str, slice: &SliceReport) -> Vec<String> {
+    let estimate = |interval: Option<evaluate::stats::Interval>| interval.map(|i| format!("{:.3}", i.estimate)).unwrap_or_default();
+    let calibration = slice.calibration.as_ref();
+    let shown = slice.accuracy.or(slice.by_log_prob);
+    vec![
+        name.to_owned(),
+        slice.items.to_string(),
+        estimate(slice.accuracy),
+        shown.map(|i| format!("{:.3} to {:.3}", i.low, i.high)).unwrap_or_default(),
+        estimate(slice.by_log_prob),
+        estimate(slice.by_mean_log_prob),
+        estimate(slice.margin),
+        calibration.map(|c| format!("{:.3}", c.expected_error)).unwrap_or_default(),
+        calibration.map(|c| format!("{:.3}", c.brier)).unwrap_or_default(),
+    ]
 }

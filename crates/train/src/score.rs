@@ -1,6 +1,6 @@
 //! Scores of completions alone, without a loss.
 use candlewick_data::Batch;
-use candlewick_losses::Outputs;
+use candlewick_losses::{Outputs, TokenScores};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -17,6 +17,14 @@ pub struct CompletionScore {
     pub tokens: usize,
 }
 
+impl CompletionScore {
+    pub(crate) fn of(scores: &TokenScores, rows: &PackedRows) -> Result<Vec<Self>> {
+        let sums = to_f64(&scores.sums()?.detach())?;
+        let of_row = |(log_prob, tokens): (f64, &usize)| Self { log_prob, tokens: *tokens };
+        Ok(sums.into_iter().zip(&rows.lengths).map(of_row).collect())
+    }
+}
+
 /// Scores every completion of a batch, in the order of examples, contexts and completions. What the examples are annotated
 /// with does not matter.
 ///
@@ -27,7 +35,5 @@ pub fn score_completions<P: Policy + ?Sized>(policy: &mut P, batch: &Batch) -> R
         return Err(Error::Mismatch("a batch without examples; leave it out".into()));
     }
     let rows = PackedRows::of_examples(&batch.examples)?;
-    let sums = to_f64(&policy.score(&rows.packed, Outputs::default())?.sums()?.detach())?;
-    let scores = sums.into_iter().zip(rows.lengths).map(|(log_prob, tokens)| CompletionScore { log_prob, tokens });
-    Ok(scores.collect())
+    CompletionScore::of(&policy.score(&rows.packed, Outputs::default())?, &rows)
 }

@@ -19,6 +19,7 @@ use crate::pack::{Micro, PackedRows};
 use crate::policy::{CausalPolicy, Trainable, Tuning, grid};
 use crate::reference::Reference;
 use crate::schedule::Schedule;
+use crate::score::CompletionScore;
 use crate::tally::{Tally, TermSums, scalar, sum_totals, summary};
 use crate::tensor_file::Element;
 
@@ -309,6 +310,17 @@ impl<P: Trainable> Trainer<P> {
         tally.sum_over_ranks(&*self.collective)?;
         let loss = sums.loss(&*self.collective)?;
         Ok(EvalReport { step: self.steps_done, loss, metrics: tally.metrics, tokens: tally.tokens, rows: tally.rows })
+    }
+
+    /// Scores every completion of a batch by the reference, in the order of examples, contexts and completions; nothing where
+    /// there is none.
+    ///
+    /// # Errors
+    /// As [`score_completions`](crate::score_completions); a table of reference log-probabilities that lacks a row.
+    pub fn score_reference(&mut self, batch: &Batch) -> Result<Option<Vec<CompletionScore>>> {
+        let rows = PackedRows::of_examples(&batch.examples)?;
+        let Some(scores) = self.reference.score(&mut self.policy, &rows)? else { return Ok(None) };
+        CompletionScore::of(&scores, &rows).map(Some)
     }
 
     /// What the loss is divided by: totals of all micro-batches of all ranks.
