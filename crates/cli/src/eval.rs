@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use candlewick::evaluate::{self, HeldOut, PreferenceReport, SliceReport};
 use candlewick::data::{BatchOptions, Batches, Encoder, Order, RowRange};
+use candlewick::evaluate::{self, PreferenceReport, Preferences, SliceReport};
 use candlewick::losses::{Objective, StepWide};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
@@ -203,7 +203,7 @@ fn preferences(
         Some(held_out) => held_out,
         None => plan.open_rows()?,
     };
-    let read = HeldOut::read(source.with_labels(slices), Arc::clone(encoder), plan.train.batch_size);
+    let read = Preferences::read(source.with_labels(slices), Arc::clone(encoder), plan.train.batch_size);
     let held_out = match read {
         Ok(held_out) => held_out,
         // Rows that prefer nothing have no accuracy; slices of it are asked for in vain.
@@ -240,7 +240,17 @@ fn show(report: &EvalReport, preferences: Option<&PreferenceReport>, as_json: bo
 
 /// Accuracy and calibration, in all and by slice.
 fn table(report: &PreferenceReport) -> Vec<String> {
-    let head = ["", "items", "accuracy", "95 % interval", "by log π", "by log π a token", "margin", "calibration error", "Brier"];
+    let head = [
+        "",
+        "items",
+        "accuracy",
+        "95 % interval",
+        "by log π",
+        "by log π a token",
+        "margin",
+        "calibration error",
+        "Brier",
+    ];
     let mut rows = vec![head.map(str::to_owned).to_vec(), row("all", &report.all)];
     for (label, slices) in &report.slices {
         rows.extend(slices.iter().map(|(word, slice)| row(&format!("{label} {word}"), slice)));
@@ -253,7 +263,9 @@ fn table(report: &PreferenceReport) -> Vec<String> {
 }
 
 fn row(name: &str, slice: &SliceReport) -> Vec<String> {
-    let estimate = |interval: Option<evaluate::stats::Interval>| interval.map(|i| format!("{:.3}", i.estimate)).unwrap_or_default();
+    let estimate = |interval: Option<evaluate::stats::Interval>| {
+        interval.map(|i| format!("{:.3}", i.estimate)).unwrap_or_default()
+    };
     let calibration = slice.calibration.as_ref();
     let shown = slice.accuracy.or(slice.by_log_prob);
     vec![

@@ -84,7 +84,8 @@ fn objectives_of_all_kinds_are_compared() {
         let [low, estimate, high] = ["low", "estimate", "high"].map(|end| accuracy[end].as_f64().expect("a number"));
         assert!(0.0 <= low && low <= estimate && estimate <= high && high <= 1.0, "{arm}");
         assert!(arm["drift"]["estimate"].as_f64().is_some_and(|kl| kl > 0.0), "{arm}");
-        let steps: Vec<u64> = arm["curve"].as_array().expect("points").iter().filter_map(|p| p["step"].as_u64()).collect();
+        let steps: Vec<u64> =
+            arm["curve"].as_array().expect("points").iter().filter_map(|p| p["step"].as_u64()).collect();
         assert_eq!(steps, [0, 4, 8, 12]);
         assert_eq!(arm["curve"][0]["accuracy"], json!(0.5), "before the first step nothing is preferred");
     }
@@ -93,7 +94,8 @@ fn objectives_of_all_kinds_are_compared() {
     assert_eq!(arms[2]["tried"].as_array().map(Vec::len), Some(1), "kto gives its own beta");
     assert_eq!(arms[3]["settings"], json!("learning_rate=0.001"));
     assert!(arms[0]["difference"].is_null() && arms[1]["difference"]["test"]["pairs"] == json!(2));
-    let (items, tuning) = (found["items"].as_u64().expect("a number"), found["tuning_items"].as_u64().expect("a number"));
+    let (items, tuning) =
+        (found["items"].as_u64().expect("a number"), found["tuning_items"].as_u64().expect("a number"));
     assert!(items + tuning == 60 && items > 15 && tuning > 15, "{items} {tuning}");
 
     let page = std::fs::read_to_string(bench.path("out/report.html")).expect("a page");
@@ -109,12 +111,18 @@ fn objectives_of_all_kinds_are_compared() {
 
     // Nothing is left of the runs but what they measured, and a second call has nothing to do.
     let leftovers = std::fs::read_dir(bench.path("out/cells")).expect("cells").flatten();
-    assert!(leftovers.into_iter().all(|cell| !cell.path().join("final").exists() && !cell.path().join("checkpoints").exists()));
+    assert!(
+        leftovers
+            .into_iter()
+            .all(|cell| !cell.path().join("final").exists() && !cell.path().join("checkpoints").exists())
+    );
     let again = bench.wick(&["compare", "--config", "matrix.toml", "--output", "out"]);
     again.succeeds();
     assert_eq!((again.out.as_str(), again.err.contains("runs,")), (said.out.as_str(), false), "{}", again.err);
     // The same, one run at a time and on other threads.
-    bench.wick(&["compare", "--config", "matrix.toml", "--output", "one", "--parallel", "1", "--threads", "2"]).succeeds();
+    bench
+        .wick(&["compare", "--config", "matrix.toml", "--output", "one", "--parallel", "1", "--threads", "2"])
+        .succeeds();
     assert_eq!(results(&bench, "one"), found);
 }
 
@@ -123,7 +131,19 @@ fn objectives_of_all_kinds_are_compared() {
 fn a_killed_comparison_goes_on_to_the_same_numbers() {
     let bench = world();
     let words = |output: &'static str| {
-        ["compare", "--config", "matrix.toml", "--output", output, "--parallel", "1", "--steps", "40", "--objectives", "dpo,ipo"]
+        [
+            "compare",
+            "--config",
+            "matrix.toml",
+            "--output",
+            output,
+            "--parallel",
+            "1",
+            "--steps",
+            "40",
+            "--objectives",
+            "dpo,ipo",
+        ]
     };
     bench.wick(&words("whole")).succeeds();
     // Killed while a run has a checkpoint, twice.
@@ -142,7 +162,8 @@ fn a_killed_comparison_goes_on_to_the_same_numbers() {
 fn words_that_do_not_go_together_are_refused_before_the_first_run() {
     let bench = world();
     let refused = |more: &[&str], code: i32, expected: &[&str]| {
-        let words: Vec<&str> = ["compare", "--config", "matrix.toml", "--output", "out"].iter().chain(more).copied().collect();
+        let words: Vec<&str> =
+            ["compare", "--config", "matrix.toml", "--output", "out"].iter().chain(more).copied().collect();
         bench.wick(&words).fails(code, expected);
         assert!(!bench.path("out/cells").exists());
     };
@@ -175,7 +196,8 @@ fn another_comparison_is_told_from_this_one() {
 fn a_world_is_decided_by_its_seed_and_refuses_nonsense() {
     let bench = Bench::new();
     let make = |directory: &str, more: &[&str]| {
-        let words: Vec<&str> = ["data", "make", directory, "--rows", "50", "--held-out", "20"].iter().chain(more).copied().collect();
+        let words: Vec<&str> =
+            ["data", "make", directory, "--rows", "50", "--held-out", "20"].iter().chain(more).copied().collect();
         bench.wick(&words)
     };
     make("one", &["--seed", "5", "--noise", "0.3"]).succeeds();
@@ -190,6 +212,8 @@ fn a_world_is_decided_by_its_seed_and_refuses_nonsense() {
         let stats: Value = serde_json::from_str(&inspected.out).expect("json");
         assert_eq!(stats["rows"]["dropped"], json!(0), "{kind}");
     }
-    assert!(read("one/pairs.jsonl").contains("\"flipped\":true") && !read("other/pairs.jsonl").contains("\"flipped\":true"));
+    assert!(
+        read("one/pairs.jsonl").contains("\"flipped\":true") && !read("other/pairs.jsonl").contains("\"flipped\":true")
+    );
     make("three", &["--noise", "1.5"]).fails(2, &["--noise", "between 0 and 1"]);
 }

@@ -351,7 +351,9 @@ pub(crate) fn record(part: &Part, object: &Map<String, Value>) -> Result<Record,
     let columns = &part.reading.columns;
     let numbers = numbers::read(&part.numbers, &record, object, columns)?;
     record.numbers.extend(numbers);
-    record.labels.extend(part.labels.iter().filter_map(|name| Some((name.clone(), word(columns.value(object, name)?)))));
+    record
+        .labels
+        .extend(part.labels.iter().filter_map(|name| Some((name.clone(), word(columns.value(object, name)?)))));
     record.teacher = teacher::read(part.teacher, &record.row, object, columns)?;
     Ok(record)
 }

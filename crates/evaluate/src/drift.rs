@@ -123,7 +123,8 @@ mod tests {
         let (one, other) = (model(1), model(2));
         let none = Drift::measure(&one, &one, &prompts, &[2], options, &mut workspace).expect("runs").expect("prompts");
         assert_eq!((none.kl, none.prompts), (0.0, 400));
-        let some = Drift::measure(&one, &other, &prompts, &[2], options, &mut workspace).expect("runs").expect("prompts");
+        let some =
+            Drift::measure(&one, &other, &prompts, &[2], options, &mut workspace).expect("runs").expect("prompts");
         let exact = exact(&one, &other, &[3], 3, &mut workspace);
         assert!((some.kl - exact).abs() < 4.0 * some.standard_error.max(1e-6), "{some:?} {exact}");
         assert!(some.tokens <= 3.0 && some.cut > 0.0);

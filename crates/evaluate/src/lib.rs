@@ -4,7 +4,7 @@
 //! | to | see |
 //! |---|---|
 //! | compare objectives, settings and seeds | [`compare`] |
-//! | measure how well any score of completions agrees with held-out preferences | [`HeldOut`] |
+//! | measure how well any score of completions agrees with held-out preferences | [`Preferences`] |
 //! | measure accuracy and calibration on them, by slice | [`PreferenceReport`] |
 //! | name the training rows that moved a policy, and those that seem wrongly labelled | [`influence`] |
 //! | measure how far a policy has moved from its reference | [`Drift`] |
@@ -15,12 +15,12 @@
 pub mod compare;
 mod drift;
 mod error;
-mod held_out;
 pub mod influence;
-mod preference;
+mod preference_report;
+mod preferences;
 pub mod stats;
 
 pub use drift::{Drift, DriftOptions};
 pub use error::{Error, Result};
-pub use held_out::{Half, HeldOut, Item};
-pub use preference::{PreferenceReport, SliceReport};
+pub use preference_report::{PreferenceReport, SliceReport};
+pub use preferences::{Half, Item, Preferences};

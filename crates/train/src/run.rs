@@ -277,15 +277,23 @@ impl Run {
                         let table = PrecomputedReference::load(path, &reference_digest)?;
                         // Of a run that has begun, what is missing is an error: its policy is no longer the reference.
                         let known = step > 0
-                            || rows::are_known(&plan, &source, held_out_source.as_ref(), &encoder, total_steps, &table)?;
+                            || rows::are_known(
+                                &plan,
+                                &source,
+                                held_out_source.as_ref(),
+                                &encoder,
+                                total_steps,
+                                &table,
+                            )?;
                         (table, known)
                     }
                     false => (PrecomputedReference::new(reference_digest, path), false),
                 };
                 if !known {
                     let held_out = held_out_source.as_ref();
-                    let evaluation =
-                        held_out.map(|rows| rows::evaluation_batches(&plan, Some(rows), &encoder, &needs)).transpose()?;
+                    let evaluation = held_out
+                        .map(|rows| rows::evaluation_batches(&plan, Some(rows), &encoder, &needs))
+                        .transpose()?;
                     precompute = Some(Precompute {
                         batches: rows::training_batches(&plan, &source, &encoder, &needs)?,
                         steps: 0,

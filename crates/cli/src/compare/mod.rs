@@ -63,7 +63,9 @@ fn matrix(arguments: &Compare) -> Result<Matrix> {
     for assignment in &arguments.common.set {
         match assignment.split_once('=') {
             // A comparison's own keys are read as TOML; those of a run know their types.
-            Some((key, value)) if key.trim().starts_with("compare.") => words.put_value(key.trim(), &typed(value.trim()))?,
+            Some((key, value)) if key.trim().starts_with("compare.") => {
+                words.put_value(key.trim(), &typed(value.trim()))?
+            }
             _ => words.set(assignment)?,
         }
     }

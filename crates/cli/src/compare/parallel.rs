@@ -43,7 +43,13 @@ pub(super) fn check(interrupt: &Interrupt) -> Result<()> {
 ///
 /// # Errors
 /// That of the first run which fails; the others are saved and stop. An interruption, after saving.
-pub(super) fn run(cells: &[Cell], common: &Common, at_once: usize, threads: usize, interrupt: &Interrupt) -> Result<()> {
+pub(super) fn run(
+    cells: &[Cell],
+    common: &Common,
+    at_once: usize,
+    threads: usize,
+    interrupt: &Interrupt,
+) -> Result<()> {
     let waiting: Mutex<VecDeque<&Cell>> = Mutex::new(cells.iter().collect());
     let (done, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let began = Instant::now();

@@ -27,7 +27,17 @@ pub(super) fn plan(matrix: &Matrix) -> String {
 /// The table for a screen: the arms by accuracy.
 pub(super) fn table(report: &Report) -> Vec<String> {
     let mut rows = vec![row(&[
-        "arm", "settings", "seeds", "accuracy", "95 % interval", "to baseline", "p (Holm)", "KL", "chosen", "rejected", "steps to",
+        "arm",
+        "settings",
+        "seeds",
+        "accuracy",
+        "95 % interval",
+        "to baseline",
+        "p (Holm)",
+        "KL",
+        "chosen",
+        "rejected",
+        "steps to",
     ])];
     for arm in by_accuracy(report).into_iter().map(|number| &report.arms[number]) {
         let difference = arm.difference.as_ref();
@@ -126,8 +136,13 @@ pub(super) fn csv(report: &Report) -> String {
     head.extend(numbers.iter().map(|(name, _)| (*name).to_owned()));
     let mut lines = vec![head];
     for arm in &report.arms {
-        let mut line =
-            vec![arm.name.clone(), arm.objective.clone(), arm.settings.clone(), arm.seeds.to_string(), arm.failures.to_string()];
+        let mut line = vec![
+            arm.name.clone(),
+            arm.objective.clone(),
+            arm.settings.clone(),
+            arm.seeds.to_string(),
+            arm.failures.to_string(),
+        ];
         for (_, of) in &intervals {
             let ends = of(arm).map(|interval| [interval.estimate, interval.low, interval.high]);
             line.extend(ends.map_or([const { String::new() }; 3], |ends| ends.map(|end| end.to_string())));
@@ -157,14 +172,27 @@ pub(super) fn page(report: &Report, matrix: &Matrix) -> String {
     if let Some(value) = report.target {
         levels.push(Level { name: "target".into(), value });
     }
-    let accuracies = Intervals {
-        title: "Held-out accuracy with its interval of 95 %".into(),
-        rows: rows.collect(),
-        levels,
-    };
+    let accuracies =
+        Intervals { title: "Held-out accuracy with its interval of 95 %".into(), rows: rows.collect(), levels };
     let mut numbers = vec![row(&[
-        "", "arm", "settings", "seeds", "accuracy", "by log π", "by log π a token", "to baseline", "p (Holm)", "p (signs)", "KL",
-        "margin", "chosen", "rejected", "length ρ", "answer tokens", "steps to target", "time of a run",
+        "",
+        "arm",
+        "settings",
+        "seeds",
+        "accuracy",
+        "by log π",
+        "by log π a token",
+        "to baseline",
+        "p (Holm)",
+        "p (signs)",
+        "KL",
+        "margin",
+        "chosen",
+        "rejected",
+        "length ρ",
+        "answer tokens",
+        "steps to target",
+        "time of a run",
     ])];
     for (place, number) in order.iter().enumerate() {
         numbers.push(numbers_of(place, &report.arms[*number], report));
@@ -283,7 +311,8 @@ fn likelihoods(report: &Report, order: &[usize]) -> Plane {
 
 fn courses(report: &Report, order: &[usize]) -> Vec<Chart> {
     let others = order.iter().copied().filter(|number| *number != report.baseline).take(CURVES - 1);
-    let shown: Vec<&ArmReport> = std::iter::once(report.baseline).chain(others).map(|number| &report.arms[number]).collect();
+    let shown: Vec<&ArmReport> =
+        std::iter::once(report.baseline).chain(others).map(|number| &report.arms[number]).collect();
     type Of = fn(&candlewick::evaluate::compare::CurvePoint) -> f64;
     let chart = |title: &str, of: Of, levels: Vec<Level>| Chart {
         title: title.into(),
@@ -344,7 +373,9 @@ fn steps(arm: &ArmReport, report: &Report) -> String {
     match (report.target, arm.steps_to_target) {
         (None, _) => String::new(),
         (Some(_), None) => "never".into(),
-        (Some(_), Some(steps)) if arm.reached_target < arm.seeds => format!("{steps:.0} ({} of {})", arm.reached_target, arm.seeds),
+        (Some(_), Some(steps)) if arm.reached_target < arm.seeds => {
+            format!("{steps:.0} ({} of {})", arm.reached_target, arm.seeds)
+        }
         (Some(_), Some(steps)) => format!("{steps:.0}"),
     }
 }
@@ -358,9 +389,7 @@ fn number(value: Option<f64>, digits: usize) -> String {
 }
 
 fn within(interval: Option<Interval>, digits: usize) -> String {
-    interval
-        .map(|i| format!("{:.digits$}\n{:.digits$} to {:.digits$}", i.estimate, i.low, i.high))
-        .unwrap_or_default()
+    interval.map(|i| format!("{:.digits$}\n{:.digits$} to {:.digits$}", i.estimate, i.low, i.high)).unwrap_or_default()
 }
 
 fn p_value(p: Option<f64>) -> String {
@@ -374,7 +403,8 @@ fn p_value(p: Option<f64>) -> String {
 /// Rows without the columns that say nothing of any arm.
 fn without_empty(rows: &[Vec<String>]) -> Vec<Vec<String>> {
     let says = |column: usize| rows.iter().skip(1).any(|row| row.get(column).is_some_and(|cell| !cell.is_empty()));
-    let kept = |row: &Vec<String>| row.iter().enumerate().filter(|(i, _)| says(*i)).map(|(_, cell)| cell.clone()).collect();
+    let kept =
+        |row: &Vec<String>| row.iter().enumerate().filter(|(i, _)| says(*i)).map(|(_, cell)| cell.clone()).collect();
     rows.iter().map(kept).collect()
 }
 

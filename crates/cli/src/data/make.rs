@@ -14,9 +14,7 @@ use serde_json::{Value, json};
 use super::words::DataMake;
 use crate::failure::Failure;
 use crate::quickstart::recipe;
-use crate::world::grammar::{
-    ASTRAY, CAREFUL, FAMILIES, FRIENDLIER, ON_FORM, Scene, Split, pick_text, with_tone,
-};
+use crate::world::grammar::{ASTRAY, CAREFUL, FAMILIES, FRIENDLIER, ON_FORM, Scene, Split, pick_text, with_tone};
 use crate::world::lexicon::{CURT_OPENERS, FRIENDLY_OPENERS};
 use crate::world::random::{Random, mix};
 
@@ -59,7 +57,12 @@ pub(super) fn make(arguments: &DataMake) -> Result<()> {
         std::fs::create_dir_all(&model).with_context(|| format!("creating {}", model.display()))?;
         recipe::write_shipped_model(&model)?;
     }
-    println!("{} rows of each kind and {} held-out pairs are in {}", arguments.rows, arguments.held_out, directory.display());
+    println!(
+        "{} rows of each kind and {} held-out pairs are in {}",
+        arguments.rows,
+        arguments.held_out,
+        directory.display()
+    );
     Ok(())
 }
 
@@ -185,7 +188,8 @@ fn demonstration(random: &mut Random, _: &DataMake, flipped: bool) -> Value {
     let careful = random.chance(CAREFUL);
     let friendly = if careful { FRIENDLIER } else { 1.0 - FRIENDLIER };
     let is_right = random.chance(ON_FORM) == careful;
-    let answer = if is_right { Answer::right(random, &scene, friendly) } else { Answer::wrong(random, &scene, friendly) };
+    let answer =
+        if is_right { Answer::right(random, &scene, friendly) } else { Answer::wrong(random, &scene, friendly) };
     let doubt = if is_right == flipped { 0.8 } else { 0.2 };
     json!({ "prompt": scene.prompt, "completion": answer.text, "uncertainty": doubt })
 }
@@ -202,7 +206,11 @@ fn held_out(arguments: &DataMake) -> Result<Vec<Value>> {
         tries += 1;
         if !seen.insert(scene.prompt.clone()) {
             if tries > PATIENCE + rows.len() {
-                bail!(Failure::Usage(format!("--held-out {}: there are only about {} such prompts", arguments.held_out, rows.len())));
+                bail!(Failure::Usage(format!(
+                    "--held-out {}: there are only about {} such prompts",
+                    arguments.held_out,
+                    rows.len()
+                )));
             }
             continue;
         }

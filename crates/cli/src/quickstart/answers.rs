@@ -6,8 +6,8 @@ use candlewick::kernels::Workspace;
 use candlewick::model::{CausalLm, Sampling};
 
 use super::baseline::Share;
-use crate::world::grammar::{FAMILIES, Preference, Scene};
 use crate::generate::stops;
+use crate::world::grammar::{FAMILIES, Preference, Scene};
 
 /// Asks a model the prompts of scenes.
 #[derive(Debug)]

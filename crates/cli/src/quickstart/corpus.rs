@@ -78,9 +78,9 @@ fn write_lines(path: &Path, lines: impl Iterator<Item = serde_json::Value>) -> R
 #[cfg(test)]
 mod tests {
     use super::super::baseline::{BagOfWords, length_rule};
+    use super::*;
     use crate::world::grammar::FAMILIES;
     use crate::world::lexicon::vocabulary;
-    use super::*;
 
     fn corpus() -> Corpus {
         Corpus::generate(5, 3000, 1000)

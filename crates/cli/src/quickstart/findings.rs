@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::Findings;
 use super::baseline::Share;
-use crate::screen::{columns, percent, side_by_side, wrap};
 use crate::memory::readable;
 use crate::report::{Chart, Level, Section, Series, page};
+use crate::screen::{columns, percent, side_by_side, wrap};
 
 /// The command that does the same with the reader's own model and rows.
 fn own(found: &Findings) -> String {

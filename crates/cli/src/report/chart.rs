@@ -94,7 +94,11 @@ impl Chart {
                 // Its name stands above it, or below it where another level is close above.
                 let (right, height) = chart.backend_coord(&(x.high, level.value));
                 let (anchor, gap) = if crowded { (VPos::Top, 2) } else { (VPos::Bottom, -2) };
-                area.draw_text(&level.name, &text(11, &QUIET, HPos::Right, anchor), (right, height + gap * SCALE as i32))?;
+                area.draw_text(
+                    &level.name,
+                    &text(11, &QUIET, HPos::Right, anchor),
+                    (right, height + gap * SCALE as i32),
+                )?;
             }
             Ok(())
         });

@@ -17,13 +17,13 @@ use serde_json::Value;
 use super::matrix::{Cell, Matrix};
 use crate::drift::{Drift, DriftOptions};
 use crate::error::{Error, Result};
-use crate::held_out::HeldOut;
+use crate::preferences::Preferences;
 use crate::stats;
 
 /// What all runs of a comparison share: the held-out rows, the model they start from, and what it says of the rows.
 #[derive(Debug)]
 pub struct Common {
-    held_out: HeldOut,
+    held_out: Preferences,
     /// Σ log-probability of each held-out completion before training.
     reference: Vec<f64>,
     model: CausalLm,
@@ -46,13 +46,14 @@ impl Common {
         let mut rows = plan.clone();
         rows.objective = Recipe::Builtin(Dpo::default().into());
         rows.data.unpair = false;
-        let encoder = Encoder::from_dir(&plan.model.path, rows.encode_options()).map_err(candlewick_train::Error::from)?;
+        let encoder =
+            Encoder::from_dir(&plan.model.path, rows.encode_options()).map_err(candlewick_train::Error::from)?;
         let encoder = Arc::new(encoder);
         let Some(evaluation) = &plan.evaluation else {
             return Err(Error::config("evaluation", "missing; objectives are compared on held-out rows"));
         };
         let source = rows.open_held_out()?.ok_or_else(|| Error::config("evaluation", "it names no rows"))?;
-        let held_out = HeldOut::read(source, Arc::clone(&encoder), evaluation.batch_size)?;
+        let held_out = Preferences::read(source, Arc::clone(&encoder), evaluation.batch_size)?;
         let model = CausalLm::<f32>::load(&plan.model.path)?;
         encoder.check_vocabulary(model.config().vocab_size).map_err(candlewick_train::Error::from)?;
         let reference = held_out.score(&mut FrozenPolicy::new(model.frozen_copy(), threads))?;
@@ -73,7 +74,7 @@ impl Common {
     }
 
     /// The held-out rows.
-    pub fn held_out(&self) -> &HeldOut {
+    pub fn held_out(&self) -> &Preferences {
         &self.held_out
     }
 
@@ -183,10 +184,13 @@ impl CellResult {
             Err(error) => return Err(Error::io("reading", &path)(error)),
         };
         let again = "remove the directory it lies in to have the run made again";
-        let result: Self =
-            serde_json::from_slice(&text).map_err(|error| Error::results(&path, format!("damaged ({error}); {again}")))?;
+        let result: Self = serde_json::from_slice(&text)
+            .map_err(|error| Error::results(&path, format!("damaged ({error}); {again}")))?;
         if (result.format.as_str(), result.version) != (FORMAT, VERSION) {
-            let found = format!("format {:?}, version {}; this program reads version {VERSION}; {again}", result.format, result.version);
+            let found = format!(
+                "format {:?}, version {}; this program reads version {VERSION}; {again}",
+                result.format, result.version
+            );
             return Err(Error::results(&path, found));
         }
         let length = |plan: &Value| plan["train"]["length"].clone();
@@ -197,7 +201,9 @@ impl CellResult {
         match other {
             Some(difference) => Err(Error::results(
                 &path,
-                format!("the run of another comparison ({difference}); name another output directory, or remove this run's"),
+                format!(
+                    "the run of another comparison ({difference}); name another output directory, or remove this run's"
+                ),
             )),
             None => Ok(Some(result)),
         }

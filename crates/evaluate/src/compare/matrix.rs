@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use candlewick_losses::{Objective, Recipe};
-use candlewick_train::{Config, EvaluationPlan, HeldOut as HeldOutPlan, Plan, ReferenceKind, ReferenceWords, Words};
+use candlewick_train::{Config, EvaluationPlan, HeldOut, Plan, ReferenceKind, ReferenceWords, Words};
 use serde_json::Value;
 
 use super::words::{ArmWords, CompareWords, flat};
@@ -164,7 +164,7 @@ impl Matrix {
     /// The words of the run do not go together.
     pub fn cell(&self, arm: usize, variant: usize, seed: u64) -> Result<Cell> {
         let mut plan = self.whole_plan(arm, variant, seed)?;
-        let elsewhere = matches!(&plan.evaluation, Some(EvaluationPlan { rows: HeldOutPlan::Rows(part), .. })
+        let elsewhere = matches!(&plan.evaluation, Some(EvaluationPlan { rows: HeldOut::Rows(part), .. })
             if plan.data.parts.iter().all(|other| other.path != part.path));
         if elsewhere {
             plan.evaluation = None;
@@ -223,7 +223,8 @@ fn slug(name: &str) -> String {
 }
 
 fn arms(compare: &CompareWords, words: &Words) -> Result<Vec<Arm>> {
-    let short = compare.objectives.iter().map(|objective| ArmWords { objective: objective.clone(), ..ArmWords::default() });
+    let short =
+        compare.objectives.iter().map(|objective| ArmWords { objective: objective.clone(), ..ArmWords::default() });
     let grid = lists("compare.grid", &compare.grid)?;
     let mut unused: BTreeSet<&String> = grid.keys().collect();
     let mut arms: Vec<Arm> = Vec::new();
@@ -326,7 +327,9 @@ fn of_place(place: &str, error: candlewick_train::Error) -> Error {
 fn refuse_shared(place: &str, key: &str) -> Result<()> {
     let is_below = |shared: &str| key.strip_prefix(shared).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     match SHARED.iter().find(|(shared, _)| is_below(shared)) {
-        Some((_, why)) => Err(Error::config(format!("{place}.{key}"), format!("the same for all arms: {why}; leave it out"))),
+        Some((_, why)) => {
+            Err(Error::config(format!("{place}.{key}"), format!("the same for all arms: {why}; leave it out")))
+        }
         None => Ok(()),
     }
 }
@@ -337,7 +340,9 @@ fn lists(place: &str, words: &BTreeMap<String, Value>) -> Result<BTreeMap<String
         refuse_shared(place, &key)?;
         match value {
             Value::Array(values) if !values.is_empty() => Ok((key, values)),
-            other => Err(Error::config(format!("{place}.{key}"), format!("{other}; expected a list of the values to try"))),
+            other => {
+                Err(Error::config(format!("{place}.{key}"), format!("{other}; expected a list of the values to try")))
+            }
         }
     };
     flat(words).into_iter().map(list).collect()

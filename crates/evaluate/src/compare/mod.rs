@@ -36,7 +36,7 @@ use candlewick_train::{Plan, ReferencePlan};
 use serde_json::json;
 
 use crate::error::Result;
-use crate::held_out::{Half, HeldOut};
+use crate::preferences::{Half, Preferences};
 use crate::stats;
 
 /// Which runs of a comparison are still to be made.
@@ -101,7 +101,7 @@ impl Comparison {
     ///
     /// # Errors
     /// Results that cannot be read or belong to another comparison.
-    pub fn next(&self, held_out: &HeldOut, reference: &[f64]) -> Result<Next> {
+    pub fn next(&self, held_out: &Preferences, reference: &[f64]) -> Result<Next> {
         let tuning = self.unfinished(|arm| {
             let variants = self.matrix.arms[arm].variants.len();
             let seeds = if variants > 1 { &self.matrix.tuning_seeds } else { &self.matrix.seeds };
@@ -112,7 +112,10 @@ impl Comparison {
         }
         let chosen = self.unfinished(|arm| {
             let chosen = self.choose(arm, held_out, reference)?.0;
-            Ok(chosen.into_iter().flat_map(|variant| self.matrix.seeds.iter().map(move |seed| (variant, *seed))).collect())
+            Ok(chosen
+                .into_iter()
+                .flat_map(|variant| self.matrix.seeds.iter().map(move |seed| (variant, *seed)))
+                .collect())
         })?;
         Ok(if chosen.is_empty() { Next::Nothing } else { Next::Runs(chosen) })
     }
@@ -131,7 +134,7 @@ impl Comparison {
     }
 
     /// The settings chosen for an arm, if any of them came to an end, and what was tried.
-    fn choose(&self, arm: usize, held_out: &HeldOut, reference: &[f64]) -> Result<(Option<usize>, Vec<Tried>)> {
+    fn choose(&self, arm: usize, held_out: &Preferences, reference: &[f64]) -> Result<(Option<usize>, Vec<Tried>)> {
         let variants = &self.matrix.arms[arm].variants;
         let mut tried = Vec::new();
         for (number, variant) in variants.iter().enumerate() {
@@ -171,7 +174,7 @@ impl Comparison {
 }
 
 /// Agreement of the log-ratios with the items of a half.
-fn agreement(held_out: &HeldOut, reference: &[f64], scores: &[f64], half: Half) -> Vec<f64> {
+fn agreement(held_out: &Preferences, reference: &[f64], scores: &[f64], half: Half) -> Vec<f64> {
     let ratios: Vec<f64> = scores.iter().zip(reference).map(|(a, b)| a - b).collect();
     let agreement = held_out.agreement(&ratios).into_iter().zip(held_out.items());
     agreement.filter(|(_, item)| item.half == half).map(|(value, _)| value).collect()

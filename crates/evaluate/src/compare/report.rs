@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{CellResult, Common, Comparison, Point};
 use crate::drift::Drift;
 use crate::error::Result;
-use crate::held_out::{Half, HeldOut};
+use crate::preferences::{Half, Preferences};
 use crate::stats::{self, Bootstrap, Interval, PairedTest, holm};
 
 /// What a comparison found. Accuracies are shares of the held-out preferences with which a score agrees; intervals are of 95 %,
@@ -142,7 +142,7 @@ struct Table {
 
 /// The held-out rows, as far as they are reported on.
 struct Measure<'a> {
-    held_out: &'a HeldOut,
+    held_out: &'a Preferences,
     reference: &'a [f64],
     reported: Vec<usize>,
     /// Tokens of the preferred completions of an item less those of the others, of those reported on.
@@ -284,7 +284,10 @@ fn length_bias(
     }
     let (accuracy, margins) = (over_seeds(accuracy), over_seeds(margins));
     let where_longer = |longer: bool| {
-        let those = accuracy.iter().zip(&measure.longer).filter(|(_, tokens)| if longer { **tokens > 0.0 } else { **tokens < 0.0 });
+        let those = accuracy
+            .iter()
+            .zip(&measure.longer)
+            .filter(|(_, tokens)| if longer { **tokens > 0.0 } else { **tokens < 0.0 });
         stats::mean(&those.map(|(accuracy, _)| *accuracy).collect::<Vec<_>>())
     };
     let correlation = |items: &[usize]| {

@@ -96,7 +96,8 @@ impl Bootstrap {
     fn interval(&self, mut statistic: impl FnMut(Option<&mut SplitMix>) -> f64) -> Option<Interval> {
         let estimate = statistic(None);
         let mut random = SplitMix::new(self.seed, 0);
-        let mut drawn: Vec<f64> = (0..self.draws).map(|_| statistic(Some(&mut random))).filter(|x| !x.is_nan()).collect();
+        let mut drawn: Vec<f64> =
+            (0..self.draws).map(|_| statistic(Some(&mut random))).filter(|x| !x.is_nan()).collect();
         drawn.sort_unstable_by(f64::total_cmp);
         let outside = (1.0 - self.level) / 2.0;
         let low = quantile(&drawn, outside).unwrap_or(estimate);

@@ -51,7 +51,8 @@ impl Calibration {
         let mean = |of: &dyn Fn(f64, f64) -> f64| forecasts.iter().map(|(p, o)| of(*p, *o)).sum::<f64>() / all;
         let loss = |weight: f64, probability: f64| if weight == 0.0 { 0.0 } else { -weight * probability.ln() };
         Some(Self {
-            expected_error: bins.iter().map(|bin| (bin.forecast - bin.outcome).abs() * bin.count as f64).sum::<f64>() / all,
+            expected_error: bins.iter().map(|bin| (bin.forecast - bin.outcome).abs() * bin.count as f64).sum::<f64>()
+                / all,
             brier: mean(&|p, o| (p - o).powi(2)),
             log_loss: mean(&|p, o| loss(o, p) + loss(1.0 - o, 1.0 - p)),
             count: forecasts.len(),
@@ -100,7 +101,10 @@ mod tests {
     fn a_share_has_an_interval_that_stays_inside() {
         // statsmodels.stats.proportion.proportion_confint(8, 10, method="wilson") with z = 1.96
         let found = wilson(8.0, 10.0, 1.959_963_984_540_054).expect("trials");
-        assert!((found.low - 0.490_162_471_536_641_8).abs() < 1e-9 && (found.high - 0.943_317_848_545_624_8).abs() < 1e-9, "{found:?}");
+        assert!(
+            (found.low - 0.490_162_471_536_641_8).abs() < 1e-9 && (found.high - 0.943_317_848_545_624_8).abs() < 1e-9,
+            "{found:?}"
+        );
         assert_eq!(wilson(5.0, 5.0, 1.96).map(|found| found.high), Some(1.0));
         assert_eq!(wilson(0.0, 0.0, 1.96), None);
     }

@@ -25,9 +25,8 @@ pub fn spearman(one: &[f64], other: &[f64]) -> Option<f64> {
 /// Pearson's correlation.
 fn correlation(one: &[f64], other: &[f64]) -> Option<f64> {
     let (a, b) = (super::mean(one)?, super::mean(other)?);
-    let products = |x: &[f64], mx: f64, y: &[f64], my: f64| -> f64 {
-        x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum()
-    };
+    let products =
+        |x: &[f64], mx: f64, y: &[f64], my: f64| -> f64 { x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum() };
     let spread = (products(one, a, one, a) * products(other, b, other, b)).sqrt();
     (spread > 0.0).then(|| products(one, a, other, b) / spread)
 }

@@ -23,7 +23,7 @@ use crate::stats;
 /// | ranked completions | the group | of its pairs of different rating, the better rated has the higher score: their share |
 /// | a completion with a verdict | each desirable one | its score is above that of the undesirable ones: their share (the mean over items is the area under the curve) |
 #[derive(Debug, Clone)]
-pub struct HeldOut {
+pub struct Preferences {
     batches: Vec<Batch>,
     items: Vec<Item>,
     /// Completions that are no item of their own: the undesirable ones.
@@ -64,7 +64,7 @@ pub enum Half {
     Report,
 }
 
-impl HeldOut {
+impl Preferences {
     /// Reads and encodes the rows. `examples` are scored at once.
     ///
     /// # Errors
@@ -112,7 +112,9 @@ impl HeldOut {
             };
             return Err(Error::Rows {
                 place: "the held-out rows".into(),
-                reason: format!("{found}, so that nothing is preferred to anything; hold out pairs, ranked completions or both verdicts"),
+                reason: format!(
+                    "{found}, so that nothing is preferred to anything; hold out pairs, ranked completions or both verdicts"
+                ),
             });
         }
         Ok(Self { batches, items, undesirable, tokens, prompts })
@@ -255,7 +257,9 @@ fn preference(example: &Example, rows: Range<usize>) -> Result<Option<Preference
     let refuse = |what: &str| {
         Err(Error::Rows {
             place: example.origin.to_string(),
-            reason: format!("{what}, and held-out rows are to prefer something; hold out pairs, ranked completions or verdicts"),
+            reason: format!(
+                "{what}, and held-out rows are to prefer something; hold out pairs, ranked completions or verdicts"
+            ),
         })
     };
     match &example.annotation {
@@ -266,9 +270,15 @@ fn preference(example: &Example, rows: Range<usize>) -> Result<Option<Preference
             let pairs: Vec<(usize, usize)> = rows
                 .clone()
                 .zip(ratings)
-                .flat_map(|(one, a)| rows.clone().zip(ratings).filter(move |(_, b)| a > *b).map(move |(other, _)| (one, other)))
+                .flat_map(|(one, a)| {
+                    rows.clone().zip(ratings).filter(move |(_, b)| a > *b).map(move |(other, _)| (one, other))
+                })
                 .collect();
-            if pairs.is_empty() { refuse("all completions of the row are rated alike") } else { Ok(Some(Preference::Among(pairs))) }
+            if pairs.is_empty() {
+                refuse("all completions of the row are rated alike")
+            } else {
+                Ok(Some(Preference::Among(pairs)))
+            }
         }
         Annotation::Demonstration => refuse("the row is a demonstration"),
         Annotation::Judged { .. } => refuse("the row is a judged completion"),
@@ -298,13 +308,16 @@ mod tests {
         Example::new(Origin::memory(u64::from(prompt)), vec![context], annotation)
     }
 
-    fn held_out(examples: Vec<Example>) -> Result<HeldOut> {
-        HeldOut::new(examples.into_iter().map(|example| Batch { examples: vec![example], ..Batch::default() }).collect())
+    fn held_out(examples: Vec<Example>) -> Result<Preferences> {
+        Preferences::new(
+            examples.into_iter().map(|example| Batch { examples: vec![example], ..Batch::default() }).collect(),
+        )
     }
 
     #[test]
     fn pairs_and_rankings_agree_by_their_order() {
-        let rows = vec![example(1, 2, Annotation::Pair), example(2, 3, Annotation::Ranked { ratings: vec![1.0, 3.0, 1.0] })];
+        let rows =
+            vec![example(1, 2, Annotation::Pair), example(2, 3, Annotation::Ranked { ratings: vec![1.0, 3.0, 1.0] })];
         let rows = held_out(rows).expect("preferences");
         assert_eq!(rows.tokens(), [1, 2, 1, 2, 3]);
         // The ranking prefers its second completion to both others.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::held_out::HeldOut;
+use crate::preferences::Preferences;
 use crate::stats::{Bootstrap, Calibration, Interval, spearman};
 
 /// Bins of the probabilities whose calibration is measured.
@@ -49,7 +49,7 @@ impl PreferenceReport {
     ///
     /// # Panics
     /// Other numbers of scores than there are completions.
-    pub fn of(held_out: &HeldOut, policy: &[f64], reference: Option<&[f64]>, beta: f64) -> Self {
+    pub fn of(held_out: &Preferences, policy: &[f64], reference: Option<&[f64]>, beta: f64) -> Self {
         let tokens: Vec<f64> = held_out.tokens().iter().map(|tokens| *tokens as f64).collect();
         let ratios: Option<Vec<f64>> =
             reference.map(|reference| policy.iter().zip(reference).map(|(a, b)| a - b).collect());
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use candlewick_data::{Annotation, Batch, Completion, Context, Example, Origin};
 
-    fn held_out() -> HeldOut {
+    fn held_out() -> Preferences {
         let example = |number: u32| {
             let context = Context {
                 prompt: vec![number],
@@ -121,7 +121,7 @@ mod tests {
             example
         };
         let examples = (0..4).map(example).collect();
-        HeldOut::new(vec![Batch { examples, ..Batch::default() }]).expect("pairs")
+        Preferences::new(vec![Batch { examples, ..Batch::default() }]).expect("pairs")
     }
 
     #[test]
