@@ -64,6 +64,28 @@ fn the_defaults_in_the_docs_are_the_defaults() {
 }
 
 #[test]
+fn the_comparison_in_the_docs_is_one() {
+    use candlewick::evaluate::compare::{CompareWords, Matrix};
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/comparing.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let block = page.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
+    let words = Words::parse(block, "docs/comparing.md").expect("it is TOML");
+    let written: CompareWords = words.clone().take("compare").expect("known keys").expect("the section");
+    let default = CompareWords::default();
+    let values = |words: &CompareWords| (words.drift_prompts, words.drift_tokens, words.keep_models);
+    assert_eq!(values(&written), values(&default));
+    let matrix = Matrix::resolve(words, Path::new("comparison")).unwrap_or_else(|error| panic!("{error}"));
+    let variants: Vec<usize> = matrix.arms.iter().map(|arm| arm.variants.len()).collect();
+    assert_eq!((variants, matrix.seeds.len()), (vec![4, 4, 4], 5));
+    // Every key is there.
+    let keys = serde_json::to_value(&default).expect("JSON");
+    for key in keys.as_object().expect("a table").keys() {
+        let is_named = |line: &str| line.contains(&format!("{key} =")) || line.contains(&format!("compare.{key}]"));
+        assert!(block.lines().any(is_named), "{key}");
+    }
+}
+
+#[test]
 fn the_defaults_of_prompts_told_apart_are_those_in_the_docs() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
     let page = std::fs::read_to_string(page).expect("the page is there");

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use candlewick::data::{BatchOptions, Batches, Encoder, Order, RowRange};
+use candlewick::data::{Batch, BatchOptions, Batches, Encoder, Order, RowRange};
 use candlewick::evaluate::{self, PreferenceReport, Preferences, SliceReport};
 use candlewick::losses::{Objective, StepWide};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
-    CausalPolicy, Config, EvalReport, FrozenPolicy, HeldOut, Plan, Reference, ReferenceKind, ReferencePlan, Trainer,
+    CausalPolicy, Config, EvalReport, FrozenPolicy, HeldOut, Plan, Reference, ReferenceKind, ReferencePlan, ScoredBatch, Trainer,
     TrainerOptions, TuningPlan,
 };
 use serde_json::{Value, json};
@@ -19,14 +19,7 @@ use crate::{places, rows, words};
 
 /// Measures and prints.
 pub(crate) fn eval(arguments: &Eval) -> Result<()> {
-    let mut config = configuration(arguments)?;
-    let slices = match (arguments.slices.as_slice(), &config.evaluation) {
-        ([], Some(evaluation)) => evaluation.slices.clone(),
-        (given, _) => given.to_vec(),
-    };
-    if let Some(evaluation) = &mut config.evaluation {
-        evaluation.slices = Vec::new();
-    }
+    let (config, slices) = configuration(arguments)?;
     let plan = Plan::resolve(config)?;
     let threads = words::threads(plan.train.threads);
     eprintln!("measuring {}, {}", plan.data.name(), selected(&plan));
@@ -44,21 +37,32 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
     }
     let encoder = Arc::new(encoder(&plan)?);
     let mut trainer = trainer(&plan, &encoder, threads)?;
-    let mut batches = batches(&plan, Arc::clone(&encoder))?;
+    let mut batches = batches(&plan, Arc::clone(&encoder), &slices)?;
     let steps = std::iter::from_fn(|| batches.next_step().transpose());
-    let report = trainer.evaluate(steps.flat_map(|step| match step {
+    let mut scored = Scored::default();
+    // Of each batch its rows are kept, to tell afterwards which completion is which.
+    let kept = &mut scored.batches;
+    let each = steps.flat_map(|step| match step {
         Ok(step) => step.into_iter().map(Ok).collect(),
         Err(error) => vec![Err(error)],
-    }))?;
-    let preferences = preferences(&plan, &encoder, &mut trainer, &slices)?;
-    show(&report, preferences.as_ref(), arguments.json);
+    });
+    let each = each.inspect(|batch| {
+        if let Ok(batch) = batch {
+            kept.push(Batch { examples: batch.examples.clone(), ..Batch::default() });
+        }
+    });
+    let mut sums = Vec::new();
+    let report = trainer.evaluate_each(each, |batch| sums.push(batch))?;
+    sums.into_iter().for_each(|batch| scored.add(batch));
+    show(&report, scored.report(&plan, &slices)?.as_ref(), arguments.json);
     for line in rows::lines("rows", batches.report()) {
         eprintln!("{line}");
     }
     Ok(())
 }
 
-fn configuration(arguments: &Eval) -> Result<Config> {
+/// The configuration, and the columns by which results are shown apart.
+fn configuration(arguments: &Eval) -> Result<(Config, Vec<String>)> {
     let set = &arguments.common.set;
     let mut words = words::of_common(&arguments.common)?;
     words::put(&mut words, [("reference.path", arguments.reference.clone()), ("data.rows", arguments.rows.clone())])?;
@@ -79,6 +83,10 @@ fn configuration(arguments: &Eval) -> Result<Config> {
         config.reference.kind = Some(ReferenceKind::AdapterOff);
         config.reference.path = None;
     }
+    let slices = match (arguments.slices.as_slice(), &mut config.evaluation) {
+        ([], Some(evaluation)) => std::mem::take(&mut evaluation.slices),
+        (given, _) => given.to_vec(),
+    };
     choose_rows(&mut config, arguments);
     places::resolve(&mut config)?;
     // The classifier of prompts is that of a run, fitted on its starting weights; here its number is a column.
@@ -95,7 +103,7 @@ fn configuration(arguments: &Eval) -> Result<Config> {
     if config.model.adapter.is_some() && unnamed && config.objective.needs().reference {
         config.reference.kind = Some(ReferenceKind::AdapterOff);
     }
-    Ok(config)
+    Ok((config, slices))
 }
 
 /// The rows to measure on: those that are named, else the held-out ones of the configuration, else all of its data.
@@ -165,7 +173,7 @@ fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<Cau
     Ok(Trainer::new(policy, reference, Box::new(plan.objective.clone()), TrainerOptions::default())?)
 }
 
-fn batches(plan: &Plan, encoder: Arc<Encoder>) -> Result<Batches> {
+fn batches(plan: &Plan, encoder: Arc<Encoder>, slices: &[String]) -> Result<Batches> {
     let source = match plan.open_held_out()? {
         Some(held_out) => held_out,
         None => plan.open_rows()?,
@@ -180,7 +188,7 @@ fn batches(plan: &Plan, encoder: Arc<Encoder>) -> Result<Batches> {
         workers: plan.data.workers,
         ..BatchOptions::default()
     };
-    Ok(Batches::new(source, encoder, options)?)
+    Ok(Batches::new(source.with_labels(slices), encoder, options)?)
 }
 
 /// Which rows of their files.
@@ -192,31 +200,36 @@ fn selected(plan: &Plan) -> String {
     }
 }
 
-/// Accuracy and calibration of pairs, rankings or verdicts; nothing of rows that prefer nothing.
-fn preferences(
-    plan: &Plan,
-    encoder: &Arc<Encoder>,
-    trainer: &mut Trainer<CausalPolicy>,
-    slices: &[String],
-) -> Result<Option<PreferenceReport>> {
-    let source = match plan.open_held_out()? {
-        Some(held_out) => held_out,
-        None => plan.open_rows()?,
-    };
-    let read = Preferences::read(source.with_labels(slices), Arc::clone(encoder), plan.train.batch_size);
-    let held_out = match read {
-        Ok(held_out) => held_out,
-        // Rows that prefer nothing have no accuracy; slices of it are asked for in vain.
-        Err(evaluate::Error::Rows { .. }) if slices.is_empty() => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    if let Some(unknown) = slices.iter().find(|name| !held_out.labels().contains(name.as_str())) {
-        bail!(Failure::Data(format!("--slices: no row has a column {unknown:?}; name one that the rows have")));
+/// What rows scored, as far as they prefer something.
+#[derive(Default)]
+struct Scored {
+    batches: Vec<Batch>,
+    policy: Vec<f64>,
+    reference: Option<Vec<f64>>,
+}
+
+impl Scored {
+    fn add(&mut self, batch: ScoredBatch) {
+        self.policy.extend(batch.policy.iter().map(|score| score.log_prob));
+        if let Some(reference) = batch.reference {
+            self.reference.get_or_insert_default().extend(reference.iter().map(|score| score.log_prob));
+        }
     }
-    let policy = held_out.score(trainer.policy_mut())?;
-    let reference = held_out.score_reference(trainer)?;
-    let beta = serde_json::to_value(&plan.objective)?["beta"].as_f64().unwrap_or(1.0);
-    Ok(Some(PreferenceReport::of(&held_out, &policy, reference.as_deref(), beta)))
+
+    /// Accuracy and calibration of pairs, rankings or verdicts; nothing of rows that prefer nothing.
+    fn report(self, plan: &Plan, slices: &[String]) -> Result<Option<PreferenceReport>> {
+        let preferences = match Preferences::new(self.batches) {
+            Ok(preferences) => preferences,
+            // Rows that prefer nothing have no accuracy; slices of it are asked for in vain.
+            Err(evaluate::Error::Rows { .. }) if slices.is_empty() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(unknown) = slices.iter().find(|name| !preferences.labels().contains(name.as_str())) {
+            bail!(Failure::Data(format!("--slices: no row has a column {unknown:?}; name one that the rows have")));
+        }
+        let beta = serde_json::to_value(&plan.objective)?["beta"].as_f64().unwrap_or(1.0);
+        Ok(Some(PreferenceReport::of(&preferences, &self.policy, self.reference.as_deref(), beta)))
+    }
 }
 
 fn show(report: &EvalReport, preferences: Option<&PreferenceReport>, as_json: bool) {

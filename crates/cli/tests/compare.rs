@@ -215,5 +215,13 @@ fn a_world_is_decided_by_its_seed_and_refuses_nonsense() {
     assert!(
         read("one/pairs.jsonl").contains("\"flipped\":true") && !read("other/pairs.jsonl").contains("\"flipped\":true")
     );
+    // A teacher speaks of the same pairs, of a few tokens at every place of their completions.
+    make("taught", &["--teacher", "nowhere"]).fails(4, &["nowhere"]);
+    make("taught", &["--seed", "5", "--noise", "0.3", "--teacher", "taught/model"]).succeeds();
+    let first = |name: &str| -> Value { serde_json::from_str(read(name).lines().next().expect("a row")).expect("json") };
+    let (taught, plain) = (first("taught/taught.jsonl"), first("one/pairs.jsonl"));
+    assert_eq!((&taught["chosen"], &taught["flipped"]), (&plain["chosen"], &plain["flipped"]));
+    let place = &taught["teacher"]["rejected"][0];
+    assert_eq!((place["ids"].as_array().map(Vec::len), &place["log_probs"]), (Some(8), &place["reference_log_probs"]));
     make("three", &["--noise", "1.5"]).fails(2, &["--noise", "between 0 and 1"]);
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candlewick_data::{Annotation, Batch, BatchOptions, Batches, Encoder, Example, Order, Source};
-use candlewick_train::{Policy, Trainable, Trainer, score_completions};
+use candlewick_train::{Policy, score_completions};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -167,21 +167,6 @@ impl Preferences {
             sums.extend(score_completions(policy, batch)?.into_iter().map(|score| score.log_prob));
         }
         Ok(sums)
-    }
-
-    /// Σ log-probability of each completion under a trainer's reference; nothing where it has none.
-    ///
-    /// # Errors
-    /// As [`score`](Self::score); a table of reference log-probabilities that lacks a row.
-    pub fn score_reference<P: Trainable>(&self, trainer: &mut Trainer<P>) -> Result<Option<Vec<f64>>> {
-        let mut sums = Vec::with_capacity(self.tokens.len());
-        for batch in &self.batches {
-            match trainer.score_reference(batch)? {
-                Some(scores) => sums.extend(scores.into_iter().map(|score| score.log_prob)),
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(sums))
     }
 
     /// How far the scores of all completions agree with each item, from 0 to 1.

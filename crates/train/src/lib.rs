@@ -56,4 +56,4 @@ pub use run::{Event, Place, Run, Summary, checkpoints};
 pub use schedule::{Decay, Schedule};
 pub use score::{CompletionScore, score_completions};
 pub use tensor_file::{Element, Plain};
-pub use trainer::{EvalReport, ExampleSketch, StepReport, Trainer, TrainerOptions};
+pub use trainer::{EvalReport, ExampleSketch, ScoredBatch, StepReport, Trainer, TrainerOptions};

@@ -92,6 +92,15 @@ pub struct EvalReport {
     pub rows: u64,
 }
 
+/// What the completions of a batch scored, in the order of its examples, their contexts and completions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredBatch {
+    /// Under the policy.
+    pub policy: Vec<CompletionScore>,
+    /// Under the reference, where there is one.
+    pub reference: Option<Vec<CompletionScore>>,
+}
+
 /// A policy in training. Its caller decides when to step, evaluate and save; nothing runs by itself.
 ///
 /// # Passes of a step
@@ -266,6 +275,21 @@ impl<P: Trainable> Trainer<P> {
     where
         Error: From<E>,
     {
+        self.evaluate_each(batches, |_| ())
+    }
+
+    /// As [`evaluate`](Self::evaluate), and tells what every completion scored, batch by batch in their order.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Self::evaluate).
+    pub fn evaluate_each<E>(
+        &mut self,
+        batches: impl IntoIterator<Item = Result<Batch, E>>,
+        mut seen: impl FnMut(ScoredBatch),
+    ) -> Result<EvalReport>
+    where
+        Error: From<E>,
+    {
         let needs = self.objective.needs();
         let mut sums = TermSums::default();
         if needs.step_wide == StepWide::Nothing {
@@ -273,7 +297,7 @@ impl<P: Trainable> Trainer<P> {
             let mut tally = Tally::new(&context);
             for batch in batches {
                 let micro = Micro::new(&batch?, &needs)?;
-                self.evaluate_micro(&micro, &context, &mut tally, &mut sums)?;
+                seen(self.evaluate_micro(&micro, &context, &mut tally, &mut sums)?);
             }
             return self.evaluated(tally, sums);
         }
@@ -281,7 +305,7 @@ impl<P: Trainable> Trainer<P> {
         let context = self.prepare(&micros, Phase::Evaluate)?;
         let mut tally = Tally::new(&context);
         for (index, micro) in micros.iter().enumerate() {
-            self.evaluate_micro(micro, &context.micro(index), &mut tally, &mut sums)?;
+            seen(self.evaluate_micro(micro, &context.micro(index), &mut tally, &mut sums)?);
         }
         self.evaluated(tally, sums)
     }
@@ -292,7 +316,7 @@ impl<P: Trainable> Trainer<P> {
         context: &Context,
         tally: &mut Tally,
         sums: &mut TermSums,
-    ) -> Result<()> {
+    ) -> Result<ScoredBatch> {
         let needed = self.objective.needs().outputs;
         let want = Outputs { given: needed.given, ..needed.union(self.options.monitor) };
         let policy = self.policy.score(&micro.rows.packed, want)?.detach();
@@ -300,7 +324,9 @@ impl<P: Trainable> Trainer<P> {
         let scores = micro.scores::<P::Element>(policy, reference)?;
         let terms = self.objective.evaluate(&scores, context)?;
         sums.add(&terms, micro)?;
-        tally.add(micro, &scores, &terms, 0.0)
+        tally.add(micro, &scores, &terms, 0.0)?;
+        let reference = scores.reference.as_ref().map(|scores| CompletionScore::of(scores, &micro.rows)).transpose()?;
+        Ok(ScoredBatch { policy: CompletionScore::of(&scores.policy, &micro.rows)?, reference })
     }
 
     fn evaluated(&self, mut tally: Tally, mut sums: TermSums) -> Result<EvalReport> {
@@ -310,17 +336,6 @@ impl<P: Trainable> Trainer<P> {
         tally.sum_over_ranks(&*self.collective)?;
         let loss = sums.loss(&*self.collective)?;
         Ok(EvalReport { step: self.steps_done, loss, metrics: tally.metrics, tokens: tally.tokens, rows: tally.rows })
-    }
-
-    /// Scores every completion of a batch by the reference, in the order of examples, contexts and completions; nothing where
-    /// there is none.
-    ///
-    /// # Errors
-    /// As [`score_completions`](crate::score_completions); a table of reference log-probabilities that lacks a row.
-    pub fn score_reference(&mut self, batch: &Batch) -> Result<Option<Vec<CompletionScore>>> {
-        let rows = PackedRows::of_examples(&batch.examples)?;
-        let Some(scores) = self.reference.score(&mut self.policy, &rows)? else { return Ok(None) };
-        CompletionScore::of(&scores, &rows).map(Some)
     }
 
     /// What the loss is divided by: totals of all micro-batches of all ranks.

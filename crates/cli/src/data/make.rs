@@ -8,8 +8,11 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use candlewick::data::{EncodeOptions, Encoder, Error, Origin, Row, Text};
+use candlewick::kernels::Workspace;
+use candlewick::model::CausalLm;
 use candlewick::train::replace_file;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::words::DataMake;
 use crate::failure::Failure;
@@ -22,6 +25,8 @@ use crate::world::random::{Random, mix};
 const VOTERS: usize = 8;
 /// How clearly voters see a difference of quality: the slope of the logistic law by which they vote.
 const DISCERNMENT: f64 = 1.5;
+/// Tokens that a teacher names at each place.
+const TAUGHT: usize = 8;
 /// Scenes of the held-out side are some thousands; so many draws without a new prompt mean that there is none left.
 const PATIENCE: usize = 100_000;
 
@@ -52,10 +57,14 @@ pub(super) fn make(arguments: &DataMake) -> Result<()> {
         write(&directory.join(format!("{name}.jsonl")), rows)?;
     }
     write(&directory.join("held_out.jsonl"), held_out(arguments)?.into_iter())?;
-    if arguments.model {
+    if arguments.model || arguments.teacher.is_some() {
         let model = directory.join("model");
         std::fs::create_dir_all(&model).with_context(|| format!("creating {}", model.display()))?;
         recipe::write_shipped_model(&model)?;
+    }
+    if let Some(teacher) = &arguments.teacher {
+        let rows = taught(arguments, teacher, &directory.join("model"))?;
+        write(&directory.join("taught.jsonl"), rows.into_iter())?;
     }
     println!(
         "{} rows of each kind and {} held-out pairs are in {}",
@@ -124,6 +133,61 @@ fn pair(random: &mut Random, _: &DataMake, flipped: bool) -> Value {
         "prompt": scene.prompt, "chosen": chosen.text, "rejected": rejected.text, "margin": margin, "preference": preference,
         "family": format!("{:?}", scene.family).to_lowercase(),
     })
+}
+
+/// The pairs with the likeliest tokens under a teacher, at every place of each completion.
+fn taught(arguments: &DataMake, teacher: &Path, before: &Path) -> Result<Vec<Value>> {
+    let encoder = Encoder::from_dir(before, EncodeOptions::default())?;
+    let load = |path: &Path| -> Result<CausalLm> {
+        let model = CausalLm::load(path)?;
+        encoder.check_vocabulary(model.config().vocab_size)?;
+        Ok(model)
+    };
+    let (teacher, reference) = (load(teacher)?, load(before)?);
+    let mut workspace = Workspace::new(crate::words::threads(0));
+    // The same rows as those of the pairs, for the same seed.
+    let mut random = Random::new(mix(arguments.seed ^ mix(0)));
+    let mut rows = Vec::new();
+    for number in 0..arguments.rows {
+        let flipped = random.chance(arguments.noise);
+        let mut row = pair(&mut random, arguments, flipped);
+        let text = |name: &str| Text::Plain(row[name].as_str().unwrap_or_default().to_owned());
+        let encoded = Row::Pair { prompt: text("prompt"), chosen: text("chosen"), rejected: text("rejected") };
+        let example = encoder.encode(&encoded, &Origin::memory(number as u64)).map_err(Error::from)?;
+        let mut said = Map::new();
+        for (name, completion) in ["chosen", "rejected"].iter().zip(&example.contexts[0].completions) {
+            let prompt = &example.contexts[0].prompt;
+            let ids: Vec<u32> = prompt.iter().chain(&completion.ids).copied().collect();
+            let mut rows_of = |model: &CausalLm| -> Result<Vec<Vec<f32>>> {
+                Ok(model.logits(&ids, &mut workspace)?.to_vec2()?.into_iter().map(log_softmax).collect())
+            };
+            let (ours, theirs) = (rows_of(&teacher)?, rows_of(&reference)?);
+            let places = prompt.len() - 1..ids.len() - 1;
+            said.insert((*name).to_owned(), places.map(|at| likeliest(&ours[at], &theirs[at])).collect());
+        }
+        row["teacher"] = Value::Object(said);
+        row["flipped"] = json!(flipped);
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+/// Log-probabilities of logits.
+fn log_softmax(mut logits: Vec<f32>) -> Vec<f32> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f32 = logits.iter().map(|x| (x - largest).exp()).sum();
+    let log_partition = largest + sum.ln();
+    logits.iter_mut().for_each(|x| *x -= log_partition);
+    logits
+}
+
+/// The likeliest tokens of a place, with their log-probabilities under a teacher and its reference.
+fn likeliest(teacher: &[f32], reference: &[f32]) -> Value {
+    let mut ids: Vec<usize> = (0..teacher.len()).collect();
+    ids.sort_by(|a, b| teacher[*b].total_cmp(&teacher[*a]));
+    ids.truncate(TAUGHT);
+    let of = |values: &[f32]| ids.iter().map(|id| values[*id]).collect::<Vec<_>>();
+    json!({ "ids": ids, "log_probs": of(teacher), "reference_log_probs": of(reference) })
 }
 
 /// A pair whose better answer is the other one with the wrong words replaced.
@@ -229,7 +293,7 @@ mod tests {
     use super::*;
 
     fn arguments(noise: f64) -> DataMake {
-        DataMake { directory: "".into(), rows: 1, held_out: 40, seed: 3, noise, imbalance: 10, model: false }
+        DataMake { directory: "".into(), rows: 1, held_out: 40, seed: 3, noise, imbalance: 10, model: false, teacher: None }
     }
 
     #[test]

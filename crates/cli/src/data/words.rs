@@ -231,4 +231,7 @@ pub(crate) struct DataMake {
     /// Put the small model that knows this world, before it has learnt the preferences, into model/ beside them
     #[arg(long)]
     pub(crate) model: bool,
+    /// Let this model, which has learnt them, say what it thinks of the pairs: taught.jsonl, with log-probabilities under it and under the model before
+    #[arg(long, value_name = "DIR")]
+    pub(crate) teacher: Option<PathBuf>,
 }

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# The benchmark of loss variants: every objective on rows about the same little world, tuned over the same small grid, five seeds, with
+# labels that are right, wrong in one of ten, wrong in three of ten, and verdicts that are even or one to ten.
+#
+#   benches/losses/run.sh            # some hours; goes on where it was stopped; puts what came out into benches/losses/results/
+#   benches/losses/run.sh --short    # a few arms and seeds, beside what is on record: fails where they are outside its intervals
+#
+# WICK names a program that is built already.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+short= && [ "${1:-}" = --short ] && short=yes
+if [ -z "${WICK:-}" ]; then
+  cargo build --release --quiet --bin wick --package candlewick-cli
+  WICK=${CARGO_TARGET_DIR:-target}/release/wick
+fi
+wick=$(realpath "$WICK")
+here=$PWD/benches/losses
+work=$PWD/target/losses
+mkdir -p "$work" "$here/results"
+
+# What a teacher is made of: the model after preferences that are all right.
+teacher=$work/teacher/run/final
+if [ ! -d "$teacher" ]; then
+  mkdir -p "$work/teacher"
+  (cd "$work/teacher" && "$wick" data make world --rows 12800 --seed 90 --model &&
+    "$wick" train --model world/model --data world/pairs.jsonl --output run --batch 32 --steps 400 --lr 1e-3 --seed 90)
+fi
+
+# compare NAME MATRIX "WORDS OF data make" WORDS…
+compare() {
+  local name=$1 matrix=$2 world=$3
+  shift 3
+  mkdir -p "$work/$name"
+  (
+    cd "$work/$name"
+    # shellcheck disable=SC2086
+    [ -e world/taught.jsonl ] || "$wick" data make world --rows 2400 --held-out 600 --seed 1 --teacher "$teacher" $world
+    "$wick" compare --config "$here/$matrix.toml" --output out "$@"
+  )
+}
+keep() {
+  local name=$1
+  for kind in json csv; do cp "$work/$name/out/results.$kind" "$here/results/$name.$kind"; done
+}
+
+if [ -n "$short" ]; then
+  compare short matrix "" --objectives dpo,ipo,simpo,orpo,hinge --seeds 2
+  python3 "$here/within.py" "$here/results/noise-0.json" "$work/short/out/results.json"
+  exit
+fi
+for noise in 0 10 30; do
+  compare "noise-$noise" matrix "--noise 0.$noise"
+  keep "noise-$noise"
+done
+for ratio in 1 10; do
+  compare "imbalance-$ratio" verdicts "--imbalance $ratio"
+  keep "imbalance-$ratio"
+done
