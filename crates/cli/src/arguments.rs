@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Eval(Eval),
     /// Compare objectives, settings and seeds on one model and the same rows
     Compare(Compare),
+    /// Name the training rows that moved a model towards an answer, and those that seem wrongly labelled
+    Why(Why),
     /// Let a model go on from a prompt
     Generate(Generate),
     /// Preference data: look at rows, measure them, write them in another form
@@ -177,6 +179,42 @@ pub(crate) struct Compare {
     #[arg(long)]
     pub(crate) report: bool,
     /// Print one JSON object in place of the table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `wick why`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Why {
+    /// Keys of the configuration: that of the run that is asked about.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Directory of the run, whose result is asked about [output.dir]
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) output: Option<String>,
+    /// Which rows moved the model towards its answer to this prompt; with --answer
+    #[arg(long, value_name = "TEXT", requires = "answer", conflicts_with_all = ["rows", "mislabelled"])]
+    pub(crate) prompt: Option<String>,
+    /// The answer
+    #[arg(long, value_name = "TEXT", requires = "prompt")]
+    pub(crate) answer: Option<String>,
+    /// Which rows moved the model on these: a file of rows as those it was trained on
+    #[arg(long, value_name = "FILE", conflicts_with = "mislabelled")]
+    pub(crate) rows: Option<PathBuf>,
+    /// Which training rows seem wrongly labelled: those that most oppose the held-out ones
+    #[arg(long)]
+    pub(crate) mislabelled: bool,
+    /// Rows that are shown
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
+    pub(crate) top: usize,
+    /// Training rows that are looked at, from the first
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000_000))]
+    pub(crate) limit: Option<usize>,
+    /// Numbers in the sketch of a gradient; a cosine is known to about one over their root
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = RangedU64ValueParser::<usize>::new().range(64..=1 << 20))]
+    pub(crate) dimensions: usize,
+    /// Print a JSON object a row
     #[arg(long)]
     pub(crate) json: bool,
 }

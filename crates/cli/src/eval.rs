@@ -8,8 +8,8 @@ use candlewick::evaluate::{self, PreferenceReport, Preferences, SliceReport};
 use candlewick::losses::{Objective, StepWide};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
-    CausalPolicy, Config, EvalReport, FrozenPolicy, HeldOut, Plan, Reference, ReferenceKind, ReferencePlan, ScoredBatch, Trainer,
-    TrainerOptions, TuningPlan,
+    CausalPolicy, Config, EvalReport, FrozenPolicy, HeldOut, Plan, Reference, ReferenceKind, ReferencePlan,
+    ScoredBatch, Trainer, TrainerOptions, TuningPlan,
 };
 use serde_json::{Value, json};
 

@@ -27,6 +27,7 @@ mod report;
 mod rows;
 mod screen;
 mod train;
+mod why;
 mod words;
 mod world;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     let done = match &arguments.command {
         Command::Train(arguments) => train::train(arguments),
         Command::Eval(arguments) => eval::eval(arguments),
+        Command::Why(arguments) => why::why(arguments),
         Command::Compare(arguments) => compare::compare(arguments),
         Command::Generate(arguments) => generate::generate(arguments),
         Command::Data(arguments) => data::data(arguments),

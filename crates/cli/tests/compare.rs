@@ -218,7 +218,8 @@ fn a_world_is_decided_by_its_seed_and_refuses_nonsense() {
     // A teacher speaks of the same pairs, of a few tokens at every place of their completions.
     make("taught", &["--teacher", "nowhere"]).fails(4, &["nowhere"]);
     make("taught", &["--seed", "5", "--noise", "0.3", "--teacher", "taught/model"]).succeeds();
-    let first = |name: &str| -> Value { serde_json::from_str(read(name).lines().next().expect("a row")).expect("json") };
+    let first =
+        |name: &str| -> Value { serde_json::from_str(read(name).lines().next().expect("a row")).expect("json") };
     let (taught, plain) = (first("taught/taught.jsonl"), first("one/pairs.jsonl"));
     assert_eq!((&taught["chosen"], &taught["flipped"]), (&plain["chosen"], &plain["flipped"]));
     let place = &taught["teacher"]["rejected"][0];

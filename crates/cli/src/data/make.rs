@@ -153,7 +153,7 @@ fn taught(arguments: &DataMake, teacher: &Path, before: &Path) -> Result<Vec<Val
         let mut row = pair(&mut random, arguments, flipped);
         let text = |name: &str| Text::Plain(row[name].as_str().unwrap_or_default().to_owned());
         let encoded = Row::Pair { prompt: text("prompt"), chosen: text("chosen"), rejected: text("rejected") };
-        let example = encoder.encode(&encoded, &Origin::memory(number as u64)).map_err(Error::from)?;
+        let example = encoder.encode(&encoded, &Origin::memory(number as u64)).map_err(Error::Rejected)?;
         let mut said = Map::new();
         for (name, completion) in ["chosen", "rejected"].iter().zip(&example.contexts[0].completions) {
             let prompt = &example.contexts[0].prompt;
@@ -293,7 +293,16 @@ mod tests {
     use super::*;
 
     fn arguments(noise: f64) -> DataMake {
-        DataMake { directory: "".into(), rows: 1, held_out: 40, seed: 3, noise, imbalance: 10, model: false, teacher: None }
+        DataMake {
+            directory: "".into(),
+            rows: 1,
+            held_out: 40,
+            seed: 3,
+            noise,
+            imbalance: 10,
+            model: false,
+            teacher: None,
+        }
     }
 
     #[test]
