@@ -10,6 +10,7 @@ if ! command -v npm > /dev/null; then
   exit
 fi
 place=target/chromium
+tool=$PWD/tools/page.mjs
 mkdir -p "$place"
 [ -d "$place/node_modules/puppeteer-core" ] || npm install --prefix "$place" --no-audit --no-fund --silent @sparticuz/chromium@153 puppeteer-core@24
 for page in "$@"; do
@@ -17,5 +18,5 @@ for page in "$@"; do
   out=$pictures/$(basename "$(dirname "$page")")
   mkdir -p "$out"
   out=$(realpath "$out")
-  (cd "$place" && node ../../tools/page.mjs "$page" "$out")
+  (cd "$place" && node "$tool" "$page" "$out")
 done

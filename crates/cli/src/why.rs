@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use candlewick::data::{Batch, BatchOptions, Batches, Encoder, LastStep, Order, Row, Source, Text};
-use candlewick::evaluate::influence::{Gradients, Influence};
+use candlewick::data::{Batch, BatchOptions, Batches, Encoder, LastStep, Order, Origin, Row, Source, Text};
+use candlewick::evaluate::influence::{self, Influence, Influences};
+use candlewick::evaluate;
 use candlewick::losses::{Objective, Sft, StepWide};
 use candlewick::model::{CausalLm, LoraConfig, Recompute, Sketch};
 use candlewick::train::{
@@ -29,35 +30,73 @@ pub(crate) fn why(arguments: &Why) -> Result<()> {
     let threads = words::threads(plan.train.threads);
     let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
     let sketch = Sketch { dimensions: arguments.dimensions, seed: 0 };
-    let mut trainer = trainer(&plan, &encoder, threads)?;
-    let gradients = |trainer: &mut Trainer<CausalPolicy>, source: Source, limit: Option<usize>| -> Result<Gradients> {
-        let all = batches(&plan, source, &encoder, limit)?;
-        Ok(Gradients::of(trainer, all.into_iter().map(Ok), sketch)?)
-    };
-    let query = if arguments.mislabelled {
-        let Some(held_out) = plan.open_held_out()? else {
-            bail!(Failure::Usage(
-                "--mislabelled: training rows are held against held-out ones; give [evaluation], such as held_out = 0.1".into()
-            ));
+    let asked = asked(arguments, &plan, &encoder)?;
+    let rows = batches(&plan, plan.open_rows()?, &encoder, arguments.limit)?;
+    let each = |batches: &[Batch]| batches.iter().cloned().map(Ok::<_, evaluate::Error>).collect::<Vec<_>>();
+    let mut influences = Influences::default();
+    for state in [State::Start, State::End] {
+        let mut policy = policy(&plan, state, &encoder, threads)?;
+        let query = match &asked {
+            Asked::Rows(batches) => {
+                let mut trainer = trainer(policy, &plan, &encoder, threads)?;
+                let query = influence::query(&mut trainer, each(batches), sketch)?;
+                policy = trainer.into_policy();
+                query
+            }
+            Asked::Answer(batch) => {
+                let objective = Box::new(Sft::default());
+                let mut trainer = Trainer::new(policy, Reference::None, objective, TrainerOptions::default())?;
+                let query = influence::query(&mut trainer, each(std::slice::from_ref(batch)), sketch)?;
+                policy = trainer.into_policy();
+                query
+            }
         };
-        gradients(&mut trainer, held_out, None)?.mean()
-    } else if let Some(path) = &arguments.rows {
-        gradients(&mut trainer, like(&plan, path)?, None)?.mean()
-    } else {
-        let (prompt, answer) =
-            (arguments.prompt.clone().unwrap_or_default(), arguments.answer.clone().unwrap_or_default());
-        let row = Row::Demonstration { prompt: Text::Plain(prompt), completion: Text::Plain(answer) };
-        let (asked, back) = ask(trainer, &encoder, row, sketch, &plan, threads)?;
-        trainer = back;
-        asked
-    };
-    let of_training = gradients(&mut trainer, plan.open_rows()?, arguments.limit)?;
-    let mut influences = of_training.on(&query);
+        let query = query.context("a query without rows")?;
+        influences.add(&mut trainer(policy, &plan, &encoder, threads)?, each(&rows), sketch, &query)?;
+    }
+    let mut influences = influences.list();
     // Rows that speak for it come first, unless those that oppose are asked for.
     let sign = if arguments.mislabelled { 1.0 } else { -1.0 };
     influences.sort_by(|a, b| (sign * a.cosine).total_cmp(&(sign * b.cosine)));
     show(arguments, &influences);
     Ok(())
+}
+
+/// What is asked about.
+enum Asked {
+    /// The mean of rows like those of the run.
+    Rows(Vec<Batch>),
+    /// An answer to a prompt.
+    Answer(Batch),
+}
+
+fn asked(arguments: &Why, plan: &Plan, encoder: &Arc<Encoder>) -> Result<Asked> {
+    if arguments.mislabelled {
+        let Some(held_out) = plan.open_held_out()? else {
+            bail!(Failure::Usage(
+                "--mislabelled: training rows are held against held-out ones; give [evaluation], such as held_out = 0.1".into()
+            ));
+        };
+        return Ok(Asked::Rows(batches(plan, held_out, encoder, None)?));
+    }
+    if let Some(path) = &arguments.rows {
+        return Ok(Asked::Rows(batches(plan, like(plan, path)?, encoder, None)?));
+    }
+    let (prompt, answer) = (arguments.prompt.clone().unwrap_or_default(), arguments.answer.clone().unwrap_or_default());
+    let row = Row::Demonstration { prompt: Text::Plain(prompt), completion: Text::Plain(answer) };
+    let example = encoder
+        .encode(&row, &Origin::memory(0))
+        .map_err(|rejection| Failure::Usage(format!("--prompt, --answer: {}: {}", rejection.reason, rejection.detail)))?;
+    Ok(Asked::Answer(Batch { examples: vec![example], ..Batch::default() }))
+}
+
+/// A state of the training.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Before the first step.
+    Start,
+    /// After the last.
+    End,
 }
 
 fn configuration(arguments: &Why) -> Result<Config> {
@@ -70,60 +109,55 @@ fn configuration(arguments: &Why) -> Result<Config> {
     Ok(config)
 }
 
-/// The result of the run, with an adapter: its own, or a fresh one that changes nothing but has gradients.
-fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<CausalPolicy>> {
+/// The policy at a state of the run, with an adapter: its own, or a fresh one that changes nothing but has gradients.
+fn policy(plan: &Plan, state: State, encoder: &Encoder, threads: usize) -> Result<CausalPolicy> {
     let result = plan.output.dir.join("final");
     if !result.is_dir() {
-        bail!(Failure::Model(format!(
-            "{}: no such directory; name that of a run that is over by --output",
-            result.display()
-        )));
+        bail!(Failure::Model(format!("{}: no such directory; name that of a run that is over by --output", result.display())));
     }
-    let load = |path: &Path| -> Result<CausalLm> {
-        let model = CausalLm::load(path)?;
-        encoder.check_vocabulary(model.config().vocab_size)?;
-        Ok(model)
-    };
-    let (model, trains_all) = match &plan.model.tuning {
-        TuningPlan::Full => {
-            let mut model = load(&result)?;
+    let model = match (&plan.model.tuning, state) {
+        (TuningPlan::Full, _) => {
+            let mut model = load(if state == State::End { &result } else { &plan.model.path }, encoder)?;
             model.add_lora(&LoraConfig::default(), plan.train.seed)?;
-            (model, true)
+            model
         }
-        _ => {
-            let mut model = load(&plan.model.path)?;
-            model.load_adapter(&result)?;
-            (model, false)
+        (TuningPlan::Lora(lora), State::Start) => {
+            let mut model = load(&plan.model.path, encoder)?;
+            model.add_lora(lora, plan.train.seed)?;
+            model
         }
+        (TuningPlan::Adapter(start), State::Start) => with_adapter(plan, start, encoder)?,
+        (_, State::End) => with_adapter(plan, &result, encoder)?,
+        (other, State::Start) => bail!(Failure::Usage(format!("model: wick why does not know {other:?}"))),
     };
-    let frozen = |model: CausalLm| Reference::Frozen(Box::new(FrozenPolicy::new(model, threads)));
-    let reference = match &plan.reference {
-        ReferencePlan::None => Reference::None,
-        ReferencePlan::Model(path) => frozen(load(path)?),
-        _ if trains_all => frozen(load(&plan.model.path)?),
-        // What was computed before is what the model says without its adapter.
-        _ => Reference::AdapterOff,
-    };
-    let policy = CausalPolicy::new(model, Recompute::Nothing, threads);
-    let options = TrainerOptions { starts_at_reference: false, ..TrainerOptions::default() };
-    Ok(Trainer::new(policy, reference, Box::new(plan.objective.clone()), options)?)
+    Ok(CausalPolicy::new(model, Recompute::Nothing, threads))
 }
 
-/// The gradient of an answer's negative log-likelihood; gives the trainer back.
-fn ask(
-    trainer: Trainer<CausalPolicy>,
-    encoder: &Arc<Encoder>,
-    row: Row,
-    sketch: Sketch,
-    plan: &Plan,
-    threads: usize,
-) -> Result<(Vec<f64>, Trainer<CausalPolicy>)> {
-    let options = TrainerOptions::default();
-    let mut asked = Trainer::new(trainer.into_policy(), Reference::None, Box::new(Sft::default()), options)?;
-    let all = batches(plan, Source::from_rows(vec![row]), encoder, None)?;
-    let query = Gradients::of(&mut asked, all.into_iter().map(Ok), sketch)?.mean();
-    drop(asked);
-    Ok((query, self::trainer(plan, encoder, threads)?))
+fn with_adapter(plan: &Plan, adapter: &Path, encoder: &Encoder) -> Result<CausalLm> {
+    let mut model = load(&plan.model.path, encoder)?;
+    model.load_adapter(adapter)?;
+    Ok(model)
+}
+
+fn load(path: &Path, encoder: &Encoder) -> Result<CausalLm> {
+    let model = CausalLm::load(path)?;
+    encoder.check_vocabulary(model.config().vocab_size)?;
+    Ok(model)
+}
+
+/// The trainer of the run around a policy.
+fn trainer(policy: CausalPolicy, plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<CausalPolicy>> {
+    let frozen = |model: CausalLm| Reference::Frozen(Box::new(FrozenPolicy::new(model, threads)));
+    let reference = match (&plan.reference, &plan.model.tuning) {
+        (ReferencePlan::None, _) => Reference::None,
+        (ReferencePlan::Model(path), _) => frozen(load(path, encoder)?),
+        (ReferencePlan::AdapterOff, _) => Reference::AdapterOff,
+        // What was computed before is what the model says before training, without a fresh adapter.
+        (_, TuningPlan::Adapter(start)) => frozen(with_adapter(plan, start, encoder)?),
+        _ => frozen(load(&plan.model.path, encoder)?),
+    };
+    let options = TrainerOptions { starts_at_reference: false, ..TrainerOptions::default() };
+    Ok(Trainer::new(policy, reference, Box::new(plan.objective.clone()), options)?)
 }
 
 /// Rows of another file, read as those of the run.

@@ -176,7 +176,7 @@ fn words_that_do_not_go_together_are_refused_before_the_first_run() {
     refused(&["--objectives", "dpo,hinje"], 2, &["compare.objectives[1]", "hinge"]);
     refused(&["--objectives", "tr_dpo"], 2, &["moves its reference"]);
     refused(&["--objective", "dpo"], 2, &["--objective", "compare"]);
-    refused(&["--set", "evaluation.path=world/pairs.jsonl"], 2, &["evaluation.path"]);
+    refused(&["--set", "evaluation.path=world/pairs.jsonl"], 2, &["evaluation.rows", "overlaps"]);
     bench.text("no.toml", "[model]\npath = \"world/model\"\n");
     bench.wick(&["compare", "--config", "no.toml", "--output", "out"]).fails(2, &["compare", "missing"]);
 }

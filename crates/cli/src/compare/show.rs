@@ -198,7 +198,7 @@ pub(super) fn page(report: &Report, matrix: &Matrix) -> String {
         numbers.push(numbers_of(place, &report.arms[*number], report));
     }
     let mut sections = vec![
-        Section::Text(notes(report).join(". ") + "."),
+        Section::Text(notes(report).iter().map(|note| sentence(note)).collect::<Vec<_>>().join(" ")),
         Section::Heading("Accuracy".into()),
         Section::Intervals(accuracies),
         Section::Heading("Accuracy against drift".into()),
@@ -227,6 +227,12 @@ pub(super) fn page(report: &Report, matrix: &Matrix) -> String {
         }),
     ]);
     to_page("wick compare", &sections)
+}
+
+/// A note as a sentence.
+fn sentence(note: &str) -> String {
+    let mut letters = note.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect::<String>() + ".").unwrap_or_default()
 }
 
 /// What the columns of the table mean.

@@ -60,7 +60,7 @@ impl Chart {
             chart
                 .configure_mesh()
                 .disable_x_mesh()
-                .disable_axes()
+                .axis_style(TRANSPARENT)
                 .x_labels(x.labels())
                 .y_labels(y.labels())
                 .x_label_formatter(&|value| x.label(*value))
@@ -112,11 +112,12 @@ impl Chart {
     }
 }
 
-/// Which levels have another one close above them.
+/// Which levels have another one, or the end of the chart, close above them.
 fn crowded(levels: &[Level], axis: Axis) -> Vec<bool> {
     let near = (axis.high - axis.low) * 14.0 / f64::from(HEIGHT);
-    let is_close = |level: &Level, other: &Level| other.value > level.value && other.value - level.value < near;
-    levels.iter().map(|level| levels.iter().any(|other| is_close(level, other))).collect()
+    let is_close = |level: &Level, above: f64| above > level.value && above - level.value < near;
+    let has_no_room = |level: &Level| axis.high - level.value < near;
+    levels.iter().map(|level| has_no_room(level) || levels.iter().any(|other| is_close(level, other.value))).collect()
 }
 
 type Plot<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
@@ -172,6 +173,6 @@ mod tests {
     fn levels_that_are_close_are_named_on_either_side() {
         let level = |value| Level { name: "l".into(), value };
         let axis = Axis::covering([0.0, 1.0].into_iter()).expect("values");
-        assert_eq!(crowded(&[level(0.5), level(0.51), level(0.9)], axis), [true, false, false]);
+        assert_eq!(crowded(&[level(0.5), level(0.51), level(0.9), level(0.99)], axis), [true, false, false, true]);
     }
 }

@@ -60,6 +60,8 @@ pub(crate) struct PlanePoint {
 const WIDTH: u32 = 560;
 const ROW: u32 = 18;
 const NAMES: u32 = 190;
+/// Values to the right whose largest is so many times the smallest are drawn by powers of ten.
+const SPAN: f64 = 30.0;
 
 impl Intervals {
     /// The chart as an HTML `figure`.
@@ -82,7 +84,7 @@ impl Intervals {
             chart
                 .configure_mesh()
                 .disable_y_mesh()
-                .disable_axes()
+                .axis_style(TRANSPARENT)
                 .x_labels(x.labels())
                 .y_labels(0)
                 .x_label_formatter(&|value| x.label(*value))
@@ -118,7 +120,13 @@ impl Plane {
         let ends = |of: fn(&PlanePoint) -> (f64, f64, f64)| {
             self.points.iter().map(of).flat_map(|(low, value, high)| [low, value, high])
         };
-        let (Some(x), Some(y)) = (Axis::covering(ends(|p| p.x)), Axis::covering(ends(|p| p.y))) else {
+        // Values that span powers of ten would lie on each other at the left.
+        let positive = || ends(|p| p.x).filter(|value| *value > 0.0);
+        let (least, most) = positive().fold((f64::INFINITY, 0.0), |(l, m): (f64, f64), v| (l.min(v), m.max(v)));
+        let powers = ends(|p| p.x).all(|value| value > 0.0) && most > SPAN * least;
+        let right = |value: f64| if powers { value.log10() } else { value };
+        let x_axis = if powers { Axis::of_powers(positive()) } else { Axis::covering(ends(|p| p.x)) };
+        let (Some(x), Some(y)) = (x_axis, Axis::covering(ends(|p| p.y))) else {
             return format!("<figure><figcaption>{}</figcaption><p>nothing recorded</p></figure>", escape(&self.title));
         };
         let drawn = svg((WIDTH, 380), &self.title, |area| {
@@ -129,10 +137,10 @@ impl Plane {
                 .build_cartesian_2d(x.range(), y.range())?;
             chart
                 .configure_mesh()
-                .disable_axes()
+                .axis_style(TRANSPARENT)
                 .x_labels(x.labels())
                 .y_labels(y.labels())
-                .x_label_formatter(&|value| x.label(*value))
+                .x_label_formatter(&|value| if powers { Axis::power(*value) } else { x.label(*value) })
                 .y_label_formatter(&|value| y.label(*value))
                 .x_desc(self.right.as_str())
                 .y_desc(self.up.as_str())
@@ -143,12 +151,14 @@ impl Plane {
                 .y_label_style(text(11, &QUIET, HPos::Right, VPos::Center))
                 .draw()?;
             if self.line.len() > 1 {
-                let dashes = DashedLineSeries::new(self.line.clone(), 4 * SCALE, 3 * SCALE, QUIET.stroke_width(SCALE));
+                let line: Vec<(f64, f64)> = self.line.iter().map(|(x, y)| (right(*x), *y)).collect();
+                let dashes = DashedLineSeries::new(line, 4 * SCALE, 3 * SCALE, QUIET.stroke_width(SCALE));
                 chart.draw_series(dashes)?;
             }
             for point in &self.points {
                 let colour = series_colour(point.series);
-                let (x, y) = (point.x, point.y);
+                let (low, value, high) = point.x;
+                let (x, y) = ((right(low), right(value), right(high)), point.y);
                 let faint = colour.mix(0.45).stroke_width(SCALE);
                 chart.draw_series([
                     PathElement::new([(x.0, y.1), (x.2, y.1)], faint),

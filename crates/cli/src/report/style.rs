@@ -99,6 +99,20 @@ impl Axis {
         Some(Self { low: (low / step).floor() * step, high: (high / step).ceil() * step, step })
     }
 
+    /// Around the logarithms of positive values, from one power of ten to another.
+    pub(super) fn of_powers(values: impl Iterator<Item = f64>) -> Option<Self> {
+        let logarithms = values.filter(|value| *value > 0.0 && value.is_finite()).map(f64::log10);
+        let (low, high) = logarithms.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+        let (low, high) = (low.floor(), high.ceil().max(low.floor() + 1.0));
+        low.is_finite().then_some(Self { low, high, step: 1.0 })
+    }
+
+    /// A power of ten as its label says it.
+    pub(super) fn power(logarithm: f64) -> String {
+        let digits = (-logarithm.round()).max(0.0) as usize;
+        format!("{:.digits$}", 10f64.powf(logarithm.round()))
+    }
+
     /// As the range that plotters takes.
     pub(super) fn range(self) -> std::ops::Range<f64> {
         self.low..self.high
@@ -132,6 +146,10 @@ mod tests {
         assert_eq!(axis.label(0.4), "0.4");
         assert_eq!(axis.label(-1e-17), "0.0");
         assert_eq!(Axis::covering([f64::NAN].into_iter()), None);
+        let powers = Axis::of_powers([0.3, 218.0, 0.0].into_iter()).expect("positive values");
+        assert_eq!((powers.low, powers.high, powers.labels()), (-1.0, 3.0, 5));
+        assert_eq!((Axis::power(-1.0), Axis::power(2.0)), ("0.1".to_owned(), "100".to_owned()));
+        assert_eq!(Axis::of_powers([0.0].into_iter()), None);
         let flat = Axis::covering([2.0].into_iter()).expect("a value");
         assert!(flat.low < 2.0 && flat.high > 2.0);
     }
