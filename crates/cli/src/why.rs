@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use candlewick::data::{Batch, BatchOptions, Batches, Encoder, LastStep, Order, Origin, Row, Source, Text};
-use candlewick::evaluate::influence::{self, Influence, Influences};
 use candlewick::evaluate;
+use candlewick::evaluate::influence::{self, Influence, Influences};
 use candlewick::losses::{Objective, Sft, StepWide};
 use candlewick::model::{CausalLm, LoraConfig, Recompute, Sketch};
 use candlewick::train::{
@@ -84,9 +84,9 @@ fn asked(arguments: &Why, plan: &Plan, encoder: &Arc<Encoder>) -> Result<Asked> 
     }
     let (prompt, answer) = (arguments.prompt.clone().unwrap_or_default(), arguments.answer.clone().unwrap_or_default());
     let row = Row::Demonstration { prompt: Text::Plain(prompt), completion: Text::Plain(answer) };
-    let example = encoder
-        .encode(&row, &Origin::memory(0))
-        .map_err(|rejection| Failure::Usage(format!("--prompt, --answer: {}: {}", rejection.reason, rejection.detail)))?;
+    let example = encoder.encode(&row, &Origin::memory(0)).map_err(|rejection| {
+        Failure::Usage(format!("--prompt, --answer: {}: {}", rejection.reason, rejection.detail))
+    })?;
     Ok(Asked::Answer(Batch { examples: vec![example], ..Batch::default() }))
 }
 
@@ -113,7 +113,10 @@ fn configuration(arguments: &Why) -> Result<Config> {
 fn policy(plan: &Plan, state: State, encoder: &Encoder, threads: usize) -> Result<CausalPolicy> {
     let result = plan.output.dir.join("final");
     if !result.is_dir() {
-        bail!(Failure::Model(format!("{}: no such directory; name that of a run that is over by --output", result.display())));
+        bail!(Failure::Model(format!(
+            "{}: no such directory; name that of a run that is over by --output",
+            result.display()
+        )));
     }
     let model = match (&plan.model.tuning, state) {
         (TuningPlan::Full, _) => {

@@ -17,8 +17,8 @@ fn own(found: &Findings) -> String {
 }
 
 /// What the estimates are.
-const GUESS: &str =
-    "The times are guesses from the speed of this run's small model; measure yours with wick bench step.";
+const GUESS: &str = "The times are guesses from the speed of this run's small model; measure yours with wick bench step. Memory for the rows of a batch \
+     comes on top: wick train --print-plan says how much all of it is.";
 
 /// The findings as lines of at most 100 characters.
 pub(super) fn screen(found: &Findings) -> Vec<String> {
@@ -56,7 +56,7 @@ pub(super) fn screen(found: &Findings) -> Vec<String> {
         format!("    {}", own(found)),
     ]);
     lines.extend(columns(&estimates(found)));
-    lines.push(format!("    {GUESS}"));
+    lines.extend(wrap(GUESS, 94).into_iter().map(|line| format!("    {line}")));
     lines
 }
 
@@ -225,7 +225,7 @@ fn places(found: &Findings) -> Vec<Vec<String>> {
     ]
 }
 
-/// Time and memory of larger models, roughly, from the speed found here.
+/// Time and weights of larger models, roughly, from the speed found here. What a batch takes beside weights depends on its rows.
 ///
 /// A token of a trained and a reference pass costs about 8 operations a parameter. This run's share of the machine's speed is not
 /// that of a larger model, whose matrices suit the processor better and its caches worse; the times say the order of magnitude.
@@ -235,8 +235,8 @@ fn estimates(found: &Findings) -> Vec<Vec<String>> {
     let mut rows = vec![vec![
         "parameters".into(),
         "1,000 pairs of 600 tokens, roughly".into(),
-        "memory with --lora".into(),
-        "without".into(),
+        "weights with --lora".into(),
+        "weights, reference, gradients, optimizer without".into(),
     ]];
     for (name, parameters) in [("30 M", 3e7), ("135 M", 1.35e8), ("1.1 B", 1.1e9)] {
         let hours = 8.0 * parameters * PAIR_TOKENS * 1000.0 / speed.max(1.0) / 3600.0;
@@ -245,7 +245,7 @@ fn estimates(found: &Findings) -> Vec<Vec<String>> {
         } else {
             format!("about {hours:.1} h")
         };
-        let gib = |bytes: f64| format!("about {:.1} GiB", (bytes + 5e8) / f64::from(1 << 30));
+        let gib = |bytes: f64| format!("{:.1} GiB", bytes / f64::from(1 << 30));
         // f32: the weights once; or weights, reference, gradients and two moments.
         rows.push(vec![name.into(), time, gib(4.0 * parameters), gib(20.0 * parameters)]);
     }
