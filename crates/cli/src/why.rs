@@ -55,9 +55,12 @@ pub(crate) fn why(arguments: &Why) -> Result<()> {
         influences.add(&mut trainer(policy, &plan, &encoder, threads)?, each(&rows), sketch, &query)?;
     }
     let mut influences = influences.list();
-    // Rows that speak for it come first, unless those that oppose are asked for.
-    let sign = if arguments.mislabelled { 1.0 } else { -1.0 };
-    influences.sort_by(|a, b| (sign * a.cosine).total_cmp(&(sign * b.cosine)));
+    match arguments.mislabelled {
+        // A row that is wrong has a large loss as well: its size belongs to the suspicion.
+        true => influences.sort_by(|a, b| a.product.total_cmp(&b.product)),
+        // Rows that speak for it come first, whatever their size.
+        false => influences.sort_by(|a, b| b.cosine.total_cmp(&a.cosine)),
+    }
     show(arguments, &influences);
     Ok(())
 }
@@ -224,10 +227,11 @@ fn show(arguments: &Why, influences: &[Influence]) {
         false => "training rows that spoke most for it",
     };
     println!("{what} ({} rows looked at)", influences.len());
-    let mut table = vec![["cosine", "row", ""].map(str::to_owned).to_vec()];
+    let mut table = vec![["cosine", "product", "row", ""].map(str::to_owned).to_vec()];
     for influence in shown {
         let text = text_of(&influence.place).unwrap_or_default();
-        table.push(vec![format!("{:+.3}", influence.cosine), influence.place.clone(), rows::shortened(&text)]);
+        let numbers = [format!("{:+.3}", influence.cosine), format!("{:+.2e}", influence.product)];
+        table.push([&numbers[..], &[influence.place.clone(), rows::shortened(&text)]].concat());
     }
     for line in crate::screen::columns(&table) {
         println!("{line}");

@@ -226,3 +226,89 @@ fn a_world_is_decided_by_its_seed_and_refuses_nonsense() {
     assert_eq!((place["ids"].as_array().map(Vec::len), &place["log_probs"]), (Some(8), &place["reference_log_probs"]));
     make("three", &["--noise", "1.5"]).fails(2, &["--noise", "between 0 and 1"]);
 }
+
+/// A run on pairs of which a quarter are planted the wrong way round.
+const PLANTED: &str = r#"
+[model]
+path = "world/model"
+lora = { rank = 8, alpha = 16.0 }
+
+[data]
+path = "world/pairs.jsonl"
+max_length = 128
+
+[evaluation]
+path = "world/held_out.jsonl"
+slices = ["family"]
+
+[objective]
+type = "dpo"
+
+[optimizer]
+learning_rate = 3e-3
+
+[train]
+batch_size = 16
+steps = 15
+
+[output]
+dir = "run"
+"#;
+
+#[test]
+fn planted_wrong_labels_are_found_and_slices_are_told_apart() {
+    let bench = Bench::new();
+    let made =
+        ["data", "make", "world", "--rows", "240", "--held-out", "80", "--noise", "0.25", "--seed", "3", "--model"];
+    bench.wick(&made).succeeds();
+    bench.text("run.toml", PLANTED);
+    bench.wick(&["why", "--config", "run.toml", "--mislabelled"]).fails(4, &["run/final", "--output"]);
+    bench.wick(&["train", "--config", "run.toml"]).succeeds();
+    let rows = std::fs::read_to_string(bench.path("world/pairs.jsonl")).expect("rows");
+    let flipped: Vec<bool> = rows.lines().map(|row| row.contains("\"flipped\":true")).collect();
+    let wrong = flipped.iter().filter(|flipped| **flipped).count();
+    let shown = wrong.to_string();
+    let said = bench.wick(&["why", "--config", "run.toml", "--mislabelled", "--top", &shown, "--json"]);
+    said.succeeds();
+    let line_of = |line: &str| -> usize {
+        let row: Value = serde_json::from_str(line).expect("json");
+        let place = row["place"].as_str().expect("a place");
+        place.rsplit_once(':').and_then(|(_, line)| line.parse().ok()).expect("a line")
+    };
+    let hits = said.out.lines().filter(|line| flipped[line_of(line) - 1]).count();
+    assert_eq!(said.out.lines().count(), wrong);
+    // As many as are wrong are shown: by chance a quarter of them would be.
+    let (recall, chance) = (hits as f64 / wrong as f64, wrong as f64 / flipped.len() as f64);
+    assert!(recall > 1.6 * chance, "{recall} where chance gives {chance}");
+
+    let prompt = "the old cup is in the barn and the red hat is in the hall . where is the red hat ?";
+    let said = bench.wick(&[
+        "why",
+        "--config",
+        "run.toml",
+        "--prompt",
+        prompt,
+        "--answer",
+        " the red hat is in the hall .",
+        "--top",
+        "3",
+        "--json",
+    ]);
+    said.succeeds();
+    let cosines: Vec<f64> =
+        said.out.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["cosine"].as_f64()).collect();
+    assert!(cosines.len() == 3 && cosines[0] >= cosines[1] && cosines[2] > 0.0, "{cosines:?}");
+    bench.wick(&["why", "--config", "run.toml"]).fails(2, &["--prompt", "--mislabelled"]);
+
+    let said = bench.wick(&["eval", "--config", "run.toml", "--adapter", "run/final", "--json"]);
+    said.succeeds();
+    let found: Value = serde_json::from_str(&said.out).expect("json");
+    let preferences = &found["preferences"];
+    assert_eq!(preferences["all"]["accuracy"]["estimate"], found["rewards/accuracies"]);
+    let families = preferences["slices"]["family"].as_object().expect("slices");
+    let items: u64 = families.values().filter_map(|slice| slice["items"].as_u64()).sum();
+    assert_eq!((families.len(), items), (5, 80));
+    assert!(preferences["all"]["calibration"]["brier"].as_f64().is_some_and(|brier| brier < 0.3), "{preferences}");
+    let said = bench.wick(&["eval", "--config", "run.toml", "--adapter", "run/final", "--slices", "colour"]);
+    said.fails(3, &["--slices", "colour"]);
+}

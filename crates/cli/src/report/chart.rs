@@ -54,6 +54,7 @@ impl Chart {
         let drawn = svg((WIDTH, HEIGHT), &self.title, |area| {
             let mut chart = ChartBuilder::on(area)
                 .margin(8 * SCALE)
+                .margin_right(18 * SCALE)
                 .x_label_area_size(20 * SCALE)
                 .y_label_area_size(44 * SCALE)
                 .build_cartesian_2d(x.range(), y.range())?;

@@ -132,6 +132,7 @@ impl Plane {
         let drawn = svg((WIDTH, 380), &self.title, |area| {
             let mut chart = ChartBuilder::on(area)
                 .margin(10 * SCALE)
+                .margin_right(20 * SCALE)
                 .x_label_area_size(38 * SCALE)
                 .y_label_area_size(54 * SCALE)
                 .build_cartesian_2d(x.range(), y.range())?;
