@@ -115,7 +115,7 @@ pub enum ReferenceKind {
     Frozen,
     /// The policy without its adapter.
     AdapterOff,
-    /// A file of log-probabilities, made on the first run.
+    /// A file of log-probabilities, made on the first run; a run adds what it lacks before its first step.
     Precomputed,
 }
 
