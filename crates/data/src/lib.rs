@@ -67,6 +67,7 @@ mod batches;
 mod bucket;
 mod byte_level;
 mod check;
+mod continuations;
 mod cursor;
 mod describe;
 mod edits;
@@ -88,7 +89,9 @@ mod place;
 mod read;
 mod records;
 mod report;
+mod raw_rows;
 mod row;
+mod row_template;
 mod rows;
 mod sequence;
 mod shape;
@@ -111,6 +114,7 @@ pub use encode::{
 };
 pub use error::{Error, Reason, Rejection};
 pub use form::{ColumnPath, Form, Ties};
+pub use jinja::Fail as TemplateError;
 pub use inspect::{Span, SpanKind, SpanPart, SpanText, spans};
 pub use mismatch::fill as fill_mismatched;
 pub use mixture::{MixtureEnd, Shard};
@@ -120,12 +124,14 @@ pub use order::{Order, SplitMix};
 pub use packing::{pack as pack_step, tokens as example_tokens};
 pub use pass::{PartState, PassState};
 pub use place::Place;
+pub use raw_rows::RawRows;
 pub use read::{MAX_LINE_BYTES, Position};
 pub use records::Records;
 pub use report::{Counts, LISTED_REJECTIONS, PartCounts, Report};
 pub use row::{
     Annotation, Batch, Completion, Context, Example, Message, Origin, Record, Row, TeacherToken, Text, Unit,
 };
+pub use row_template::RowTemplate;
 pub use rows::RowRange;
 pub use shape::{
     Balance, Contradiction, Deduplicate, LabelCounts, LeftOut, PairBy, PairUp, Pairing, PromptRange, RankedPairs,
