@@ -18,6 +18,9 @@ use crate::{places, rows, words};
 
 /// Measures and prints.
 pub(crate) fn eval(arguments: &Eval) -> Result<()> {
+    if !arguments.tasks.tasks.is_empty() {
+        return crate::eval_tasks::eval(arguments);
+    }
     let plan = Plan::resolve(configuration(arguments)?)?;
     let threads = words::threads(plan.train.threads);
     eprintln!("measuring {}, {}", plan.data.name(), selected(&plan));

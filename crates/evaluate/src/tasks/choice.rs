@@ -39,6 +39,7 @@ struct Bias {
 #[derive(Debug, Clone)]
 pub(super) struct Question {
     pub(super) asked: Vec<Asked>,
+    choices: Vec<String>,
     right: Vec<usize>,
     weights: Vec<f64>,
     bias: Option<BiasRole>,
@@ -136,7 +137,7 @@ impl Choice {
         })
     }
 
-    /// How choices are compared, the first for what is reported once.
+    /// What is asked of a row.
     pub(super) fn ask(&self, values: &mut Values<'_>) -> Result<Question> {
         let choices = match &self.choices {
             Choices::Each(fields) => fields.iter().map(|field| field.text(values)).collect::<Result<Vec<_>>>()?,
@@ -168,7 +169,7 @@ impl Choice {
             }
             None => None,
         };
-        Ok(Question { asked: self.forms.ask(values, &choices)?, right, weights, bias })
+        Ok(Question { asked: self.forms.ask(values, &choices)?, choices, right, weights, bias })
     }
 
     /// What is reported of these rows. `groups` names the group of each row, where rows have one.
@@ -220,6 +221,13 @@ impl Choice {
 }
 
 impl Question {
+    /// The right choices, for people.
+    pub(super) fn right_in_words(&self) -> Option<String> {
+        let texts = self.choices.iter().enumerate().filter(|(i, _)| self.right.contains(i)).map(|(_, text)| text.as_str());
+        let texts: Vec<&str> = texts.collect();
+        (!texts.is_empty()).then(|| texts.join(" | "))
+    }
+
     /// With what the model said: for each way to ask the scores, and those under the unconditional prompt.
     pub(super) fn answered(self, scores: &[(Vec<Score>, Option<Vec<Score>>)]) -> ChoiceOutcome {
         let variants = self.asked.into_iter().zip(scores).map(|(asked, (scores, unconditional))| {

@@ -21,7 +21,7 @@ const MOST_NEW_TOKENS: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub(super) struct Answers {
     prompt: Field,
-    given: Option<Field>,
+    pub(super) given: Option<Field>,
     limits: Limits,
 }
 
@@ -71,11 +71,6 @@ impl Answers {
             given: Field::optional(file, "given", words.given.as_ref())?,
             limits: Limits { max_new_tokens, stop: words.stop.clone() },
         })
-    }
-
-    /// Whether the model has to write.
-    pub(super) fn are_written(&self) -> bool {
-        self.given.is_none()
     }
 
     pub(super) fn prompt(&self, values: &Values<'_>) -> Result<String> {
@@ -158,6 +153,18 @@ impl Generate {
             refusals,
             criterion: words.criterion.clone(),
         })
+    }
+
+    /// The reference, or what should become of the prompt, for people.
+    pub(super) fn right_in_words(&self, values: &Values<'_>) -> Result<Option<String>> {
+        if let Some(field) = &self.should_refuse {
+            return Ok(field.truth(values)?.map(|should| if should { "refuses" } else { "answers" }.to_owned()));
+        }
+        let reference = self.reference.as_ref().map(|field| field.text(values)).transpose()?;
+        if let Some(given) = &self.answers.given {
+            given.text(values)?;
+        }
+        Ok(reference)
     }
 
     /// Whether a judge could be asked.

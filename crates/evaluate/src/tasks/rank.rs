@@ -93,6 +93,11 @@ impl Rank {
 }
 
 impl Question {
+    /// The good completions.
+    pub(super) fn chosen(&self) -> &[String] {
+        self.request.continuations.get(..self.chosen).unwrap_or_default()
+    }
+
     pub(super) fn answered(self, scores: &[f64]) -> RankOutcome {
         let (chosen, rejected) = scores.split_at(self.chosen.min(scores.len()));
         RankOutcome { chosen: chosen.to_vec(), rejected: rejected.to_vec() }

@@ -160,6 +160,10 @@ impl Rating {
 }
 
 impl Question {
+    pub(super) fn has_reversed_key(&self) -> bool {
+        self.reversed_key
+    }
+
     pub(super) fn answered(self, scores: &[Vec<Score>]) -> RatingOutcome {
         let variants = self.asked.into_iter().zip(scores).map(|(asked, scores)| {
             let all = log_sum_exp(scores.iter().map(|score| score.log_prob));

@@ -107,6 +107,10 @@ fn is_right(probability: f64, right: f64) -> f64 {
 }
 
 impl Question {
+    pub(super) fn right(&self) -> Option<bool> {
+        self.right
+    }
+
     pub(super) fn answered(self, scores: &[Vec<Score>]) -> YesNoOutcome {
         let yes = self.yes;
         let forms = self.asked.into_iter().zip(scores).map(|(asked, scores)| {
