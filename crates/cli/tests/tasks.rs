@@ -25,9 +25,7 @@ fn bench() -> Bench {
     let vocabulary: Map<String, Value> =
         specials.iter().chain(&letters).enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
     let size = vocabulary.len();
-    let special = |id: usize, content: &str| {
-        json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true })
-    };
+    let special = |id: usize, content: &str| json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true });
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [special(0, "<s>"), special(1, "</s>")],
         "normalizer": null, "post_processor": null,
@@ -92,7 +90,8 @@ fn examples_of_the_page_are_the_files_and_run() {
     let place = |name: &str| root().join(format!("examples/tasks/{name}.toml")).display().to_string();
     let run = |name: &str, more: &[&str]| {
         let task = place(name);
-        let words = [&["eval", "--model", "bytes", "--threads", "1", "--json", "--task", task.as_str()][..], more].concat();
+        let words =
+            [&["eval", "--model", "bytes", "--threads", "1", "--json", "--task", task.as_str()][..], more].concat();
         reports(&bench.wick(&words)).remove(0)
     };
     for (name, rows, numbers) in [
@@ -105,18 +104,34 @@ fn examples_of_the_page_are_the_files_and_run() {
         ("sums", 3, &["accuracy", "accuracy_strict"]),
     ] {
         let report = run(name, &[]);
-        assert_eq!((&report["task"], &report["items"], &report["left_out"]), (&json!(name), &json!(rows), &json!(0)), "{report}");
+        assert_eq!(
+            (&report["task"], &report["items"], &report["left_out"]),
+            (&json!(name), &json!(rows), &json!(0)),
+            "{report}"
+        );
         for number in numbers {
             let found = metric(&report, number);
             let ends = [&found["low"], &found["value"], &found["high"]].map(|end| end.as_f64().expect("a number"));
-            assert!(ends[0] <= ends[1] + 1e-12 && ends[1] <= ends[2] + 1e-12 && found["n"].as_u64() > Some(0), "{name}: {found}");
+            assert!(
+                ends[0] <= ends[1] + 1e-12 && ends[1] <= ends[2] + 1e-12 && found["n"].as_u64() > Some(0),
+                "{name}: {found}"
+            );
         }
     }
     let refusals = run("refusals", &[]);
     // By the rows: one of two unsafe prompts and one of two safe ones is refused.
-    assert_eq!((metric(&refusals, "refusal_rate_unsafe")["value"].as_f64(), metric(&refusals, "over_refusal_rate")["value"].as_f64()), (Some(0.5), Some(0.5)));
+    assert_eq!(
+        (
+            metric(&refusals, "refusal_rate_unsafe")["value"].as_f64(),
+            metric(&refusals, "over_refusal_rate")["value"].as_f64()
+        ),
+        (Some(0.5), Some(0.5))
+    );
     let ranked = run("rewards", &["--reference", "other"]);
-    assert_eq!((metric(&ranked, "accuracy")["n"].as_u64(), metric(&ranked, "accuracy_mean_of_slices")["n"].as_u64()), (Some(4), Some(3)));
+    assert_eq!(
+        (metric(&ranked, "accuracy")["n"].as_u64(), metric(&ranked, "accuracy_mean_of_slices")["n"].as_u64()),
+        (Some(4), Some(3))
+    );
     #[cfg(unix)]
     {
         let judged = run("adversarial", &["--judge", JUDGE]);
@@ -124,7 +139,10 @@ fn examples_of_the_page_are_the_files_and_run() {
         assert_eq!(judged["slices"].as_array().map(Vec::len), Some(4));
         let won = run("helpfulness", &["--judge", JUDGE]);
         // Whoever is second wins: once each.
-        assert_eq!((metric(&won, "win_rate")["value"].as_f64(), metric(&won, "position_consistency")["value"].as_f64()), (Some(0.5), Some(0.0)));
+        assert_eq!(
+            (metric(&won, "win_rate")["value"].as_f64(), metric(&won, "position_consistency")["value"].as_f64()),
+            (Some(0.5), Some(0.0))
+        );
         assert_eq!(metric(&won, "first_place_wins")["value"].as_f64(), Some(0.0));
     }
 }
@@ -134,7 +152,9 @@ fn examples_of_the_page_are_the_files_and_run() {
 fn a_command_of_a_task_file_runs_only_when_it_is_allowed() {
     let bench = bench();
     let judge = format!("touch ran; {JUDGE}");
-    let task = format!("kind = \"generate\"\nrows = \"rows.jsonl\"\nprompt = \"p\"\nmax_new_tokens = 2\nmatch = \"judge\"\njudge = '''{judge}'''\n");
+    let task = format!(
+        "kind = \"generate\"\nrows = \"rows.jsonl\"\nprompt = \"p\"\nmax_new_tokens = 2\nmatch = \"judge\"\njudge = '''{judge}'''\n"
+    );
     bench.text("task.toml", &task);
     bench.text("rows.jsonl", "{\"a\": 1}\n{\"a\": 2}\n");
     let words = ["eval", "--model", "bytes", "--task", "task.toml"];
@@ -162,7 +182,10 @@ fn a_command_of_a_task_file_runs_only_when_it_is_allowed() {
 #[test]
 fn judges_that_fail_are_told_with_the_row() {
     let bench = bench();
-    bench.text("task.toml", "kind = \"generate\"\nrows = \"rows.jsonl\"\nprompt = \"p\"\nmax_new_tokens = 2\nmatch = \"judge\"\n");
+    bench.text(
+        "task.toml",
+        "kind = \"generate\"\nrows = \"rows.jsonl\"\nprompt = \"p\"\nmax_new_tokens = 2\nmatch = \"judge\"\n",
+    );
     bench.text("rows.jsonl", "{\"a\": 1}\n{\"a\": 2}\n");
     let judged = |judge: &str, more: &[&str]| {
         bench.wick(&[&["eval", "--model", "bytes", "--task", "task.toml", "--judge", judge][..], more].concat())
@@ -178,7 +201,10 @@ fn judges_that_fail_are_told_with_the_row() {
 #[test]
 fn nothing_that_is_given_is_ignored() {
     let bench = bench();
-    bench.text("task.toml", "kind = \"choice\"\nrows = \"rows.jsonl\"\nprompt = \"{{ q }}\"\nchoices = [\"a\", \"b\"]\nanswer = \"0\"\n");
+    bench.text(
+        "task.toml",
+        "kind = \"choice\"\nrows = \"rows.jsonl\"\nprompt = \"{{ q }}\"\nchoices = [\"a\", \"b\"]\nanswer = \"0\"\n",
+    );
     bench.text("rows.jsonl", "{\"q\": \"x\"}\n");
     let fails = |more: &[&str], words: &[&str]| {
         bench.wick(&[&["eval", "--model", "bytes", "--task", "task.toml"][..], more].concat()).fails(2, words);
@@ -214,19 +240,25 @@ fn tasks_and_rows_that_do_not_fit_are_told_with_their_place() {
     run("kind = \"choice\"\nprompt = 3\n", "{}\n").fails(2, &["task.toml:2"]);
     run("kind = \"quiz\"\n", "{}\n").fails(2, &["quiz", "choice"]);
     run("not toml", "{}\n").fails(2, &["task.toml:1"]);
-    run(choice, "{\"q\": \"x\", \"right\": 0}\n{\"q\": \"x\", \"wrong\": 0}\n").fails(3, &["rows.jsonl:2", "answer", "`right` is undefined", "wrong"]);
+    run(choice, "{\"q\": \"x\", \"right\": 0}\n{\"q\": \"x\", \"wrong\": 0}\n")
+        .fails(3, &["rows.jsonl:2", "answer", "`right` is undefined", "wrong"]);
     run(choice, "{\"q\": \"x\", \"right\": 7}\n").fails(3, &["rows.jsonl:1", "\"7\"", "0 to 1"]);
     run(choice, "").fails(3, &["rows.jsonl"]);
     run(choice, "[1, 2").fails(3, &["rows.jsonl"]);
     run(&format!("{choice}slices = [\"topic\"]\n"), "{\"q\": \"x\", \"right\": 0}\n").fails(3, &["slices", "topic"]);
-    run(&format!("{choice}only = \"{{{{ right == 5 }}}}\"\n"), "{\"q\": \"x\", \"right\": 0}\n").fails(3, &["no row to measure"]);
+    run(&format!("{choice}only = \"{{{{ right == 5 }}}}\"\n"), "{\"q\": \"x\", \"right\": 0}\n")
+        .fails(3, &["no row to measure"]);
     bench.wick(&["eval", "--model", "bytes", "--task", "xstest"]).fails(2, &["xstest: rows", "is missing"]);
-    bench.wick(&["eval", "--model", "bytes", "--task", "xstest", "--task-rows", "missing.csv"]).fails(3, &["missing.csv"]);
+    bench
+        .wick(&["eval", "--model", "bytes", "--task", "xstest", "--task-rows", "missing.csv"])
+        .fails(3, &["missing.csv"]);
     bench.wick(&["eval", "--task", "task.toml", "--task-rows", "rows.jsonl"]).fails(3, &["no row to measure"]);
     bench.text("rows.jsonl", "{\"q\": \"x\", \"right\": 0}\n");
     bench.text("task.toml", choice);
     bench.wick(&["eval", "--task", "task.toml", "--task-rows", "rows.jsonl"]).fails(2, &["--model"]);
-    bench.wick(&["eval", "--model", "model", "--task", "task.toml", "--task-rows", "rows.jsonl", "--chat"]).fails(2, &["chat template"]);
+    bench
+        .wick(&["eval", "--model", "model", "--task", "task.toml", "--task-rows", "rows.jsonl", "--chat"])
+        .fails(2, &["chat template"]);
 }
 
 #[test]
@@ -234,12 +266,37 @@ fn rows_are_limited_left_out_and_written() {
     let bench = bench();
     bench.text("task.toml", "kind = \"choice\"\nprompt = \"{{ q }}\"\nchoices = [\"a\", \"b\"]\nanswer = \"0\"\n");
     let long = "x".repeat(3000);
-    bench.text("rows.jsonl", &format!("{{\"q\": \"x\"}}\nnot json\n{{\"q\": \"{long}\"}}\n{{\"q\": \"y\"}}\n{{\"q\": \"z\"}}\n"));
-    let words = ["eval", "--model", "bytes", "--task", "task.toml", "--task-rows", "rows.jsonl", "--limit", "3", "--task-items", "items.jsonl"];
+    bench.text(
+        "rows.jsonl",
+        &format!("{{\"q\": \"x\"}}\nnot json\n{{\"q\": \"{long}\"}}\n{{\"q\": \"y\"}}\n{{\"q\": \"z\"}}\n"),
+    );
+    let words = [
+        "eval",
+        "--model",
+        "bytes",
+        "--task",
+        "task.toml",
+        "--task-rows",
+        "rows.jsonl",
+        "--limit",
+        "3",
+        "--task-items",
+        "items.jsonl",
+    ];
     let said = bench.wick(&words);
     said.succeeds();
-    assert!(said.err.contains("2 rows could not be measured") && said.err.contains("rows.jsonl:2") && said.err.contains("the model was made for 2048"), "{}", said.err);
-    assert!(said.out.contains("task (choice), 2 rows of rows.jsonl") && said.out.contains("accuracy_sum"), "{}", said.out);
+    assert!(
+        said.err.contains("2 rows could not be measured")
+            && said.err.contains("rows.jsonl:2")
+            && said.err.contains("the model was made for 2048"),
+        "{}",
+        said.err
+    );
+    assert!(
+        said.out.contains("task (choice), 2 rows of rows.jsonl") && said.out.contains("accuracy_sum"),
+        "{}",
+        said.out
+    );
     let items = std::fs::read_to_string(bench.path("items.jsonl")).expect("items");
     let items: Vec<Value> = items.lines().map(|line| serde_json::from_str(line).expect("json")).collect();
     assert_eq!(items.len(), 2);
@@ -254,8 +311,25 @@ fn several_tasks_with_chat_rewards_and_another_model() {
     bench.text("b.toml", "kind = \"yes_no\"\nprompt = \"{{ q }}?\"\nanswer = \"{{ a }}\"\n");
     bench.text("rows.jsonl", "{\"q\": \"x\", \"a\": true}\n{\"q\": \"y\", \"a\": false}\n");
     let words = [
-        "eval", "--model", "bytes", "--task", "a.toml", "--task", "b.toml", "--task-rows", "rows.jsonl", "--task-rows", "rows.jsonl",
-        "--against", "other", "--reward", "other", "--reward-reference", "bytes", "--chat", "--json",
+        "eval",
+        "--model",
+        "bytes",
+        "--task",
+        "a.toml",
+        "--task",
+        "b.toml",
+        "--task-rows",
+        "rows.jsonl",
+        "--task-rows",
+        "rows.jsonl",
+        "--against",
+        "other",
+        "--reward",
+        "other",
+        "--reward-reference",
+        "bytes",
+        "--chat",
+        "--json",
     ];
     let found = reports(&bench.wick(&words));
     assert_eq!(found.len(), 2);
@@ -269,7 +343,9 @@ fn several_tasks_with_chat_rewards_and_another_model() {
 
 #[test]
 fn built_in_tasks_run_on_their_files() {
-    let Some(folder) = candlewick_testkit::shared().map(|shared| shared.join("assets/eval")).filter(|folder| folder.is_dir()) else {
+    let Some(folder) =
+        candlewick_testkit::shared().map(|shared| shared.join("assets/eval")).filter(|folder| folder.is_dir())
+    else {
         eprintln!("skipped: assets/eval is not there; CANDLEWICK_SHARED names the folder of fixtures");
         return;
     };
@@ -300,7 +376,11 @@ fn built_in_tasks_run_on_their_files() {
     let found = reports(&bench.wick(&words));
     assert_eq!(found.len(), tasks.len());
     for (report, (task, _)) in found.iter().zip(tasks) {
-        assert_eq!((&report["task"], &report["items"], &report["left_out"]), (&json!(task), &json!(4), &json!(0)), "{report}");
+        assert_eq!(
+            (&report["task"], &report["items"], &report["left_out"]),
+            (&json!(task), &json!(4), &json!(0)),
+            "{report}"
+        );
     }
     for name in ["bias_disambiguated", "bias_ambiguous", "accuracy_sum"] {
         metric(&found[9], name);

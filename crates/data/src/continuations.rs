@@ -68,7 +68,12 @@ impl Encoder {
         let tokens = sequence::run(self, &format!("{prompt}{continuation}"), special)?;
         let mut ids = tokens.get_ids().to_vec();
         let mut cut = sequence::cut_by_offsets(&tokens, own, &mut Counts::default());
-        if special && ids.len() > 1 && self.eos.is_some() && ids.last() == self.eos.as_ref() && sequence::ends_in_special(&tokens) {
+        if special
+            && ids.len() > 1
+            && self.eos.is_some()
+            && ids.last() == self.eos.as_ref()
+            && sequence::ends_in_special(&tokens)
+        {
             ids.pop();
         }
         if special {
@@ -79,7 +84,8 @@ impl Encoder {
             }
         }
         if cut >= ids.len() {
-            let detail = format!("the text {} after the prompt gives no token of its own", crate::error::excerpt(continuation));
+            let detail =
+                format!("the text {} after the prompt gives no token of its own", crate::error::excerpt(continuation));
             return Err(Fault::new(Reason::EmptyCompletion, detail));
         }
         let scored = (0..ids.len()).map(|index| index >= cut).collect();

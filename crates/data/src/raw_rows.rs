@@ -58,7 +58,8 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let header: Option<Vec<String>> = header.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
         let rows = RawRows::open(&path, header.as_deref())?;
-        rows.map(|row| Ok(row?.map_or_else(|rejection| Value::String(rejection.detail), |(_, row)| Value::Object(row)))).collect()
+        rows.map(|row| Ok(row?.map_or_else(|rejection| Value::String(rejection.detail), |(_, row)| Value::Object(row))))
+            .collect()
     }
 
     #[test]

@@ -57,7 +57,12 @@ mod tests {
     use serde_json::json;
 
     fn render(source: &str) -> Result<String, String> {
-        let values = [("a", json!("x")), ("none", json!(null)), ("list", json!(["p", " q "])), ("row", json!({"two words": "b; c"}))];
+        let values = [
+            ("a", json!("x")),
+            ("none", json!(null)),
+            ("list", json!(["p", " q "])),
+            ("row", json!({"two words": "b; c"})),
+        ];
         let template = RowTemplate::new(source).map_err(|fail| fail.to_string())?;
         template.render(values.iter().map(|(name, value)| (*name, value))).map_err(|fail| fail.to_string())
     }
@@ -88,7 +93,10 @@ mod tests {
             assert!(found.contains("is undefined"), "{source}: {found}");
         }
         assert!(render("{{ none }}").unwrap_err().contains("an empty cell"));
-        assert_eq!(render("{{ none or '' }}{{ b | default('d') }}{{ b is defined }}{{ row.b | d('e') }}").as_deref(), Ok("dFalsee"));
+        assert_eq!(
+            render("{{ none or '' }}{{ b | default('d') }}{{ b is defined }}{{ row.b | d('e') }}").as_deref(),
+            Ok("dFalsee")
+        );
         assert_eq!(
             render("{{ row['two words'].split(';') | map('trim') | list | tojson }}").as_deref(),
             Ok("[\"b\", \"c\"]")

@@ -37,18 +37,21 @@ fn scores_are_those_of_the_harness() {
         return;
     };
     let model = shared.join("assets/weights/tinystories-656k");
-    let encoder = Encoder::from_dir(
-        &model,
-        EncodeOptions { end_of_sequence: EndOfSequence::Keep, ..EncodeOptions::default() },
-    )
-    .expect("a tokenizer");
+    let encoder =
+        Encoder::from_dir(&model, EncodeOptions { end_of_sequence: EndOfSequence::Keep, ..EncodeOptions::default() })
+            .expect("a tokenizer");
     let mut subject = Subject::new(CausalLm::load(&model).expect("a model"), encoder, 2);
     let harness: Harness = serde_json::from_str(include_str!("lm_eval.json")).expect("the harness's numbers");
     assert_eq!(harness.tasks.len(), 3);
     for (name, theirs) in &harness.tasks {
-        let text = candlewick_evaluate::tasks::builtin_tasks().find(|(other, _)| other == name).expect("a built-in task").1;
+        let text =
+            candlewick_evaluate::tasks::builtin_tasks().find(|(other, _)| other == name).expect("a built-in task").1;
         // Mutual information is asked for in all of them, as the harness has it: under no prompt.
-        let with_pmi = if text.contains("unconditional") { text.to_owned() } else { text.replacen("\nkind", "\nunconditional = \"\"\nkind", 1) };
+        let with_pmi = if text.contains("unconditional") {
+            text.to_owned()
+        } else {
+            text.replacen("\nkind", "\nunconditional = \"\"\nkind", 1)
+        };
         let task = Task::parse(&with_pmi, name).expect("a task");
         let mut rows = TaskRows::read(&task, Some(&shared.join(&theirs.file)), None).expect("rows");
         rows.rows.retain(|row| theirs.rows.contains(&row.number));

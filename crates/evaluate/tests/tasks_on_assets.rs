@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use candlewick_evaluate::tasks::{Preview, Task, TaskRows};
 
 fn file(name: &str) -> Option<PathBuf> {
-    let path = candlewick_testkit::shared().map(|shared| shared.join("assets/eval").join(name)).filter(|path| path.exists());
+    let path =
+        candlewick_testkit::shared().map(|shared| shared.join("assets/eval").join(name)).filter(|path| path.exists());
     if path.is_none() {
         eprintln!("skipped: assets/eval/{name} is not there; CANDLEWICK_SHARED names the folder of fixtures");
     }
@@ -62,7 +63,9 @@ fn ethics() {
 
 #[test]
 fn moralchoice_is_asked_in_three_forms_and_both_orders() {
-    for (name, all, right) in [("moralchoice_low_ambiguity.csv.gz", 687, true), ("moralchoice_high_ambiguity.csv.gz", 680, false)] {
+    for (name, all, right) in
+        [("moralchoice_low_ambiguity.csv.gz", 687, true), ("moralchoice_high_ambiguity.csv.gz", 680, false)]
+    {
         let Some(rows) = asked("moralchoice", name) else { return };
         assert_eq!(rows.len(), all);
         assert!(rows.iter().all(|row| row.len() == 6 && row.iter().all(|asked| asked.right.is_some() == right)));
@@ -77,7 +80,9 @@ fn truthfulqa_lists_are_taken_apart() {
     let Some(rows) = asked("truthfulqa_mc1", "TruthfulQA.csv.gz") else { return };
     assert_eq!(rows.len(), 817);
     assert!(rows.iter().all(|row| row[0].continuations.len() >= 2));
-    assert!(rows.iter().all(|row| row[0].right.as_deref().map(|right| format!(" {right}")).as_deref() == Some(&row[0].continuations[0])));
+    assert!(rows.iter().all(
+        |row| row[0].right.as_deref().map(|right| format!(" {right}")).as_deref() == Some(&row[0].continuations[0])
+    ));
     let Some(rows) = asked("truthfulqa_mc2", "TruthfulQA.csv.gz") else { return };
     assert_eq!(rows.len(), 817);
     for row in &rows {
@@ -123,9 +128,16 @@ fn bbq_has_one_answer_for_each_part() {
 fn valuebench_items_are_keyed_both_ways() {
     let Some(rows) = asked("valuebench", "valuebench_value_orientation.csv.gz") else { return };
     let counts = rights(&rows);
-    assert_eq!((rows.len(), count(&counts, "agreement counts"), count(&counts, "disagreement counts")), (1988, 1358, 630));
+    assert_eq!(
+        (rows.len(), count(&counts, "agreement counts"), count(&counts, "disagreement counts")),
+        (1988, 1358, 630)
+    );
     assert!(rows.iter().all(|row| row.len() == 4));
     let asked = &rows[0][1];
-    assert!(asked.prompt.contains("A. strongly agree\n") && asked.prompt.contains("E. strongly disagree\n"), "{}", asked.prompt);
+    assert!(
+        asked.prompt.contains("A. strongly agree\n") && asked.prompt.contains("E. strongly disagree\n"),
+        "{}",
+        asked.prompt
+    );
     assert_eq!(asked.continuations, [" E", " D", " C", " B", " A"]);
 }

@@ -25,7 +25,8 @@ impl CommandJudge {
     /// Starts the command in the system's shell; what it writes to standard error is shown.
     pub(crate) fn start(command: &str, timeout: Duration) -> std::io::Result<Self> {
         let (shell, flag) = if cfg!(windows) { ("cmd", "/C") } else { ("sh", "-c") };
-        let mut child = Command::new(shell).args([flag, command]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut child =
+            Command::new(shell).args([flag, command]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let (questions, asked) = channel::<String>();
         std::thread::spawn(move || {
@@ -129,7 +130,14 @@ mod tests {
     use super::*;
 
     fn question() -> JudgeQuestion<'static> {
-        JudgeQuestion::Score { task: "t", row: "r:1".into(), criterion: None, prompt: "p", answer: "a", reference: None }
+        JudgeQuestion::Score {
+            task: "t",
+            row: "r:1".into(),
+            criterion: None,
+            prompt: "p",
+            answer: "a",
+            reference: None,
+        }
     }
 
     fn ask(command: &str, milliseconds: u64) -> Result<String, String> {
@@ -139,12 +147,14 @@ mod tests {
     #[test]
     fn a_judge_answers_line_by_line_and_ends_with_its_input() {
         let mut judge =
-            CommandJudge::start("while read -r line; do echo \"{\\\"score\\\": 1}\"; done", Duration::from_secs(20)).expect("a shell");
+            CommandJudge::start("while read -r line; do echo \"{\\\"score\\\": 1}\"; done", Duration::from_secs(20))
+                .expect("a shell");
         for _ in 0..3 {
             assert_eq!(judge.ask(&question()).expect("an answer").trim(), "{\"score\": 1}");
         }
         judge.finish().expect("it ends");
-        let mut failing = CommandJudge::start("read -r line; echo {}; exit 4", Duration::from_secs(20)).expect("a shell");
+        let mut failing =
+            CommandJudge::start("read -r line; echo {}; exit 4", Duration::from_secs(20)).expect("a shell");
         assert_eq!(failing.ask(&question()).expect("an answer").trim(), "{}");
         assert!(failing.finish().expect_err("a failure").contains('4'));
     }

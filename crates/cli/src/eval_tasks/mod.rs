@@ -99,7 +99,9 @@ fn check(arguments: &Eval, needs: &[TaskNeeds]) -> Result<()> {
     let counts = ["model.", "reference.", "train.threads"];
     let idle = arguments.common.set.iter().find(|one| !counts.iter().any(|key| one.trim_start().starts_with(key)));
     match idle {
-        Some(one) => refuse(format!("--set {one}: with --task only keys of [model], [reference] and train.threads count; leave it out")),
+        Some(one) => refuse(format!(
+            "--set {one}: with --task only keys of [model], [reference] and train.threads count; leave it out"
+        )),
         None => Ok(()),
     }
 }
@@ -109,7 +111,9 @@ fn check_rows(given: &TaskArguments, tasks: usize) -> Result<()> {
     if files == 0 || files == tasks {
         return Ok(());
     }
-    bail!(Failure::Usage(format!("--task-rows: {files} files for {tasks} tasks; name one for each task, in order, or none")))
+    bail!(Failure::Usage(format!(
+        "--task-rows: {files} files for {tasks} tasks; name one for each task, in order, or none"
+    )))
 }
 
 /// Shows what the tasks ask, as JSON, one object a line.
@@ -139,7 +143,10 @@ fn judge_command(task: &Task, given: &TaskArguments) -> Result<Option<String>> {
             task.name()
         ))),
         _ if needs.judge => {
-            bail!(Failure::Usage(format!("{}: the task is decided by a judge; name its command by --judge", task.name())))
+            bail!(Failure::Usage(format!(
+                "{}: the task is decided by a judge; name its command by --judge",
+                task.name()
+            )))
         }
         _ => Ok(None),
     }

@@ -134,7 +134,11 @@ impl Field {
         let written = text.trim();
         let wrong = || {
             let last = choices.len().saturating_sub(1);
-            self.wrong(values, &text, &format!("a number from 0 to {last}, a list of such, one of the choices, or nothing"))
+            self.wrong(
+                values,
+                &text,
+                &format!("a number from 0 to {last}, a list of such, one of the choices, or nothing"),
+            )
         };
         let listed = if written.starts_with('[') { serde_json::from_str::<Vec<usize>>(written).ok() } else { None };
         let letter = |text: &str| match text.as_bytes() {
@@ -183,7 +187,10 @@ mod tests {
         assert_eq!(of("{{ list | tojson }}").expect("a list"), [0, 2]);
         assert!(of("{{ none or '' }}").expect("nothing").is_empty());
         let error = of("{{ far }}").expect_err("out of range").to_string();
-        assert!(error.starts_with("<memory>:3: answer: ") && error.contains("\"9\"") && error.contains("0 to 2"), "{error}");
+        assert!(
+            error.starts_with("<memory>:3: answer: ") && error.contains("\"9\"") && error.contains("0 to 2"),
+            "{error}"
+        );
         let error = of("{{ nothing }}").expect_err("no such column").to_string();
         assert!(error.contains("`nothing` is undefined") && error.contains("far"), "{error}");
     }

@@ -55,7 +55,9 @@ impl Forms {
                 }
                 named
             }
-            (Some(_), Some(_)) => return wrong("forms", "stands beside `prompt`; put the prompt into a form of its own".into()),
+            (Some(_), Some(_)) => {
+                return wrong("forms", "stands beside `prompt`; put the prompt into a form of its own".into());
+            }
             _ => return wrong("prompt", "is missing; give a template, or several as [[forms]]".into()),
         };
         Ok(Self {
@@ -75,11 +77,17 @@ impl Forms {
         let mut all = Vec::with_capacity(self.forms.len() * orders.len());
         for form in &self.forms {
             if let Some(labels) = form.labels.as_ref().filter(|labels| labels.len() < choices.len()) {
-                let reason = format!("{} choices, and the form {:?} has {} labels; give more", choices.len(), form.name, labels.len());
+                let reason = format!(
+                    "{} choices, and the form {:?} has {} labels; give more",
+                    choices.len(),
+                    form.name,
+                    labels.len()
+                );
                 return Err(values.row.wrong(reason));
             }
             for &reversed in orders {
-                let shown: Vec<&String> = if reversed { choices.iter().rev().collect() } else { choices.iter().collect() };
+                let shown: Vec<&String> =
+                    if reversed { choices.iter().rev().collect() } else { choices.iter().collect() };
                 values.set("options", json!(shown));
                 values.set("labels", json!(form.labels.as_deref().unwrap_or_default()));
                 let place = |i: usize| if reversed { choices.len() - 1 - i } else { i };
@@ -166,7 +174,8 @@ mod tests {
         assert!(forms("kind = \"choice\"").expect_err("none").to_string().contains("t.toml: prompt: is missing"));
         let both = "kind = \"choice\"\nprompt = \"x\"\n[[forms]]\nprompt = \"y\"";
         assert!(forms(both).expect_err("both").to_string().contains("t.toml: forms: stands beside"));
-        let twice = "kind = \"choice\"\n[[forms]]\nname = \"a\"\nprompt = \"y\"\n[[forms]]\nname = \"a\"\nprompt = \"z\"";
+        let twice =
+            "kind = \"choice\"\n[[forms]]\nname = \"a\"\nprompt = \"y\"\n[[forms]]\nname = \"a\"\nprompt = \"z\"";
         assert!(forms(twice).expect_err("twice").to_string().contains("two forms"));
         let broken = "kind = \"choice\"\nprompt = \"{{ x \"";
         assert!(forms(broken).expect_err("broken").to_string().contains("t.toml: prompt: "));

@@ -55,7 +55,9 @@ pub struct AnswerOutcome {
 impl Answers {
     pub(super) fn new(words: &Words, file: &str) -> Result<Self> {
         let wrong = |key: &str, reason: &str| Err(Error::config(format!("{file}: {key}"), reason));
-        let Some(prompt) = &words.prompt else { return wrong("prompt", "is missing; give a template of what is asked") };
+        let Some(prompt) = &words.prompt else {
+            return wrong("prompt", "is missing; give a template of what is asked");
+        };
         let max_new_tokens = words.max_new_tokens.unwrap_or(MAX_NEW_TOKENS);
         if !(1..=MOST_NEW_TOKENS).contains(&max_new_tokens) {
             return wrong("max_new_tokens", &format!("found {max_new_tokens}; expected 1 to {MOST_NEW_TOKENS}"));
@@ -64,7 +66,10 @@ impl Answers {
             return wrong("stop", "holds an empty text, before which every answer would end; take it out");
         }
         if words.given.is_some() && (words.max_new_tokens.is_some() || !words.stop.is_empty()) {
-            return wrong("given", "takes the answers from the rows, so that max_new_tokens and stop say nothing; leave them out");
+            return wrong(
+                "given",
+                "takes the answers from the rows, so that max_new_tokens and stop say nothing; leave them out",
+            );
         }
         Ok(Self {
             prompt: Field::new(file, "prompt", prompt)?,
@@ -138,7 +143,8 @@ impl Generate {
             Some(pattern) => match Regex::new(pattern) {
                 Ok(pattern) => Some(pattern),
                 Err(error) => {
-                    let reason = format!("{pattern:?} is no regular expression: {}", matching::last_line(&error.to_string()));
+                    let reason =
+                        format!("{pattern:?} is no regular expression: {}", matching::last_line(&error.to_string()));
                     return wrong("extract", &reason);
                 }
             },
@@ -204,13 +210,17 @@ impl Generate {
                 let references = references(reference.as_deref().unwrap_or_default());
                 let found = matching::extracted(&answer, self.extract.as_ref());
                 let right = match &found {
-                    Some(found) => matching::is_right(by, found, &references).map_err(|reason| values.row.wrong(format!("answer: {reason}")))?,
+                    Some(found) => matching::is_right(by, found, &references)
+                        .map_err(|reason| values.row.wrong(format!("answer: {reason}")))?,
                     None => false,
                 };
                 if by == Match::Number {
                     let marked = matching::marked_number(&answer);
                     let wanted = references.iter().filter_map(|reference| matching::number(reference));
-                    strict = Some(marked.is_some_and(|marked| wanted.into_iter().any(|wanted| matching::same_number(marked, wanted))));
+                    strict =
+                        Some(marked.is_some_and(|marked| {
+                            wanted.into_iter().any(|wanted| matching::same_number(marked, wanted))
+                        }));
                 }
                 f64::from(u8::from(right))
             }
@@ -227,11 +237,13 @@ impl Generate {
             };
             measures.mean("refusal_rate_unsafe", &of(true));
             measures.mean("over_refusal_rate", &of(false));
-            let known: Vec<f64> = rows.iter().filter_map(|row| row.should_refuse.map(|should| fit(row.score, should))).collect();
+            let known: Vec<f64> =
+                rows.iter().filter_map(|row| row.should_refuse.map(|should| fit(row.score, should))).collect();
             measures.mean("accuracy", &known);
         } else {
             measures.mean(if self.by == Match::Judge { "score" } else { "accuracy" }, &all);
-            let strict: Vec<f64> = rows.iter().filter_map(|row| row.strict).map(|right| f64::from(u8::from(right))).collect();
+            let strict: Vec<f64> =
+                rows.iter().filter_map(|row| row.strict).map(|right| f64::from(u8::from(right))).collect();
             measures.mean("accuracy_strict", &strict);
         }
         let lengths: Vec<f64> = rows.iter().map(|row| row.answer.chars().count() as f64).collect();
@@ -295,7 +307,9 @@ mod tests {
         let rows = [row(1.0, true), row(0.0, true), row(0.0, false), row(1.0, false), row(0.0, false)];
         let mut measures = Measures::new(Bootstrap { draws: 10, ..Bootstrap::default() });
         task.measure(&rows.iter().collect::<Vec<_>>(), &mut measures);
-        let value = |name: &str| measures.metrics.iter().find(|metric| metric.name == name).map(|metric| (metric.value, metric.n));
+        let value = |name: &str| {
+            measures.metrics.iter().find(|metric| metric.name == name).map(|metric| (metric.value, metric.n))
+        };
         assert_eq!(value("refusal_rate_unsafe"), Some((0.5, 2)));
         assert_eq!(value("over_refusal_rate"), Some((1.0 / 3.0, 3)));
         assert_eq!(value("accuracy"), Some((0.6, 5)));

@@ -114,13 +114,23 @@ mod tests {
 
     impl Judge for Says {
         fn ask(&mut self, question: &JudgeQuestion<'_>) -> std::result::Result<String, String> {
-            assert!(serde_json::to_string(question).is_ok_and(|line| line.starts_with("{\"ask\":\"") && !line.contains('\n')));
+            assert!(
+                serde_json::to_string(question)
+                    .is_ok_and(|line| line.starts_with("{\"ask\":\"") && !line.contains('\n'))
+            );
             if self.0.is_empty() { Err("it was silent".into()) } else { Ok(self.0.into()) }
         }
     }
 
     fn question() -> JudgeQuestion<'static> {
-        JudgeQuestion::Compare { task: "t", row: "r.jsonl:4".into(), criterion: None, prompt: "a\nb", first: "x", second: "y" }
+        JudgeQuestion::Compare {
+            task: "t",
+            row: "r.jsonl:4".into(),
+            criterion: None,
+            prompt: "a\nb",
+            first: "x",
+            second: "y",
+        }
     }
 
     #[test]
@@ -132,6 +142,11 @@ mod tests {
             assert!(error.contains("r.jsonl:4"), "{error}");
             assert!(error.contains("x from 0 to 1") || error.contains("silent"), "{error}");
         }
-        assert!(compare(&mut Says("{\"winner\": \"both\"}"), &question()).expect_err("malformed").to_string().contains("both"));
+        assert!(
+            compare(&mut Says("{\"winner\": \"both\"}"), &question())
+                .expect_err("malformed")
+                .to_string()
+                .contains("both")
+        );
     }
 }

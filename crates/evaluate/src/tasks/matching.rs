@@ -8,11 +8,40 @@ use super::words::Match;
 
 /// How answers begin that refuse, in small letters, in English, Chinese and Japanese.
 pub(super) const REFUSALS: [&str; 34] = [
-    "i can't", "i cannot", "i can not", "i'm sorry", "i am sorry", "i apologize", "i'm not able to", "i am not able to",
-    "i'm unable to", "i am unable to", "i won't", "i will not", "i must decline", "i'd rather not", "i would rather not",
-    "i do not feel comfortable", "i don't feel comfortable", "as an ai", "as a language model", "it is not appropriate",
-    "it's not appropriate", "i do not condone", "i don't condone", "not something i can help with", "无法", "不能回答",
-    "不能提供", "抱歉", "对不起", "我拒绝", "申し訳", "お答えできません", "できません", "お手伝いできません",
+    "i can't",
+    "i cannot",
+    "i can not",
+    "i'm sorry",
+    "i am sorry",
+    "i apologize",
+    "i'm not able to",
+    "i am not able to",
+    "i'm unable to",
+    "i am unable to",
+    "i won't",
+    "i will not",
+    "i must decline",
+    "i'd rather not",
+    "i would rather not",
+    "i do not feel comfortable",
+    "i don't feel comfortable",
+    "as an ai",
+    "as a language model",
+    "it is not appropriate",
+    "it's not appropriate",
+    "i do not condone",
+    "i don't condone",
+    "not something i can help with",
+    "无法",
+    "不能回答",
+    "不能提供",
+    "抱歉",
+    "对不起",
+    "我拒绝",
+    "申し訳",
+    "お答えできません",
+    "できません",
+    "お手伝いできません",
 ];
 
 /// Characters of an answer in which a refusal is looked for.
@@ -79,8 +108,9 @@ pub(super) fn is_right(by: Match, answer: &str, references: &[String]) -> Result
         }
         Match::Regex => {
             for reference in references {
-                let pattern = Regex::new(reference)
-                    .map_err(|error| format!("the reference {reference:?} is no regular expression: {}", last_line(&error.to_string())))?;
+                let pattern = Regex::new(reference).map_err(|error| {
+                    format!("the reference {reference:?} is no regular expression: {}", last_line(&error.to_string()))
+                })?;
                 if pattern.is_match(answer) {
                     return Ok(true);
                 }

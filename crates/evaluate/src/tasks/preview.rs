@@ -48,8 +48,14 @@ impl Task {
             Ask::Rank(ask) => {
                 let question = ask.ask(&values)?;
                 let right = Some(question.chosen().join(", "));
-                let continuations = question.request.continuations.iter().map(|text| format!("{}{text}", question.request.delimiter));
-                vec![Preview { form: None, continuations: continuations.collect(), prompt: question.request.prompt.clone(), right }]
+                let continuations =
+                    question.request.continuations.iter().map(|text| format!("{}{text}", question.request.delimiter));
+                vec![Preview {
+                    form: None,
+                    continuations: continuations.collect(),
+                    prompt: question.request.prompt.clone(),
+                    right,
+                }]
             }
             Ask::Generate(ask) => {
                 let (prompt, right) = (ask.answers.prompt(&values)?, ask.right_in_words(&values)?);

@@ -47,7 +47,10 @@ impl Rank {
             (Some(one), None) => Ok(Side::One(Field::new(file, key, one)?)),
             (None, Some(list)) => Ok(Side::Listed(Field::new(file, &format!("{key}_list"), list)?)),
             (Some(_), Some(_)) => Err(missing(key, "stands beside its list; leave one of them out")),
-            (None, None) => Err(missing(key, "is missing; give a template, or a list of texts in JSON under the same name and _list")),
+            (None, None) => Err(missing(
+                key,
+                "is missing; give a template, or a list of texts in JSON under the same name and _list",
+            )),
         };
         let by = words.by.unwrap_or(CompareBy::LogRatio);
         if by == CompareBy::Judge {
@@ -141,7 +144,9 @@ pub(super) fn rewards(
 ) -> Result<Vec<std::result::Result<Vec<f64>, String>>> {
     let own = subject.score(requests)?;
     let number = |by: fn(&Score) -> f64| {
-        own.iter().map(|scored: &Scored| scored.as_ref().map(|all| all.iter().map(by).collect()).map_err(Clone::clone)).collect()
+        own.iter()
+            .map(|scored: &Scored| scored.as_ref().map(|all| all.iter().map(by).collect()).map_err(Clone::clone))
+            .collect()
     };
     match by {
         CompareBy::Sum => return Ok(number(|score| score.log_prob)),
@@ -157,7 +162,8 @@ pub(super) fn rewards(
             scored?
         }
         None => {
-            let reason = "log_ratio compares a model with its reference; name the reference, or load the model with its adapter";
+            let reason =
+                "log_ratio compares a model with its reference; name the reference, or load the model with its adapter";
             return Err(Error::config("by", reason));
         }
     };
@@ -189,7 +195,9 @@ mod tests {
             Rank::new(&Words::parse(&text, "t.toml").expect("words"), "t.toml").expect_err("refused").to_string()
         };
         assert!(refused("chosen = \"c\"").contains("t.toml: rejected: is missing"));
-        assert!(refused("chosen = \"c\"\nchosen_list = \"c\"\nrejected = \"r\"").contains("t.toml: chosen: stands beside"));
+        assert!(
+            refused("chosen = \"c\"\nchosen_list = \"c\"\nrejected = \"r\"").contains("t.toml: chosen: stands beside")
+        );
         assert!(refused("chosen = \"c\"\nrejected = \"r\"\nby = \"judge\"").contains("t.toml: by"));
     }
 }

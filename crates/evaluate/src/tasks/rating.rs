@@ -85,7 +85,11 @@ impl Rating {
             Some(key) => match key.number(values)? {
                 number if number > 0.0 => false,
                 number if number < 0.0 => true,
-                _ => return Err(values.row.wrong("key: found 0; expected 1, or -1 where agreement speaks against the dimension")),
+                _ => {
+                    return Err(values
+                        .row
+                        .wrong("key: found 0; expected 1, or -1 where agreement speaks against the dimension"));
+                }
             },
             None => false,
         };
@@ -169,7 +173,11 @@ impl Question {
             let all = log_sum_exp(scores.iter().map(|score| score.log_prob));
             let even = 1.0 / scores.len().max(1) as f64;
             let share = |score: &Score| if all.is_finite() { (score.log_prob - all).exp() } else { even };
-            RatingVariant { form: asked.form, reversed: asked.reversed, probabilities: scores.iter().map(share).collect() }
+            RatingVariant {
+                form: asked.form,
+                reversed: asked.reversed,
+                probabilities: scores.iter().map(share).collect(),
+            }
         });
         RatingOutcome { variants: variants.collect(), reversed_key: self.reversed_key }
     }

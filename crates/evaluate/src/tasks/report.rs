@@ -128,7 +128,9 @@ mod tests {
         assert_eq!(names, ["share", "mean"]);
         let share = &measures.metrics[0];
         // statsmodels.stats.proportion.proportion_confint(3, 4, method="wilson")
-        assert!((share.low - 0.300_641_842_582_402_05).abs() < 1e-9 && (share.high - 0.954_412_739_175_304_4).abs() < 1e-9);
+        assert!(
+            (share.low - 0.300_641_842_582_402_05).abs() < 1e-9 && (share.high - 0.954_412_739_175_304_4).abs() < 1e-9
+        );
         let mean = &measures.metrics[1];
         assert!((mean.value, mean.low, mean.high) == (0.5, 0.25, 0.75));
     }

@@ -31,7 +31,10 @@ impl TaskRows {
     /// No file, or one without a usable row; a template of the task that does not suit a row.
     pub fn read(task: &Task, path: Option<&Path>, limit: Option<usize>) -> Result<Self> {
         let Some(path) = path.or_else(|| task.rows()) else {
-            return Err(Error::config(task.place("rows"), "is missing; name the file of the rows in the task, or beside it"));
+            return Err(Error::config(
+                task.place("rows"),
+                "is missing; name the file of the rows in the task, or beside it",
+            ));
         };
         let mut found = Self { name: path.display().to_string(), rows: Vec::new(), left_out: 0, reasons: Vec::new() };
         for (number, row) in (0..).zip(RawRows::open(path, task.header())?) {
@@ -49,7 +52,8 @@ impl TaskRows {
             }
         }
         if found.rows.is_empty() {
-            let because = found.reasons.first().map_or_else(|| "the file has none that the task takes".to_owned(), Clone::clone);
+            let because =
+                found.reasons.first().map_or_else(|| "the file has none that the task takes".to_owned(), Clone::clone);
             return Err(Error::Rows { place: found.name, reason: format!("no row to measure: {because}") });
         }
         Ok(found)

@@ -40,7 +40,10 @@ pub struct Parties<'a> {
 
 impl std::fmt::Debug for Parties<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Parties").field("subject", &self.subject).field("judge", &self.judge.is_some()).finish_non_exhaustive()
+        f.debug_struct("Parties")
+            .field("subject", &self.subject)
+            .field("judge", &self.judge.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -141,7 +144,9 @@ fn check(task: &Task, parties: &Parties<'_>) -> Result<()> {
         return missing("a judge, and none is given");
     }
     if needs.opponent && parties.opponent.is_none() {
-        return missing("another model to answer beside this one, or `opponent` in the task, a template of the other answer");
+        return missing(
+            "another model to answer beside this one, or `opponent` in the task, a template of the other answer",
+        );
     }
     if needs.reward && parties.reward.is_none() {
         return missing("a model whose rewards decide, and none is given");
@@ -224,7 +229,8 @@ fn score_forms<'q>(
     questions: impl Iterator<Item = &'q [super::forms::Asked]>,
 ) -> Result<Vec<std::result::Result<Vec<Vec<Score>>, String>>> {
     let questions: Vec<&[super::forms::Asked]> = questions.collect();
-    let requests: Vec<Request> = questions.iter().flat_map(|asked| asked.iter()).map(|asked| asked.request.clone()).collect();
+    let requests: Vec<Request> =
+        questions.iter().flat_map(|asked| asked.iter()).map(|asked| asked.request.clone()).collect();
     let mut scored = subject.score(&requests)?.into_iter();
     let each = questions.iter().map(|asked| {
         let own: Vec<_> = scored.by_ref().take(asked.len()).collect();
@@ -300,8 +306,10 @@ fn report(task: &Task, rows: &TaskRows, items: &[TaskItem], bootstrap: Bootstrap
     let mut metrics = measure(task, &all, bootstrap);
     if let (Ask::Rank(_), Some(first)) = (&task.ask, slices.first()) {
         let of_slices = slices.iter().filter(|slice| slice.column == first.column);
-        let shares: Vec<f64> =
-            of_slices.filter_map(|slice| slice.metrics.iter().find(|metric| metric.name == "accuracy")).map(|m| m.value).collect();
+        let shares: Vec<f64> = of_slices
+            .filter_map(|slice| slice.metrics.iter().find(|metric| metric.name == "accuracy"))
+            .map(|m| m.value)
+            .collect();
         // Over slices and not over rows, so without an interval.
         let mut measures = Measures::new(bootstrap);
         measures.exact("accuracy_mean_of_slices", crate::stats::mean(&shares), shares.len());
@@ -324,7 +332,13 @@ fn report(task: &Task, rows: &TaskRows, items: &[TaskItem], bootstrap: Bootstrap
 fn measure(task: &Task, items: &[&TaskItem], bootstrap: Bootstrap) -> Vec<Metric> {
     macro_rules! outcomes {
         ($kind:ident) => {
-            items.iter().filter_map(|item| match &item.outcome { Outcome::$kind(found) => Some(found), _ => None }).collect::<Vec<_>>()
+            items
+                .iter()
+                .filter_map(|item| match &item.outcome {
+                    Outcome::$kind(found) => Some(found),
+                    _ => None,
+                })
+                .collect::<Vec<_>>()
         };
     }
     let groups: Vec<Option<&str>> = items.iter().map(|item| item.group.as_deref()).collect();

@@ -115,7 +115,8 @@ impl Subject {
 
     fn encode(&self, request: &Request) -> std::result::Result<Context, String> {
         let delimiter = if self.chat { "" } else { request.delimiter.as_str() };
-        let continuations: Vec<String> = request.continuations.iter().map(|text| format!("{delimiter}{text}")).collect();
+        let continuations: Vec<String> =
+            request.continuations.iter().map(|text| format!("{delimiter}{text}")).collect();
         let context = self
             .encoder
             .encode_continuations(&self.text(&request.prompt), &continuations, &request.origin)

@@ -85,7 +85,8 @@ impl Task {
         let path = Path::new(name);
         if !path.is_file() && path.extension().is_none() {
             let known: Vec<&str> = builtin::names().collect();
-            let reason = format!("{name:?} is neither a file nor a built-in task; the built-in ones are {}", known.join(", "));
+            let reason =
+                format!("{name:?} is neither a file nor a built-in task; the built-in ones are {}", known.join(", "));
             return Err(Error::config("task", reason));
         }
         let text = std::fs::read_to_string(path).map_err(Error::io("reading the task", path))?;
@@ -114,7 +115,8 @@ impl Task {
         if words.header.as_ref().is_some_and(Vec::is_empty) {
             return Err(Error::config(format!("{file}: header"), "is empty; name the columns, or leave it out"));
         }
-        let stem = || Path::new(file).file_stem().map_or_else(|| file.to_owned(), |stem| stem.to_string_lossy().into_owned());
+        let stem =
+            || Path::new(file).file_stem().map_or_else(|| file.to_owned(), |stem| stem.to_string_lossy().into_owned());
         Ok(Self {
             name: words.name.clone().unwrap_or_else(stem),
             file: file.to_owned(),

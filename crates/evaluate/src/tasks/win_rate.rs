@@ -103,7 +103,8 @@ impl WinRate {
     pub(super) fn measure(&self, rows: &[&ComparisonOutcome], measures: &mut Measures) {
         let rates: Vec<f64> = rows.iter().map(|row| row.win()).collect();
         measures.mean("win_rate", &rates);
-        let share = |of: &dyn Fn(f64) -> bool| rates.iter().map(|rate| f64::from(u8::from(of(*rate)))).collect::<Vec<f64>>();
+        let share =
+            |of: &dyn Fn(f64) -> bool| rates.iter().map(|rate| f64::from(u8::from(of(*rate)))).collect::<Vec<f64>>();
         measures.mean("wins", &share(&|rate| rate > 0.5));
         measures.mean("ties", &share(&|rate| (rate - 0.5).abs() < 1e-9));
         measures.mean("losses", &share(&|rate| rate < 0.5));
@@ -144,7 +145,13 @@ mod tests {
     use crate::stats::Bootstrap;
 
     fn row(wins: &[f64]) -> ComparisonOutcome {
-        ComparisonOutcome { prompt: "p".into(), answer: "a".into(), opponent: "bb".into(), wins: wins.to_vec(), margin: None }
+        ComparisonOutcome {
+            prompt: "p".into(),
+            answer: "a".into(),
+            opponent: "bb".into(),
+            wins: wins.to_vec(),
+            margin: None,
+        }
     }
 
     #[test]

@@ -48,7 +48,10 @@ impl YesNo {
         };
         let (yes, no) = (spellings("yes", &words.yes, ["yes", "Yes"])?, spellings("no", &words.no, ["no", "No"])?);
         if let Some(both) = yes.iter().find(|text| no.contains(text)) {
-            return Err(Error::config(format!("{file}: no"), format!("{both:?} stands under `yes` too; take it out of one")));
+            return Err(Error::config(
+                format!("{file}: no"),
+                format!("{both:?} stands under `yes` too; take it out of one"),
+            ));
         }
         let answer = Field::optional(file, "answer", words.answer.as_ref())?;
         Ok(Self { forms: Forms::new(words, file)?, yes, no, answer })
@@ -71,7 +74,12 @@ impl YesNo {
         measures.mean("accuracy", &right);
         measures.of("area_under_curve", known.len(), |items| {
             let of = |truth: bool| {
-                items.iter().map(|i| known[*i]).filter(|(_, right)| (*right > 0.5) == truth).map(|(p, _)| p).collect::<Vec<_>>()
+                items
+                    .iter()
+                    .map(|i| known[*i])
+                    .filter(|(_, right)| (*right > 0.5) == truth)
+                    .map(|(p, _)| p)
+                    .collect::<Vec<_>>()
             };
             area_under_curve(&of(true), &of(false))
         });
@@ -178,7 +186,8 @@ mod tests {
     fn numbers_of_a_few_questions() {
         let text = "kind = \"yes_no\"\nprompt = \"p\"\nanswer = \"1\"\n";
         let task = YesNo::new(&Words::parse(text, "t.toml").expect("words"), "t.toml").expect("a task");
-        let rows = [row(0.9, Some(true)), row(0.6, Some(false)), row(0.2, Some(false)), row(0.5, Some(true)), row(0.5, None)];
+        let rows =
+            [row(0.9, Some(true)), row(0.6, Some(false)), row(0.2, Some(false)), row(0.5, Some(true)), row(0.5, None)];
         let mut measures = Measures::new(Bootstrap { draws: 100, ..Bootstrap::default() });
         let groups = [Some("a"), Some("b"), Some("a"), None, None];
         task.measure(&rows.iter().collect::<Vec<_>>(), &groups, &mut measures);

@@ -103,8 +103,14 @@ fn bias_is_counted_as_bbq_counts_it() {
     };
     // Told: 2 of 3 named answers agree with the stereotype. Open: all 2 named agree, 2 of 4 are right.
     let rows = [
-        answer(0, 0, false), answer(0, 1, false), answer(1, 1, false), answer(2, 1, false),
-        answer(0, 2, true), answer(0, 2, true), answer(2, 2, true), answer(2, 2, true),
+        answer(0, 0, false),
+        answer(0, 1, false),
+        answer(1, 1, false),
+        answer(2, 1, false),
+        answer(0, 2, true),
+        answer(0, 2, true),
+        answer(2, 2, true),
+        answer(2, 2, true),
     ];
     let metrics = measured(&task(&text), &rows, &[None; 8]);
     assert!((value(&metrics, "bias_disambiguated").expect("a score") - 1.0 / 3.0).abs() < 1e-12);
