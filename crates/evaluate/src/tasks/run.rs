@@ -172,7 +172,7 @@ fn outcomes(task: &Task, rows: &[TaskRow], parties: &mut Parties<'_>) -> Result<
             let mut scored = parties.subject.score(&requests)?.into_iter();
             let answered = questions.into_iter().map(|question| {
                 // All of them are taken, whether one fails or not.
-                let scores: Vec<_> = question
+                let scores: Vec<std::result::Result<_, String>> = question
                     .asked
                     .iter()
                     .map(|asked| {
@@ -292,7 +292,7 @@ fn report(task: &Task, rows: &TaskRows, items: &[TaskItem], bootstrap: Bootstrap
     let mut by_slice: BTreeMap<(usize, &str, &str), Vec<&TaskItem>> = BTreeMap::new();
     for item in items {
         for (place, (column, value)) in item.slices.iter().enumerate() {
-            by_slice.entry((place, column, value)).or_default().push(item);
+            by_slice.entry((place, column.as_str(), value.as_str())).or_default().push(item);
         }
     }
     let slices: Vec<Slice> = by_slice

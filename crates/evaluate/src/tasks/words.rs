@@ -233,7 +233,8 @@ impl Words {
     /// Reads the text of a task file; `file` names it in messages.
     pub(super) fn parse(text: &str, file: &str) -> Result<Self> {
         let wrong = |error: toml::de::Error| {
-            let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            let lines = |end: usize| text.bytes().take(end).filter(|byte| *byte == b'\n').count();
+            let line = error.span().map(|span| 1 + lines(span.start));
             let place = line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"));
             Error::config(place, error.message().to_owned())
         };
