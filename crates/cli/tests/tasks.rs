@@ -11,8 +11,6 @@ use serde_json::{Map, Value, json};
 /// A model over bytes, small enough for a test, in which every text has tokens of its own.
 fn bench() -> Bench {
     let bench = Bench::new();
-    let directory = bench.path("bytes");
-    std::fs::create_dir_all(&directory).expect("a directory");
     // The letters that byte-level tokenizers write for the 256 bytes.
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let mut others = 256..;
@@ -40,7 +38,9 @@ fn bench() -> Bench {
     });
     for (name, seed) in [("bytes", 1), ("other", 2)] {
         let directory = bench.path(name);
-        let config = Config { max_position_embeddings: 2048, ..Config::llama(size, 16, 1) };
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let mut config = Config::llama(size, 32, 1);
+        config.max_position_embeddings = 2048;
         CausalLm::<f32>::random(config, seed).expect("a model").save(&directory).expect("saved");
         std::fs::write(directory.join("tokenizer.json"), tokenizer.to_string()).expect("written");
         std::fs::write(directory.join("tokenizer_config.json"), configuration.to_string()).expect("written");
