@@ -43,7 +43,7 @@ pub(super) fn rules() -> String {
 }
 
 /// Text of a size in shown pixels, anchored at a side.
-pub(super) fn text(size: u32, colour: &RGBColor, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
+pub(super) fn text(size: u32, colour: &'static RGBColor, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
     // The back end takes sizes for those of a font's box.
     let size = f64::from(size * SCALE) * 1.24;
     TextStyle::from(("sans-serif", size).into_font()).color(colour).pos(Pos::new(horizontal, vertical))
