@@ -4,9 +4,9 @@
 
 SHARED is the folder of fixtures (assets/eval, assets/weights). Needs lm_eval, transformers and torch. Prompts and choices are the
 templates of the built-in tasks, rendered by the harness itself. Of each file the first rows are taken whose texts transformers and the
-`tokenizers` library turn into the same ids (transformers drops characters that this tokenizer does not know) and in which the ids of
-the prompt alone begin those of prompt and continuation, so that the harness's rule for the boundary and that of candlewick agree. What
-is written are numbers alone: which rows, the log-likelihood of each choice, and the harness's metrics.
+`tokenizers` library turn into the same ids, and in which the ids of the prompt alone begin those of prompt and continuation, so that the
+harness's rule for the boundary and that of candlewick agree. What is written are numbers alone: which rows, the log-likelihood of each
+choice, and the harness's metrics.
 """
 
 import csv
@@ -26,6 +26,8 @@ from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer
 
 ROWS = 150
+# This tokenizer has tokens that end with a space, such as ":▁": after a line break the tokens of the prompt stay what they are.
+DELIMITER = "\n"
 LONGEST = 500
 TASKS = {
     "truthfulqa_mc1": ("TruthfulQA.csv.gz", None),
@@ -44,29 +46,29 @@ def read(path, header):
 
 
 def templates(task):
-    """Prompt, choices as a template or a list of them, and the right choice."""
+    """Prompt, a template of the list of choices, and the right choice. The harness renders no templates inside of a list."""
+    listed = lambda each: "{{ [" + ", ".join(one.removeprefix("{{").removesuffix("}}") for one in each) + "] | tojson }}"
     if task["kind"] == "pair":
-        return task["prompt"], [task["better"], task["worse"]], "0"
-    return task["prompt"], task.get("choices_list") or task["choices"], task["answer"]
+        return task["prompt"], listed([task["better"], task["worse"]]), "0"
+    return task["prompt"], task.get("choices_list") or listed(task["choices"]), task["answer"]
 
 
 def rendered(row, prompt, choices):
     """What the harness will make of the templates."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     render = lambda source: environment.from_string(source).render(**row)
-    texts = json.loads(render(choices)) if isinstance(choices, str) else [render(choice) for choice in choices]
-    return render(prompt), texts
+    return render(prompt), json.loads(render(choices))
 
 
 def agree(slow, fast, prompt, texts):
     """Whether both libraries, and both rules of the boundary, give the same tokens."""
     own = fast.encode(prompt).ids
     for text in texts:
-        for whole in [prompt + " " + text, " " + text]:
+        for whole in [prompt + DELIMITER + text, DELIMITER + text]:
             ids = fast.encode(whole).ids
             if slow.encode(whole) != ids or len(ids) > LONGEST:
                 return False
-        if fast.encode(prompt + " " + text).ids[: len(own)] != own:
+        if fast.encode(prompt + DELIMITER + text).ids[: len(own)] != own:
             return False
     return slow.encode(prompt) == own
 
@@ -74,7 +76,10 @@ def agree(slow, fast, prompt, texts):
 def main(shared, out):
     here = pathlib.Path(__file__).resolve().parents[2]
     model = shared / "assets/weights/tinystories-656k"
-    slow = transformers.AutoTokenizer.from_pretrained(model)
+    # As tokenizer.json has it: AutoTokenizer rebuilds this one and drops characters that it does not know.
+    slow = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(model / "tokenizer.json"), bos_token="<|start_story|>", eos_token="<|end_story|>"
+    )
     fast = Tokenizer.from_file(str(model / "tokenizer.json"))
     found = {
         "made_by": "tools/lm_eval/make.py",
@@ -106,13 +111,15 @@ def main(shared, out):
                 "doc_to_text": prompt,
                 "doc_to_choice": choices,
                 "doc_to_target": answer,
-                "target_delimiter": " ",
+                "target_delimiter": DELIMITER,
                 "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in METRICS],
             }
             # YAML reads JSON.
             (folder / f"{name}.yaml").write_text(json.dumps(config), encoding="utf-8")
             found["tasks"][name] = {"file": f"assets/eval/{file}", "rows": kept}
-        language_model = HFLM(pretrained=str(model), device="cpu", dtype="float32", batch_size=8, add_bos_token=True)
+        language_model = HFLM(
+            pretrained=str(model), tokenizer=slow, device="cpu", dtype="float32", batch_size=8, add_bos_token=True
+        )
         results = lm_eval.simple_evaluate(
             model=language_model,
             tasks=[f"candlewick_{name}" for name in TASKS],

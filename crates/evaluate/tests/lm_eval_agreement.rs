@@ -46,13 +46,13 @@ fn scores_are_those_of_the_harness() {
     for (name, theirs) in &harness.tasks {
         let text =
             candlewick_evaluate::tasks::builtin_tasks().find(|(other, _)| other == name).expect("a built-in task").1;
-        // Mutual information is asked for in all of them, as the harness has it: under no prompt.
-        let with_pmi = if text.contains("unconditional") {
-            text.to_owned()
-        } else {
-            text.replacen("\nkind", "\nunconditional = \"\"\nkind", 1)
+        // As the harness was told: choices on a line of their own, and mutual information under no prompt.
+        let more = match text.contains("unconditional") {
+            true => "\ndelimiter = \"\\n\"\nkind",
+            false => "\ndelimiter = \"\\n\"\nunconditional = \"\"\nkind",
         };
-        let task = Task::parse(&with_pmi, name).expect("a task");
+        let text = text.replacen("\nkind", more, 1);
+        let task = Task::parse(&text, name).expect("a task");
         let mut rows = TaskRows::read(&task, Some(&shared.join(&theirs.file)), None).expect("rows");
         rows.rows.retain(|row| theirs.rows.contains(&row.number));
         assert_eq!(rows.rows.len(), theirs.rows.len());
