@@ -334,11 +334,38 @@ fn several_tasks_with_chat_rewards_and_another_model() {
     let found = reports(&bench.wick(&words));
     assert_eq!(found.len(), 2);
     assert_eq!(metric(&found[0], "win_rate")["n"].as_u64(), Some(2));
-    assert!(metric(&found[0], "margin")["value"].as_f64().is_some());
     assert_eq!(metric(&found[1], "accuracy")["n"].as_u64(), Some(2));
     // The same twice.
     assert_eq!(reports(&bench.wick(&words)), found);
     bench.wick(&words[..words.len() - 8]).fails(2, &["--against"]);
+    // Answers of the rows: what is left out is empty.
+    let given = "kind = \"win_rate\"\nprompt = \"{{ q }}\"\ngiven = \"{{ own }}\"\nopponent = \"{{ other }}\"\nby = \"log_ratio\"\n";
+    bench.text("c.toml", given);
+    let row = |own: &str, other: &str| format!("{{\"q\": \"x\", \"own\": \"{own}\", \"other\": \"{other}\"}}\n");
+    bench.text("rows.jsonl", &[row("yes", "no"), row("no", "yes"), row("yes", "yes"), row("", "yes")].concat());
+    let words = [
+        "eval",
+        "--model",
+        "bytes",
+        "--task",
+        "c.toml",
+        "--task-rows",
+        "rows.jsonl",
+        "--reward",
+        "other",
+        "--reward-reference",
+        "bytes",
+        "--json",
+    ];
+    let found = reports(&bench.wick(&words)).remove(0);
+    // One of the first two wins, the third is level, the last one loses.
+    let number = |name: &str, key: &str| metric(&found, name)[key].as_f64();
+    assert_eq!(
+        (number("wins", "value"), number("ties", "value"), number("losses", "value")),
+        (Some(0.25), Some(0.25), Some(0.5))
+    );
+    assert_eq!((number("margin", "n"), number("win_rate", "value")), (Some(3.0), Some(0.375)));
+    assert!(number("margin", "value").is_some_and(|margin| margin.abs() < 1e-6));
 }
 
 #[test]

@@ -44,7 +44,8 @@ fn white_space_at_the_end_of_a_prompt_goes_with_the_continuation() {
 #[test]
 fn an_empty_prompt_is_the_first_token_of_a_text() {
     let context = |small: Small| {
-        let encoder = encoder(small, EncodeOptions { end_of_sequence: EndOfSequence::Keep, ..EncodeOptions::default() });
+        let encoder =
+            encoder(small, EncodeOptions { end_of_sequence: EndOfSequence::Keep, ..EncodeOptions::default() });
         asked(&encoder, &Text::Plain(String::new()), &["ab", "ac"]).expect("tokens")
     };
     assert_eq!(context(SMALL).prompt[0], BOS);
@@ -81,5 +82,9 @@ fn what_cannot_be_asked_is_told() {
     let nameless =
         Encoder::from_files(&files, EncodeOptions { end_of_sequence: EndOfSequence::Keep, ..EncodeOptions::default() })
             .expect("a tokenizer");
-    assert!(asked(&nameless, &Text::Plain(String::new()), &["c"]).expect_err("nothing before").contains("the prompt is empty"));
+    assert!(
+        asked(&nameless, &Text::Plain(String::new()), &["c"])
+            .expect_err("nothing before")
+            .contains("the prompt is empty")
+    );
 }

@@ -29,6 +29,7 @@ const JUDGE_SECONDS: u64 = 60;
 /// Asks, measures and prints.
 pub(crate) fn eval(arguments: &Eval) -> Result<()> {
     let given = &arguments.tasks;
+    check_data(arguments)?;
     let tasks = given.tasks.iter().map(|name| Task::open(name)).collect::<Result<Vec<_>, _>>()?;
     if let Some(rows) = given.preview {
         check_rows(given, tasks.len())?;
@@ -73,6 +74,26 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
         write_items(path, &items)?;
     }
     print(&reports, arguments.json)
+}
+
+/// Tasks bring their own rows. (Of clap, a conflict with `--data` would also take away what other flags require.)
+fn check_data(arguments: &Eval) -> Result<()> {
+    let common = &arguments.common;
+    let flags = [
+        ("--data", common.data.is_some()),
+        ("--subset", common.subset.is_some()),
+        ("--split", common.split.is_some()),
+        ("--objective", common.objective.is_some()),
+        ("--batch", common.batch.is_some()),
+        ("--max-length", common.max_length.is_some()),
+        ("--rows", arguments.rows.is_some()),
+    ];
+    match flags.iter().find(|(_, is_given)| *is_given) {
+        Some((flag, _)) => bail!(Failure::Usage(format!(
+            "{flag} is for preference data, and --task asks the questions of a task; leave one of them out"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// What is given has to be of use, and what is needed has to be given.

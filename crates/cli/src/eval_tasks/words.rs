@@ -10,7 +10,7 @@ use clap::builder::RangedU64ValueParser;
 #[command(next_help_heading = "Tasks")]
 pub(crate) struct TaskArguments {
     /// Ask the questions of a task in place of preference data: a task file, or the name of a built-in task; may be repeated. Of a configuration file, [model], [reference] and train.threads count
-    #[arg(long = "task", value_name = "NAME|FILE", conflicts_with_all = ["data", "subset", "split", "objective", "batch", "max_length", "rows"])]
+    #[arg(long = "task", value_name = "NAME|FILE")]
     pub(crate) tasks: Vec<String>,
     /// The rows of the task, in place of those it names; of several tasks once for each, in their order
     #[arg(long, value_name = "PATH", requires = "tasks")]

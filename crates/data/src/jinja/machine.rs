@@ -160,7 +160,9 @@ impl Machine {
             return Ok(text.clone());
         }
         if self.strict && matches!(value, Value::None) {
-            return Err(Fail::new("None, such as an empty cell is, where a text is wanted; write `x or ''` if it may be empty"));
+            return Err(Fail::new(
+                "None, such as an empty cell is, where a text is wanted; write `x or ''` if it may be empty",
+            ));
         }
         self.grow(value.size())?;
         let mut out = String::new();

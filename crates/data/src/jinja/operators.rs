@@ -352,7 +352,6 @@ fn asks_whether_defined(post: &Post) -> bool {
     }
 }
 
-
 /// An index from the start, or with a negative one from the end.
 fn place(index: i128, length: usize) -> Option<usize> {
     let index = if index < 0 { index.checked_add(length as i128)? } else { index };

@@ -269,6 +269,9 @@ fn compare(
     let Some((reward, reference)) = &mut parties.reward else {
         return Err(Error::config(task.name(), "no rewards decide"));
     };
+    if answer.trim().is_empty() || opponent.trim().is_empty() {
+        return Ok(Ok(Outcome::Comparison(WinRate::unrewarded([prompt, answer, opponent]))));
+    }
     let request = Request {
         origin: row.origin.clone(),
         prompt: prompt.clone(),

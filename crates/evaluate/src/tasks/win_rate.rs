@@ -100,6 +100,14 @@ impl WinRate {
         ComparisonOutcome { prompt, answer, opponent, wins, margin: Some(own - other) }
     }
 
+    /// Decides where an answer is empty, which no reward is known of: it loses against any other, and is level with its like.
+    pub(super) fn unrewarded(texts: [String; 3]) -> ComparisonOutcome {
+        let [prompt, answer, opponent] = texts;
+        let says = |text: &str| f64::from(u8::from(!text.trim().is_empty()));
+        let wins = vec![super::rank::order(says(&answer), says(&opponent))];
+        ComparisonOutcome { prompt, answer, opponent, wins, margin: None }
+    }
+
     pub(super) fn measure(&self, rows: &[&ComparisonOutcome], measures: &mut Measures) {
         let rates: Vec<f64> = rows.iter().map(|row| row.win()).collect();
         measures.mean("win_rate", &rates);
@@ -183,6 +191,12 @@ mod tests {
         let texts = ["p".to_owned(), "a".to_owned(), "b".to_owned()];
         let found = task.judged(&Values::of(&row), texts, "t", &mut First).expect("judged");
         assert_eq!((found.wins.as_slice(), found.win()), (&[1.0, 0.0][..], 0.5));
+    }
+
+    #[test]
+    fn an_empty_answer_loses() {
+        let of = |answer: &str, other: &str| WinRate::unrewarded(["p".into(), answer.into(), other.into()]).win();
+        assert_eq!((of("a", " "), of("", "b"), of("", "\n")), (1.0, 0.0, 0.5));
     }
 
     #[test]
