@@ -1,4 +1,5 @@
 //! A prompt and what may follow it: which tokens are scored.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 
