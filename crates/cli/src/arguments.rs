@@ -6,6 +6,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::data::words::Data;
+use crate::eval_tasks::words::TaskArguments;
 use crate::failure::EXIT_CODES;
 
 /// Optimizer steps that a run can have.
@@ -33,7 +34,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Train a model on preferences, from a configuration file or from flags
     Train(Train),
-    /// Measure a model on preferences without training it
+    /// Measure a model on preferences, or on the questions of tasks, without training it
     Eval(Eval),
     /// Compare objectives, settings and seeds on one model and the same rows
     Compare(Compare),
@@ -151,6 +152,9 @@ pub(crate) struct Eval {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+    /// Questions from task files.
+    #[command(flatten)]
+    pub(crate) tasks: TaskArguments,
 }
 
 /// `wick compare`

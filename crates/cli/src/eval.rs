@@ -19,6 +19,9 @@ use crate::{places, rows, words};
 
 /// Measures and prints.
 pub(crate) fn eval(arguments: &Eval) -> Result<()> {
+    if !arguments.tasks.tasks.is_empty() {
+        return crate::eval_tasks::eval(arguments);
+    }
     let (config, slices) = configuration(arguments)?;
     let plan = Plan::resolve(config)?;
     let threads = words::threads(plan.train.threads);

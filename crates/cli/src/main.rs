@@ -15,6 +15,7 @@ mod compare;
 mod data;
 mod drive;
 mod eval;
+mod eval_tasks;
 mod failure;
 mod generate;
 mod interrupt;

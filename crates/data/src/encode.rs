@@ -478,7 +478,7 @@ fn no_teacher(teacher: &[Vec<TeacherToken>], annotation: &Annotation) -> Result<
 }
 
 /// The prompt all sequences share, token by token; the rest of each prompt stays, unscored, before its completion.
-fn share_prompt(sequences: &[Sequence]) -> Context {
+pub(crate) fn share_prompt(sequences: &[Sequence]) -> Context {
     let (first, others) = sequences.split_first().expect("a row has at least one completion");
     let shared =
         others.iter().map(|other| common_prefix(&first.ids, &other.ids).min(other.cut())).fold(first.cut(), usize::min);

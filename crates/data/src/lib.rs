@@ -67,6 +67,7 @@ mod batches;
 mod bucket;
 mod byte_level;
 mod check;
+mod continuations;
 mod cursor;
 mod describe;
 mod edits;
@@ -85,10 +86,12 @@ mod packing;
 mod part;
 mod pass;
 mod place;
+mod raw_rows;
 mod read;
 mod records;
 mod report;
 mod row;
+mod row_template;
 mod rows;
 mod sequence;
 mod shape;
@@ -112,6 +115,7 @@ pub use encode::{
 pub use error::{Error, Reason, Rejection};
 pub use form::{ColumnPath, Form, Ties};
 pub use inspect::{Span, SpanKind, SpanPart, SpanText, spans};
+pub use jinja::Fail as TemplateError;
 pub use mismatch::fill as fill_mismatched;
 pub use mixture::{MixtureEnd, Shard};
 pub use moment::Moment;
@@ -120,12 +124,14 @@ pub use order::{Order, SplitMix};
 pub use packing::{pack as pack_step, tokens as example_tokens};
 pub use pass::{PartState, PassState};
 pub use place::Place;
+pub use raw_rows::RawRows;
 pub use read::{MAX_LINE_BYTES, Position};
 pub use records::Records;
 pub use report::{Counts, LISTED_REJECTIONS, PartCounts, Report};
 pub use row::{
     Annotation, Batch, Completion, Context, Example, Message, Origin, Record, Row, TeacherToken, Text, Unit,
 };
+pub use row_template::RowTemplate;
 pub use rows::RowRange;
 pub use shape::{
     Balance, Contradiction, Deduplicate, LabelCounts, LeftOut, PairBy, PairUp, Pairing, PromptRange, RankedPairs,

@@ -268,7 +268,7 @@ fn shown_around(text: &str, at: usize) -> String {
 }
 
 /// The first token that reaches past a byte of the text; template tokens around it keep their places.
-fn cut_by_offsets(encoding: &Tokens, boundary: usize, counts: &mut Counts) -> usize {
+pub(crate) fn cut_by_offsets(encoding: &Tokens, boundary: usize, counts: &mut Counts) -> usize {
     let special = encoding.get_special_tokens_mask();
     let offsets = encoding.get_offsets();
     let cut = (0..encoding.len())
@@ -292,14 +292,14 @@ fn cut_by_prefix(alone: &Tokens, whole: &Tokens, counts: &mut Counts) -> usize {
 }
 
 /// What was done about the token a sequence begins with.
-enum Bos {
+pub(crate) enum Bos {
     AsItWas,
     Added,
     Removed,
 }
 
 /// Exactly one beginning-of-sequence token, where the tokenizer has one to add.
-fn one_bos(encoder: &Encoder, ids: &mut Vec<u32>) -> Bos {
+pub(crate) fn one_bos(encoder: &Encoder, ids: &mut Vec<u32>) -> Bos {
     let Some(bos) = encoder.bos else {
         return Bos::AsItWas;
     };
@@ -314,7 +314,7 @@ fn one_bos(encoder: &Encoder, ids: &mut Vec<u32>) -> Bos {
     }
 }
 
-fn ends_in_special(encoding: &Tokens) -> bool {
+pub(crate) fn ends_in_special(encoding: &Tokens) -> bool {
     encoding.get_special_tokens_mask().last() == Some(&1)
 }
 
@@ -325,7 +325,7 @@ pub(crate) fn render(encoder: &Encoder, messages: &[&Message], options: RenderOp
     templates.render(messages, options).map_err(|message| Fault::new(Reason::TemplateFailed, message))
 }
 
-fn run(encoder: &Encoder, text: &str, add_special_tokens: bool) -> Result<Tokens, Fault> {
+pub(crate) fn run(encoder: &Encoder, text: &str, add_special_tokens: bool) -> Result<Tokens, Fault> {
     if let Some(tokens) = encoder.byte_level.as_ref().and_then(|own| own.tokens(text, add_special_tokens)) {
         return Ok(tokens);
     }

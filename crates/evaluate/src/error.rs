@@ -44,6 +44,14 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// A judge of answers that failed, or said what it may not.
+    #[error("{place}: the judge failed: {reason}")]
+    Judge {
+        /// The row that it was asked about.
+        place: String,
+        /// What happened, what was expected.
+        reason: String,
+    },
     /// From the trainer.
     #[error(transparent)]
     Train(#[from] candlewick_train::Error),
@@ -62,7 +70,7 @@ impl Error {
             Self::Config { .. } => Fault::Configuration,
             Self::Io { .. } => Fault::Files,
             Self::Results { .. } => Fault::Configuration,
-            Self::Rows { .. } | Self::Data(_) => Fault::Data,
+            Self::Rows { .. } | Self::Judge { .. } | Self::Data(_) => Fault::Data,
             Self::Train(error) => error.fault(),
             Self::Model(_) => Fault::Model,
         }

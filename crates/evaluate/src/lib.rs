@@ -8,6 +8,7 @@
 //! | measure accuracy and calibration on them, by slice | [`PreferenceReport`] |
 //! | name the training rows that moved a policy, and those that seem wrongly labelled | [`influence`] |
 //! | measure how far a policy has moved from its reference | [`Drift`] |
+//! | ask a model questions from a task file: choices, scales, written answers | [`tasks`] |
 //! | put an interval around a number, or test a difference | [`stats`] |
 //!
 //! Nothing here prints, starts a thread or reads a clock.
@@ -19,6 +20,7 @@ pub mod influence;
 mod preference_report;
 mod preferences;
 pub mod stats;
+pub mod tasks;
 
 pub use drift::{Drift, DriftOptions};
 pub use error::{Error, Result};

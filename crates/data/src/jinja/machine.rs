@@ -24,6 +24,8 @@ pub(super) struct Machine {
     bytes: usize,
     depth: usize,
     date: Option<Moment>,
+    /// Undefined values, and None as a text, are errors.
+    strict: bool,
 }
 
 /// Names and their values, with a number that no other scope of the render has.
@@ -96,7 +98,22 @@ impl Given {
 impl Machine {
     pub(super) fn new(date: Option<Moment>) -> Self {
         let scopes = vec![Scope { names: HashMap::new(), number: 0 }];
-        Self { scopes, entered: 0, visible: 1, out: String::new(), steps: STEPS, bytes: BYTES, depth: 0, date }
+        let (steps, bytes) = (STEPS, BYTES);
+        Self { scopes, entered: 0, visible: 1, out: String::new(), steps, bytes, depth: 0, date, strict: false }
+    }
+
+    /// The same, to which an undefined value is an error unless it is asked whether it is defined, and so is None as a text.
+    pub(super) fn strict(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+
+    /// The value, unless it is undefined and must not be.
+    pub(super) fn defined(&self, value: Value) -> Result<Value, Fail> {
+        match value {
+            Value::Undefined(name) if self.strict => Err(Fail::new(format!("{name} is undefined"))),
+            value => Ok(value),
+        }
     }
 
     pub(super) fn define(&mut self, name: &str, value: Value) {
@@ -141,6 +158,11 @@ impl Machine {
     pub(super) fn text(&mut self, value: &Value) -> Result<Rc<str>, Fail> {
         if let Value::Str(text) = value {
             return Ok(text.clone());
+        }
+        if self.strict && matches!(value, Value::None) {
+            return Err(Fail::new(
+                "None, such as an empty cell is, where a text is wanted; write `x or ''` if it may be empty",
+            ));
         }
         self.grow(value.size())?;
         let mut out = String::new();

@@ -44,7 +44,7 @@ pub(crate) struct Template {
 
 /// Why a template failed, and the line where it did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fail {
+pub struct Fail {
     message: String,
     line: Option<usize>,
 }
@@ -68,6 +68,8 @@ impl std::fmt::Display for Fail {
     }
 }
 
+impl std::error::Error for Fail {}
+
 impl Template {
     pub(crate) fn new(source: &str) -> Result<Self, Fail> {
         if source.len() > LONGEST_SOURCE {
@@ -83,7 +85,22 @@ impl Template {
         variables: impl IntoIterator<Item = (&'v str, &'v Json)>,
         date: Option<Moment>,
     ) -> Result<String, Fail> {
-        let mut machine = machine::Machine::new(date);
+        self.run(machine::Machine::new(date), variables)
+    }
+
+    /// The same, where an undefined value is an error unless it is asked whether it is defined, and so is None as a text.
+    pub(crate) fn render_strictly<'v>(
+        &self,
+        variables: impl IntoIterator<Item = (&'v str, &'v Json)>,
+    ) -> Result<String, Fail> {
+        self.run(machine::Machine::new(None).strict(), variables)
+    }
+
+    fn run<'v>(
+        &self,
+        mut machine: machine::Machine,
+        variables: impl IntoIterator<Item = (&'v str, &'v Json)>,
+    ) -> Result<String, Fail> {
         for (name, value) in variables {
             machine.define(name, value::Value::of_json(value)?);
         }

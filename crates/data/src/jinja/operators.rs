@@ -17,7 +17,7 @@ impl Machine {
             Expr::Float(number) => Ok(Value::Float(*number)),
             Expr::Bool(value) => Ok(Value::Bool(*value)),
             Expr::None => Ok(Value::None),
-            Expr::Name(name) => Ok(self.look_up(name)),
+            Expr::Name(name) => self.defined(self.look_up(name)),
             _ => self.nested(|machine| machine.compound(expr)),
         }
     }
@@ -61,15 +61,25 @@ impl Machine {
                 }
                 match otherwise {
                     Some(otherwise) => self.eval(otherwise),
-                    None => Ok(Value::Undefined("the value of an `if` without `else`".into())),
+                    None => self.defined(Value::Undefined("the value of an `if` without `else`".into())),
                 }
             }
             Expr::Postfix(value, posts) => {
-                let mut value = self.eval(value)?;
+                let mut value = match &**value {
+                    // Whether it has to be defined is up to what is asked of it.
+                    Expr::Name(name) => {
+                        self.step(0)?;
+                        self.look_up(name)
+                    }
+                    other => self.eval(other)?,
+                };
                 for post in posts {
+                    if !asks_whether_defined(post) {
+                        value = self.defined(value)?;
+                    }
                     value = self.post(value, post)?;
                 }
-                Ok(value)
+                self.defined(value)
             }
             simple => self.eval(simple),
         }
@@ -331,6 +341,14 @@ impl Machine {
             }
             other => Err(Fail::new(format!("cannot slice {}", other.described()))),
         }
+    }
+}
+/// Whether an undefined value is a right one for this.
+fn asks_whether_defined(post: &Post) -> bool {
+    match post {
+        Post::Filter(name, _) => matches!(name.as_str(), "default" | "d"),
+        Post::Test { name, .. } => matches!(name.as_str(), "defined" | "undefined"),
+        _ => false,
     }
 }
 

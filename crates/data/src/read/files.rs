@@ -28,9 +28,28 @@ pub(crate) struct DataFile {
     name: Arc<str>,
     format: Format,
     compression: Compression,
+    /// Names of the columns of a table that has no header.
+    names: Option<Arc<[String]>>,
 }
 
 impl Files {
+    /// The same, of tables without a header, whose columns are these.
+    pub(crate) fn without_header(self, names: &[String]) -> Result<Self, Error> {
+        let names: Arc<[String]> = names.into();
+        let mut list = self.list.to_vec();
+        for file in &mut list {
+            if !matches!(file.format, Format::Table { .. } | Format::Empty) {
+                return Err(Error::Option {
+                    name: "header",
+                    got: format!("names of columns for {}, which is no table in text", file.name),
+                    expected: "none: the columns of such a file have their names; leave it out",
+                });
+            }
+            file.names = Some(Arc::clone(&names));
+        }
+        Ok(Self { list: list.into(), ..self })
+    }
+
     /// What a path stands for: a file, every data file below a directory, the files of a glob, or `-` for standard input;
     /// of these, where a split is named, those of the split.
     pub(crate) fn open(path: &Path, split: Option<&str>) -> Result<Self, Error> {
@@ -145,7 +164,7 @@ impl DataFile {
         let compression = sniff::compression(&head);
         let mut input = Input::new(&name, inner, compression)?;
         let format = sniff::format(&name, &path, &input.head(), compression)?;
-        Ok((Self { path, name, format, compression }, input))
+        Ok((Self { path, name, format, compression, names: None }, input))
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
@@ -159,7 +178,10 @@ impl DataFile {
             Format::Empty | Format::Lines => Ok(Box::new(Lines::new(input(offset)?, line))),
             Format::Array => Ok(Box::new(Array::new(input(offset)?, line))),
             Format::Table { delimiter } => {
-                let mut table = Table::new(input(0)?, delimiter)?;
+                let mut table = match &self.names {
+                    Some(names) => Table::without_header(input(0)?, delimiter, names)?,
+                    None => Table::new(input(0)?, delimiter)?,
+                };
                 if offset > 0 {
                     table.go_to(input(offset)?, line);
                 }

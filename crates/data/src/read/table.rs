@@ -72,6 +72,24 @@ impl Table {
         Ok(table)
     }
 
+    /// A table without a header, whose columns are these.
+    pub(crate) fn without_header(input: Input, delimiter: u8, names: &[String]) -> Result<Self, Error> {
+        let (keys, limit) = (Vec::new(), MAX_LINE_BYTES);
+        let mut table = Self {
+            input,
+            delimiter,
+            keys,
+            names: names.to_vec(),
+            number: 0,
+            end: 0,
+            limit,
+            most_cells: names.len() + 1,
+        };
+        table.pass_over_mark()?;
+        table.check_names()?;
+        Ok(table)
+    }
+
     /// The same table from the end of a row on, of which `number` stand before.
     pub(crate) fn go_to(&mut self, input: Input, number: u64) {
         self.end = input.offset();
@@ -80,9 +98,7 @@ impl Table {
     }
 
     fn read_header(&mut self) -> Result<(), Error> {
-        if self.input.head().starts_with(sniff::BYTE_ORDER_MARK) {
-            self.input.advance(sniff::BYTE_ORDER_MARK.len() as u64)?;
-        }
+        self.pass_over_mark()?;
         let Some(record) = self.record()? else { return Ok(()) };
         let wrong = |message| Error::Format { file: Arc::clone(self.input.file()), message };
         if record.length > self.limit as u64 {
@@ -93,6 +109,18 @@ impl Table {
             return Err(wrong(message));
         }
         self.names = record.cells().map(name).collect();
+        self.check_names()
+    }
+
+    fn pass_over_mark(&mut self) -> Result<(), Error> {
+        if self.input.head().starts_with(sniff::BYTE_ORDER_MARK) {
+            self.input.advance(sniff::BYTE_ORDER_MARK.len() as u64)?;
+        }
+        Ok(())
+    }
+
+    fn check_names(&mut self) -> Result<(), Error> {
+        let wrong = |message| Error::Format { file: Arc::clone(self.input.file()), message };
         check(&self.names, self.delimiter).map_err(wrong)?;
         let key = |name: &String| (!name.is_empty()).then(|| [json(name).as_slice(), b":"].concat());
         self.keys = self.names.iter().map(key).collect();
