@@ -3,6 +3,7 @@
 //! What is measured here does not depend on the loss that was trained: any score of completions will do, such as
 //! log π(y|x), its mean over tokens, or the log-ratio log π(y|x) − log π_ref(y|x), DPO's implicit reward but for β.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -229,12 +230,10 @@ impl Preferences {
 
 /// 1 where the better has the higher score, half where they are level. What is no number is never higher.
 fn order(better: f64, worse: f64) -> f64 {
-    if better > worse {
-        1.0
-    } else if better == worse {
-        0.5
-    } else {
-        0.0
+    match better.partial_cmp(&worse) {
+        Some(Ordering::Greater) => 1.0,
+        Some(Ordering::Equal) => 0.5,
+        _ => 0.0,
     }
 }
 
@@ -276,7 +275,7 @@ fn half(example: &Example) -> Half {
     for id in example.contexts.iter().flat_map(|context| &context.prompt) {
         hasher.update(&id.to_le_bytes());
     }
-    if hasher.digest() % 2 == 0 { Half::Tuning } else { Half::Report }
+    if hasher.digest().is_multiple_of(2) { Half::Tuning } else { Half::Report }
 }
 
 #[cfg(test)]

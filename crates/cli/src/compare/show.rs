@@ -105,10 +105,13 @@ fn falls(arm: &ArmReport) -> bool {
     arm.margin.is_some_and(|margin| margin.low > 0.0) && arm.chosen.is_some_and(|chosen| chosen.high < 0.0)
 }
 
+/// What a column says of an arm.
+type Of<T> = fn(&ArmReport) -> Option<T>;
+
 /// One line an arm, one column a number.
 pub(super) fn csv(report: &Report) -> String {
     let mut head = vec!["arm".to_owned(), "objective".into(), "settings".into(), "seeds".into(), "failures".into()];
-    let intervals: [(&str, fn(&ArmReport) -> Option<Interval>); 9] = [
+    let intervals: [(&str, Of<Interval>); 9] = [
         ("accuracy", |arm| arm.accuracy),
         ("accuracy_log_prob", |arm| arm.by_log_prob),
         ("accuracy_mean_log_prob", |arm| arm.by_mean_log_prob),
@@ -122,7 +125,7 @@ pub(super) fn csv(report: &Report) -> String {
     for (name, _) in &intervals {
         head.extend([(*name).to_owned(), format!("{name}_low"), format!("{name}_high")]);
     }
-    let numbers: [(&str, fn(&ArmReport) -> Option<f64>); 9] = [
+    let numbers: [(&str, Of<f64>); 9] = [
         ("p_student", |arm| arm.difference.and_then(|d| d.test).map(|test| test.student)),
         ("p_sign_flip", |arm| arm.difference.and_then(|d| d.test).map(|test| test.sign_flip)),
         ("p_holm", |arm| arm.difference.and_then(|d| d.adjusted)),
@@ -319,8 +322,8 @@ fn courses(report: &Report, order: &[usize]) -> Vec<Chart> {
     let others = order.iter().copied().filter(|number| *number != report.baseline).take(CURVES - 1);
     let shown: Vec<&ArmReport> =
         std::iter::once(report.baseline).chain(others).map(|number| &report.arms[number]).collect();
-    type Of = fn(&candlewick::evaluate::compare::CurvePoint) -> f64;
-    let chart = |title: &str, of: Of, levels: Vec<Level>| Chart {
+    type At = fn(&candlewick::evaluate::compare::CurvePoint) -> f64;
+    let chart = |title: &str, of: At, levels: Vec<Level>| Chart {
         title: title.into(),
         series: shown
             .iter()

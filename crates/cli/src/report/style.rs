@@ -33,10 +33,10 @@ pub(super) fn rules() -> String {
     let named = [(QUIET, "quiet".to_owned()), (GRID, "line".to_owned()), (INK, "ink".to_owned())];
     for (colour, name) in (0..SERIES).map(|i| (series_colour(i), format!("c{i}"))).chain(named) {
         let RGBColor(r, g, b) = colour;
-        let _ = write!(
+        let _ = writeln!(
             rules,
             "svg [stroke=\"#{r:02X}{g:02X}{b:02X}\"] {{ stroke: var(--{name}); }} \
-             svg [fill=\"#{r:02X}{g:02X}{b:02X}\"] {{ fill: var(--{name}); }}\n"
+             svg [fill=\"#{r:02X}{g:02X}{b:02X}\"] {{ fill: var(--{name}); }}"
         );
     }
     rules

@@ -38,7 +38,8 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     let mut ranks = vec![0.0; values.len()];
     let mut start = 0;
     while start < order.len() {
-        let same = order[start..].iter().take_while(|i| values[**i] == values[order[start]]).count().max(1);
+        let same =
+            order[start..].iter().take_while(|i| values[**i].total_cmp(&values[order[start]]).is_eq()).count().max(1);
         let shared = start as f64 + (same as f64 + 1.0) / 2.0;
         order[start..start + same].iter().for_each(|i| ranks[*i] = shared);
         start += same;
