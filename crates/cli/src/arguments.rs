@@ -167,7 +167,7 @@ pub(crate) struct Compare {
     /// Directory for the runs and what comes out; a comparison that stands there goes on
     #[arg(long, short, value_name = "DIR")]
     pub(crate) output: PathBuf,
-    /// What is compared, with default settings, in place of [compare] objectives and arms: dpo,ipo,kto
+    /// What is compared, with default settings, in place of compare.objectives and compare.arms: dpo,ipo,kto
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) objectives: Option<Vec<String>>,
     /// How many seeds [compare.seeds]

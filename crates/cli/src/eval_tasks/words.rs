@@ -9,7 +9,7 @@ use clap::builder::RangedU64ValueParser;
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Tasks")]
 pub(crate) struct TaskArguments {
-    /// Ask the questions of a task in place of preference data: a task file, or the name of a built-in task; may be repeated. Of a configuration file, [model], [reference] and train.threads count
+    /// Ask the questions of a task in place of preference data: a task file, or the name of a built-in task; may be repeated. Of a configuration file, the sections model and reference and train.threads count
     #[arg(long = "task", value_name = "NAME|FILE")]
     pub(crate) tasks: Vec<String>,
     /// The rows of the task, in place of those it names; of several tasks once for each, in their order
