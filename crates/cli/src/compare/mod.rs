@@ -14,8 +14,8 @@ use crate::{places, words};
 
 /// Runs what is still to be run, and reports.
 pub(crate) fn compare(arguments: &Compare) -> Result<()> {
-    let threads = words::threads(arguments.common.threads.unwrap_or(0));
     let matrix = matrix(arguments)?;
+    let threads = words::threads(matrix.cell(0, 0, matrix.seeds[0])?.plan.train.threads);
     let directory = matrix.directory().to_owned();
     std::fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
     let interrupt = Interrupt::listen()?;

@@ -87,6 +87,7 @@ fn check_data(arguments: &Eval) -> Result<()> {
         ("--batch", common.batch.is_some()),
         ("--max-length", common.max_length.is_some()),
         ("--rows", arguments.rows.is_some()),
+        ("--slices", !arguments.slices.is_empty()),
     ];
     match flags.iter().find(|(_, is_given)| *is_given) {
         Some((flag, _)) => bail!(Failure::Usage(format!(

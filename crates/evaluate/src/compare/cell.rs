@@ -9,7 +9,7 @@ use candlewick_kernels::Workspace;
 use candlewick_losses::{Dpo, Recipe};
 use candlewick_model::CausalLm;
 use candlewick_train::{
-    Checkpoint, Event, Fault, FrozenPolicy, Plan, ReferencePlan, Run, StepReport, checkpoints, replace_file,
+    Checkpoint, Event, Fault, FrozenPolicy, Plan, ReferencePlan, Run, StepReport, TuningPlan, checkpoints, replace_file,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -54,7 +54,10 @@ impl Common {
         };
         let source = rows.open_held_out()?.ok_or_else(|| Error::config("evaluation", "it names no rows"))?;
         let held_out = Preferences::read(source, Arc::clone(&encoder), evaluation.batch_size)?;
-        let model = CausalLm::<f32>::load(&plan.model.path)?;
+        let mut model = CausalLm::<f32>::load(&plan.model.path)?;
+        if let TuningPlan::Adapter(start) = &plan.model.tuning {
+            model.load_adapter(start)?;
+        }
         encoder.check_vocabulary(model.config().vocab_size).map_err(candlewick_train::Error::from)?;
         let reference = held_out.score(&mut FrozenPolicy::new(model.frozen_copy(), threads))?;
         let mut stop = model.config().eos_token_ids.clone();

@@ -327,7 +327,7 @@ fn curve(results: &[CellResult]) -> Vec<CurvePoint> {
 /// Differences to the baseline, seed by seed, on the seeds that both have.
 fn compare_with(arms: &mut [ArmReport], tables: &[Table], baseline: usize, bootstrap: &Bootstrap) {
     let base = &tables[baseline];
-    for (number, (arm, table)) in arms.iter_mut().zip(tables).enumerate().filter(|(number, _)| *number != baseline) {
+    for (_, (arm, table)) in arms.iter_mut().zip(tables).enumerate().filter(|(number, _)| *number != baseline) {
         let rows: Vec<Vec<f64>> = table
             .seeds
             .iter()
@@ -343,7 +343,6 @@ fn compare_with(arms: &mut [ArmReport], tables: &[Table], baseline: usize, boots
             test: PairedTest::of(&of_seeds),
             adjusted: None,
         });
-        debug_assert_ne!(number, baseline, "an arm is not compared with itself");
     }
     let p_values: Vec<f64> = arms
         .iter()
