@@ -96,6 +96,7 @@ def main():
                         help=f"of {', '.join(WORKLOADS)}")
     parser.add_argument("--rounds", type=int, help="3, with --quick 1")
     parser.add_argument("--steps", type=int, help="measured steps of every workload")
+    parser.add_argument("--warmup", type=int, help="steps before them, of every workload; compiled PyTorch makes its code in them")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--without", choices=["torch", "compiled", "trl"], action="append", default=[], help="leave a peer out")
     parser.add_argument("--recompute", choices=["nothing", "layers"], default="nothing", help="of ours")
@@ -155,7 +156,7 @@ def measure(name, args):
 
 
 def options(workload, args):
-    steps, warmup = (2, 1) if args.quick else (args.steps or workload.steps, workload.warmup)
+    steps, warmup = (2, 1) if args.quick else (args.steps or workload.steps, args.warmup or workload.warmup)
     return {"model": workload.model, "data": workload.data, "batch": workload.batch, "steps": steps, "warmup": warmup,
             "max_length": workload.max_length, "threads": args.threads, "lora": workload.lora,
             "precompute": workload.precompute, "objective": "kto" if workload.kto else "dpo", "recompute": args.recompute}

@@ -39,6 +39,7 @@ use clap::Parser;
 use arguments::{Arguments, Bench, Command};
 
 fn main() -> ExitCode {
+    candlewick::kernels::return_freed_buffers();
     // clap itself ends the process on wrong words, with code 2.
     let arguments = Arguments::parse();
     let done = match &arguments.command {

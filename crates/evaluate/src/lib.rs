@@ -6,6 +6,7 @@
 //! | compare objectives, settings and seeds | [`compare`] |
 //! | measure how well any score of completions agrees with held-out preferences | [`Preferences`] |
 //! | measure accuracy and calibration on them, by slice | [`PreferenceReport`] |
+//! | see what a run learned, in what order, and at what price | [`Diagnostics`] |
 //! | name the training rows that moved a policy, and those that seem wrongly labelled | [`influence`] |
 //! | measure how far a policy has moved from its reference | [`Drift`] |
 //! | ask a model questions from a task file: choices, scales, written answers | [`tasks`] |
@@ -14,6 +15,7 @@
 //! Nothing here prints, starts a thread or reads a clock.
 
 pub mod compare;
+mod diagnostics;
 mod drift;
 mod error;
 pub mod influence;
@@ -22,6 +24,7 @@ mod preferences;
 pub mod stats;
 pub mod tasks;
 
+pub use diagnostics::{Against, Diagnostics, Extreme, Moment, SliceCourse};
 pub use drift::{Drift, DriftOptions};
 pub use error::{Error, Result};
 pub use preference_report::{PreferenceReport, SliceReport};

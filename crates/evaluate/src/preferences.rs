@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use candlewick_data::{Annotation, Batch, BatchOptions, Batches, Encoder, Example, Order, Source};
-use candlewick_train::{Policy, score_completions};
+use candlewick_data::{Annotation, Batch, BatchOptions, Batches, Encoder, Order, Source};
+use candlewick_train::{HeldOutRow, Policy, score_completions};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -85,40 +85,29 @@ impl Preferences {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn new(batches: Vec<Batch>) -> Result<Self> {
-        let mut items = Vec::new();
-        let mut undesirable = Vec::new();
-        let (mut tokens, mut prompts) = (Vec::new(), Vec::new());
+        let mut read = Reading::default();
+        let mut prompts = Vec::new();
         for example in batches.iter().flat_map(|batch| &batch.examples) {
-            let first = tokens.len();
-            tokens.extend(example.contexts.iter().flat_map(|c| &c.completions).map(|c| c.scored_tokens()));
+            let tokens = example.contexts.iter().flat_map(|c| &c.completions).map(|c| c.scored_tokens());
+            let half = half(example.contexts.iter().flat_map(|context| &context.prompt).map(|id| id.to_le_bytes()));
             prompts.extend(example.contexts.first().map(|context| context.prompt.clone()));
-            match preference(example, first..tokens.len())? {
-                Some(preference) => {
-                    items.push(Item {
-                        place: example.origin.to_string(),
-                        half: half(example),
-                        labels: example.labels.clone(),
-                        preference,
-                    });
-                }
-                None => undesirable.push(first),
-            }
+            read.add(example.origin.to_string(), &example.annotation, &example.labels, half, tokens)?;
         }
-        let compares_verdicts = items.iter().any(|item| matches!(item.preference, Preference::Desirable(_)));
-        if items.is_empty() || compares_verdicts == undesirable.is_empty() {
-            let found = match (items.is_empty(), undesirable.is_empty()) {
-                (true, true) => "there are no rows",
-                (true, false) => "all verdicts are undesirable",
-                (false, _) => "all verdicts are desirable",
-            };
-            return Err(Error::Rows {
-                place: "the held-out rows".into(),
-                reason: format!(
-                    "{found}, so that nothing is preferred to anything; hold out pairs, ranked completions or both verdicts"
-                ),
-            });
+        read.finish(batches, prompts)
+    }
+
+    /// Of the rows that a run has recorded. They have no prompts, and nothing scores them anew.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn recorded(rows: &[HeldOutRow]) -> Result<Self> {
+        let mut read = Reading::default();
+        for row in rows {
+            let tokens = row.completions.iter().map(|completion| completion.tokens);
+            let half = half([row.prompt.as_bytes()]);
+            read.add(format!("{}:{}", row.file, row.line), &row.annotation, &row.labels, half, tokens)?;
         }
-        Ok(Self { batches, items, undesirable, tokens, prompts })
+        read.finish(Vec::new(), Vec::new())
     }
 
     /// The preferences.
@@ -237,16 +226,62 @@ fn order(better: f64, worse: f64) -> f64 {
     }
 }
 
-fn preference(example: &Example, rows: Range<usize>) -> Result<Option<Preference>> {
+/// Preferences as they are read, row by row.
+#[derive(Debug, Default)]
+struct Reading {
+    items: Vec<Item>,
+    undesirable: Vec<usize>,
+    tokens: Vec<usize>,
+}
+
+impl Reading {
+    fn add(
+        &mut self,
+        place: String,
+        annotation: &Annotation,
+        labels: &BTreeMap<String, String>,
+        half: Half,
+        tokens: impl Iterator<Item = usize>,
+    ) -> Result<()> {
+        let first = self.tokens.len();
+        self.tokens.extend(tokens);
+        match preference(&place, annotation, first..self.tokens.len())? {
+            Some(preference) => self.items.push(Item { place, half, labels: labels.clone(), preference }),
+            None => self.undesirable.push(first),
+        }
+        Ok(())
+    }
+
+    fn finish(self, batches: Vec<Batch>, prompts: Vec<Vec<u32>>) -> Result<Preferences> {
+        let Self { items, undesirable, tokens } = self;
+        let compares_verdicts = items.iter().any(|item| matches!(item.preference, Preference::Desirable(_)));
+        if items.is_empty() || compares_verdicts == undesirable.is_empty() {
+            let found = match (items.is_empty(), undesirable.is_empty()) {
+                (true, true) => "there are no rows",
+                (true, false) => "all verdicts are undesirable",
+                (false, _) => "all verdicts are desirable",
+            };
+            return Err(Error::Rows {
+                place: "the held-out rows".into(),
+                reason: format!(
+                    "{found}, so that nothing is preferred to anything; hold out pairs, ranked completions or both verdicts"
+                ),
+            });
+        }
+        Ok(Preferences { batches, items, undesirable, tokens, prompts })
+    }
+}
+
+fn preference(place: &str, annotation: &Annotation, rows: Range<usize>) -> Result<Option<Preference>> {
     let refuse = |what: &str| {
         Err(Error::Rows {
-            place: example.origin.to_string(),
+            place: place.to_owned(),
             reason: format!(
                 "{what}, and held-out rows are to prefer something; hold out pairs, ranked completions or verdicts"
             ),
         })
     };
-    match &example.annotation {
+    match annotation {
         Annotation::Pair => Ok(Some(Preference::Among(vec![(rows.start, rows.start + 1)]))),
         Annotation::Labelled { desirable: true } => Ok(Some(Preference::Desirable(rows.start))),
         Annotation::Labelled { desirable: false } => Ok(None),
@@ -270,18 +305,16 @@ fn preference(example: &Example, rows: Range<usize>) -> Result<Option<Preference
 }
 
 /// By the prompt, so that no prompt is in both halves.
-fn half(example: &Example) -> Half {
+fn half<B: AsRef<[u8]>>(prompt: impl IntoIterator<Item = B>) -> Half {
     let mut hasher = Xxh3::new();
-    for id in example.contexts.iter().flat_map(|context| &context.prompt) {
-        hasher.update(&id.to_le_bytes());
-    }
+    prompt.into_iter().for_each(|bytes| hasher.update(bytes.as_ref()));
     if hasher.digest().is_multiple_of(2) { Half::Tuning } else { Half::Report }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candlewick_data::{Completion, Context, Origin};
+    use candlewick_data::{Completion, Context, Example, Origin};
 
     fn example(prompt: u32, completions: usize, annotation: Annotation) -> Example {
         let context = Context {

@@ -57,11 +57,12 @@ pub trait Float:
 
 pub(crate) mod sealed {
     use crate::matmul::{self, Kernel};
+    use crate::shelf::Shelf;
 
     /// What the crate needs to know of an element type and nobody else.
     pub trait Element: Sized + Device {
         /// The buffers of this type among the scratch of a workspace.
-        fn buffers(scratch: &mut Scratch) -> &mut Vec<Vec<Self>>;
+        fn buffers(scratch: &mut Scratch) -> &mut Shelf<Vec<Self>>;
         /// The buffer that factors of this type are packed into.
         fn packing(scratch: &mut Scratch) -> &mut Vec<Self>;
         /// How this machine multiplies large matrices, if it has a kernel for them.
@@ -71,8 +72,8 @@ pub(crate) mod sealed {
     /// Free buffers of each element type.
     #[derive(Debug, Default)]
     pub struct Scratch {
-        f32: (Vec<Vec<f32>>, Vec<f32>),
-        f64: (Vec<Vec<f64>>, Vec<f64>),
+        f32: (Shelf<Vec<f32>>, Vec<f32>),
+        f64: (Shelf<Vec<f64>>, Vec<f64>),
     }
 
     #[cfg(feature = "cuda")]
@@ -84,7 +85,7 @@ pub(crate) mod sealed {
     impl<T> Device for T {}
 
     impl Element for f32 {
-        fn buffers(scratch: &mut Scratch) -> &mut Vec<Vec<Self>> {
+        fn buffers(scratch: &mut Scratch) -> &mut Shelf<Vec<Self>> {
             &mut scratch.f32.0
         }
 
@@ -98,7 +99,7 @@ pub(crate) mod sealed {
     }
 
     impl Element for f64 {
-        fn buffers(scratch: &mut Scratch) -> &mut Vec<Vec<Self>> {
+        fn buffers(scratch: &mut Scratch) -> &mut Shelf<Vec<Self>> {
             &mut scratch.f64.0
         }
 

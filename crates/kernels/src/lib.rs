@@ -44,6 +44,7 @@ mod float;
 mod matmul;
 mod pages;
 mod parallel;
+mod shelf;
 mod simd;
 #[cfg(test)]
 mod testing;
@@ -53,6 +54,7 @@ mod workspace;
 pub use cuda::{Cuda, CudaBuffer};
 pub use error::{Error, Result};
 pub use float::Float;
-pub use pages::{copied, zeros};
+pub use pages::{copied, return_freed_buffers, zeros};
+pub use shelf::{Lendable, Shelf};
 pub use view::{View, ViewMut};
 pub use workspace::Workspace;

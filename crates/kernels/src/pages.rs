@@ -39,6 +39,18 @@ pub fn copied<T: Float>(numbers: &[T]) -> Vec<T> {
     copy
 }
 
+/// Asks the allocator of the process to take buffers of 128 KiB or more from the system one by one, and to give each back to it when
+/// it is freed. glibc otherwise raises that size to the largest buffer freed so far, up to 32 MiB, and what lies between
+/// smaller things is never given back: a run with batches of many sizes then holds far more than it uses. It is for a program to
+/// call, once, before it works; a library that is only a part of one should not. Elsewhere than with glibc it does nothing.
+pub fn return_freed_buffers() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: sets a number that the allocator reads under its lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

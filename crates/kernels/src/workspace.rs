@@ -6,6 +6,8 @@ use crate::attention::Block;
 use crate::float::sealed::Scratch;
 use crate::pages::zeros;
 use crate::parallel::Crew;
+#[cfg(doc)]
+use crate::shelf::Shelf;
 
 /// Starting more takes minutes and helps nobody.
 const MOST_THREADS: usize = 1024;
@@ -37,18 +39,11 @@ impl Workspace {
 
     /// Lends a buffer of `len` elements with arbitrary contents; [`Workspace::give_back`] returns it.
     ///
-    /// It is the least one that was returned and is large enough, unless more than half of it would lie idle; else a new
-    /// one, in place of the largest returned one of at least half the length. So the buffers of steps of similar sizes
-    /// are the same ones.
+    /// It is one that was returned, if one suits, else a new one ([`Shelf`] says when). So the buffers of steps of similar sizes are
+    /// the same ones, and those of other sizes do not pile up.
     pub fn take<T: Float>(&mut self, len: usize) -> Vec<T> {
-        let free = T::buffers(&mut self.scratch);
-        let best = Self::choose(free.iter().map(Vec::capacity), len);
-        let mut buffer = best.map(|i| free.swap_remove(i)).unwrap_or_default();
-        if buffer.capacity() < len {
-            // Nothing of it is wanted in the new place; fresh zeros are not written before somebody does.
-            drop(buffer);
-            return zeros(len);
-        }
+        // Nothing of what is let go is wanted in the new place; fresh zeros are not written before somebody does.
+        let Some(mut buffer) = T::buffers(&mut self.scratch).take(len, drop) else { return zeros(len) };
         if buffer.len() > len {
             buffer.truncate(len);
         } else {
@@ -66,26 +61,17 @@ impl Workspace {
 
     /// Returns a buffer for later use.
     pub fn give_back<T: Float>(&mut self, buffer: Vec<T>) {
-        if buffer.capacity() > 0 {
-            T::buffers(&mut self.scratch).push(buffer);
-        }
-    }
-
-    /// Which of the returned buffers, told by their capacities, [`Workspace::take`] chooses for `len` elements: a plan of memory
-    /// asks it where no buffer exists.
-    pub fn choose(capacities: impl IntoIterator<Item = usize>, len: usize) -> Option<usize> {
-        let usable =
-            capacities.into_iter().enumerate().filter(|(_, capacity)| capacity / 2 <= len && *capacity >= len / 2);
-        let best = usable.min_by_key(|(_, capacity)| match *capacity >= len {
-            true => (0, *capacity),
-            false => (1, usize::MAX - capacity),
-        });
-        best.map(|(i, _)| i)
+        T::buffers(&mut self.scratch).give_back(buffer);
     }
 
     /// Elements of all returned buffers of this type.
     pub fn idle_elements<T: Float>(&mut self) -> usize {
-        T::buffers(&mut self.scratch).iter().map(Vec::capacity).sum()
+        T::buffers(&mut self.scratch).idle_elements()
+    }
+
+    /// Elements of all buffers of this type that are lent.
+    pub fn lent_elements<T: Float>(&mut self) -> usize {
+        T::buffers(&mut self.scratch).lent_elements()
     }
 
     /// Returns several buffers.
@@ -156,6 +142,6 @@ mod tests {
         ws.give_back(buffer);
         let larger = ws.take::<f32>(150);
         assert_eq!(larger.len(), 150);
-        assert_eq!(<f32 as crate::float::sealed::Element>::buffers(&mut ws.scratch).len(), 0);
+        assert_eq!((ws.idle_elements::<f32>(), ws.lent_elements::<f32>()), (0, 150));
     }
 }

@@ -1,12 +1,11 @@
 //! How much memory passes take, told from a configuration and the sizes of a batch: no weight is read, no buffer made.
 //!
-//! The walks below take and return sizes in the order in which the passes take and return buffers, through the same choice
-//! among returned ones ([`Workspace::choose`]), so that a [`Pool`] ends with what a workspace ends with. `tests/sizes.rs`
-//! compares the two.
+//! The walks below take and return sizes in the order in which the passes take and return buffers, through a [`Shelf`] as the
+//! workspace's own, so that a [`Pool`] ends with what a workspace ends with. `tests/sizes.rs` compares the two.
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candlewick_kernels::{Workspace, linear, token_log_probs};
+use candlewick_kernels::{Lendable, Shelf, linear, token_log_probs};
 
 use crate::adapter::{HEAD_MODULE, LoraConfig, stored};
 use crate::causal_lm::{Adapter, Recompute, Statistics};
@@ -82,14 +81,26 @@ const PARTS: usize = 5;
 /// The buffers of a workspace by their sizes, in elements.
 #[derive(Debug, Clone, Default)]
 pub struct Pool {
-    idle: Vec<Lent>,
+    shelf: Shelf<Lent>,
     held: [usize; PARTS],
+    most: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Lent {
     elements: usize,
+    len: usize,
     part: Part,
+}
+
+impl Lendable for Lent {
+    fn capacity(&self) -> usize {
+        self.elements
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
 }
 
 impl Pool {
@@ -100,19 +111,26 @@ impl Pool {
 
     /// Elements of all buffers that are returned.
     pub fn all_elements(&self) -> usize {
-        self.held.iter().sum::<usize>() - self.elements(Part::HeadAlone)
+        self.shelf.idle_elements()
+    }
+
+    /// The most elements that buffers had at once, those in use and those returned.
+    pub fn most_elements(&self) -> usize {
+        self.most
     }
 
     fn take(&mut self, part: Part, len: usize) -> Lent {
-        let best = Workspace::choose(self.idle.iter().map(|lent| lent.elements), len);
-        if let Some(lent) = best.map(|i| self.idle.swap_remove(i)) {
-            if lent.elements >= len {
-                return self.relabelled(lent, part);
+        let held = &mut self.held;
+        let found = self.shelf.take(len, |gone| held[gone.part as usize] -= gone.elements);
+        let lent = match found {
+            Some(lent) => self.relabelled(Lent { len, ..lent }, part),
+            None => {
+                held[part as usize] += len;
+                Lent { elements: len, len, part }
             }
-            self.held[lent.part as usize] -= lent.elements;
-        }
-        self.held[part as usize] += len;
-        Lent { elements: len, part }
+        };
+        self.most = self.most.max(self.shelf.idle_elements() + self.shelf.lent_elements());
+        lent
     }
 
     /// A buffer that serves several parts in turn counts for the first of them, in the order of [`Part`].
@@ -126,9 +144,7 @@ impl Pool {
     }
 
     fn give_back(&mut self, lent: Lent) {
-        if lent.elements > 0 {
-            self.idle.push(lent);
-        }
+        self.shelf.give_back(lent);
     }
 
     fn give_back_all(&mut self, lents: impl IntoIterator<Item = Lent>) {

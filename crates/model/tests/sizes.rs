@@ -29,13 +29,16 @@ fn batch(lengths: &[[usize; 3]]) -> Packed {
     Packed::new(&contexts.collect::<Vec<_>>()).unwrap()
 }
 
-fn batches() -> [Packed; 4] {
-    [
+/// The last ones are many of many sizes, so that buffers of some are let go.
+fn batches() -> Vec<Packed> {
+    let many = (0..40).map(|i| batch(&[[5 + i * 37 % 90, 3 + i * 53 % 80, 4 + i * 11 % 60], [8, 3 + i * 29 % 70, 9]]));
+    let few = [
         batch(&[[40, 30, 20], [7, 90, 3]]),
         batch(&[[9, 3, 2]]),
         batch(&[[40, 30, 20], [7, 90, 3], [33, 33, 33]]),
         batch(&[[20, 25, 22], [17, 40, 31]]),
-    ]
+    ];
+    few.into_iter().chain(many).collect()
 }
 
 fn train(model: &CausalLm<f32>, packed: &Packed, want: Statistics, recompute: Recompute, workspace: &mut Workspace) {
@@ -107,6 +110,7 @@ fn a_pool_ends_with_the_buffers_of_a_workspace() {
                     size.train(batch, want, recompute, threads, &mut pool);
                     let held = workspace.idle_elements::<f32>();
                     assert_eq!(pool.all_elements(), held, "{targets:?} {recompute:?} {want:?}: training on batch {i}");
+                    assert_eq!(workspace.lent_elements::<f32>(), 0, "{targets:?} {recompute:?}: training on batch {i}");
                     for adapter in [Adapter::On, Adapter::Off] {
                         model.score(packed, want, adapter, &mut workspace).unwrap();
                         size.score(batch, want, adapter, threads, &mut pool);

@@ -56,7 +56,9 @@ impl MetricsLog {
             // A line cut short by a crash is no JSON.
             let Ok(value) = serde_json::from_str::<Value>(line) else { return false };
             match value.get("step").and_then(Value::as_u64) {
-                Some(at) if value.get("eval_loss").is_some() => at < step || (at == step && evaluated == Some(at)),
+                Some(at) if value.get("eval_loss").or(value.get("log_probs")).is_some() => {
+                    at < step || (at == step && evaluated == Some(at))
+                }
                 Some(at) => at <= step,
                 None => false,
             }
@@ -80,10 +82,11 @@ impl MetricsLog {
         self.file.as_ref().map_or(Ok(()), |file| file.sync_all().map_err(Error::io("syncing", &self.path)))
     }
 
-    fn append(&mut self, line: &Value) -> Result<()> {
+    pub(crate) fn append(&mut self, line: &Value) -> Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
             none => {
+                self.path.parent().map_or(Ok(()), checkpoint::create_directory)?;
                 let file = OpenOptions::new().create(true).append(true).open(&self.path);
                 none.insert(file.map_err(Error::io("opening", &self.path))?)
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candlewick_data::{Batch, Context, Encoder};
 use candlewick_losses::{Objective, StepWide};
-use candlewick_model::{Adapter, BatchSize, ModelSize, Part, Pool};
+use candlewick_model::{Adapter, BatchSize, ModelSize, Part, Pool, Statistics};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -24,6 +24,8 @@ const TABLE_ROW: u64 = 80;
 const GIVEN_BACK: u64 = 32 << 20;
 /// Steps after which the pool no longer grows if batches stay the same.
 const SETTLED: usize = 3;
+/// Micro-batches, and held-out ones, of which the buffers are walked through in the order of the run.
+const MOST_WALKED: usize = 512;
 
 /// The memory of a run at its peak, in bytes, part by part.
 ///
@@ -55,6 +57,8 @@ pub struct MemoryPlan {
     pub passing: u64,
     /// Scratch of kernels, and what factors of products are packed into.
     pub scratch: u64,
+    /// Buffers that micro-batches of other sizes leave behind.
+    pub of_other_sizes: u64,
     /// Activations of a reference of its own.
     pub reference_passes: u64,
     /// Reference log-probabilities held in memory.
@@ -96,6 +100,9 @@ struct Seen {
     training: BatchSize,
     mismatched: BatchSize,
     held_out: BatchSize,
+    /// The first ones of the run, with those of completions that belong to other prompts, and of the held-out rows.
+    in_order: Vec<[BatchSize; 2]>,
+    held_out_in_order: Vec<BatchSize>,
     /// Completions and their scored tokens.
     completions: u64,
     scored: u64,
@@ -129,10 +136,12 @@ impl MemoryPlan {
         let trained = bytes(policy.trained_elements());
         let adapter = bytes(policy.adapter_elements());
         let of_reference = reference.as_ref().map_or(0, |size| bytes(size.base_elements() + size.adapter_elements()));
-        let (pool, reference_pool) = seen.pools(plan, &policy, reference.as_ref());
-        let passes = [(seen.training, true), (seen.mismatched, false), (seen.held_out, false)];
+        let passes = Passes { plan, policy: &policy, reference: reference.as_ref() };
+        let (pool, reference_pool) = seen.pools(passes);
+        let (walked, walked_by_reference) = seen.walked(passes);
+        let largest = [(seen.training, true), (seen.mismatched, false), (seen.held_out, false)];
         let packed = |size: &ModelSize, trains: bool| {
-            passes.iter().map(|(batch, backward)| size.packed(*batch, *backward && trains, threads)).max().unwrap_or(0)
+            largest.iter().map(|(batch, backward)| size.packed(*batch, *backward && trains, threads)).max().unwrap_or(0)
         };
         let of_reference_passes = reference.as_ref().map_or(0, |size| packed(size, false));
         // Gradients of a micro-batch before are there already, and so are those that an allocator does not give back.
@@ -156,7 +165,8 @@ impl MemoryPlan {
             head_alone: bytes(pool.elements(Part::HeadAlone)),
             passing: bytes(pool.elements(Part::Passing)),
             scratch: bytes(pool.elements(Part::Scratch) + packed(&policy, true)),
-            reference_passes: bytes(reference_pool.all_elements() + of_reference_passes),
+            of_other_sizes: bytes(walked.saturating_sub(pool.all_elements())),
+            reference_passes: bytes(reference_pool.all_elements().max(walked_by_reference) + of_reference_passes),
             table: match &plan.reference {
                 ReferencePlan::Precomputed(_) => seen.completions * TABLE_ROW + seen.scored * size_of::<f64>() as u64,
                 _ => 0,
@@ -183,7 +193,7 @@ impl MemoryPlan {
 
     /// The parts that are there at once at the peak of training, by name: while the head's backward runs, or while a checkpoint is
     /// written, when all gradients are there and what the head had is gone.
-    pub fn parts(&self) -> [(&'static str, u64); 14] {
+    pub fn parts(&self) -> [(&'static str, u64); 15] {
         let in_head = self.head_alone + self.gradients_beside_head > self.gradients + self.written;
         let (gradients, head_alone, written) = match in_head {
             true => (("gradients so far", self.gradients_beside_head), self.head_alone, 0),
@@ -200,6 +210,7 @@ impl MemoryPlan {
             ("of the head alone", head_alone),
             ("passing buffers", self.passing),
             ("scratch of kernels", self.scratch),
+            ("buffers of other sizes", self.of_other_sizes),
             ("passes of the reference", self.reference_passes),
             ("reference log-probabilities", self.table),
             ("to write a checkpoint", written),
@@ -271,7 +282,12 @@ impl Seen {
                 let batch = batch?;
                 met += batch.examples.len();
                 let contexts = batch.examples.iter().flat_map(|example| &example.contexts);
-                seen.held_out = seen.held_out.or(size(contexts)).or(size(&batch.mismatched));
+                for size in [size(contexts), size(&batch.mismatched)] {
+                    seen.held_out = seen.held_out.or(size);
+                    if size.tokens > 0 && seen.held_out_in_order.len() < MOST_WALKED {
+                        seen.held_out_in_order.push(size);
+                    }
+                }
                 if met >= MOST_ROWS {
                     break;
                 }
@@ -284,7 +300,11 @@ impl Seen {
         let contexts = || batch.examples.iter().flat_map(|example| &example.contexts);
         let size_of_batch = size(contexts());
         self.training = self.training.or(size_of_batch);
-        self.mismatched = self.mismatched.or(size(&batch.mismatched));
+        let mismatched = size(&batch.mismatched);
+        self.mismatched = self.mismatched.or(mismatched);
+        if self.in_order.len() < MOST_WALKED {
+            self.in_order.push([size_of_batch, mismatched]);
+        }
         self.completions += contexts().map(|context| context.completions.len() as u64).sum::<u64>();
         self.scored += size_of_batch.targets as u64;
     }
@@ -329,40 +349,78 @@ impl Seen {
         Ok(Self { training, mismatched, held_out, ..Self::default() })
     }
 
-    /// The pools of the policy and of a reference of its own, after some steps and an evaluation.
-    fn pools(&self, plan: &Plan, policy: &ModelSize, reference: Option<&ModelSize>) -> (Pool, Pool) {
-        let needs = plan.objective.needs();
-        let want = statistics(needs.outputs);
-        let threads = plan.train.threads.max(1);
-        let (mut pool, mut reference_pool) = (Pool::default(), Pool::default());
-        // A micro-batch that is a step by itself is scored once.
-        let alone = plan.train.micro_batches == 1 && plan.train.tokens.is_none();
-        let scored_before = match needs.step_wide {
-            StepWide::AllRows => !alone,
-            _ => false,
-        };
-        let makes_table = matches!(&plan.reference, ReferencePlan::Precomputed(path) if !path.exists());
-        let mut score_by_reference = |batch: BatchSize, pool: &mut Pool| match (reference, &plan.reference) {
-            (Some(reference), _) => reference.score(batch, want, Adapter::On, threads, &mut reference_pool),
-            (None, ReferencePlan::AdapterOff) => policy.score(batch, want, Adapter::Off, threads, pool),
-            _ => {}
-        };
+    /// The pools of the policy and of a reference of its own, after some steps and evaluations of the largest sizes.
+    fn pools(&self, passes: Passes<'_>) -> (Pool, Pool) {
+        let (mut pool, mut of_reference) = (Pool::default(), Pool::default());
         for _ in 0..SETTLED {
-            if makes_table || scored_before {
-                policy.score(self.training, want, Adapter::On, threads, &mut pool);
-            }
-            if self.mismatched.tokens > 0 {
-                policy.score(self.mismatched, want, Adapter::On, threads, &mut pool);
-                score_by_reference(self.mismatched, &mut pool);
-            }
-            score_by_reference(self.training, &mut pool);
-            policy.train(self.training, want, plan.train.recompute, threads, &mut pool);
-            if self.held_out.tokens > 0 {
-                policy.score(self.held_out, want, Adapter::On, threads, &mut pool);
-                score_by_reference(self.held_out, &mut pool);
-            }
+            passes.train([self.training, self.mismatched], &mut pool, &mut of_reference);
+            passes.score(self.held_out, &mut pool, &mut of_reference);
         }
-        (pool, reference_pool)
+        (pool, of_reference)
+    }
+
+    /// The most elements of the same two pools when micro-batches come in the order of the run, the largest last.
+    fn walked(&self, passes: Passes<'_>) -> (usize, usize) {
+        let (mut pool, mut of_reference) = (Pool::default(), Pool::default());
+        let score_all = |pool: &mut Pool, of_reference: &mut Pool| {
+            self.held_out_in_order.iter().for_each(|size| passes.score(*size, pool, of_reference));
+        };
+        score_all(&mut pool, &mut of_reference);
+        for sizes in &self.in_order {
+            passes.train(*sizes, &mut pool, &mut of_reference);
+        }
+        score_all(&mut pool, &mut of_reference);
+        passes.train([self.training, self.mismatched], &mut pool, &mut of_reference);
+        (pool.most_elements(), of_reference.most_elements())
+    }
+}
+
+/// The passes of a run.
+#[derive(Clone, Copy)]
+struct Passes<'a> {
+    plan: &'a Plan,
+    policy: &'a ModelSize,
+    reference: Option<&'a ModelSize>,
+}
+
+impl Passes<'_> {
+    fn want(&self) -> Statistics {
+        statistics(self.plan.objective.needs().outputs)
+    }
+
+    /// A micro-batch, and the completions of it that belong to other prompts.
+    fn train(&self, [batch, mismatched]: [BatchSize; 2], pool: &mut Pool, of_reference: &mut Pool) {
+        let train = &self.plan.train;
+        // A micro-batch that is a step by itself is scored once.
+        let alone = train.micro_batches == 1 && train.tokens.is_none();
+        let scored_before = self.plan.objective.needs().step_wide == StepWide::AllRows && !alone;
+        let makes_table = matches!(&self.plan.reference, ReferencePlan::Precomputed(path) if !path.exists());
+        let threads = train.threads.max(1);
+        if makes_table || scored_before {
+            self.policy.score(batch, self.want(), Adapter::On, threads, pool);
+        }
+        self.score(mismatched, pool, of_reference);
+        self.score_by_reference(batch, pool, of_reference);
+        self.policy.train(batch, self.want(), train.recompute, threads, pool);
+    }
+
+    /// A batch that nothing is learned from.
+    fn score(&self, batch: BatchSize, pool: &mut Pool, of_reference: &mut Pool) {
+        if batch.tokens > 0 {
+            self.policy.score(batch, self.want(), Adapter::On, self.plan.train.threads.max(1), pool);
+            self.score_by_reference(batch, pool, of_reference);
+        }
+    }
+
+    fn score_by_reference(&self, batch: BatchSize, pool: &mut Pool, of_reference: &mut Pool) {
+        let threads = self.plan.train.threads.max(1);
+        match (self.reference, &self.plan.reference) {
+            (Some(reference), _) => reference.score(batch, self.want(), Adapter::On, threads, of_reference),
+            (None, ReferencePlan::AdapterOff) => {
+                self.policy.score(batch, self.want(), Adapter::Off, threads, pool);
+            }
+            _ => {}
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::{Error, Result};
+use crate::held_out_log::HeldOutWriter;
 use crate::log::{MetricsLog, RejectedLog};
 use crate::plan::{Length, Plan, ReferencePlan, TuningPlan, UdmPlan};
 use crate::policy::{CausalPolicy, FrozenPolicy, weights_digest};
@@ -24,6 +25,8 @@ use crate::udm::{self, Fit, Udm};
 /// - `metrics.jsonl`: an object a step or evaluation under TRL's names. `epoch` is passes over the rows with the part of the
 ///   last, where the length of the run is in epochs; where it is in steps the rows are not counted beforehand, and it is passes
 ///   completed.
+/// - `held_out/`, where the plan has an evaluation: what every held-out completion scored, see
+///   [`HeldOutLog`](crate::HeldOutLog).
 /// - `udm.json`, where the plan has a `udm`: the classifier of prompts, fitted when the run starts.
 /// - `rejected.jsonl`, where a row was set aside: an object of `file`, `line`, `reason` and `detail` for each one of the first
 ///   pass and of the first evaluation.
@@ -43,6 +46,7 @@ pub struct Run {
     precompute: Option<Precompute>,
     log: MetricsLog,
     rejected: RejectedLog,
+    held_out_log: HeldOutWriter,
     data: Fingerprint,
     total_steps: u64,
     place: Place,
@@ -156,6 +160,7 @@ impl Run {
         checkpoint::create_directory(&run.plan.output.dir)?;
         checkpoint::sweep(&checkpoints(&run.plan.output.dir))?;
         run.log.clear()?;
+        run.held_out_log.clear()?;
         run.rejected.truncate(0)?;
         checkpoint::remove_file(&run.plan.output.dir.join(UDM))?;
         run.write_plan()?;
@@ -190,6 +195,7 @@ impl Run {
         checkpoint::sweep(&directory)?;
         checkpoint::set_aside_after(&directory, step)?;
         run.log.truncate(step, run.place.evaluated)?;
+        run.held_out_log.truncate(step, run.place.evaluated)?;
         run.rejected.truncate(bookmark.rejected)?;
         run.write_plan()?;
         Ok(run)
@@ -325,6 +331,7 @@ impl Run {
         let trainer = Trainer::new(policy, reference, Box::new(plan.objective.clone()), options)?;
         let log = MetricsLog::new(plan.output.dir.join(METRICS));
         let rejected = RejectedLog::new(plan.output.dir.join(REJECTED));
+        let held_out_log = HeldOutWriter::new(&plan.output.dir);
         let place = Place::default();
         Ok(Self {
             plan,
@@ -336,6 +343,7 @@ impl Run {
             precompute,
             log,
             rejected,
+            held_out_log,
             data,
             total_steps,
             place,
@@ -404,6 +412,7 @@ impl Run {
         };
         let bookmark = serde_json::to_value(bookmark).map_err(|e| Error::checkpoint(&directory, e.to_string()))?;
         self.log.sync()?;
+        self.held_out_log.sync()?;
         self.trainer.save(&directory, &bookmark, &self.companions)?;
         self.saved = Some(step);
         checkpoint::prune(&checkpoints(&self.plan.output.dir), self.plan.output.keep, step)?;
@@ -494,20 +503,21 @@ impl Run {
         if self.place.evaluated.is_none() {
             batches.hold_rejections();
         }
+        let (mut texts, mut scores) = (self.held_out_log.texts(&self.encoder), Vec::new());
+        let each = rows::flatten(&mut batches).inspect(|batch| batch.iter().for_each(|batch| texts.add(batch)));
         let report = match self.udm {
-            None => self.trainer.evaluate(rows::flatten(&mut batches)),
+            None => self.trainer.evaluate_each(each, |batch| scores.push(batch)),
             // An objective that reads probabilities of prompts is one that is evaluated over all rows at once.
-            Some(_) => {
-                rows::flatten(&mut batches).collect::<Result<Vec<_>, _>>().map_err(Error::from).and_then(|mut all| {
-                    self.tell_prompts_apart(&mut all)?;
-                    self.trainer.evaluate(all.into_iter().map(Ok::<_, Error>))
-                })
-            }
+            Some(_) => each.collect::<Result<Vec<_>, _>>().map_err(Error::from).and_then(|mut all| {
+                self.tell_prompts_apart(&mut all)?;
+                self.trainer.evaluate_each(all.into_iter().map(Ok::<_, Error>), |batch| scores.push(batch))
+            }),
         };
         self.rejected.append(&batches.take_rejections())?;
         let report = report?;
         self.held_out = Some(batches.report().clone());
         self.place.evaluated = Some(report.step);
+        self.held_out_log.write(texts, &scores, &report)?;
         self.log.evaluation(&report)?;
         Ok(report)
     }
