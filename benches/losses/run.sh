@@ -18,9 +18,9 @@ here=$PWD/benches/losses
 work=$PWD/target/losses
 mkdir -p "$work" "$here/results"
 
-# What a teacher is made of: the model after preferences that are all right.
+# What a teacher is made of: the model after preferences that are all right. No arm of the short form has one.
 teacher=$work/teacher/run/final
-if [ ! -d "$teacher" ]; then
+if [ -z "$short" ] && [ ! -d "$teacher" ]; then
   mkdir -p "$work/teacher"
   (cd "$work/teacher" && "$wick" data make world --rows 12800 --seed 90 --model &&
     "$wick" train --model world/model --data world/pairs.jsonl --output run --batch 32 --steps 400 --lr 1e-3 --seed 90)
@@ -34,25 +34,25 @@ compare() {
   (
     cd "$work/$name"
     # shellcheck disable=SC2086
-    [ -e world/taught.jsonl ] || "$wick" data make world --rows 2400 --held-out 600 --seed 1 --teacher "$teacher" $world
+    [ -e world/held_out.jsonl ] || "$wick" data make world --rows 2400 --held-out 600 --seed 1 --model "${teaching[@]}" $world
     "$wick" compare --config "$here/$matrix.toml" --output out "$@"
   )
 }
-keep() {
-  local name=$1
-  for kind in json csv; do cp "$work/$name/out/results.$kind" "$here/results/$name.$kind"; done
-}
-
+teaching=(--teacher "$teacher")
 if [ -n "$short" ]; then
-  compare short matrix "" --objectives dpo,ipo,simpo,orpo,hinge --seeds 2
+  teaching=()
+  compare short matrix "" --objectives dpo,simpo,orpo --seeds 2
   python3 "$here/within.py" "$here/results/noise-0.json" "$work/short/out/results.json"
   exit
 fi
-for noise in 0 10 30; do
-  compare "noise-$noise" matrix "--noise 0.$noise"
-  keep "noise-$noise"
-done
-for ratio in 1 10; do
-  compare "imbalance-$ratio" verdicts "--imbalance $ratio"
-  keep "imbalance-$ratio"
+for part in noise-0 imbalance-10 imbalance-1 noise-30 noise-10; do
+  if [ -e "$here/results/$part.json" ]; then
+    echo "$part stands in $here/results; remove it there to have it made again"
+    continue
+  fi
+  case $part in
+  noise-*) compare "$part" matrix "--noise 0.${part#noise-}" ;;
+  *) compare "$part" verdicts "--imbalance ${part#imbalance-}" ;;
+  esac
+  for kind in json csv; do cp "$work/$part/out/results.$kind" "$here/results/$part.$kind"; done
 done

@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Compare(Compare),
     /// Name the training rows that moved a model towards an answer, and those that seem wrongly labelled
     Why(Why),
+    /// Show what a run learned, in what order and at what price, from what it left in its directory
+    Report(Report),
     /// Let a model go on from a prompt
     Generate(Generate),
     /// Preference data: look at rows, measure them, write them in another form
@@ -219,6 +221,21 @@ pub(crate) struct Why {
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = RangedU64ValueParser::<usize>::new().range(64..=1 << 20))]
     pub(crate) dimensions: usize,
     /// Print a JSON object a row
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `wick report`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Report {
+    /// Directory of the run, which may still go on [output.dir]
+    #[arg(value_name = "DIR")]
+    pub(crate) run: PathBuf,
+    /// Where the page goes; report.html in the directory of the run by default
+    #[arg(long, value_name = "FILE")]
+    pub(crate) page: Option<PathBuf>,
+    /// Print one JSON object in place of words
     #[arg(long)]
     pub(crate) json: bool,
 }

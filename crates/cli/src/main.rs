@@ -26,6 +26,7 @@ mod progress;
 mod quickstart;
 mod report;
 mod rows;
+mod run_report;
 mod screen;
 mod train;
 mod why;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         Command::Eval(arguments) => eval::eval(arguments),
         Command::Why(arguments) => why::why(arguments),
         Command::Compare(arguments) => compare::compare(arguments),
+        Command::Report(arguments) => run_report::report(arguments),
         Command::Generate(arguments) => generate::generate(arguments),
         Command::Data(arguments) => data::data(arguments),
         Command::Bench(Bench::Step(arguments)) => bench::step(arguments),

@@ -1,5 +1,7 @@
 //! `wick train`: from words to a trained model.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use candlewick::train::{Checkpoint, Event, MemoryPlan, Plan, Run, checkpoints};
 
@@ -7,7 +9,7 @@ use crate::arguments::Train;
 use crate::drive::{Driven, drive};
 use crate::failure::{self, Failure};
 use crate::interrupt::Interrupt;
-use crate::{memory, places, progress, rows, words};
+use crate::{memory, places, progress, rows, run_report, screen, words};
 
 /// Trains, or shows the plan.
 pub(crate) fn train(arguments: &Train) -> Result<()> {
@@ -40,7 +42,7 @@ pub(crate) fn train(arguments: &Train) -> Result<()> {
             Ok(())
         },
     )?;
-    report(&done);
+    report(&done, &run.plan().output.dir);
     Ok(())
 }
 
@@ -91,7 +93,7 @@ fn resume(plan: Plan) -> Result<Run> {
     Ok(Run::resume(plan, &checkpoint.path)?)
 }
 
-fn report(Driven { summary, stepping }: &Driven) {
+fn report(Driven { summary, stepping }: &Driven, output: &Path) {
     println!("{} steps done, {} tokens, {} in steps", summary.steps, summary.tokens, progress::duration(*stepping));
     if let Some(peak) = memory::peak_bytes() {
         println!("peak memory {}", memory::readable(peak));
@@ -103,6 +105,16 @@ fn report(Driven { summary, stepping }: &Driven) {
     let rejected = summary.result.with_file_name("rejected.jsonl");
     if rejected.exists() {
         println!("rows that were set aside are listed in {}", rejected.display());
+    }
+    match run_report::of_finished(output) {
+        Ok((page, notes)) => {
+            for line in notes.iter().flat_map(|note| screen::wrap(note, 100)) {
+                println!("{line}");
+            }
+            println!("what it learned is drawn in {}", page.display());
+        }
+        // The run itself is done, and its result written.
+        Err(error) => eprintln!("wick: warning: no page was written: {}", failure::one_line(&error)),
     }
     println!("the result is in {}", summary.result.display());
 }

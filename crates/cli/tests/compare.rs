@@ -175,10 +175,34 @@ fn words_that_do_not_go_together_are_refused_before_the_first_run() {
     refused(&["--set", "compare.tuning_seeds=3"], 2, &["compare.tuning_seeds", "1 to 2"]);
     refused(&["--objectives", "dpo,hinje"], 2, &["compare.objectives[1]", "hinge"]);
     refused(&["--objectives", "tr_dpo"], 2, &["moves its reference"]);
+    for key in ["output.dir=\"a\"", "train.seed=3", "evaluation.every=5", "evaluation.at_start=true"] {
+        let name = key.split('=').next().unwrap_or(key);
+        refused(&["--set", key], 2, &[name, "given beside [compare]"]);
+    }
     refused(&["--objective", "dpo"], 2, &["--objective", "compare"]);
     refused(&["--set", "evaluation.path=world/pairs.jsonl"], 2, &["evaluation.rows", "overlaps"]);
     bench.text("no.toml", "[model]\npath = \"world/model\"\n");
     bench.wick(&["compare", "--config", "no.toml", "--output", "out"]).fails(2, &["compare", "missing"]);
+}
+
+#[test]
+fn a_comparison_starts_from_a_trained_adapter() {
+    let bench = world();
+    let train = ["train", "--model", "world/model", "--data", "world/pairs.jsonl", "--lora", "4", "--lr", "3e-3"];
+    bench.wick(&[&train[..], &["--batch", "8", "--steps", "20", "--output", "first"]].concat()).succeeds();
+    let compare = |output: &'static str, more: &[&'static str]| {
+        let words = ["compare", "--config", "matrix.toml", "--objectives", "dpo,simpo", "--seeds", "1", "--output", output];
+        bench.wick(&[&words[..], more].concat()).succeeds();
+        results(&bench, output)
+    };
+    let (from_adapter, from_model) = (compare("adapted", &["--adapter", "first/final"]), compare("plain", &[]));
+    // Log-ratios are to the model with its adapter, which prefers more of the rows already.
+    let start = |found: &Value| found["start"].as_f64().expect("a share");
+    assert!(start(&from_adapter) > start(&from_model), "{from_adapter} {from_model}");
+    for arm in from_adapter["arms"].as_array().expect("arms") {
+        let first = &arm["curve"][0];
+        assert_eq!((&first["step"], &first["margin"], &first["accuracy"]), (&json!(0), &json!(0.0), &json!(0.5)), "{arm}");
+    }
 }
 
 #[test]

@@ -93,6 +93,10 @@ fn a_killed_run_on_real_rows_resumes_to_the_same_bits() {
     assert_eq!(bench.weights("killed"), bench.weights("whole"));
     let metrics = |run: &str| std::fs::read_to_string(bench.path(run).join("metrics.jsonl")).expect("metrics");
     assert_eq!(metrics("killed"), metrics("whole"));
+    for name in ["rows", "scores"] {
+        let held_out = |run: &str| std::fs::read(bench.path(run).join(format!("held_out/{name}.jsonl"))).expect("held-out rows");
+        assert!(held_out("killed") == held_out("whole"), "{name}");
+    }
     let rejected = |run: &str| std::fs::read_to_string(bench.path(run).join("rejected.jsonl")).expect("rejected rows");
     assert_eq!(rejected("killed"), rejected("whole"));
 }

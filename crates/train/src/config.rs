@@ -319,9 +319,11 @@ impl Words {
         read.map(Some)
     }
 
-    /// Whether a section is given.
-    pub fn has(&self, section: &str) -> bool {
-        self.table.contains_key(section)
+    /// Whether a section is given, or a key as `section.key`.
+    pub fn has(&self, key: &str) -> bool {
+        let mut names = key.split('.');
+        let first = names.next().and_then(|name| self.table.get(name));
+        first.is_some_and(|first| names.try_fold(first, |at, name| at.get(name)).is_some())
     }
 
     /// The typed sections.

@@ -311,7 +311,6 @@ impl<'a> CellRun<'a> {
             }
             Ok(Some(Event::Finished(_))) => {
                 let policy = self.run.trainer_mut().policy_mut();
-                self.result.scores = self.common.held_out.score(policy)?;
                 let (model, workspace) = policy.model_and_workspace();
                 self.result.drift = self.common.drift_of(model, workspace)?;
                 self.finish().map(Some)
@@ -354,8 +353,15 @@ impl<'a> CellRun<'a> {
     fn measure(&mut self) -> Result<Point> {
         let step = self.run.trainer().steps_done();
         let tokens = self.run.place().tokens;
-        let scores = self.common.held_out.score(self.run.trainer_mut().policy_mut())?;
+        let scores = match step {
+            // Every run starts as the model that was scored for all of them.
+            0 => self.common.reference.clone(),
+            _ => self.common.held_out.score(self.run.trainer_mut().policy_mut())?,
+        };
         let point = self.common.point(step, tokens, &scores);
+        if step >= self.run.total_steps() {
+            self.result.scores = scores;
+        }
         self.result.points.push(point);
         self.result.points.sort_by_key(|point| point.step);
         self.result.write(self.run.plan())?;

@@ -67,6 +67,14 @@ pub struct Cell {
     pub plan: Plan,
 }
 
+/// Keys of a run that a comparison gives itself, and what to write in their place.
+const OVERRULED: &[(&str, &str)] = &[
+    ("output.dir", "each run has a directory of its own in that of the comparison, which is given to it by --output"),
+    ("train.seed", "seeds stand in compare.seeds"),
+    ("evaluation.every", "how often all runs are measured stands in compare.every"),
+    ("evaluation.at_start", "every run is measured before its first step"),
+];
+
 /// Sections and keys that are the same for all cells, and why.
 const SHARED: &[(&str, &str)] = &[
     ("output", "the comparison has one directory, and each run one in it"),
@@ -97,6 +105,9 @@ impl Matrix {
                 "evaluation",
                 "missing; objectives are compared on held-out rows, such as [evaluation] held_out = 0.1",
             ));
+        }
+        if let Some((key, instead)) = OVERRULED.iter().find(|(key, _)| words.has(key)) {
+            return Err(Error::config(*key, format!("given beside [compare]: {instead}; leave it out")));
         }
         let seeds = compare.seeds.list();
         let distinct: BTreeSet<_> = seeds.iter().collect();
