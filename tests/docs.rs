@@ -120,3 +120,31 @@ fn configurations_of_data_in_the_docs_are_configurations() {
         words.config().unwrap_or_else(|e| panic!("{e}\n{block}"));
     }
 }
+
+/// The guide to losses claims nothing that no row of the benchmark and no paper stands behind.
+#[test]
+fn every_claim_about_losses_is_linked() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).expect("the page is there");
+    let (guide, results) = (read("docs/choosing-a-loss.md"), read("benches/losses/results/README.md"));
+    let mut claims: Vec<String> = Vec::new();
+    let lines: Vec<&str> = guide.lines().collect();
+    for (number, line) in lines.iter().enumerate() {
+        let is_head = line.starts_with("|---") || lines.get(number + 1).is_some_and(|next| next.starts_with("|---"));
+        match line.as_bytes().first() {
+            Some(b'-' | b'|') if !is_head => claims.push((*line).to_owned()),
+            Some(b' ') => claims.iter_mut().last().expect("an item goes on").push_str(line),
+            _ => {}
+        }
+    }
+    assert!(claims.len() > 20, "{claims:?}");
+    for claim in &claims {
+        assert!(claim.contains("]("), "no row and no paper: {claim}");
+    }
+    let rows = guide.split("results/README.md#").skip(1).filter_map(|rest| rest.split(')').next());
+    let rows: Vec<&str> = rows.collect();
+    assert!(rows.len() > 20, "{rows:?}");
+    for row in rows {
+        assert!(results.contains(&format!("<a id=\"{row}\"></a>")), "no such row: {row}");
+    }
+}

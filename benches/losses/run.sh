@@ -33,14 +33,19 @@ compare() {
   mkdir -p "$work/$name"
   (
     cd "$work/$name"
-    # shellcheck disable=SC2086
-    [ -e world/held_out.jsonl ] || "$wick" data make world --rows 2400 --held-out 600 --seed 1 --model "${teaching[@]}" $world
+    if [ ! -e world ]; then
+      # shellcheck disable=SC2086
+      "$wick" data make making --rows 2400 --held-out 600 --seed 1 --model "${teaching[@]}" $world
+      mv making world
+    fi
     "$wick" compare --config "$here/$matrix.toml" --output out "$@"
   )
 }
 teaching=(--teacher "$teacher")
 if [ -n "$short" ]; then
   teaching=()
+  # Nothing of an earlier program is to pass for this one's.
+  rm -rf "$work/short"
   compare short matrix "" --objectives dpo,simpo,orpo --seeds 2
   python3 "$here/within.py" "$here/results/noise-0.json" "$work/short/out/results.json"
   exit

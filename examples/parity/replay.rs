@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use candlewick::data::{Annotation, Batch, Completion, Context, Example, Origin};
 use candlewick::kernels::Float;
-use candlewick::losses::{Objective, trl};
+use candlewick::losses::{Objective, ReferenceUpdate, trl};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
-    AdamWOptions, CausalPolicy, FrozenPolicy, Reference, Schedule, Trainable, Trainer, TrainerOptions,
+    AdamWOptions, CausalPolicy, FrozenPolicy, MovingReference, Reference, Schedule, Trainable, Trainer, TrainerOptions,
 };
 use candlewick_testkit::{Batch as Recorded, Fixture};
 
@@ -78,11 +78,6 @@ impl Replay {
 
     fn trainer(&self, fixture: &Fixture) -> Result<Trainer<CausalPolicy>, ReplayError> {
         let mut options = fixture.options.clone();
-        if let Some((key, _)) =
-            options.iter().find(|(key, value)| key.contains("ref_model") && value.as_bool() != Some(false))
-        {
-            return Err(ReplayError::NotBuilt(format!("{key} (a moving reference) is not built")));
-        }
         // What was recorded are the rows as they were cut.
         for cut in ["max_length", "truncation_mode"] {
             options.remove(cut);
@@ -104,9 +99,12 @@ impl Replay {
             }
             (false, _) => {}
         }
+        let policy = CausalPolicy::new(model, Recompute::Nothing, 1);
+        let moves = objective.reference_update() != ReferenceUpdate::Frozen;
         // TRL keeps a frozen copy of an adapter that it is handed.
         let reference = match objective.needs().reference {
-            true => Reference::Frozen(Box::new(FrozenPolicy::new(model.frozen_copy(), 1))),
+            true if moves => Reference::Moving(MovingReference::of(&policy)),
+            true => Reference::Frozen(Box::new(FrozenPolicy::new(policy.model().frozen_copy(), 1))),
             false => Reference::None,
         };
         if fixture.optimizer.name != "adamw" || fixture.optimizer.schedule != "constant" {
@@ -126,7 +124,6 @@ impl Replay {
             total_steps: fixture.steps as u64,
             ..TrainerOptions::default()
         };
-        let policy = CausalPolicy::new(model, Recompute::Nothing, 1);
         Trainer::new(policy, reference, Box::new(objective), options).map_err(unusable)
     }
 }

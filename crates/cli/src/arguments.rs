@@ -42,6 +42,9 @@ pub(crate) enum Command {
     Why(Why),
     /// Show what a run learned, in what order and at what price, from what it left in its directory
     Report(Report),
+    /// The checkpoints of a run: list them, verify them, export what one holds
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
     /// Let a model go on from a prompt
     Generate(Generate),
     /// Preference data: look at rows, measure them, write them in another form
@@ -240,9 +243,44 @@ pub(crate) struct Report {
     pub(crate) json: bool,
 }
 
-/// `wick generate`
+/// `wick checkpoint`
+#[derive(Debug, Subcommand)]
+pub(crate) enum CheckpointCommand {
+    /// Show the checkpoints of a run, and whether each is whole
+    List(CheckpointPlace),
+    /// Check every file of the checkpoints of a run, or of one checkpoint, against its checksum; exit code 4 where one is damaged
+    Verify(CheckpointPlace),
+    /// Write what a checkpoint holds as a Hugging Face model or a PEFT adapter
+    Export(CheckpointExport),
+}
+
+/// `wick checkpoint list` and `verify`
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
+pub(crate) struct CheckpointPlace {
+    /// Directory of a run, or of one checkpoint
+    #[arg(value_name = "DIR")]
+    pub(crate) place: PathBuf,
+    /// Print a JSON object a checkpoint
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `wick checkpoint export`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct CheckpointExport {
+    /// Directory of a checkpoint, or of a run, of which the newest whole one is taken
+    #[arg(value_name = "DIR")]
+    pub(crate) place: PathBuf,
+    /// Where the model or adapter goes; nothing may be there
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+}
+
+/// `wick generate`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, allow_negative_numbers = true)]
 pub(crate) struct Generate {
     /// Directory of a Hugging Face model
     #[arg(long, value_name = "DIR")]

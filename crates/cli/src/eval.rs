@@ -247,7 +247,10 @@ fn show(report: &EvalReport, preferences: Option<&PreferenceReport>, as_json: bo
         return;
     }
     for (name, value) in values {
-        println!("{name:24} {value}");
+        match value.as_f64().filter(|_| value.is_f64()) {
+            Some(number) => println!("{name:24} {number:.6}"),
+            None => println!("{name:24} {value}"),
+        }
     }
     for line in preferences.into_iter().flat_map(table) {
         println!("{line}");

@@ -11,6 +11,7 @@
 mod arguments;
 mod bench;
 mod bench_data;
+mod checkpoint;
 mod compare;
 mod data;
 mod drive;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Why(arguments) => why::why(arguments),
         Command::Compare(arguments) => compare::compare(arguments),
         Command::Report(arguments) => run_report::report(arguments),
+        Command::Checkpoint(command) => checkpoint::checkpoint(command),
         Command::Generate(arguments) => generate::generate(arguments),
         Command::Data(arguments) => data::data(arguments),
         Command::Bench(Bench::Step(arguments)) => bench::step(arguments),

@@ -71,7 +71,13 @@ pub(crate) fn own_bytes(threads: usize) -> u64 {
 /// Bytes as people read them.
 pub(crate) fn readable(bytes: u64) -> String {
     let mebibytes = bytes as f64 / f64::from(1 << 20);
-    if mebibytes < 1024.0 { format!("{mebibytes:.0} MiB") } else { format!("{:.1} GiB", mebibytes / 1024.0) }
+    if bytes > 0 && mebibytes < 1.0 {
+        format!("{:.0} KiB", bytes as f64 / 1024.0)
+    } else if mebibytes < 1024.0 {
+        format!("{mebibytes:.0} MiB")
+    } else {
+        format!("{:.1} GiB", mebibytes / 1024.0)
+    }
 }
 
 #[cfg(test)]
@@ -90,7 +96,7 @@ mod tests {
 
     #[test]
     fn sizes_read_well() {
-        assert_eq!(readable(3 << 20), "3 MiB");
+        assert_eq!((readable(3 << 20).as_str(), readable(5 << 10).as_str()), ("3 MiB", "5 KiB"));
         assert_eq!(readable(5 << 29), "2.5 GiB");
     }
 }

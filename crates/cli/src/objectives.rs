@@ -113,7 +113,7 @@ fn reads(objective: &dyn Objective) -> Vec<String> {
         ),
         (
             objective.reference_update() != ReferenceUpdate::Frozen,
-            "a reference that moves, which `wick train` does not carry out yet (update = \"frozen\" keeps it in its place)",
+            "a reference that moves after the optimizer's steps (update = \"frozen\" keeps it in its place)",
         ),
     ];
     reads.extend(further.into_iter().filter(|(does, _)| *does).map(|(_, what)| what.to_owned()));

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use candlewick::data::{Batch, BatchOptions, Batches, Encoder, LastStep, Order, Origin, Row, Source, Text};
 use candlewick::evaluate;
 use candlewick::evaluate::influence::{self, Influence, Influences};
-use candlewick::losses::{Objective, Sft, StepWide};
+use candlewick::losses::{Objective, ReferenceUpdate, Sft, StepWide};
 use candlewick::model::{CausalLm, LoraConfig, Recompute, Sketch};
 use candlewick::train::{
     CausalPolicy, Config, FrozenPolicy, Plan, Reference, ReferencePlan, Trainer, TrainerOptions, TuningPlan,
@@ -27,6 +27,13 @@ pub(crate) fn why(arguments: &Why) -> Result<()> {
         bail!(Failure::Usage("nothing is asked: give --prompt with --answer, --rows, or --mislabelled".into()));
     }
     let plan = Plan::resolve(configuration(arguments)?)?;
+    if plan.objective.reference_update() != ReferenceUpdate::Frozen {
+        bail!(Failure::Usage(
+            "the objective moves its reference, and rows are held against one that stood still; --set objective.update=frozen asks \
+             about the loss beside the reference that the run started from"
+                .into()
+        ));
+    }
     let threads = words::threads(plan.train.threads);
     let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
     let sketch = Sketch { dimensions: arguments.dimensions, seed: 0 };

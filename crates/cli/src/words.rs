@@ -1,7 +1,11 @@
 //! From the command line's words to the configuration's.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
+use candlewick::losses::Recipe;
 use candlewick::train::{Config, Words};
+use serde_json::Value;
 
 use crate::arguments::{Common, Train};
 
@@ -23,8 +27,32 @@ pub(crate) fn of_common(common: &Common) -> Result<Words> {
         ("data.max_length", number(common.max_length)),
         ("train.threads", number(common.threads)),
     ];
+    if let Some(name) = &common.objective {
+        leave_out_settings_of_another(&mut words, name)?;
+    }
     put(&mut words, flags)?;
     Ok(words)
+}
+
+/// Settings of the file's objective are none of the one that is named in its place, though they may have the same names.
+fn leave_out_settings_of_another(words: &mut Words, name: &str) -> Result<()> {
+    let Some(settings) = words.take::<BTreeMap<String, Value>>("objective")? else { return Ok(()) };
+    let of_file = settings.get("type").and_then(Value::as_str).unwrap_or("dpo");
+    let are_same = |a: &str, b: &str| {
+        a == b || Recipe::from_name(a).is_ok_and(|one| Recipe::from_name(b).is_ok_and(|other| one == other))
+    };
+    if are_same(of_file, name) {
+        words.put_value("objective", &settings)?;
+        return Ok(());
+    }
+    let left_out: Vec<&str> = settings.keys().map(String::as_str).filter(|key| *key != "type").collect();
+    if !left_out.is_empty() {
+        eprintln!(
+            "wick: warning: --objective {name} in place of the file's {of_file}, whose settings are left out: {}; give those of {name} by --set",
+            left_out.join(", ")
+        );
+    }
+    Ok(())
 }
 
 /// The configuration of `wick train`.

@@ -208,14 +208,62 @@ fn pairs_where_verdicts_are_read() {
 }
 
 #[test]
-fn an_objective_that_moves_its_reference() {
+fn a_slice_that_no_row_has() {
     let bench = Bench::new();
-    for more in [&["--print-plan"][..], &["--steps", "1", "--model", "nowhere"]] {
-        bench
-            .train(&[&["--objective", "tr_dpo"], more].concat())
-            .fails(2, &["moves its reference", "set the objective's update to \"frozen\""]);
-    }
-    bench.train(&["--objective", "tr_dpo", "--set", "objective.update=frozen", "--print-plan"]).succeeds();
+    let words = ["--steps", "2", "--set", "evaluation.held_out=0.3", "--set", "evaluation.slices=[\"kindd\"]"];
+    bench.train(&words).fails(2, &["evaluation.slices", "kindd", "name one that the rows have"]);
+    assert!(bench.checkpoints("run").is_empty());
+}
+
+#[test]
+fn settings_of_another_objective_than_the_one_that_is_named() {
+    let bench = Bench::new();
+    bench.text("run.toml", "[objective]\ntype = \"dpo\"\nbeta = 0.3\n");
+    let said = bench.train(&["--config", "run.toml", "--objective", "simpo", "--print-plan"]);
+    said.succeeds();
+    assert!(
+        said.err.contains("left out: beta") && said.out.contains("objective.beta = 2.0"),
+        "{} {}",
+        said.err,
+        said.out
+    );
+    // Another name of the same one keeps them.
+    let said = bench.train(&["--config", "run.toml", "--objective", "sigmoid", "--print-plan"]);
+    assert!(!said.err.contains("left out") && said.out.contains("objective.beta = 0.3"), "{} {}", said.err, said.out);
+}
+
+#[test]
+fn held_out_rows_that_change_under_a_run() {
+    let bench = Bench::new();
+    let row = |word: &str| serde_json::json!({ "prompt": "yes one", "chosen": format!(" {word}"), "rejected": " no" });
+    bench.lines("held.jsonl", ["one", "two", "three"].map(row).into_iter());
+    let words = [
+        "--steps",
+        "4",
+        "--set",
+        "output.save_every=2",
+        "--set",
+        "evaluation.path=held.jsonl",
+        "--set",
+        "evaluation.every=1",
+    ];
+    bench.train(&words).succeeds();
+    std::fs::remove_dir_all(bench.path("run/checkpoints/step-00000004")).expect("removed");
+    bench.lines("held.jsonl", ["three", "two", "one"].map(row).into_iter());
+    bench.train(&[&words[..], &["--resume"]].concat()).fails(2, &["held-out rows", "start anew"]);
+}
+
+#[test]
+fn a_reference_that_moves_and_was_computed_before() {
+    let bench = Bench::new();
+    let words = ["--objective", "tr_dpo", "--set", "reference.kind=precomputed", "--print-plan"];
+    bench.train(&words).fails(2, &["reference.kind", "moves its reference", "objective.update to \"frozen\""]);
+    bench.train(&[&words[..], &["--set", "objective.update=frozen"]].concat()).succeeds();
+    // Rows that moved a policy are told by gradients against one reference.
+    bench.train(&["--objective", "tr_dpo", "--steps", "2"]).succeeds();
+    let why = ["why", "--model", "model", "--data", "pairs.jsonl", "--objective", "tr_dpo", "--output", "run"];
+    let why = [&why[..], &["--set", "evaluation.held_out=0.3", "--mislabelled"]].concat();
+    bench.wick(&why).fails(2, &["moves its reference", "objective.update=frozen"]);
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn the_objectives_are_listed_and_described() {
         said.succeeds();
         words.iter().for_each(|word| assert!(said.out.contains(word), "{word}: {}", said.out));
     };
-    told("tr_dpo", &["does not carry out yet", "[objective.update.soft]"]);
+    told("tr_dpo", &["a reference that moves", "[objective.update.soft]"]);
     told("adpa", &["a teacher's log-probabilities and those of its reference"]);
     told(
         "WPO",

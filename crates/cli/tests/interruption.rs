@@ -94,7 +94,8 @@ fn a_killed_run_on_real_rows_resumes_to_the_same_bits() {
     let metrics = |run: &str| std::fs::read_to_string(bench.path(run).join("metrics.jsonl")).expect("metrics");
     assert_eq!(metrics("killed"), metrics("whole"));
     for name in ["rows", "scores"] {
-        let held_out = |run: &str| std::fs::read(bench.path(run).join(format!("held_out/{name}.jsonl"))).expect("held-out rows");
+        let held_out =
+            |run: &str| std::fs::read(bench.path(run).join(format!("held_out/{name}.jsonl"))).expect("held-out rows");
         assert!(held_out("killed") == held_out("whole"), "{name}");
     }
     let rejected = |run: &str| std::fs::read_to_string(bench.path(run).join("rejected.jsonl")).expect("rejected rows");

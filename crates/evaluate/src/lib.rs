@@ -24,7 +24,7 @@ mod preferences;
 pub mod stats;
 pub mod tasks;
 
-pub use diagnostics::{Against, Diagnostics, Extreme, Moment, SliceCourse};
+pub use diagnostics::{Against, Change, Diagnostics, Extreme, Moment, SliceCourse, Trend, preferred_fall};
 pub use drift::{Drift, DriftOptions};
 pub use error::{Error, Result};
 pub use preference_report::{PreferenceReport, SliceReport};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::preferences::Preferences;
-use crate::stats::{Bootstrap, Calibration, Interval, spearman};
+use crate::stats::{Bootstrap, Calibration, Interval, of_a_share, spearman};
 
 /// Bins of the probabilities whose calibration is measured.
 const BINS: usize = 10;
@@ -54,20 +54,23 @@ impl PreferenceReport {
         let ratios: Option<Vec<f64>> =
             reference.map(|reference| policy.iter().zip(reference).map(|(a, b)| a - b).collect());
         let means: Vec<f64> = policy.iter().zip(&tokens).map(|(sum, tokens)| sum / tokens).collect();
-        let values = Values {
-            by_ratio: ratios.as_deref().map(|ratios| held_out.agreement(ratios)),
-            by_log_prob: held_out.agreement(policy),
-            by_mean: held_out.agreement(&means),
-            margins: held_out.margins(ratios.as_deref().unwrap_or(policy)),
-            lengths: held_out.margins(&tokens),
-            beta,
+        let of = |held_out: &Preferences| {
+            let values = Values {
+                by_ratio: ratios.as_deref().map(|ratios| held_out.agreement(ratios)),
+                by_log_prob: held_out.agreement(policy),
+                by_mean: held_out.agreement(&means),
+                margins: held_out.margins(ratios.as_deref().unwrap_or(policy)),
+                lengths: held_out.margins(&tokens),
+                beta,
+            };
+            values.report()
         };
-        let all: Vec<usize> = (0..held_out.items().len()).collect();
         let by_label = |label: &str| -> BTreeMap<String, SliceReport> {
-            held_out.slices(label).into_iter().map(|(word, items)| (word.to_owned(), values.of(&items))).collect()
+            let words = held_out.slices(label).into_keys();
+            words.filter_map(|word| Some((word.to_owned(), of(&held_out.slice(label, word)?.0)))).collect()
         };
         let slices = held_out.labels().into_iter().map(|label| (label.to_owned(), by_label(label))).collect();
-        Self { all: values.of(&all), slices, beta, has_reference: reference.is_some() }
+        Self { all: of(held_out), slices, beta, has_reference: reference.is_some() }
     }
 }
 
@@ -82,23 +85,23 @@ struct Values {
 }
 
 impl Values {
-    fn of(&self, items: &[usize]) -> SliceReport {
-        let pick = |values: &[f64]| -> Vec<f64> { items.iter().map(|item| values[*item]).collect() };
-        let interval = |values: &[f64]| Bootstrap::default().mean(&pick(values));
-        let margins = pick(&self.margins);
-        let forecasts: Vec<(f64, f64)> = margins
+    fn report(&self) -> SliceReport {
+        let share =
+            |values: &[f64]| Bootstrap::default().mean(values).map(|interval| of_a_share(interval, values.len()));
+        let forecasts: Vec<(f64, f64)> = self
+            .margins
             .iter()
             .map(|margin| 1.0 / (1.0 + (-self.beta * margin).exp()))
             .flat_map(|probability| [(probability, 1.0), (1.0 - probability, 0.0)])
             .collect();
         SliceReport {
-            items: items.len(),
-            accuracy: self.by_ratio.as_deref().and_then(interval),
-            by_log_prob: interval(&self.by_log_prob),
-            by_mean_log_prob: interval(&self.by_mean),
-            margin: interval(&self.margins),
+            items: self.margins.len(),
+            accuracy: self.by_ratio.as_deref().and_then(share),
+            by_log_prob: share(&self.by_log_prob),
+            by_mean_log_prob: share(&self.by_mean),
+            margin: Bootstrap::default().mean(&self.margins),
             calibration: Calibration::of(&forecasts, BINS),
-            margin_and_length: spearman(&margins, &pick(&self.lengths)),
+            margin_and_length: spearman(&self.margins, &self.lengths),
         }
     }
 }

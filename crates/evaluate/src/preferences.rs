@@ -28,10 +28,18 @@ pub struct Preferences {
     batches: Vec<Batch>,
     items: Vec<Item>,
     /// Completions that are no item of their own: the undesirable ones.
-    undesirable: Vec<usize>,
+    undesirable: Vec<Undesirable>,
     /// Scored tokens of each completion.
     tokens: Vec<usize>,
     prompts: Vec<Vec<u32>>,
+}
+
+/// An undesirable completion.
+#[derive(Debug, Clone)]
+struct Undesirable {
+    row: usize,
+    half: Half,
+    labels: BTreeMap<String, String>,
 }
 
 /// One preference.
@@ -41,6 +49,8 @@ pub struct Item {
     pub place: String,
     /// The half it belongs to, by its prompt.
     pub half: Half,
+    /// A hash of its prompt.
+    pub(crate) prompt: u64,
     /// What tells its row apart, such as a category, by name.
     pub labels: BTreeMap<String, String>,
     preference: Preference,
@@ -89,9 +99,9 @@ impl Preferences {
         let mut prompts = Vec::new();
         for example in batches.iter().flat_map(|batch| &batch.examples) {
             let tokens = example.contexts.iter().flat_map(|c| &c.completions).map(|c| c.scored_tokens());
-            let half = half(example.contexts.iter().flat_map(|context| &context.prompt).map(|id| id.to_le_bytes()));
+            let prompt = hash(example.contexts.iter().flat_map(|context| &context.prompt).map(|id| id.to_le_bytes()));
             prompts.extend(example.contexts.first().map(|context| context.prompt.clone()));
-            read.add(example.origin.to_string(), &example.annotation, &example.labels, half, tokens)?;
+            read.add(example.origin.to_string(), &example.annotation, &example.labels, prompt, tokens)?;
         }
         read.finish(batches, prompts)
     }
@@ -104,8 +114,8 @@ impl Preferences {
         let mut read = Reading::default();
         for row in rows {
             let tokens = row.completions.iter().map(|completion| completion.tokens);
-            let half = half([row.prompt.as_bytes()]);
-            read.add(format!("{}:{}", row.file, row.line), &row.annotation, &row.labels, half, tokens)?;
+            let prompt = hash([row.prompt.as_bytes()]);
+            read.add(format!("{}:{}", row.file, row.line), &row.annotation, &row.labels, prompt, tokens)?;
         }
         read.finish(Vec::new(), Vec::new())
     }
@@ -113,6 +123,10 @@ impl Preferences {
     /// The preferences.
     pub fn items(&self) -> &[Item] {
         &self.items
+    }
+
+    pub(crate) fn items_mut(&mut self) -> &mut [Item] {
+        &mut self.items
     }
 
     /// Items by the words of a label; those without it are left out.
@@ -129,6 +143,27 @@ impl Preferences {
     /// The names of the labels that items have.
     pub fn labels(&self) -> BTreeSet<&str> {
         self.items.iter().flat_map(|item| item.labels.keys()).map(String::as_str).collect()
+    }
+
+    /// Those of a word of a label alone, and the numbers of its items: verdicts of other words are compared with none of them. Scores
+    /// are those of all completions still. None where the word has no item, or verdicts of one kind only.
+    pub fn slice(&self, label: &str, word: &str) -> Option<(Self, Vec<usize>)> {
+        self.part(|labels, _| labels.get(label).is_some_and(|found| found == word))
+    }
+
+    /// Those of a half alone, and the numbers of its items.
+    pub fn half(&self, half: Half) -> Option<(Self, Vec<usize>)> {
+        self.part(|_, found| found == half)
+    }
+
+    fn part(&self, is_in: impl Fn(&BTreeMap<String, String>, Half) -> bool) -> Option<(Self, Vec<usize>)> {
+        let numbers = (0..self.items.len()).filter(|i| is_in(&self.items[*i].labels, self.items[*i].half));
+        let numbers: Vec<usize> = numbers.collect();
+        let items: Vec<Item> = numbers.iter().map(|i| self.items[*i].clone()).collect();
+        let undesirable: Vec<_> = self.undesirable.iter().filter(|one| is_in(&one.labels, one.half)).cloned().collect();
+        let is_whole = !items.is_empty() && (self.undesirable.is_empty() || !undesirable.is_empty());
+        let part = Self { batches: Vec::new(), items, undesirable, tokens: self.tokens.clone(), prompts: Vec::new() };
+        is_whole.then_some((part, numbers))
     }
 
     /// How many completions there are.
@@ -165,7 +200,7 @@ impl Preferences {
     /// Another number of scores than there are completions.
     pub fn agreement(&self, scores: &[f64]) -> Vec<f64> {
         assert_eq!(scores.len(), self.tokens.len(), "a score for each completion");
-        let mut worse: Vec<f64> = self.undesirable.iter().map(|row| scores[*row]).collect();
+        let mut worse: Vec<f64> = self.undesirable.iter().map(|one| scores[one.row]).collect();
         worse.sort_unstable_by(f64::total_cmp);
         let agrees = |item: &Item| match &item.preference {
             Preference::Among(pairs) => {
@@ -189,7 +224,7 @@ impl Preferences {
     /// As [`agreement`](Self::agreement).
     pub fn margins(&self, values: &[f64]) -> Vec<f64> {
         assert_eq!(values.len(), self.tokens.len(), "a value for each completion");
-        let of_undesirable: Vec<f64> = self.undesirable.iter().map(|row| values[*row]).collect();
+        let of_undesirable: Vec<f64> = self.undesirable.iter().map(|one| values[one.row]).collect();
         let mean = stats::mean(&of_undesirable).unwrap_or_default();
         let margin = |item: &Item| match &item.preference {
             Preference::Among(pairs) => {
@@ -198,6 +233,17 @@ impl Preferences {
             Preference::Desirable(row) => values[*row] - mean,
         };
         self.items.iter().map(margin).collect()
+    }
+
+    /// The mean value of each item's preferred completions.
+    pub(crate) fn preferred_means(&self, values: &[f64]) -> Vec<f64> {
+        let of = |item: &Item| match &item.preference {
+            Preference::Among(pairs) => {
+                pairs.iter().map(|(better, _)| values[*better]).sum::<f64>() / pairs.len() as f64
+            }
+            Preference::Desirable(row) => values[*row],
+        };
+        self.items.iter().map(of).collect()
     }
 
     /// The values of completions that are preferred to some other one, and of those to which some other one is preferred.
@@ -212,9 +258,33 @@ impl Preferences {
                 Preference::Desirable(row) => better.push(values[*row]),
             }
         }
-        worse.extend(self.undesirable.iter().map(|row| values[*row]));
+        worse.extend(self.undesirable.iter().map(|one| values[one.row]));
         (better, worse)
     }
+}
+
+/// Words of a column that are told apart at most.
+const MOST_WORDS: usize = 100;
+
+/// Which items have which word of which label, by their numbers: of a label with many words those of the most items.
+pub(crate) fn members<'a>(
+    labels: impl Iterator<Item = &'a BTreeMap<String, String>>,
+) -> BTreeMap<String, BTreeMap<String, Vec<usize>>> {
+    let mut members: BTreeMap<String, BTreeMap<String, Vec<usize>>> = BTreeMap::new();
+    for (number, labels) in labels.enumerate() {
+        for (name, word) in labels {
+            members.entry(name.clone()).or_default().entry(word.clone()).or_default().push(number);
+        }
+    }
+    for words in members.values_mut().filter(|words| words.len() > MOST_WORDS) {
+        let mut sizes: Vec<(usize, String)> = words.iter().map(|(word, items)| (items.len(), word.clone())).collect();
+        sizes.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        sizes.drain(..MOST_WORDS);
+        for (_, word) in sizes {
+            words.remove(&word);
+        }
+    }
+    members
 }
 
 /// 1 where the better has the higher score, half where they are level. What is no number is never higher.
@@ -230,7 +300,7 @@ fn order(better: f64, worse: f64) -> f64 {
 #[derive(Debug, Default)]
 struct Reading {
     items: Vec<Item>,
-    undesirable: Vec<usize>,
+    undesirable: Vec<Undesirable>,
     tokens: Vec<usize>,
 }
 
@@ -240,14 +310,17 @@ impl Reading {
         place: String,
         annotation: &Annotation,
         labels: &BTreeMap<String, String>,
-        half: Half,
+        prompt: u64,
         tokens: impl Iterator<Item = usize>,
     ) -> Result<()> {
         let first = self.tokens.len();
         self.tokens.extend(tokens);
+        // By the prompt, so that no prompt is in both halves.
+        let half = if prompt.is_multiple_of(2) { Half::Tuning } else { Half::Report };
+        let labels = labels.clone();
         match preference(&place, annotation, first..self.tokens.len())? {
-            Some(preference) => self.items.push(Item { place, half, labels: labels.clone(), preference }),
-            None => self.undesirable.push(first),
+            Some(preference) => self.items.push(Item { place, half, prompt, labels, preference }),
+            None => self.undesirable.push(Undesirable { row: first, half, labels }),
         }
         Ok(())
     }
@@ -304,11 +377,10 @@ fn preference(place: &str, annotation: &Annotation, rows: Range<usize>) -> Resul
     }
 }
 
-/// By the prompt, so that no prompt is in both halves.
-fn half<B: AsRef<[u8]>>(prompt: impl IntoIterator<Item = B>) -> Half {
+fn hash<B: AsRef<[u8]>>(prompt: impl IntoIterator<Item = B>) -> u64 {
     let mut hasher = Xxh3::new();
     prompt.into_iter().for_each(|bytes| hasher.update(bytes.as_ref()));
-    if hasher.digest().is_multiple_of(2) { Half::Tuning } else { Half::Report }
+    hasher.digest()
 }
 
 #[cfg(test)]

@@ -303,6 +303,11 @@ impl<T: Float + WithDType> CausalLm<T> {
         &self.base
     }
 
+    /// The base weights, giving up the model.
+    pub fn into_parameters(self) -> Parameters<T> {
+        self.base
+    }
+
     /// The adapter's weights.
     pub fn adapter(&self) -> Option<&Parameters<T>> {
         self.adapter.as_ref().map(|adapter| &adapter.parameters)
@@ -542,6 +547,7 @@ impl<T: Float + WithDType> CausalLm<T> {
         let hidden = self.hidden(ids, workspace)?;
         let mut logits = vec![T::ZERO; ids.len() * self.config.vocab_size];
         self.project(&hidden, ids.len(), &mut logits, workspace)?;
+        workspace.give_back(hidden);
         Ok(Tensor::from_vec(logits, (ids.len(), self.config.vocab_size), &Device::Cpu)?)
     }
 
@@ -551,7 +557,9 @@ impl<T: Float + WithDType> CausalLm<T> {
     /// As [`logits`](Self::logits).
     pub fn hidden_states(&self, ids: &[u32], workspace: &mut Workspace) -> Result<Tensor> {
         let hidden = self.hidden(ids, workspace)?;
-        Ok(Tensor::from_vec(hidden, (ids.len(), self.config.hidden_size), &Device::Cpu)?)
+        let states = Tensor::from_slice(&hidden, (ids.len(), self.config.hidden_size), &Device::Cpu)?;
+        workspace.give_back(hidden);
+        Ok(states)
     }
 
     /// One vector a context, `[contexts, H]`: the mean over the tokens of its prompt of the hidden states after the final
@@ -574,7 +582,9 @@ impl<T: Float + WithDType> CausalLm<T> {
             }
             Ok(mean)
         };
-        packed.segments().iter().map(mean).collect()
+        let means = packed.segments().iter().map(mean).collect();
+        workspace.give_back(hidden);
+        means
     }
 
     /// The hidden states `[tokens, H]` of a batch after the final norm.

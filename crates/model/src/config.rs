@@ -48,6 +48,22 @@ pub struct Config {
     raw: Map<String, Value>,
 }
 
+impl Config {
+    /// The first setting in which two models of the same tensors would compute differently, by its name in `config.json`.
+    pub fn computes_otherwise(&self, other: &Self) -> Option<&'static str> {
+        let differs = [
+            ("num_attention_heads", self.num_attention_heads != other.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads != other.num_key_value_heads),
+            ("head_dim", self.head_dim != other.head_dim),
+            ("rms_norm_eps", self.rms_norm_eps.to_bits() != other.rms_norm_eps.to_bits()),
+            ("rope_theta", self.rope_theta.to_bits() != other.rope_theta.to_bits()),
+            ("rope_scaling", self.rope_scaling != other.rope_scaling),
+            ("tie_word_embeddings", self.tie_word_embeddings != other.tie_word_embeddings),
+        ];
+        differs.into_iter().find(|(_, differs)| *differs).map(|(name, _)| name)
+    }
+}
+
 /// Stretching of rotary frequencies, under the names of Hugging Face's `rope_type`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {

@@ -59,7 +59,8 @@ impl<T: Float> Parameters<T> {
     }
 
     /// A clone whose numbers lie on huge pages, where the system has them.
-    pub(crate) fn copied(&self) -> Self {
+    #[must_use]
+    pub fn copied(&self) -> Self {
         Self { entries: self.entries.clone(), index: self.index.clone(), data: copied(&self.data) }
     }
 

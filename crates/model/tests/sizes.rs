@@ -116,11 +116,23 @@ fn a_pool_ends_with_the_buffers_of_a_workspace() {
                         size.score(batch, want, adapter, threads, &mut pool);
                         let held = workspace.idle_elements::<f32>();
                         assert_eq!(pool.all_elements(), held, "{targets:?} {adapter:?}: scoring batch {i}");
+                        assert_eq!(workspace.lent_elements::<f32>(), 0, "{targets:?} {adapter:?}: scoring batch {i}");
                     }
                 }
             }
         }
     }
+}
+
+#[test]
+fn everything_that_is_lent_comes_back() {
+    let model = CausalLm::<f32>::random(config(true), 1).unwrap();
+    let mut workspace = Workspace::new(1);
+    let prompts = batch(&[[9, 3, 2], [20, 25, 22]]);
+    model.prompt_means(&prompts, Adapter::Off, &mut workspace).unwrap();
+    model.logits(&[1, 2, 3], &mut workspace).unwrap();
+    model.hidden_states(&[1, 2, 3], &mut workspace).unwrap();
+    assert_eq!(workspace.lent_elements::<f32>(), 0);
 }
 
 #[test]

@@ -5,7 +5,8 @@
 //! and its CRC-32 (IEEE), and a reader MUST refuse the directory when one differs. `state.json` is an object of
 //! `format_version` (a reader MUST refuse a greater one than it knows), `crc32` (eight hex digits, of `state` as compact
 //! JSON with sorted keys) and `state`, a [`State`]. Weights lie in the layout of the policy (`model.safetensors` with
-//! `config.json`, or `adapter_model.safetensors` with `adapter_config.json`), the optimizer in `optimizer.safetensors`.
+//! `config.json`, or `adapter_model.safetensors` with `adapter_config.json`), the optimizer in `optimizer.safetensors`, a reference that
+//! moves in `moving_reference.safetensors` (its format: [`MovingReference`](crate::MovingReference)).
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -127,14 +128,39 @@ impl Checkpoint {
         }
         Ok(found)
     }
+
+    /// All checkpoints in `directory`, those of fewer steps first; of one that is not whole its path and what is wrong with it.
+    ///
+    /// # Errors
+    /// A directory that cannot be read. A missing one holds no checkpoint.
+    pub fn all(directory: &Path) -> Result<Vec<(PathBuf, Result<Self>)>> {
+        Ok(steps(directory)?.into_iter().map(|(_, path)| (path.clone(), Self::open(&path))).collect())
+    }
+
+    /// Writes what was trained as a directory of its own, whole or not at all: a Hugging Face model or a PEFT adapter, with the tokenizer
+    /// and without what only a run that goes on needs.
+    ///
+    /// # Errors
+    /// There is something at `target`; files that cannot be read or written.
+    pub fn export(&self, target: &Path) -> Result<()> {
+        if target.exists() {
+            return Err(Error::checkpoint(target, "there is something already; name a directory that is not there"));
+        }
+        write_directory(target, |fresh| {
+            let exported = self.state.files.iter().filter(|file| !OF_RUNS.contains(&file.name.as_str()));
+            copy_into(fresh, &exported.map(|file| self.path.join(&file.name)).collect::<Vec<_>>())
+        })
+    }
 }
 
 /// Writes a directory at `target` so that it is either whole or not there, replacing what was there before.
 ///
 /// `fill` writes the files into the directory it is given.
 pub(crate) fn write_directory(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
-        return Err(Error::checkpoint(target, "not the path of a directory"));
+    let (parent, name) = match (target.parent(), target.file_name()) {
+        (Some(parent), Some(name)) if parent.as_os_str().is_empty() => (Path::new("."), name),
+        (Some(parent), Some(name)) => (parent, name),
+        _ => return Err(Error::checkpoint(target, "not the path of a directory")),
     };
     let beside = |suffix: &str| parent.join(format!(".{}.{suffix}", name.to_string_lossy()));
     let (fresh, old) = (beside("new"), beside("old"));
@@ -377,6 +403,12 @@ fn hex(crc: u32) -> String {
 }
 
 const STATE: &str = "state.json";
+/// The optimizer of a checkpoint.
+pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
+/// The reference that follows the policy.
+pub(crate) const MOVING_REFERENCE: &str = "moving_reference.safetensors";
+/// Files that only a run that goes on needs.
+const OF_RUNS: [&str; 2] = [OPTIMIZER, MOVING_REFERENCE];
 
 #[cfg(test)]
 mod tests {

@@ -53,7 +53,7 @@ pub use metrics::{Mean, Metrics};
 pub use optimizer::AdamWOptions;
 pub use plan::{EmbeddingPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan, TrainPlan, TuningPlan, UdmPlan};
 pub use policy::{CausalPolicy, Cotangents, FrozenPolicy, Policy, Trainable, Tuning, weights_digest};
-pub use reference::{PrecomputedReference, Reference};
+pub use reference::{MovingReference, PrecomputedReference, Reference};
 pub use run::{Event, Place, Run, Summary, checkpoints};
 pub use schedule::{Decay, Schedule};
 pub use score::{CompletionScore, score_completions};

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::plan::{Length, Plan, ReferencePlan, TuningPlan};
 use crate::policy::statistics;
 use crate::rows;
+use crate::trainer::moves_reference;
 
 /// Bytes of a number: runs compute in f32.
 const NUMBER: u64 = size_of::<f32>() as u64;
@@ -125,7 +126,10 @@ impl MemoryPlan {
             TuningPlan::Lora(lora) => base.with_lora(lora),
             TuningPlan::Adapter(directory) => base.with_adapter(directory)?,
         };
+        let moves = moves_reference(&plan.objective);
         let reference = match &plan.reference {
+            // What is trained a second time, scored by the policy's own passes.
+            _ if moves => None,
             ReferencePlan::Frozen => Some(policy.clone()),
             ReferencePlan::Model(directory) => Some(ModelSize::from_dir(directory)?),
             _ => None,
@@ -135,7 +139,9 @@ impl MemoryPlan {
         let weights = bytes(policy.base_elements());
         let trained = bytes(policy.trained_elements());
         let adapter = bytes(policy.adapter_elements());
-        let of_reference = reference.as_ref().map_or(0, |size| bytes(size.base_elements() + size.adapter_elements()));
+        let moving = if moves { trained } else { 0 };
+        let of_reference =
+            moving + reference.as_ref().map_or(0, |size| bytes(size.base_elements() + size.adapter_elements()));
         let passes = Passes { plan, policy: &policy, reference: reference.as_ref() };
         let (pool, reference_pool) = seen.pools(passes);
         let (walked, walked_by_reference) = seen.walked(passes);
@@ -415,6 +421,9 @@ impl Passes<'_> {
     fn score_by_reference(&self, batch: BatchSize, pool: &mut Pool, of_reference: &mut Pool) {
         let threads = self.plan.train.threads.max(1);
         match (self.reference, &self.plan.reference) {
+            _ if moves_reference(&self.plan.objective) => {
+                self.policy.score(batch, self.want(), Adapter::On, threads, pool);
+            }
             (Some(reference), _) => reference.score(batch, self.want(), Adapter::On, threads, of_reference),
             (None, ReferencePlan::AdapterOff) => {
                 self.policy.score(batch, self.want(), Adapter::Off, threads, pool);

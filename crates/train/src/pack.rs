@@ -214,8 +214,12 @@ fn group(example: &Example, first: usize, count: usize, usable: Rows, groups: &m
             (usable.judged, "judged completions"),
         ];
         let uses: Vec<&str> = uses.into_iter().filter_map(|(yes, name)| yes.then_some(name)).collect();
+        let hint = match (&example.annotation, usable.labelled) {
+            (Annotation::Pair, true) => ", or set data.unpair = true to make two verdicts of a pair",
+            _ => "",
+        };
         return refuse(format!(
-            "the row is {kind}, and the objective uses {}; choose another objective or other data",
+            "the row is {kind}, and the objective uses {}; choose another objective or other data{hint}",
             uses.join(", ")
         ));
     }

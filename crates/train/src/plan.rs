@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::held_out::{EvaluationPlan, HeldOut, check_apart, resolve_evaluation};
 use crate::optimizer::AdamWOptions;
 use crate::schedule::{Decay, Schedule};
-use crate::trainer::check_reference_stays;
+use crate::trainer::moves_reference;
 use crate::udm;
 
 /// Everything that decides what a run computes.
@@ -175,12 +175,10 @@ impl Plan {
     /// Resolves a configuration.
     ///
     /// # Errors
-    /// A required key is missing, a value is out of range, or two keys contradict each other; each error names the keys. An
-    /// objective that moves its reference.
+    /// A required key is missing, a value is out of range, or two keys contradict each other; each error names the keys.
     pub fn resolve(config: Config) -> Result<Self> {
         let Config { model, data, evaluation, objective, reference, udm, optimizer, schedule, train, output } = config;
         objective.validate().map_err(|e| Error::config("objective", e.to_string()))?;
-        check_reference_stays(&objective)?;
         let dir = required("output.dir", "the directory for results", output.dir)?;
         let mut data = DataPlan::resolve(data, &objective.needs(), &train)?;
         let model = resolve_model(model)?;
@@ -192,7 +190,11 @@ impl Plan {
             (None, epochs) => Length::Epochs(at_least_one("train.epochs", epochs.unwrap_or(1))?),
         };
         let reference_plan = match (objective.needs().reference, reference.kind) {
-            (true, kind) => resolve_reference(kind, reference.path, &model.tuning, &dir)?,
+            (true, kind) => {
+                let resolved = resolve_reference(kind, reference.path, &model.tuning, &dir)?;
+                check_may_move(&objective, &resolved, &model.tuning)?;
+                resolved
+            }
             (false, None) if reference.path.is_none() => ReferencePlan::None,
             (false, _) => {
                 return Err(Error::config(
@@ -293,6 +295,16 @@ impl Plan {
         match differences.is_empty() {
             true => Ok(()),
             false => Err(Error::OtherPlan { differences: differences.join("; ") }),
+        }
+    }
+
+    /// Whether the policy is its own reference before the first step.
+    pub fn starts_at_reference(&self) -> bool {
+        match (&self.reference, &self.model.tuning) {
+            (ReferencePlan::Model(_), _) => false,
+            // A trained adapter differs from the base on purpose.
+            (ReferencePlan::AdapterOff, tuning) => matches!(tuning, TuningPlan::Lora(_)),
+            _ => true,
         }
     }
 
@@ -436,6 +448,26 @@ fn resolve_reference(
     })
 }
 
+/// A reference that moves starts somewhere, and cannot be known beforehand.
+fn check_may_move(objective: &Recipe, reference: &ReferencePlan, tuning: &TuningPlan) -> Result<()> {
+    if !moves_reference(objective) {
+        return Ok(());
+    }
+    match (reference, tuning) {
+        (ReferencePlan::Precomputed(_), _) => Err(Error::config(
+            "reference.kind",
+            "\"precomputed\", and the objective moves its reference: what was computed before is void after the first update; leave \
+             it out, or set objective.update to \"frozen\"",
+        )),
+        (ReferencePlan::Model(_), TuningPlan::Lora(_) | TuningPlan::Adapter(_)) => Err(Error::config(
+            "reference.path",
+            "given, and the objective moves its reference, which is a second adapter on the base of the policy; leave it out, or train \
+             all weights",
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn resolve_udm(words: UdmWords, needs: &Needs, seed: u64) -> Result<UdmPlan> {
     if !udm::is_read(needs) {
         return Err(Error::config(
@@ -577,13 +609,17 @@ mod tests {
     }
 
     #[test]
-    fn an_objective_that_moves_its_reference_is_refused() {
+    fn a_reference_that_moves_is_none_that_was_computed_before() {
         for name in ["tr_dpo", "tr_ipo", "tr_kto"] {
             let kind = format!("objective.type={name}");
-            let error = plan(&[&kind]).unwrap_err();
-            assert_eq!(error.fault(), crate::error::Fault::Configuration);
-            assert!(error.to_string().contains("moves its reference"), "{error}");
-            plan(&[&kind, "objective.update=frozen"]).unwrap();
+            assert_eq!(plan(&[&kind]).unwrap().reference, ReferencePlan::Frozen);
+            assert_eq!(plan(&[&kind, "model.lora.rank=2"]).unwrap().reference, ReferencePlan::AdapterOff);
+            let computed = [kind.as_str(), "reference.kind=precomputed"];
+            let text = refused(&computed);
+            assert!(text.starts_with("reference.kind") && text.contains("void after the first update"), "{text}");
+            plan(&[&computed[..], &["objective.update=frozen"]].concat()).unwrap();
+            let text = refused(&[&kind, "reference.path=other", "model.lora.rank=2"]);
+            assert!(text.starts_with("reference.path") && text.contains("second adapter"), "{text}");
         }
     }
 

@@ -50,6 +50,22 @@ pub trait Trainable: Policy {
     /// There is no adapter.
     fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores>;
 
+    /// As [`score`](Policy::score), with other values of what is trained, in the same layout: they change places for the while.
+    ///
+    /// # Errors
+    /// As [`score`](Policy::score).
+    fn score_with(
+        &mut self,
+        parameters: &mut Parameters<Self::Element>,
+        batch: &Packed,
+        want: Outputs,
+    ) -> Result<TokenScores> {
+        std::mem::swap(self.tuning().parameters, parameters);
+        let scores = self.score(batch, want);
+        std::mem::swap(self.tuning().parameters, parameters);
+        scores
+    }
+
     /// What is trained.
     fn parameters(&self) -> &Parameters<Self::Element>;
 

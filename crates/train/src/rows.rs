@@ -1,4 +1,5 @@
 //! The rows of a plan: opened, batched, counted, checked.
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -140,6 +141,8 @@ pub(crate) fn check_evaluation(
 ) -> Result<()> {
     let mut batches = evaluation_batches(plan, Some(held_out), encoder, needs)?;
     let all = plan.data.strict || table.is_some() || udm.is_some_and(Udm::may_lack_rows);
+    let slices = plan.evaluation.iter().flat_map(|evaluation| &evaluation.slices);
+    let mut unseen: BTreeSet<&String> = slices.collect();
     let needs = if udm.is_some() { without_probability(needs) } else { *needs };
     for batch in flatten(&mut batches) {
         let batch = batch?;
@@ -150,11 +153,18 @@ pub(crate) fn check_evaluation(
         if let Some(table) = table {
             table.check_holds(&micro)?;
         }
-        if !all {
+        unseen.retain(|name| batch.examples.iter().all(|example| !example.labels.contains_key(*name)));
+        if !all && unseen.is_empty() {
             break;
         }
     }
-    Ok(())
+    match unseen.first() {
+        None => Ok(()),
+        Some(name) => Err(Error::config(
+            "evaluation.slices",
+            format!("no held-out row has a column {name:?} with a word in it; name one that the rows have"),
+        )),
+    }
 }
 
 /// Whether a file of embeddings has one for every training row.

@@ -13,9 +13,9 @@ use crate::held_out_log::HeldOutWriter;
 use crate::log::{MetricsLog, RejectedLog};
 use crate::plan::{Length, Plan, ReferencePlan, TuningPlan, UdmPlan};
 use crate::policy::{CausalPolicy, FrozenPolicy, weights_digest};
-use crate::reference::{PrecomputedReference, Reference};
+use crate::reference::{MovingReference, PrecomputedReference, Reference};
 use crate::rows::{self, Fingerprint};
-use crate::trainer::{EvalReport, StepReport, Trainer, TrainerOptions};
+use crate::trainer::{EvalReport, StepReport, Trainer, TrainerOptions, moves_reference};
 use crate::udm::{self, Fit, Udm};
 
 /// A run in f32. Nothing happens between calls of [`advance`](Self::advance).
@@ -48,6 +48,7 @@ pub struct Run {
     rejected: RejectedLog,
     held_out_log: HeldOutWriter,
     data: Fingerprint,
+    held_out_data: Option<Fingerprint>,
     total_steps: u64,
     place: Place,
     saved: Option<u64>,
@@ -67,6 +68,9 @@ struct Bookmark {
     total_steps: u64,
     /// The training file.
     data: Fingerprint,
+    /// The held-out file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held_out: Option<Fingerprint>,
     /// Bytes of `rejected.jsonl`.
     rejected: u64,
     /// The classifier of prompts.
@@ -208,6 +212,13 @@ impl Run {
             let name = self.plan.data.name();
             return other(format!("data.path {name} has {}, had {}", self.data, bookmark.data));
         }
+        if let (Some(found), Some(stored)) = (&self.held_out_data, &bookmark.held_out) {
+            if found != stored {
+                return other(format!(
+                    "the held-out rows have {found}, had {stored}; what was measured before would not fit what follows"
+                ));
+            }
+        }
         let length = |plan: &serde_json::Value| plan["train"]["length"].clone();
         let (ours, theirs) = (self.total_steps, bookmark.total_steps);
         if ours != theirs && length(&self.plan.to_json()) == length(&bookmark.plan) {
@@ -232,6 +243,7 @@ impl Run {
         // What is wrong with the rows shows before a large model is loaded.
         let (source, held_out_source) = plan.open_for_run()?;
         let data = Fingerprint::of_all(&source.paths())?;
+        let held_out_data = held_out_source.as_ref().map(|rows| Fingerprint::of_all(&rows.paths())).transpose()?;
         let mut batches = rows::training_batches(&plan, &source, &encoder, &needs)?;
         batches.hold_rejections();
         rows::check_first(&plan, &source, &encoder, &needs)?;
@@ -262,21 +274,35 @@ impl Run {
             }
         };
         let mut precompute = None;
-        let mut starts_at_reference = true;
+        let companions = tokenizer_files(&plan.model.path);
+        let moves = moves_reference(&plan.objective);
+        let policy =
+            CausalPolicy::new(model, plan.train.recompute, threads).with_base_name(plan.model.path.to_string_lossy());
         let reference = match &plan.reference {
             ReferencePlan::None => Reference::None,
-            ReferencePlan::Frozen => Reference::Frozen(Box::new(FrozenPolicy::new(model.frozen_copy(), threads))),
+            ReferencePlan::Frozen if moves => Reference::Moving(MovingReference::of(&policy)),
+            ReferencePlan::AdapterOff if moves => Reference::Moving(MovingReference::of_base(&policy)?),
+            ReferencePlan::Model(directory) if moves => {
+                let other = CausalLm::<f32>::load(directory)?;
+                if let Some(name) = other.config().computes_otherwise(policy.model().config()) {
+                    let reason = format!(
+                        "{}: its {name} is another one than that of the policy, whose place the reference takes to be scored; name a model \
+                         of the same configuration",
+                        directory.display()
+                    );
+                    return Err(Error::config("reference.path", reason));
+                }
+                Reference::Moving(MovingReference::from_parameters(&policy, other.into_parameters())?)
+            }
+            ReferencePlan::Frozen => {
+                Reference::Frozen(Box::new(FrozenPolicy::new(policy.model().frozen_copy(), threads)))
+            }
             ReferencePlan::Model(directory) => {
-                starts_at_reference = false;
                 let other = CausalLm::<f32>::load(directory)?;
                 encoder.check_vocabulary(other.config().vocab_size)?;
                 Reference::Frozen(Box::new(FrozenPolicy::new(other, threads)))
             }
-            ReferencePlan::AdapterOff => {
-                // A trained adapter differs from the base on purpose.
-                starts_at_reference = matches!(plan.model.tuning, TuningPlan::Lora(_));
-                Reference::AdapterOff
-            }
+            ReferencePlan::AdapterOff => Reference::AdapterOff,
             ReferencePlan::Precomputed(path) => {
                 let (table, known) = match path.exists() {
                     true => {
@@ -322,12 +348,9 @@ impl Run {
             max_grad_norm: plan.max_grad_norm,
             schedule: plan.schedule,
             total_steps,
-            starts_at_reference,
+            starts_at_reference: plan.starts_at_reference(),
             monitor: Outputs { entropy: true, is_top1: true, ..Outputs::NONE },
         };
-        let companions = tokenizer_files(&plan.model.path);
-        let policy =
-            CausalPolicy::new(model, plan.train.recompute, threads).with_base_name(plan.model.path.to_string_lossy());
         let trainer = Trainer::new(policy, reference, Box::new(plan.objective.clone()), options)?;
         let log = MetricsLog::new(plan.output.dir.join(METRICS));
         let rejected = RejectedLog::new(plan.output.dir.join(REJECTED));
@@ -345,6 +368,7 @@ impl Run {
             rejected,
             held_out_log,
             data,
+            held_out_data,
             total_steps,
             place,
             saved: None,
@@ -406,6 +430,7 @@ impl Run {
             place: self.place.clone(),
             total_steps: self.total_steps,
             data: self.data.clone(),
+            held_out: self.held_out_data.clone(),
             rejected: self.rejected.length(),
             udm: self.udm.as_ref().map(|udm| udm.fit().clone()),
             embeddings: self.udm.as_ref().and_then(Udm::file).cloned(),

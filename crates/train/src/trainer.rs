@@ -10,7 +10,7 @@ use candlewick_losses::{
 use candlewick_model::Sketch;
 use serde::Serialize;
 
-use crate::checkpoint::{self, Checkpoint, State};
+use crate::checkpoint::{self, Checkpoint, MOVING_REFERENCE, OPTIMIZER, State};
 use crate::error::{Error, Result};
 use crate::leaves::Leaves;
 use crate::metrics::Metrics;
@@ -111,7 +111,7 @@ pub struct ScoredBatch {
 #[derive(Debug)]
 pub struct Trainer<P: Trainable> {
     policy: P,
-    reference: Reference,
+    reference: Reference<P::Element>,
     objective: Box<dyn Objective>,
     options: TrainerOptions,
     collective: Box<dyn Collective>,
@@ -126,16 +126,20 @@ impl<P: Trainable> Trainer<P> {
     /// A trainer before its first step.
     ///
     /// # Errors
-    /// Hyperparameters out of range; a reference that the objective needs and lacks, or has and ignores; an objective that moves
-    /// its reference.
+    /// Hyperparameters out of range; a reference that the objective needs and lacks, or has and ignores; one that is to move under an
+    /// objective that leaves it where it is.
     pub fn new(
         policy: P,
-        reference: Reference,
+        reference: Reference<P::Element>,
         objective: Box<dyn Objective>,
         options: TrainerOptions,
     ) -> Result<Self> {
         objective.validate()?;
-        check_reference_stays(&*objective)?;
+        if matches!(reference, Reference::Moving(_)) && !moves_reference(&*objective) {
+            return Err(Error::Mismatch(
+                "the reference is to move, and the objective leaves it where it is; give Reference::Frozen or Reference::AdapterOff".into(),
+            ));
+        }
         match (objective.needs().reference, matches!(reference, Reference::None)) {
             (true, true) => {
                 return Err(Error::Mismatch("the objective compares with a reference, and there is none".into()));
@@ -201,11 +205,12 @@ impl<P: Trainable> Trainer<P> {
         &self.starting_weights
     }
 
-    pub(crate) fn reference(&self) -> &Reference {
+    /// What the objective compares with.
+    pub fn reference(&self) -> &Reference<P::Element> {
         &self.reference
     }
 
-    pub(crate) fn set_reference(&mut self, reference: Reference) {
+    pub(crate) fn set_reference(&mut self, reference: Reference<P::Element>) {
         self.reference = reference;
     }
 
@@ -213,8 +218,16 @@ impl<P: Trainable> Trainer<P> {
     ///
     /// # Errors
     /// Rows that the objective cannot use; a loss or gradient that is not finite; on the first step, a loss that is not the
-    /// objective's at zero margin, or a parameter that no gradient reaches.
+    /// objective's at zero margin, or a parameter that no gradient reaches; an objective that moves its reference, with one that
+    /// stands still.
     pub fn step(&mut self, batches: &[Batch]) -> Result<StepReport> {
+        if moves_reference(&*self.objective) && !matches!(self.reference, Reference::Moving(_)) {
+            return Err(Error::Mismatch(
+                "the objective moves its reference, and the one that is given stands still; give Reference::Moving, or set the \
+                 objective's update to \"frozen\""
+                    .into(),
+            ));
+        }
         let state = self.objective.state();
         let stepped = self.try_step(batches);
         if let (Err(_), Some(state)) = (&stepped, state) {
@@ -259,6 +272,10 @@ impl<P: Trainable> Trainer<P> {
         let Tuning { parameters, gradients, workspace } = self.policy.tuning();
         self.optimizer.step(parameters, gradients, scale, factor, workspace)?;
         self.steps_done += 1;
+        let weight = self.objective.reference_update().weight_after(self.steps_done);
+        if let (Reference::Moving(moving), Some(weight)) = (&mut self.reference, weight) {
+            moving.follow(&mut self.policy, weight)?;
+        }
         Ok(tally.report(self.steps_done, grad_norm, self.options.optimizer.learning_rate * factor))
     }
 
@@ -444,6 +461,9 @@ impl<P: Trainable> Trainer<P> {
             self.policy.save(fresh)?;
             checkpoint::copy_into(fresh, companions)?;
             self.optimizer.save(&fresh.join(OPTIMIZER))?;
+            if let Reference::Moving(moving) = &self.reference {
+                moving.save(&fresh.join(MOVING_REFERENCE))?;
+            }
             let state = State {
                 step: self.steps_done,
                 starting_weights: self.starting_weights.clone(),
@@ -472,6 +492,9 @@ impl<P: Trainable> Trainer<P> {
         }
         self.policy.restore(&checkpoint.path)?;
         self.optimizer.load(&checkpoint.path.join(OPTIMIZER))?;
+        if let Reference::Moving(moving) = &mut self.reference {
+            moving.load(&checkpoint.path.join(MOVING_REFERENCE))?;
+        }
         match (&state.objective, self.objective.state()) {
             (Some(state), Some(_)) => self.objective.restore(state)?,
             (None, None) => {}
@@ -543,16 +566,9 @@ pub struct ExampleSketch {
     pub values: Vec<f64>,
 }
 
-/// Refuses an objective that moves its reference.
-pub(crate) fn check_reference_stays(objective: &dyn Objective) -> Result<()> {
-    if objective.reference_update() == ReferenceUpdate::Frozen {
-        return Ok(());
-    }
-    Err(Error::Mismatch(
-        "the objective moves its reference, which this trainer does not carry out yet; use dpo, ipo or kto, or set the \
-         objective's update to \"frozen\""
-            .into(),
-    ))
+/// Whether the reference follows the policy.
+pub(crate) fn moves_reference(objective: &dyn Objective) -> bool {
+    objective.reference_update() != ReferenceUpdate::Frozen
 }
 
 fn pack(batches: &[Batch], needs: &Needs) -> Result<Vec<Micro>> {
@@ -564,5 +580,3 @@ fn unscored<T: Element>(rows: &PackedRows) -> Result<TokenScores> {
     let zeros = grid::<T>(&rows.packed, &[])?;
     Ok(TokenScores::new(zeros.clone(), zeros)?)
 }
-
-const OPTIMIZER: &str = "optimizer.safetensors";

@@ -13,8 +13,8 @@ use candlewick_losses::{
 };
 use candlewick_model::{Packed, Parameters, Recompute, Saved};
 use candlewick_train::{
-    CausalPolicy, Checkpoint, Cotangents, Decay, Error, Fault, FrozenPolicy, Policy, Reference, Schedule, Trainable,
-    Trainer, TrainerOptions, Tuning,
+    CausalPolicy, Checkpoint, Cotangents, Decay, Error, Fault, FrozenPolicy, MovingReference, Policy, Reference,
+    Schedule, Trainable, Trainer, TrainerOptions, Tuning,
 };
 use support::{Threads, batches, bits, lora_model, model, options, pairs, trainer};
 
@@ -100,20 +100,27 @@ fn another_reference_is_noticed_at_the_first_step() {
 }
 
 #[test]
-fn a_reference_that_would_have_to_move_is_refused() {
+fn a_reference_moves_where_the_objective_says_so_and_only_there() {
     let make = |objective: Box<dyn Objective>| {
         let reference = Reference::Frozen(Box::new(FrozenPolicy::new(model::<f32>(1), 1)));
         let policy = CausalPolicy::new(model::<f32>(1), Recompute::Nothing, 1);
-        Trainer::new(policy, reference, objective, options(1e-2))
+        Trainer::new(policy, reference, objective, options(1e-2)).unwrap()
     };
     let nested = Mix { parts: vec![Part { weight: 1.0, loss: Recipe::from_name("tr_dpo").unwrap() }] };
     for objective in [Box::<TrDpo>::default() as Box<dyn Objective>, Box::new(nested)] {
-        let error = make(objective).unwrap_err();
+        let mut trainer = make(objective);
+        let error = trainer.step(&batches(&pairs(1, 1), 1)).unwrap_err();
         assert_eq!(error.fault(), Fault::Configuration);
         let text = error.to_string();
-        assert!(text.contains("moves its reference") && text.contains("use dpo, ipo or kto"), "{text}");
+        assert!(text.contains("moves its reference") && text.contains("Reference::Moving"), "{text}");
+        assert_eq!(trainer.steps_done(), 0);
     }
-    make(Box::new(TrDpo { update: ReferenceUpdate::Frozen, ..TrDpo::default() })).unwrap();
+    let still = || Box::new(TrDpo { update: ReferenceUpdate::Frozen, ..TrDpo::default() });
+    make(still()).step(&batches(&pairs(1, 1), 1)).unwrap();
+    let policy = CausalPolicy::new(model::<f32>(1), Recompute::Nothing, 1);
+    let moving = Reference::Moving(MovingReference::of(&policy));
+    let error = Trainer::new(policy, moving, still(), options(1e-2)).unwrap_err();
+    assert!(error.to_string().contains("leaves it where it is"), "{error}");
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn recomputed_activations_are_the_kept_ones() {
 
 #[test]
 fn the_policy_without_its_adapter_is_the_frozen_copy() {
-    let run = |reference: fn(&CausalLm<f64>) -> Reference| {
+    let run = |reference: fn(&CausalLm<f64>) -> Reference<f64>| {
         let start = lora_model::<f64>(4);
         let reference = reference(&start);
         let policy = CausalPolicy::new(start, Recompute::Nothing, 1);

@@ -15,7 +15,7 @@ use candlewick_losses::{
     ReferenceUpdate, Scores, Solo, StepScores, StepWide, Teacher, TeacherScores, TokenScores,
 };
 use candlewick_model::{Adapter, CausalLm, Config, LoraConfig, Recompute};
-use candlewick_train::{CausalPolicy, FrozenPolicy, Reference, Trainer, TrainerOptions};
+use candlewick_train::{CausalPolicy, FrozenPolicy, MovingReference, Reference, Trainer, TrainerOptions};
 use serde_json::Value;
 use support::{Random, batches, example, mismatched_batches, options};
 
@@ -41,33 +41,10 @@ fn every_option_has_the_loss_and_the_gradients_of_a_naive_step() {
     for recipe in recipes() {
         // The losses that another is made of are no options of it.
         for key in options_of(&recipe).keys().filter(|key| !["loss", "parts"].contains(&key.as_str())) {
-            if !LEFT_OUT.iter().any(|(name, option, _)| (*name, *option) == (recipe.name(), key)) {
-                others(&recipe, key).iter().for_each(|recipe| compare(recipe, &policy));
-            }
+            others(&recipe, key).iter().for_each(|recipe| compare(recipe, &policy));
         }
     }
 }
-
-#[test]
-fn what_is_left_out_is_what_the_trainer_refuses() {
-    for (name, option, reason) in LEFT_OUT {
-        let recipe = Recipe::from_name(name).unwrap();
-        assert!(options_of(&recipe).contains_key(option), "{name} has no {option}");
-        let error = step(&recipe, &model(1, true), &[]).unwrap_err().to_string();
-        assert!(error.contains(reason), "{name}: {error}");
-    }
-    let moving = Builtin::NAMES.iter().map(|name| Recipe::from_name(name).unwrap());
-    let moving = moving.filter(|recipe| recipe.reference_update() != ReferenceUpdate::Frozen).count();
-    assert_eq!(moving, LEFT_OUT.len());
-}
-
-/// Options without a step to compare, and the trainer's words against their default; the losses are stepped with
-/// `"frozen"`, the one value that it takes.
-const LEFT_OUT: [(&str, &str, &str); 3] = [
-    ("tr_dpo", "update", "the objective moves its reference"),
-    ("tr_ipo", "update", "the objective moves its reference"),
-    ("tr_kto", "update", "the objective moves its reference"),
-];
 
 /// Largest difference of a loss and, in the norm, of the gradient of a parameter, as a part of it.
 const SAME: f64 = 1e-9;
@@ -115,12 +92,17 @@ fn step(
     policy: &CausalLm<f64>,
     batches: &[Batch],
 ) -> candlewick_train::Result<(f64, Trainer<CausalPolicy<f64>>)> {
-    let reference = match (recipe.needs().reference, policy.has_adapter()) {
+    let policy = CausalPolicy::new(policy.clone(), Recompute::Nothing, 1);
+    let moves = recipe.reference_update() != ReferenceUpdate::Frozen;
+    let reference = match (recipe.needs().reference, policy.model().has_adapter()) {
         (false, _) => Reference::None,
+        (true, true) if moves => Reference::Moving(MovingReference::of_base(&policy)?),
+        (true, false) if moves => {
+            Reference::Moving(MovingReference::from_parameters(&policy, model(2, true).into_parameters())?)
+        }
         (true, true) => Reference::AdapterOff,
         (true, false) => Reference::Frozen(Box::new(FrozenPolicy::new(model(2, true), 1))),
     };
-    let policy = CausalPolicy::new(policy.clone(), Recompute::Nothing, 1);
     let options = TrainerOptions { starts_at_reference: false, ..options(1e-2) };
     let mut trainer = Trainer::new(policy, reference, Box::new(recipe.clone()), options)?;
     Ok((trainer.step(batches)?.loss, trainer))
@@ -402,10 +384,7 @@ fn teach(context: &mut Context, random: &mut Random) {
 /// Every loss of the list, its presets, and objectives that wrap another.
 fn recipes() -> Vec<Recipe> {
     let names = Builtin::NAMES.iter().copied().chain(Builtin::presets().map(|(_, preset)| preset.name));
-    let listed = names.map(|name| match LEFT_OUT.iter().find(|(left_out, ..)| *left_out == name) {
-        Some((_, option, _)) => with(&Recipe::from_name(name).unwrap(), option, "frozen".into()).unwrap(),
-        None => Recipe::from_name(name).unwrap(),
-    });
+    let listed = names.map(|name| Recipe::from_name(name).unwrap());
     listed.chain(serde_json::from_str::<Vec<Recipe>>(WRAPPED).unwrap()).collect()
 }
 

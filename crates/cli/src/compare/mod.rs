@@ -17,6 +17,12 @@ pub(crate) fn compare(arguments: &Compare) -> Result<()> {
     let matrix = matrix(arguments)?;
     let threads = words::threads(matrix.cell(0, 0, matrix.seeds[0])?.plan.train.threads);
     let directory = matrix.directory().to_owned();
+    if arguments.report && !directory.join("cells").is_dir() {
+        anyhow::bail!(Failure::Usage(format!(
+            "--report: nothing was compared in {}; leave --report out to compare",
+            directory.display()
+        )));
+    }
     std::fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
     let interrupt = Interrupt::listen()?;
     let comparison = Comparison::new(matrix);

@@ -1,5 +1,8 @@
 //! What a comparison found, for a screen, for a spreadsheet, and as a page.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use candlewick::evaluate;
 use candlewick::evaluate::compare::{ArmReport, Matrix, Report};
 use candlewick::evaluate::stats::Interval;
 
@@ -7,6 +10,8 @@ use crate::progress::duration;
 use crate::report::{Chart, IntervalRow, Intervals, Level, Plane, PlanePoint, Section, Series, page as to_page};
 use crate::screen::columns;
 
+/// Slices of a column that are shown, those of the most items; `results.json` has up to a hundred.
+const SLICES: usize = 12;
 /// Arms whose courses are drawn.
 const CURVES: usize = 8;
 
@@ -37,7 +42,7 @@ pub(super) fn table(report: &Report) -> Vec<String> {
         "KL",
         "chosen",
         "rejected",
-        "steps to",
+        "steps to target",
     ])];
     for arm in by_accuracy(report).into_iter().map(|number| &report.arms[number]) {
         let difference = arm.difference.as_ref();
@@ -74,7 +79,7 @@ fn notes(report: &Report) -> Vec<String> {
     notes.push(
         "intervals are over seeds and preferences; p is of Student's t on differences of the same seeds, for all arms together".into(),
     );
-    if report.seeds < 6 {
+    if (2..6).contains(&report.seeds) {
         let smallest = 2.0f64.powi(1 - report.seeds as i32);
         notes.push(format!(
             "with {} seeds, turning signs alone can give no p below {smallest:.4}: a small p here rests on normal differences",
@@ -102,7 +107,7 @@ fn notes(report: &Report) -> Vec<String> {
 
 /// Whether the chosen completions have become less likely while the margin has grown, beyond doubt.
 fn falls(arm: &ArmReport) -> bool {
-    arm.margin.is_some_and(|margin| margin.low > 0.0) && arm.chosen.is_some_and(|chosen| chosen.high < 0.0)
+    arm.margin.zip(arm.chosen).is_some_and(|(margin, chosen)| evaluate::preferred_fall(margin, chosen))
 }
 
 /// What a column says of an arm.
@@ -218,6 +223,10 @@ pub(super) fn page(report: &Report, matrix: &Matrix) -> String {
     }
     sections.push(Section::Charts(courses(report, &order)));
     sections.extend([Section::Heading("Numbers".into()), Section::Table(numbers), Section::Text(LEGEND.into())]);
+    for name in labels(report) {
+        sections
+            .extend([Section::Heading(format!("Accuracy by {name}")), Section::Table(slices(report, &order, name))]);
+    }
     if report.tuning_items > 0 {
         sections.extend([Section::Heading("Settings tried".into()), Section::Table(tried(report))]);
     }
@@ -230,6 +239,30 @@ pub(super) fn page(report: &Report, matrix: &Matrix) -> String {
         }),
     ]);
     to_page("wick compare", &sections)
+}
+
+/// The columns by which rows are told apart.
+fn labels(report: &Report) -> BTreeSet<&str> {
+    report.arms.iter().flat_map(|arm| arm.slices.keys()).map(String::as_str).collect()
+}
+
+/// The accuracy of each arm in each slice.
+fn slices(report: &Report, order: &[usize], name: &str) -> Vec<Vec<String>> {
+    let of = |arm: usize| report.arms[arm].slices.get(name);
+    let sizes: BTreeMap<&String, usize> =
+        order.iter().filter_map(|arm| of(*arm)).flatten().map(|(word, slice)| (word, slice.items)).collect();
+    let mut words: Vec<(&String, usize)> = sizes.into_iter().collect();
+    // Stable: those of as many items stay in the order of the alphabet.
+    words.sort_by_key(|(_, items)| std::cmp::Reverse(*items));
+    words.truncate(SLICES);
+    let named = words.iter().map(|(word, items)| format!("{word}\n{items} items"));
+    let head = ["arm".to_owned()].into_iter().chain(named).collect();
+    let of_arm = |number: &usize| {
+        let found = |word: &String| of(*number).and_then(|slices| slices.get(word)).map(|slice| slice.accuracy);
+        let cells = words.iter().map(|(word, _)| within(found(word), 3));
+        [report.arms[*number].name.clone()].into_iter().chain(cells).collect()
+    };
+    std::iter::once(head).chain(order.iter().map(of_arm)).collect()
 }
 
 /// A note as a sentence.

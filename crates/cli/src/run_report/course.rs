@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 
 use crate::failure::Failure;
 
+/// Points of a curve that are drawn.
+const DRAWN: usize = 1000;
+
 /// What a run logged, name by name.
 #[derive(Debug, Default)]
 pub(crate) struct Course {
@@ -48,6 +51,14 @@ impl Course {
     pub(crate) fn of(&self, name: &str) -> Vec<(f64, f64)> {
         self.of.get(name).cloned().unwrap_or_default()
     }
+
+    /// The same for a drawing: of many values every so manieth, and the last.
+    pub(crate) fn drawn(&self, name: &str) -> Vec<(f64, f64)> {
+        let all = self.of(name);
+        let step = all.len().div_ceil(DRAWN).max(1);
+        let last = all.last().copied().filter(|_| (all.len() - 1) % step != 0);
+        all.into_iter().step_by(step).chain(last).collect()
+    }
 }
 
 #[cfg(test)]
@@ -66,7 +77,12 @@ mod tests {
         let course = Course::read(&path).expect("lines");
         assert_eq!(course.of("loss"), [(1.0, 0.7), (2.0, 0.5)]);
         assert_eq!(course.of("eval_loss"), [(1.0, 0.6)]);
-        assert!(course.of("other").is_empty());
+        assert!(course.of("other").is_empty() && course.drawn("other").is_empty());
+        let lines: String = (1..=2500).map(|step| format!("{{\"step\":{step},\"loss\":0.5}}\n")).collect();
+        fs::write(&path, lines).expect("written");
+        let drawn = Course::read(&path).expect("lines").drawn("loss");
+        assert!(drawn.len() <= DRAWN + 1, "{}", drawn.len());
+        assert_eq!((drawn[0].0, drawn[drawn.len() - 1].0), (1.0, 2500.0));
         fs::write(&path, "{\"step\":1,\"lo\n{\"step\":2}\n").expect("written");
         assert!(Course::read(&path).expect_err("damaged").to_string().contains("line 1"));
     }

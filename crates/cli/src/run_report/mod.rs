@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candlewick::evaluate::{self, Diagnostics};
+use candlewick::losses::{Objective, ReferenceUpdate};
 use candlewick::train::{HeldOutLog, Plan, replace_file};
 use serde_json::json;
 
@@ -65,11 +66,13 @@ impl Found {
             ))),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
-        let plan = serde_json::from_str(&text).map_err(|error| {
+        let plan: Plan = serde_json::from_str(&text).map_err(|error| {
             Failure::Model(format!("{}: {error}; it is of another version of wick, or damaged", path.display()))
         })?;
         let course = Course::read(&output.join("metrics.jsonl"))?;
-        let diagnostics = match HeldOutLog::read(output)?.as_ref().map(Diagnostics::of) {
+        let starts_at_reference = plan.starts_at_reference();
+        let log = HeldOutLog::read(output)?;
+        let diagnostics = match log.as_ref().map(|log| Diagnostics::of(log, starts_at_reference)) {
             None => None,
             // Rows to imitate have a held-out loss, and nothing to diagnose.
             Some(Err(evaluate::Error::Rows { .. })) => None,
@@ -85,7 +88,16 @@ impl Found {
     /// What is worth saying.
     fn notes(&self) -> Vec<String> {
         let diagnosed = self.diagnostics.iter().flat_map(words::of_diagnostics);
-        words::of_course(&self.course).into_iter().chain(diagnosed).collect()
+        let moves = self.plan.objective.reference_update() != ReferenceUpdate::Frozen;
+        let mut notes: Vec<String> = words::of_course(&self.course, moves).into_iter().chain(diagnosed).collect();
+        if self.diagnostics.is_none() {
+            notes.push(
+                "No preferences were held out and evaluated, so that only the curves of training are known: [evaluation] with a path, \
+                 or held_out = 0.05."
+                    .into(),
+            );
+        }
+        notes
     }
 
     /// For a screen.
@@ -117,7 +129,7 @@ impl Found {
             title: title.into(),
             series: [("training", name.to_owned(), true), ("held out", format!("eval_{name}"), false)]
                 .into_iter()
-                .map(|(label, key, noisy)| Series { name: label.into(), points: self.course.of(&key), noisy })
+                .map(|(label, key, noisy)| Series { name: label.into(), points: self.course.drawn(&key), noisy })
                 .filter(|series| !series.points.is_empty())
                 .collect(),
             levels,
@@ -126,7 +138,7 @@ impl Found {
             title: title.into(),
             series: vec![Series {
                 name: title.to_lowercase(),
-                points: self.course.of(name),
+                points: self.course.drawn(name),
                 noisy: name == "grad_norm",
             }],
             levels: vec![],
@@ -175,7 +187,7 @@ fn diagnosed(found: &Diagnostics) -> Vec<Section> {
     }
     sections.push(Section::Heading("Margin and length".into()));
     sections.push(Section::Planes(vec![lengths(found)]));
-    for (title, pairs) in [("Pairs it is surest of", &found.best), ("Pairs it gets most wrong", &found.worst)] {
+    for (title, pairs) in [("Pairs it is surest of", &found.best), ("Pairs it gets wrong by most", &found.worst)] {
         if !pairs.is_empty() {
             sections.push(Section::Heading(title.into()));
             sections.push(Section::Table(words::extremes(pairs)));

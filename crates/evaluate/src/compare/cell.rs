@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::matrix::{Cell, Matrix};
 use crate::drift::{Drift, DriftOptions};
 use crate::error::{Error, Result};
-use crate::preferences::Preferences;
+use crate::preferences::{Half, Preferences};
 use crate::stats;
 
 /// What all runs of a comparison share: the held-out rows, the model they start from, and what it says of the rows.
@@ -54,6 +54,20 @@ impl Common {
         };
         let source = rows.open_held_out()?.ok_or_else(|| Error::config("evaluation", "it names no rows"))?;
         let held_out = Preferences::read(source, Arc::clone(&encoder), evaluation.batch_size)?;
+        let empty = |half: Half| held_out.items().iter().all(|item| item.half != half);
+        if matrix.chooses() && (empty(Half::Tuning) || empty(Half::Report)) {
+            let count = held_out.items().len();
+            let reason = format!(
+                "{count} held-out preferences leave none for one of two halves, by prompts: settings are chosen on the one, results are of the \
+                 other; hold out more rows"
+            );
+            return Err(Error::config("evaluation", reason));
+        }
+        if let Some(name) = evaluation.slices.iter().find(|name| !held_out.labels().contains(name.as_str())) {
+            let reason =
+                format!("no held-out row has a column {name:?} with a word in it; name one that the rows have");
+            return Err(Error::config("evaluation.slices", reason));
+        }
         let mut model = CausalLm::<f32>::load(&plan.model.path)?;
         if let TuningPlan::Adapter(start) = &plan.model.tuning {
             model.load_adapter(start)?;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use candlewick_losses::{Objective, Recipe};
+use candlewick_losses::{Builtin, Objective, Recipe, ReferenceUpdate};
 use candlewick_train::{Config, EvaluationPlan, HeldOut, Plan, ReferenceKind, ReferenceWords, Words};
 use serde_json::Value;
 
@@ -195,7 +195,9 @@ impl Matrix {
         let mut config = self.arms[arm].variants[variant].config.clone();
         config.train.seed = seed;
         config.output.dir = Some(self.directory.join("cells").join(slug(&name)));
-        let is_open = config.reference.kind.is_none() && config.reference.path.is_none();
+        // One that moves cannot be known beforehand.
+        let moves = config.objective.reference_update() != ReferenceUpdate::Frozen;
+        let is_open = config.reference.kind.is_none() && config.reference.path.is_none() && !moves;
         match config.objective.needs().reference {
             // The section speaks of the arms that have a reference.
             false => config.reference = ReferenceWords::default(),
@@ -311,7 +313,9 @@ fn resolve_arm(
         Ok(Variant { name, config })
     });
     let variants = variants.collect::<Result<Vec<_>>>()?;
-    let name = arm.name.clone().unwrap_or_else(|| recipe.name().to_owned());
+    // A preset is the loss of another name with settings of its own.
+    let preset = objective["type"].as_str().filter(|name| Builtin::presets().any(|(_, preset)| preset.name == *name));
+    let name = arm.name.clone().unwrap_or_else(|| preset.unwrap_or(recipe.name()).to_owned());
     Ok((Arm { name, objective: recipe.name(), variants }, used))
 }
 

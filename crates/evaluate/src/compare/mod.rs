@@ -26,7 +26,7 @@ mod words;
 
 pub use cell::{CellEvent, CellResult, CellRun, Common, Point};
 pub use matrix::{Arm, Cell, Matrix, Variant};
-pub use report::{ArmReport, CurvePoint, Difference, LengthBias, Report, Tried};
+pub use report::{ArmReport, CurvePoint, Difference, LengthBias, Report, SliceAccuracy, Tried};
 pub use words::{ArmWords, CompareWords, Seeds};
 
 use std::collections::BTreeSet;

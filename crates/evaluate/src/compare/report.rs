@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::{CellResult, Common, Comparison, Point};
 use crate::drift::Drift;
 use crate::error::Result;
-use crate::preferences::{Half, Preferences};
-use crate::stats::{self, Bootstrap, Interval, PairedTest, holm};
+use crate::preferences::{Half, Preferences, members};
+use crate::stats::{self, Bootstrap, Interval, PairedTest, holm, of_a_share};
 
 /// What a comparison found. Accuracies are shares of the held-out preferences with which a score agrees; intervals are of 95 %,
 /// over seeds and held-out items ([`Bootstrap::crossed_mean`]).
@@ -67,6 +67,9 @@ pub struct ArmReport {
     pub drift: Option<Interval>,
     /// What length has to do with it.
     pub length: LengthBias,
+    /// `accuracy` by the columns of `evaluation.slices` and their words, at most 100 of a column, those of the most items.
+    #[serde(default)]
+    pub slices: BTreeMap<String, BTreeMap<String, SliceAccuracy>>,
     /// Steps until the accuracy was first reached, mean over the seeds that reached it.
     pub steps_to_target: Option<f64>,
     /// Tokens trained on until then.
@@ -77,6 +80,15 @@ pub struct ArmReport {
     pub seconds: Option<f64>,
     /// Measurements in the course of the runs, mean over seeds, on all held-out rows.
     pub curve: Vec<CurvePoint>,
+}
+
+/// Accuracy on the items of a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SliceAccuracy {
+    /// Items.
+    pub items: usize,
+    /// Accuracy of log π(y|x) − log π_start(y|x).
+    pub accuracy: Interval,
 }
 
 /// Settings of an arm that were tried.
@@ -261,6 +273,7 @@ fn of_arm(
         rejected: interval(&side(false)),
         drift: measure.bootstrap.mean(&drifts),
         length: length_bias(&results, &accuracy, &margins, measure),
+        slices: slices(&results, measure, matrix.chooses()),
         steps_to_target: mean_of(&|point| point.step as f64),
         tokens_to_target: mean_of(&|point| point.tokens as f64),
         reached_target: reached.len(),
@@ -268,6 +281,27 @@ fn of_arm(
         curve: curve(&results),
     };
     Ok((report, Table { seeds, accuracy }))
+}
+
+fn slices(
+    results: &[CellResult],
+    measure: &Measure<'_>,
+    is_half: bool,
+) -> BTreeMap<String, BTreeMap<String, SliceAccuracy>> {
+    let reported = if is_half { measure.held_out.half(Half::Report) } else { None };
+    let held_out = reported.as_ref().map_or(measure.held_out, |(half, _)| half);
+    let of_slice = |name: &str, word: &str| {
+        let (slice, _) = held_out.slice(name, word)?;
+        let rows: Vec<Vec<f64>> = results.iter().map(|result| slice.agreement(&measure.ratios(result))).collect();
+        let items = slice.items().len();
+        let accuracy = of_a_share(measure.bootstrap.crossed_mean(&rows)?, items);
+        Some(SliceAccuracy { items, accuracy })
+    };
+    let labels = held_out.items().iter().map(|item| &item.labels);
+    let of_label = |name: &str, words: BTreeMap<String, Vec<usize>>| {
+        words.into_keys().filter_map(|word| of_slice(name, &word).map(|found| (word, found))).collect()
+    };
+    members(labels).into_iter().map(|(name, words)| (name.clone(), of_label(&name, words))).collect()
 }
 
 fn length_bias(

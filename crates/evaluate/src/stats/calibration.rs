@@ -74,6 +74,18 @@ pub fn wilson(hits: f64, trials: f64, z: f64) -> Option<Interval> {
     Some(Interval { low: (centre - reach).max(0.0), estimate: share, high: (centre + reach).min(1.0) })
 }
 
+/// The interval of a share of so many trials, where draws of them cannot tell: where all are alike, every draw is what was seen, and
+/// Wilson's interval takes its place.
+pub fn of_a_share(drawn: Interval, trials: usize) -> Interval {
+    match drawn.low < drawn.high {
+        true => drawn,
+        false => wilson(drawn.estimate * trials as f64, trials as f64, NORMAL).unwrap_or(drawn),
+    }
+}
+
+/// The normal quantile of an interval of 95 %.
+pub(crate) const NORMAL: f64 = 1.96;
+
 #[cfg(test)]
 mod tests {
     use super::*;

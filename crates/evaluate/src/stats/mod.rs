@@ -8,7 +8,8 @@ mod paired;
 mod rank;
 
 pub use bootstrap::{Bootstrap, Interval};
-pub use calibration::{Bin, Calibration, wilson};
+pub(crate) use calibration::NORMAL;
+pub use calibration::{Bin, Calibration, of_a_share, wilson};
 pub use paired::{PairedTest, holm};
 pub use rank::{area_under_curve, spearman};
 

@@ -23,8 +23,9 @@ use crate::view::{AnchoredLabels, StepWide};
 /// As [`TrDpo`](crate::TrDpo), for single completions with a verdict. A soft update also keeps `z₀` small, so that
 /// KTO's slope, which falls on both sides of `z₀`, does not vanish as the policy moves.
 ///
-/// `candlewick`'s own trainer does not move references yet and refuses this loss: whoever steps the optimizer has to
-/// carry out the update.
+/// The reference is a second copy of what is trained, all weights or an adapter, and part of every checkpoint. Of an adapter `A` and `B`
+/// are mixed each by itself, so that after a soft update `BA` is not the mixture of the two products, as the paper's equation would have
+/// it of the weights; after a copy it is the policy's.
 ///
 /// # Source
 /// Gorbatovski et al. 2024, arXiv 2404.09656, eq. 4 (soft) and 5 (hard). Confidence A for the update, A✓ for the loss,
