@@ -4,7 +4,7 @@
 use candlewick_kernels::Workspace;
 use candlewick_model::{
     Adapter, BatchSize, CausalLm, CompletionIds, Config, ContextIds, Gradients, HeadCotangents, LoraConfig, ModelSize,
-    Packed, Part, Pool, Recompute, Statistics,
+    Packed, Parameters, Part, Pool, Recompute, Statistics,
 };
 
 fn config(tied: bool) -> Config {
@@ -53,6 +53,10 @@ fn train(model: &CausalLm<f32>, packed: &Packed, want: Statistics, recompute: Re
     model.backward(packed, saved, &cotangents, &mut gradients, workspace).unwrap();
 }
 
+fn layout(parameters: &Parameters<f32>) -> Vec<(String, Vec<usize>)> {
+    (0..parameters.len()).map(|i| (parameters.name(i).to_owned(), parameters.shape(i).to_vec())).collect()
+}
+
 #[test]
 fn sizes_are_those_of_the_model() {
     for tied in [true, false] {
@@ -62,6 +66,7 @@ fn sizes_are_those_of_the_model() {
         assert_eq!((size.adapter_elements(), size.trained_elements()), (0, size.base_elements()));
         let largest = (0..model.parameters().len()).map(|i| model.parameters().tensor(i).len()).max().unwrap();
         assert_eq!(size.largest_trained_tensor(), largest);
+        assert_eq!(size.trained_tensors().unwrap(), layout(model.parameters()));
 
         let lora = lora(&["q_proj", "down_proj", "lm_head"]);
         model.add_lora(&lora, 1).unwrap();
@@ -71,6 +76,7 @@ fn sizes_are_those_of_the_model() {
         assert_eq!(size.trained_elements(), adapter.element_count());
         let largest = (0..adapter.len()).map(|i| adapter.tensor(i).len()).max().unwrap();
         assert_eq!(size.largest_trained_tensor(), largest);
+        assert_eq!(size.trained_tensors().unwrap(), layout(adapter));
 
         let directory = tempfile::tempdir().unwrap();
         model.save_adapter(directory.path(), "base").unwrap();
