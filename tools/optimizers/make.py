@@ -9,7 +9,7 @@
 | muon | torch.optim.Muon, whose iteration is made to run in float64 instead of bfloat16, beside torch.optim.AdamW |
 | lion | lion-pytorch |
 | schedule_free_adamw | schedulefree, evaluated in its own way (the averaged weights) |
-| adamw_8bit | below, from the text of arXiv 2110.02861: no program for processors computes it in float64 |
+| adamw_8bit | below, from the text of arXiv 2110.02861: bitsandbytes steps on GPUs alone, and in float32; its maps are compared |
 | all schedules | transformers |
 
 Parameters and gradients are not written down: both sides make them by `numbers`, which is exact.
@@ -21,6 +21,7 @@ import sys
 import types
 from pathlib import Path
 
+import bitsandbytes.functional
 import lion_pytorch
 import numpy as np
 import schedulefree
@@ -200,8 +201,10 @@ def dynamic_map(signed):
         edges = np.linspace(0.1, 1.0, parts + 1)
         middles = (edges[:-1] + edges[1:]) / 2 * 10.0 ** (power - 6)
         values += middles.tolist() + (-middles).tolist() * signed
-    assert len(values) == 256
-    return np.sort(np.array(values))
+    values = np.sort(np.array(values))
+    theirs = bitsandbytes.functional.create_dynamic_map(signed).double().numpy()
+    assert np.allclose(values, theirs, rtol=1e-6, atol=0.0)
+    return values
 
 
 def rounded(moment, values):
