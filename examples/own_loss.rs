@@ -38,7 +38,7 @@ fn main() -> Result<()> {
     let reference = Reference::Frozen(Box::new(FrozenPolicy::new(model.frozen_copy(), 1)));
     let policy = CausalPolicy::new(model, Recompute::Nothing, 1);
     let options = TrainerOptions {
-        optimizer: AdamWOptions { learning_rate: 1e-3, ..AdamWOptions::default() },
+        optimizer: AdamWOptions { learning_rate: 1e-3, ..AdamWOptions::default() }.into(),
         ..TrainerOptions::default()
     };
     let mut trainer = Trainer::new(policy, reference, Box::new(Exponential { beta: 0.5 }), options)?;

@@ -125,7 +125,7 @@ impl Coach {
         model.add_lora(&LoraConfig { rank: 4, alpha: 8.0, ..LoraConfig::default() }, 0)?;
         let policy = CausalPolicy::new(model, Recompute::Nothing, 1);
         let options = TrainerOptions {
-            optimizer: AdamWOptions { learning_rate: 1e-2, ..AdamWOptions::default() },
+            optimizer: AdamWOptions { learning_rate: 1e-2, ..AdamWOptions::default() }.into(),
             ..TrainerOptions::default()
         };
         let trainer = Trainer::new(policy, Reference::AdapterOff, Box::new(Kto::default()), options)?;

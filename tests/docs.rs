@@ -9,7 +9,7 @@ fn configurations_in_the_docs_are_configurations() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
     let page = std::fs::read_to_string(page).expect("the page is there");
     let blocks: Vec<&str> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(blocks.len(), 5);
+    assert_eq!(blocks.len(), 6);
     for block in blocks {
         let words = Words::parse(block, "docs/configuration.md").expect("it is TOML");
         words.config().unwrap_or_else(|e| panic!("{e}\n{block}"));
@@ -37,8 +37,13 @@ fn the_defaults_in_the_docs_are_the_defaults() {
     assert_eq!(written.data.max_completion_length, default.data.max_completion_length);
     assert_eq!(written.data.workers, default.data.workers);
     assert_eq!(written.train.tokens, default.train.tokens);
-    assert_eq!(written.optimizer, default.optimizer);
-    assert_eq!(written.schedule, default.schedule);
+    let optimizer = |config: &candlewick::train::Config| {
+        let words = &config.optimizer;
+        (words.options().expect("in range"), words.max_grad_norm, words.lora_plus_ratio)
+    };
+    assert_eq!(optimizer(&written), optimizer(&default));
+    let schedule = |config: &candlewick::train::Config| config.schedule.schedule(1e-6).expect("in range");
+    assert_eq!(schedule(&written), schedule(&default));
     assert_eq!(written.objective, default.objective);
     assert_eq!(written.output.save_every, default.output.save_every);
     assert_eq!(written.output.keep, default.output.keep);
@@ -61,6 +66,45 @@ fn the_defaults_in_the_docs_are_the_defaults() {
     for key in keys.as_object().expect("a table").keys() {
         assert!(block.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} ="))), "{key}");
     }
+}
+
+#[test]
+fn optimizers_and_schedules_have_the_defaults_of_their_tables() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let mut met = 0;
+    for (title, section) in [("Optimizers", "optimizer"), ("Schedules", "schedule")] {
+        let text = page.split(&format!("\n## {title}\n")).nth(1).and_then(|rest| rest.split("\n## ").next());
+        let rows = text.expect("a section").lines().filter(|line| line.starts_with("| `"));
+        for row in rows.filter(|row| !row.starts_with("| `kind` |")) {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
+            let keys = cells[if section == "optimizer" { 1 } else { 2 }];
+            let assignments: Vec<&str> = keys.split('`').skip(1).step_by(2).filter(|key| key.contains(" = ")).collect();
+            for kind in cells[0].split('`').skip(1).step_by(2) {
+                let words = |assignments: &[&str]| {
+                    let mut words = Words::default();
+                    words.set(&format!("{section}.kind={kind}")).expect("a kind");
+                    words.set("optimizer.learning_rate=1e-3").expect("a rate");
+                    for required in match kind {
+                        "cosine_with_min_lr" | "cosine_warmup_with_min_lr" => &["schedule.min_lr_rate=0.1"][..],
+                        "warmup_stable_decay" => &["schedule.num_decay_steps=3"],
+                        _ => &[],
+                    } {
+                        words.set(required).expect("a key");
+                    }
+                    for assignment in assignments {
+                        words.set(&format!("{section}.{assignment}")).unwrap_or_else(|e| panic!("{kind}: {e}"));
+                    }
+                    let config = words.config().expect("a configuration");
+                    let schedule = config.schedule.schedule(1e-3).unwrap_or_else(|e| panic!("{kind}: {e}"));
+                    (config.optimizer.options().unwrap_or_else(|e| panic!("{kind}: {e}")), schedule)
+                };
+                assert_eq!(words(&assignments), words(&[]), "{kind}");
+                met += 1;
+            }
+        }
+    }
+    assert_eq!(met, 7 + 12);
 }
 
 #[test]

@@ -118,7 +118,8 @@ impl Replay {
                 beta2: fixture.optimizer.betas[1],
                 eps: fixture.optimizer.eps,
                 weight_decay: fixture.optimizer.weight_decay,
-            },
+            }
+            .into(),
             max_grad_norm: fixture.optimizer.max_grad_norm,
             schedule: Schedule::default(),
             total_steps: fixture.steps as u64,

@@ -138,7 +138,7 @@ fn trainer(arguments: &BenchStep, objective: Builtin, batches: &[Batch]) -> Resu
     };
     let policy = CausalPolicy::new(model, recompute, threads);
     let options = TrainerOptions {
-        optimizer: AdamWOptions { learning_rate: 1e-5, weight_decay: 0.0, ..AdamWOptions::default() },
+        optimizer: AdamWOptions { learning_rate: 1e-5, weight_decay: 0.0, ..AdamWOptions::default() }.into(),
         max_grad_norm: 1.0,
         total_steps: batches.len() as u64,
         // An adapter that was trained before has left the reference behind.

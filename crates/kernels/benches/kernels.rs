@@ -17,7 +17,8 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use candlewick_kernels::attention::Segment;
 use candlewick_kernels::token_log_probs::{Cotangents, Keep, Kept, KeptSoftmax, Outputs};
 use candlewick_kernels::{
-    View, Workspace, adamw, attention, embedding, linear, rms_norm, rope, swiglu, token_log_probs,
+    View, Workspace, adafactor, adamw, adamw_8bit, attention, embedding, linear, lion, muon, rms_norm, rmsprop, rope,
+    schedule_free, swiglu, token_log_probs,
 };
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion};
@@ -63,6 +64,8 @@ fn main() -> Checked {
         bench.token_log_probs()?;
         bench.embedding()?;
         bench.adamw()?;
+        bench.other_optimizers()?;
+        bench.muon()?;
     }
     criterion.final_summary();
     Ok(())
@@ -360,6 +363,133 @@ impl Bench<'_> {
                 Ok(())
             },
             || Ok(vec![tg.sqr()?.sum_all()?.reshape(1)?]),
+        )
+    }
+
+    /// The weight of the gate projection.
+    fn other_optimizers(&mut self) -> Checked {
+        let Model { hidden, intermediate: rows, .. } = self.model;
+        let (p, tp) = random(1, &[rows, hidden])?;
+        let (g, tg) = random(2, &[rows, hidden])?;
+        let (m, tm) = random(3, &[rows, hidden])?;
+        let (x, tx) = random(4, &[rows, hidden])?;
+        let tv = tm.sqr()?;
+        let v = tv.flatten_all()?.to_vec1::<f32>()?;
+        let ws = &mut Workspace::new(0);
+        let lr = 1e-3;
+
+        let hyper = lion::Hyper { lr, beta1: 0.9, beta2: 0.99, weight_decay: 0.1 };
+        self.compare(
+            "lion/step",
+            [p.clone(), m.clone()],
+            |[p, m]| lion::step(p.into(), (&g).into(), m.into(), 1.0, hyper, ws),
+            || {
+                let sign = ((&tm * 0.9)? + (&tg * 0.1)?)?.sign()?;
+                Ok(vec![((&tp * (1.0 - 0.1 * lr))? - (sign * lr)?)?, ((&tm * 0.99)? + (&tg * 0.01)?)?])
+            },
+        )?;
+        let hyper = rmsprop::Hyper { lr, alpha: 0.9, eps: 1e-3, weight_decay: 0.0, momentum: 0.5 };
+        self.compare(
+            "rmsprop/step",
+            [p.clone(), v.clone(), m.clone()],
+            |[p, v, m]| {
+                let state = rmsprop::State { mean_square: v.into(), mean: None, velocity: Some(m.into()) };
+                rmsprop::step(p.into(), (&g).into(), state, 1.0, hyper, ws)
+            },
+            || {
+                let v = ((&tv * 0.9)? + (tg.sqr()? * 0.1)?)?;
+                let m = ((&tm * 0.5)? + (&tg / (v.sqrt()? + 1e-3)?)?)?;
+                Ok(vec![(&tp - (&m * lr)?)?, v, m])
+            },
+        )?;
+        let hyper = schedule_free::Hyper { lr, beta2: 0.9, eps: 1e-3, weight_decay: 0.1, share: 0.25 };
+        self.compare(
+            "schedule_free/step",
+            [p.clone(), m.clone(), v.clone()],
+            |[p, z, v]| {
+                let (z, v) = (z.into(), v.into());
+                schedule_free::step(p.into(), (&g).into(), (&x).into(), z, v, 10, 1.0, hyper, ws)
+            },
+            || {
+                let v = ((&tv * 0.9)? + (tg.sqr()? * 0.1)?)?;
+                let root = ((&v / (1.0 - 0.9f64.powi(10)))?.sqrt()? + 1e-3)?;
+                let z = (&tm - (((&tg / root)? + (&tp * 0.1)?)? * lr)?)?;
+                Ok(vec![(&tx + ((&z - &tx)? * 0.25)?)?, z, v])
+            },
+        )?;
+        let hyper =
+            adafactor::Hyper { lr, beta2_decay: -0.8, eps1: 1e-7, eps2: 1e-3, clip_threshold: 1.0, weight_decay: 0.0 };
+        self.compare(
+            "adafactor/step",
+            [p.clone(), vec![0.0; rows], vec![0.0; hidden]],
+            |[p, rows, cols]| {
+                let mean_square = adafactor::MeanSquare::Factored { rows: rows.into(), cols: cols.into() };
+                adafactor::step(p.into(), (&g).into(), mean_square, 10, 1.0, hyper, ws)
+            },
+            || {
+                let root_mean = |x: &Tensor| x.sqr()?.mean_all()?.to_scalar::<f32>().map(|mean| f64::from(mean).sqrt());
+                let weight = 10f64.powf(-0.8);
+                let (rows, cols) = ((tg.sqr()?.mean(1)? * weight)?, (tg.sqr()?.mean(0)? * weight)?);
+                let mean = f64::from(rows.mean_all()?.to_scalar::<f32>()?);
+                let v = rows.unsqueeze(1)?.broadcast_mul(&cols.unsqueeze(0)?)?;
+                let update = (&tg / (v / mean)?.sqrt()?)?;
+                let size = root_mean(&tp)?.max(1e-3) * lr / root_mean(&update)?.max(1.0);
+                Ok(vec![(&tp - (update * size)?)?, rows, cols])
+            },
+        )?;
+        // The naive form keeps its moments in full: what both begin with is zero, so the first update is the same.
+        let hyper = adamw::Hyper { lr, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
+        let [mean, mean_square] = adamw_8bit::zero();
+        let (mut mean, mut mean_square) = (vec![mean; p.len()], vec![mean_square; p.len()]);
+        let blocks = p.len().div_ceil(adamw_8bit::BLOCK);
+        let (mut mean_scales, mut mean_square_scales) = (vec![0.0f32; blocks], vec![0.0f32; blocks]);
+        self.compare(
+            "adamw_8bit/step",
+            [p],
+            |[p]| {
+                let moments = adamw_8bit::Moments {
+                    mean: (&mut mean).into(),
+                    mean_square: (&mut mean_square).into(),
+                    mean_scales: (&mut mean_scales).into(),
+                    mean_square_scales: (&mut mean_square_scales).into(),
+                };
+                adamw_8bit::step(p.into(), (&g).into(), moments, 1, 1.0, hyper, ws)
+            },
+            || {
+                let (m, v) = ((&tg * 0.1)?, (tg.sqr()? * 0.001)?);
+                let update = ((m / 0.1)? / ((v / 0.001)?.sqrt()? + 1e-8)?)?;
+                Ok(vec![((&tp * (1.0 - 0.1 * lr))? - (update * lr)?)?])
+            },
+        )
+    }
+
+    /// The weight of the gate projection.
+    fn muon(&mut self) -> Checked {
+        let Model { hidden, intermediate, .. } = self.model;
+        let shape = muon::Shape { rows: intermediate, cols: hidden };
+        let (p, tp) = random(1, &[intermediate, hidden])?;
+        let (g, tg) = random(2, &[intermediate, hidden])?;
+        let (m, tm) = random(3, &[intermediate, hidden])?;
+        let hyper =
+            muon::Hyper { lr: 1e-3, step_size: 1e-2, momentum: 0.95, nesterov: true, ns_steps: 5, weight_decay: 0.1 };
+        let ws = &mut Workspace::new(0);
+        self.compare(
+            "muon/step",
+            [p, m],
+            |[p, m]| muon::step(p.into(), (&g).into(), m.into(), shape, 1.0, hyper, ws),
+            || {
+                let m = ((&tm * 0.95)? + (&tg * 0.05)?)?;
+                let update = ((&tg * 0.05)? + (&m * 0.95)?)?;
+                let norm = f64::from(update.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt();
+                let mut x = (update.t()?.contiguous()? / norm)?;
+                for _ in 0..5 {
+                    let a = x.matmul(&x.t()?)?;
+                    let b = ((&a * -4.7750)? + (a.matmul(&a)? * 2.0315)?)?;
+                    x = ((&x * 3.4445)? + b.matmul(&x)?)?;
+                }
+                let p = ((&tp * (1.0 - 1e-4))? - (x.t()? * 1e-2)?)?;
+                Ok(vec![p, m])
+            },
         )
     }
 

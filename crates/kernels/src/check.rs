@@ -25,3 +25,13 @@ pub(crate) fn indices(op: &'static str, operand: &'static str, ids: &[u32], limi
 pub(crate) fn shape(op: &'static str, holds: bool, reason: impl FnOnce() -> String) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::Shape { op, reason: reason() }) }
 }
+
+/// Refuses a decay that is not in [0, 1).
+pub(crate) fn fraction(op: &'static str, name: &str, value: f64) -> Result<()> {
+    shape(op, (0.0..1.0).contains(&value), || format!("{name} is {value}, expected at least 0 and below 1"))
+}
+
+/// Refuses to count steps from 0.
+pub(crate) fn counted(op: &'static str, step: u64) -> Result<()> {
+    shape(op, step > 0, || "step is 0, expected to count from 1".into())
+}

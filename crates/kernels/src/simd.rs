@@ -151,6 +151,11 @@ vectorised! {
         total
     }
 
+    /// Σ xᵢ², in `f64` throughout, since the square of a small `f32` underflows and of a large one overflows.
+    pub(crate) fn squares<T>(x: &[T]) -> f64 {
+        sum_of(x.len(), |i| { let v = x[i].to_f64(); v * v })
+    }
+
     /// The largest element, −∞ of none; NaN is passed over.
     pub(crate) fn max<T>(x: &[T]) -> T {
         let mut lanes = [T::NEG_INFINITY; LANES];

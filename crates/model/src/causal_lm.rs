@@ -671,12 +671,12 @@ impl<T: Float + WithDType> CausalLm<T> {
 }
 
 /// Names and shapes of the base weights, in order, and where each part lies among them.
-struct Layout {
-    tensors: Vec<(String, Vec<usize>)>,
+pub(crate) struct Layout {
+    pub(crate) tensors: Vec<(String, Vec<usize>)>,
     places: Places,
 }
 
-fn layout(config: &Config) -> Result<Layout> {
+pub(crate) fn layout(config: &Config) -> Result<Layout> {
     config.validate()?;
     let (vocab, hidden) = (config.vocab_size, config.hidden_size);
     let mut tensors = vec![(EMBEDDING.to_owned(), vec![vocab, hidden])];

@@ -1,14 +1,14 @@
 //! How much memory passes take, told from a configuration and the sizes of a batch: no weight is read, no buffer made.
 //!
 //! The walks below take and return sizes in the order in which the passes take and return buffers, through a [`Shelf`] as the
-//! workspace's own, so that a [`Pool`] ends with what a workspace ends with. `tests/sizes.rs` compares the two.
+//! workspace's own, so that a [`Pool`] ends with what a workspace ends with, to within a hundredth. `tests/sizes.rs` compares the two.
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candlewick_kernels::{Lendable, Shelf, linear, token_log_probs};
 
 use crate::adapter::{HEAD_MODULE, LoraConfig, stored};
-use crate::causal_lm::{Adapter, Recompute, Statistics};
+use crate::causal_lm::{Adapter, Recompute, Statistics, layout};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::head::MOST_KEPT;
@@ -227,6 +227,21 @@ impl ModelSize {
     /// Numbers that training changes: those of the adapter if there is one, else the base weights.
     pub fn trained_elements(&self) -> usize {
         if self.ranks.is_some() { self.adapter_elements() } else { self.base_elements() }
+    }
+
+    /// Names and shapes of the tensors that training changes, in the order in which they lie.
+    ///
+    /// # Errors
+    /// A configuration that no model can have.
+    pub fn trained_tensors(&self) -> Result<Vec<(String, Vec<usize>)>> {
+        if self.ranks.is_none() {
+            return Ok(layout(&self.config)?.tensors);
+        }
+        let pair = |(path, outputs, inputs): (String, usize, usize)| {
+            let rank = self.rank(&path);
+            [(stored(&path, 'A'), vec![rank, inputs]), (stored(&path, 'B'), vec![outputs, rank])]
+        };
+        Ok(self.modules().filter(|(path, ..)| self.rank(path) > 0).flat_map(pair).collect())
     }
 
     /// Numbers of the gradient that the head's backward writes.

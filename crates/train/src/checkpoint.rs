@@ -5,8 +5,9 @@
 //! and its CRC-32 (IEEE), and a reader MUST refuse the directory when one differs. `state.json` is an object of
 //! `format_version` (a reader MUST refuse a greater one than it knows), `crc32` (eight hex digits, of `state` as compact
 //! JSON with sorted keys) and `state`, a [`State`]. Weights lie in the layout of the policy (`model.safetensors` with
-//! `config.json`, or `adapter_model.safetensors` with `adapter_config.json`), the optimizer in `optimizer.safetensors`, a reference that
-//! moves in `moving_reference.safetensors` (its format: [`MovingReference`](crate::MovingReference)).
+//! `config.json`, or `adapter_model.safetensors` with `adapter_config.json`), the optimizer in `optimizer.safetensors`, whose
+//! metadata name it (`format`, as `candlewick-adamw`) and count its steps, a reference that moves in `moving_reference.safetensors` (its
+//! format: [`MovingReference`](crate::MovingReference)).
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,9 @@ pub struct State {
     pub starting_weights: String,
     /// State of the objective, where it has one.
     pub objective: Option<serde_json::Value>,
+    /// State of the schedule, where it follows evaluations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<serde_json::Value>,
     /// What the caller wants back: plan, place in the data, counters.
     pub bookmark: serde_json::Value,
     /// Every other file of the directory.
@@ -418,7 +422,14 @@ mod tests {
         write_directory(target, |directory| {
             std::fs::write(directory.join("weights.bin"), [1, 2, 3, 4]).unwrap();
             let bookmark = serde_json::json!({"rate": 0.1 + 0.2, "seed": u64::MAX});
-            let state = State { step, starting_weights: "w".into(), objective: None, bookmark, files: Vec::new() };
+            let state = State {
+                step,
+                starting_weights: "w".into(),
+                objective: None,
+                schedule: None,
+                bookmark,
+                files: Vec::new(),
+            };
             write_state(directory, state)
         })
         .unwrap();

@@ -18,8 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::data_words::{DataWords, EvaluationWords};
 use crate::error::{Error, Result};
+use crate::kinds::of_kind;
 use crate::nearest::nearest;
-use crate::schedule::Schedule;
+use crate::optimizer::{AdamWOptions, AdjustLr, OptimizerOptions};
+use crate::schedule::{Ramp, Schedule, ThresholdMode};
 
 /// The sections of a configuration as they were written, with defaults where nothing was.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,12 +45,12 @@ pub struct Config {
     /// How rows get the number `desirable_prompt`; without this section it is a column of the data.
     #[serde(default)]
     pub udm: Option<UdmWords>,
-    /// AdamW and the clip.
+    /// The optimizer and the clip.
     #[serde(default)]
     pub optimizer: OptimizerWords,
     /// The course of the learning rate.
     #[serde(default)]
-    pub schedule: Schedule,
+    pub schedule: ScheduleWords,
     /// Length, batches, order.
     #[serde(default)]
     pub train: TrainWords,
@@ -119,29 +121,242 @@ pub enum ReferenceKind {
     Precomputed,
 }
 
-/// `[optimizer]`
+/// `[optimizer]`. Keys that the kind does not have are an error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct OptimizerWords {
+    /// Which optimizer.
+    pub kind: OptimizerKind,
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// Decay of the mean of gradients.
-    pub beta1: f64,
-    /// Decay of the mean of squared gradients.
-    pub beta2: f64,
-    /// Added to the root of the mean square.
-    pub eps: f64,
-    /// Decoupled decay of all weights but those of norms and biases.
+    /// Decay of all weights but those of norms and biases; decoupled, but for `rmsprop`.
     pub weight_decay: f64,
     /// Gradients are scaled down to this norm; 0 for never.
     pub max_grad_norm: f64,
+    /// LoRA's B learns so many times as fast as its A (Hayou et al. 2024, *LoRA+*,
+    /// [arXiv 2402.12354](https://arxiv.org/abs/2402.12354)); as fast where it is not given.
+    pub lora_plus_ratio: Option<f64>,
+    /// Of `adamw`, `adamw_8bit`, `lion`, `muon` and `schedule_free_adamw`: decay of the mean of gradients, or what stands for it.
+    pub beta1: Option<f64>,
+    /// Of the same: decay of the mean of squared gradients, of `lion` of the mean of gradients.
+    pub beta2: Option<f64>,
+    /// Of all but `lion` and `adafactor`: added to the root of the mean square.
+    pub eps: Option<f64>,
+    /// Of `adafactor`: the power of the step that the mean squares decay by.
+    pub beta2_decay: Option<f64>,
+    /// Of `adafactor`: the least root of a mean square.
+    pub eps1: Option<f64>,
+    /// Of `adafactor`: the least size that weights are taken to have.
+    pub eps2: Option<f64>,
+    /// Of `adafactor`: the largest root mean square of an update.
+    pub clip_threshold: Option<f64>,
+    /// Of `rmsprop`: decay of the mean of squared gradients.
+    pub alpha: Option<f64>,
+    /// Of `rmsprop` and `muon`: decay of the velocity.
+    pub momentum: Option<f64>,
+    /// Of `rmsprop`: whether the square of the mean gradient is taken off.
+    pub centered: Option<bool>,
+    /// Of `adamw_8bit`: tensors of fewer numbers keep their moments in full.
+    pub min_8bit_size: Option<usize>,
+    /// Of `schedule_free_adamw`: step t counts in the average by `t^r`.
+    pub r: Option<f64>,
+    /// Of `schedule_free_adamw`: and by the largest learning rate so far to this power.
+    pub weight_lr_power: Option<f64>,
+    /// Of `muon`: whether the gradient is mixed into the momentum once more.
+    pub nesterov: Option<bool>,
+    /// Of `muon`: steps of the iteration that orthogonalises.
+    pub ns_steps: Option<u32>,
+    /// Of `muon`: what the learning rate of a matrix is multiplied by.
+    pub adjust_lr_fn: Option<AdjustLr>,
+    /// Of `muon`: peak learning rate of what AdamW updates.
+    pub adamw_learning_rate: Option<f64>,
 }
 
 impl Default for OptimizerWords {
     fn default() -> Self {
-        Self { learning_rate: 1e-6, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 }
+        let AdamWOptions { learning_rate, weight_decay, .. } = AdamWOptions::default();
+        Self {
+            kind: OptimizerKind::AdamW,
+            learning_rate,
+            weight_decay,
+            max_grad_norm: 1.0,
+            lora_plus_ratio: None,
+            beta1: None,
+            beta2: None,
+            eps: None,
+            beta2_decay: None,
+            eps1: None,
+            eps2: None,
+            clip_threshold: None,
+            alpha: None,
+            momentum: None,
+            centered: None,
+            min_8bit_size: None,
+            r: None,
+            weight_lr_power: None,
+            nesterov: None,
+            ns_steps: None,
+            adjust_lr_fn: None,
+            adamw_learning_rate: None,
+        }
     }
+}
+
+impl OptimizerWords {
+    /// The optimizer that they name, with its defaults where nothing was given.
+    ///
+    /// # Errors
+    /// A key that the kind does not have; a value out of range.
+    pub fn options(&self) -> Result<OptimizerOptions> {
+        const KINDS: [&str; 7] = ["adamw", "lion", "adafactor", "rmsprop", "adamw_8bit", "schedule_free_adamw", "muon"];
+        let options: OptimizerOptions = of_kind("optimizer", self, &KINDS, &["max_grad_norm", "lora_plus_ratio"])?;
+        options.check()?;
+        Ok(options)
+    }
+}
+
+/// The word for an optimizer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum OptimizerKind {
+    /// [`AdamWOptions`].
+    #[default]
+    #[serde(rename = "adamw")]
+    AdamW,
+    /// [`LionOptions`](crate::LionOptions).
+    #[serde(rename = "lion")]
+    Lion,
+    /// [`AdafactorOptions`](crate::AdafactorOptions).
+    #[serde(rename = "adafactor")]
+    Adafactor,
+    /// [`RmsPropOptions`](crate::RmsPropOptions).
+    #[serde(rename = "rmsprop")]
+    RmsProp,
+    /// [`AdamW8bitOptions`](crate::AdamW8bitOptions).
+    #[serde(rename = "adamw_8bit")]
+    AdamW8bit,
+    /// [`ScheduleFreeAdamWOptions`](crate::ScheduleFreeAdamWOptions).
+    #[serde(rename = "schedule_free_adamw")]
+    ScheduleFreeAdamW,
+    /// [`MuonOptions`](crate::MuonOptions).
+    #[serde(rename = "muon")]
+    Muon,
+}
+
+/// `[schedule]`. Keys that the kind does not have are an error.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct ScheduleWords {
+    /// Which course.
+    pub kind: ScheduleKind,
+    /// Of all but `reduce_lr_on_plateau` and `greedy`: steps of the warm-up.
+    pub warmup_steps: Option<u64>,
+    /// Of the cosines and `warmup_stable_decay`: waves; of `cosine_with_restarts` how often, a whole number.
+    pub num_cycles: Option<f64>,
+    /// Of `polynomial`: the rate at the end.
+    pub lr_end: Option<f64>,
+    /// Of `polynomial`: the power.
+    pub power: Option<f64>,
+    /// Of `inverse_sqrt`: its time scale in steps.
+    pub timescale: Option<u64>,
+    /// Of `cosine_with_min_lr`, `cosine_warmup_with_min_lr`, `reduce_lr_on_plateau` and `greedy`: the least rate.
+    pub min_lr: Option<f64>,
+    /// Of the first two: the least rate as a share of the peak.
+    pub min_lr_rate: Option<f64>,
+    /// Of `cosine_warmup_with_min_lr`: the share of the peak that the warm-up starts from.
+    pub warmup_lr_rate: Option<f64>,
+    /// Of `warmup_stable_decay`: steps of the fall.
+    pub num_decay_steps: Option<u64>,
+    /// Of `warmup_stable_decay`: steps at the peak.
+    pub num_stable_steps: Option<u64>,
+    /// Of `warmup_stable_decay`: how it rises.
+    pub warmup_type: Option<Ramp>,
+    /// Of `warmup_stable_decay`: how it falls.
+    pub decay_type: Option<Ramp>,
+    /// Of `warmup_stable_decay`: the share of the peak that it rises from and falls to.
+    pub min_lr_ratio: Option<f64>,
+    /// Of `reduce_lr_on_plateau` and `greedy`, as all that follow: what the rate is multiplied by.
+    pub factor: Option<f64>,
+    /// Evaluations of one kind that are waited for.
+    pub patience: Option<u64>,
+    /// By how much a loss must be lower to count.
+    pub threshold: Option<f64>,
+    /// What the threshold is a part of.
+    pub threshold_mode: Option<ThresholdMode>,
+    /// Evaluations after a fall that are not counted.
+    pub cooldown: Option<u64>,
+    /// A change by less is not made.
+    pub eps: Option<f64>,
+    /// Of `greedy`, as all that follow: evaluations after a rise that are not counted.
+    pub warmup: Option<u64>,
+    /// The largest rate.
+    pub max_lr: Option<f64>,
+    /// Whether a mean of losses is looked at.
+    pub smooth: Option<bool>,
+    /// Losses in that mean.
+    pub window_size: Option<usize>,
+    /// Falls that find the rate at its least, after which all begins anew.
+    pub reset_start: Option<u64>,
+}
+
+impl ScheduleWords {
+    /// The schedule that they name, with its defaults where nothing was given, for a peak learning rate.
+    ///
+    /// # Errors
+    /// A key that the kind does not have, or lacks; a value out of range.
+    pub fn schedule(&self, peak: f64) -> Result<Schedule> {
+        const KINDS: [&str; 12] = [
+            "linear",
+            "cosine",
+            "cosine_with_restarts",
+            "polynomial",
+            "constant",
+            "constant_with_warmup",
+            "inverse_sqrt",
+            "reduce_lr_on_plateau",
+            "cosine_with_min_lr",
+            "cosine_warmup_with_min_lr",
+            "warmup_stable_decay",
+            "greedy",
+        ];
+        let schedule: Schedule = of_kind("schedule", self, &KINDS, &[])?;
+        schedule.check(peak)?;
+        Ok(schedule)
+    }
+}
+
+/// The word for a schedule: transformers' twelve.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ScheduleKind {
+    /// [`Schedule::Linear`].
+    Linear,
+    /// [`Schedule::Cosine`].
+    Cosine,
+    /// [`Schedule::CosineWithRestarts`].
+    CosineWithRestarts,
+    /// [`Schedule::Polynomial`].
+    Polynomial,
+    /// [`Schedule::Constant`].
+    #[default]
+    Constant,
+    /// [`Schedule::ConstantWithWarmup`].
+    ConstantWithWarmup,
+    /// [`Schedule::InverseSqrt`].
+    InverseSqrt,
+    /// [`Schedule::ReduceLrOnPlateau`].
+    ReduceLrOnPlateau,
+    /// [`Schedule::CosineWithMinLr`].
+    CosineWithMinLr,
+    /// [`Schedule::CosineWarmupWithMinLr`].
+    CosineWarmupWithMinLr,
+    /// [`Schedule::WarmupStableDecay`].
+    WarmupStableDecay,
+    /// [`Schedule::Greedy`].
+    Greedy,
 }
 
 /// `[train]`

@@ -19,6 +19,7 @@ mod data_words;
 mod error;
 mod held_out;
 mod held_out_log;
+mod kinds;
 mod leaves;
 mod log;
 mod memory_plan;
@@ -40,8 +41,8 @@ mod udm;
 
 pub use checkpoint::{Checkpoint, FORMAT_VERSION, FileRecord, Found, State, replace_file};
 pub use config::{
-    Config, ModelWords, OptimizerWords, OrderKind, OutputWords, ReferenceKind, ReferenceWords, TrainWords, UdmWords,
-    Words,
+    Config, ModelWords, OptimizerKind, OptimizerWords, OrderKind, OutputWords, ReferenceKind, ReferenceWords,
+    ScheduleKind, ScheduleWords, TrainWords, UdmWords, Words,
 };
 pub use data_plan::{DataPlan, PartPlan};
 pub use data_words::{DataWords, EvaluationWords, PartWords};
@@ -50,12 +51,15 @@ pub use held_out::{EvaluationPlan, HeldOut};
 pub use held_out_log::{HeldOutCompletion, HeldOutLog, HeldOutRow, HeldOutScores};
 pub use memory_plan::{Basis, MemoryPlan};
 pub use metrics::{Mean, Metrics};
-pub use optimizer::AdamWOptions;
+pub use optimizer::{
+    AdafactorOptions, AdamW8bitOptions, AdamWOptions, AdjustLr, LionOptions, MuonOptions, OptimizerOptions,
+    RmsPropOptions, ScheduleFreeAdamWOptions,
+};
 pub use plan::{EmbeddingPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan, TrainPlan, TuningPlan, UdmPlan};
 pub use policy::{CausalPolicy, Cotangents, FrozenPolicy, Policy, Trainable, Tuning, weights_digest};
 pub use reference::{MovingReference, PrecomputedReference, Reference};
 pub use run::{Event, Place, Run, Summary, checkpoints};
-pub use schedule::{Decay, Schedule};
+pub use schedule::{Greedy, Plateau, Ramp, Schedule, ThresholdMode};
 pub use score::{CompletionScore, score_completions};
 pub use tensor_file::{Element, Plain};
 pub use trainer::{EvalReport, ExampleSketch, ScoredBatch, StepReport, Trainer, TrainerOptions};

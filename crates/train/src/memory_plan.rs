@@ -46,7 +46,7 @@ pub struct MemoryPlan {
     pub gradients: u64,
     /// Those of them that are there while the head's backward runs.
     pub gradients_beside_head: u64,
-    /// AdamW's two moments of what is trained.
+    /// What the optimizer keeps of what is trained, and works in.
     pub optimizer: u64,
     /// What layers keep for their backward.
     pub kept_by_layers: u64,
@@ -165,7 +165,7 @@ impl MemoryPlan {
             reference: of_reference,
             gradients: trained,
             gradients_beside_head: beside_head,
-            optimizer: 2 * trained,
+            optimizer: plan.optimizer.memory(&policy.trained_tensors()?, NUMBER as usize) as u64,
             kept_by_layers: bytes(pool.elements(Part::Layers)),
             kept_by_head: bytes(pool.elements(Part::Head)),
             head_alone: bytes(pool.elements(Part::HeadAlone)),
@@ -210,7 +210,7 @@ impl MemoryPlan {
             ("adapter", self.adapter),
             ("weights of the reference", self.reference),
             gradients,
-            ("AdamW's moments", self.optimizer),
+            ("state of the optimizer", self.optimizer),
             ("kept by layers", self.kept_by_layers),
             ("kept by the head", self.kept_by_head),
             ("of the head alone", head_alone),

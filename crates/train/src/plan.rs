@@ -9,12 +9,12 @@ use candlewick_model::{LoraConfig, Recompute};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::{Config, ModelWords, OptimizerWords, OrderKind, POLICY, ReferenceKind, UdmWords};
+use crate::config::{Config, ModelWords, OrderKind, POLICY, ReferenceKind, UdmWords};
 use crate::data_plan::DataPlan;
 use crate::error::{Error, Result};
 use crate::held_out::{EvaluationPlan, HeldOut, check_apart, resolve_evaluation};
-use crate::optimizer::AdamWOptions;
-use crate::schedule::{Decay, Schedule};
+use crate::optimizer::{OptimizerOptions, check_lora_plus, in_range, of_any_age};
+use crate::schedule::Schedule;
 use crate::trainer::moves_reference;
 use crate::udm;
 
@@ -36,8 +36,12 @@ pub struct Plan {
     /// How rows get the number `desirable_prompt`, where that is computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub udm: Option<UdmPlan>,
-    /// AdamW.
-    pub optimizer: AdamWOptions,
+    /// The optimizer.
+    #[serde(deserialize_with = "of_any_age")]
+    pub optimizer: OptimizerOptions,
+    /// LoRA's B learns so many times as fast as its A.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora_plus_ratio: Option<f64>,
     /// Gradients are scaled down to this norm; 0 for never.
     pub max_grad_norm: f64,
     /// The course of the learning rate.
@@ -203,22 +207,29 @@ impl Plan {
                 ));
             }
         };
-        check_optimizer(&optimizer)?;
+        let (limit, limits) = (optimizer.max_grad_norm, "a positive number, or 0 for no clipping");
+        in_range("max_grad_norm", limit, limit >= 0.0, limits)?;
+        check_lora_plus(optimizer.lora_plus_ratio, model.tuning != TuningPlan::Full)?;
+        let options = optimizer.options()?;
+        let schedule = schedule.schedule(options.learning_rate())?;
+        check_optimizer(&options, &schedule, &model.tuning)?;
         let batch_size = at_least_one("train.batch_size", train.batch_size as u64)? as usize;
+        let evaluation = evaluation.map(|words| resolve_evaluation(words, &mut data, batch_size)).transpose()?;
+        if schedule.follows_evaluations() && evaluation.as_ref().is_none_or(|evaluation| evaluation.every == 0) {
+            return Err(Error::config(
+                "schedule.kind",
+                "this schedule follows evaluations, and there are none while training; give evaluation.every, or choose another",
+            ));
+        }
         Ok(Self {
             udm: udm.map(|words| resolve_udm(words, &objective.needs(), train.seed)).transpose()?,
-            evaluation: evaluation.map(|words| resolve_evaluation(words, &mut data, batch_size)).transpose()?,
+            evaluation,
             model,
             data,
             objective,
             reference: reference_plan,
-            optimizer: AdamWOptions {
-                learning_rate: optimizer.learning_rate,
-                beta1: optimizer.beta1,
-                beta2: optimizer.beta2,
-                eps: optimizer.eps,
-                weight_decay: optimizer.weight_decay,
-            },
+            optimizer: options,
+            lora_plus_ratio: optimizer.lora_plus_ratio,
             max_grad_norm: optimizer.max_grad_norm,
             schedule,
             train: TrainPlan {
@@ -274,7 +285,7 @@ impl Plan {
                 continue;
             }
             if key.starts_with("train.length") {
-                if self.schedule.kind != Decay::Constant {
+                if self.schedule.depends_on_length() {
                     differences.push(format!(
                         "{key} is {}, was {} (schedule.kind makes the learning rate depend on it)",
                         show(our),
@@ -484,22 +495,20 @@ fn resolve_udm(words: UdmWords, needs: &Needs, seed: u64) -> Result<UdmPlan> {
     Ok(UdmPlan { embeddings, prompt_sample_size: size, seed: words.seed.unwrap_or(seed) })
 }
 
-fn check_optimizer(words: &OptimizerWords) -> Result<()> {
-    let in_range = |key: &str, value: f64, fits: bool, expected: &str| match fits && value.is_finite() {
-        true => Ok(()),
-        false => Err(Error::config(format!("optimizer.{key}"), format!("{value}; expected {expected}"))),
-    };
-    in_range("learning_rate", words.learning_rate, words.learning_rate > 0.0, "a positive number")?;
-    in_range("beta1", words.beta1, (0.0..1.0).contains(&words.beta1), "0 <= beta1 < 1")?;
-    in_range("beta2", words.beta2, (0.0..1.0).contains(&words.beta2), "0 <= beta2 < 1")?;
-    in_range("eps", words.eps, words.eps >= 0.0, "a number that is not negative")?;
-    in_range("weight_decay", words.weight_decay, words.weight_decay >= 0.0, "a number that is not negative")?;
-    in_range(
-        "max_grad_norm",
-        words.max_grad_norm,
-        words.max_grad_norm >= 0.0,
-        "a positive number, or 0 for no clipping",
-    )
+/// Whether an optimizer suits the schedule and what is trained.
+fn check_optimizer(options: &OptimizerOptions, schedule: &Schedule, tuning: &TuningPlan) -> Result<()> {
+    match options {
+        OptimizerOptions::ScheduleFreeAdamW(_) if !schedule.is_constant() => Err(Error::config(
+            "schedule.kind",
+            "optimizer.kind = \"schedule_free_adamw\" averages in the place of a falling rate; choose constant, which may \
+             have warmup_steps",
+        )),
+        OptimizerOptions::Muon(_) if *tuning != TuningPlan::Full => Err(Error::config(
+            "optimizer.kind",
+            "\"muon\" updates the matrices of layers, and with model.lora or model.adapter none is trained; choose adamw",
+        )),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn required(key: &str, what: &str, path: Option<PathBuf>) -> Result<PathBuf> {
@@ -618,7 +627,7 @@ mod tests {
             let text = refused(&computed);
             assert!(text.starts_with("reference.kind") && text.contains("void after the first update"), "{text}");
             plan(&[&computed[..], &["objective.update=frozen"]].concat()).unwrap();
-            let text = refused(&[&kind, "reference.path=other", "model.lora.rank=2"]);
+            let text = refused(&[&kind, "reference.kind=frozen", "reference.path=other", "model.lora.rank=2"]);
             assert!(text.starts_with("reference.path") && text.contains("second adapter"), "{text}");
         }
     }
@@ -691,6 +700,82 @@ mod tests {
         assert!(refused(&["train.steps=5"]).contains("train.length.steps is 5, and 10 steps are done"));
         let text = refused(&["train.steps=20", "schedule.kind=cosine"]);
         assert!(text.contains("train.length.steps") && text.contains("schedule.kind"), "{text}");
+    }
+
+    #[test]
+    fn keys_of_another_kind_name_what_to_do() {
+        for (assignments, text) in [
+            (
+                &["optimizer.momentum=0.9"][..],
+                "optimizer.momentum: not a key of kind = \"adamw\", which has learning_rate, beta1, beta2, eps, weight_decay; \
+                 leave it out, or choose rmsprop, muon",
+            ),
+            (
+                &["optimizer.kind=lion", "optimizer.eps=1e-8"],
+                "optimizer.eps: not a key of kind = \"lion\", which has learning_rate, beta1, beta2, weight_decay; leave it \
+                 out, or choose adamw, rmsprop, adamw_8bit, schedule_free_adamw, muon",
+            ),
+            (
+                &["schedule.kind=reduce_lr_on_plateau", "schedule.warmup_steps=5"],
+                "schedule.warmup_steps: not a key of kind = \"reduce_lr_on_plateau\", which has factor, patience, threshold, \
+                 threshold_mode, cooldown, min_lr, eps; leave it out, or choose linear, cosine, cosine_with_restarts, \
+                 polynomial, constant, constant_with_warmup, inverse_sqrt, cosine_with_min_lr, cosine_warmup_with_min_lr, \
+                 warmup_stable_decay",
+            ),
+            (
+                &["schedule.kind=warmup_stable_decay"],
+                "schedule.num_decay_steps: missing; kind = \"warmup_stable_decay\" needs it",
+            ),
+        ] {
+            assert_eq!(refused(assignments), text);
+        }
+        let unknown = refused(&["optimizer.kind=adam"]);
+        assert!(unknown.starts_with("optimizer.kind: unknown word \"adam\"; did you mean \"adamw\"?"), "{unknown}");
+        let infinite = refused(&["optimizer.kind=lion", "optimizer.learning_rate=inf"]);
+        assert_eq!(infinite, "optimizer.learning_rate: inf; expected a positive number");
+    }
+
+    #[test]
+    fn every_kind_has_its_plan() {
+        let kinds = ["adamw", "lion", "adafactor", "rmsprop", "adamw_8bit", "schedule_free_adamw", "muon"];
+        for kind in kinds {
+            let plan = plan(&[&format!("optimizer.kind={kind}"), "optimizer.learning_rate=0.5"]).unwrap();
+            assert_eq!((plan.optimizer.kind(), plan.optimizer.learning_rate()), (kind, 0.5));
+            let text = serde_json::to_string(&plan).unwrap();
+            assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+        }
+    }
+
+    #[test]
+    fn optimizers_and_schedules_that_do_not_suit_a_run_are_refused() {
+        for (assignments, words) in [
+            (&["optimizer.kind=schedule_free_adamw", "schedule.kind=cosine"][..], ["schedule.kind", "averages"]),
+            (&["optimizer.kind=muon", "model.lora.rank=4"], ["optimizer.kind", "model.lora"]),
+            (&["optimizer.lora_plus_ratio=16"], ["optimizer.lora_plus_ratio", "no adapter"]),
+            (&["optimizer.lora_plus_ratio=0", "model.lora.rank=4"], ["optimizer.lora_plus_ratio", "positive"]),
+            (&["schedule.kind=reduce_lr_on_plateau"], ["schedule.kind", "evaluation.every"]),
+            (
+                &["schedule.kind=polynomial", "optimizer.learning_rate=1e-8"],
+                ["schedule.lr_end", "optimizer.learning_rate"],
+            ),
+        ] {
+            let text = refused(assignments);
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        }
+        plan(&["optimizer.lora_plus_ratio=16", "model.lora.rank=4", "schedule.kind=polynomial"]).unwrap();
+        let followed = ["evaluation.path=held.jsonl", "evaluation.every=5", "schedule.kind=reduce_lr_on_plateau"];
+        assert!(plan(&followed).unwrap().schedule.follows_evaluations());
+    }
+
+    #[test]
+    fn a_plan_from_before_there_was_a_choice_goes_on() {
+        let mut stored = plan(&["train.steps=10", "schedule.kind=cosine"]).unwrap().to_json();
+        stored["optimizer"].as_object_mut().unwrap().remove("kind").unwrap();
+        stored["schedule"].as_object_mut().unwrap().remove("num_cycles").unwrap();
+        plan(&["train.steps=10", "schedule.kind=cosine"]).unwrap().check_resumes(&stored, 5).unwrap();
+        let other = plan(&["train.steps=10", "schedule.kind=cosine", "optimizer.kind=lion"]).unwrap();
+        let text = other.check_resumes(&stored, 5).unwrap_err().to_string();
+        assert!(text.contains("optimizer.kind is \"lion\", was \"adamw\""), "{text}");
     }
 
     #[test]

@@ -345,6 +345,7 @@ impl Run {
         }
         let options = TrainerOptions {
             optimizer: plan.optimizer,
+            lora_plus_ratio: plan.lora_plus_ratio,
             max_grad_norm: plan.max_grad_norm,
             schedule: plan.schedule,
             total_steps,
@@ -541,6 +542,7 @@ impl Run {
         self.rejected.append(&batches.take_rejections())?;
         let report = report?;
         self.held_out = Some(batches.report().clone());
+        self.trainer.follow(&report);
         self.place.evaluated = Some(report.step);
         self.held_out_log.write(texts, &scores, &report)?;
         self.log.evaluation(&report)?;

@@ -37,7 +37,7 @@ macro_rules! plain {
         }
     )*};
 }
-plain!(f32: "F32", f64: "F64", u64: "U64");
+plain!(f32: "F32", f64: "F64", u64: "U64", u8: "U8");
 
 /// The numbers a policy computes in: `f32` or `f64`.
 pub trait Element: Float + WithDType + Plain {}

@@ -14,11 +14,11 @@ use crate::checkpoint::{self, Checkpoint, MOVING_REFERENCE, OPTIMIZER, State};
 use crate::error::{Error, Result};
 use crate::leaves::Leaves;
 use crate::metrics::Metrics;
-use crate::optimizer::{AdamW, AdamWOptions, clip_factor};
+use crate::optimizer::{Optimizer, OptimizerOptions, clip_factor};
 use crate::pack::{Micro, PackedRows};
 use crate::policy::{CausalPolicy, Trainable, Tuning, grid};
 use crate::reference::Reference;
-use crate::schedule::Schedule;
+use crate::schedule::{Follower, Schedule};
 use crate::score::CompletionScore;
 use crate::tally::{Tally, TermSums, scalar, sum_totals, summary};
 use crate::tensor_file::Element;
@@ -26,8 +26,10 @@ use crate::tensor_file::Element;
 /// How a [`Trainer`] updates its policy.
 #[derive(Debug, Clone)]
 pub struct TrainerOptions {
-    /// AdamW.
-    pub optimizer: AdamWOptions,
+    /// The optimizer.
+    pub optimizer: OptimizerOptions,
+    /// LoRA's B learns so many times as fast as its A; None for as fast.
+    pub lora_plus_ratio: Option<f64>,
     /// Gradients are scaled down to this norm; 0 for never.
     pub max_grad_norm: f64,
     /// The course of the learning rate.
@@ -44,7 +46,8 @@ pub struct TrainerOptions {
 impl Default for TrainerOptions {
     fn default() -> Self {
         Self {
-            optimizer: AdamWOptions::default(),
+            optimizer: OptimizerOptions::default(),
+            lora_plus_ratio: None,
             max_grad_norm: 1.0,
             schedule: Schedule::default(),
             total_steps: 0,
@@ -115,7 +118,9 @@ pub struct Trainer<P: Trainable> {
     objective: Box<dyn Objective>,
     options: TrainerOptions,
     collective: Box<dyn Collective>,
-    optimizer: AdamW<P::Element>,
+    optimizer: Optimizer<P::Element>,
+    /// The rate of a schedule that follows evaluations.
+    follower: Option<Follower>,
     steps_done: u64,
     starting_weights: String,
     /// Parameters that have not received a gradient yet.
@@ -126,8 +131,8 @@ impl<P: Trainable> Trainer<P> {
     /// A trainer before its first step.
     ///
     /// # Errors
-    /// Hyperparameters out of range; a reference that the objective needs and lacks, or has and ignores; one that is to move under an
-    /// objective that leaves it where it is.
+    /// Hyperparameters out of range; an optimizer that has nothing to do here; a reference that the objective needs and lacks, or has and
+    /// ignores; one that is to move under an objective that leaves it where it is.
     pub fn new(
         policy: P,
         reference: Reference<P::Element>,
@@ -151,7 +156,9 @@ impl<P: Trainable> Trainer<P> {
             }
             _ => {}
         }
-        let optimizer = AdamW::new(policy.parameters(), options.optimizer);
+        let optimizer = Optimizer::new(policy.parameters(), &options.optimizer, options.lora_plus_ratio)?;
+        options.schedule.check(options.optimizer.learning_rate())?;
+        let follower = Follower::new(&options.schedule, options.optimizer.learning_rate());
         let starting_weights = policy.digest();
         let ungraded = (0..policy.parameters().len()).collect();
         let collective = Box::new(Solo);
@@ -162,6 +169,7 @@ impl<P: Trainable> Trainer<P> {
             options,
             collective,
             optimizer,
+            follower,
             steps_done: 0,
             starting_weights,
             ungraded,
@@ -175,7 +183,7 @@ impl<P: Trainable> Trainer<P> {
         self
     }
 
-    /// The policy.
+    /// The policy. Between steps it holds the weights that are evaluated and saved, whatever the optimizer.
     pub fn policy(&self) -> &P {
         &self.policy
     }
@@ -229,7 +237,12 @@ impl<P: Trainable> Trainer<P> {
             ));
         }
         let state = self.objective.state();
+        let Tuning { parameters, workspace, .. } = self.policy.tuning();
+        self.optimizer.begin(parameters, workspace)?;
         let stepped = self.try_step(batches);
+        if stepped.is_err() {
+            self.optimizer.give_up(self.policy.tuning().parameters);
+        }
         if let (Err(_), Some(state)) = (&stepped, state) {
             self.objective.restore(&state)?;
         }
@@ -267,7 +280,7 @@ impl<P: Trainable> Trainer<P> {
         tally.sum_over_ranks(&*self.collective)?;
         let grad_norm = self.gradient_norm()?;
         self.check(&micros, &tally, grad_norm)?;
-        let factor = self.options.schedule.factor(self.steps_done, self.options.total_steps);
+        let factor = self.rate_factor();
         let scale = clip_factor(grad_norm, self.options.max_grad_norm);
         let Tuning { parameters, gradients, workspace } = self.policy.tuning();
         self.optimizer.step(parameters, gradients, scale, factor, workspace)?;
@@ -276,7 +289,23 @@ impl<P: Trainable> Trainer<P> {
         if let (Reference::Moving(moving), Some(weight)) = (&mut self.reference, weight) {
             moving.follow(&mut self.policy, weight)?;
         }
-        Ok(tally.report(self.steps_done, grad_norm, self.options.optimizer.learning_rate * factor))
+        Ok(tally.report(self.steps_done, grad_norm, self.options.optimizer.learning_rate() * factor))
+    }
+
+    /// What the peak learning rate is multiplied by in the next step.
+    fn rate_factor(&self) -> f64 {
+        let peak = self.options.optimizer.learning_rate();
+        match &self.follower {
+            Some(follower) => follower.learning_rate() / peak,
+            None => self.options.schedule.factor(self.steps_done, self.options.total_steps, peak),
+        }
+    }
+
+    /// Tells a schedule that follows evaluations what one has found; others do not listen.
+    pub fn follow(&mut self, report: &EvalReport) {
+        if let Some(follower) = &mut self.follower {
+            follower.follow(report.loss);
+        }
     }
 
     /// Scores held-out batches and changes nothing.
@@ -468,6 +497,7 @@ impl<P: Trainable> Trainer<P> {
                 step: self.steps_done,
                 starting_weights: self.starting_weights.clone(),
                 objective: self.objective.state(),
+                schedule: self.follower.as_ref().map(Follower::to_json),
                 bookmark: bookmark.clone(),
                 files: Vec::new(),
             };
@@ -503,6 +533,16 @@ impl<P: Trainable> Trainer<P> {
                     &checkpoint.path,
                     "it was written with another objective; give the same one",
                 ));
+            }
+        }
+        match (&state.schedule, &mut self.follower) {
+            (Some(stored), Some(follower)) => {
+                follower.restore(stored).map_err(|reason| Error::checkpoint(&checkpoint.path, reason))?;
+            }
+            (None, None) => {}
+            _ => {
+                let reason = "it was written with another schedule; give the same one";
+                return Err(Error::checkpoint(&checkpoint.path, reason));
             }
         }
         self.steps_done = state.step;

@@ -13,8 +13,8 @@ use candlewick_losses::{
 };
 use candlewick_model::{Packed, Parameters, Recompute, Saved};
 use candlewick_train::{
-    CausalPolicy, Checkpoint, Cotangents, Decay, Error, Fault, FrozenPolicy, MovingReference, Policy, Reference,
-    Schedule, Trainable, Trainer, TrainerOptions, Tuning,
+    CausalPolicy, Checkpoint, Cotangents, Error, Fault, FrozenPolicy, MovingReference, Policy, Reference, Schedule,
+    Trainable, Trainer, TrainerOptions, Tuning,
 };
 use support::{Threads, batches, bits, lora_model, model, options, pairs, trainer};
 
@@ -255,7 +255,7 @@ fn a_parameter_that_no_gradient_reaches_is_named_whichever_it_is() {
 
 #[test]
 fn a_warm_up_from_rate_zero_only_postpones_the_check_of_lora() {
-    let schedule = Schedule { kind: Decay::Constant, warmup_steps: 2 };
+    let schedule = Schedule::Constant { warmup_steps: 2 };
     let mut trainer = trainer(lora_model::<f64>(1), Sft {}, TrainerOptions { schedule, ..options(1e-2) });
     let rates: Vec<f64> = (0..3).map(|_| trainer.step(&batches(&pairs(4, 1), 2)).unwrap().learning_rate).collect();
     assert_eq!(rates, [0.0, 0.5e-2, 1e-2]);

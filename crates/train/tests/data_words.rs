@@ -141,8 +141,8 @@ fn evaluation(folder: &Folder) -> Vec<Case> {
         case("every=2", vec![other()], HeldOut),
         case("at_start=true", vec![other()], HeldOut),
         case("batch_size=0", vec![other()], Refuses(&["evaluation.batch_size"])),
-        // What it tells apart is shown by those who evaluate, and changes no step.
-        case("slices=[\"category\"]", vec![other()], Nothing),
+        // What it tells apart is shown by those who evaluate, and changes no step; a column that is not there is refused.
+        case("slices=[\"category\"]", vec![other()], Refuses(&["evaluation.slices", "category"])),
     ]
 }
 

@@ -437,5 +437,5 @@ fn with(recipe: &Recipe, key: &str, value: Value) -> serde_json::Result<Recipe> 
 const WORDS: &str = r#"[
     "sum", "mean", { "length_desensitized": { "alpha": 0.5 } }, { "length_desensitized_mean": { "alpha": 0.25 } },
     "reverse_kl", "forward_kl", "jensen_shannon", { "alpha": 0.5 }, "logistic", "squared", "hinge", "third_party", "sample",
-    "max", "balanced", { "balanced_ema": { "decay": 0.5 } }, { "min": 0.5, "max": 10.0 }
+    "max", "frozen", { "soft": { "alpha": 0.3, "every": 2 } }, { "hard": { "every": 3 } }, "balanced", { "balanced_ema": { "decay": 0.5 } }, { "min": 0.5, "max": 10.0 }
 ]"#;

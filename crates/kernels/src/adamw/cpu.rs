@@ -1,7 +1,7 @@
 //! One pass over the flat buffers; the norm by blocks whose sums are added in order.
 use super::Hyper;
 use crate::parallel::{Crew, Disjoint};
-use crate::simd::{sum_of, vectorised};
+use crate::simd::{squares, vectorised};
 use crate::{Float, Workspace};
 
 /// Elements of one partial sum of squares.
@@ -51,7 +51,7 @@ struct Factors<T> {
     eps: T,
 }
 
-pub(super) fn sum_squares<T: Float>(grads: &[T], ws: &mut Workspace) -> f64 {
+pub(crate) fn sum_squares<T: Float>(grads: &[T], ws: &mut Workspace) -> f64 {
     let mut sums = ws.take::<f64>(grads.len().div_ceil(BLOCK));
     let parts = Disjoint::new(&mut sums);
     ws.crew().pieces(grads.len(), BLOCK, |block, range| {
@@ -77,10 +77,5 @@ vectorised! {
             let denominator = v[i].sqrt() / f.root_correction2 + f.eps;
             p[i] = p[i] * f.keep - f.step_size * m[i] / denominator;
         }
-    }
-
-    /// Squares in `f64`, since the square of a small `f32` underflows and of a large one overflows.
-    fn squares<T>(x: &[T]) -> f64 {
-        sum_of(x.len(), |i| { let v = x[i].to_f64(); v * v })
     }
 }

@@ -1,5 +1,5 @@
 //! Adam with decoupled weight decay over one flat buffer, and the sum of squares for clipping by the global norm.
-mod cpu;
+pub(crate) mod cpu;
 #[cfg(test)]
 mod tests;
 
@@ -46,10 +46,9 @@ pub fn step<T: Float>(
     check::length(OP, "grads", grads.len(), &[params.len()], "as many as params")?;
     check::length(OP, "m", m.len(), &[params.len()], "as many as params")?;
     check::length(OP, "v", v.len(), &[params.len()], "as many as params")?;
-    check::shape(OP, step > 0, || "step is 0, expected to count from 1".into())?;
-    for (name, beta) in [("beta1", hyper.beta1), ("beta2", hyper.beta2)] {
-        check::shape(OP, (0.0..1.0).contains(&beta), || format!("{name} is {beta}, expected at least 0 and below 1"))?;
-    }
+    check::counted(OP, step)?;
+    check::fraction(OP, "beta1", hyper.beta1)?;
+    check::fraction(OP, "beta2", hyper.beta2)?;
     cpu::step(params.cpu(OP)?, grads.cpu(OP)?, m.cpu(OP)?, v.cpu(OP)?, step, grad_scale, hyper, &ws.crew());
     Ok(())
 }

@@ -28,7 +28,7 @@ pub fn lora_model<T: Element>(seed: u64) -> CausalLm<T> {
 
 pub fn options(learning_rate: f64) -> TrainerOptions {
     TrainerOptions {
-        optimizer: AdamWOptions { learning_rate, ..AdamWOptions::default() },
+        optimizer: AdamWOptions { learning_rate, ..AdamWOptions::default() }.into(),
         total_steps: 100,
         ..TrainerOptions::default()
     }

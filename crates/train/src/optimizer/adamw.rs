@@ -1,0 +1,112 @@
+//! AdamW.
+use std::ops::Range;
+
+use candlewick_kernels::{Workspace, adamw, zeros};
+use candlewick_model::{Gradients, Parameters};
+use serde::{Deserialize, Serialize};
+
+use super::tensors::{Span, Tensor, spans};
+use super::{Method, Now, Rule, State, StateMut, any_nonzero, fraction, not_negative, positive};
+use crate::error::Result;
+use crate::tensor_file::Element;
+
+/// AdamW (Loshchilov & Hutter 2019, *Decoupled Weight Decay Regularization*, Algorithm 2,
+/// [arXiv 1711.05101](https://arxiv.org/abs/1711.05101)), as in torch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdamWOptions {
+    /// Peak learning rate; the schedule scales it.
+    pub learning_rate: f64,
+    /// Decay of the mean of gradients.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients.
+    pub beta2: f64,
+    /// Added to the root of the mean square.
+    pub eps: f64,
+    /// Decoupled weight decay. Norms and biases are spared, as transformers' trainer does.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWOptions {
+    fn default() -> Self {
+        Self { learning_rate: 1e-6, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 }
+    }
+}
+
+impl AdamWOptions {
+    /// The hyperparameters of a step for what learns `rate` times as fast and decays by `weight_decay`.
+    pub(super) fn hyper(&self, now: Now, rate: f64, weight_decay: f64) -> adamw::Hyper {
+        let lr = self.learning_rate * now.factor * rate;
+        adamw::Hyper { lr, beta1: self.beta1, beta2: self.beta2, eps: self.eps, weight_decay }
+    }
+}
+
+impl Method for AdamWOptions {
+    const KIND: &'static str = "adamw";
+
+    fn learning_rate(&self) -> f64 {
+        self.learning_rate
+    }
+
+    fn check(&self) -> Result<()> {
+        positive("learning_rate", self.learning_rate)?;
+        fraction("beta1", self.beta1)?;
+        fraction("beta2", self.beta2)?;
+        not_negative("eps", self.eps)?;
+        not_negative("weight_decay", self.weight_decay)
+    }
+
+    fn rule<T: Element>(&self, tensors: Vec<Tensor>, _: &Parameters<T>) -> Result<Box<dyn Rule<T>>> {
+        let count = tensors.iter().map(Tensor::len).sum();
+        let spans = spans(&tensors, self.weight_decay);
+        Ok(Box::new(AdamW { options: *self, spans, mean: zeros(count), mean_square: zeros(count) }))
+    }
+
+    fn bytes(&self, tensors: &[Tensor], number: usize) -> usize {
+        2 * number * tensors.iter().map(Tensor::len).sum::<usize>()
+    }
+}
+
+#[derive(Debug)]
+struct AdamW<T> {
+    options: AdamWOptions,
+    spans: Vec<Span>,
+    mean: Vec<T>,
+    mean_square: Vec<T>,
+}
+
+impl<T: Element> Rule<T> for AdamW<T> {
+    fn step(
+        &mut self,
+        parameters: &mut Parameters<T>,
+        gradients: &Gradients<T>,
+        now: Now,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        for Span { range, weight_decay, rate } in &self.spans {
+            adamw::step(
+                (&mut parameters.data_mut()[range.clone()]).into(),
+                (&gradients.data()[range.clone()]).into(),
+                (&mut self.mean[range.clone()]).into(),
+                (&mut self.mean_square[range.clone()]).into(),
+                now.step,
+                now.scale,
+                self.options.hyper(now, *rate, *weight_decay),
+                workspace,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn has_met_gradient(&self, range: Range<usize>) -> bool {
+        any_nonzero(&self.mean[range.clone()]) || any_nonzero(&self.mean_square[range])
+    }
+
+    fn state(&self) -> Vec<(&'static str, State<'_, T>)> {
+        vec![("mean", State::Numbers(&self.mean)), ("mean_square", State::Numbers(&self.mean_square))]
+    }
+
+    fn state_mut(&mut self) -> Vec<(&'static str, StateMut<'_, T>)> {
+        vec![("mean", StateMut::Numbers(&mut self.mean)), ("mean_square", StateMut::Numbers(&mut self.mean_square))]
+    }
+}

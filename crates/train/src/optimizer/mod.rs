@@ -1,0 +1,345 @@
+//! Optimizers over flat buffers, and the clip before them. A file holds everything about one of them.
+mod adafactor;
+mod adamw;
+mod adamw_8bit;
+mod lion;
+mod muon;
+mod rmsprop;
+mod schedule_free;
+mod tensors;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use candlewick_kernels::{Float, Workspace};
+use candlewick_model::{Gradients, Parameters};
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+pub use adafactor::AdafactorOptions;
+pub use adamw::AdamWOptions;
+pub use adamw_8bit::AdamW8bitOptions;
+pub use lion::LionOptions;
+pub use muon::{AdjustLr, MuonOptions};
+pub use rmsprop::RmsPropOptions;
+pub use schedule_free::ScheduleFreeAdamWOptions;
+use tensors::{Tensor, layout, tensors};
+
+use crate::error::{Error, Result};
+use crate::tensor_file::{self, Column, Columns, Element};
+
+/// An optimizer and its hyperparameters.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+#[non_exhaustive]
+pub enum OptimizerOptions {
+    /// Adam with decoupled weight decay.
+    #[serde(rename = "adamw")]
+    AdamW(AdamWOptions),
+    /// The sign of a mean of gradients.
+    #[serde(rename = "lion")]
+    Lion(LionOptions),
+    /// Means over rows and columns in the place of a mean square.
+    #[serde(rename = "adafactor")]
+    Adafactor(AdafactorOptions),
+    /// Gradients over the root of their mean square.
+    #[serde(rename = "rmsprop")]
+    RmsProp(RmsPropOptions),
+    /// AdamW with moments in eight bits.
+    #[serde(rename = "adamw_8bit")]
+    AdamW8bit(AdamW8bitOptions),
+    /// AdamW whose weights are averaged instead of its learning rate lowered.
+    #[serde(rename = "schedule_free_adamw")]
+    ScheduleFreeAdamW(ScheduleFreeAdamWOptions),
+    /// Orthogonalised momentum for the matrices of layers, AdamW for the rest.
+    #[serde(rename = "muon")]
+    Muon(MuonOptions),
+}
+
+/// The same of whichever optimizer it is.
+macro_rules! of_each {
+    ($which:expr, $options:ident => $value:expr) => {
+        match $which {
+            OptimizerOptions::AdamW($options) => $value,
+            OptimizerOptions::Lion($options) => $value,
+            OptimizerOptions::Adafactor($options) => $value,
+            OptimizerOptions::RmsProp($options) => $value,
+            OptimizerOptions::AdamW8bit($options) => $value,
+            OptimizerOptions::ScheduleFreeAdamW($options) => $value,
+            OptimizerOptions::Muon($options) => $value,
+        }
+    };
+}
+
+impl Default for OptimizerOptions {
+    fn default() -> Self {
+        Self::AdamW(AdamWOptions::default())
+    }
+}
+
+impl From<AdamWOptions> for OptimizerOptions {
+    fn from(options: AdamWOptions) -> Self {
+        Self::AdamW(options)
+    }
+}
+
+impl OptimizerOptions {
+    /// The word for it in a configuration.
+    pub fn kind(&self) -> &'static str {
+        of_each!(self, options => kind_of(options))
+    }
+
+    /// The peak learning rate.
+    pub fn learning_rate(&self) -> f64 {
+        of_each!(self, options => options.learning_rate())
+    }
+
+    /// Whether every hyperparameter is in its range.
+    ///
+    /// # Errors
+    /// The first that is not, as a key of `[optimizer]`.
+    pub fn check(&self) -> Result<()> {
+        of_each!(self, options => options.check())
+    }
+
+    /// Bytes that it holds for tensors of these names and shapes, of numbers of `number` bytes: its state, and what it works in.
+    pub(crate) fn memory(&self, layout: &[(String, Vec<usize>)], number: usize) -> usize {
+        let tensors = tensors(layout.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())), None);
+        of_each!(self, options => options.bytes(&tensors, number) + options.scratch(&tensors, number))
+    }
+}
+
+fn kind_of<M: Method>(_: &M) -> &'static str {
+    M::KIND
+}
+
+/// Reads options of a stored plan; before there was a choice it did not name the optimizer.
+pub(crate) fn of_any_age<'de, D: Deserializer<'de>>(from: D) -> Result<OptimizerOptions, D::Error> {
+    let mut options = serde_json::Map::deserialize(from)?;
+    options.entry("kind").or_insert_with(|| AdamWOptions::KIND.into());
+    OptimizerOptions::deserialize(serde_json::Value::Object(options)).map_err(de::Error::custom)
+}
+
+/// What an optimizer's file says of it.
+trait Method {
+    /// Its name in configurations and in the files of its state.
+    const KIND: &'static str;
+    fn learning_rate(&self) -> f64;
+    fn check(&self) -> Result<()>;
+    /// Its state before the first step.
+    fn rule<T: Element>(&self, tensors: Vec<Tensor>, parameters: &Parameters<T>) -> Result<Box<dyn Rule<T>>>;
+    /// Bytes of the state.
+    fn bytes(&self, tensors: &[Tensor], number: usize) -> usize;
+    /// Bytes that it works in beside its state.
+    fn scratch(&self, _: &[Tensor], _: usize) -> usize {
+        0
+    }
+}
+
+/// An optimizer with its state.
+trait Rule<T>: fmt::Debug {
+    /// Before the gradient: puts those weights in place at which it is taken.
+    fn begin(&mut self, _: &mut Parameters<T>, _: &mut Workspace) -> Result<()> {
+        Ok(())
+    }
+    /// Undoes [`begin`](Self::begin) to the bit, where no step follows.
+    fn give_up(&mut self, _: &mut Parameters<T>) {}
+    /// One update.
+    fn step(
+        &mut self,
+        parameters: &mut Parameters<T>,
+        gradients: &Gradients<T>,
+        now: Now,
+        workspace: &mut Workspace,
+    ) -> Result<()>;
+    /// Whether a gradient other than zero ever reached the tensor that lies here.
+    fn has_met_gradient(&self, range: Range<usize>) -> bool;
+    /// The columns of its file.
+    fn state(&self) -> Vec<(&'static str, State<'_, T>)>;
+    /// The same, to be overwritten.
+    fn state_mut(&mut self) -> Vec<(&'static str, StateMut<'_, T>)>;
+}
+
+/// What all rules need to know of a step.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    /// The step, from 1.
+    step: u64,
+    /// What gradients are multiplied by.
+    scale: f64,
+    /// What the peak learning rate is multiplied by.
+    factor: f64,
+}
+
+enum State<'a, T> {
+    Numbers(&'a [T]),
+    Codes(&'a [u8]),
+    Wide(&'a [f64]),
+}
+
+enum StateMut<'a, T> {
+    Numbers(&'a mut [T]),
+    Codes(&'a mut [u8]),
+    Wide(&'a mut [f64]),
+}
+
+impl<'a, T: Element> State<'a, T> {
+    fn column(self) -> Column<'a> {
+        match self {
+            Self::Numbers(numbers) => Column::new(numbers),
+            Self::Codes(codes) => Column::new(codes),
+            Self::Wide(numbers) => Column::new(numbers),
+        }
+    }
+}
+
+impl<T: Element> StateMut<'_, T> {
+    /// Overwrites it with the column called `name`.
+    fn read(self, file: &Columns, name: &str) -> Result<(), String> {
+        match self {
+            Self::Numbers(numbers) => fill(name, numbers, &file.column(name)?),
+            Self::Codes(codes) => fill(name, codes, &file.column(name)?),
+            Self::Wide(numbers) => fill(name, numbers, &file.column(name)?),
+        }
+    }
+}
+
+/// The optimizer of a run.
+#[derive(Debug)]
+pub(crate) struct Optimizer<T> {
+    kind: &'static str,
+    steps: u64,
+    rule: Box<dyn Rule<T>>,
+}
+
+impl<T: Element> Optimizer<T> {
+    pub(crate) fn new(
+        parameters: &Parameters<T>,
+        options: &OptimizerOptions,
+        lora_plus_ratio: Option<f64>,
+    ) -> Result<Self> {
+        options.check()?;
+        check_lora_plus(
+            lora_plus_ratio,
+            parameters.names().any(|name| tensors::Role::of(name) == tensors::Role::LoraB),
+        )?;
+        let tensors = tensors(layout(parameters), lora_plus_ratio);
+        let rule = of_each!(options, options => options.rule(tensors, parameters)?);
+        Ok(Self { kind: options.kind(), steps: 0, rule })
+    }
+
+    /// Before the gradient of a step is taken.
+    pub(crate) fn begin(&mut self, parameters: &mut Parameters<T>, workspace: &mut Workspace) -> Result<()> {
+        self.rule.begin(parameters, workspace)
+    }
+
+    /// Leaves the parameters as they were before [`begin`](Self::begin).
+    pub(crate) fn give_up(&mut self, parameters: &mut Parameters<T>) {
+        self.rule.give_up(parameters);
+    }
+
+    /// One update with gradients scaled by `scale` and the learning rate by `factor`.
+    pub(crate) fn step(
+        &mut self,
+        parameters: &mut Parameters<T>,
+        gradients: &Gradients<T>,
+        scale: f64,
+        factor: f64,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        self.steps += 1;
+        self.rule.step(parameters, gradients, Now { step: self.steps, scale, factor }, workspace)
+    }
+
+    /// Whether a gradient other than zero ever reached the tensor that lies here.
+    pub(crate) fn has_met_gradient(&self, range: Range<usize>) -> bool {
+        self.rule.has_met_gradient(range)
+    }
+
+    /// Writes its state: a safetensors file whose metadata are `format` (`candlewick-` and the kind), `version` and `steps`.
+    pub(crate) fn save(&self, path: &Path) -> Result<()> {
+        let metadata = [("format", self.format()), ("version", VERSION.to_owned()), ("steps", self.steps.to_string())]
+            .map(|(key, value)| (key.to_owned(), value));
+        let columns: Vec<_> = self.rule.state().into_iter().map(|(name, state)| (name, state.column())).collect();
+        tensor_file::write(path, &metadata.into(), &columns)
+    }
+
+    /// Reads what [`save`](Self::save) wrote, for parameters of the same layout.
+    pub(crate) fn load(&mut self, path: &Path) -> Result<()> {
+        let refuse = |reason: String| Error::checkpoint(path, reason);
+        let file = Columns::read(path)?.map_err(refuse)?;
+        let found = file.metadata("format").and_then(|format| format.strip_prefix(FORMAT));
+        if let Some(other) = found.filter(|other| *other != self.kind) {
+            let ours = self.kind;
+            return Err(refuse(format!(
+                "it holds the state of {other}, and this run's optimizer.kind is {ours:?}; give {other:?}, or start anew"
+            )));
+        }
+        if found.is_none() || file.metadata("version") != Some(VERSION) {
+            return Err(refuse(format!("not the state of {} in format version {VERSION}", self.kind)));
+        }
+        let steps = file.metadata("steps").and_then(|text| text.parse().ok());
+        self.steps = steps.ok_or_else(|| refuse("the number of steps is missing".into()))?;
+        self.rule.state_mut().into_iter().try_for_each(|(name, state)| state.read(&file, name)).map_err(refuse)
+    }
+
+    fn format(&self) -> String {
+        format!("{FORMAT}{}", self.kind)
+    }
+}
+
+fn fill<N: Copy>(name: &str, to: &mut [N], from: &[N]) -> Result<(), String> {
+    if from.len() != to.len() {
+        return Err(format!("its {name} holds {} numbers; these parameters need {}", from.len(), to.len()));
+    }
+    to.copy_from_slice(from);
+    Ok(())
+}
+
+/// Whether LoRA+ is possible; `has_adapter` tells whether an adapter is trained.
+pub(crate) fn check_lora_plus(ratio: Option<f64>, has_adapter: bool) -> Result<()> {
+    let Some(ratio) = ratio else { return Ok(()) };
+    positive("lora_plus_ratio", ratio)?;
+    if has_adapter {
+        return Ok(());
+    }
+    Err(Error::config(
+        "optimizer.lora_plus_ratio",
+        format!("{ratio}, and there is no adapter whose lora_B it could speed up; give model.lora or leave it out"),
+    ))
+}
+
+/// The factor that brings gradients of norm `norm` down to `limit`, as `torch.nn.utils.clip_grad_norm_` computes it:
+/// `min(1, limit / (norm + 1e-6))`. A limit of 0 means none.
+pub(crate) fn clip_factor(norm: f64, limit: f64) -> f64 {
+    if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }
+}
+
+fn any_nonzero<T: Element>(numbers: &[T]) -> bool {
+    numbers.iter().any(|x| Float::to_f64(*x) != 0.0)
+}
+
+/// Refuses a value of `optimizer.key` that does not fit.
+pub(crate) fn in_range(key: &str, value: f64, fits: bool, expected: &str) -> Result<()> {
+    match fits && value.is_finite() {
+        true => Ok(()),
+        false => Err(Error::config(format!("optimizer.{key}"), format!("{value}; expected {expected}"))),
+    }
+}
+
+fn positive(key: &str, value: f64) -> Result<()> {
+    in_range(key, value, value > 0.0, "a positive number")
+}
+
+fn not_negative(key: &str, value: f64) -> Result<()> {
+    in_range(key, value, value >= 0.0, "a number that is not negative")
+}
+
+fn fraction(key: &str, value: f64) -> Result<()> {
+    in_range(key, value, (0.0..1.0).contains(&value), &format!("0 <= {key} < 1"))
+}
+
+const FORMAT: &str = "candlewick-";
+const VERSION: &str = "1";
