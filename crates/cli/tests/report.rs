@@ -119,7 +119,7 @@ fn a_reference_that_moves_is_not_what_is_measured_against() {
     assert_eq!(found["against"], "start");
     assert!(found["course"][3]["margin"].as_f64() > Some(0.1), "{found}");
     let metrics = std::fs::read_to_string(bench.path("run/metrics.jsonl")).expect("metrics");
-    let last = metrics.lines().filter(|line| line.contains("eval_loss")).next_back().expect("an evaluation");
+    let last = metrics.lines().rfind(|line| line.contains("eval_loss")).expect("an evaluation");
     let last: Value = serde_json::from_str(last).expect("json");
     assert!(last["eval_rewards/margins"].as_f64().is_some_and(|margin| margin.abs() < 1e-6), "{last}");
 }

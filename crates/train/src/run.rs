@@ -212,12 +212,12 @@ impl Run {
             let name = self.plan.data.name();
             return other(format!("data.path {name} has {}, had {}", self.data, bookmark.data));
         }
-        if let (Some(found), Some(stored)) = (&self.held_out_data, &bookmark.held_out) {
-            if found != stored {
-                return other(format!(
-                    "the held-out rows have {found}, had {stored}; what was measured before would not fit what follows"
-                ));
-            }
+        if let (Some(found), Some(stored)) = (&self.held_out_data, &bookmark.held_out)
+            && found != stored
+        {
+            return other(format!(
+                "the held-out rows have {found}, had {stored}; what was measured before would not fit what follows"
+            ));
         }
         let length = |plan: &serde_json::Value| plan["train"]["length"].clone();
         let (ours, theirs) = (self.total_steps, bookmark.total_steps);

@@ -56,7 +56,7 @@ impl Course {
     pub(crate) fn drawn(&self, name: &str) -> Vec<(f64, f64)> {
         let all = self.of(name);
         let step = all.len().div_ceil(DRAWN).max(1);
-        let last = all.last().copied().filter(|_| (all.len() - 1) % step != 0);
+        let last = all.last().copied().filter(|_| !(all.len() - 1).is_multiple_of(step));
         all.into_iter().step_by(step).chain(last).collect()
     }
 }
