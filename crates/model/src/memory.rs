@@ -1,7 +1,7 @@
 //! How much memory passes take, told from a configuration and the sizes of a batch: no weight is read, no buffer made.
 //!
 //! The walks below take and return sizes in the order in which the passes take and return buffers, through a [`Shelf`] as the
-//! workspace's own, so that a [`Pool`] ends with what a workspace ends with, to within a hundredth. `tests/sizes.rs` compares the two.
+//! workspace's own, so that a [`Pool`] ends with what a workspace ends with. `tests/sizes.rs` compares the two.
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -453,31 +453,29 @@ impl Walk<'_> {
         y
     }
 
-    /// A layer's output, and what it saves.
+    /// A layer's output, and what it saves, in the order in which it comes back.
     fn layer(&self, number: usize, part: Part, pool: &mut Pool) -> (Lent, Vec<Lent>) {
-        let mut saved = Vec::with_capacity(17);
+        let (mut saved, mut low) = (Vec::with_capacity(17), Vec::with_capacity(7));
         let normed = pool.take(Part::Passing, self.hidden());
         saved.push(pool.take(part, self.rows()));
         for linear in [Query, Key, Value] {
-            let y = self.apply(number, linear, part, &mut saved, pool);
-            saved.push(y);
+            saved.push(self.apply(number, linear, part, &mut low, pool));
         }
         pool.give_back(normed);
         saved.push(pool.take(part, self.outputs(Query)));
         saved.push(pool.take(part, self.rows() * self.size.config.num_attention_heads));
         self.attention(1, pool);
-        let middle = self.apply(number, Output, part, &mut saved, pool);
-        saved.push(middle);
+        saved.push(self.apply(number, Output, part, &mut low, pool));
         let normed = pool.take(Part::Passing, self.hidden());
         saved.push(pool.take(part, self.rows()));
         for linear in [Gate, Up] {
-            let y = self.apply(number, linear, part, &mut saved, pool);
-            saved.push(y);
+            saved.push(self.apply(number, linear, part, &mut low, pool));
         }
         pool.give_back(normed);
         let inner = pool.take(Part::Passing, self.outputs(Gate));
-        let y = self.apply(number, Down, part, &mut saved, pool);
+        let y = self.apply(number, Down, part, &mut low, pool);
         pool.give_back(inner);
+        saved.append(&mut low);
         (y, saved)
     }
 
