@@ -91,6 +91,11 @@ interop-trained: _venv
 docs-update:
     UPDATE_EXPECTED=1 cargo test --test reference
 
+# The benchmark of loss variants: some hours; --short: what CI runs of it.
+losses *arguments:
+    benches/losses/run.sh {{ arguments }}
+    python3 benches/losses/tables.py
+
 # What every objective costs beside DPO.
 bench-losses *arguments:
     cargo bench --package candlewick-losses -- {{ arguments }}
