@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use candlewick::train::{Event, Run, Summary, checkpoints};
+use candlewick::train::{Event, Run, Skipped, Summary, checkpoints};
 
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
@@ -31,8 +31,10 @@ pub(crate) fn drive(
 ) -> Result<Driven> {
     let mut progress = Progress::start(label, run.trainer().steps_done(), run.total_steps());
     let mut stepping = Duration::ZERO;
+    let began = Instant::now();
     loop {
         let start = Instant::now();
+        run.tell_time(start - began);
         let event = match run.advance() {
             Ok(Some(event)) => event,
             Ok(None) => bail!("the run was over before it was driven"),
@@ -46,8 +48,8 @@ pub(crate) fn drive(
             stepping += took;
             progress.step(report, took);
         }
-        if let Event::Precomputed { rows, done: true } = &event {
-            progress.say(&format!("{rows} completions scored by the reference"));
+        if let Some(line) = said_of(&event) {
+            progress.say(&line);
         }
         seen(run, &event, &progress)?;
         if let Event::Finished(summary) = event {
@@ -68,5 +70,17 @@ pub(crate) fn drive(
                 checkpoint.display()
             )));
         }
+    }
+}
+
+/// What is worth a line of its own, whatever the run is for.
+fn said_of(event: &Event) -> Option<String> {
+    match event {
+        Event::Precomputed { rows, done: true } => Some(format!("{rows} completions scored by the reference")),
+        Event::Skipped(Skipped { step, what, value, rows, .. }) => {
+            Some(format!("wick: warning: step {step} changed nothing: the {what} is {value} on {rows}"))
+        }
+        Event::Alarm { step, alarm } => Some(format!("wick: warning: step {step}: {alarm}")),
+        _ => None,
     }
 }

@@ -1,9 +1,7 @@
 //! `wick train`: from words to a trained model.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
-use candlewick::train::{Checkpoint, Event, MemoryPlan, Plan, Run, checkpoints};
+use candlewick::train::{Checkpoint, Event, MemoryPlan, OutputPlan, Plan, ResultKind, Run, checkpoints};
 
 use crate::arguments::Train;
 use crate::drive::{Driven, drive};
@@ -42,7 +40,7 @@ pub(crate) fn train(arguments: &Train) -> Result<()> {
             Ok(())
         },
     )?;
-    report(&done, &run.plan().output.dir);
+    report(&done, &run.plan().output);
     Ok(())
 }
 
@@ -93,7 +91,14 @@ fn resume(plan: Plan) -> Result<Run> {
     Ok(Run::resume(plan, &checkpoint.path)?)
 }
 
-fn report(Driven { summary, stepping }: &Driven, output: &Path) {
+fn report(Driven { summary, stepping }: &Driven, OutputPlan { dir, result, .. }: &OutputPlan) {
+    let watched = &summary.watched;
+    if let Some(stop) = &watched.stopped {
+        println!("stopped after step {}: {stop}", summary.steps);
+    }
+    if watched.not_finite > 0 {
+        println!("{} steps changed nothing: their loss or gradient was not finite", watched.not_finite);
+    }
     println!("{} steps done, {} tokens, {} in steps", summary.steps, summary.tokens, progress::duration(*stepping));
     if let Some(peak) = memory::peak_bytes() {
         println!("peak memory {}", memory::readable(peak));
@@ -106,7 +111,7 @@ fn report(Driven { summary, stepping }: &Driven, output: &Path) {
     if rejected.exists() {
         println!("rows that were set aside are listed in {}", rejected.display());
     }
-    match run_report::of_finished(output) {
+    match run_report::of_finished(dir) {
         Ok((page, notes)) => {
             for line in notes.iter().flat_map(|note| screen::wrap(note, 100)) {
                 println!("{line}");
@@ -116,5 +121,8 @@ fn report(Driven { summary, stepping }: &Driven, output: &Path) {
         // The run itself is done, and its result written.
         Err(error) => eprintln!("wick: warning: no page was written: {}", failure::one_line(&error)),
     }
-    println!("the result is in {}", summary.result.display());
+    match watched.best.filter(|_| *result == ResultKind::Best) {
+        Some(best) => println!("the result is that of step {}, in {}", best.step, summary.result.display()),
+        None => println!("the result is in {}", summary.result.display()),
+    }
 }

@@ -17,13 +17,12 @@ use crate::packed::{CompletionIds, ContextIds, Packed};
 use crate::parameters::{Gradients, Parameters};
 use crate::rope::RopeCache;
 use crate::sketch::{GradientSink, Sketch, SketchSums, Sketches};
-use crate::weights::{self, WeightFiles};
+use crate::trained::{Trained, Which, save_model};
+use crate::weights::{SHARD_BYTES, WeightFiles};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const FINAL_NORM: &str = "model.norm.weight";
 const HEAD: &str = "lm_head.weight";
-/// Largest weight file; larger models are written in shards.
-const SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Whether an adapter takes part in a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,8 +197,7 @@ impl<T: Float + WithDType> CausalLm<T> {
     /// # Errors
     /// The files cannot be written; what was there before stays whole.
     pub fn save(&self, directory: &Path) -> Result<()> {
-        weights::save(directory, "model", &self.base, SHARD_BYTES, str::to_owned)?;
-        weights::save_json(&directory.join("config.json"), &self.config.to_json(weights::dtype_name::<T>()))
+        self.save_sharded(directory, SHARD_BYTES)
     }
 
     /// As [`save`](Self::save), in shards of at most `shard_bytes` (a single tensor may be larger).
@@ -207,8 +205,19 @@ impl<T: Float + WithDType> CausalLm<T> {
     /// # Errors
     /// As [`save`](Self::save).
     pub fn save_sharded(&self, directory: &Path, shard_bytes: u64) -> Result<()> {
-        weights::save(directory, "model", &self.base, shard_bytes, str::to_owned)?;
-        weights::save_json(&directory.join("config.json"), &self.config.to_json(weights::dtype_name::<T>()))
+        save_model(directory, &self.config, &self.base, shard_bytes)
+    }
+
+    /// A copy of what training changes: all weights, or the adapter if there is one; `base` names the model that an adapter belongs to.
+    pub fn trained(&self, base: &str) -> Trained<T> {
+        match &self.adapter {
+            Some(adapter) => {
+                let mut adapter = adapter.clone();
+                adapter.set_base(base);
+                Trained(Which::Adapter(adapter))
+            }
+            None => Trained(Which::Model { config: self.config.clone(), weights: self.base.clone() }),
+        }
     }
 
     /// The configuration.
@@ -255,10 +264,10 @@ impl<T: Float + WithDType> CausalLm<T> {
     /// # Errors
     /// There is no adapter, or the files cannot be written.
     pub fn save_adapter(&self, directory: &Path, base: &str) -> Result<()> {
-        let mut adapter =
-            self.adapter.clone().ok_or_else(|| Error::Input("the model has no adapter to save".into()))?;
-        adapter.set_base(base);
-        adapter.save(directory)
+        match self.has_adapter() {
+            true => self.trained(base).save(directory),
+            false => Err(Error::Input("the model has no adapter to save".into())),
+        }
     }
 
     /// Adds the adapter into the base weights and removes it: `W ← W + s B A`.

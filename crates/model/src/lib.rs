@@ -45,6 +45,7 @@ mod packed;
 mod parameters;
 mod rope;
 mod sketch;
+mod trained;
 mod weights;
 
 pub use adapter::LoraConfig;
@@ -56,3 +57,4 @@ pub use memory::{BatchSize, ModelSize, Part, Pool};
 pub use packed::{CompletionIds, ContextIds, Packed, Target};
 pub use parameters::{Gradients, Parameters};
 pub use sketch::{Sketch, Sketches};
+pub use trained::Trained;

@@ -210,6 +210,9 @@ impl<T: Float> safetensors::View for Outgoing<'_, T> {
     }
 }
 
+/// The largest file of weights, as Hugging Face cuts them.
+pub(crate) const SHARD_BYTES: u64 = 5_000_000_000;
+
 /// The name Hugging Face gives the stored precision.
 pub(crate) fn dtype_name<T>() -> &'static str {
     if size_of::<T>() == 8 { "float64" } else { "float32" }

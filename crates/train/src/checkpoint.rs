@@ -150,6 +150,11 @@ impl Checkpoint {
         if target.exists() {
             return Err(Error::checkpoint(target, "there is something already; name a directory that is not there"));
         }
+        self.write_result(target)
+    }
+
+    /// As [`export`](Self::export), in the place of what was there.
+    pub(crate) fn write_result(&self, target: &Path) -> Result<()> {
         write_directory(target, |fresh| {
             let exported = self.state.files.iter().filter(|file| !OF_RUNS.contains(&file.name.as_str()));
             copy_into(fresh, &exported.map(|file| self.path.join(&file.name)).collect::<Vec<_>>())
@@ -221,8 +226,22 @@ pub(crate) fn write_file(target: &Path, write: impl FnOnce(&Path) -> Result<()>)
     sync(parent)
 }
 
+/// Writes a checkpoint at `directory`, whole or not at all: what `fill` writes, the companions, and `state.json`.
+pub(crate) fn write_checkpoint(
+    directory: &Path,
+    state: State,
+    companions: &[PathBuf],
+    fill: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    write_directory(directory, |fresh| {
+        fill(fresh)?;
+        copy_into(fresh, companions)?;
+        write_state(fresh, state)
+    })
+}
+
 /// Completes a checkpoint directory: lists the files in it and writes `state.json`.
-pub(crate) fn write_state(directory: &Path, mut state: State) -> Result<()> {
+fn write_state(directory: &Path, mut state: State) -> Result<()> {
     state.files =
         files(directory)?.into_iter().map(|(name, path)| FileRecord::of(name, &path)).collect::<Result<_>>()?;
     let path = directory.join(STATE);
@@ -248,13 +267,13 @@ pub(crate) fn step_directory(checkpoints: &Path, step: u64) -> PathBuf {
     checkpoints.join(format!("step-{step:08}"))
 }
 
-/// Removes all but the newest `keep` checkpoints, never that of step `written`; 0 keeps all.
-pub(crate) fn prune(checkpoints: &Path, keep: usize, written: u64) -> Result<()> {
+/// Removes all but the newest `keep` checkpoints, never one of `spared`; 0 keeps all.
+pub(crate) fn prune(checkpoints: &Path, keep: usize, spared: &[u64]) -> Result<()> {
     let all = steps(checkpoints)?;
     if keep == 0 || all.len() <= keep {
         return Ok(());
     }
-    all[..all.len() - keep].iter().filter(|(step, _)| *step != written).try_for_each(|(_, path)| remove(path))
+    all[..all.len() - keep].iter().filter(|(step, _)| !spared.contains(step)).try_for_each(|(_, path)| remove(path))
 }
 
 /// Moves checkpoints of steps after `step` into `aside/`: a run that goes on from `step` makes them anew. Those moved there
@@ -493,9 +512,9 @@ mod tests {
         assert!(Checkpoint::latest(&directory.path().join("nowhere")).unwrap().checkpoint.is_none());
 
         let left = || steps(directory.path()).unwrap().iter().map(|(step, _)| *step).collect::<Vec<_>>();
-        prune(directory.path(), 2, 100).unwrap();
+        prune(directory.path(), 2, &[100]).unwrap();
         assert_eq!(left(), [20, 100]);
-        prune(directory.path(), 1, 20).unwrap();
+        prune(directory.path(), 1, &[20]).unwrap();
         assert_eq!(left(), [20, 100], "the one just written stays");
         set_aside_after(directory.path(), 20).unwrap();
         assert_eq!(left(), [20]);

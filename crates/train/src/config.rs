@@ -22,6 +22,7 @@ use crate::kinds::of_kind;
 use crate::nearest::nearest;
 use crate::optimizer::{AdamWOptions, AdjustLr, OptimizerOptions};
 use crate::schedule::{Ramp, Schedule, ThresholdMode};
+use crate::watch::WatchWords;
 
 /// The sections of a configuration as they were written, with defaults where nothing was.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,6 +55,9 @@ pub struct Config {
     /// Length, batches, order.
     #[serde(default)]
     pub train: TrainWords,
+    /// Alarms, and reasons to stop before the end.
+    #[serde(default)]
+    pub watch: WatchWords,
     /// Where results go.
     #[serde(default)]
     pub output: OutputWords,
@@ -427,14 +431,43 @@ pub struct OutputWords {
     pub dir: Option<PathBuf>,
     /// Steps between checkpoints; 0 for one at the end only.
     pub save_every: u64,
+    /// Minutes between checkpoints, beside `save_every`; by the clock of whoever drives the run.
+    pub save_minutes: Option<f64>,
     /// Checkpoints to keep; 0 keeps all.
     pub keep: usize,
+    /// Whether the checkpoint of the best evaluation is written and kept beside them; `watch.metric` says which is best.
+    pub keep_best: bool,
+    /// Which weights are the result.
+    pub result: ResultKind,
+    /// Whether checkpoints are written while the run goes on, from a copy of what they hold; by default where an adapter is trained, of
+    /// which a copy is small.
+    pub background: Option<bool>,
 }
 
 impl Default for OutputWords {
     fn default() -> Self {
-        Self { dir: None, save_every: 500, keep: 2 }
+        Self {
+            dir: None,
+            save_every: 500,
+            save_minutes: None,
+            keep: 2,
+            keep_best: false,
+            result: ResultKind::Last,
+            background: None,
+        }
     }
+}
+
+/// Which weights are the result of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ResultKind {
+    /// Those after the last step.
+    #[default]
+    Last,
+    /// Those of the best evaluation.
+    Best,
 }
 
 /// TOML words that assignments may still change.

@@ -187,6 +187,11 @@ impl HeldOutWriter {
         self.scores.clear()
     }
 
+    /// The file of scores, to wait for its way to the disk elsewhere.
+    pub(crate) fn file(&self) -> Result<Option<fs::File>> {
+        self.scores.file()
+    }
+
     /// Waits until what was written has reached the disk.
     pub(crate) fn sync(&mut self) -> Result<()> {
         self.scores.sync()

@@ -1,8 +1,8 @@
 //! The preference-optimisation trainer: from words to a plan, from a plan to steps, from steps to checkpoints.
 //!
 //! A step reads as one line: pack → forward → group → prepare → evaluate → divide by the totals of the whole step →
-//! cotangents → backward → clip → optimizer → report. Its caller drives it: there is no hidden loop, thread or clock, and
-//! nothing is printed.
+//! cotangents → backward → clip → optimizer → report. Its caller drives it: there is no hidden loop or clock, no thread but
+//! the one that writes a checkpoint where a plan's `output.background` says so, and nothing is printed.
 //!
 //! | to | see |
 //! |---|---|
@@ -34,15 +34,17 @@ mod rows;
 mod run;
 mod schedule;
 mod score;
+mod snapshot;
 mod tally;
 mod tensor_file;
 mod trainer;
 mod udm;
+mod watch;
 
 pub use checkpoint::{Checkpoint, FORMAT_VERSION, FileRecord, Found, State, replace_file};
 pub use config::{
     Config, ModelWords, OptimizerKind, OptimizerWords, OrderKind, OutputWords, ReferenceKind, ReferenceWords,
-    ScheduleKind, ScheduleWords, TrainWords, UdmWords, Words,
+    ResultKind, ScheduleKind, ScheduleWords, TrainWords, UdmWords, Words,
 };
 pub use data_plan::{DataPlan, PartPlan};
 pub use data_words::{DataWords, EvaluationWords, PartWords};
@@ -56,10 +58,12 @@ pub use optimizer::{
     RmsPropOptions, ScheduleFreeAdamWOptions,
 };
 pub use plan::{EmbeddingPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan, TrainPlan, TuningPlan, UdmPlan};
-pub use policy::{CausalPolicy, Cotangents, FrozenPolicy, Policy, Trainable, Tuning, weights_digest};
+pub use policy::{CausalPolicy, Copied, Cotangents, FrozenPolicy, Policy, Trainable, Tuning, weights_digest};
 pub use reference::{MovingReference, PrecomputedReference, Reference};
-pub use run::{Event, Place, Run, Summary, checkpoints};
+pub use run::{Event, Place, Run, Skipped, Summary, checkpoints};
 pub use schedule::{Greedy, Plateau, Ramp, Schedule, ThresholdMode};
 pub use score::{CompletionScore, score_completions};
+pub use snapshot::Snapshot;
 pub use tensor_file::{Element, Plain};
 pub use trainer::{EvalReport, ExampleSketch, ScoredBatch, StepReport, Trainer, TrainerOptions};
+pub use watch::{Alarm, Best, Goal, Stop, WatchPlan, WatchWords, Watched};

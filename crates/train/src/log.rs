@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 
 use crate::checkpoint;
 use crate::error::{Error, Result};
-use crate::run::Place;
+use crate::run::{Place, Skipped};
 use crate::trainer::{EvalReport, StepReport};
+use crate::watch::{Alarm, Stop};
 
 /// The log of a run. Each line is written as it comes.
 #[derive(Debug)]
@@ -45,6 +46,31 @@ impl MetricsLog {
         self.append(&Value::Object(line))
     }
 
+    /// Logs a step that changed nothing.
+    pub(crate) fn skipped(&mut self, skipped: &Skipped) -> Result<()> {
+        let Skipped { step, what, value, rows } = skipped;
+        // JSON has no number for what is not finite.
+        self.append(&json!({"step": step, "skipped": format!("the {what} is {value}"), "rows": rows}))
+    }
+
+    /// Logs an alarm of a step or of an evaluation.
+    pub(crate) fn alarm(&mut self, step: u64, evaluated: bool, alarm: &Alarm) -> Result<()> {
+        self.note(step, evaluated, json!({"alarm": alarm.key(), "message": alarm.to_string()}))
+    }
+
+    /// Logs why the run stops here.
+    pub(crate) fn stopped(&mut self, step: u64, evaluated: bool, stop: &Stop) -> Result<()> {
+        self.note(step, evaluated, json!({"stopped": stop, "message": stop.to_string()}))
+    }
+
+    fn note(&mut self, step: u64, evaluated: bool, mut line: Value) -> Result<()> {
+        line["step"] = json!(step);
+        if evaluated {
+            line[AFTER_EVALUATION] = json!(true);
+        }
+        self.append(&line)
+    }
+
     /// Drops what was written after a checkpoint of `step` steps, whose last evaluation was after `evaluated` steps.
     pub(crate) fn truncate(&mut self, step: u64, evaluated: Option<u64>) -> Result<()> {
         let text = match std::fs::read(&self.path) {
@@ -56,7 +82,7 @@ impl MetricsLog {
             // A line cut short by a crash is no JSON.
             let Ok(value) = serde_json::from_str::<Value>(line) else { return false };
             match value.get("step").and_then(Value::as_u64) {
-                Some(at) if value.get("eval_loss").or(value.get("log_probs")).is_some() => {
+                Some(at) if OF_EVALUATIONS.iter().any(|key| value.get(key).is_some()) => {
                     at < step || (at == step && evaluated == Some(at))
                 }
                 Some(at) => at <= step,
@@ -75,6 +101,11 @@ impl MetricsLog {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing", &self.path)(e)),
             _ => Ok(()),
         }
+    }
+
+    /// The file, to wait for its way to the disk elsewhere.
+    pub(crate) fn file(&self) -> Result<Option<File>> {
+        self.file.as_ref().map(File::try_clone).transpose().map_err(Error::io("opening", &self.path))
     }
 
     /// Waits until what was written has reached the disk.
@@ -145,6 +176,10 @@ impl RejectedLog {
         file.set_len(self.length).map_err(io("writing"))
     }
 }
+
+/// What says that a line comes after an evaluation, which a run that goes on from its step makes again.
+const AFTER_EVALUATION: &str = "after_evaluation";
+const OF_EVALUATIONS: [&str; 3] = ["eval_loss", "log_probs", AFTER_EVALUATION];
 
 #[cfg(test)]
 mod tests {

@@ -153,8 +153,15 @@ impl MemoryPlan {
         // Gradients of a micro-batch before are there already, and so are those that an allocator does not give back.
         let accumulates = plan.train.micro_batches > 1 || plan.train.tokens.is_some() || trained < GIVEN_BACK;
         let beside_head = if accumulates { trained } else { bytes(policy.head_gradient_elements()) };
-        // An adapter is cloned to be written, and each tensor becomes bytes.
-        let written = policy.adapter_elements() + policy.largest_trained_tensor();
+        let optimizer = plan.optimizer.memory(&policy.trained_tensors()?, NUMBER as usize) as u64;
+        let written = match plan.output.background {
+            // A copy of everything that a checkpoint holds waits for the disk.
+            true => trained + optimizer + moving,
+            // An adapter is cloned to be written.
+            false => adapter,
+        };
+        // Each tensor becomes bytes.
+        let written = written + bytes(policy.largest_trained_tensor());
         let mut loading = weights + weight_files(&plan.model.path);
         if let ReferencePlan::Model(directory) = &plan.reference {
             loading = loading.max(weights + adapter + of_reference + weight_files(directory));
@@ -165,7 +172,7 @@ impl MemoryPlan {
             reference: of_reference,
             gradients: trained,
             gradients_beside_head: beside_head,
-            optimizer: plan.optimizer.memory(&policy.trained_tensors()?, NUMBER as usize) as u64,
+            optimizer,
             kept_by_layers: bytes(pool.elements(Part::Layers)),
             kept_by_head: bytes(pool.elements(Part::Head)),
             head_alone: bytes(pool.elements(Part::HeadAlone)),
@@ -177,7 +184,7 @@ impl MemoryPlan {
                 ReferencePlan::Precomputed(_) => seen.completions * TABLE_ROW + seen.scored * size_of::<f64>() as u64,
                 _ => 0,
             },
-            written: bytes(written),
+            written,
             process: 0,
             loading,
             batch: seen.training,

@@ -1,7 +1,7 @@
 //! What a step or an evaluation measured, as exact sums and counts.
 use std::collections::{BTreeMap, BTreeSet};
 
-use candlewick_losses::{Collective, Groups, LossTerms, Rewards, TokenScores, gather};
+use candlewick_losses::{Collective, Groups, LossTerms, Rewards, Scores, TokenScores, gather};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -34,6 +34,8 @@ impl Mean {
 /// | `mean_token_accuracy` | 1 where the token is the likeliest | scored tokens of chosen rows |
 /// | `margins/optimised` | the margin that the loss compares, where that is not the difference of the implicit rewards: of means over tokens, with a divergence, with a target, sorted | items |
 /// | `accuracies/optimised` | 1 where that margin is above 0 | the same |
+/// | `log_ratios/absolute` | \|Σ log π − log π_ref\|, in nats, where there is a reference | completions |
+/// | `log_ratios/chosen` | log π − log π_ref, in nats | scored tokens of chosen rows |
 /// | any other | what the objective reports by [`LossTerms::with_metric`](candlewick_losses::LossTerms::with_metric) | its values |
 ///
 /// What belongs to the step as a whole, such as KTO's `kl`, stands beside them as one number a step.
@@ -94,9 +96,17 @@ impl Metrics {
     }
 
     /// Adds what the scores of one micro-batch tell.
-    pub(crate) fn record(&mut self, policy: &TokenScores, groups: &Groups, terms: &LossTerms) -> Result<()> {
+    pub(crate) fn record(&mut self, scores: &Scores, groups: &Groups, terms: &LossTerms) -> Result<()> {
+        let policy = &scores.policy;
         let log_probs = to_f64(&policy.sums()?.detach())?;
         let (chosen, rejected) = sides(groups);
+        if let Some(reference) = &scores.reference {
+            let ratios: Vec<f64> = log_probs.iter().zip(to_f64(&reference.sums()?)?).map(|(a, b)| a - b).collect();
+            self.add_all(LOG_RATIOS, ratios.iter().map(|ratio| ratio.abs()));
+            for &row in &chosen {
+                self.add(LOG_RATIOS_CHOSEN, ratios[row], policy.lengths()[row] as f64);
+            }
+        }
         self.add_all("logps/chosen", chosen.iter().map(|&row| log_probs[row]));
         self.add_all("logps/rejected", rejected.iter().map(|&row| log_probs[row]));
         match &terms.rewards {
@@ -179,3 +189,8 @@ fn sides(groups: &Groups) -> (Vec<usize>, Vec<usize>) {
 pub(crate) fn to_f64(tensor: &candle_core::Tensor) -> Result<Vec<f64>> {
     Ok(tensor.to_dtype(candle_core::DType::F64)?.to_vec1()?)
 }
+
+/// How far completions are from the reference.
+pub(crate) const LOG_RATIOS: &str = "log_ratios/absolute";
+/// How far chosen tokens are above it.
+pub(crate) const LOG_RATIOS_CHOSEN: &str = "log_ratios/chosen";

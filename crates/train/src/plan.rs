@@ -9,7 +9,7 @@ use candlewick_model::{LoraConfig, Recompute};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::{Config, ModelWords, OrderKind, POLICY, ReferenceKind, UdmWords};
+use crate::config::{Config, ModelWords, OrderKind, OutputWords, POLICY, ReferenceKind, ResultKind, UdmWords};
 use crate::data_plan::DataPlan;
 use crate::error::{Error, Result};
 use crate::held_out::{EvaluationPlan, HeldOut, check_apart, resolve_evaluation};
@@ -17,6 +17,7 @@ use crate::optimizer::{OptimizerOptions, check_lora_plus, in_range, of_any_age};
 use crate::schedule::Schedule;
 use crate::trainer::moves_reference;
 use crate::udm;
+use crate::watch::WatchPlan;
 
 /// Everything that decides what a run computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +49,9 @@ pub struct Plan {
     pub schedule: Schedule,
     /// Length, batches, order.
     pub train: TrainPlan,
+    /// Alarms, and reasons to stop before the end.
+    #[serde(default, skip_serializing_if = "WatchPlan::is_default")]
+    pub watch: WatchPlan,
     /// Where results go.
     pub output: OutputPlan,
 }
@@ -171,8 +175,20 @@ pub struct OutputPlan {
     pub dir: PathBuf,
     /// Steps between checkpoints; 0 for one at the end only.
     pub save_every: u64,
+    /// Minutes between checkpoints, beside `save_every`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save_minutes: Option<f64>,
     /// Checkpoints to keep; 0 keeps all.
     pub keep: usize,
+    /// Whether the checkpoint of the best evaluation is kept beside them.
+    #[serde(default)]
+    pub keep_best: bool,
+    /// Which weights are the result.
+    #[serde(default)]
+    pub result: ResultKind,
+    /// Whether checkpoints are written while the run goes on.
+    #[serde(default)]
+    pub background: bool,
 }
 
 impl Plan {
@@ -181,9 +197,10 @@ impl Plan {
     /// # Errors
     /// A required key is missing, a value is out of range, or two keys contradict each other; each error names the keys.
     pub fn resolve(config: Config) -> Result<Self> {
-        let Config { model, data, evaluation, objective, reference, udm, optimizer, schedule, train, output } = config;
+        let Config { model, data, evaluation, objective, reference, udm, optimizer, schedule, train, watch, output } =
+            config;
         objective.validate().map_err(|e| Error::config("objective", e.to_string()))?;
-        let dir = required("output.dir", "the directory for results", output.dir)?;
+        let dir = required("output.dir", "the directory for results", output.dir.clone())?;
         let mut data = DataPlan::resolve(data, &objective.needs(), &train)?;
         let model = resolve_model(model)?;
         let length = match (train.steps, train.epochs) {
@@ -221,7 +238,11 @@ impl Plan {
                 "this schedule follows evaluations, and there are none while training; give evaluation.every, or choose another",
             ));
         }
+        let evaluates = evaluation.as_ref().is_some_and(|evaluation| evaluation.every > 0);
+        let output = resolve_output(output, dir, evaluation.is_some(), &model.tuning)?;
         Ok(Self {
+            watch: WatchPlan::resolve(watch, &objective.needs(), evaluates, output.keep_best)?,
+            output,
             udm: udm.map(|words| resolve_udm(words, &objective.needs(), train.seed)).transpose()?,
             evaluation,
             model,
@@ -253,13 +274,12 @@ impl Plan {
                 recompute: train.recompute,
                 threads: train.threads,
             },
-            output: OutputPlan { dir, save_every: output.save_every, keep: output.keep },
         })
     }
 
     /// Checks that a run of this plan may go on from a checkpoint of `stored`, after `step` steps.
     ///
-    /// Allowed to differ: `output` (and with it the place of a precomputed reference that lies there by default),
+    /// Allowed to differ: `output` (and with it the place of a precomputed reference that lies there by default), `watch`,
     /// `train.threads`, `data.workers`, and `train.length` where the learning rate does not depend on it and the new length is
     /// no shorter than what is done (of epochs: than it was). What `stored` does not say, since a plan had no such key when it was
     /// written, has its default.
@@ -281,7 +301,8 @@ impl Plan {
             {
                 continue;
             }
-            if our == their || key.starts_with("output.") || key == "train.threads" || key == "data.workers" {
+            let is_of_no_step = key.starts_with("output.") || key.starts_with("watch.");
+            if our == their || is_of_no_step || key == "train.threads" || key == "data.workers" {
                 continue;
             }
             if key.starts_with("train.length") {
@@ -477,6 +498,21 @@ fn check_may_move(objective: &Recipe, reference: &ReferencePlan, tuning: &Tuning
         )),
         _ => Ok(()),
     }
+}
+
+fn resolve_output(words: OutputWords, dir: PathBuf, has_held_out: bool, tuning: &TuningPlan) -> Result<OutputPlan> {
+    let OutputWords { save_every, save_minutes, keep, keep_best, result, background, .. } = words;
+    if let Some(minutes) = save_minutes.filter(|minutes| !(*minutes > 0.0 && minutes.is_finite())) {
+        return Err(Error::config("output.save_minutes", format!("{minutes}; expected a positive number")));
+    }
+    let of_best = [("output.keep_best", keep_best), ("output.result", result == ResultKind::Best)];
+    if let (Some((key, _)), false) = (of_best.into_iter().find(|(_, asked)| *asked), has_held_out) {
+        let reason = "the best checkpoint is asked for, and nothing is evaluated; give [evaluation], or leave it out";
+        return Err(Error::config(key, reason));
+    }
+    let keep_best = keep_best || result == ResultKind::Best;
+    let background = background.unwrap_or(*tuning != TuningPlan::Full);
+    Ok(OutputPlan { dir, save_every, save_minutes, keep, keep_best, result, background })
 }
 
 fn resolve_udm(words: UdmWords, needs: &Needs, seed: u64) -> Result<UdmPlan> {

@@ -6,7 +6,7 @@ use candlewick_kernels::{Float, Workspace};
 use candlewick_losses::{Outputs, TokenScores};
 use candlewick_model::{
     Adapter, CausalLm, Gradients, HeadCotangents, HeadScores, Packed, Parameters, Recompute, Saved, Sketch, Sketches,
-    Statistics, Target,
+    Statistics, Target, Trained,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -84,11 +84,34 @@ pub trait Trainable: Policy {
     /// The files cannot be written.
     fn save(&self, directory: &Path) -> Result<()>;
 
+    /// A copy of what [`save`](Self::save) writes, which may be written while the policy changes.
+    fn copied(&self) -> Box<dyn Copied>;
+
     /// Reads what [`save`](Self::save) wrote, leaving everything else as it is.
     ///
     /// # Errors
     /// The files are not those of this policy.
     fn restore(&mut self, directory: &Path) -> Result<()>;
+}
+
+/// What of a policy is saved, apart from it.
+pub trait Copied: std::fmt::Debug + Send {
+    /// Writes what [`Trainable::save`] would have written when the copy was made.
+    ///
+    /// # Errors
+    /// The files cannot be written.
+    fn save(&self, directory: &Path) -> Result<()>;
+}
+
+impl<T: Element> Copied for Trained<T> {
+    fn save(&self, directory: &Path) -> Result<()> {
+        Self::save(self, directory).map_err(|e| not_written(directory, e))
+    }
+}
+
+/// What is held in memory is sound; only the writing of it can fail.
+fn not_written(directory: &Path, error: candlewick_model::Error) -> Error {
+    Error::io("writing the weights into", directory)(std::io::Error::other(error))
 }
 
 /// What an optimizer works on.
@@ -271,8 +294,11 @@ impl<T: Element> Trainable for CausalPolicy<T> {
             true => self.model.save_adapter(directory, &self.base_name),
             false => self.model.save(directory),
         };
-        // What is held in memory is sound; only the writing of it can fail.
-        saved.map_err(|e| Error::io("writing the weights into", directory)(std::io::Error::other(e)))
+        saved.map_err(|e| not_written(directory, e))
+    }
+
+    fn copied(&self) -> Box<dyn Copied> {
+        Box::new(self.model.trained(&self.base_name))
     }
 
     fn restore(&mut self, directory: &Path) -> Result<()> {

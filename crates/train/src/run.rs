@@ -1,6 +1,8 @@
 //! A whole run from its plan, advanced by its caller one event at a time.
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use candlewick_data::{Batch, Batches, Cursor, Encoder, Report, Source};
 use candlewick_losses::{Objective, Outputs};
@@ -8,6 +10,7 @@ use candlewick_model::CausalLm;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Checkpoint};
+use crate::config::ResultKind;
 use crate::error::{Error, Result};
 use crate::held_out_log::HeldOutWriter;
 use crate::log::{MetricsLog, RejectedLog};
@@ -15,10 +18,13 @@ use crate::plan::{Length, Plan, ReferencePlan, TuningPlan, UdmPlan};
 use crate::policy::{CausalPolicy, FrozenPolicy, weights_digest};
 use crate::reference::{MovingReference, PrecomputedReference, Reference};
 use crate::rows::{self, Fingerprint};
+use crate::snapshot::Writing;
 use crate::trainer::{EvalReport, StepReport, Trainer, TrainerOptions, moves_reference};
 use crate::udm::{self, Fit, Udm};
+use crate::watch::{Alarm, Noticed, Watched};
 
-/// A run in f32. Nothing happens between calls of [`advance`](Self::advance).
+/// A run in f32. Nothing happens between calls of [`advance`](Self::advance), but for a checkpoint that is being written where
+/// `output.background` says so.
 ///
 /// # Output directory
 /// - `plan.json`: the [`Plan`].
@@ -31,7 +37,7 @@ use crate::udm::{self, Fit, Udm};
 /// - `rejected.jsonl`, where a row was set aside: an object of `file`, `line`, `reason` and `detail` for each one of the first
 ///   pass and of the first evaluation.
 /// - `checkpoints/step-…/`: see [`Checkpoint`]. `checkpoints/aside/`: those of later steps than one that was resumed.
-/// - `final/`: the trained model or adapter, written before the last evaluation.
+/// - `final/`: the trained model or adapter, written before the last evaluation; after it where `output.result` is the best.
 ///
 /// The same plan gives the same bits on the same kind of processor, on any number of threads, interrupted or not.
 #[derive(Debug)]
@@ -52,6 +58,13 @@ pub struct Run {
     total_steps: u64,
     place: Place,
     saved: Option<u64>,
+    /// A checkpoint on its way to the disk.
+    writing: Option<Writing>,
+    /// The time by the caller's clock, and when the last checkpoint was begun.
+    time: Option<Duration>,
+    saved_at: Duration,
+    /// What the caller has not been told yet.
+    alarms: VecDeque<Event>,
     result_written: bool,
     held_out: Option<Report>,
     finished: bool,
@@ -95,7 +108,7 @@ impl Bookmark {
 }
 
 /// How far a run has come.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
     /// Where the next step begins in the data.
@@ -104,6 +117,9 @@ pub struct Place {
     pub tokens: u64,
     /// The step of the last evaluation.
     pub evaluated: Option<u64>,
+    /// What was watched so far.
+    #[serde(default)]
+    pub watched: Watched,
 }
 
 /// What a call of [`Run::advance`] did.
@@ -120,12 +136,35 @@ pub enum Event {
     },
     /// An optimizer step.
     Step(StepReport),
+    /// A step whose loss or gradient was not finite: it is counted, and changed nothing.
+    Skipped(Skipped),
+    /// Something that a person should look at, in the step or evaluation before.
+    Alarm {
+        /// Steps done.
+        step: u64,
+        /// What it is.
+        alarm: Alarm,
+    },
     /// An evaluation on the held-out rows.
     Evaluated(EvalReport),
-    /// A checkpoint was written here.
+    /// A checkpoint has been written here. Of one that is written in the background this comes some steps later.
     Saved(PathBuf),
     /// The last step is done and the result written.
     Finished(Summary),
+}
+
+/// A step that changed nothing.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Skipped {
+    /// The step, counted from one.
+    pub step: u64,
+    /// `loss` or `gradient norm`.
+    pub what: &'static str,
+    /// Its value.
+    pub value: f64,
+    /// The rows, as `file:line` each.
+    pub rows: String,
 }
 
 /// How a run ended.
@@ -141,6 +180,9 @@ pub struct Summary {
     pub rows: Report,
     /// What became of the held-out rows in the last evaluation.
     pub held_out: Option<Report>,
+    /// Steps among them that changed nothing, since their loss or gradient was not finite; the best evaluation; and why the run
+    /// stopped before its end, if it did.
+    pub watched: Watched,
 }
 
 #[derive(Debug)]
@@ -193,6 +235,10 @@ impl Run {
         }
         run.trainer.restore(&checkpoint)?;
         run.place = bookmark.place.clone();
+        if run.plan.to_json()["watch"] != bookmark.plan["watch"] {
+            // What was too far, or too long without a better one, may go on under another bound.
+            run.place.watched.stopped = None;
+        }
         run.saved = Some(step);
         run.batches.resume(bookmark.place.cursor.clone())?;
         let directory = checkpoints(&run.plan.output.dir);
@@ -373,6 +419,10 @@ impl Run {
             total_steps,
             place,
             saved: None,
+            writing: None,
+            time: None,
+            saved_at: Duration::ZERO,
+            alarms: VecDeque::new(),
             result_written: false,
             held_out: None,
             finished: false,
@@ -386,21 +436,32 @@ impl Run {
     /// returns `None`.
     ///
     /// # Errors
-    /// Those of [`Trainer::step`] and of the file system. Checkpoints written before stay whole.
+    /// Those of [`Trainer::step`] and of the file system, those of a checkpoint that was being written too. Of steps whose loss or
+    /// gradient is not finite, the one that is `watch.not_finite_in_a_row` in a row. Checkpoints written before stay whole.
     pub fn advance(&mut self) -> Result<Option<Event>> {
         if self.finished {
             return Ok(None);
+        }
+        if let Some(alarm) = self.alarms.pop_front() {
+            return Ok(Some(alarm));
+        }
+        if let Some(written) = self.writing.take_if(|writing| writing.is_over()) {
+            return self.written(written).map(|path| Some(Event::Saved(path)));
         }
         if self.precompute.is_some() {
             return self.precompute().map(Some);
         }
         let step = self.trainer.steps_done();
-        let done = step >= self.total_steps;
+        let done = step >= self.total_steps || self.place.watched.stopped.is_some();
         let every = |interval: u64| interval > 0 && step.is_multiple_of(interval);
-        if step > 0 && self.saved != Some(step) && (done || every(self.plan.output.save_every)) {
-            return self.save_now().map(|path| Some(Event::Saved(path)));
+        let is_best = self.plan.output.keep_best && self.place.watched.best.is_some_and(|best| best.step == step);
+        let is_due = step > 0 && (done || every(self.plan.output.save_every) || self.is_time_to_save()?);
+        if self.saved != Some(step) && (is_due || is_best) {
+            if let Some(path) = self.save()? {
+                return Ok(Some(Event::Saved(path)));
+            }
         }
-        if done && !self.result_written {
+        if done && !self.result_written && self.plan.output.result == ResultKind::Last {
             self.write_result()?;
         }
         if let Some(evaluation) = &self.plan.evaluation
@@ -410,9 +471,63 @@ impl Run {
             return self.evaluate().map(|report| Some(Event::Evaluated(report)));
         }
         if done {
+            if let Some(writing) = self.writing.take() {
+                return self.written(writing).map(|path| Some(Event::Saved(path)));
+            }
+            if !self.result_written {
+                self.write_result()?;
+            }
             return Ok(Some(Event::Finished(self.finish())));
         }
-        self.step().map(|report| Some(Event::Step(report)))
+        self.step().map(Some)
+    }
+
+    /// Tells how long the run has been going, by the clock of its caller: what `output.save_minutes` is measured by. Time decides when
+    /// a checkpoint is written, and no number.
+    pub fn tell_time(&mut self, elapsed: Duration) {
+        self.time = Some(elapsed);
+    }
+
+    fn is_time_to_save(&self) -> Result<bool> {
+        let Some(minutes) = self.plan.output.save_minutes else { return Ok(false) };
+        let Some(now) = self.time else {
+            let reason = "given, and the program that drives the run tells it no time; call Run::tell_time before every advance, or leave \
+                          it out";
+            return Err(Error::config("output.save_minutes", reason));
+        };
+        Ok(now.saturating_sub(self.saved_at).as_secs_f64() >= 60.0 * minutes)
+    }
+
+    /// Saves as the plan says; where the checkpoint is, if one is on the disk now that was not before.
+    fn save(&mut self) -> Result<Option<PathBuf>> {
+        if let Some(writing) = self.writing.take() {
+            // One at a time: a disk that cannot keep up holds up the run, and not its memory.
+            return self.written(writing).map(Some);
+        }
+        self.saved_at = self.time.unwrap_or_default();
+        if !self.plan.output.background {
+            return self.save_now().map(Some);
+        }
+        let step = self.trainer.steps_done();
+        let directory = checkpoint::step_directory(&checkpoints(&self.plan.output.dir), step);
+        let snapshot = self.trainer.snapshot(&self.bookmark()?)?;
+        let logs = [self.log.file()?, self.held_out_log.file()?].into_iter().flatten().collect();
+        self.writing = Some(Writing::begin(snapshot, directory, self.companions.clone(), logs)?);
+        self.saved = Some(step);
+        Ok(None)
+    }
+
+    /// Waits for a checkpoint that is being written, and removes what is not to be kept beside it.
+    fn written(&mut self, writing: Writing) -> Result<PathBuf> {
+        let directory = writing.wait()?;
+        self.prune()?;
+        Ok(directory)
+    }
+
+    fn prune(&self) -> Result<()> {
+        let best = self.place.watched.best.filter(|_| self.plan.output.keep_best).map(|best| best.step);
+        let spared: Vec<u64> = self.saved.into_iter().chain(best).collect();
+        checkpoint::prune(&checkpoints(&self.plan.output.dir), self.plan.output.keep, &spared)
     }
 
     /// Writes a checkpoint now, whatever the plan says, and removes those beyond `output.keep`. A step that is saved already is
@@ -421,11 +536,24 @@ impl Run {
     /// # Errors
     /// A parameter that is not finite; the file system. Checkpoints written before stay whole.
     pub fn save_now(&mut self) -> Result<PathBuf> {
+        if let Some(writing) = self.writing.take() {
+            self.written(writing)?;
+        }
         let step = self.trainer.steps_done();
         let directory = checkpoint::step_directory(&checkpoints(&self.plan.output.dir), step);
         if self.saved == Some(step) && Checkpoint::open(&directory).is_ok_and(|saved| saved.state.step == step) {
             return Ok(directory);
         }
+        let bookmark = self.bookmark()?;
+        self.log.sync()?;
+        self.held_out_log.sync()?;
+        self.trainer.save(&directory, &bookmark, &self.companions)?;
+        self.saved = Some(step);
+        self.prune()?;
+        Ok(directory)
+    }
+
+    fn bookmark(&self) -> Result<serde_json::Value> {
         let bookmark = Bookmark {
             plan: self.plan.to_json(),
             place: self.place.clone(),
@@ -436,13 +564,7 @@ impl Run {
             udm: self.udm.as_ref().map(|udm| udm.fit().clone()),
             embeddings: self.udm.as_ref().and_then(Udm::file).cloned(),
         };
-        let bookmark = serde_json::to_value(bookmark).map_err(|e| Error::checkpoint(&directory, e.to_string()))?;
-        self.log.sync()?;
-        self.held_out_log.sync()?;
-        self.trainer.save(&directory, &bookmark, &self.companions)?;
-        self.saved = Some(step);
-        checkpoint::prune(&checkpoints(&self.plan.output.dir), self.plan.output.keep, step)?;
-        Ok(directory)
+        serde_json::to_value(bookmark).map_err(|e| Error::checkpoint(&self.plan.output.dir, e.to_string()))
     }
 
     /// The plan.
@@ -499,7 +621,8 @@ impl Run {
         rows::sample(&self.source, &self.encoder)
     }
 
-    fn step(&mut self) -> Result<StepReport> {
+    fn step(&mut self) -> Result<Event> {
+        self.check_metric()?;
         let batches = self.batches.next_step();
         self.rejected.append(&self.batches.take_rejections())?;
         let Some(mut batches) = batches? else {
@@ -509,11 +632,53 @@ impl Run {
             )));
         };
         self.tell_prompts_apart(&mut batches)?;
-        let report = self.trainer.step(&batches)?;
+        let report = match self.trainer.step(&batches) {
+            Err(Error::NotFinite { step, what, value, rows }) => {
+                return self.skip(Skipped { step, what, value, rows }).map(Event::Skipped);
+            }
+            report => report?,
+        };
         self.place.cursor = self.batches.cursor();
         self.place.tokens += report.tokens;
         self.log.step(&report, &self.place, self.epoch())?;
-        Ok(report)
+        let noticed = self.place.watched.step(&self.plan.watch, &report);
+        self.note(report.step, false, noticed)?;
+        Ok(Event::Step(report))
+    }
+
+    /// Counts a step that was not finite, unless it is one too many.
+    fn skip(&mut self, skipped: Skipped) -> Result<Skipped> {
+        if self.place.watched.not_finite(&self.plan.watch) {
+            let Skipped { step, what, value, rows } = skipped;
+            return Err(Error::NotFinite { step, what, value, rows });
+        }
+        self.trainer.skip()?;
+        self.place.cursor = self.batches.cursor();
+        self.log.skipped(&skipped)?;
+        Ok(skipped)
+    }
+
+    /// Writes down what was alarming about a step or an evaluation, and whether the run stops after it.
+    fn note(&mut self, step: u64, evaluated: bool, noticed: Noticed) -> Result<()> {
+        for alarm in noticed.alarms {
+            self.log.alarm(step, evaluated, &alarm)?;
+            self.alarms.push_back(Event::Alarm { step, alarm });
+        }
+        noticed.stop.map_or(Ok(()), |stop| self.log.stopped(step, evaluated, &stop))
+    }
+
+    /// Whether evaluations measure what the best one is chosen by: found out before the first step, on the first held-out rows.
+    fn check_metric(&mut self) -> Result<()> {
+        let is_read = self.plan.output.keep_best || self.plan.watch.patience.is_some();
+        if !is_read || self.trainer.steps_done() > 0 {
+            return Ok(());
+        }
+        let rows = self.held_out_source.as_ref();
+        let mut batches = rows::evaluation_batches(&self.plan, rows, &self.encoder, &self.trainer.needs())?;
+        let Some(mut first) = batches.next_step()? else { return Ok(()) };
+        self.tell_prompts_apart(&mut first)?;
+        let report = self.trainer.evaluate(first.into_iter().map(Ok::<_, Error>))?;
+        self.plan.watch.measured(&report).map(|_| ())
     }
 
     fn epoch(&self) -> f64 {
@@ -546,6 +711,8 @@ impl Run {
         self.place.evaluated = Some(report.step);
         self.held_out_log.write(texts, &scores, &report)?;
         self.log.evaluation(&report)?;
+        let noticed = self.place.watched.evaluation(&self.plan.watch, &report)?;
+        self.note(report.step, true, noticed)?;
         Ok(report)
     }
 
@@ -579,8 +746,15 @@ impl Run {
     }
 
     fn write_result(&mut self) -> Result<()> {
+        let place = self.plan.output.dir.join(RESULT);
+        if let (ResultKind::Best, Some(best)) = (self.plan.output.result, self.place.watched.best) {
+            let best = checkpoint::step_directory(&checkpoints(&self.plan.output.dir), best.step);
+            Checkpoint::open(&best)?.write_result(&place)?;
+            self.result_written = true;
+            return Ok(());
+        }
         self.trainer.check_finite()?;
-        checkpoint::write_directory(&self.plan.output.dir.join(RESULT), |fresh| {
+        checkpoint::write_directory(&place, |fresh| {
             use crate::policy::Trainable;
             self.trainer.policy().save(fresh)?;
             checkpoint::copy_into(fresh, &self.companions)
@@ -597,6 +771,7 @@ impl Run {
             result: self.plan.output.dir.join(RESULT),
             rows: self.batches.report().clone(),
             held_out: self.held_out.clone(),
+            watched: self.place.watched.clone(),
         }
     }
 

@@ -52,7 +52,7 @@ impl Tally {
     pub(crate) fn add(&mut self, micro: &Micro, scores: &Scores, terms: &LossTerms, loss: f64) -> Result<()> {
         self.loss += loss;
         self.micro_losses.push(scalar(&terms.loss(&micro.groups.totals(&micro.rows.lengths))?)?);
-        self.metrics.record(&scores.policy, &micro.groups, terms)?;
+        self.metrics.record(scores, &micro.groups, terms)?;
         self.tokens += micro.tokens;
         self.computed_tokens += micro.rows.packed.tokens() as u64;
         self.rows += micro.rows.packed.completions() as u64;

@@ -71,6 +71,39 @@ impl<'a> Column<'a> {
 
 /// Writes the columns under their names. The file is not synced.
 pub(crate) fn write(path: &Path, metadata: &BTreeMap<String, String>, columns: &[(&str, Column<'_>)]) -> Result<()> {
+    let written = File::create(path).and_then(|file| {
+        let mut file = BufWriter::new(file);
+        put(&mut file, metadata, columns)?;
+        file.flush()
+    });
+    written.map_err(Error::io("writing", path))
+}
+
+/// A file of columns that is not written yet.
+pub(crate) struct TensorFile<'a> {
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) columns: Vec<(&'a str, Column<'a>)>,
+}
+
+impl TensorFile<'_> {
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        write(path, &self.metadata, &self.columns)
+    }
+
+    /// What [`write`](Self::write) writes.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let numbers: usize = self.columns.iter().map(|(_, column)| column.length * column.size).sum();
+        let mut bytes = Vec::with_capacity(numbers + 1024);
+        put(&mut bytes, &self.metadata, &self.columns).expect("memory takes every byte");
+        bytes
+    }
+}
+
+fn put(
+    file: &mut impl Write,
+    metadata: &BTreeMap<String, String>,
+    columns: &[(&str, Column<'_>)],
+) -> std::io::Result<()> {
     let mut header = serde_json::Map::new();
     header.insert("__metadata__".into(), serde_json::json!(metadata));
     let mut offset = 0;
@@ -83,19 +116,17 @@ pub(crate) fn write(path: &Path, metadata: &BTreeMap<String, String>, columns: &
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
 
-    let io = || Error::io("writing", path);
-    let mut file = BufWriter::new(File::create(path).map_err(io())?);
-    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io())?;
-    file.write_all(&header).map_err(io())?;
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(&header)?;
     let mut bytes = Vec::new();
     for (_, column) in columns {
         for from in (0..column.length).step_by(CHUNK) {
             bytes.clear();
             column.values.put(from, (from + CHUNK).min(column.length), &mut bytes);
-            file.write_all(&bytes).map_err(io())?;
+            file.write_all(&bytes)?;
         }
     }
-    file.flush().map_err(io())
+    Ok(())
 }
 
 /// A file of columns, read whole.

@@ -20,8 +20,9 @@ use crate::policy::{CausalPolicy, Trainable, Tuning, grid};
 use crate::reference::Reference;
 use crate::schedule::{Follower, Schedule};
 use crate::score::CompletionScore;
+use crate::snapshot::Snapshot;
 use crate::tally::{Tally, TermSums, scalar, sum_totals, summary};
-use crate::tensor_file::Element;
+use crate::tensor_file::{Element, TensorFile};
 
 /// How a [`Trainer`] updates its policy.
 #[derive(Debug, Clone)]
@@ -284,12 +285,26 @@ impl<P: Trainable> Trainer<P> {
         let scale = clip_factor(grad_norm, self.options.max_grad_norm);
         let Tuning { parameters, gradients, workspace } = self.policy.tuning();
         self.optimizer.step(parameters, gradients, scale, factor, workspace)?;
+        self.count_step()?;
+        Ok(tally.report(self.steps_done, grad_norm, self.options.optimizer.learning_rate() * factor))
+    }
+
+    /// Counts a step as done that [`step`](Self::step) refused with [`Error::NotFinite`]: no parameter changes, the schedule goes on,
+    /// and so does a reference that moves.
+    ///
+    /// # Errors
+    /// None that a trainer which stepped before could have.
+    pub fn skip(&mut self) -> Result<()> {
+        self.count_step()
+    }
+
+    fn count_step(&mut self) -> Result<()> {
         self.steps_done += 1;
         let weight = self.objective.reference_update().weight_after(self.steps_done);
         if let (Reference::Moving(moving), Some(weight)) = (&mut self.reference, weight) {
             moving.follow(&mut self.policy, weight)?;
         }
-        Ok(tally.report(self.steps_done, grad_norm, self.options.optimizer.learning_rate() * factor))
+        Ok(())
     }
 
     /// What the peak learning rate is multiplied by in the next step.
@@ -453,7 +468,7 @@ impl<P: Trainable> Trainer<P> {
                 return Err(Error::NotFinite { step, what, value, rows });
             }
         }
-        if self.steps_done == 0 && self.options.starts_at_reference {
+        if self.optimizer.steps() == 0 && self.options.starts_at_reference {
             tally.check_start(self.objective.loss_at_zero_margin())?;
         }
         if self.ungraded.is_empty() || tally.flat {
@@ -486,23 +501,40 @@ impl<P: Trainable> Trainer<P> {
     /// A parameter is not finite, or the files cannot be written; what was there before stays whole.
     pub fn save(&self, directory: &Path, bookmark: &serde_json::Value, companions: &[PathBuf]) -> Result<()> {
         self.check_finite()?;
-        checkpoint::write_directory(directory, |fresh| {
+        checkpoint::write_checkpoint(directory, self.state(bookmark), companions, |fresh| {
             self.policy.save(fresh)?;
-            checkpoint::copy_into(fresh, companions)?;
-            self.optimizer.save(&fresh.join(OPTIMIZER))?;
-            if let Reference::Moving(moving) = &self.reference {
-                moving.save(&fresh.join(MOVING_REFERENCE))?;
-            }
-            let state = State {
-                step: self.steps_done,
-                starting_weights: self.starting_weights.clone(),
-                objective: self.objective.state(),
-                schedule: self.follower.as_ref().map(Follower::to_json),
-                bookmark: bookmark.clone(),
-                files: Vec::new(),
-            };
-            checkpoint::write_state(fresh, state)
+            self.files().into_iter().try_for_each(|(name, file)| file.write(&fresh.join(name)))
         })
+    }
+
+    /// A copy of what [`save`](Self::save) writes, to be written while the trainer goes on.
+    ///
+    /// # Errors
+    /// A parameter is not finite.
+    pub fn snapshot(&self, bookmark: &serde_json::Value) -> Result<Snapshot> {
+        self.check_finite()?;
+        let files = self.files().into_iter().map(|(name, file)| (name, file.bytes())).collect();
+        Ok(Snapshot { policy: self.policy.copied(), files, state: self.state(bookmark) })
+    }
+
+    /// What a checkpoint holds beside the policy and `state.json`.
+    fn files(&self) -> Vec<(&'static str, TensorFile<'_>)> {
+        let mut files = vec![(OPTIMIZER, self.optimizer.file())];
+        if let Reference::Moving(moving) = &self.reference {
+            files.push((MOVING_REFERENCE, moving.file()));
+        }
+        files
+    }
+
+    fn state(&self, bookmark: &serde_json::Value) -> State {
+        State {
+            step: self.steps_done,
+            starting_weights: self.starting_weights.clone(),
+            objective: self.objective.state(),
+            schedule: self.follower.as_ref().map(Follower::to_json),
+            bookmark: bookmark.clone(),
+            files: Vec::new(),
+        }
     }
 
     /// Goes back, or on, to a checkpoint. The trainer must have been built from the weights that its run started from.

@@ -13,8 +13,8 @@ use candlewick_losses::{
 };
 use candlewick_model::{Packed, Parameters, Recompute, Saved};
 use candlewick_train::{
-    CausalPolicy, Checkpoint, Cotangents, Error, Fault, FrozenPolicy, MovingReference, Policy, Reference, Schedule,
-    Trainable, Trainer, TrainerOptions, Tuning,
+    CausalPolicy, Checkpoint, Copied, Cotangents, Error, Fault, FrozenPolicy, MovingReference, Policy, Reference,
+    Schedule, Trainable, Trainer, TrainerOptions, Tuning,
 };
 use support::{Threads, batches, bits, lora_model, model, options, pairs, trainer};
 
@@ -227,6 +227,10 @@ impl Trainable for Forgetful {
 
     fn save(&self, directory: &Path) -> candlewick_train::Result<()> {
         self.inner.save(directory)
+    }
+
+    fn copied(&self) -> Box<dyn Copied> {
+        self.inner.copied()
     }
 
     fn restore(&mut self, directory: &Path) -> candlewick_train::Result<()> {

@@ -28,7 +28,7 @@ pub use schedule_free::ScheduleFreeAdamWOptions;
 use tensors::{Tensor, layout, tensors};
 
 use crate::error::{Error, Result};
-use crate::tensor_file::{self, Column, Columns, Element};
+use crate::tensor_file::{Column, Columns, Element, TensorFile};
 
 /// An optimizer and its hyperparameters.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -253,20 +253,25 @@ impl<T: Element> Optimizer<T> {
         self.rule.step(parameters, gradients, Now { step: self.steps, scale, factor }, workspace)
     }
 
+    /// Updates made.
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps
+    }
+
     /// Whether a gradient other than zero ever reached the tensor that lies here.
     pub(crate) fn has_met_gradient(&self, range: Range<usize>) -> bool {
         self.rule.has_met_gradient(range)
     }
 
-    /// Writes its state: a safetensors file whose metadata are `format` (`candlewick-` and the kind), `version` and `steps`.
-    pub(crate) fn save(&self, path: &Path) -> Result<()> {
+    /// Its state: a safetensors file whose metadata are `format` (`candlewick-` and the kind), `version` and `steps`.
+    pub(crate) fn file(&self) -> TensorFile<'_> {
         let metadata = [("format", self.format()), ("version", VERSION.to_owned()), ("steps", self.steps.to_string())]
             .map(|(key, value)| (key.to_owned(), value));
-        let columns: Vec<_> = self.rule.state().into_iter().map(|(name, state)| (name, state.column())).collect();
-        tensor_file::write(path, &metadata.into(), &columns)
+        let columns = self.rule.state().into_iter().map(|(name, state)| (name, state.column())).collect();
+        TensorFile { metadata: metadata.into(), columns }
     }
 
-    /// Reads what [`save`](Self::save) wrote, for parameters of the same layout.
+    /// Reads what [`file`](Self::file) holds, for parameters of the same layout.
     pub(crate) fn load(&mut self, path: &Path) -> Result<()> {
         let refuse = |reason: String| Error::checkpoint(path, reason);
         let file = Columns::read(path)?.map_err(refuse)?;

@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
 use crate::policy::{Trainable, Tuning};
-use crate::tensor_file::{self, Column, Columns, Element};
+use crate::tensor_file::{Column, Columns, Element, TensorFile};
 
 /// A reference that follows the policy: a second copy of what is trained, all weights or an adapter, never of weights that stand still.
 ///
@@ -76,13 +76,13 @@ impl<T: Element> MovingReference<T> {
         Ok(())
     }
 
-    pub(crate) fn save(&self, path: &Path) -> Result<()> {
+    pub(crate) fn file(&self) -> TensorFile<'_> {
         let metadata = [("format", MOVING), ("version", "1"), ("layout", &layout(&self.parameters))];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        tensor_file::write(path, &metadata, &[("values", Column::new(self.parameters.data()))])
+        TensorFile { metadata, columns: vec![("values", Column::new(self.parameters.data()))] }
     }
 
-    /// Reads what [`save`](Self::save) wrote, for the same layout.
+    /// Reads what [`file`](Self::file) holds, for the same layout.
     pub(crate) fn load(&mut self, path: &Path) -> Result<()> {
         let refuse = |reason: String| Error::checkpoint(path, reason);
         let file = Columns::read(path)?.map_err(refuse)?;
