@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use candlewick::train::{Event, Run, Skipped, Summary, checkpoints};
+use candlewick::train::{self, Event, Run, Skipped, Summary, checkpoints};
 
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
@@ -32,10 +32,15 @@ pub(crate) fn drive(
     let mut progress = Progress::start(label, run.trainer().steps_done(), run.total_steps());
     let mut stepping = Duration::ZERO;
     let began = Instant::now();
+    run.set_interrupt(interrupt.flag());
     loop {
         let start = Instant::now();
         run.tell_time(start - began);
         let event = match run.advance() {
+            Err(train::Error::Interrupted) => {
+                progress.finish();
+                return Err(saved_stop(run, go_on)?);
+            }
             Ok(Some(event)) => event,
             Ok(None) => bail!("the run was over before it was driven"),
             Err(error) => {
@@ -63,14 +68,17 @@ pub(crate) fn drive(
                 let how = if saved { go_on } else { "nothing was saved; start again without --resume" };
                 bail!(Failure::Interrupted(format!("interrupted while the reference scored the rows; {how}")));
             }
-            let checkpoint = run.save_now()?;
-            let step = run.trainer().steps_done();
-            bail!(Failure::Interrupted(format!(
-                "interrupted after step {step}; saved to {}; {go_on}",
-                checkpoint.display()
-            )));
+            return Err(saved_stop(run, go_on)?);
         }
     }
+}
+
+/// Saves, and says so.
+fn saved_stop(run: &mut Run, go_on: &str) -> Result<anyhow::Error> {
+    let checkpoint = run.save_now()?;
+    let step = run.trainer().steps_done();
+    let text = format!("interrupted after step {step}; saved to {}; {go_on}", checkpoint.display());
+    Ok(Failure::Interrupted(text).into())
 }
 
 /// What is worth a line of its own, whatever the run is for.

@@ -117,6 +117,7 @@ fn of_fault(fault: Fault) -> u8 {
         Fault::Model => MODEL,
         Fault::Stopped => STOPPED,
         Fault::Files => FILES,
+        Fault::Interrupted => INTERRUPTED,
         _ => INTERNAL,
     }
 }

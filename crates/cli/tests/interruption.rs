@@ -43,7 +43,7 @@ fn control_c_tells_the_way_back() {
     await_path(&bench.path("run/checkpoints/step-00000002"), &mut child);
     interrupt(child.id());
     Said::of(child.wait_with_output().expect("output"))
-        .fails(130, &["finishing this step", "interrupted after step", "--resume"]);
+        .fails(130, &["wick: stopping", "interrupted after step", "--resume"]);
 }
 
 #[test]
@@ -67,7 +67,48 @@ fn control_c_before_anything_is_saved_promises_nothing() {
     bench.wick(&words("run", &["--steps", "1"])).succeeds();
 }
 
-/// The issue's own case: 2,000 real rows, a real model, SIGKILL in the middle. Rows whose completion has more than 48 tokens are
+/// A scheduler sends SIGTERM, and waits no longer than it likes.
+#[test]
+fn a_step_that_takes_long_is_given_up_and_made_again() {
+    let bench = Bench::new();
+    let row = |i: usize| {
+        let prompt = ["one", "two"][i % 2];
+        serde_json::json!({ "prompt": prompt, "chosen": " yes", "rejected": " no no" })
+    };
+    bench.lines("many.jsonl", (0..40_000).map(row));
+    let step = ["--steps", "1", "--set", "train.micro_batches=10000"];
+    let mut long = words("run", &step);
+    long[4] = "many.jsonl";
+    let mut command = bench.command(&long);
+    let mut child =
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().expect("wick");
+    await_path(&bench.path("run/plan.json"), &mut child);
+    signal("TERM", child.id());
+    let said = Said::of(child.wait_with_output().expect("output"));
+    said.fails(130, &["interrupted after step 0", "step-00000000", "--resume"]);
+    assert_eq!(bench.checkpoints("run"), ["step-00000000"]);
+}
+
+#[test]
+fn a_second_signal_ends_at_once_and_corrupts_nothing() {
+    let bench = Bench::new();
+    let steps = ["--steps", "60", "--set", "output.save_every=1", "--set", "output.keep=0"];
+    bench.wick(&words("whole", &steps)).succeeds();
+    for (number, wait) in [1, 3, 9, 20, 40].into_iter().enumerate() {
+        let output = format!("run-{number}");
+        let mut child = bench.spawn(&words(&output, &steps));
+        await_path(&bench.path(&format!("{output}/checkpoints/step-{wait:08}")), &mut child);
+        signal("TERM", child.id());
+        signal("INT", child.id());
+        // It may have been done with saving by then, or with everything.
+        let code = child.wait().expect("a child").code();
+        assert!(matches!(code, Some(130 | 0)), "{code:?}");
+        bench.wick(&words(&output, &[&steps[..], &["--resume"]].concat())).succeeds();
+        assert_eq!(bench.weights(&output), bench.weights("whole"));
+    }
+}
+
+/// 2,000 real rows, a real model, SIGKILL in the middle. Rows whose completion has more than 48 tokens are
 /// set aside, to save time; so the log of these rows must be the same too.
 #[test]
 fn a_killed_run_on_real_rows_resumes_to_the_same_bits() {
@@ -114,6 +155,10 @@ fn configuration(shared: &std::path::Path) -> String {
 }
 
 fn interrupt(process: u32) {
-    let sent = Command::new("sh").args(["-c", &format!("kill -INT {process}")]).status().expect("sh");
-    assert!(sent.success());
+    assert!(signal("INT", process), "it was over");
+}
+
+/// Whether the process was there to be told.
+fn signal(name: &str, process: u32) -> bool {
+    Command::new("sh").args(["-c", &format!("kill -{name} {process}")]).status().expect("sh").success()
 }

@@ -103,6 +103,9 @@ pub enum Error {
         /// |Δ Σ log p| there.
         gap: f64,
     },
+    /// Somebody asked to stop in the middle of a step or of an evaluation.
+    #[error("interrupted; nothing was changed by what was under way")]
+    Interrupted,
     /// An update left a parameter that is not finite.
     #[error(
         "after step {step} the parameter {parameter} is not finite; nothing was saved, and checkpoints written before stay whole; lower optimizer.learning_rate"
@@ -171,6 +174,8 @@ pub enum Fault {
     Model,
     /// Training diverged and stopped.
     Stopped,
+    /// Nobody: it was asked to stop.
+    Interrupted,
     /// The file system: a full disk, a missing permission.
     Files,
     /// This program.
@@ -197,6 +202,7 @@ impl Error {
             | Self::OtherReference { .. }
             | Self::NoGradient { .. } => Fault::Model,
             Self::NotFinite { .. } | Self::Diverged { .. } => Fault::Stopped,
+            Self::Interrupted => Fault::Interrupted,
             Self::Loss(_) | Self::Mismatch(_) => Fault::Configuration,
             Self::Kernel(_) | Self::Tensor(_) => Fault::Internal,
         }

@@ -17,6 +17,7 @@ mod config;
 mod data_plan;
 mod data_words;
 mod error;
+mod fingerprint;
 mod held_out;
 mod held_out_log;
 mod kinds;

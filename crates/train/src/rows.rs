@@ -1,14 +1,9 @@
 //! The rows of a plan: opened, batched, counted, checked.
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candlewick_data::{Annotation, Batch, BatchOptions, Batches, Encoder, Example, LastStep, Order, Source, Stream};
 use candlewick_losses::{Needs, Objective, StepWide};
-use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Error, Result};
 use crate::pack::{Micro, to_be_scored};
@@ -231,44 +226,3 @@ pub(crate) fn is_new(needs: &Needs, steps: u64, total_steps: u64, batches: &Batc
 }
 
 const STRATIFIED: &str = "data.stratified";
-
-/// What tells one data file from another: its length, and a hash of its first and last 64 KiB.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Fingerprint {
-    length: u64,
-    ends: String,
-}
-
-impl Fingerprint {
-    /// Of several files: of their fingerprints.
-    pub(crate) fn of_all(paths: &[PathBuf]) -> Result<Self> {
-        if let [path] = paths {
-            return Self::of(path);
-        }
-        let each = paths.iter().map(|path| Self::of(path)).collect::<Result<Vec<_>>>()?;
-        let ends: String = each.iter().map(|one| format!("{}:{};", one.length, one.ends)).collect();
-        let length = each.iter().fold(0u64, |length, one| length.saturating_add(one.length));
-        Ok(Self { length, ends: format!("{:032x}", xxh3_128(ends.as_bytes())) })
-    }
-
-    pub(crate) fn of(path: &Path) -> Result<Self> {
-        const END: u64 = 64 << 10;
-        let read = || -> std::io::Result<Self> {
-            let mut file = File::open(path)?;
-            let length = file.metadata()?.len();
-            let mut bytes = Vec::new();
-            file.by_ref().take(END).read_to_end(&mut bytes)?;
-            file.seek(SeekFrom::Start(length.saturating_sub(END)))?;
-            file.take(END).read_to_end(&mut bytes)?;
-            Ok(Self { length, ends: format!("{:032x}", xxh3_128(&bytes)) })
-        };
-        read().map_err(Error::io("reading", path))
-    }
-}
-
-impl std::fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes (xxh3-128 of its ends {})", self.length, self.ends)
-    }
-}

@@ -1,7 +1,8 @@
 //! A whole run from its plan, advanced by its caller one event at a time.
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use candlewick_data::{Batch, Batches, Cursor, Encoder, Report, Source};
@@ -12,12 +13,13 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::ResultKind;
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::held_out_log::HeldOutWriter;
 use crate::log::{MetricsLog, RejectedLog};
 use crate::plan::{Length, Plan, ReferencePlan, TuningPlan, UdmPlan};
 use crate::policy::{CausalPolicy, FrozenPolicy, weights_digest};
 use crate::reference::{MovingReference, PrecomputedReference, Reference};
-use crate::rows::{self, Fingerprint};
+use crate::rows;
 use crate::snapshot::Writing;
 use crate::trainer::{EvalReport, StepReport, Trainer, TrainerOptions, moves_reference};
 use crate::udm::{self, Fit, Udm};
@@ -55,6 +57,7 @@ pub struct Run {
     held_out_log: HeldOutWriter,
     data: Fingerprint,
     held_out_data: Option<Fingerprint>,
+    model_files: BTreeMap<String, Fingerprint>,
     total_steps: u64,
     place: Place,
     saved: Option<u64>,
@@ -84,6 +87,9 @@ struct Bookmark {
     /// The held-out file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     held_out: Option<Fingerprint>,
+    /// The files that decide what the model computes beside its weights, and what its tokens are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<BTreeMap<String, Fingerprint>>,
     /// Bytes of `rejected.jsonl`.
     rejected: u64,
     /// The classifier of prompts.
@@ -265,6 +271,9 @@ impl Run {
                 "the held-out rows have {found}, had {stored}; what was measured before would not fit what follows"
             ));
         }
+        if let Some(stored) = &bookmark.model {
+            self.check_model(stored)?;
+        }
         let length = |plan: &serde_json::Value| plan["train"]["length"].clone();
         let (ours, theirs) = (self.total_steps, bookmark.total_steps);
         if ours != theirs && length(&self.plan.to_json()) == length(&bookmark.plan) {
@@ -282,6 +291,17 @@ impl Run {
         }
     }
 
+    /// Whether configuration and tokenizer are those that the run began with.
+    fn check_model(&self, stored: &BTreeMap<String, Fingerprint>) -> Result<()> {
+        let names = self.model_files.keys().chain(stored.keys());
+        let differs = |name: &&String| self.model_files.get(*name) != stored.get(*name);
+        let Some(name) = names.into_iter().find(differs) else { return Ok(()) };
+        let show = |file: Option<&Fingerprint>| file.map_or_else(|| "no such file".to_owned(), Fingerprint::to_string);
+        let (found, had) = (show(self.model_files.get(name)), show(stored.get(name)));
+        let path = self.plan.model.path.join(name);
+        Err(Error::OtherPlan { differences: format!("model.path {} has {found}, had {had}", path.display()) })
+    }
+
     /// Puts everything together; `fit` is the classifier of prompts of a run that goes on after so many steps.
     fn build(plan: Plan, fit: Option<Fit>, step: u64) -> Result<Self> {
         let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
@@ -290,6 +310,7 @@ impl Run {
         let (source, held_out_source) = plan.open_for_run()?;
         let data = Fingerprint::of_all(&source.paths())?;
         let held_out_data = held_out_source.as_ref().map(|rows| Fingerprint::of_all(&rows.paths())).transpose()?;
+        let model_files = deciding_files(&plan.model.path)?;
         let mut batches = rows::training_batches(&plan, &source, &encoder, &needs)?;
         batches.hold_rejections();
         rows::check_first(&plan, &source, &encoder, &needs)?;
@@ -416,6 +437,7 @@ impl Run {
             held_out_log,
             data,
             held_out_data,
+            model_files,
             total_steps,
             place,
             saved: None,
@@ -480,6 +502,12 @@ impl Run {
             return Ok(Some(Event::Finished(self.finish())));
         }
         self.step().map(Some)
+    }
+
+    /// Looks at `interrupt` in the middle of steps and evaluations too. [`advance`](Self::advance) gives up with [`Error::Interrupted`] once it
+    /// is set; the run is then where it was before, and can be saved or go on.
+    pub fn set_interrupt(&mut self, interrupt: Arc<AtomicBool>) {
+        self.trainer.set_interrupt(interrupt);
     }
 
     /// Tells how long the run has been going, by the clock of its caller: what `output.save_minutes` is measured by. Time decides when
@@ -560,6 +588,7 @@ impl Run {
             total_steps: self.total_steps,
             data: self.data.clone(),
             held_out: self.held_out_data.clone(),
+            model: Some(self.model_files.clone()),
             rejected: self.rejected.length(),
             udm: self.udm.as_ref().map(|udm| udm.fit().clone()),
             embeddings: self.udm.as_ref().and_then(Udm::file).cloned(),
@@ -623,6 +652,7 @@ impl Run {
 
     fn step(&mut self) -> Result<Event> {
         self.check_metric()?;
+        let rejected = self.rejected.length();
         let batches = self.batches.next_step();
         self.rejected.append(&self.batches.take_rejections())?;
         let Some(mut batches) = batches? else {
@@ -635,6 +665,12 @@ impl Run {
         let report = match self.trainer.step(&batches) {
             Err(Error::NotFinite { step, what, value, rows }) => {
                 return self.skip(Skipped { step, what, value, rows }).map(Event::Skipped);
+            }
+            Err(Error::Interrupted) => {
+                // Its rows come again.
+                self.batches.resume(self.place.cursor.clone())?;
+                self.rejected.truncate(rejected)?;
+                return Err(Error::Interrupted);
             }
             report => report?,
         };
@@ -691,6 +727,7 @@ impl Run {
     fn evaluate(&mut self) -> Result<EvalReport> {
         let rows = self.held_out_source.as_ref();
         let mut batches = rows::evaluation_batches(&self.plan, rows, &self.encoder, &self.trainer.needs())?;
+        let rejected = self.rejected.length();
         if self.place.evaluated.is_none() {
             batches.hold_rejections();
         }
@@ -705,6 +742,9 @@ impl Run {
             }),
         };
         self.rejected.append(&batches.take_rejections())?;
+        if matches!(report, Err(Error::Interrupted)) {
+            self.rejected.truncate(rejected)?;
+        }
         let report = report?;
         self.held_out = Some(batches.report().clone());
         self.trainer.follow(&report);
@@ -810,6 +850,14 @@ fn refuse_other_run(output: &Path) -> Result<()> {
         return refuse(format!("holds the result of another run in {RESULT}; name another directory"));
     }
     Ok(())
+}
+
+/// What decides, beside weights, what a model computes and what its tokens are.
+fn deciding_files(model: &Path) -> Result<BTreeMap<String, Fingerprint>> {
+    let tokenizer = tokenizer_files(model).into_iter().filter(|path| !path.ends_with("generation_config.json"));
+    let files = tokenizer.chain(Some(model.join("config.json")));
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    files.map(|path| Ok((name(&path), Fingerprint::of(&path)?))).collect()
 }
 
 /// The files a tokenizer is read from.

@@ -1,5 +1,7 @@
 //! The step, the evaluation, and what is kept between steps.
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candlewick_data::Batch;
 use candlewick_kernels::{Float, adamw};
@@ -122,6 +124,8 @@ pub struct Trainer<P: Trainable> {
     optimizer: Optimizer<P::Element>,
     /// The rate of a schedule that follows evaluations.
     follower: Option<Follower>,
+    /// Set by somebody who wants the step under way to end.
+    interrupt: Arc<AtomicBool>,
     steps_done: u64,
     starting_weights: String,
     /// Parameters that have not received a gradient yet.
@@ -171,6 +175,7 @@ impl<P: Trainable> Trainer<P> {
             collective,
             optimizer,
             follower,
+            interrupt: Arc::default(),
             steps_done: 0,
             starting_weights,
             ungraded,
@@ -182,6 +187,16 @@ impl<P: Trainable> Trainer<P> {
     pub fn with_collective(mut self, collective: Box<dyn Collective>) -> Self {
         self.collective = collective;
         self
+    }
+
+    /// Looks at `interrupt` before each micro-batch of a step or an evaluation, and gives up with [`Error::Interrupted`] once it is
+    /// set. No parameter has changed then, and the trainer can be saved.
+    pub fn set_interrupt(&mut self, interrupt: Arc<AtomicBool>) {
+        self.interrupt = interrupt;
+    }
+
+    fn check_interrupt(&self) -> Result<()> {
+        if self.interrupt.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     }
 
     /// The policy. Between steps it holds the weights that are evaluated and saved, whatever the optimizer.
@@ -260,6 +275,7 @@ impl<P: Trainable> Trainer<P> {
         let mut tally = Tally::new(&context);
         self.policy.tuning().gradients.clear();
         for (index, micro) in micros.iter().enumerate() {
+            self.check_interrupt()?;
             // The reference first: its activations are gone when the policy's are kept.
             let reference = self.reference.score(&mut self.policy, &micro.rows)?;
             let (policy, saved) = self.policy.forward(&micro.rows.packed, needs.outputs)?;
@@ -378,6 +394,7 @@ impl<P: Trainable> Trainer<P> {
         tally: &mut Tally,
         sums: &mut TermSums,
     ) -> Result<ScoredBatch> {
+        self.check_interrupt()?;
         let needed = self.objective.needs().outputs;
         let want = Outputs { given: needed.given, ..needed.union(self.options.monitor) };
         let policy = self.policy.score(&micro.rows.packed, want)?.detach();
@@ -413,6 +430,7 @@ impl<P: Trainable> Trainer<P> {
         let mismatched_outputs = Outputs { given: false, ..outputs };
         let mut all = Vec::new();
         for micro in micros.iter().filter(|_| step_wide != StepWide::Nothing) {
+            self.check_interrupt()?;
             let (policy, reference) = match step_wide {
                 StepWide::AllRows => self.score_both(&micro.rows, outputs)?,
                 _ => (unscored::<P::Element>(&micro.rows)?, None),

@@ -31,8 +31,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::checkpoint;
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::plan::{EmbeddingPlan, UdmPlan};
-use crate::rows::Fingerprint;
 
 /// A fitted classifier with what embeds prompts for it.
 #[derive(Debug)]

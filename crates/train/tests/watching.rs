@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use candlewick_model::CausalLm;
@@ -284,6 +286,52 @@ fn a_checkpoint_written_in_the_background_is_the_same() {
                 candlewick_train::Checkpoint::open(&place.join(&step)).unwrap().state.bookmark["place"].clone()
             };
             assert_eq!(place(&beside), place(&inline));
+        }
+    }
+}
+
+#[test]
+fn an_interrupt_ends_what_is_under_way_and_nothing_is_lost() {
+    let folder = Folder::new();
+    let mut rows = support::folder::pairs(40);
+    rows[5]["chosen"] = rows[5]["rejected"].clone();
+    rows[30]["prompt"] = 7.into();
+    folder.lines("rows.jsonl", &rows);
+    let all = [
+        "train.order=shuffled",
+        "train.bucket=3",
+        "train.micro_batches=2",
+        "train.batch_size=2",
+        "data.rows=..34",
+        "evaluation.rows=34..",
+        "evaluation.every=2",
+        "train.epochs=2",
+    ];
+    for objective in ["objective.type=dpo", "objective.type=aot"] {
+        let all = [&all[..], &[objective]].concat();
+        let name = |way: &str| format!("{way}-{objective}");
+        finished(&mut Run::start(folder.plan(&name("whole"), &all)).unwrap());
+        let mut run = Run::start(folder.plan(&name("parts"), &all)).unwrap();
+        let interrupt = Arc::new(AtomicBool::new(false));
+        run.set_interrupt(Arc::clone(&interrupt));
+        let mut interrupted = 0;
+        loop {
+            interrupt.store(true, Ordering::Relaxed);
+            match run.advance() {
+                Err(Error::Interrupted) => interrupted += 1,
+                Ok(None) => break,
+                // Saving and finishing are not to be interrupted.
+                Ok(Some(event)) => assert!(!matches!(event, Event::Step(_) | Event::Evaluated(_)), "{event:?}"),
+                Err(error) => panic!("{error}"),
+            }
+            interrupt.store(false, Ordering::Relaxed);
+            if run.advance().unwrap().is_none() {
+                break;
+            }
+        }
+        assert!(interrupted > 20, "{interrupted}");
+        for file in ["metrics.jsonl", "final/model.safetensors", "rejected.jsonl", "held_out/scores.jsonl"] {
+            assert!(read(&folder, &name("whole"), file) == read(&folder, &name("parts"), file), "{objective}: {file}");
         }
     }
 }
