@@ -56,6 +56,10 @@ bench *arguments:
 sketches *arguments:
     cargo bench --package candlewick-model --bench sketches -- {{ arguments }}
 
+# Runs killed again and again, so many times each; --record writes down that no bit differed.
+violence *arguments:
+    python3 benches/violence.py {{ arguments }}
+
 # What a token costs in rows of 64 to 2,048 tokens.
 lengths *arguments: _venv
     cargo build --release --quiet --bin wick --package candlewick-cli

@@ -125,12 +125,16 @@ fn a_killed_run_on_real_rows_resumes_to_the_same_bits() {
     child.kill().expect("SIGKILL");
     child.wait().expect("a child");
     assert!(!bench.path("killed/final").exists(), "it was over before it was killed");
-    bench.wick(&[&run("killed")[..], &["--resume"]].concat()).succeeds();
+    let went_on = bench.wick(&[&run("killed")[..], &["--resume"]].concat());
+    went_on.succeeds();
 
     let said = bench.wick(&run("whole"));
     said.succeeds();
     assert!(said.err.contains("held-out loss"), "{}", said.err);
     assert!(said.out.contains("rows: 2000 rows, "), "{}", said.out);
+    let of_rows =
+        |said: &Said| said.out.lines().filter(|line| line.contains("rows: ")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(of_rows(&went_on), of_rows(&said));
     assert_eq!(bench.weights("killed"), bench.weights("whole"));
     let metrics = |run: &str| std::fs::read_to_string(bench.path(run).join("metrics.jsonl")).expect("metrics");
     assert_eq!(metrics("killed"), metrics("whole"));

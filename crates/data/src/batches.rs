@@ -256,6 +256,11 @@ impl Batches {
         self.stream.report()
     }
 
+    /// Counts on from a report, as that of an earlier part of the same pass.
+    pub fn count_on_from(&mut self, report: Report) {
+        *self.stream.report_mut() = report;
+    }
+
     /// From now on, holds every row of the first pass that is set aside, for [`take_rejections`](Self::take_rejections).
     pub fn hold_rejections(&mut self) {
         self.stream.hold_rejections();

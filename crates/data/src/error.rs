@@ -410,11 +410,13 @@ impl fmt::Display for Reason {
     }
 }
 
-/// One row that was set aside: where it stands, why, and what was seen.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// One row that was set aside: where it stands, why, and what was seen. As JSON `{"file": …, "line": …, "unit": "line" or "row",
+/// "reason": …, "detail": …}`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{origin}: {reason}: {detail}")]
 pub struct Rejection {
     /// File and line.
+    #[serde(flatten)]
     pub origin: Origin,
     /// The kind of reason, for counting.
     pub reason: Reason,

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Reason, Rejection};
 use crate::row::Context;
 use crate::truncate::Cut;
@@ -11,7 +13,8 @@ use crate::truncate::Cut;
 pub const LISTED_REJECTIONS: usize = 100;
 
 /// What became of the rows read so far. A row that is read in two epochs counts twice and is listed once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// Rows drawn from the source.
     pub rows: u64,
@@ -36,7 +39,8 @@ pub struct Report {
 }
 
 /// What became of the rows of one part of a mixture.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PartCounts {
     /// Rows drawn from it.
     pub rows: u64,
@@ -45,7 +49,8 @@ pub struct PartCounts {
 }
 
 /// What tokenization did to the rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counts {
     /// Prompt-and-completion sequences tokenized: two of a pair and of a judged row, one of each ranked completion, one of
     /// other rows.

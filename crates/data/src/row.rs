@@ -145,7 +145,8 @@ impl From<Row> for Record {
 }
 
 /// What the numbers of rows count in a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Unit {
     /// Lines of text.
     #[default]
@@ -155,7 +156,7 @@ pub enum Unit {
 }
 
 /// Where a row came from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Origin {
     /// The file as it was named, or `<memory>`.
     pub file: Arc<str>,

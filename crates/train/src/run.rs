@@ -92,6 +92,12 @@ struct Bookmark {
     model: Option<BTreeMap<String, Fingerprint>>,
     /// Bytes of `rejected.jsonl`.
     rejected: u64,
+    /// What became of the rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rows: Option<Report>,
+    /// What became of the held-out rows in the last evaluation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held_out_rows: Option<Report>,
     /// The classifier of prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     udm: Option<Fit>,
@@ -247,6 +253,8 @@ impl Run {
         }
         run.saved = Some(step);
         run.batches.resume(bookmark.place.cursor.clone())?;
+        run.batches.count_on_from(bookmark.rows.unwrap_or_default());
+        run.held_out = bookmark.held_out_rows;
         let directory = checkpoints(&run.plan.output.dir);
         checkpoint::sweep(&directory)?;
         checkpoint::set_aside_after(&directory, step)?;
@@ -590,6 +598,8 @@ impl Run {
             held_out: self.held_out_data.clone(),
             model: Some(self.model_files.clone()),
             rejected: self.rejected.length(),
+            rows: Some(self.batches.report().clone()),
+            held_out_rows: self.held_out.clone(),
             udm: self.udm.as_ref().map(|udm| udm.fit().clone()),
             embeddings: self.udm.as_ref().and_then(Udm::file).cloned(),
         };
@@ -652,7 +662,7 @@ impl Run {
 
     fn step(&mut self) -> Result<Event> {
         self.check_metric()?;
-        let rejected = self.rejected.length();
+        let (rejected, rows) = (self.rejected.length(), self.batches.report().clone());
         let batches = self.batches.next_step();
         self.rejected.append(&self.batches.take_rejections())?;
         let Some(mut batches) = batches? else {
@@ -669,6 +679,7 @@ impl Run {
             Err(Error::Interrupted) => {
                 // Its rows come again.
                 self.batches.resume(self.place.cursor.clone())?;
+                self.batches.count_on_from(rows);
                 self.rejected.truncate(rejected)?;
                 return Err(Error::Interrupted);
             }

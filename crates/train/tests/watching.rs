@@ -182,6 +182,7 @@ fn patience_ends_a_run_and_its_best_weights_are_the_result() {
         };
         let again = finished(&mut resumed.unwrap());
         assert_eq!((again.steps, again.watched), (summary.steps, summary.watched.clone()), "stopped after {stop}");
+        assert_eq!((&again.rows, &again.held_out), (&summary.rows, &summary.held_out), "stopped after {stop}");
         for file in ["metrics.jsonl", "final/model.safetensors", "held_out/scores.jsonl"] {
             assert!(read(&folder, "whole", file) == read(&folder, &output, file), "stopped after {stop}: {file}");
         }
@@ -310,23 +311,24 @@ fn an_interrupt_ends_what_is_under_way_and_nothing_is_lost() {
     for objective in ["objective.type=dpo", "objective.type=aot"] {
         let all = [&all[..], &[objective]].concat();
         let name = |way: &str| format!("{way}-{objective}");
-        finished(&mut Run::start(folder.plan(&name("whole"), &all)).unwrap());
+        let whole = finished(&mut Run::start(folder.plan(&name("whole"), &all)).unwrap());
         let mut run = Run::start(folder.plan(&name("parts"), &all)).unwrap();
         let interrupt = Arc::new(AtomicBool::new(false));
         run.set_interrupt(Arc::clone(&interrupt));
         let mut interrupted = 0;
-        loop {
-            interrupt.store(true, Ordering::Relaxed);
+        for asked in [true, false].into_iter().cycle() {
+            interrupt.store(asked, Ordering::Relaxed);
             match run.advance() {
                 Err(Error::Interrupted) => interrupted += 1,
-                Ok(None) => break,
-                // Saving and finishing are not to be interrupted.
-                Ok(Some(event)) => assert!(!matches!(event, Event::Step(_) | Event::Evaluated(_)), "{event:?}"),
-                Err(error) => panic!("{error}"),
-            }
-            interrupt.store(false, Ordering::Relaxed);
-            if run.advance().unwrap().is_none() {
-                break;
+                Ok(Some(Event::Finished(summary))) => {
+                    assert_eq!((summary.rows, summary.held_out), (whole.rows, whole.held_out));
+                    break;
+                }
+                // Saving is not to be interrupted.
+                Ok(Some(event)) => {
+                    assert!(!asked || matches!(event, Event::Saved(_) | Event::Alarm { .. }), "{event:?}")
+                }
+                other => panic!("{other:?}"),
             }
         }
         assert!(interrupted > 20, "{interrupted}");

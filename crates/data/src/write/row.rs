@@ -5,8 +5,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::Unfit;
-use crate::error::Rejection;
-use crate::row::{Message, Record, Row, TeacherToken, Text, Unit};
+use crate::row::{Message, Record, Row, TeacherToken, Text};
 
 /// Columns in the order in which they are written.
 pub(super) type Fields = Vec<(String, Value)>;
@@ -22,19 +21,6 @@ impl Serialize for Record {
         for (name, value) in &fields {
             map.serialize_entry(name, value)?;
         }
-        map.end()
-    }
-}
-
-impl Serialize for Rejection {
-    /// `{"file": …, "line": …, "unit": "line" or "row", "reason": …, "detail": …}`.
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(5))?;
-        map.serialize_entry("file", &*self.origin.file)?;
-        map.serialize_entry("line", &self.origin.line)?;
-        map.serialize_entry("unit", if self.origin.unit == Unit::Line { "line" } else { "row" })?;
-        map.serialize_entry("reason", &self.reason)?;
-        map.serialize_entry("detail", &self.detail)?;
         map.end()
     }
 }
