@@ -90,6 +90,19 @@ fn a_step_that_takes_long_is_given_up_and_made_again() {
 }
 
 #[test]
+fn a_second_training_in_the_same_directory_is_refused() {
+    let bench = Bench::new();
+    let long = ["--steps", "100000", "--set", "output.save_every=5"];
+    let mut child = bench.spawn(&words("run", &long));
+    await_path(&bench.path("run/checkpoints/step-00000005"), &mut child);
+    bench
+        .wick(&words("run", &[&long[..], &["--resume"]].concat()))
+        .fails(2, &["output.dir", "run", "another process trains there"]);
+    interrupt(child.id());
+    assert_eq!(child.wait().expect("a child").code(), Some(130));
+}
+
+#[test]
 fn a_second_signal_ends_at_once_and_corrupts_nothing() {
     let bench = Bench::new();
     let steps = ["--steps", "60", "--set", "output.save_every=1", "--set", "output.keep=0"];

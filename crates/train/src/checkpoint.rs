@@ -8,7 +8,7 @@
 //! `config.json`, or `adapter_model.safetensors` with `adapter_config.json`), the optimizer in `optimizer.safetensors`, whose
 //! metadata name it (`format`, as `candlewick-adamw`) and count its steps, a reference that moves in `moving_reference.safetensors` (its
 //! format: [`MovingReference`](crate::MovingReference)).
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -318,6 +318,26 @@ pub(crate) fn sweep(checkpoints: &Path) -> Result<()> {
     }
     let half = |name: &str| name.starts_with(".step-") && name.ends_with(".new");
     entries(checkpoints)?.into_iter().filter(|(name, _)| half(name)).try_for_each(|(_, path)| remove(&path))
+}
+
+/// Holds a directory until it is dropped, also against other processes; one that is killed lets go. A file system without locks holds nothing.
+///
+/// # Errors
+/// Somebody else holds it.
+pub(crate) fn hold_directory(directory: &Path) -> Result<File> {
+    create_directory(directory)?;
+    let path = directory.join(".lock");
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io("opening", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let reason = "another process trains there; wait for its end, or name another directory";
+            Err(Error::config("output.dir", format!("{}: {reason}", directory.display())))
+        }
+        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(e)) => Err(Error::io("locking", &path)(e)),
+    }
 }
 
 /// Creates a directory with its parents, each of which reaches the disk.

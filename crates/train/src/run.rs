@@ -1,5 +1,6 @@
 //! A whole run from its plan, advanced by its caller one event at a time.
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -63,6 +64,8 @@ pub struct Run {
     saved: Option<u64>,
     /// A checkpoint on its way to the disk.
     writing: Option<Writing>,
+    /// What keeps other runs out of the output directory.
+    held: Option<File>,
     /// The time by the caller's clock, and when the last checkpoint was begun.
     time: Option<Duration>,
     saved_at: Duration,
@@ -211,11 +214,12 @@ impl Run {
     /// saved are begun anew, and its classifier of prompts goes; its table of reference log-probabilities is used again.
     ///
     /// # Errors
-    /// Files that are missing or do not fit together; an output directory that holds another run.
+    /// Files that are missing or do not fit together; an output directory that holds another run, or in which one trains.
     pub fn start(plan: Plan) -> Result<Self> {
         refuse_other_run(&plan.output.dir)?;
         let mut run = Self::build(plan, None, 0)?;
-        checkpoint::create_directory(&run.plan.output.dir)?;
+        run.hold()?;
+        refuse_other_run(&run.plan.output.dir)?;
         checkpoint::sweep(&checkpoints(&run.plan.output.dir))?;
         run.log.clear()?;
         run.held_out_log.clear()?;
@@ -245,6 +249,7 @@ impl Run {
                 .to_owned();
             return Err(Error::Reference { path: path.clone(), reason });
         }
+        run.hold()?;
         run.trainer.restore(&checkpoint)?;
         run.place = bookmark.place.clone();
         if run.plan.to_json()["watch"] != bookmark.plan["watch"] {
@@ -450,6 +455,7 @@ impl Run {
             place,
             saved: None,
             writing: None,
+            held: None,
             time: None,
             saved_at: Duration::ZERO,
             alarms: VecDeque::new(),
@@ -728,6 +734,12 @@ impl Run {
         self.plan.watch.measured(&report).map(|_| ())
     }
 
+    /// Keeps other runs out of the output directory.
+    fn hold(&mut self) -> Result<()> {
+        self.held = Some(checkpoint::hold_directory(&self.plan.output.dir)?);
+        Ok(())
+    }
+
     fn epoch(&self) -> f64 {
         match self.plan.train.length {
             Length::Epochs(epochs) => self.trainer.steps_done() as f64 * epochs as f64 / self.total_steps.max(1) as f64,
@@ -816,6 +828,7 @@ impl Run {
 
     fn finish(&mut self) -> Summary {
         self.finished = true;
+        self.held = None;
         Summary {
             steps: self.trainer.steps_done(),
             tokens: self.place.tokens,
