@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use candlewick::losses::{
-    Builtin, Dpo, Humanline, Mix, Objective, Part, Recipe, ReferenceUpdate, Scored, Sft, StepWide, Teacher, Wpo,
+    Builtin, Dpo, Humanline, Mix, Objective, Part, Recipe, ReferenceUpdate, Scored, Sft, StepWide, Teacher, TrustRegion, Wpo,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -64,6 +64,10 @@ fn composites() -> [(Recipe, &'static str); 3] {
         (
             Humanline::new(Box::new(dpo())).into(),
             "any loss, on log-ratios of single tokens to a reference held within bounds",
+        ),
+        (
+            TrustRegion::new(Box::new(dpo())).into(),
+            "any loss with a reference, which follows the policy",
         ),
     ]
 }

@@ -25,7 +25,7 @@
 //!
 //! | to | see |
 //! |---|---|
-//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Wpo`], [`Humanline`], [`Objective`] |
+//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Wpo`], [`Humanline`], [`TrustRegion`], [`Objective`] |
 //! | write a loss | [`Loss`]; the views [`Pair`], [`AnchoredPair`], [`AnchoredLabels`], [`Demonstrations`], [`DemonstrationMeans`], [`EditedPair`], [`Ranked`], [`AnchoredRanked`], [`Judged`], [`TaughtPair`], [`AdvisedPair`], and any of them [`With`] a number |
 //! | weight undesirable rows by their prompts | [`udm`] |
 //! | bring settings of TRL | [`trl`] |
@@ -49,6 +49,7 @@ mod scores;
 mod terms;
 mod transport;
 pub mod trl;
+mod trust_region;
 pub mod udm;
 mod view;
 mod wpo;
@@ -66,9 +67,10 @@ pub use mix::{Mix, Part};
 pub use numbers::{Margin, Number, Numbers, PerItem, Preference, Score, Uncertainty, With};
 pub use recipe::Recipe;
 pub use reduction::Reduction;
-pub use reference_update::ReferenceUpdate;
+pub use reference_update::{Bema, ReferenceUpdate};
 pub use scores::{Outputs, TokenScores};
 pub use terms::{LossTerms, Metric, Normaliser, Rewards, Term};
+pub use trust_region::TrustRegion;
 pub use view::{
     AdvisedPair, AnchoredLabels, AnchoredPair, AnchoredRanked, Comparisons, DemonstrationMeans, Demonstrations,
     EditedPair, Judged, Needs, Pair, Ranked, RankedValues, Rows, Scored, Sides, StepWide, TaughtPair, TaughtSide,

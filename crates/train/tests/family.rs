@@ -39,6 +39,7 @@ fn objectives_that_wrap_others_train_too() {
         r#"{ "type": "mix", "parts": [ { "loss": { "type": "dpo" } }, { "weight": 0.2, "loss": { "type": "sft" } } ] }"#,
         r#"{ "type": "wpo", "loss": { "type": "dpo" } }"#,
         r#"{ "type": "humanline", "loss": { "type": "dpo" } }"#,
+        r#"{ "type": "trust_region", "update": { "soft": { "alpha": 0.1, "every": 2 } }, "loss": { "type": "dpo" } }"#,
     ] {
         train(serde_json::from_str(json).unwrap());
     }

@@ -47,6 +47,7 @@ builtin! {
     tr_dpo::TrDpo,
     tr_ipo::TrIpo,
     tr_kto::TrKto,
+    tr_bco::TrBco,
     cpo::Cpo,
     simpo::Simpo,
     alpha_po::AlphaPo,
