@@ -282,14 +282,18 @@ impl<'de> Deserialize<'de> for ReferenceUpdate {
                 _ => Err(D::Error::custom(format!("update: got \"{word}\", expected {FORMS}"))),
             };
         }
-        // serde's own words say which key is missing or unknown; what to write instead is added.
         match Written::deserialize(value) {
             Ok(Written::Soft { alpha, every }) => Ok(Self::Soft { alpha, every }),
             Ok(Written::Hard { every }) => Ok(Self::Hard { every }),
             Ok(Written::Ema { mu }) => Ok(Self::Ema { mu }),
             Ok(Written::Bema(bema)) => Ok(Self::Bema(bema)),
             Ok(Written::Lagged { every }) => Ok(Self::Lagged { every }),
-            Err(error) => Err(D::Error::custom(format!("update: {error}; expected {FORMS}"))),
+            // Which key lacks or is unknown, in serde's words but one: whoever reads "missing field" into the path of a key takes it
+            // for one of the loss.
+            Err(error) => {
+                let fault = error.to_string().replace("missing field", "lacks");
+                Err(D::Error::custom(format!("update: {fault}; expected {FORMS}")))
+            }
         }
     }
 }
@@ -384,8 +388,8 @@ mod tests {
         }
         let refused = |json: &str| read(json).unwrap_err().to_string();
         let mixed = refused(r#"{ "soft": { "every": 8 } }"#);
-        assert!(mixed.starts_with("update: missing field `alpha`; expected one of \"frozen\""), "{mixed}");
-        assert!(refused(r#"{ "soft": { "alpha": 0.6 } }"#).contains("missing field `every`"));
+        assert!(mixed.starts_with("update: lacks `alpha`; expected one of \"frozen\""), "{mixed}");
+        assert!(refused(r#"{ "soft": { "alpha": 0.6 } }"#).contains("lacks `every`"));
         assert!(refused(r#"{ "hard": { "alpha": 1.0, "every": 4 } }"#).contains("unknown field `alpha`"));
         assert!(refused(r#""often""#).starts_with("update: got \"often\", expected one of"));
         assert!(refused("3").starts_with("update: "));

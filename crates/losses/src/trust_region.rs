@@ -46,7 +46,7 @@ use crate::view::Needs;
 /// nca.validate()?;
 /// assert_eq!(nca.reference_update(), ReferenceUpdate::Hard { every: 64 });
 /// let orpo: Recipe = serde_json::from_str(r#"{ "type": "trust_region", "loss": { "type": "orpo" } }"#)?;
-/// assert!(orpo.validate().unwrap_err().to_string().starts_with("trust_region cannot wrap orpo: it has no reference"));
+/// assert!(orpo.validate().unwrap_err().to_string().starts_with("trust_region cannot wrap Orpo: it has no reference"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
