@@ -29,12 +29,14 @@
 //! | write a loss | [`Loss`]; the views [`Pair`], [`AnchoredPair`], [`AnchoredLabels`], [`Demonstrations`], [`DemonstrationMeans`], [`EditedPair`], [`Ranked`], [`AnchoredRanked`], [`Judged`], [`TaughtPair`], [`AdvisedPair`], and any of them [`With`] a number |
 //! | weight undesirable rows by their prompts | [`udm`] |
 //! | bring settings of TRL | [`trl`] |
+//! | learn with a fast and a slow module | [`FastSlowDpo`] |
 //! | learn from rewards of samples | [`policy_gradient`] |
 
 mod builtin;
 mod collective;
 mod divergence;
 mod error;
+mod fast_slow;
 mod groups;
 mod humanline;
 mod loss;
@@ -58,6 +60,7 @@ pub use builtin::*;
 pub use collective::{Collective, Solo, gather};
 pub use divergence::Divergence;
 pub use error::{Error, Result};
+pub use fast_slow::{FastSlowDpo, Role};
 pub use groups::{
     Groups, JudgedRows, LabelledRow, MismatchedScores, PairRows, RankedRows, Scores, TeacherScores, Totals,
 };

@@ -73,7 +73,7 @@ builtin! {
 mod reference_free;
 
 #[cfg(test)]
-mod vectors;
+pub(crate) mod vectors;
 
 /// How a loss of the list is named and described.
 pub trait Named: Objective + Default + Serialize + DeserializeOwned {

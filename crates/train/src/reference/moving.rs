@@ -77,7 +77,7 @@ impl<T: Element> MovingReference<T> {
         &self.parameters
     }
 
-    pub(super) fn parameters_mut(&mut self) -> &mut Parameters<T> {
+    pub(crate) fn parameters_mut(&mut self) -> &mut Parameters<T> {
         &mut self.parameters
     }
 
