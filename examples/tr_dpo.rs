@@ -83,7 +83,12 @@ fn main() -> Result<()> {
         match event {
             Event::Step(report) => {
                 gaps.push(gap(&report));
-                println!("step {:4}  loss {:.4}  log π(chosen) − log π(rejected) {:.3}", report.step, report.loss, gap(&report));
+                println!(
+                    "step {:4}  loss {:.4}  log π(chosen) − log π(rejected) {:.3}",
+                    report.step,
+                    report.loss,
+                    gap(&report)
+                );
             }
             Event::Finished(summary) => println!("the result is in {}", summary.result.display()),
             _ => {}

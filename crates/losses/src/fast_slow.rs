@@ -130,10 +130,8 @@ mod tests {
         let list = |name: &str| serde_json::from_value::<Vec<f64>>(file["inputs"][name].clone()).unwrap();
         let sums = [list("slow_chosen"), list("slow_rejected")].concat();
         let slots = policy.log_probs().dim(1).unwrap();
-        let rows: Vec<Vec<f64>> = sums
-            .iter()
-            .map(|sum| std::iter::once(*sum).chain(std::iter::repeat(0.0)).take(slots).collect())
-            .collect();
+        let rows: Vec<Vec<f64>> =
+            sums.iter().map(|sum| std::iter::once(*sum).chain(std::iter::repeat(0.0)).take(slots).collect()).collect();
         TokenScores::new(Tensor::new(rows, &Device::Cpu).unwrap(), policy.mask().clone()).unwrap()
     }
 
@@ -174,7 +172,9 @@ mod tests {
             let numeric = central_difference(|at| loss(at).1.to_scalar::<f64>().unwrap(), &at, 1e-5);
             assert!(worst(&gradient, &numeric) < 1e-9, "{role:?}: {gradient:?} {numeric:?}");
         }
-        assert!(FastSlowDpo { alpha: -0.1, ..ofs }.validate().unwrap_err().to_string().starts_with("fast_slow_dpo.alpha"));
+        assert!(
+            FastSlowDpo { alpha: -0.1, ..ofs }.validate().unwrap_err().to_string().starts_with("fast_slow_dpo.alpha")
+        );
         assert!(FastSlowDpo { beta: 0.0, ..ofs }.validate().is_err());
     }
 }

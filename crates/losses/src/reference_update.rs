@@ -172,7 +172,10 @@ impl Bema {
                 "so much that lag + multiplier·t is at least 1 at the first update: a mean's weight is at most 1",
             ),
         ];
-        numbers.into_iter().find(|(_, _, is_in, _)| !is_in).map(|(parameter, got, _, expected)| (parameter, got, expected))
+        numbers
+            .into_iter()
+            .find(|(_, _, is_in, _)| !is_in)
+            .map(|(parameter, got, _, expected)| (parameter, got, expected))
     }
 }
 

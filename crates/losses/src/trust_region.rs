@@ -77,9 +77,8 @@ impl<O: Objective> Objective for TrustRegion<O> {
 
     fn validate(&self) -> Result<()> {
         self.loss.validate()?;
-        let refuse = |reason: &str| {
-            Err(Error::Wrapped { outer: NAME, inner: self.loss.name(), reason: reason.to_owned() })
-        };
+        let refuse =
+            |reason: &str| Err(Error::Wrapped { outer: NAME, inner: self.loss.name(), reason: reason.to_owned() });
         if !self.loss.needs().reference {
             return refuse("it has no reference that could follow; use it as it is, or choose a loss with one");
         }

@@ -436,7 +436,6 @@ pub(crate) const SLOW_OPTIMIZER: &str = "slow_optimizer.safetensors";
 /// Files that only a run that goes on needs.
 const OF_RUNS: [&str; 4] = [OPTIMIZER, MOVING_REFERENCE, SLOW, SLOW_OPTIMIZER];
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

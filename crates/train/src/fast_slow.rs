@@ -288,7 +288,8 @@ impl<T: Element> FastSlow<T> {
         let (path, state) = (&checkpoint.path, &checkpoint.state);
         if state.starting_weights != self.starting_weights {
             let (theirs, ours) = (&state.starting_weights, &self.starting_weights);
-            let reason = format!("its run started from the weights {theirs}, this one from {ours}; give those it started from");
+            let reason =
+                format!("its run started from the weights {theirs}, this one from {ours}; give those it started from");
             return Err(Error::checkpoint(path, reason));
         }
         let counts = state.objective.as_ref().and_then(|json| Counts::from_json(state.step, json));
