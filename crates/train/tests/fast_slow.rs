@@ -84,8 +84,9 @@ fn each_loss_has_the_term_between_them_with_its_own_sign() {
 fn the_module_that_did_better_becomes_the_fast_one() {
     let (mut given, mut kept) = (modules::<f64>(0.1, 2), modules::<f64>(0.1, 1000));
     let (mut fast, mut slow, mut swaps) = (0.0, 0.0, 0);
-    for step in 1..=24 {
-        let rows = batches(&pairs(6, step), 3);
+    for step in 1..=12 {
+        // Rows that come again suit the fast one, rows that nobody has seen the slow one.
+        let rows = batches(&pairs(6, if step <= 4 { 1 } else { step }), 3);
         let report = given.step(&rows).unwrap();
         (fast, slow) = (fast + report.fast.dpo, slow + report.slow.dpo);
         assert_eq!(report.swapped, step % 2 == 0 && slow < fast, "step {step}");
@@ -102,7 +103,7 @@ fn the_module_that_did_better_becomes_the_fast_one() {
             (fast, slow) = (0.0, 0.0);
         }
     }
-    assert!((1..12).contains(&swaps), "{swaps} changes of roles in twelve intervals: the rows decide, choose others");
+    assert!((1..6).contains(&swaps), "{swaps} changes of roles in six intervals: the rows decide, choose others");
 }
 
 #[test]
