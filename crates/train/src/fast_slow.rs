@@ -263,20 +263,22 @@ impl<T: Element> FastSlow<T> {
     /// # Errors
     /// The files cannot be written; what was there before stays whole.
     pub fn save(&self, directory: &Path) -> Result<()> {
-        checkpoint::write_directory(directory, |fresh| {
+        let state = State {
+            step: self.counts.steps,
+            starting_weights: self.starting_weights.clone(),
+            objective: Some(self.counts.to_json()),
+            schedule: None,
+            bookmark: serde_json::Value::Null,
+            files: Vec::new(),
+        };
+        let files = [
+            (SLOW, self.slow.file()),
+            (OPTIMIZER, self.optimizer.file()),
+            (SLOW_OPTIMIZER, self.slow_optimizer.file()),
+        ];
+        checkpoint::write_checkpoint(directory, state, &[], |fresh| {
             self.policy.save(fresh)?;
-            self.slow.save(&fresh.join(SLOW))?;
-            self.optimizer.save(&fresh.join(OPTIMIZER))?;
-            self.slow_optimizer.save(&fresh.join(SLOW_OPTIMIZER))?;
-            let state = State {
-                step: self.counts.steps,
-                starting_weights: self.starting_weights.clone(),
-                objective: Some(self.counts.to_json()),
-                schedule: None,
-                bookmark: serde_json::Value::Null,
-                files: Vec::new(),
-            };
-            checkpoint::write_state(fresh, state)
+            files.iter().try_for_each(|(name, file)| file.write(&fresh.join(name)))
         })
     }
 

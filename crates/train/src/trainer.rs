@@ -302,9 +302,8 @@ impl<P: Trainable> Trainer<P> {
         self.check(&micros, &tally, grad_norm)?;
         let factor = self.rate_factor();
         let scale = clip_factor(grad_norm, self.options.max_grad_norm);
-        let update = self.objective.reference_update();
         if let Reference::Moving(moving) = &mut self.reference {
-            moving.keep_back(&self.policy, update, self.steps_done + 1);
+            moving.keep_back(&self.policy, self.objective.reference_update(), self.steps_done + 1);
         }
         let Tuning { parameters, gradients, workspace } = self.policy.tuning();
         self.optimizer.step(parameters, gradients, scale, factor, workspace)?;
@@ -313,7 +312,7 @@ impl<P: Trainable> Trainer<P> {
     }
 
     /// Counts a step as done that [`step`](Self::step) refused with [`Error::NotFinite`]: no parameter changes, the schedule goes on,
-    /// and so does a reference that moves.
+    /// and so does a reference that moves; one that lags, which is copied before a step changes the policy, stays.
     ///
     /// # Errors
     /// None that a trainer which stepped before could have.
@@ -324,7 +323,7 @@ impl<P: Trainable> Trainer<P> {
     fn count_step(&mut self) -> Result<()> {
         self.steps_done += 1;
         if let Reference::Moving(moving) = &mut self.reference {
-            moving.follow(&mut self.policy, update, self.steps_done)?;
+            moving.follow(&mut self.policy, self.objective.reference_update(), self.steps_done)?;
         }
         Ok(())
     }

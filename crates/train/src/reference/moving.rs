@@ -244,7 +244,8 @@ mod tests {
         let written = MovingReference::of(&policy);
         let older = [("format", MOVING), ("version", "1"), ("layout", &layout(&written.parameters))];
         let older = older.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        tensor_file::write(&path, &older, &[("values", Column::new(written.parameters.data()))]).unwrap();
+        let columns = vec![("values", Column::new(written.parameters.data()))];
+        TensorFile { metadata: older, columns }.write(&path).unwrap();
         set(&mut policy, &[1.0]);
         let mut soft = MovingReference::of(&policy);
         soft.prepare(&policy, ReferenceUpdate::soft());
