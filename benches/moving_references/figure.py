@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What run.sh has measured, as results.csv and a figure: figure.py OUTPUT_DIR writes both beside this file and to docs/."""
+"""What run.sh has measured: figure.py OUTPUT_DIR writes results.csv beside this file and docs/moving-references.svg."""
 import csv
 import json
 import statistics
@@ -36,7 +36,7 @@ def row(panel, arm):
 
 
 def figure(rows):
-    """A panel a way of training: margin upwards, drift to the right, both on the scale of their largest; a line joins DPO's betas."""
+    """A panel a way of training: margin upwards, drift to the right; a line joins DPO's betas."""
     panels = [panel for panel in PANELS if any(row["trained"] == panel for row in rows)]
     width = len(panels) * (WIDTH + LEFT) + 170
     lines = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT + TOP + 60}" font-family="sans-serif" font-size="11">',
@@ -50,27 +50,29 @@ def figure(rows):
 
 
 def draw(panel, rows, left):
-    most_drift, most_margin = (1.08 * max(row[name] for row in rows) for name in ("drift_high", "margin_high"))
+    most_drift, most_margin = 1.5 * max(row["drift"] for row in rows), 1.1 * max(row["margin"] for row in rows)
     x = lambda drift: left + WIDTH * drift / most_drift
     y = lambda margin: TOP + HEIGHT * (1 - margin / most_margin)
     yield f'<text x="{left}" y="{TOP - 14}" font-size="13">{PANELS[panel]}</text>'
     yield f'<path d="M{left},{TOP} V{TOP + HEIGHT} H{left + WIDTH}" fill="none" stroke="#444"/>'
     for share in (0.25, 0.5, 0.75, 1.0):
         drift, margin = share * most_drift, share * most_margin
-        yield f'<text x="{x(drift):.1f}" y="{TOP + HEIGHT + 16}" text-anchor="middle">{drift:.3g}</text>'
-        yield f'<text x="{left - 6}" y="{y(margin) + 4:.1f}" text-anchor="end">{margin:.3g}</text>'
+        yield f'<text x="{x(drift):.1f}" y="{TOP + HEIGHT + 16}" text-anchor="middle">{drift:.2g}</text>'
+        yield f'<text x="{left - 6}" y="{y(margin) + 4:.1f}" text-anchor="end">{margin:.2g}</text>'
     yield f'<text x="{left + WIDTH / 2}" y="{TOP + HEIGHT + 36}" text-anchor="middle">drift: KL from the start, nats an answer</text>'
-    yield f'<text transform="translate({left - 40},{TOP + HEIGHT / 2}) rotate(-90)" text-anchor="middle">held-out margin over the start, nats</text>'
-    dpo = [row for row in rows if row["arm"].startswith("dpo")]
-    points = " ".join(f"{x(row['drift']):.1f},{y(row['margin']):.1f}" for row in sorted(dpo, key=lambda row: row["drift"]))
+    turned = f"translate({left - 36},{TOP + HEIGHT / 2}) rotate(-90)"
+    yield f'<text transform="{turned}" text-anchor="middle">held-out margin over the start, nats</text>'
+    dpo = sorted((row for row in rows if row["arm"].startswith("dpo")), key=lambda row: row["drift"])
+    points = " ".join(f"{x(row['drift']):.1f},{y(row['margin']):.1f}" for row in dpo)
     yield f'<polyline points="{points}" fill="none" stroke="{COLOURS["dpo"]}" stroke-dasharray="4 3"/>'
-    for row in rows:
-        colour = COLOURS[row["arm"].split()[0].rstrip(",")]
-        label = row["arm"].replace("dpo, ", "").replace("beta", "β")
-        yield (f'<path d="M{x(row["drift_low"]):.1f},{y(row["margin"]):.1f} H{x(row["drift_high"]):.1f} M{x(row["drift"]):.1f},'
-               f'{y(row["margin_low"]):.1f} V{y(row["margin_high"]):.1f}" stroke="{colour}" opacity="0.35"/>')
-        yield f'<circle cx="{x(row["drift"]):.1f}" cy="{y(row["margin"]):.1f}" r="4" fill="{colour}"><title>{label}</title></circle>'
-        yield f'<text x="{x(row["drift"]) + 6:.1f}" y="{y(row["margin"]) - 5:.1f}" font-size="8" fill="{colour}">{label}</text>'
+    # Names stand in a column at the right of the points, in their order and apart from each other.
+    column, last = x(max(row["drift"] for row in rows)) + 22, -100.0
+    for row in sorted(rows, key=lambda row: -row["margin"]):
+        colour, at = COLOURS[row["arm"].split()[0].rstrip(",")], (x(row["drift"]), y(row["margin"]))
+        last = max(at[1], last + 11)
+        yield f'<path d="M{at[0]:.1f},{at[1]:.1f} L{column - 3:.1f},{last:.1f}" stroke="{colour}" stroke-width="0.5"/>'
+        yield f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3.5" fill="{colour}"/>'
+        yield f'<text x="{column:.1f}" y="{last + 3:.1f}" font-size="9" fill="{colour}">{row["arm"].replace("beta", "β")}</text>'
 
 
 main(Path(sys.argv[1]))
