@@ -9,7 +9,7 @@ fn configurations_in_the_docs_are_configurations() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
     let page = std::fs::read_to_string(page).expect("the page is there");
     let blocks: Vec<&str> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(blocks.len(), 6);
+    assert_eq!(blocks.len(), 7);
     for block in blocks {
         let words = Words::parse(block, "docs/configuration.md").expect("it is TOML");
         words.config().unwrap_or_else(|e| panic!("{e}\n{block}"));

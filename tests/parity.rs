@@ -45,6 +45,16 @@ fn recorded_runs_come_out() {
     }
 }
 
+/// Of a model and rows made for it, so that it stands beside the tests (`tools/interop/tr_dpo_hard.py`).
+#[test]
+fn a_reference_that_is_copied_every_four_steps_comes_out() {
+    let expected = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/expected");
+    let replay = Replay { model: expected.join("models/untied_head"), adapter: None };
+    let (deviations, _) = replay.run(&expected.join("tr_dpo_hard.json")).unwrap_or_else(|e| panic!("{e}"));
+    println!("{deviations}");
+    assert!(deviations.are_small(), "{deviations}");
+}
+
 /// Tensor by tensor, |ours − theirs| / |theirs| ≤ 5e-3: three times what f32 arithmetic alone explains.
 fn assert_adapter_is_near(policy: &CausalPolicy, model: &Path, adapter: &Path) {
     let mut theirs = CausalLm::<f32>::load(model).unwrap();

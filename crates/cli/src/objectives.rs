@@ -2,7 +2,8 @@
 
 use anyhow::{Result, anyhow};
 use candlewick::losses::{
-    Builtin, Dpo, Humanline, Mix, Objective, Part, Recipe, ReferenceUpdate, Scored, Sft, StepWide, Teacher, Wpo,
+    Builtin, Dpo, Humanline, Mix, Objective, Part, Recipe, ReferenceUpdate, Scored, Sft, StepWide, Teacher,
+    TrustRegion, Wpo,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -65,6 +66,7 @@ fn composites() -> [(Recipe, &'static str); 3] {
             Humanline::new(Box::new(dpo())).into(),
             "any loss, on log-ratios of single tokens to a reference held within bounds",
         ),
+        (TrustRegion::new(Box::new(dpo())).into(), "any loss with a reference, which follows the policy"),
     ]
 }
 
@@ -113,7 +115,7 @@ fn reads(objective: &dyn Objective) -> Vec<String> {
         ),
         (
             objective.reference_update() != ReferenceUpdate::Frozen,
-            "a reference that moves after the optimizer's steps (update = \"frozen\" keeps it in its place)",
+            "a reference that moves at the optimizer's steps (update = \"frozen\" keeps it in its place)",
         ),
     ];
     reads.extend(further.into_iter().filter(|(does, _)| *does).map(|(_, what)| what.to_owned()));

@@ -39,6 +39,7 @@ pub mod muon;
 pub mod rms_norm;
 pub mod rmsprop;
 pub mod rope;
+pub mod running_mean;
 pub mod schedule_free;
 pub mod swiglu;
 pub mod token_log_probs;

@@ -23,19 +23,18 @@ use crate::view::Needs;
 /// That of the inner loss for tokens within the bounds (which belong to the inside), and 0 for the others.
 ///
 /// # When to use
-/// With pairs or verdicts that the policy did not write itself, together with a reference that follows it often: wrap
-/// [`TrDpo`](crate::TrDpo) or [`TrKto`](crate::TrKto) for that.
+/// With pairs or verdicts that the policy did not write itself, together with a reference that follows one step behind, as
+/// the paper trains: `{ type = "humanline", loss = { type = "tr_dpo", update = "lagged" } }`, or any loss within
+/// [`TrustRegion`](crate::TrustRegion).
 ///
 /// # Source
 /// arXiv 2509.24207, as in the authors' library HALOs. Confidence A for the clamp on the policy's rows; whether
 /// mismatched completions are clamped too is not verified (they are here).
 ///
 /// # Deviations
-/// From the paper and HALOs: their reference is set to the policy at every step, in HALOs before the optimizer moves
-/// it, so that the reference lags one step behind. That is not reproduced: here the reference is the business of the
-/// inner loss's `update`, which comes after the optimizer's step and may not copy the policy after every one (the
-/// reference would equal the policy), and a frozen reference stays. Implicit rewards and margins that the inner loss
-/// reports are those of the clamped log-ratios. Other statistics of the tokens (entropies and the like, and the weights
+/// From the paper and HALOs: the reference is the business of the inner loss, and a frozen one stays. Theirs is set to
+/// the policy at every step, before the optimizer moves it: that is the `update` `"lagged"`, or `{ lagged = { every = 4 } }`
+/// for less often. Implicit rewards and margins that the inner loss reports are those of the clamped log-ratios. Other statistics of the tokens (entropies and the like, and the weights
 /// of an inner [`Wpo`](crate::Wpo)'s vocabulary) are not changed: put `wpo` outside. TRL has no such option.
 ///
 /// # Checked by

@@ -25,16 +25,18 @@
 //!
 //! | to | see |
 //! |---|---|
-//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Wpo`], [`Humanline`], [`Objective`] |
+//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Wpo`], [`Humanline`], [`TrustRegion`], [`Objective`] |
 //! | write a loss | [`Loss`]; the views [`Pair`], [`AnchoredPair`], [`AnchoredLabels`], [`Demonstrations`], [`DemonstrationMeans`], [`EditedPair`], [`Ranked`], [`AnchoredRanked`], [`Judged`], [`TaughtPair`], [`AdvisedPair`], and any of them [`With`] a number |
 //! | weight undesirable rows by their prompts | [`udm`] |
 //! | bring settings of TRL | [`trl`] |
+//! | learn with a fast and a slow module | [`FastSlowDpo`] |
 //! | learn from rewards of samples | [`policy_gradient`] |
 
 mod builtin;
 mod collective;
 mod divergence;
 mod error;
+mod fast_slow;
 mod groups;
 mod humanline;
 mod loss;
@@ -49,6 +51,7 @@ mod scores;
 mod terms;
 mod transport;
 pub mod trl;
+mod trust_region;
 pub mod udm;
 mod view;
 mod wpo;
@@ -57,6 +60,7 @@ pub use builtin::*;
 pub use collective::{Collective, Solo, gather};
 pub use divergence::Divergence;
 pub use error::{Error, Result};
+pub use fast_slow::{FastSlowDpo, Role};
 pub use groups::{
     Groups, JudgedRows, LabelledRow, MismatchedScores, PairRows, RankedRows, Scores, TeacherScores, Totals,
 };
@@ -66,9 +70,10 @@ pub use mix::{Mix, Part};
 pub use numbers::{Margin, Number, Numbers, PerItem, Preference, Score, Uncertainty, With};
 pub use recipe::Recipe;
 pub use reduction::Reduction;
-pub use reference_update::ReferenceUpdate;
+pub use reference_update::{Bema, ReferenceUpdate};
 pub use scores::{Outputs, TokenScores};
 pub use terms::{LossTerms, Metric, Normaliser, Rewards, Term};
+pub use trust_region::TrustRegion;
 pub use view::{
     AdvisedPair, AnchoredLabels, AnchoredPair, AnchoredRanked, Comparisons, DemonstrationMeans, Demonstrations,
     EditedPair, Judged, Needs, Pair, Ranked, RankedValues, Rows, Scored, Sides, StepWide, TaughtPair, TaughtSide,

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::humanline::Humanline;
 use crate::loss::{Objective, forward_objective};
 use crate::mix::Mix;
+use crate::trust_region::TrustRegion;
 use crate::wpo::Wpo;
 
 recipes! {
@@ -18,6 +19,8 @@ recipes! {
     "wpo" => Wpo,
     /// Log-ratios of single tokens held within bounds.
     "humanline" => Humanline,
+    /// A reference that follows the policy.
+    "trust_region" => TrustRegion,
 }
 
 /// Makes [`Recipe`]: a single loss, or one of the objectives that are made of others, in the list above.
@@ -207,7 +210,7 @@ mod tests {
     fn wrong_words_are_named_with_the_nearest() {
         let wrong = |json: &str| serde_json::from_str::<Recipe>(json).unwrap_err().to_string();
         let typo = wrong(r#"{ "type": "wpoo" }"#);
-        assert!(typo.contains("did you mean `wpo`?") && typo.contains("mix, wpo, humanline"), "{typo}");
+        assert!(typo.contains("did you mean `wpo`?") && typo.contains("mix, wpo, humanline, trust_region"), "{typo}");
         assert!(wrong(r#"{ "type": "humanlin" }"#).contains("did you mean `humanline`?"));
         let inner = wrong(r#"{ "type": "wpo", "loss": { "type": "dpo", "bta": 1 } }"#);
         assert!(inner.contains("wpo: ") && inner.contains("bta"), "{inner}");

@@ -8,10 +8,12 @@ use serde_json::{Map, Value};
 use crate::builtin::Builtin;
 use crate::divergence::Divergence;
 use crate::error::{Error, Result};
+use crate::loss::Objective;
 use crate::mix::{Mix, Part};
 use crate::recipe::Recipe;
 use crate::reduction::Reduction;
 use crate::reference_update::ReferenceUpdate;
+use crate::trust_region::TrustRegion;
 use crate::wpo::Wpo;
 
 /// The options of TRL's trainers that decide the loss, under TRL's names and with
@@ -262,7 +264,13 @@ impl Options {
         }
         fields.extend(settings);
         let loss = from_value(Value::Object(fields))?;
-        if self.use_weighting { weighted(loss) } else { Ok(Recipe::Builtin(loss)) }
+        let recipe = if self.use_weighting { weighted(loss)? } else { Recipe::Builtin(loss) };
+        // Where no name of its own says so.
+        let follows = self.sync_ref_model && recipe.needs().reference;
+        match follows && recipe.reference_update() == ReferenceUpdate::Frozen {
+            true => Ok(TrustRegion { update: self.reference_update(), loss: Box::new(recipe) }.into()),
+            false => Ok(recipe),
+        }
     }
 
     /// The loss that `CPOTrainer` has under a name, and the settings by which it differs from its defaults.
@@ -361,19 +369,20 @@ impl Options {
         Ok(())
     }
 
-    /// `sync_ref_model` and what belongs to it.
+    /// `sync_ref_model` and what belongs to it, of a loss that has a name for it.
     fn with_reference_update(&self, loss: Builtin) -> Result<Builtin> {
-        if !self.sync_ref_model || matches!(loss, Builtin::Sft(_)) {
-            return Ok(loss);
-        }
-        let missing = || Error::NotBuilt(format!("sync_ref_model with {}", loss.name()));
-        let mut fields = to_fields(&Builtin::from_name(&format!("tr_{}", loss.name())).ok_or_else(missing)?)?;
+        let named = Builtin::from_name(&format!("tr_{}", loss.name()));
+        let Some(named) = named.filter(|_| self.sync_ref_model) else { return Ok(loss) };
+        let mut fields = to_fields(&named)?;
         for (name, value) in to_fields(&loss)?.into_iter().filter(|(name, _)| name != TYPE) {
             fields.insert(name, value);
         }
-        let (alpha, every) = (self.ref_model_mixup_alpha, self.ref_model_sync_steps);
-        fields.insert("update".to_owned(), to_value(&ReferenceUpdate::Soft { alpha, every })?);
+        fields.insert("update".to_owned(), to_value(&self.reference_update())?);
         from_value(Value::Object(fields))
+    }
+
+    fn reference_update(&self) -> ReferenceUpdate {
+        ReferenceUpdate::Soft { alpha: self.ref_model_mixup_alpha, every: self.ref_model_sync_steps }
     }
 }
 
@@ -448,7 +457,7 @@ const DIVERGENT: &str = "sigmoid, sigmoid_norm, hinge, ipo, exo_pair, robust, di
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Discopop, Dpo, Exo, Hinge, Ipo, Kto, Nca, Objective, RobustDpo, Sft};
+    use crate::{Discopop, Dpo, Exo, Hinge, Ipo, Kto, Nca, RobustDpo, Sft};
 
     fn recipe(options: &str) -> Result<Recipe> {
         serde_json::from_str::<Options>(options).unwrap().recipe()
@@ -563,8 +572,11 @@ mod tests {
 
     #[test]
     fn a_moving_reference_is_asked_of_a_loss_that_has_one() {
-        let options = r#"{ "loss_type": "nca_pair", "sync_ref_model": true }"#;
-        assert_eq!(recipe(options).unwrap_err().to_string(), "sync_ref_model with nca not built");
+        let nca = recipe(r#"{ "loss_type": "nca_pair", "sync_ref_model": true, "beta": 0.3 }"#).unwrap();
+        let update = ReferenceUpdate::Soft { alpha: 0.6, every: 512 };
+        let inner = Recipe::Builtin(Nca { beta: 0.3, ..Nca::default() }.into());
+        assert_eq!(nca, TrustRegion { update, loss: Box::new(inner) }.into());
+        nca.validate().unwrap();
         becomes(r#"{ "loss_type": "sft", "sync_ref_model": true }"#, Sft {});
         let options =
             r#"{ "beta": 0.2, "sync_ref_model": true, "ref_model_sync_steps": 8, "f_divergence_type": "forward_kl" }"#;

@@ -450,8 +450,11 @@ const STATE: &str = "state.json";
 pub(crate) const OPTIMIZER: &str = "optimizer.safetensors";
 /// The reference that follows the policy.
 pub(crate) const MOVING_REFERENCE: &str = "moving_reference.safetensors";
+/// The slow module beside the fast one, and its optimizer.
+pub(crate) const SLOW: &str = "slow.safetensors";
+pub(crate) const SLOW_OPTIMIZER: &str = "slow_optimizer.safetensors";
 /// Files that only a run that goes on needs.
-const OF_RUNS: [&str; 2] = [OPTIMIZER, MOVING_REFERENCE];
+const OF_RUNS: [&str; 4] = [OPTIMIZER, MOVING_REFERENCE, SLOW, SLOW_OPTIMIZER];
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@
 //! | step on batches of your own | [`Trainer`], [`CausalPolicy`], [`Reference`] |
 //! | train something that is not a [`CausalLm`](candlewick_model::CausalLm) | [`Policy`], [`Trainable`] |
 //! | know beforehand how much memory a run takes | [`MemoryPlan`] |
+//! | train a fast and a slow adapter against each other | [`FastSlow`] |
 //! | keep and find checkpoints | [`Trainer::save`], [`Checkpoint`] |
 
 mod checkpoint;
@@ -17,6 +18,7 @@ mod config;
 mod data_plan;
 mod data_words;
 mod error;
+mod fast_slow;
 mod fingerprint;
 mod held_out;
 mod held_out_log;
@@ -50,6 +52,7 @@ pub use config::{
 pub use data_plan::{DataPlan, PartPlan};
 pub use data_words::{DataWords, EvaluationWords, PartWords};
 pub use error::{Error, Fault, Result};
+pub use fast_slow::{FastSlow, FastSlowOptions, FastSlowReport, ModuleReport};
 pub use held_out::{EvaluationPlan, HeldOut};
 pub use held_out_log::{HeldOutCompletion, HeldOutLog, HeldOutRow, HeldOutScores};
 pub use memory_plan::{Basis, MemoryPlan};

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candlewick_data::{Batch, Context, Encoder};
-use candlewick_losses::{Objective, StepWide};
+use candlewick_losses::{Objective, ReferenceUpdate, StepWide};
 use candlewick_model::{Adapter, BatchSize, ModelSize, Part, Pool, Statistics};
 use serde::Serialize;
 
@@ -139,7 +139,13 @@ impl MemoryPlan {
         let weights = bytes(policy.base_elements());
         let trained = bytes(policy.trained_elements());
         let adapter = bytes(policy.adapter_elements());
-        let moving = if moves { trained } else { 0 };
+        // A running mean is in f64, and a correction counts from a start.
+        let moving = match plan.objective.reference_update() {
+            ReferenceUpdate::Frozen => 0,
+            ReferenceUpdate::Soft { .. } | ReferenceUpdate::Hard { .. } | ReferenceUpdate::Lagged { .. } => trained,
+            ReferenceUpdate::Ema { .. } => 3 * trained,
+            ReferenceUpdate::Bema(_) => 4 * trained,
+        };
         let of_reference =
             moving + reference.as_ref().map_or(0, |size| bytes(size.base_elements() + size.adapter_elements()));
         let passes = Passes { plan, policy: &policy, reference: reference.as_ref() };

@@ -140,7 +140,7 @@ impl<P: Trainable> Trainer<P> {
     /// ignores; one that is to move under an objective that leaves it where it is.
     pub fn new(
         policy: P,
-        reference: Reference<P::Element>,
+        mut reference: Reference<P::Element>,
         objective: Box<dyn Objective>,
         options: TrainerOptions,
     ) -> Result<Self> {
@@ -164,6 +164,9 @@ impl<P: Trainable> Trainer<P> {
         let optimizer = Optimizer::new(policy.parameters(), &options.optimizer, options.lora_plus_ratio)?;
         options.schedule.check(options.optimizer.learning_rate())?;
         let follower = Follower::new(&options.schedule, options.optimizer.learning_rate());
+        if let Reference::Moving(moving) = &mut reference {
+            moving.prepare(&policy, objective.reference_update());
+        }
         let starting_weights = policy.digest();
         let ungraded = (0..policy.parameters().len()).collect();
         let collective = Box::new(Solo);
@@ -299,6 +302,9 @@ impl<P: Trainable> Trainer<P> {
         self.check(&micros, &tally, grad_norm)?;
         let factor = self.rate_factor();
         let scale = clip_factor(grad_norm, self.options.max_grad_norm);
+        if let Reference::Moving(moving) = &mut self.reference {
+            moving.keep_back(&self.policy, self.objective.reference_update(), self.steps_done + 1);
+        }
         let Tuning { parameters, gradients, workspace } = self.policy.tuning();
         self.optimizer.step(parameters, gradients, scale, factor, workspace)?;
         self.count_step()?;
@@ -306,7 +312,7 @@ impl<P: Trainable> Trainer<P> {
     }
 
     /// Counts a step as done that [`step`](Self::step) refused with [`Error::NotFinite`]: no parameter changes, the schedule goes on,
-    /// and so does a reference that moves.
+    /// and so does a reference that moves; one that lags, which is copied before a step changes the policy, stays.
     ///
     /// # Errors
     /// None that a trainer which stepped before could have.
@@ -316,9 +322,8 @@ impl<P: Trainable> Trainer<P> {
 
     fn count_step(&mut self) -> Result<()> {
         self.steps_done += 1;
-        let weight = self.objective.reference_update().weight_after(self.steps_done);
-        if let (Reference::Moving(moving), Some(weight)) = (&mut self.reference, weight) {
-            moving.follow(&mut self.policy, weight)?;
+        if let Reference::Moving(moving) = &mut self.reference {
+            moving.follow(&mut self.policy, self.objective.reference_update(), self.steps_done)?;
         }
         Ok(())
     }

@@ -21,12 +21,13 @@ fn every_objective_lowers_its_loss_and_pairs_teach_their_preference() {
     }
 }
 
-/// Losses whose defaults suit no run from the reference that is as short as this, or no run of this trainer.
-const SETTINGS: [(&str, &str); 5] = [
-    // The trainer refuses references that move; see `checks.rs`.
+/// Losses whose defaults suit no run from the reference that is as short as this, or whose reference moves.
+const SETTINGS: [(&str, &str); 6] = [
+    // About a reference that follows the loss stays near where it began; see `moving_reference.rs`.
     ("tr_dpo", r#"{ "type": "tr_dpo", "update": "frozen" }"#),
     ("tr_ipo", r#"{ "type": "tr_ipo", "update": "frozen" }"#),
     ("tr_kto", r#"{ "type": "tr_kto", "update": "frozen" }"#),
+    ("tr_bco", r#"{ "type": "tr_bco", "update": "frozen" }"#),
     // At its default τ the loss rises with the margin around 0: see its documentation.
     ("discopop", r#"{ "type": "discopop", "tau": 1.0 }"#),
     // Its target is a margin of half a nat a round, which a handful of rows reaches by heart.
@@ -39,6 +40,7 @@ fn objectives_that_wrap_others_train_too() {
         r#"{ "type": "mix", "parts": [ { "loss": { "type": "dpo" } }, { "weight": 0.2, "loss": { "type": "sft" } } ] }"#,
         r#"{ "type": "wpo", "loss": { "type": "dpo" } }"#,
         r#"{ "type": "humanline", "loss": { "type": "dpo" } }"#,
+        r#"{ "type": "trust_region", "update": "frozen", "loss": { "type": "dpo" } }"#,
     ] {
         train(serde_json::from_str(json).unwrap());
     }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use candlewick_losses::{Objective, ReferenceUpdate, TrDpo, TrIpo, TrKto};
+use candlewick_losses::{Bema, Objective, ReferenceUpdate, TrBco, TrDpo, TrIpo, TrKto};
 use candlewick_model::{CausalLm, Parameters, Recompute};
 use candlewick_train::{
     CausalPolicy, Checkpoint, FrozenPolicy, MovingReference, Reference, Run, Trainer, TrainerOptions,
@@ -13,6 +13,17 @@ use support::{batches, lora_model, model, options, pairs};
 
 const SOFT: ReferenceUpdate = ReferenceUpdate::Soft { alpha: 0.6, every: 2 };
 const HARD: ReferenceUpdate = ReferenceUpdate::Hard { every: 3 };
+const EMA: ReferenceUpdate = ReferenceUpdate::Ema { mu: 0.05 };
+const LAGGED: ReferenceUpdate = ReferenceUpdate::Lagged { every: 1 };
+
+fn bema() -> Bema {
+    Bema { every: 2, update_after: 1, lag: 2.0, ..Bema::default() }
+}
+
+/// `weight` of `from`, and the rest of what was there.
+fn mix(weight: f64, from: &[f64], into: &mut [f64]) {
+    into.iter_mut().zip(from).for_each(|(r, p)| *r = weight * p + (1.0 - weight) * *r);
+}
 
 fn moving(model: CausalLm<f64>, update: ReferenceUpdate) -> Trainer<CausalPolicy<f64>> {
     let policy = CausalPolicy::new(model, Recompute::Nothing, 1);
@@ -43,21 +54,31 @@ fn loss(trainer: &mut Trainer<CausalPolicy<f64>>) -> f64 {
 #[test]
 fn it_follows_all_weights_or_an_adapter_as_the_objective_says() {
     for start in [model::<f64>(1), lora_model(1)] {
-        for update in [SOFT, HARD] {
+        for update in [SOFT, HARD, EMA, LAGGED, ReferenceUpdate::Bema(bema())] {
             let mut expected = start.trainable().data().to_vec();
+            let (mut mean, mut origin) = (expected.clone(), expected.clone());
             let mut trainer = moving(start.clone(), update);
             for step in 1..=7u64 {
+                let before = trainer.policy().model().trainable().data().to_vec();
                 trainer.step(&batches(&pairs(4, step), 2)).unwrap();
                 let policy = trainer.policy().model().trainable().data();
                 match update {
-                    ReferenceUpdate::Soft { alpha, every } if step % every == 0 => {
-                        expected.iter_mut().zip(policy).for_each(|(r, p)| *r = alpha * p + (1.0 - alpha) * *r);
-                    }
+                    ReferenceUpdate::Soft { alpha, every } if step % every == 0 => mix(alpha, policy, &mut expected),
                     ReferenceUpdate::Hard { every } if step % every == 0 => expected.copy_from_slice(policy),
+                    ReferenceUpdate::Ema { mu } => mix(mu, policy, &mut expected),
+                    ReferenceUpdate::Lagged { .. } => expected = before,
+                    ReferenceUpdate::Bema(_) if step == 1 => (mean, origin) = (policy.to_vec(), policy.to_vec()),
+                    ReferenceUpdate::Bema(_) if step % 2 == 1 => {
+                        // (2 + t)^−½ and (2 + t)^−⅕.
+                        let age = 2.0 + step as f64;
+                        mix(1.0 / age.sqrt(), policy, &mut mean);
+                        let correction = (-age.ln() / 5.0).exp();
+                        expected = (0..mean.len()).map(|i| mean[i] + correction * (policy[i] - origin[i])).collect();
+                    }
                     _ => {}
                 }
                 let gap = values(&trainer).iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-                assert!(gap < 1e-15, "{update:?}, step {step}: {gap:e}");
+                assert!(gap < 1e-14, "{update:?}, step {step}: {gap:e}");
                 let beside = loss_beside(trainer.policy().model(), &expected);
                 let ours = loss(&mut trainer);
                 assert!((ours - beside).abs() < 1e-12, "{update:?}, step {step}: {ours} beside {beside}");
@@ -140,7 +161,7 @@ fn runs_with_it_resume_to_the_bit() {
     let labelled = folder.at("data.path", "labelled.jsonl");
     let other = folder.at("reference.path", "other");
     support::write_model(&folder.path("other"), 2);
-    let variants: [&[&str]; 6] = [
+    let variants: [&[&str]; 11] = [
         &["objective.type=tr_dpo"],
         &["objective.type=tr_dpo", "model.lora={rank = 2}", "objective.update={soft={alpha=0.5, every=2}}"],
         &["objective.type=tr_ipo", "objective.update={hard={every=2}}"],
@@ -153,6 +174,15 @@ fn runs_with_it_resume_to_the_bit() {
         ],
         &["objective.type=tr_kto", &labelled],
         &["objective.type=tr_dpo", &other],
+        &["objective.type=tr_dpo", "objective.update={ema={mu=0.05}}"],
+        &["objective.type=tr_dpo", "objective.update={bema={every=2, update_after=1}}", &other],
+        &["objective.type=tr_dpo", "model.lora={rank = 2}", "objective.update={bema={every=3, update_after=5}}"],
+        &[
+            "objective.type=trust_region",
+            "objective.update=lagged",
+            "objective.loss={type=\"humanline\", loss={type=\"dpo\"}}",
+        ],
+        &["objective.type=tr_bco", "objective.update=soft", &labelled],
     ];
     for (i, variant) in variants.into_iter().enumerate() {
         let all = [&["output.save_every=2", "output.keep=0", "train.steps=7"], variant].concat();
@@ -172,9 +202,36 @@ fn runs_with_it_resume_to_the_bit() {
 
 #[test]
 fn every_loss_of_the_family_moves_its_reference() {
-    let objectives: [Box<dyn Objective>; 3] =
-        [Box::<TrDpo>::default(), Box::<TrIpo>::default(), Box::<TrKto>::default()];
+    let objectives: [Box<dyn Objective>; 4] =
+        [Box::<TrDpo>::default(), Box::<TrIpo>::default(), Box::<TrKto>::default(), Box::<TrBco>::default()];
     for objective in objectives {
         assert_ne!(objective.reference_update(), ReferenceUpdate::Frozen, "{objective:?}");
+    }
+}
+
+#[test]
+fn what_an_average_keeps_is_part_of_a_checkpoint() {
+    let directory = tempfile::tempdir().unwrap();
+    for (i, update) in [EMA, ReferenceUpdate::Bema(bema())].into_iter().enumerate() {
+        let path = directory.path().join(i.to_string());
+        let mut trainer = moving(model(1), update);
+        for step in 1..=4 {
+            trainer.step(&batches(&pairs(4, step), 2)).unwrap();
+        }
+        trainer.save(&path, &serde_json::Value::Null, &[]).unwrap();
+        let mut again = moving(model(1), update);
+        again.restore(&Checkpoint::open(&path).unwrap()).unwrap();
+        for step in 5..=7 {
+            trainer.step(&batches(&pairs(4, step), 2)).unwrap();
+            again.step(&batches(&pairs(4, step), 2)).unwrap();
+        }
+        assert!(values(&trainer).iter().zip(values(&again)).all(|(a, b)| a.to_bits() == b.to_bits()), "{update:?}");
+        // One that keeps less cannot go on with more.
+        let soft = directory.path().join(format!("soft-{i}"));
+        let mut trainer = moving(model(1), SOFT);
+        trainer.step(&batches(&pairs(4, 1), 2)).unwrap();
+        trainer.save(&soft, &serde_json::Value::Null, &[]).unwrap();
+        let error = moving(model(1), update).restore(&Checkpoint::open(&soft).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("the tensor mean is missing"), "{error}");
     }
 }

@@ -396,7 +396,8 @@ const WRAPPED: &str = r#"[
     { "type": "humanline", "loss": { "type": "dpo" } },
     { "type": "humanline", "loss": { "type": "kto" } },
     { "type": "humanline", "loss": { "type": "aot" } },
-    { "type": "humanline", "loss": { "type": "wpo", "loss": { "type": "apo_down" } } }
+    { "type": "humanline", "loss": { "type": "wpo", "loss": { "type": "apo_down" } } },
+    { "type": "trust_region", "loss": { "type": "nca" } }
 ]"#;
 
 /// The hyperparameters by name.

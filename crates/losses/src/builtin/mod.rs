@@ -47,6 +47,7 @@ builtin! {
     tr_dpo::TrDpo,
     tr_ipo::TrIpo,
     tr_kto::TrKto,
+    tr_bco::TrBco,
     cpo::Cpo,
     simpo::Simpo,
     alpha_po::AlphaPo,
@@ -72,7 +73,7 @@ builtin! {
 mod reference_free;
 
 #[cfg(test)]
-mod vectors;
+pub(crate) mod vectors;
 
 /// How a loss of the list is named and described.
 pub trait Named: Objective + Default + Serialize + DeserializeOwned {

@@ -71,7 +71,7 @@ pub struct TrDpo {
 
 impl Default for TrDpo {
     fn default() -> Self {
-        Self { beta: 0.05, reduction: Reduction::Sum, divergence: Divergence::ReverseKl, update: SOFT }
+        Self { beta: 0.05, reduction: Reduction::Sum, divergence: Divergence::ReverseKl, update: ReferenceUpdate::soft() }
     }
 }
 
@@ -107,9 +107,6 @@ impl TrDpo {
         Dpo { beta: self.beta, reduction: self.reduction, divergence: self.divergence }
     }
 }
-
-/// The paper's soft update.
-pub(super) const SOFT: ReferenceUpdate = ReferenceUpdate::Soft { alpha: 0.6, every: 1 };
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::tr_dpo::SOFT;
 use super::{Ipo, Named, check_update, under_name};
 use crate::divergence::Divergence;
 use crate::error::Result;
@@ -70,7 +69,7 @@ pub struct TrIpo {
 impl Default for TrIpo {
     fn default() -> Self {
         let Ipo { beta, reduction, divergence } = Ipo::default();
-        Self { beta, reduction, divergence, update: SOFT }
+        Self { beta, reduction, divergence, update: ReferenceUpdate::soft() }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::tr_dpo::SOFT;
 use super::{Kto, Named, check_update, under_name};
 use crate::error::Result;
 use crate::loss::{Context, Loss, Phase, StepScores};
@@ -70,7 +69,7 @@ pub struct TrKto {
 impl Default for TrKto {
     fn default() -> Self {
         let Kto { beta, desirable_weight, undesirable_weight } = Kto::default();
-        Self { beta, desirable_weight, undesirable_weight, update: SOFT }
+        Self { beta, desirable_weight, undesirable_weight, update: ReferenceUpdate::soft() }
     }
 }
 

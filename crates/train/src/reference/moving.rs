@@ -1,7 +1,9 @@
 //! A reference that follows the policy.
 use std::path::Path;
 
-use candlewick_kernels::elementwise;
+use candlewick_kernels::running_mean::Correction;
+use candlewick_kernels::{Float, elementwise, running_mean};
+use candlewick_losses::{Bema, ReferenceUpdate};
 use candlewick_model::Parameters;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -11,23 +13,29 @@ use crate::tensor_file::{Column, Columns, Element, TensorFile};
 
 /// A reference that follows the policy: a second copy of what is trained, all weights or an adapter, never of weights that stand still.
 ///
-/// After an optimizer step at which an update is due, `reference ← α·policy + (1 − α)·reference`, number by number
-/// (Gorbatovski et al. 2024, [arXiv 2404.09656](https://arxiv.org/abs/2404.09656), eq. 4 and 5). It is part of a checkpoint. Of an adapter
-/// `A` and `B` are mixed each by itself, so that after a soft update `BA` is not the mixture of the two products.
+/// What it becomes at a step the objective's [`ReferenceUpdate`] says, number by number. Of an adapter `A` and `B` are mixed each by
+/// itself, so that `BA` is not the mixture of the two products, but after a copy. A trainer adds what the update keeps beside the
+/// values: the running mean of `Ema` and `Bema`, in f64, so that small addends are not lost, and the start of `Bema`.
 ///
-/// # File format, version 1
-/// `moving_reference.safetensors` in a checkpoint. Its metadata MUST hold `format` = `candlewick-moving-reference`, `version` = `1` and
-/// `layout`, a digest of the names and shapes of what is trained; a reader MUST refuse another version and another layout. Tensor:
-/// `values` F32 or F64, all tensors one after another in the order of the policy.
+/// # File format, version 2
+/// `moving_reference.safetensors` in a checkpoint. Its metadata MUST hold `format` = `candlewick-moving-reference`, `version` = `2` and
+/// `layout`, a digest of the names and shapes of what is trained; a reader MUST refuse another layout and a version that is neither 2
+/// nor 1. Tensors, each all tensors one after another in the order of the policy: `values` F32 or F64; where the update keeps a running
+/// mean, `mean` F64; where it is `Bema`, `start` in the type of `values`. Version 1 had `values` alone, and a reader MUST take it for an
+/// update that keeps nothing else.
 #[derive(Debug, Clone)]
 pub struct MovingReference<T = f32> {
     parameters: Parameters<T>,
+    /// The running mean, if the update keeps one.
+    mean: Vec<f64>,
+    /// The policy from which a correction counts, if the update makes one.
+    start: Vec<T>,
 }
 
 impl<T: Element> MovingReference<T> {
     /// Starts as the policy is.
     pub fn of<P: Trainable<Element = T>>(policy: &P) -> Self {
-        Self { parameters: policy.parameters().copied() }
+        Self::new(policy.parameters().copied())
     }
 
     /// Starts as the policy would be without its adapter: `lora_B` of each pair is zero.
@@ -43,7 +51,7 @@ impl<T: Element> MovingReference<T> {
             ));
         }
         pairs.into_iter().for_each(|i| parameters.tensor_mut(i).fill(T::ZERO));
-        Ok(Self { parameters })
+        Ok(Self::new(parameters))
     }
 
     /// Starts from these values.
@@ -57,7 +65,11 @@ impl<T: Element> MovingReference<T> {
                     .into(),
             ));
         }
-        Ok(Self { parameters })
+        Ok(Self::new(parameters))
+    }
+
+    fn new(parameters: Parameters<T>) -> Self {
+        Self { parameters, mean: Vec::new(), start: Vec::new() }
     }
 
     /// Its values.
@@ -65,41 +77,99 @@ impl<T: Element> MovingReference<T> {
         &self.parameters
     }
 
-    pub(super) fn parameters_mut(&mut self) -> &mut Parameters<T> {
+    pub(crate) fn parameters_mut(&mut self) -> &mut Parameters<T> {
         &mut self.parameters
     }
 
-    /// Moves towards the policy by `weight`.
-    pub(crate) fn follow<P: Trainable<Element = T>>(&mut self, policy: &mut P, weight: f64) -> Result<()> {
+    /// Makes what the update keeps beside the values, before the first step.
+    pub(crate) fn prepare<P: Trainable<Element = T>>(&mut self, policy: &P, update: ReferenceUpdate) {
+        match update {
+            ReferenceUpdate::Ema { .. } => self.mean = wide(self.parameters.data()),
+            ReferenceUpdate::Bema(_) => self.start_from(policy.parameters().data()),
+            _ => {}
+        }
+    }
+
+    fn start_from(&mut self, policy: &[T]) {
+        self.start = policy.to_vec();
+        self.mean = wide(policy);
+    }
+
+    /// What is to happen before `step`, counted from 1, changes the policy.
+    pub(crate) fn keep_back<P: Trainable<Element = T>>(&mut self, policy: &P, update: ReferenceUpdate, step: u64) {
+        if update.copies_before(step) {
+            self.parameters.data_mut().copy_from_slice(policy.parameters().data());
+        }
+    }
+
+    /// What is to happen after `step`, counted from 1.
+    pub(crate) fn follow<P: Trainable<Element = T>>(
+        &mut self,
+        policy: &mut P,
+        update: ReferenceUpdate,
+        step: u64,
+    ) -> Result<()> {
         let Tuning { parameters, workspace, .. } = policy.tuning();
-        elementwise::mix(self.parameters.data_mut().into(), parameters.data().into(), weight, workspace)?;
-        Ok(())
+        if matches!(update, ReferenceUpdate::Bema(Bema { update_after, .. }) if update_after == step) {
+            self.start_from(parameters.data());
+        }
+        let Some(weight) = update.weight_after(step) else { return Ok(()) };
+        let (reference, policy) = (self.parameters.data_mut(), parameters.data());
+        let correction = match update {
+            ReferenceUpdate::Ema { .. } => None,
+            ReferenceUpdate::Bema(bema) => {
+                Some(Correction { start: (&self.start[..]).into(), weight: bema.bias_weight(step) })
+            }
+            _ => return Ok(elementwise::mix(reference.into(), policy.into(), weight, workspace)?),
+        };
+        let mean = (&mut self.mean[..]).into();
+        Ok(running_mean::step(reference.into(), mean, policy.into(), weight, correction, workspace)?)
     }
 
     pub(crate) fn file(&self) -> TensorFile<'_> {
-        let metadata = [("format", MOVING), ("version", "1"), ("layout", &layout(&self.parameters))];
+        let metadata = [("format", MOVING), ("version", "2"), ("layout", &layout(&self.parameters))];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        TensorFile { metadata, columns: vec![("values", Column::new(self.parameters.data()))] }
+        let mut columns = vec![("values", Column::new(self.parameters.data()))];
+        if !self.mean.is_empty() {
+            columns.push(("mean", Column::new(&self.mean)));
+        }
+        if !self.start.is_empty() {
+            columns.push(("start", Column::new(&self.start)));
+        }
+        TensorFile { metadata, columns }
     }
 
-    /// Reads what [`file`](Self::file) holds, for the same layout.
+    /// Reads what [`file`](Self::file) holds, for the same layout and update.
     pub(crate) fn load(&mut self, path: &Path) -> Result<()> {
         let refuse = |reason: String| Error::checkpoint(path, reason);
         let file = Columns::read(path)?.map_err(refuse)?;
-        if (file.metadata("format"), file.metadata("version")) != (Some(MOVING), Some("1")) {
-            return Err(refuse("not a moving reference in format version 1".into()));
+        if file.metadata("format") != Some(MOVING) || !matches!(file.metadata("version"), Some("1" | "2")) {
+            return Err(refuse("not a moving reference in format version 1 or 2".into()));
         }
         if file.metadata("layout") != Some(&layout(&self.parameters)) {
             return Err(refuse("it belongs to other tensors than those that are trained".into()));
         }
-        let values = file.column::<T>("values").map_err(refuse)?;
-        if values.len() != self.parameters.element_count() {
-            let (found, expected) = (values.len(), self.parameters.element_count());
-            return Err(refuse(format!("it holds {found} numbers; what is trained has {expected}")));
-        }
-        self.parameters.data_mut().copy_from_slice(&values);
-        Ok(())
+        load_into(self.parameters.data_mut(), &file, "values").map_err(refuse)?;
+        load_into(&mut self.mean, &file, "mean").map_err(refuse)?;
+        load_into(&mut self.start, &file, "start").map_err(refuse)
     }
+}
+
+/// Fills `numbers` from the column of that name, which has as many; none are read where none are wanted.
+fn load_into<T: Element>(numbers: &mut [T], file: &Columns, name: &str) -> Result<(), String> {
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    let found = file.column::<T>(name)?;
+    if found.len() != numbers.len() {
+        return Err(format!("its {name} are {} numbers; what is trained has {}", found.len(), numbers.len()));
+    }
+    numbers.copy_from_slice(&found);
+    Ok(())
+}
+
+fn wide<T: Element>(numbers: &[T]) -> Vec<f64> {
+    numbers.iter().map(|number| Float::to_f64(*number)).collect()
 }
 
 /// A digest of names and shapes, in their order.
@@ -112,3 +182,78 @@ fn layout<T: Element>(parameters: &Parameters<T>) -> String {
 }
 
 const MOVING: &str = "candlewick-moving-reference";
+
+#[cfg(test)]
+mod tests {
+    use candlewick_model::{CausalLm, Config, Recompute};
+    use serde::Deserialize;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::policy::CausalPolicy;
+
+    /// Numbers in [−0.5, 0.5), the same as `tools/references/make.py` makes.
+    fn numbers(seed: u64, count: usize) -> Vec<f64> {
+        let mut state = seed;
+        let next = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as f64 / f64::from(1u32 << 31) - 0.5
+        };
+        (0..count).map(next).collect()
+    }
+
+    /// Sets what is trained to these numbers over and over.
+    fn set(policy: &mut CausalPolicy<f64>, numbers: &[f64]) {
+        let data = policy.tuning().parameters.data_mut();
+        data.iter_mut().enumerate().for_each(|(i, x)| *x = numbers[i % numbers.len()]);
+    }
+
+    fn policy() -> CausalPolicy<f64> {
+        CausalPolicy::new(CausalLm::random(Config::llama(32, 16, 1), 1).unwrap(), Recompute::Nothing, 1)
+    }
+
+    #[test]
+    fn the_bias_corrected_average_is_that_of_trl() {
+        let file: Value = serde_json::from_str(include_str!("../../tests/expected/bema.json")).unwrap();
+        let cases = file["cases"].as_array().unwrap();
+        assert_eq!(cases.len(), 6);
+        for case in cases {
+            let update = ReferenceUpdate::Bema(Bema::deserialize(&case["bema"]).unwrap());
+            let expected: Vec<Vec<f64>> = serde_json::from_value(case["references"].clone()).unwrap();
+            let count = expected[0].len();
+            let mut policy = policy();
+            set(&mut policy, &numbers(1, count));
+            let mut reference = MovingReference::of(&policy);
+            reference.prepare(&policy, update);
+            for (step, expected) in (1..).zip(&expected) {
+                set(&mut policy, &numbers(1 + step, count));
+                reference.follow(&mut policy, update, step).unwrap();
+                let gap = |(i, x): (usize, &f64)| (x - expected[i % count]).abs();
+                let worst = reference.parameters.data().iter().enumerate().map(gap).fold(0.0, f64::max);
+                assert!(worst < 1e-14, "{update:?}, step {step}: {worst:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_of_version_1_is_taken_where_nothing_else_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("moving_reference.safetensors");
+        let mut policy = policy();
+        set(&mut policy, &[0.25, -0.5]);
+        let written = MovingReference::of(&policy);
+        let older = [("format", MOVING), ("version", "1"), ("layout", &layout(&written.parameters))];
+        let older = older.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let columns = vec![("values", Column::new(written.parameters.data()))];
+        TensorFile { metadata: older, columns }.write(&path).unwrap();
+        set(&mut policy, &[1.0]);
+        let mut soft = MovingReference::of(&policy);
+        soft.prepare(&policy, ReferenceUpdate::soft());
+        soft.load(&path).unwrap();
+        assert_eq!(soft.parameters.data(), written.parameters.data());
+        let mut ema = MovingReference::of(&policy);
+        ema.prepare(&policy, ReferenceUpdate::ema());
+        let error = ema.load(&path).unwrap_err().to_string();
+        assert!(error.contains("the tensor mean is missing"), "{error}");
+    }
+}
