@@ -52,6 +52,10 @@ parity:
 bench *arguments:
     cargo bench --package candlewick-kernels --bench kernels -- {{ arguments }}
 
+# What a million cached reference rows cost beside a step.
+reference-cache *arguments:
+    cargo bench --package candlewick-train --bench reference_cache -- {{ arguments }}
+
 # What sketches of each item's gradient add to a pass.
 sketches *arguments:
     cargo bench --package candlewick-model --bench sketches -- {{ arguments }}

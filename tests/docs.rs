@@ -59,6 +59,7 @@ fn the_defaults_in_the_docs_are_the_defaults() {
     };
     assert_eq!(train(&written), train(&default));
     assert_eq!((written.data.stratified, &written.udm), (None, &None));
+    assert_eq!(written.reference.shared, default.reference.shared);
     // Every key of rows that is written with its value has its default.
     let values = |config: &candlewick::train::Config| {
         let mut data = serde_json::to_value(&config.data).expect("JSON");

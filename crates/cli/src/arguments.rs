@@ -34,6 +34,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Train a model on preferences, from a configuration file or from flags
     Train(Train),
+    /// Score rows by the reference before any run, into a cache that runs share
+    Precompute(Precompute),
     /// Measure a model on preferences, or on the questions of tasks, without training it
     Eval(Eval),
     /// Compare objectives, settings and seeds on one model and the same rows
@@ -128,6 +130,21 @@ pub(crate) struct Train {
     /// Show the resolved plan and the memory it takes, and stop
     #[arg(long)]
     pub(crate) print_plan: bool,
+}
+
+/// `wick precompute`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, allow_negative_numbers = true)]
+pub(crate) struct Precompute {
+    /// Keys of the configuration.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Directory of the cache; by default the one in output.dir, where a run looks for it [reference.path]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Add to a cache that holds other references alone [reference.shared]
+    #[arg(long)]
+    pub(crate) shared: bool,
 }
 
 /// `wick objectives`

@@ -17,7 +17,8 @@ use candlewick::data::{
 use candlewick::losses::{Builtin, Objective, StepWide};
 use candlewick::model::{CausalLm, LoraConfig, Recompute};
 use candlewick::train::{
-    AdamWOptions, CausalPolicy, FrozenPolicy, PrecomputedReference, Reference, Trainer, TrainerOptions, weights_digest,
+    AdamWOptions, CausalPolicy, FrozenPolicy, PrecomputedReference, Reference, Trainer, TrainerOptions,
+    reference_digest,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -122,7 +123,7 @@ fn trainer(arguments: &BenchStep, objective: Builtin, batches: &[Batch]) -> Resu
         Reference::None
     } else if arguments.precompute {
         let path = arguments.model.join("precomputed");
-        let mut table = PrecomputedReference::new(weights_digest(&model), path);
+        let mut table = PrecomputedReference::new(reference_digest(&model), path);
         let mut frozen = FrozenPolicy::new(model.frozen_copy(), threads);
         batches.iter().try_for_each(|batch| table.add(&mut frozen, batch, &needs))?;
         Reference::Precomputed(table)

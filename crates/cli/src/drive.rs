@@ -64,9 +64,12 @@ pub(crate) fn drive(
         if interrupt.asked() {
             progress.finish();
             if matches!(event, Event::Precomputed { done: false, .. }) {
+                run.keep_precomputed()?;
                 let saved = checkpoints(&run.plan().output.dir).exists();
-                let how = if saved { go_on } else { "nothing was saved; start again without --resume" };
-                bail!(Failure::Interrupted(format!("interrupted while the reference scored the rows; {how}")));
+                let how = if saved { go_on } else { "no checkpoint was saved; start again without --resume" };
+                bail!(Failure::Interrupted(format!(
+                    "interrupted while the reference scored the rows; its scores so far are kept; {how}"
+                )));
             }
             return Err(saved_stop(run, go_on)?);
         }

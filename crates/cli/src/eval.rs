@@ -8,8 +8,8 @@ use candlewick::evaluate::{self, PreferenceReport, Preferences, SliceReport};
 use candlewick::losses::{Objective, StepWide};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
-    CausalPolicy, Config, EvalReport, FrozenPolicy, HeldOut, Plan, Reference, ReferenceKind, ReferencePlan,
-    ScoredBatch, Trainer, TrainerOptions, TuningPlan,
+    AdapterReference, CausalPolicy, Config, EvalReport, FrozenPolicy, HeldOut, Plan, Reference, ReferenceKind,
+    ReferencePlan, ScoredBatch, Trainer, TrainerOptions, TuningPlan,
 };
 use serde_json::{Value, json};
 
@@ -160,10 +160,17 @@ fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<Cau
         )),
     }
     let frozen = |model: CausalLm| Reference::Frozen(Box::new(FrozenPolicy::new(model, threads)));
+    let base = plan.model.path.to_string_lossy();
+    let policy = |model| CausalPolicy::new(model, Recompute::Nothing, threads).with_base_name(base.as_ref());
     let reference = match &plan.reference {
         ReferencePlan::None => Reference::None,
         ReferencePlan::Frozen => frozen(model.frozen_copy()),
         ReferencePlan::Model(directory) => frozen(load(directory)?),
+        ReferencePlan::Adapter(directory) => {
+            let policy = policy(model);
+            let adapter = AdapterReference::load(&policy, directory)?;
+            return trainer_of(policy, Reference::Adapter(adapter), plan);
+        }
         ReferencePlan::AdapterOff => Reference::AdapterOff,
         ReferencePlan::Precomputed(_) => bail!(Failure::Usage(
             "reference.kind = \"precomputed\": such a table holds the training rows, as the model before training scored them; \
@@ -172,7 +179,10 @@ fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<Cau
         )),
         other => bail!(Failure::Usage(format!("reference: wick eval cannot use {other:?}"))),
     };
-    let policy = CausalPolicy::new(model, Recompute::Nothing, threads);
+    trainer_of(policy(model), reference, plan)
+}
+
+fn trainer_of(policy: CausalPolicy, reference: Reference, plan: &Plan) -> Result<Trainer<CausalPolicy>> {
     Ok(Trainer::new(policy, reference, Box::new(plan.objective.clone()), TrainerOptions::default())?)
 }
 

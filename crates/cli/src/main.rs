@@ -23,6 +23,7 @@ mod interrupt;
 mod memory;
 mod objectives;
 mod places;
+mod precompute;
 mod progress;
 mod quickstart;
 mod report;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.command {
         Command::Train(arguments) => train::train(arguments),
+        Command::Precompute(arguments) => precompute::precompute(arguments),
         Command::Eval(arguments) => eval::eval(arguments),
         Command::Why(arguments) => why::why(arguments),
         Command::Compare(arguments) => compare::compare(arguments),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use candlewick::train::Config;
+use candlewick::train::{Config, ReferenceKind};
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,10 +16,14 @@ pub(crate) enum Kind {
 
 /// Turns every name of a configuration into a directory.
 pub(crate) fn resolve(config: &mut Config) -> Result<()> {
+    let of_reference = match config.reference.kind {
+        Some(ReferenceKind::Adapter) => Kind::Adapter,
+        _ => Kind::Model,
+    };
     let places = [
         (&mut config.model.path, Kind::Model),
         (&mut config.model.adapter, Kind::Adapter),
-        (&mut config.reference.path, Kind::Model),
+        (&mut config.reference.path, of_reference),
     ];
     for (place, kind) in places {
         if let Some(path) = place {

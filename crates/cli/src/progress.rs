@@ -69,6 +69,21 @@ impl Progress {
         }
     }
 
+    /// Shows how many completions were scored in so many steps, and in what time.
+    pub(crate) fn scored(&mut self, steps: u64, completions: usize, took: Duration) {
+        let rate = completions as f64 / took.as_secs_f64().max(1e-9);
+        let message = format!("{completions} completions  {rate:.0}/s");
+        if let Some(bar) = &self.bar {
+            bar.set_position(steps);
+            bar.set_message(message);
+            return;
+        }
+        if self.shown.is_none_or(|shown| shown.elapsed() >= BETWEEN_LINES) {
+            self.shown = Some(Instant::now());
+            eprintln!("{} {steps} of at most {} steps  {message}", self.label, self.total);
+        }
+    }
+
     /// Says something beside the bar.
     pub(crate) fn say(&self, line: &str) {
         match &self.bar {

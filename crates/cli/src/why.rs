@@ -10,7 +10,8 @@ use candlewick::evaluate::influence::{self, Influence, Influences};
 use candlewick::losses::{Objective, ReferenceUpdate, Sft, StepWide};
 use candlewick::model::{CausalLm, LoraConfig, Recompute, Sketch};
 use candlewick::train::{
-    CausalPolicy, Config, FrozenPolicy, Plan, Reference, ReferencePlan, Trainer, TrainerOptions, TuningPlan,
+    AdapterReference, CausalPolicy, Config, FrozenPolicy, Plan, Reference, ReferencePlan, Trainer, TrainerOptions,
+    TuningPlan,
 };
 use serde_json::json;
 
@@ -165,6 +166,7 @@ fn trainer(policy: CausalPolicy, plan: &Plan, encoder: &Encoder, threads: usize)
         (ReferencePlan::None, _) => Reference::None,
         (ReferencePlan::Model(path), _) => frozen(load(path, encoder)?),
         (ReferencePlan::AdapterOff, _) => Reference::AdapterOff,
+        (ReferencePlan::Adapter(directory), _) => Reference::Adapter(AdapterReference::load(&policy, directory)?),
         // What was computed before is what the model says before training, without a fresh adapter.
         (_, TuningPlan::Adapter(start)) => frozen(with_adapter(plan, start, encoder)?),
         _ => frozen(load(&plan.model.path, encoder)?),

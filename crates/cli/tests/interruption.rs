@@ -62,7 +62,7 @@ fn control_c_before_anything_is_saved_promises_nothing() {
     await_path(&bench.path("run/plan.json"), &mut child);
     interrupt(child.id());
     let said = Said::of(child.wait_with_output().expect("output"));
-    said.fails(130, &["reference", "nothing was saved", "start again without --resume"]);
+    said.fails(130, &["reference", "scores so far are kept", "start again without --resume"]);
     assert!(bench.checkpoints("run").is_empty());
     bench.wick(&words("run", &["--steps", "1"])).succeeds();
 }

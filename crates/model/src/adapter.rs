@@ -44,6 +44,18 @@ impl Default for LoraConfig {
     }
 }
 
+/// An adapter apart from a model, as its files hold it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct AdapterWeights<T = f32> {
+    /// A `[r, in]` and B `[out, r]` of each linear, under PEFT's names.
+    pub parameters: Parameters<T>,
+    /// What `B A` is multiplied by, by module path, as in `model.layers.0.self_attn.q_proj`.
+    pub scales: BTreeMap<String, f64>,
+    /// The model it was trained over, as its files name it.
+    pub base: Option<String>,
+}
+
 /// The low-rank pair of one linear: places of A and B in the adapter's parameters, and the scale.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LoraPair {
@@ -183,6 +195,17 @@ impl<T: Float> Lora<T> {
     /// The same adapter with other numbers.
     pub(crate) fn with_parameters<U>(&self, parameters: Parameters<U>) -> Lora<U> {
         Lora { parameters, pairs: self.pairs.clone(), config: self.config.clone() }
+    }
+
+    /// The scale of each pair, by module path.
+    pub(crate) fn scales(&self) -> BTreeMap<String, f64> {
+        self.pairs.iter().map(|(module, pair)| (module.clone(), pair.scale)).collect()
+    }
+
+    /// What the files say, given up by the adapter.
+    pub(crate) fn into_weights(self) -> AdapterWeights<T> {
+        let base = self.config.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned);
+        AdapterWeights { scales: self.scales(), base, parameters: self.parameters }
     }
 
     /// The settings, for readers of the files.

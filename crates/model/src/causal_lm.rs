@@ -1,5 +1,5 @@
 //! The model: trunk and token head, with weights in flat buffers.
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use candle_core::{Device, Tensor, WithDType};
@@ -8,7 +8,7 @@ use candlewick_kernels::{Float, Workspace, embedding, rms_norm};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::adapter::{HEAD_MODULE, Lora, LoraConfig};
+use crate::adapter::{AdapterWeights, HEAD_MODULE, Lora, LoraConfig};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::head::{HeadSaved, Keeping};
@@ -259,6 +259,14 @@ impl<T: Float + WithDType> CausalLm<T> {
         Ok(())
     }
 
+    /// Reads a PEFT adapter for a model of this shape, and leaves the model as it is.
+    ///
+    /// # Errors
+    /// The files do not fit the model.
+    pub fn read_adapter(&self, directory: &Path) -> Result<AdapterWeights<T>> {
+        Ok(Lora::load(&self.config, directory)?.into_weights())
+    }
+
     /// Writes the adapter as PEFT does; `base` names the model it belongs to.
     ///
     /// # Errors
@@ -320,6 +328,11 @@ impl<T: Float + WithDType> CausalLm<T> {
     /// The adapter's weights.
     pub fn adapter(&self) -> Option<&Parameters<T>> {
         self.adapter.as_ref().map(|adapter| &adapter.parameters)
+    }
+
+    /// What each `B A` of the adapter is multiplied by, by module path; empty without an adapter.
+    pub fn adapter_scales(&self) -> BTreeMap<String, f64> {
+        self.adapter.as_ref().map(Lora::scales).unwrap_or_default()
     }
 
     /// What training changes: the adapter if there is one, else the base weights.

@@ -48,7 +48,7 @@ mod sketch;
 mod trained;
 mod weights;
 
-pub use adapter::LoraConfig;
+pub use adapter::{AdapterWeights, LoraConfig};
 pub use causal_lm::{Adapter, CausalLm, HeadCotangents, HeadScores, Recompute, Saved, Statistics};
 pub use config::{Config, RopeScaling};
 pub use decode::{Generation, Sampling};

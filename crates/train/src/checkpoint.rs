@@ -114,6 +114,14 @@ impl Checkpoint {
         Ok(Self { path: path.to_owned(), state })
     }
 
+    /// Whether a directory of weights, if it is a checkpoint, is whole.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn check_if_one(directory: &Path) -> Result<()> {
+        if directory.join(STATE).exists() { Self::open(directory).map(|_| ()) } else { Ok(()) }
+    }
+
     /// The newest whole checkpoint in `directory`. One that a crash left aside while it was being replaced is put back first.
     ///
     /// # Errors
@@ -375,7 +383,8 @@ impl FileRecord {
     }
 }
 
-fn checksum(path: &Path) -> Result<(u64, u32)> {
+/// Length and CRC-32 of a file.
+pub(crate) fn checksum(path: &Path) -> Result<(u64, u32)> {
     let mut file = File::open(path).map_err(Error::io("reading", path))?;
     let (mut hasher, mut length, mut buffer) = (crc32fast::Hasher::new(), 0, vec![0; 1 << 16]);
     loop {
@@ -441,7 +450,8 @@ fn sync(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(Error::io("syncing", path))
 }
 
-fn hex(crc: u32) -> String {
+/// A CRC-32 as it is written.
+pub(crate) fn hex(crc: u32) -> String {
     format!("{crc:08x}")
 }
 

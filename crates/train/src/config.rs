@@ -83,8 +83,11 @@ pub struct ModelWords {
 pub struct ReferenceWords {
     /// The kind; by default `adapter_off` with a fresh LoRA adapter, `frozen` otherwise.
     pub kind: Option<ReferenceKind>,
-    /// For `frozen`: directory of another model. For `precomputed`: the file, by default in the output directory.
+    /// For `frozen`: directory of another model. For `adapter`: directory of an adapter. For `precomputed`: directory of the cache, by
+    /// default in the output directory.
     pub path: Option<PathBuf>,
+    /// For `precomputed`: whether the cache may hold log-probabilities of other references alone.
+    pub shared: bool,
 }
 
 /// `[udm]`: underlying-distribution matching. A classifier tells prompts of desirable completions from those of others, and
@@ -121,7 +124,9 @@ pub enum ReferenceKind {
     Frozen,
     /// The policy without its adapter.
     AdapterOff,
-    /// A file of log-probabilities, made on the first run; a run adds what it lacks before its first step.
+    /// The policy's base with the adapter of a directory.
+    Adapter,
+    /// A cache of log-probabilities, made on the first run; a run adds what it lacks before its first step.
     Precomputed,
 }
 

@@ -83,25 +83,35 @@ pub enum Error {
         /// The rows, as `file:line` each.
         rows: String,
     },
-    /// The first loss is not that of a policy equal to its reference.
-    #[error("step 1: the loss is {loss}, but a policy equal to its reference has {expected}; {cause}")]
+    /// The first loss is not that of a policy equal to its reference, though the two agree on every token.
+    #[error(
+        "step 1: the loss is {loss}, but a policy equal to its reference has {expected}; policy and reference agree on every token, so the \
+         objective's own value at zero margin is wrong"
+    )]
     NotAtReference {
         /// The loss found.
         loss: f64,
         /// The loss expected.
         expected: f64,
-        /// Where the two differ most.
-        cause: String,
     },
-    /// A policy that should start as its reference scores a row otherwise.
+    /// A policy that should start as its reference scores a token otherwise; no parameter was changed.
     #[error(
-        "step 1: on {place} the summed log-probabilities of policy and reference differ by {gap:.6}: the reference is not a copy of the starting policy, or its rows were tokenized or masked in another way"
+        "step 1: on {place}, at scored token {token} (id {id}), the log-probability of the policy is {policy:.6} and that of the reference \
+         {reference:.6}, where policy and reference should be the same; no parameter was changed; {cause}"
     )]
     OtherReference {
         /// The row where they differ most, as `file:line`.
         place: String,
-        /// |Δ Σ log p| there.
-        gap: f64,
+        /// Which scored token of its completion, counted from one.
+        token: usize,
+        /// Its id.
+        id: u32,
+        /// log π there.
+        policy: f64,
+        /// log π_ref there.
+        reference: f64,
+        /// The likeliest cause, and what to do.
+        cause: String,
     },
     /// Somebody asked to stop in the middle of a step or of an evaluation.
     #[error("interrupted; nothing was changed by what was under way")]

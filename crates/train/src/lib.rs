@@ -9,6 +9,7 @@
 //! | run a configuration from end to end | [`Words`] → [`Config`] → [`Plan`] → [`Run`] |
 //! | step on batches of your own | [`Trainer`], [`CausalPolicy`], [`Reference`] |
 //! | train something that is not a [`CausalLm`](candlewick_model::CausalLm) | [`Policy`], [`Trainable`] |
+//! | have the reference score rows before any run | [`Precomputation`] |
 //! | know beforehand how much memory a run takes | [`MemoryPlan`] |
 //! | train a fast and a slow adapter against each other | [`FastSlow`] |
 //! | keep and find checkpoints | [`Trainer::save`], [`Checkpoint`] |
@@ -32,12 +33,14 @@ mod optimizer;
 mod pack;
 mod plan;
 mod policy;
+mod precompute;
 mod reference;
 mod rows;
 mod run;
 mod schedule;
 mod score;
 mod snapshot;
+mod start;
 mod tally;
 mod tensor_file;
 mod trainer;
@@ -63,7 +66,8 @@ pub use optimizer::{
 };
 pub use plan::{EmbeddingPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan, TrainPlan, TuningPlan, UdmPlan};
 pub use policy::{CausalPolicy, Copied, Cotangents, FrozenPolicy, Policy, Trainable, Tuning, weights_digest};
-pub use reference::{MovingReference, PrecomputedReference, Reference};
+pub use precompute::Precomputation;
+pub use reference::{AdapterReference, MovingReference, PrecomputedReference, Reference, reference_digest};
 pub use run::{Event, Place, Run, Skipped, Summary, checkpoints};
 pub use schedule::{Greedy, Plateau, Ramp, Schedule, ThresholdMode};
 pub use score::{CompletionScore, score_completions};

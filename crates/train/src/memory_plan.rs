@@ -18,9 +18,8 @@ use crate::trainer::moves_reference;
 const NUMBER: u64 = size_of::<f32>() as u64;
 /// Rows that are looked at for the largest micro-batch.
 const MOST_ROWS: usize = 1 << 16;
-/// Bytes of a table of reference log-probabilities beside its numbers, a row: key, place and length, and their share of the
-/// tree and of the allocator.
-const TABLE_ROW: u64 = 80;
+/// Bytes of a row of reference log-probabilities that were computed before: key, place and length. The numbers stay in their files.
+const TABLE_ROW: u64 = 32;
 /// Bytes from which freed memory goes back to the system at once whatever was freed before: glibc's largest threshold.
 const GIVEN_BACK: u64 = 32 << 20;
 /// Steps after which the pool no longer grows if batches stay the same.
@@ -104,9 +103,7 @@ struct Seen {
     /// The first ones of the run, with those of completions that belong to other prompts, and of the held-out rows.
     in_order: Vec<[BatchSize; 2]>,
     held_out_in_order: Vec<BatchSize>,
-    /// Completions and their scored tokens.
     completions: u64,
-    scored: u64,
 }
 
 impl MemoryPlan {
@@ -129,7 +126,7 @@ impl MemoryPlan {
         let moves = moves_reference(&plan.objective);
         let reference = match &plan.reference {
             // What is trained a second time, scored by the policy's own passes.
-            _ if moves => None,
+            _ if moves || is_adapter(plan) => None,
             ReferencePlan::Frozen => Some(policy.clone()),
             ReferencePlan::Model(directory) => Some(ModelSize::from_dir(directory)?),
             _ => None,
@@ -146,8 +143,11 @@ impl MemoryPlan {
             ReferenceUpdate::Ema { .. } => 3 * trained,
             ReferenceUpdate::Bema(_) => 4 * trained,
         };
-        let of_reference =
-            moving + reference.as_ref().map_or(0, |size| bytes(size.base_elements() + size.adapter_elements()));
+        // An adapter beside that of the policy, which no checkpoint holds.
+        let beside = if is_adapter(plan) && !moves { trained } else { 0 };
+        let of_reference = moving
+            + beside
+            + reference.as_ref().map_or(0, |size| bytes(size.base_elements() + size.adapter_elements()));
         let passes = Passes { plan, policy: &policy, reference: reference.as_ref() };
         let (pool, reference_pool) = seen.pools(passes);
         let (walked, walked_by_reference) = seen.walked(passes);
@@ -187,7 +187,7 @@ impl MemoryPlan {
             of_other_sizes: bytes(walked.saturating_sub(pool.all_elements())),
             reference_passes: bytes(reference_pool.all_elements().max(walked_by_reference) + of_reference_passes),
             table: match &plan.reference {
-                ReferencePlan::Precomputed(_) => seen.completions * TABLE_ROW + seen.scored * size_of::<f64>() as u64,
+                ReferencePlan::Precomputed(_) => seen.completions * TABLE_ROW,
                 _ => 0,
             },
             written,
@@ -325,7 +325,6 @@ impl Seen {
             self.in_order.push([size_of_batch, mismatched]);
         }
         self.completions += contexts().map(|context| context.completions.len() as u64).sum::<u64>();
-        self.scored += size_of_batch.targets as u64;
     }
 
     /// The largest batch of pairs, or of single completions, that the limits allow.
@@ -434,7 +433,7 @@ impl Passes<'_> {
     fn score_by_reference(&self, batch: BatchSize, pool: &mut Pool, of_reference: &mut Pool) {
         let threads = self.plan.train.threads.max(1);
         match (self.reference, &self.plan.reference) {
-            _ if moves_reference(&self.plan.objective) => {
+            _ if moves_reference(&self.plan.objective) || is_adapter(self.plan) => {
                 self.policy.score(batch, self.want(), Adapter::On, threads, pool);
             }
             (Some(reference), _) => reference.score(batch, self.want(), Adapter::On, threads, of_reference),
@@ -443,6 +442,15 @@ impl Passes<'_> {
             }
             _ => {}
         }
+    }
+}
+
+/// Whether the reference is an adapter beside that of the policy, on one base.
+fn is_adapter(plan: &Plan) -> bool {
+    match plan.reference {
+        ReferencePlan::Adapter(_) => true,
+        ReferencePlan::Frozen => plan.model.tuning != TuningPlan::Full,
+        _ => false,
     }
 }
 

@@ -34,6 +34,9 @@ pub struct Plan {
     pub objective: Recipe,
     /// Where reference log-probabilities come from.
     pub reference: ReferencePlan,
+    /// Whether a cache of reference log-probabilities may hold those of other references alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares_reference: bool,
     /// How rows get the number `desirable_prompt`, where that is computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub udm: Option<UdmPlan>,
@@ -121,13 +124,15 @@ impl UdmPlan {
 pub enum ReferencePlan {
     /// The objective uses none.
     None,
-    /// A copy of the policy as it starts.
+    /// The policy as it starts.
     Frozen,
     /// The model of this directory.
     Model(PathBuf),
     /// The policy without its adapter.
     AdapterOff,
-    /// This file, made by the policy as it starts if it is not there.
+    /// The policy with the adapter of this directory.
+    Adapter(PathBuf),
+    /// This cache, made by the policy as it starts if it is not there.
     Precomputed(PathBuf),
 }
 
@@ -212,11 +217,11 @@ impl Plan {
         };
         let reference_plan = match (objective.needs().reference, reference.kind) {
             (true, kind) => {
-                let resolved = resolve_reference(kind, reference.path, &model.tuning, &dir)?;
+                let resolved = resolve_reference(kind, reference.path.clone(), &model.tuning, &dir)?;
                 check_may_move(&objective, &resolved, &model.tuning)?;
                 resolved
             }
-            (false, None) if reference.path.is_none() => ReferencePlan::None,
+            (false, None) if reference.path.is_none() && !reference.shared => ReferencePlan::None,
             (false, _) => {
                 return Err(Error::config(
                     "reference",
@@ -224,6 +229,12 @@ impl Plan {
                 ));
             }
         };
+        if reference.shared && !matches!(reference_plan, ReferencePlan::Precomputed(_)) {
+            return Err(Error::config(
+                "reference.shared",
+                "true, and it is for reference.kind = \"precomputed\"; leave it out",
+            ));
+        }
         let (limit, limits) = (optimizer.max_grad_norm, "a positive number, or 0 for no clipping");
         in_range("max_grad_norm", limit, limit >= 0.0, limits)?;
         check_lora_plus(optimizer.lora_plus_ratio, model.tuning != TuningPlan::Full)?;
@@ -249,6 +260,7 @@ impl Plan {
             data,
             objective,
             reference: reference_plan,
+            shares_reference: reference.shared,
             optimizer: options,
             lora_plus_ratio: optimizer.lora_plus_ratio,
             max_grad_norm: optimizer.max_grad_norm,
@@ -280,9 +292,9 @@ impl Plan {
     /// Checks that a run of this plan may go on from a checkpoint of `stored`, after `step` steps.
     ///
     /// Allowed to differ: `output` (and with it the place of a precomputed reference that lies there by default), `watch`,
-    /// `train.threads`, `data.workers`, and `train.length` where the learning rate does not depend on it and the new length is
-    /// no shorter than what is done (of epochs: than it was). What `stored` does not say, since a plan had no such key when it was
-    /// written, has its default.
+    /// `reference.shared`, `train.threads`, `data.workers`, and `train.length` where the learning rate does not depend on it and the new
+    /// length is no shorter than what is done (of epochs: than it was). What `stored` does not say, since a plan had no such key when it
+    /// was written, has its default.
     ///
     /// # Errors
     /// Any other difference, by name, with both values.
@@ -296,12 +308,12 @@ impl Plan {
         for key in ours.keys().chain(theirs.keys()).collect::<std::collections::BTreeSet<_>>() {
             let (our, their) = (ours.get(key), theirs.get(key));
             if key == "reference.precomputed"
-                && our == Some(&default_reference(&ours))
-                && their == Some(&default_reference(&theirs))
+                && is_default_reference(our, &ours)
+                && is_default_reference(their, &theirs)
             {
                 continue;
             }
-            let is_of_no_step = key.starts_with("output.") || key.starts_with("watch.");
+            let is_of_no_step = key.starts_with("output.") || key.starts_with("watch.") || key == "shares_reference";
             if our == their || is_of_no_step || key == "train.threads" || key == "data.workers" {
                 continue;
             }
@@ -333,7 +345,10 @@ impl Plan {
     /// Whether the policy is its own reference before the first step.
     pub fn starts_at_reference(&self) -> bool {
         match (&self.reference, &self.model.tuning) {
-            (ReferencePlan::Model(_), _) => false,
+            // A fresh adapter changes nothing.
+            (ReferencePlan::Model(path), TuningPlan::Full | TuningPlan::Lora(_)) => is_same(path, &self.model.path),
+            (ReferencePlan::Adapter(path), TuningPlan::Adapter(start)) => is_same(path, start),
+            (ReferencePlan::Model(_) | ReferencePlan::Adapter(_), _) => false,
             // A trained adapter differs from the base on purpose.
             (ReferencePlan::AdapterOff, tuning) => matches!(tuning, TuningPlan::Lora(_)),
             _ => true,
@@ -476,6 +491,15 @@ fn resolve_reference(
             ));
         }
         (ReferenceKind::AdapterOff, None) => ReferencePlan::AdapterOff,
+        (ReferenceKind::Adapter, path) => {
+            if *tuning == TuningPlan::Full {
+                return Err(Error::config(
+                    "reference.kind",
+                    "\"adapter\", and there is none to change places with; give model.lora or model.adapter",
+                ));
+            }
+            ReferencePlan::Adapter(required("reference.path", "the directory of an adapter", path)?)
+        }
         (ReferenceKind::Precomputed, path) => ReferencePlan::Precomputed(path.unwrap_or_else(|| dir.join(REFERENCE))),
     })
 }
@@ -493,8 +517,8 @@ fn check_may_move(objective: &Recipe, reference: &ReferencePlan, tuning: &Tuning
         )),
         (ReferencePlan::Model(_), TuningPlan::Lora(_) | TuningPlan::Adapter(_)) => Err(Error::config(
             "reference.path",
-            "given, and the objective moves its reference, which is a second adapter on the base of the policy; leave it out, or train \
-             all weights",
+            "given, and the objective moves its reference, which is a second adapter on the base of the policy; leave it out, name that \
+             adapter with reference.kind = \"adapter\", or train all weights",
         )),
         _ => Ok(()),
     }
@@ -573,13 +597,22 @@ fn entries(value: &Value) -> BTreeMap<String, Value> {
     out
 }
 
-/// Where a precomputed reference of these entries lies if nothing else is said.
-fn default_reference(entries: &BTreeMap<String, Value>) -> Value {
-    let dir = entries.get("output.dir").and_then(Value::as_str).unwrap_or_default();
-    Value::String(PathBuf::from(dir).join(REFERENCE).to_string_lossy().into_owned())
+/// Whether a precomputed reference lies where one of these entries does if nothing else is said, now or in earlier versions.
+fn is_default_reference(place: Option<&Value>, entries: &BTreeMap<String, Value>) -> bool {
+    let dir = Path::new(entries.get("output.dir").and_then(Value::as_str).unwrap_or_default());
+    let place = place.and_then(Value::as_str).map(Path::new);
+    place.is_some_and(|place| [REFERENCE, REFERENCE_FILE].iter().any(|name| place == dir.join(name)))
 }
 
-const REFERENCE: &str = "reference.safetensors";
+/// Whether two paths are of one directory.
+fn is_same(one: &Path, other: &Path) -> bool {
+    one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+/// The cache in an output directory.
+const REFERENCE: &str = "reference-cache";
+/// What earlier versions had in its place.
+pub(crate) const REFERENCE_FILE: &str = "reference.safetensors";
 
 fn show(value: Option<&Value>) -> String {
     value.map_or_else(|| "absent".to_owned(), Value::to_string)
@@ -610,7 +643,7 @@ mod tests {
         assert_eq!(plan(&["objective.type=sft"]).unwrap().reference, ReferencePlan::None);
         assert_eq!(plan(&["reference.path=other"]).unwrap().reference, ReferencePlan::Model("other".into()));
         let precomputed = plan(&["reference.kind=precomputed"]).unwrap().reference;
-        assert_eq!(precomputed, ReferencePlan::Precomputed("out/reference.safetensors".into()));
+        assert_eq!(precomputed, ReferencePlan::Precomputed("out/reference-cache".into()));
         assert_eq!(plan(&[]).unwrap().train.length, Length::Epochs(1));
     }
 
@@ -728,8 +761,13 @@ mod tests {
             |dir: &str, more: &str| plan(&["reference.kind=precomputed", "train.epochs=3", dir, more]).unwrap();
         let stored = moving("output.dir=out", "output.keep=2").to_json();
         moving("output.dir=elsewhere", "output.keep=2").check_resumes(&stored, 10).unwrap();
+        moving("output.dir=out", "reference.shared=true").check_resumes(&stored, 10).unwrap();
+        // What earlier versions had in its place.
+        let mut older = stored.clone();
+        older["reference"]["precomputed"] = "out/reference.safetensors".into();
+        moving("output.dir=elsewhere", "output.keep=2").check_resumes(&older, 10).unwrap();
         let text = moving("output.dir=out", "reference.path=t").check_resumes(&stored, 10).unwrap_err().to_string();
-        assert!(text.contains("reference.precomputed is \"t\", was \"out/reference.safetensors\""), "{text}");
+        assert!(text.contains("reference.precomputed is \"t\", was \"out/reference-cache\""), "{text}");
         moving("output.dir=out", "train.epochs=4").check_resumes(&stored, 10).unwrap();
         let text = moving("output.dir=out", "train.epochs=2").check_resumes(&stored, 10).unwrap_err().to_string();
         assert!(text.contains("train.length.epochs is 2, was 3"), "{text}");

@@ -164,6 +164,10 @@ impl<T: Element> CausalPolicy<T> {
         self
     }
 
+    pub(crate) fn base_name(&self) -> &str {
+        &self.base_name
+    }
+
     /// The model.
     pub fn model(&self) -> &CausalLm<T> {
         &self.model

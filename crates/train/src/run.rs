@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use candlewick_data::{Batch, Batches, Cursor, Encoder, Report, Source};
-use candlewick_losses::{Objective, Outputs};
+use candlewick_losses::{Objective, Outputs, StepWide};
 use candlewick_model::CausalLm;
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +17,9 @@ use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::held_out_log::HeldOutWriter;
 use crate::log::{MetricsLog, RejectedLog};
-use crate::plan::{Length, Plan, ReferencePlan, TuningPlan, UdmPlan};
-use crate::policy::{CausalPolicy, FrozenPolicy, weights_digest};
-use crate::reference::{MovingReference, PrecomputedReference, Reference};
+use crate::plan::{Length, Plan, REFERENCE_FILE, ReferencePlan, TuningPlan, UdmPlan};
+use crate::policy::{CausalPolicy, FrozenPolicy};
+use crate::reference::{AdapterReference, MovingReference, PrecomputedReference, Reference, reference_digest};
 use crate::rows;
 use crate::snapshot::Writing;
 use crate::trainer::{EvalReport, StepReport, Trainer, TrainerOptions, moves_reference};
@@ -36,6 +36,8 @@ use crate::watch::{Alarm, Noticed, Watched};
 ///   completed.
 /// - `held_out/`, where the plan has an evaluation: what every held-out completion scored, see
 ///   [`HeldOutLog`](crate::HeldOutLog).
+/// - `reference-cache/`, where the plan has a precomputed reference that lies nowhere else: see
+///   [`PrecomputedReference`](crate::PrecomputedReference).
 /// - `udm.json`, where the plan has a `udm`: the classifier of prompts, fitted when the run starts.
 /// - `rejected.jsonl`, where a row was set aside: an object of `file`, `line`, `reason` and `detail` for each one of the first
 ///   pass and of the first evaluation.
@@ -51,7 +53,7 @@ pub struct Run {
     held_out_source: Option<Source>,
     batches: Batches,
     trainer: Trainer<CausalPolicy<f32>>,
-    /// Rows still to be scored by the reference, with what is scored so far.
+    /// Rows still to be scored by the reference.
     precompute: Option<Precompute>,
     log: MetricsLog,
     rejected: RejectedLog,
@@ -206,12 +208,11 @@ struct Precompute {
     /// Steps whose rows are scored.
     steps: u64,
     evaluation: Option<Batches>,
-    table: PrecomputedReference,
 }
 
 impl Run {
     /// Loads everything a plan names, looks at its rows and held-out rows, and writes `plan.json`. The logs of a run that never
-    /// saved are begun anew, and its classifier of prompts goes; its table of reference log-probabilities is used again.
+    /// saved are begun anew, and its classifier of prompts goes; its cache of reference log-probabilities is used again.
     ///
     /// # Errors
     /// Files that are missing or do not fit together; an output directory that holds another run, or in which one trains.
@@ -245,7 +246,7 @@ impl Run {
         let mut run = Self::build(plan, bookmark.udm.clone(), step)?;
         run.check_bookmark(&bookmark, step)?;
         if let (1.., Some(_), ReferencePlan::Precomputed(path)) = (step, &run.precompute, &run.plan.reference) {
-            let reason = "the file is gone, and it can be made before the first step only; put it back, or start anew"
+            let reason = "the cache is gone, and it can be made before the first step only; put it back, or start anew"
                 .to_owned();
             return Err(Error::Reference { path: path.clone(), reason });
         }
@@ -268,6 +269,14 @@ impl Run {
         run.rejected.truncate(bookmark.rejected)?;
         run.write_plan()?;
         Ok(run)
+    }
+
+    /// Puts a run together to fill its cache of reference log-probabilities; nothing is written into its directory.
+    pub(crate) fn to_precompute(plan: Plan) -> Result<Self> {
+        if !matches!(plan.reference, ReferencePlan::Precomputed(_)) {
+            return Err(Error::config("reference.kind", "not \"precomputed\", and there is nothing to compute before"));
+        }
+        Self::build(plan, None, 0)
     }
 
     /// Whether this run, as built, can go on from `step` of the run that left the bookmark.
@@ -331,17 +340,17 @@ impl Run {
         encoder.check_vocabulary(model.config().vocab_size)?;
         let threads = plan.train.threads.max(1);
         // The digest a table of reference log-probabilities belongs to; a fresh adapter changes no output.
-        let mut reference_digest = String::new();
+        let mut digest = String::new();
         match &plan.model.tuning {
             TuningPlan::Full => {}
             TuningPlan::Lora(lora) => {
-                reference_digest = weights_digest(&model);
+                digest = reference_digest(&model);
                 model.add_lora(lora, plan.train.seed)?;
             }
             TuningPlan::Adapter(directory) => model.load_adapter(directory)?,
         }
-        if reference_digest.is_empty() && matches!(plan.reference, ReferencePlan::Precomputed(_)) {
-            reference_digest = weights_digest(&model);
+        if digest.is_empty() && matches!(plan.reference, ReferencePlan::Precomputed(_)) {
+            digest = reference_digest(&model);
         }
         let total_steps = rows::total_steps(&plan, &source, &encoder, &needs)?;
         let udm = match &plan.udm {
@@ -353,6 +362,9 @@ impl Run {
                 Some(udm)
             }
         };
+        if let ReferencePlan::Model(directory) | ReferencePlan::Adapter(directory) = &plan.reference {
+            Checkpoint::check_if_one(directory)?;
+        }
         let mut precompute = None;
         let companions = tokenizer_files(&plan.model.path);
         let moves = moves_reference(&plan.objective);
@@ -374,6 +386,13 @@ impl Run {
                 }
                 Reference::Moving(MovingReference::from_parameters(&policy, other.into_parameters())?)
             }
+            ReferencePlan::Adapter(directory) if moves => {
+                let adapter = AdapterReference::load(&policy, directory)?;
+                Reference::Moving(MovingReference::from_parameters(&policy, adapter.into_parameters())?)
+            }
+            ReferencePlan::Adapter(directory) => Reference::Adapter(AdapterReference::load(&policy, directory)?),
+            // Of an adapter the base stands still, and one is enough.
+            ReferencePlan::Frozen if policy.model().has_adapter() => Reference::Adapter(AdapterReference::of(&policy)),
             ReferencePlan::Frozen => {
                 Reference::Frozen(Box::new(FrozenPolicy::new(policy.model().frozen_copy(), threads)))
             }
@@ -384,34 +403,24 @@ impl Run {
             }
             ReferencePlan::AdapterOff => Reference::AdapterOff,
             ReferencePlan::Precomputed(path) => {
-                let (table, known) = match path.exists() {
-                    true => {
-                        let table = PrecomputedReference::load(path, &reference_digest)?;
-                        // Of a run that has begun, what is missing is an error: its policy is no longer the reference.
-                        let known = step > 0
-                            || rows::are_known(
-                                &plan,
-                                &source,
-                                held_out_source.as_ref(),
-                                &encoder,
-                                total_steps,
-                                &table,
-                            )?;
-                        (table, known)
+                let table =
+                    PrecomputedReference::open(&place_of_reference(path, step), &digest, plan.shares_reference)?;
+                let held_out = held_out_source.as_ref();
+                // Of a run that has begun, what is missing is an error: its policy is no longer the reference.
+                if table.is_empty()
+                    || (step == 0 && !rows::are_known(&plan, &source, held_out, &encoder, total_steps, &table)?)
+                {
+                    if table.is_file() && step == 0 {
+                        let reason = "it lacks rows of this run, and a file of format version 1 is not added to; remove it, and leave \
+                                      reference.path out or name a directory"
+                            .to_owned();
+                        return Err(Error::Reference { path: path.clone(), reason });
                     }
-                    false => (PrecomputedReference::new(reference_digest, path), false),
-                };
-                if !known {
-                    let held_out = held_out_source.as_ref();
                     let evaluation = held_out
                         .map(|rows| rows::evaluation_batches(&plan, Some(rows), &encoder, &needs))
                         .transpose()?;
-                    precompute = Some(Precompute {
-                        batches: rows::training_batches(&plan, &source, &encoder, &needs)?,
-                        steps: 0,
-                        evaluation,
-                        table: table.clone(),
-                    });
+                    let batches = rows::training_batches(&plan, &source, &encoder, &needs)?;
+                    precompute = Some(Precompute { batches, steps: 0, evaluation });
                 }
                 Reference::Precomputed(table)
             }
@@ -637,6 +646,25 @@ impl Run {
         self.precompute.is_some()
     }
 
+    /// Steps whose rows the reference has scored, and how many there are at most; None where nothing is left to score.
+    pub fn precomputed_steps(&self) -> Option<(u64, u64)> {
+        let work = self.precompute.as_ref()?;
+        let every_step = self.trainer.needs().step_wide == StepWide::Mismatched;
+        let most = match self.plan.train.length {
+            Length::Epochs(epochs) if !every_step => self.total_steps / epochs.max(1),
+            _ => self.total_steps,
+        };
+        Some((work.steps.min(most), most))
+    }
+
+    /// Writes to the cache what the reference has scored so far, as when a run is interrupted before its first step.
+    ///
+    /// # Errors
+    /// Those of [`PrecomputedReference::append`].
+    pub fn keep_precomputed(&mut self) -> Result<()> {
+        if self.precompute.is_some() { self.trainer.policy_and_table()?.1.append() } else { Ok(()) }
+    }
+
     /// Optimizer steps of the whole run.
     pub fn total_steps(&self) -> u64 {
         self.total_steps
@@ -797,15 +825,16 @@ impl Run {
             (next, _) => next,
         };
         let done = next.is_none();
+        let (policy, table) = self.trainer.policy_and_table()?;
         for batch in next.iter().flatten() {
-            work.table.add(self.trainer.policy_mut(), batch, &needs)?;
+            table.add(policy, batch, &needs)?;
         }
-        let rows = work.table.len();
-        if let (true, Some(work)) = (done, self.precompute.take_if(|_| done)) {
-            work.table.save()?;
-            self.trainer.set_reference(Reference::Precomputed(work.table));
+        table.append_when_due()?;
+        if done {
+            table.append()?;
+            self.precompute = None;
         }
-        Ok(Event::Precomputed { rows, done })
+        Ok(Event::Precomputed { rows: table.len(), done })
     }
 
     fn write_result(&mut self) -> Result<()> {
@@ -882,6 +911,12 @@ fn deciding_files(model: &Path) -> Result<BTreeMap<String, Fingerprint>> {
     let files = tokenizer.chain(Some(model.join("config.json")));
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     files.map(|path| Ok((name(&path), Fingerprint::of(&path)?))).collect()
+}
+
+/// Where a run's reference log-probabilities lie: of one that began under an earlier version perhaps in a file beside.
+fn place_of_reference(path: &Path, step: u64) -> PathBuf {
+    let file = path.with_file_name(REFERENCE_FILE);
+    if step > 0 && !path.exists() && file.is_file() { file } else { path.to_owned() }
 }
 
 /// The files a tokenizer is read from.

@@ -6,6 +6,7 @@ use candlewick_losses::{Collective, Context, LossTerms, Normaliser, Scores, Tota
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, to_f64};
 use crate::pack::Micro;
+use crate::start::Start;
 use crate::trainer::StepReport;
 
 /// Sums of one step or evaluation.
@@ -21,14 +22,11 @@ pub(crate) struct Tally {
     pub(crate) suspects: Vec<String>,
     /// Whether no score pulls on the loss.
     pub(crate) flat: bool,
-    /// Where policy and reference differ most: |Δ Σ log p| / max(1, |Σ log p|) and |Δ Σ log p|, and the row.
-    widest: (f64, f64, String),
-    /// Whether a rank saw them differ by more than [`SAME`].
-    apart: bool,
+    /// How far policy and reference are apart before the first step, where that was compared.
+    pub(crate) start: Start,
+    /// Whether a rank saw them apart.
+    pub(crate) apart: bool,
 }
-
-/// |Δ Σ log p| / max(1, |Σ log p|) of a policy and its copy, at most; other packing rounds otherwise.
-const SAME: f64 = 1e-3;
 
 impl Tally {
     pub(crate) fn new(context: &Context) -> Self {
@@ -44,7 +42,7 @@ impl Tally {
             rows: 0,
             suspects: Vec::new(),
             flat: true,
-            widest: (0.0, 0.0, String::new()),
+            start: Start::default(),
             apart: false,
         }
     }
@@ -61,16 +59,6 @@ impl Tally {
             let odd: Vec<String> =
                 policy.iter().zip(&micro.rows.places).filter(|(x, _)| !x.is_finite()).map(|(_, p)| p.clone()).collect();
             self.suspects.extend(if odd.is_empty() { micro.rows.places.clone() } else { odd });
-        }
-        if let Some(reference) = &scores.reference {
-            let reference = to_f64(&reference.sums()?)?;
-            for ((a, b), place) in policy.iter().zip(reference).zip(&micro.rows.places) {
-                let (gap, scale) = ((a - b).abs(), b.abs().max(1.0));
-                if gap / scale > self.widest.0 {
-                    self.widest = (gap / scale, gap, place.clone());
-                }
-            }
-            self.apart = self.widest.0 > SAME;
         }
         Ok(())
     }
@@ -92,23 +80,19 @@ impl Tally {
         self.metrics.sum_over_ranks(collective)
     }
 
-    /// The first step of a policy that equals its reference: their scores of every row, and the loss where the objective knows
-    /// it.
+    /// Compares policy and reference token by token, before the first step of a policy that should be its own reference.
+    pub(crate) fn compare(&mut self, number: usize, micro: &Micro, scores: &Scores) -> Result<()> {
+        self.start.add(number, micro, scores)?;
+        self.apart = self.start.is_off();
+        Ok(())
+    }
+
+    /// The first loss of a policy that equals its reference, where the objective knows it.
     pub(crate) fn check_start(&self, expected: Option<f64>) -> Result<()> {
-        let (_, gap, place) = &self.widest;
-        let off = |expected: &f64| (self.loss - expected).abs() > 1e-4 * expected.abs().max(1.0);
-        let Some(expected) = expected.filter(off) else {
-            let place = if *gap > 0.0 { place.clone() } else { summary::<&str>([]) };
-            return if self.apart { Err(Error::OtherReference { place, gap: *gap }) } else { Ok(()) };
-        };
-        let cause = if *gap > 0.0 {
-            format!(
-                "on {place} the summed log-probabilities of policy and reference differ by {gap:.6}: the reference is not a copy of the starting policy, or its rows were tokenized or masked in another way"
-            )
-        } else {
-            "policy and reference agree on every row, so the objective's own value at zero margin is wrong".to_owned()
-        };
-        Err(Error::NotAtReference { loss: self.loss, expected, cause })
+        match expected.filter(|expected| (self.loss - expected).abs() > 1e-4 * expected.abs().max(1.0)) {
+            None => Ok(()),
+            Some(expected) => Err(Error::NotAtReference { loss: self.loss, expected }),
+        }
     }
 
     pub(crate) fn report(self, step: u64, grad_norm: f64, learning_rate: f64) -> StepReport {

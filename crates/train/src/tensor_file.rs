@@ -1,7 +1,7 @@
 //! Flat columns of numbers in a safetensors file, written without a second copy in memory.
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use candle_core::WithDType;
@@ -166,6 +166,80 @@ impl Columns {
     }
 }
 
+/// A file of columns, of which only the header is held in memory.
+#[derive(Debug)]
+pub(crate) struct ColumnFile {
+    file: File,
+    /// Where the first column begins.
+    start: u64,
+    header: safetensors::tensor::Metadata,
+}
+
+impl ColumnFile {
+    /// Opens the file and reads its header; a malformed one is an error with the reason.
+    pub(crate) fn open(path: &Path) -> Result<std::result::Result<Self, String>> {
+        let io = || Error::io("reading", path);
+        let mut file = File::open(path).map_err(io())?;
+        let length = file.metadata().map_err(io())?.len();
+        let damaged = |reason: &str| Ok(Err(format!("not a whole safetensors file ({reason})")));
+        let mut size = [0; 8];
+        if length < 8 {
+            return damaged("it has no header");
+        }
+        file.read_exact(&mut size).map_err(io())?;
+        let size = u64::from_le_bytes(size);
+        let Some(columns) = (length - 8).checked_sub(size).filter(|_| size <= LONGEST_HEADER) else {
+            return damaged("its header is longer than the file, or than any header");
+        };
+        let mut header = vec![0; size as usize];
+        file.read_exact(&mut header).map_err(io())?;
+        let header: safetensors::tensor::Metadata = match serde_json::from_slice(&header) {
+            Ok(header) => header,
+            Err(e) => return damaged(&e.to_string()),
+        };
+        if header.data_len() as u64 != columns {
+            return damaged("its header speaks of more or fewer bytes than there are");
+        }
+        Ok(Ok(Self { file, start: 8 + size, header }))
+    }
+
+    pub(crate) fn metadata(&self, key: &str) -> Option<&str> {
+        self.header.metadata().as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// The dtype of a column, where it begins in the file, and how many numbers it has.
+    pub(crate) fn place(&self, name: &str) -> std::result::Result<(String, u64, usize), String> {
+        let info = self.header.info(name).ok_or_else(|| format!("the tensor {name} is missing"))?;
+        let begin = self.start + info.data_offsets.0 as u64;
+        Ok((format!("{:?}", info.dtype), begin, info.shape.iter().product()))
+    }
+
+    /// The column called `name`, which must hold numbers of this type.
+    pub(crate) fn column<T: Plain>(&self, name: &str) -> std::result::Result<Vec<T>, String> {
+        let (dtype, begin, count) = self.place(name)?;
+        if dtype != T::NAME {
+            return Err(format!("the tensor {name} is {dtype}; expected {}", T::NAME));
+        }
+        let mut values = Vec::with_capacity(count);
+        for from in (0..count).step_by(CHUNK) {
+            let piece = self.read::<T>(begin + (from * T::SIZE) as u64, CHUNK.min(count - from));
+            values.extend(piece.map_err(|e| e.to_string())?);
+        }
+        Ok(values)
+    }
+
+    /// So many numbers from byte `begin` of the file.
+    pub(crate) fn read<T: Plain>(&self, begin: u64, count: usize) -> std::io::Result<Vec<T>> {
+        let mut bytes = vec![0; count * T::SIZE];
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(begin))?;
+        file.read_exact(&mut bytes)?;
+        Ok(bytes.chunks_exact(T::SIZE).map(T::take).collect())
+    }
+}
+
+/// The longest header that is read, as in the safetensors library.
+const LONGEST_HEADER: u64 = 100_000_000;
 /// Values turned into bytes at a time.
 const CHUNK: usize = 1 << 16;
 

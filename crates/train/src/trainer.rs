@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::optimizer::{Optimizer, OptimizerOptions, clip_factor};
 use crate::pack::{Micro, PackedRows};
 use crate::policy::{CausalPolicy, Trainable, Tuning, grid};
-use crate::reference::Reference;
+use crate::reference::{PrecomputedReference, Reference};
 use crate::schedule::{Follower, Schedule};
 use crate::score::CompletionScore;
 use crate::snapshot::Snapshot;
@@ -39,8 +39,8 @@ pub struct TrainerOptions {
     pub schedule: Schedule,
     /// The step at which a falling learning rate reaches 0.
     pub total_steps: u64,
-    /// Whether the policy starts equal to its reference. The first loss is then checked against the objective's value at zero
-    /// margin.
+    /// Whether the policy starts equal to its reference. Before the first update every scored token's |log π − log π_ref| must then be
+    /// below 1e-4 (in f64: 1e-9), and the loss the objective's value at zero margin.
     pub starts_at_reference: bool,
     /// Statistics to compute for the metrics of evaluations, beside what the objective needs.
     pub monitor: Outputs,
@@ -237,8 +237,12 @@ impl<P: Trainable> Trainer<P> {
         &self.reference
     }
 
-    pub(crate) fn set_reference(&mut self, reference: Reference<P::Element>) {
-        self.reference = reference;
+    /// The policy, and the table that it fills as the reference.
+    pub(crate) fn policy_and_table(&mut self) -> Result<(&mut P, &mut PrecomputedReference)> {
+        match &mut self.reference {
+            Reference::Precomputed(table) => Ok((&mut self.policy, table)),
+            _ => Err(Error::Mismatch("the reference is none that is computed before".into())),
+        }
     }
 
     /// One optimizer step over micro-batches. On an error no parameter has changed.
@@ -296,6 +300,9 @@ impl<P: Trainable> Trainer<P> {
             self.policy.backward(&micro.rows.packed, saved, &cotangents)?;
             tally.flat &= cotangents.are_zero()?;
             tally.add(micro, &scores, &terms, scalar(&loss)?)?;
+            if self.starts_at_reference() {
+                tally.compare(index, micro, &scores)?;
+            }
         }
         tally.sum_over_ranks(&*self.collective)?;
         let grad_norm = self.gradient_norm()?;
@@ -491,7 +498,10 @@ impl<P: Trainable> Trainer<P> {
                 return Err(Error::NotFinite { step, what, value, rows });
             }
         }
-        if self.optimizer.steps() == 0 && self.options.starts_at_reference {
+        if self.starts_at_reference() {
+            if tally.apart {
+                return Err(tally.start.error(&mut self.policy, &mut self.reference, micros)?);
+            }
             tally.check_start(self.objective.loss_at_zero_margin())?;
         }
         if self.ungraded.is_empty() || tally.flat {
@@ -505,6 +515,11 @@ impl<P: Trainable> Trainer<P> {
             return Ok(());
         }
         Err(Error::NoGradient { step, parameters: summary(stuck) })
+    }
+
+    /// Whether policy and reference must be the same now.
+    fn starts_at_reference(&self) -> bool {
+        self.optimizer.steps() == 0 && self.options.starts_at_reference
     }
 
     /// Refuses a model that no run can go on from.

@@ -145,7 +145,7 @@ fn a_precomputed_reference_is_the_frozen_one() {
         };
         assert_eq!(run("a", "reference.kind=frozen"), run("b", "reference.kind=precomputed"));
         // The file serves a second run of other hyperparameters.
-        let file = format!("reference.path={:?}", folder.path(&format!("b-{i}")).join("reference.safetensors"));
+        let file = format!("reference.path={:?}", folder.path(&format!("b-{i}")).join("reference-cache"));
         let mut again = vec!["reference.kind=precomputed", "objective.beta=0.5", &file, "train.steps=2"];
         again.extend(variant);
         let events = finish(Run::start(folder.plan(&format!("c-{i}"), &again)).unwrap());
@@ -158,15 +158,13 @@ fn a_precomputed_reference_that_lacks_rows_is_completed() {
     let folder = Folder::new();
     let few = ["reference.kind=precomputed", "train.order=file", "train.steps=1", "data.rows=..4"];
     finish(Run::start(folder.plan("few", &few)).unwrap());
-    let file = folder.path("few").join("reference.safetensors");
-    let given = format!("reference.path={file:?}");
+    let given = format!("reference.path={:?}", folder.path("few").join("reference-cache"));
     let all = ["reference.kind=precomputed", "train.order=file", "train.steps=5", "evaluation.rows=10.."];
     let events = finish(Run::start(folder.plan("more", &[&all[..], &[&given]].concat())).unwrap());
     // Fourteen pairs, eight completions of which were there.
     assert!(events.iter().any(|event| matches!(event, Event::Precomputed { rows: 28, done: true })), "{events:?}");
     finish(Run::start(folder.plan("whole", &all)).unwrap());
     let read = |path: PathBuf| std::fs::read(path).unwrap();
-    assert_eq!(read(file.clone()), read(folder.path("whole").join("reference.safetensors")));
     assert_eq!(read(folder.path("more").join("metrics.jsonl")), read(folder.path("whole").join("metrics.jsonl")));
     // Another run finds all that it needs.
     let again = finish(Run::start(folder.plan("again", &[&all[..], &[&given]].concat())).unwrap());
@@ -177,13 +175,14 @@ fn a_precomputed_reference_that_lacks_rows_is_completed() {
 fn a_precomputed_reference_of_other_weights_is_refused() {
     let folder = Folder::new();
     finish(Run::start(folder.plan("made", &["reference.kind=precomputed", "train.steps=1", "data.rows=..4"])).unwrap());
-    let file = folder.path("made").join("reference.safetensors");
-    let given = format!("reference.path={file:?}");
+    let given = format!("reference.path={:?}", folder.path("made").join("reference-cache"));
     write_model(&folder.path("model"), 2);
     let error = folder.refused(&["reference.kind=precomputed", &given]);
-    assert!(error.to_string().contains("made with the weights"), "{error}");
+    assert_eq!(error.fault(), Fault::Model);
+    assert!(error.to_string().contains("made with other weights, adapters or settings"), "{error}");
+    let file = folder.path("reference.safetensors");
     std::fs::write(&file, b"nothing").unwrap();
-    let error = folder.refused(&["reference.kind=precomputed", &given, "data.rows=..4"]);
+    let error = folder.refused(&["reference.kind=precomputed", &format!("reference.path={file:?}")]);
     assert_eq!(error.fault(), Fault::Model);
     assert!(error.to_string().contains("not a whole safetensors file"), "{error}");
 }
@@ -416,7 +415,7 @@ fn a_run_saved_while_its_reference_is_made_goes_on() {
         let saved = run.save_now().unwrap();
         drop(run);
         finish(Run::resume(folder.plan(&parts, &assignments), &saved).unwrap());
-        for file in ["reference.safetensors", "metrics.jsonl"] {
+        for file in ["reference-cache/segment-00000001.safetensors", "metrics.jsonl"] {
             let read = |output: &str| std::fs::read(folder.path(output).join(file)).unwrap();
             assert_eq!(read(&whole), read(&parts), "{file}");
         }

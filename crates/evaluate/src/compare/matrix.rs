@@ -209,6 +209,7 @@ impl Matrix {
             true if is_open => {
                 config.reference.kind = Some(ReferenceKind::Precomputed);
                 config.reference.path = Some(self.reference_path());
+                config.reference.shared = true;
             }
             true => {}
         }
@@ -218,9 +219,10 @@ impl Matrix {
         })
     }
 
-    /// The file of reference log-probabilities that all runs share.
+    /// The cache of reference log-probabilities that all runs share; of a comparison that began under an earlier version a file.
     pub fn reference_path(&self) -> PathBuf {
-        self.directory.join("reference.safetensors")
+        let file = self.directory.join("reference.safetensors");
+        if file.is_file() { file } else { self.directory.join("reference-cache") }
     }
 
     /// Where everything goes.

@@ -15,7 +15,7 @@
 //! by seed.
 //!
 //! # Directory
-//! - `reference.safetensors`: reference log-probabilities, shared by all runs.
+//! - `reference-cache/`: reference log-probabilities, shared by all runs.
 //! - `cells/NAME/`: the output directory of a run, with `cell.json`, what it has measured ([`CellResult`]). Its checkpoints and
 //!   model are removed when it is over, unless they are to stay.
 

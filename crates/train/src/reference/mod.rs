@@ -1,11 +1,14 @@
 //! Where reference log-probabilities come from.
+mod adapter;
+mod cache;
 mod moving;
 mod precomputed;
 
 use candlewick_losses::{Outputs, TokenScores};
 
+pub use self::adapter::AdapterReference;
 pub use self::moving::MovingReference;
-pub use self::precomputed::PrecomputedReference;
+pub use self::precomputed::{PrecomputedReference, reference_digest};
 use crate::error::Result;
 use crate::pack::PackedRows;
 use crate::policy::{Policy, Trainable};
@@ -21,6 +24,8 @@ pub enum Reference<T = f32> {
     Frozen(Box<dyn Policy>),
     /// The policy without its adapter.
     AdapterOff,
+    /// The policy with another adapter, or with its own as it started.
+    Adapter(AdapterReference<T>),
     /// Log-probabilities computed before.
     Precomputed(PrecomputedReference),
     /// The policy with other values of what is trained, which follow it as the objective's
@@ -38,6 +43,7 @@ impl<T: Element> Reference<T> {
             Self::None => return Ok(None),
             Self::Frozen(reference) => reference.score(&rows.packed, Outputs::default())?,
             Self::AdapterOff => policy.score_without_adapter(&rows.packed, Outputs::default())?,
+            Self::Adapter(adapter) => policy.score_with(adapter.parameters_mut(), &rows.packed, Outputs::default())?,
             Self::Precomputed(table) => table.score::<P::Element>(rows)?,
             Self::Moving(moving) => policy.score_with(moving.parameters_mut(), &rows.packed, Outputs::default())?,
         };
