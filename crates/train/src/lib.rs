@@ -42,7 +42,7 @@ mod trainer;
 mod udm;
 mod watch;
 
-pub use checkpoint::{Checkpoint, FORMAT_VERSION, FileRecord, Found, State, replace_file};
+pub use checkpoint::{Checkpoint, FORMAT_VERSION, FileRecord, Found, State, copy_into, replace_file, write_directory};
 pub use config::{
     Config, ModelWords, OptimizerKind, OptimizerWords, OrderKind, OutputWords, ReferenceKind, ReferenceWords,
     ResultKind, ScheduleKind, ScheduleWords, TrainWords, UdmWords, Words,
@@ -61,7 +61,7 @@ pub use optimizer::{
 pub use plan::{EmbeddingPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan, TrainPlan, TuningPlan, UdmPlan};
 pub use policy::{CausalPolicy, Copied, Cotangents, FrozenPolicy, Policy, Trainable, Tuning, weights_digest};
 pub use reference::{MovingReference, PrecomputedReference, Reference};
-pub use run::{Event, Place, Run, Skipped, Summary, checkpoints};
+pub use run::{Event, Place, Run, Skipped, Summary, checkpoints, tokenizer_files};
 pub use schedule::{Greedy, Plateau, Ramp, Schedule, ThresholdMode};
 pub use score::{CompletionScore, score_completions};
 pub use snapshot::Snapshot;

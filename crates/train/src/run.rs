@@ -871,8 +871,8 @@ fn deciding_files(model: &Path) -> Result<BTreeMap<String, Fingerprint>> {
     files.map(|path| Ok((name(&path), Fingerprint::of(&path)?))).collect()
 }
 
-/// The files a tokenizer is read from.
-fn tokenizer_files(model: &Path) -> Vec<PathBuf> {
+/// The files of a model directory that a tokenizer is read from, and the settings of generation, as far as they are there.
+pub fn tokenizer_files(model: &Path) -> Vec<PathBuf> {
     let names = [
         "tokenizer.json",
         "tokenizer_config.json",
