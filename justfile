@@ -95,6 +95,11 @@ interop-trained: _venv
     cargo run --release --example parity -- --model {{ tinystories }} --adapter {{ fixtures }}/parity/dpo_lora_adapter/init --save target/interop-trained {{ fixtures }}/parity/dpo_lora.json
     {{ python }} -W ignore tools/interop/check_logits.py --tolerance 2e-5 --model {{ tinystories }} --adapter target/interop-trained target/interop-trained/logits.json
 
+# What `wick merge` makes of models and adapters, beside Python's peft.
+interop-merged: _venv
+    cargo build --release --bin wick -p candlewick-cli
+    {{ python }} -W ignore tools/merging/check.py target/release/wick
+
 # Make the pages that are made of doc comments again: docs/reference/objectives.md, docs/papers.md.
 docs-update:
     UPDATE_EXPECTED=1 cargo test --test reference

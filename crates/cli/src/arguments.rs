@@ -47,6 +47,8 @@ pub(crate) enum Command {
     /// The checkpoints of a run: list them, verify them, export what one holds
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
+    /// Make one model or adapter of several by their weights, or put an adapter into its base
+    Merge(Merge),
     /// Let a model go on from a prompt
     Generate(Generate),
     /// Preference data: look at rows, measure them, write them in another form
@@ -293,6 +295,104 @@ pub(crate) struct CheckpointExport {
     /// Where the model or adapter goes; nothing may be there
     #[arg(long, short, value_name = "DIR")]
     pub(crate) output: PathBuf,
+}
+
+/// `wick merge`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, allow_negative_numbers = true)]
+pub(crate) struct Merge {
+    /// Directory of a model that is merged, or hub:owner/name; once for each
+    #[arg(long = "model", value_name = "DIR", required_unless_present = "adapters", conflicts_with = "adapters")]
+    pub(crate) models: Vec<PathBuf>,
+    /// Directory of a PEFT adapter that is merged, or hub:owner/name; once for each
+    #[arg(long = "adapter", value_name = "DIR")]
+    pub(crate) adapters: Vec<PathBuf>,
+    /// Directory of the model that all were trained from; with --adapter it is what they are put into
+    #[arg(long, value_name = "DIR")]
+    pub(crate) base: Option<PathBuf>,
+    /// How (docs/merging.md)
+    #[arg(long, value_enum, default_value = "linear")]
+    pub(crate) method: MergeMethod,
+    /// Weights, one a model in their order; 1 each by default
+    #[arg(long, value_name = "X", value_delimiter = ',', allow_hyphen_values = true)]
+    pub(crate) weight: Vec<f64>,
+    /// Divide by the weights; true by default for linear, ties and dare_ties
+    #[arg(long, value_name = "true|false")]
+    pub(crate) normalize: Option<bool>,
+    /// The factor of the merged task vector; 1 by default
+    #[arg(long, value_name = "X")]
+    pub(crate) lambda: Option<f64>,
+    /// slerp: from 0, the first model, to 1, the second; 0.5 by default
+    #[arg(long, value_name = "X")]
+    pub(crate) t: Option<f64>,
+    /// slerp: what is one vector; every tensor by default
+    #[arg(long, value_enum)]
+    pub(crate) by: Option<MergeVector>,
+    /// ties, dare_linear, dare_ties: the share of the elements that is kept, one for all or one a model
+    #[arg(long, value_name = "X", value_delimiter = ',')]
+    pub(crate) density: Vec<f64>,
+    /// dare_linear, dare_ties: divide what is kept by the density; true by default
+    #[arg(long, value_name = "true|false")]
+    pub(crate) rescale: Option<bool>,
+    /// dare_linear, dare_ties: seed of the draw; 0 by default
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// iso_cts: the share of directions that are common; 0.8 by default
+    #[arg(long, value_name = "X")]
+    pub(crate) common_space_fraction: Option<f64>,
+    /// Rank of the merged adapter; without it nothing is lost, where that is possible
+    #[arg(long, value_name = "R", conflicts_with_all = ["models", "base"])]
+    pub(crate) rank: Option<usize>,
+    /// Type of the numbers that are written; that of the base by default, else that of the first model or adapter
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<MergeDtype>,
+    /// Where the result goes; nothing may be there
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+}
+
+/// Names of the methods of `wick merge`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum MergeMethod {
+    /// A weighted mean of the weights
+    Linear,
+    /// The base and a weighted sum of task vectors
+    TaskArithmetic,
+    /// Along the arc between two models, or with --base between their task vectors
+    Slerp,
+    /// Trimmed task vectors, averaged where their signs agree
+    Ties,
+    /// Task vectors with elements dropped at random, added up
+    DareLinear,
+    /// The same, averaged where their signs agree
+    DareTies,
+    /// The sum of task matrices with equal singular values
+    IsoC,
+    /// The same over common and task-specific directions
+    IsoCts,
+}
+
+/// What `wick merge --method slerp` takes for one vector.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum MergeVector {
+    /// Every tensor
+    Tensor,
+    /// All tensors of a layer together
+    Layer,
+}
+
+/// Types of numbers in weight files.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum MergeDtype {
+    /// 64 bits
+    Float64,
+    /// 32 bits
+    Float32,
+    /// 16 bits, IEEE
+    Float16,
+    /// 16 bits, the upper half of 32
+    Bfloat16,
 }
 
 /// `wick generate`

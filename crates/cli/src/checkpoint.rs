@@ -36,7 +36,7 @@ fn found(place: &Path) -> Result<Vec<Found>> {
 }
 
 /// Whether the directory is one checkpoint, or was one.
-fn is_checkpoint(place: &Path) -> bool {
+pub(crate) fn is_checkpoint(place: &Path) -> bool {
     let has_its_name = place.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-"));
     place.join("state.json").exists() || (has_its_name && place.is_dir())
 }

@@ -21,6 +21,7 @@ mod failure;
 mod generate;
 mod interrupt;
 mod memory;
+mod merge;
 mod objectives;
 mod places;
 mod precompute;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Compare(arguments) => compare::compare(arguments),
         Command::Report(arguments) => run_report::report(arguments),
         Command::Checkpoint(command) => checkpoint::checkpoint(command),
+        Command::Merge(arguments) => merge::merge(arguments),
         Command::Generate(arguments) => generate::generate(arguments),
         Command::Data(arguments) => data::data(arguments),
         Command::Bench(Bench::Step(arguments)) => bench::step(arguments),

@@ -19,9 +19,9 @@ use crate::weights::{self, WeightFiles};
 /// The output head, which may have an adapter too.
 pub(crate) const HEAD_MODULE: &str = "lm_head";
 /// A wider bottleneck is no bottleneck, and a damaged file may ask for anything.
-const MAX_RANK: usize = 1 << 16;
-const PREFIX: &str = "base_model.model.";
-const CONFIG: &str = "adapter_config.json";
+pub(crate) const MAX_RANK: usize = 1 << 16;
+pub(crate) const PREFIX: &str = "base_model.model.";
+pub(crate) const CONFIG: &str = "adapter_config.json";
 
 /// A fresh adapter: which linears get one, and how wide.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -121,17 +121,7 @@ impl<T: Float> Lora<T> {
     /// Reads a directory that PEFT (or [`save`](Self::save)) wrote.
     pub(crate) fn load(model: &Config, directory: &Path) -> Result<Self> {
         let path = directory.join(CONFIG);
-        if !path.exists() {
-            return Err(Error::MissingFile {
-                directory: directory.into(),
-                missing: CONFIG.into(),
-                expected: "a PEFT adapter: adapter_config.json and adapter_model.safetensors",
-            });
-        }
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let config: Map<String, Value> =
-            serde_json::from_str(&text).map_err(|e| Error::config(&path, format!("not a JSON object: {e}")))?;
-        refuse_what_is_not_built(&config)?;
+        let config = read_config(directory)?;
         let files = WeightFiles::open(directory, "adapter_model")?;
         let mut ranks = Vec::new();
         let mut known = 0;
@@ -228,8 +218,25 @@ impl<T: Float> Lora<T> {
     }
 }
 
+/// Reads `adapter_config.json`, and refuses what a plain LoRA adapter does not have.
+pub(crate) fn read_config(directory: &Path) -> Result<Map<String, Value>> {
+    let path = directory.join(CONFIG);
+    if !path.exists() {
+        return Err(Error::MissingFile {
+            directory: directory.into(),
+            missing: CONFIG.into(),
+            expected: "a PEFT adapter: adapter_config.json and adapter_model.safetensors",
+        });
+    }
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let config: Map<String, Value> =
+        serde_json::from_str(&text).map_err(|e| Error::config(&path, format!("not a JSON object: {e}")))?;
+    refuse_what_is_not_built(&config)?;
+    Ok(config)
+}
+
 /// `alpha / r`, with what the configuration says of this module.
-fn scale(config: &Map<String, Value>, module: &str, rank: usize) -> Result<f64> {
+pub(crate) fn scale(config: &Map<String, Value>, module: &str, rank: usize) -> Result<f64> {
     let number = |value: &Value| value.as_f64().filter(|x| x.is_finite());
     let pattern = config.get("alpha_pattern").and_then(Value::as_object);
     // PEFT's keys are regular expressions for the end of the module's path; plain paths are all that is read here.
@@ -276,7 +283,7 @@ fn target_names() -> String {
     format!("{}, {HEAD_MODULE}", LINEARS.map(|linear| linear.short_name()).join(", "))
 }
 
-fn refuse_what_is_not_built(config: &Map<String, Value>) -> Result<()> {
+pub(crate) fn refuse_what_is_not_built(config: &Map<String, Value>) -> Result<()> {
     let on = |key: &str| match config.get(key) {
         None | Some(Value::Null | Value::Bool(false)) => false,
         Some(Value::Array(items)) => !items.is_empty(),

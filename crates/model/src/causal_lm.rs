@@ -151,43 +151,10 @@ impl<T: Float + WithDType> CausalLm<T> {
     /// # Errors
     /// Missing or damaged files, an architecture that is not built, tensors that are missing, misshapen or unknown.
     pub fn load(directory: &Path) -> Result<Self> {
-        if !directory.is_dir() {
-            return Err(Error::MissingFile {
-                directory: directory
-                    .parent()
-                    .filter(|parent| *parent != Path::new(""))
-                    .unwrap_or(Path::new("."))
-                    .into(),
-                missing: directory.file_name().unwrap_or(directory.as_os_str()).to_string_lossy().into_owned(),
-                expected: "the path of a local model directory (config.json, model.safetensors, tokenizer.json)",
-            });
-        }
-        let config = Config::from_dir(directory)?;
-        let files = WeightFiles::open(directory, "model")?;
-        let tied = config.tie_word_embeddings;
-        let stored = |name: &str| match name {
-            EMBEDDING if tied && files.shape(EMBEDDING).is_none() => HEAD.to_owned(),
-            name => name.to_owned(),
-        };
-        // The files are compared with the configuration before anything of its size is allocated.
-        let expected = layout(&config)?.tensors;
-        for (name, shape) in &expected {
-            files.check(&stored(name), shape)?;
-        }
-        let known: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
-        let odd = files
-            .names()
-            .find(|name| !(known.contains(name) || tied && *name == HEAD || name.ends_with("rotary_emb.inv_freq")));
-        if let Some(name) = odd {
-            let reason = format!(
-                "the tensor {name} has no place in this architecture; is config.json the one these weights came with?"
-            );
-            return Err(Error::weights(directory, reason));
-        }
+        let StoredModel { config, files, tensors } = StoredModel::open(directory)?;
         let mut model = Self::laid_out(config)?;
-        for i in 0..model.base.len() {
-            let name = stored(model.base.name(i));
-            files.read(&name, model.base.tensor_mut(i))?;
+        for (i, tensor) in tensors.iter().enumerate() {
+            files.read(&tensor.stored, model.base.tensor_mut(i))?;
         }
         Ok(model)
     }
@@ -726,6 +693,63 @@ pub(crate) fn layout(config: &Config) -> Result<Layout> {
         tensors.len() - 1
     };
     Ok(Layout { tensors, places: Places { embedding: 0, head, final_norm, layers } })
+}
+
+/// A Hugging Face directory whose files fit its configuration, before anything of their size is allocated.
+pub(crate) struct StoredModel {
+    pub(crate) config: Config,
+    pub(crate) files: WeightFiles,
+    /// In the order of the parameters.
+    pub(crate) tensors: Vec<StoredTensor>,
+}
+
+/// A tensor of the model, and the name under which the files have it.
+pub(crate) struct StoredTensor {
+    pub(crate) name: String,
+    pub(crate) stored: String,
+    pub(crate) shape: Vec<usize>,
+}
+
+impl StoredModel {
+    /// Opens the directory and compares names and shapes with the configuration.
+    pub(crate) fn open(directory: &Path) -> Result<Self> {
+        if !directory.is_dir() {
+            return Err(Error::MissingFile {
+                directory: directory
+                    .parent()
+                    .filter(|parent| *parent != Path::new(""))
+                    .unwrap_or(Path::new("."))
+                    .into(),
+                missing: directory.file_name().unwrap_or(directory.as_os_str()).to_string_lossy().into_owned(),
+                expected: "the path of a local model directory (config.json, model.safetensors, tokenizer.json)",
+            });
+        }
+        let config = Config::from_dir(directory)?;
+        let files = WeightFiles::open(directory, "model")?;
+        let tied = config.tie_word_embeddings;
+        let stored = |name: &str| match name {
+            EMBEDDING if tied && files.shape(EMBEDDING).is_none() => HEAD.to_owned(),
+            name => name.to_owned(),
+        };
+        // The files are compared with the configuration before anything of its size is allocated.
+        let mut tensors = Vec::new();
+        for (name, shape) in layout(&config)?.tensors {
+            let stored = stored(&name);
+            files.check(&stored, &shape)?;
+            tensors.push(StoredTensor { name, stored, shape });
+        }
+        let known: HashSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        let odd = files
+            .names()
+            .find(|name| !(known.contains(name) || tied && *name == HEAD || name.ends_with("rotary_emb.inv_freq")));
+        if let Some(name) = odd {
+            let reason = format!(
+                "the tensor {name} has no place in this architecture; is config.json the one these weights came with?"
+            );
+            return Err(Error::weights(directory, reason));
+        }
+        Ok(Self { config, files, tensors })
+    }
 }
 
 fn copy<T: Float, U: Float>(from: &Parameters<T>, to: &mut Parameters<U>) {

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Weights come from and go to Hugging Face directories (`config.json` and safetensors, sharded or not); adapters are
-//! PEFT's (`adapter_config.json` and `adapter_model.safetensors`).
+//! PEFT's (`adapter_config.json` and `adapter_model.safetensors`). [`merge`] makes models and adapters of others.
 //!
 //! ```
 //! use candlewick_model::{CausalLm, CompletionIds, Config, ContextIds, Packed, Statistics};
@@ -41,6 +41,7 @@ mod head;
 mod layer;
 mod linear;
 mod memory;
+pub mod merge;
 mod packed;
 mod parameters;
 mod rope;

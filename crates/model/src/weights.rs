@@ -37,8 +37,8 @@ fn open(path: &Path) -> Result<Bytes> {
     if file.metadata().map_err(Error::io(path))?.len() == 0 {
         return Err(Error::weights(path, "the file is empty; copy it again"));
     }
-    // SAFETY: the map is read once, while it is copied into our own buffers, and dropped. A file that another process
-    // shortens meanwhile faults, as it would for every reader of mapped weights; nothing is written through the map.
+    // SAFETY: the map is only read, to copy numbers into our own buffers, and dropped with the files. A file that another
+    // process shortens meanwhile faults, as it would for every reader of mapped weights; nothing is written through the map.
     #[expect(unsafe_code, reason = "the one place that maps weight files")]
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
     Ok(Bytes::Mapped(map))
@@ -112,6 +112,16 @@ impl WeightFiles {
     /// The shape of a tensor, if it is there.
     pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.places.get(name).map(|place| place.shape.as_slice())
+    }
+
+    /// The stored type of a tensor, if it is there.
+    pub(crate) fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.places.get(name).map(|place| place.dtype)
+    }
+
+    /// The directory they were opened in.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Refuses a tensor that is missing or has another shape: nothing has to be allocated to find out.
@@ -270,7 +280,8 @@ pub(crate) fn save<T: Float>(
     remove(&directory.join(format!("{stem}.safetensors")))
 }
 
-fn remove(path: &Path) -> Result<()> {
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(e)),
         _ => Ok(()),
@@ -288,7 +299,7 @@ pub(crate) fn save_json(path: &Path, value: &Value) -> Result<()> {
 }
 
 /// Lets `write` fill a temporary file, syncs it and renames it to `path`; on failure the temporary file is removed.
-fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(crate) fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let mut name = path.file_name().expect("the path ends in a file name").to_owned();
     name.push(".tmp");
     let temporary = path.with_file_name(name);

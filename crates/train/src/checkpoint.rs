@@ -173,7 +173,10 @@ impl Checkpoint {
 /// Writes a directory at `target` so that it is either whole or not there, replacing what was there before.
 ///
 /// `fill` writes the files into the directory it is given.
-pub(crate) fn write_directory(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+///
+/// # Errors
+/// Those of `fill`; a directory that cannot be written or renamed. What was there before stays whole.
+pub fn write_directory(target: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let (parent, name) = match (target.parent(), target.file_name()) {
         (Some(parent), Some(name)) if parent.as_os_str().is_empty() => (Path::new("."), name),
         (Some(parent), Some(name)) => (parent, name),
@@ -261,7 +264,10 @@ fn write_state(directory: &Path, mut state: State) -> Result<()> {
 }
 
 /// Copies files into a directory under their own names.
-pub(crate) fn copy_into(directory: &Path, files: &[PathBuf]) -> Result<()> {
+///
+/// # Errors
+/// A file that cannot be read or written.
+pub fn copy_into(directory: &Path, files: &[PathBuf]) -> Result<()> {
     for file in files {
         let name =
             file.file_name().ok_or_else(|| Error::checkpoint(directory, format!("{} is no file", file.display())))?;

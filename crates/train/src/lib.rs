@@ -47,7 +47,7 @@ mod trainer;
 mod udm;
 mod watch;
 
-pub use checkpoint::{Checkpoint, FORMAT_VERSION, FileRecord, Found, State, replace_file};
+pub use checkpoint::{Checkpoint, FORMAT_VERSION, FileRecord, Found, State, copy_into, replace_file, write_directory};
 pub use config::{
     Config, ModelWords, OptimizerKind, OptimizerWords, OrderKind, OutputWords, ReferenceKind, ReferenceWords,
     ResultKind, ScheduleKind, ScheduleWords, TrainWords, UdmWords, Words,
@@ -68,7 +68,7 @@ pub use plan::{EmbeddingPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan
 pub use policy::{CausalPolicy, Copied, Cotangents, FrozenPolicy, Policy, Trainable, Tuning, weights_digest};
 pub use precompute::Precomputation;
 pub use reference::{AdapterReference, MovingReference, PrecomputedReference, Reference, reference_digest};
-pub use run::{Event, Place, Run, Skipped, Summary, checkpoints};
+pub use run::{Event, Place, Run, Skipped, Summary, checkpoints, tokenizer_files};
 pub use schedule::{Greedy, Plateau, Ramp, Schedule, ThresholdMode};
 pub use score::{CompletionScore, score_completions};
 pub use snapshot::Snapshot;

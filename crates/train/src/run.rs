@@ -919,8 +919,8 @@ fn place_of_reference(path: &Path, step: u64) -> PathBuf {
     if step > 0 && !path.exists() && file.is_file() { file } else { path.to_owned() }
 }
 
-/// The files a tokenizer is read from.
-fn tokenizer_files(model: &Path) -> Vec<PathBuf> {
+/// The files of a model directory that a tokenizer is read from, and the settings of generation, as far as they are there.
+pub fn tokenizer_files(model: &Path) -> Vec<PathBuf> {
     let names = [
         "tokenizer.json",
         "tokenizer_config.json",
