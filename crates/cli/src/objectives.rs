@@ -50,7 +50,7 @@ fn describe(name: &str) -> Result<()> {
 }
 
 /// The objectives that are made of others, each as it may be written, with one line about it.
-fn composites() -> [(Recipe, &'static str); 3] {
+fn composites() -> [(Recipe, &'static str); 4] {
     let dpo = || Recipe::Builtin(Dpo::default().into());
     let sft = Recipe::Builtin(Sft {}.into());
     [

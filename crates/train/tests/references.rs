@@ -40,7 +40,7 @@ fn an_adapter_is_a_copy_of_the_whole_model<T: Element>() {
     // Another adapter of the same shape, from its files.
     let directory = tempfile::tempdir().unwrap();
     let mut other = trained::<T>(1);
-    other.trainable_mut().data_mut().iter_mut().for_each(|x| *x = *x * candlewick_kernels::Float::from_f64(0.5));
+    other.trainable_mut().data_mut().iter_mut().for_each(|x| *x *= candlewick_kernels::Float::from_f64(0.5));
     other.save_adapter(directory.path(), "").unwrap();
     let start = policy(lora_model::<T>(1));
     let adapter = AdapterReference::load(&start, directory.path()).unwrap();

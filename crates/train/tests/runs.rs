@@ -392,7 +392,8 @@ fn an_evaluation_that_fails_at_the_end_costs_nothing() {
     };
     assert!(error.to_string().contains("held-out.jsonl"), "{error}");
     assert!(folder.path("out").join("final/model.safetensors").is_file());
-    let busy = folder.try_resume("out", &assignments).unwrap_err().to_string();
+    let newest = checkpoints(&folder.path("out")).join("step-00000002");
+    let busy = Run::resume(folder.plan("out", &assignments), &newest).unwrap_err().to_string();
     assert!(busy.starts_with("output.dir: ") && busy.contains("another process trains there"), "{busy}");
     drop(run);
     write_pairs(&held_out, 4, 2);
