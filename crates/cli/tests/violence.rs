@@ -43,6 +43,7 @@ const RUNS: [(&str, &[&str]); 8] = [
 ];
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "how long a run takes says when to kill it")]
 fn a_run_that_is_killed_again_and_again_ends_in_the_same_bits() {
     let bench = Bench::new();
     let rows = (0..48).map(|i| {

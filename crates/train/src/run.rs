@@ -501,10 +501,11 @@ impl Run {
         let every = |interval: u64| interval > 0 && step.is_multiple_of(interval);
         let is_best = self.plan.output.keep_best && self.place.watched.best.is_some_and(|best| best.step == step);
         let is_due = step > 0 && (done || every(self.plan.output.save_every) || self.is_time_to_save()?);
-        if self.saved != Some(step) && (is_due || is_best) {
-            if let Some(path) = self.save()? {
-                return Ok(Some(Event::Saved(path)));
-            }
+        if self.saved != Some(step)
+            && (is_due || is_best)
+            && let Some(path) = self.save()?
+        {
+            return Ok(Some(Event::Saved(path)));
         }
         if done && !self.result_written && self.plan.output.result == ResultKind::Last {
             self.write_result()?;
