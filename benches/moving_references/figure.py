@@ -2,6 +2,7 @@
 """What run.sh has measured: figure.py OUTPUT_DIR writes results.csv beside this file and docs/moving-references.svg."""
 import csv
 import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ HERE = Path(__file__).parent
 FIGURE = HERE.parents[1] / "docs/moving-references.svg"
 PANELS = {"full": "all weights", "lora": "an adapter of rank 8"}
 COLOURS = {"dpo": "#1f6f8b", "soft": "#c8553d", "hard": "#6b8f3c"}
-WIDTH, HEIGHT, LEFT, TOP = 360, 300, 56, 40
+WIDTH, HEIGHT, LEFT, TOP = 360, 300, 80, 40
 
 
 def main(output):
@@ -23,7 +24,36 @@ def main(output):
         writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    beside = [line for panel in PANELS for line in above_dpo(panel, output / panel / "cells")]
+    if beside:
+        with open(HERE / "equal_drift.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, beside[0].keys(), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(beside)
     FIGURE.write_text(figure(rows))
+
+
+def above_dpo(panel, cells):
+    """How far each run lies above the curve of the DPO runs of its seed: the margin less DPO's at the same drift, which is interpolated
+    between neighbouring betas over the logarithm of the drift. Runs that drifted further than all of DPO's, or less, have no such value."""
+    runs = {}
+    for path in cells.glob("*/cell.json"):
+        arm, seed = path.parent.name.replace("__", " ").replace("_", " ").rsplit(" seed ", 1)
+        cell = json.loads(path.read_text())
+        runs.setdefault(arm, {})[seed] = (cell["drift"]["kl"], cell["points"][-1]["margin"])
+    curves = [runs[arm] for arm in runs if arm.startswith("dpo")]
+    for arm in sorted(arm for arm in runs if not arm.startswith("dpo")):
+        gaps = []
+        for seed, (drift, margin) in runs[arm].items():
+            points = sorted(curve[seed] for curve in curves)
+            for (low, at_low), (high, at_high) in zip(points, points[1:]):
+                if low <= drift <= high:
+                    share = math.log(drift / low) / math.log(high / low)
+                    gaps.append(margin - at_low - share * (at_high - at_low))
+                    break
+        mean = round(statistics.mean(gaps), 4) if gaps else ""
+        error = round(statistics.stdev(gaps) / len(gaps) ** 0.5, 4) if len(gaps) > 1 else ""
+        yield {"trained": panel, "arm": arm, "seeds": len(gaps), "above": sum(gap > 0 for gap in gaps), "mean": mean, "standard_error": error}
 
 
 def row(panel, arm):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DPO of several strengths beside references that follow, with all weights and with an adapter, three seeds each; then the tables and the figure.
+# DPO of several strengths beside references that follow, with all weights and with an adapter, five seeds each; then the tables and the figure.
 #   benches/moving_references/run.sh MODEL_DIR PAIRS.jsonl OUTPUT_DIR
 # A comparison that was stopped goes on. WICK names the binary (target/release/wick by default).
 set -euo pipefail
