@@ -91,7 +91,10 @@ fn said_of(event: &Event) -> Option<String> {
         Event::Skipped(Skipped { step, what, value, rows, .. }) => {
             Some(format!("wick: warning: step {step} changed nothing: the {what} is {value} on {rows}"))
         }
-        Event::Alarm { step, alarm } => Some(format!("wick: warning: step {step}: {alarm}")),
+        Event::Alarm { step, evaluated, alarm } => {
+            let of = if *evaluated { ", held-out rows" } else { "" };
+            Some(format!("wick: warning: step {step}{of}: {alarm}"))
+        }
         _ => None,
     }
 }

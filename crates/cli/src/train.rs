@@ -123,6 +123,9 @@ fn report(Driven { summary, stepping }: &Driven, OutputPlan { dir, result, .. }:
     }
     match watched.best.filter(|_| *result == ResultKind::Best) {
         Some(best) => println!("the result is that of step {}, in {}", best.step, summary.result.display()),
+        None if *result == ResultKind::Best => {
+            println!("no evaluation had a best; the result is that of the last step, in {}", summary.result.display());
+        }
         None => println!("the result is in {}", summary.result.display()),
     }
 }

@@ -103,6 +103,25 @@ fn a_second_training_in_the_same_directory_is_refused() {
 }
 
 #[test]
+fn a_hangup_is_ignored_where_it_was() {
+    let bench = Bench::new();
+    let steps = ["--steps", "400", "--set", "output.save_every=5"];
+    let words = words("run", &steps);
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh", common::WICK]).args(&words);
+    let mut child = command
+        .current_dir(bench.path(""))
+        .env("CI", "true")
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("sh");
+    await_path(&bench.path("run/checkpoints/step-00000005"), &mut child);
+    assert!(signal("HUP", child.id()), "it was over");
+    assert_eq!(child.wait().expect("a child").code(), Some(0));
+}
+
+#[test]
 fn a_second_signal_ends_at_once_and_corrupts_nothing() {
     let bench = Bench::new();
     let steps = ["--steps", "60", "--set", "output.save_every=1", "--set", "output.keep=0"];

@@ -51,7 +51,10 @@ struct Scene {
 
 impl Scene {
     fn new(more: &[&str]) -> Self {
-        let bench = Bench::new();
+        Self::of(Bench::new(), more)
+    }
+
+    fn of(bench: Bench, more: &[&str]) -> Self {
         bench.wick(&words("whole", more)).succeeds();
         // As if killed: the last checkpoint and the result are not there, and the log is longer than the checkpoint.
         bench.wick(&words("run", more)).succeeds();
@@ -199,6 +202,25 @@ fn rows_settings_and_tokenizers_that_changed_are_refused_by_name() {
     scene.is_refused(&file_order, 4, &["started from the weights"]);
     std::fs::write(&weights, whole).expect("written");
     scene.ends_well(&file_order);
+}
+
+#[test]
+fn a_reference_that_changed_is_refused_by_name() {
+    let more = ["--set", "reference.path=other"];
+    let bench = Bench::new();
+    bench.model("other", 14);
+    let other = bench.path("other/model.safetensors");
+    let mut bytes = std::fs::read(&other).expect("weights");
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    std::fs::write(&other, &bytes).expect("written");
+    let scene = Scene::of(bench, &more);
+    bytes[last] ^= 2;
+    std::fs::write(&other, &bytes).expect("written");
+    scene.is_refused(&more, 2, &["reference.path", "other/model.safetensors", "had"]);
+    bytes[last] ^= 2;
+    std::fs::write(&other, &bytes).expect("written");
+    scene.ends_well(&more);
 }
 
 /// A limit on the size of files is to a process what a full disk is: its writes fail.

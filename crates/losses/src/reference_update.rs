@@ -214,6 +214,16 @@ impl ReferenceUpdate {
         }
     }
 
+    /// The first step, counted from 1, with which the reference moves.
+    pub fn first_step(self) -> Option<u64> {
+        match self {
+            Self::Frozen => None,
+            Self::Soft { every, .. } | Self::Hard { every } | Self::Lagged { every } => Some(every),
+            Self::Ema { .. } => Some(1),
+            Self::Bema(bema) => Some(bema.update_after.saturating_add(bema.every)),
+        }
+    }
+
     /// Whether the policy is copied before `step` (counted from 1) changes it.
     pub fn copies_before(self, step: u64) -> bool {
         matches!(self, Self::Lagged { every } if every > 0 && step > 0 && step.is_multiple_of(every))

@@ -1,13 +1,6 @@
 //! Checkpoints on disk: written beside their place, synced, renamed into it, checked when read.
 //!
-//! # Format, version 1
-//! A checkpoint is a directory. It MUST hold `state.json`; every other file MUST be listed there with its length in bytes
-//! and its CRC-32 (IEEE), and a reader MUST refuse the directory when one differs. `state.json` is an object of
-//! `format_version` (a reader MUST refuse a greater one than it knows), `crc32` (eight hex digits, of `state` as compact
-//! JSON with sorted keys) and `state`, a [`State`]. Weights lie in the layout of the policy (`model.safetensors` with
-//! `config.json`, or `adapter_model.safetensors` with `adapter_config.json`), the optimizer in `optimizer.safetensors`, whose
-//! metadata name it (`format`, as `candlewick-adamw`) and count its steps, a reference that moves in `moving_reference.safetensors` (its
-//! format: [`MovingReference`](crate::MovingReference)).
+//! The format is specified in `docs/checkpoints.md`; [`Checkpoint::open`] checks what it asks of a reader.
 use std::fs::{File, TryLockError};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -107,7 +100,10 @@ impl Checkpoint {
         if hex(crc32fast::hash(envelope.state.to_string().as_bytes())) != envelope.crc32 {
             return Err(damaged("its checksum differs".into()));
         }
-        let state: State = serde_json::from_value(envelope.state).map_err(|e| damaged(e.to_string()))?;
+        // Its checksum is right: what does not fit is of another program.
+        let state: State = serde_json::from_value(envelope.state).map_err(|e| {
+            refuse(format!("{STATE} was not written by this version of the program ({e}); use the one that wrote it"))
+        })?;
         for record in &state.files {
             record.check(path).map_err(|reason| refuse(format!("{reason}; use an earlier checkpoint")))?;
         }
@@ -122,15 +118,14 @@ impl Checkpoint {
         if directory.join(STATE).exists() { Self::open(directory).map(|_| ()) } else { Ok(()) }
     }
 
-    /// The newest whole checkpoint in `directory`. One that a crash left aside while it was being replaced is put back first.
+    /// The newest whole checkpoint in `directory`; one that a crash left aside while it was being replaced is taken for what it was.
     ///
     /// # Errors
     /// A directory that cannot be read. A missing one holds no checkpoint.
     pub fn latest(directory: &Path) -> Result<Found> {
-        heal(directory)?;
         let mut found = Found { checkpoint: None, damaged: Vec::new() };
-        for (_, path) in steps(directory)?.into_iter().rev() {
-            match Self::open(&path) {
+        for (step, path) in steps(directory)?.into_iter().rev() {
+            match Self::open_named(&path, step) {
                 Ok(checkpoint) => {
                     found.checkpoint = Some(checkpoint);
                     break;
@@ -146,7 +141,16 @@ impl Checkpoint {
     /// # Errors
     /// A directory that cannot be read. A missing one holds no checkpoint.
     pub fn all(directory: &Path) -> Result<Vec<(PathBuf, Result<Self>)>> {
-        Ok(steps(directory)?.into_iter().map(|(_, path)| (path.clone(), Self::open(&path))).collect())
+        Ok(steps(directory)?.into_iter().map(|(step, path)| (path.clone(), Self::open_named(&path, step))).collect())
+    }
+
+    /// Of a directory whose name tells the step.
+    fn open_named(path: &Path, step: u64) -> Result<Self> {
+        let checkpoint = Self::open(path)?;
+        match checkpoint.state.step {
+            found if found == step => Ok(checkpoint),
+            found => Err(Error::checkpoint(path, format!("it is that of step {found}, under the name of another"))),
+        }
     }
 
     /// Writes what was trained as a directory of its own, whole or not at all: a Hugging Face model or a PEFT adapter, with the tokenizer
@@ -256,11 +260,25 @@ fn write_state(directory: &Path, mut state: State) -> Result<()> {
     state.files =
         files(directory)?.into_iter().map(|(name, path)| FileRecord::of(name, &path)).collect::<Result<_>>()?;
     let path = directory.join(STATE);
-    let state = serde_json::to_value(state).map_err(|e| Error::checkpoint(directory, e.to_string()))?;
+    let state = sorted(serde_json::to_value(state).map_err(|e| Error::checkpoint(directory, e.to_string()))?);
     let crc32 = hex(crc32fast::hash(state.to_string().as_bytes()));
     let envelope = Envelope { format_version: FORMAT_VERSION, crc32, state };
     let text = serde_json::to_string_pretty(&envelope).map_err(|e| Error::checkpoint(directory, e.to_string()))?;
     std::fs::write(&path, text).map_err(Error::io("writing", &path))
+}
+
+/// The same with the keys of every object in the order of their bytes, so that its text does not depend on how it was made.
+pub(crate) fn sorted(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => {
+            let entries: std::collections::BTreeMap<String, Value> =
+                map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            Value::Object(entries.into_iter().collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        leaf => leaf,
+    }
 }
 
 /// Copies files into a directory under their own names.
@@ -349,8 +367,7 @@ pub(crate) fn hold_directory(directory: &Path) -> Result<File> {
             let reason = "another process trains there; wait for its end, or name another directory";
             Err(Error::config("output.dir", format!("{}: {reason}", directory.display())))
         }
-        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
-        Err(TryLockError::Error(e)) => Err(Error::io("locking", &path)(e)),
+        Err(TryLockError::Error(_)) => Ok(file),
     }
 }
 
@@ -409,9 +426,16 @@ fn steps(directory: &Path) -> Result<Vec<(u64, PathBuf)>> {
     if !directory.exists() {
         return Ok(Vec::new());
     }
-    let step = |name: &str| name.strip_prefix("step-")?.parse::<u64>().ok();
-    let mut all: Vec<_> =
-        entries(directory)?.into_iter().filter_map(|(name, path)| Some((step(&name)?, path))).collect();
+    let mut all: Vec<(u64, PathBuf)> = Vec::new();
+    for (name, path) in entries(directory)? {
+        // A crash between two renames leaves the old one aside.
+        let aside = name.strip_prefix('.').and_then(|name| name.strip_suffix(".old"));
+        let named = aside.unwrap_or(&name);
+        let Some(step) = named.strip_prefix("step-").and_then(|step| step.parse().ok()) else { continue };
+        if aside.is_none_or(|name| !directory.join(name).exists()) {
+            all.push((step, path));
+        }
+    }
     all.sort();
     Ok(all)
 }
@@ -568,10 +592,20 @@ mod tests {
         // Between the two renames: the old one is aside, the new one not yet in its place.
         std::fs::rename(&path, directory.path().join(".step-00000005.old")).unwrap();
         std::fs::create_dir(directory.path().join(".step-00000005.new")).unwrap();
-        assert_eq!(Checkpoint::latest(directory.path()).unwrap().checkpoint.unwrap().state.step, 5);
+        let found = Checkpoint::latest(directory.path()).unwrap().checkpoint.unwrap();
+        assert_eq!((found.state.step, found.path), (5, directory.path().join(".step-00000005.old")));
+        assert_eq!(Checkpoint::all(directory.path()).unwrap().len(), 1);
+        set_aside_after(directory.path(), 5).unwrap();
+        assert_eq!(Checkpoint::latest(directory.path()).unwrap().checkpoint.unwrap().path, path);
+        // Under the name of another step.
+        let other = step_directory(directory.path(), 9);
+        std::fs::rename(&path, &other).unwrap();
+        let found = Checkpoint::latest(directory.path()).unwrap();
+        assert!(found.checkpoint.is_none() && found.damaged[0].to_string().contains("that of step 5"));
+        std::fs::rename(&other, &path).unwrap();
         // After them.
         std::fs::create_dir(directory.path().join(".step-00000005.old")).unwrap();
-        Checkpoint::latest(directory.path()).unwrap();
+        heal(directory.path()).unwrap();
         sweep(directory.path()).unwrap();
         assert_eq!(entries(directory.path()).unwrap().len(), 1);
     }

@@ -97,10 +97,7 @@ impl MetricsLog {
     /// Leaves no line: the run starts anew.
     pub(crate) fn clear(&mut self) -> Result<()> {
         self.file = None;
-        match std::fs::remove_file(&self.path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing", &self.path)(e)),
-            _ => Ok(()),
-        }
+        checkpoint::remove_file(&self.path)
     }
 
     /// The file, to wait for its way to the disk elsewhere.

@@ -136,6 +136,16 @@ pub enum ReferencePlan {
     Precomputed(PathBuf),
 }
 
+impl ReferencePlan {
+    /// The directory of its own weights, where it has some.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Model(directory) | Self::Adapter(directory) => Some(directory),
+            _ => None,
+        }
+    }
+}
+
 /// Length, batches, order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -249,10 +259,23 @@ impl Plan {
                 "this schedule follows evaluations, and there are none while training; give evaluation.every, or choose another",
             ));
         }
+        if schedule.follows_evaluations() && moves_reference(&objective) {
+            return Err(Error::config(
+                "schedule.kind",
+                "this schedule follows the losses of evaluations, and the objective moves the reference that they compare with; choose \
+                 another schedule, or set objective.update to \"frozen\"",
+            ));
+        }
         let evaluates = evaluation.as_ref().is_some_and(|evaluation| evaluation.every > 0);
         let output = resolve_output(output, dir, evaluation.is_some(), &model.tuning)?;
         Ok(Self {
-            watch: WatchPlan::resolve(watch, &objective.needs(), evaluates, output.keep_best)?,
+            watch: WatchPlan::resolve(
+                watch,
+                &objective.needs(),
+                evaluates,
+                output.keep_best,
+                moves_reference(&objective),
+            )?,
             output,
             udm: udm.map(|words| resolve_udm(words, &objective.needs(), train.seed)).transpose()?,
             evaluation,

@@ -24,7 +24,7 @@ use crate::rows;
 use crate::snapshot::Writing;
 use crate::trainer::{EvalReport, StepReport, Trainer, TrainerOptions, moves_reference};
 use crate::udm::{self, Fit, Udm};
-use crate::watch::{Alarm, Noticed, Watched};
+use crate::watch::{Alarm, Best, Noticed, WatchPlan, Watched};
 
 /// A run in f32. Nothing happens between calls of [`advance`](Self::advance), but for a checkpoint that is being written where
 /// `output.background` says so.
@@ -60,7 +60,8 @@ pub struct Run {
     held_out_log: HeldOutWriter,
     data: Fingerprint,
     held_out_data: Option<Fingerprint>,
-    model_files: BTreeMap<String, Fingerprint>,
+    model_files: Files,
+    reference_files: Option<Files>,
     total_steps: u64,
     place: Place,
     saved: Option<u64>,
@@ -74,6 +75,7 @@ pub struct Run {
     /// What the caller has not been told yet.
     alarms: VecDeque<Event>,
     result_written: bool,
+    metric_is_checked: bool,
     held_out: Option<Report>,
     finished: bool,
     companions: Vec<PathBuf>,
@@ -94,7 +96,10 @@ struct Bookmark {
     held_out: Option<Fingerprint>,
     /// The files that decide what the model computes beside its weights, and what its tokens are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    model: Option<BTreeMap<String, Fingerprint>>,
+    model: Option<Files>,
+    /// The files of a reference of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reference: Option<Files>,
     /// Bytes of `rejected.jsonl`.
     rejected: u64,
     /// What became of the rows.
@@ -159,6 +164,8 @@ pub enum Event {
     Alarm {
         /// Steps done.
         step: u64,
+        /// Whether it is one of an evaluation, not of a step.
+        evaluated: bool,
         /// What it is.
         alarm: Alarm,
     },
@@ -223,6 +230,7 @@ impl Run {
         refuse_other_run(&run.plan.output.dir)?;
         checkpoint::sweep(&checkpoints(&run.plan.output.dir))?;
         run.log.clear()?;
+        run.warn_of_reference();
         run.held_out_log.clear()?;
         run.rejected.truncate(0)?;
         checkpoint::remove_file(&run.plan.output.dir.join(UDM))?;
@@ -238,8 +246,11 @@ impl Run {
     /// damaged one.
     pub fn resume(plan: Plan, checkpoint: &Path) -> Result<Self> {
         let checkpoint = Checkpoint::open(checkpoint)?;
-        let bookmark: Bookmark = serde_json::from_value(checkpoint.state.bookmark.clone())
-            .map_err(|e| Error::checkpoint(&checkpoint.path, format!("it was not written by a run of a plan ({e})")))?;
+        let bookmark: Bookmark = serde_json::from_value(checkpoint.state.bookmark.clone()).map_err(|e| {
+            let reason =
+                format!("it was not written by a run of this version of the program ({e}); use the one that wrote it");
+            Error::checkpoint(&checkpoint.path, reason)
+        })?;
         plan.check_resumes(&bookmark.plan, checkpoint.state.step)?;
         bookmark.check_embeddings(&plan)?;
         let step = checkpoint.state.step;
@@ -253,10 +264,9 @@ impl Run {
         run.hold()?;
         run.trainer.restore(&checkpoint)?;
         run.place = bookmark.place.clone();
-        if run.plan.to_json()["watch"] != bookmark.plan["watch"] {
-            // What was too far, or too long without a better one, may go on under another bound.
-            run.place.watched.stopped = None;
-        }
+        let watched_before = bookmark.plan.get("watch").map(WatchPlan::deserialize).transpose().ok().flatten();
+        run.place.watched.go_on_under(&run.plan.watch, &watched_before.unwrap_or_default());
+        run.forget_lost_best();
         run.saved = Some(step);
         run.batches.resume(bookmark.place.cursor.clone())?;
         run.batches.count_on_from(bookmark.rows.unwrap_or_default());
@@ -279,6 +289,24 @@ impl Run {
         Self::build(plan, None, 0)
     }
 
+    /// Of a reference that would follow the policy, had the run more steps.
+    fn warn_of_reference(&mut self) {
+        let steps = self.total_steps;
+        if let Some(first) = self.plan.objective.reference_update().first_step().filter(|first| *first > steps) {
+            let alarm = Alarm::NeverMoves { first, steps };
+            self.alarms.push_back(Event::Alarm { step: 0, evaluated: false, alarm });
+        }
+    }
+
+    /// Of a best checkpoint that is not there any more, or not whole, nothing is kept: another one will be the best.
+    fn forget_lost_best(&mut self) {
+        let place = checkpoints(&self.plan.output.dir);
+        let is_lost = |best: &Best| Checkpoint::open(&checkpoint::step_directory(&place, best.step)).is_err();
+        if self.plan.output.keep_best && self.place.watched.best.as_ref().is_some_and(is_lost) {
+            self.place.watched.best = None;
+        }
+    }
+
     /// Whether this run, as built, can go on from `step` of the run that left the bookmark.
     fn check_bookmark(&self, bookmark: &Bookmark, step: u64) -> Result<()> {
         let other = |differences: String| Err(Error::OtherPlan { differences });
@@ -294,7 +322,12 @@ impl Run {
             ));
         }
         if let Some(stored) = &bookmark.model {
-            self.check_model(stored)?;
+            check_files("model.path", &self.plan.model.path, &self.model_files, stored)?;
+        }
+        if let (Some(directory), Some(found), Some(stored)) =
+            (self.plan.reference.directory(), &self.reference_files, &bookmark.reference)
+        {
+            check_files("reference.path", directory, found, stored)?;
         }
         let length = |plan: &serde_json::Value| plan["train"]["length"].clone();
         let (ours, theirs) = (self.total_steps, bookmark.total_steps);
@@ -313,17 +346,6 @@ impl Run {
         }
     }
 
-    /// Whether configuration and tokenizer are those that the run began with.
-    fn check_model(&self, stored: &BTreeMap<String, Fingerprint>) -> Result<()> {
-        let names = self.model_files.keys().chain(stored.keys());
-        let differs = |name: &&String| self.model_files.get(*name) != stored.get(*name);
-        let Some(name) = names.into_iter().find(differs) else { return Ok(()) };
-        let show = |file: Option<&Fingerprint>| file.map_or_else(|| "no such file".to_owned(), Fingerprint::to_string);
-        let (found, had) = (show(self.model_files.get(name)), show(stored.get(name)));
-        let path = self.plan.model.path.join(name);
-        Err(Error::OtherPlan { differences: format!("model.path {} has {found}, had {had}", path.display()) })
-    }
-
     /// Puts everything together; `fit` is the classifier of prompts of a run that goes on after so many steps.
     fn build(plan: Plan, fit: Option<Fit>, step: u64) -> Result<Self> {
         let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
@@ -333,6 +355,7 @@ impl Run {
         let data = Fingerprint::of_all(&source.paths())?;
         let held_out_data = held_out_source.as_ref().map(|rows| Fingerprint::of_all(&rows.paths())).transpose()?;
         let model_files = deciding_files(&plan.model.path)?;
+        let reference_files = plan.reference.directory().map(files_of_weights).transpose()?;
         let mut batches = rows::training_batches(&plan, &source, &encoder, &needs)?;
         batches.hold_rejections();
         rows::check_first(&plan, &source, &encoder, &needs)?;
@@ -376,6 +399,7 @@ impl Run {
             ReferencePlan::AdapterOff if moves => Reference::Moving(MovingReference::of_base(&policy)?),
             ReferencePlan::Model(directory) if moves => {
                 let other = CausalLm::<f32>::load(directory)?;
+                check_same_tokens(&plan.model.path, directory)?;
                 if let Some(name) = other.config().computes_otherwise(policy.model().config()) {
                     let reason = format!(
                         "{}: its {name} is another one than that of the policy, whose place the reference takes to be scored; name a model \
@@ -399,6 +423,7 @@ impl Run {
             ReferencePlan::Model(directory) => {
                 let other = CausalLm::<f32>::load(directory)?;
                 encoder.check_vocabulary(other.config().vocab_size)?;
+                check_same_tokens(&plan.model.path, directory)?;
                 Reference::Frozen(Box::new(FrozenPolicy::new(other, threads)))
             }
             ReferencePlan::AdapterOff => Reference::AdapterOff,
@@ -460,6 +485,7 @@ impl Run {
             data,
             held_out_data,
             model_files,
+            reference_files,
             total_steps,
             place,
             saved: None,
@@ -469,6 +495,7 @@ impl Run {
             saved_at: Duration::ZERO,
             alarms: VecDeque::new(),
             result_written: false,
+            metric_is_checked: false,
             held_out: None,
             finished: false,
             companions,
@@ -613,6 +640,7 @@ impl Run {
             data: self.data.clone(),
             held_out: self.held_out_data.clone(),
             model: Some(self.model_files.clone()),
+            reference: self.reference_files.clone(),
             rejected: self.rejected.length(),
             rows: Some(self.batches.report().clone()),
             held_out_rows: self.held_out.clone(),
@@ -708,17 +736,17 @@ impl Run {
         };
         self.tell_prompts_apart(&mut batches)?;
         let report = match self.trainer.step(&batches) {
-            Err(Error::NotFinite { step, what, value, rows }) => {
+            Ok(report) => report,
+            Err(Error::NotFinite { step, what, value, rows }) if !self.place.watched.not_finite(&self.plan.watch) => {
                 return self.skip(Skipped { step, what, value, rows }).map(Event::Skipped);
             }
-            Err(Error::Interrupted) => {
-                // Its rows come again.
-                self.batches.resume(self.place.cursor.clone())?;
+            Err(error) => {
+                // The rows come again, if anything does. Where that fails there is nothing more to come, and this error is the one to tell.
+                let _ = self.batches.resume(self.place.cursor.clone());
                 self.batches.count_on_from(rows);
                 self.rejected.truncate(rejected)?;
-                return Err(Error::Interrupted);
+                return Err(error);
             }
-            report => report?,
         };
         self.place.cursor = self.batches.cursor();
         self.place.tokens += report.tokens;
@@ -728,12 +756,8 @@ impl Run {
         Ok(Event::Step(report))
     }
 
-    /// Counts a step that was not finite, unless it is one too many.
+    /// Goes past a step that was not finite.
     fn skip(&mut self, skipped: Skipped) -> Result<Skipped> {
-        if self.place.watched.not_finite(&self.plan.watch) {
-            let Skipped { step, what, value, rows } = skipped;
-            return Err(Error::NotFinite { step, what, value, rows });
-        }
         self.trainer.skip()?;
         self.place.cursor = self.batches.cursor();
         self.log.skipped(&skipped)?;
@@ -744,15 +768,15 @@ impl Run {
     fn note(&mut self, step: u64, evaluated: bool, noticed: Noticed) -> Result<()> {
         for alarm in noticed.alarms {
             self.log.alarm(step, evaluated, &alarm)?;
-            self.alarms.push_back(Event::Alarm { step, alarm });
+            self.alarms.push_back(Event::Alarm { step, evaluated, alarm });
         }
         noticed.stop.map_or(Ok(()), |stop| self.log.stopped(step, evaluated, &stop))
     }
 
-    /// Whether evaluations measure what the best one is chosen by: found out before the first step, on the first held-out rows.
+    /// Whether evaluations measure what the best one is chosen by: found out once, before a step is made, on the first held-out rows.
     fn check_metric(&mut self) -> Result<()> {
         let is_read = self.plan.output.keep_best || self.plan.watch.patience.is_some();
-        if !is_read || self.trainer.steps_done() > 0 {
+        if !is_read || std::mem::replace(&mut self.metric_is_checked, true) {
             return Ok(());
         }
         let rows = self.held_out_source.as_ref();
@@ -906,10 +930,59 @@ fn refuse_other_run(output: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether the tokenizer that lies beside a reference, if there is one, gives tokens the ids that the policy's gives them.
+fn check_same_tokens(policy: &Path, reference: &Path) -> Result<()> {
+    let texts = [policy, reference].map(|directory| std::fs::read(directory.join("tokenizer.json")));
+    let [Ok(ours), Ok(theirs)] = texts else { return Ok(()) };
+    let ids = |text: &[u8]| -> Option<(serde_json::Value, BTreeMap<u64, String>)> {
+        let mut tokenizer: serde_json::Value = serde_json::from_slice(text).ok()?;
+        let added = tokenizer["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
+        let added = added.filter_map(|token| Some((token["id"].as_u64()?, token["content"].as_str()?.to_owned())));
+        let added = added.collect();
+        Some((tokenizer["model"]["vocab"].take(), added))
+    };
+    if ours == theirs || ids(&ours) == ids(&theirs) {
+        return Ok(());
+    }
+    let reason = format!(
+        "{}: its tokenizer gives tokens other ids than that of {}, so that it would score other texts; name a model of the same tokenizer",
+        reference.display(),
+        policy.display()
+    );
+    Err(Error::config("reference.path", reason))
+}
+
+/// Files of a directory by their names.
+type Files = BTreeMap<String, Fingerprint>;
+
+/// Whether the files are those that the run began with.
+fn check_files(key: &str, directory: &Path, found: &Files, stored: &Files) -> Result<()> {
+    let differs = |name: &&String| found.get(*name) != stored.get(*name);
+    let Some(name) = found.keys().chain(stored.keys()).find(differs) else { return Ok(()) };
+    let show = |file: Option<&Fingerprint>| file.map_or_else(|| "no such file".to_owned(), Fingerprint::to_string);
+    let (path, found, had) = (directory.join(name), show(found.get(name)), show(stored.get(name)));
+    Err(Error::OtherPlan { differences: format!("{key} {} has {found}, had {had}", path.display()) })
+}
+
 /// What decides, beside weights, what a model computes and what its tokens are.
-fn deciding_files(model: &Path) -> Result<BTreeMap<String, Fingerprint>> {
+fn deciding_files(model: &Path) -> Result<Files> {
     let tokenizer = tokenizer_files(model).into_iter().filter(|path| !path.ends_with("generation_config.json"));
-    let files = tokenizer.chain(Some(model.join("config.json")));
+    fingerprints(tokenizer.chain(Some(model.join("config.json"))))
+}
+
+/// Weights and their configuration, of a model or an adapter.
+fn files_of_weights(directory: &Path) -> Result<Files> {
+    let is_one = |path: &Path| {
+        let name = path.file_name().unwrap_or_default();
+        name == "config.json"
+            || name == "adapter_config.json"
+            || path.extension().is_some_and(|ext| ext == "safetensors")
+    };
+    let entries = std::fs::read_dir(directory).map_err(Error::io("reading", directory))?;
+    fingerprints(entries.flatten().map(|entry| entry.path()).filter(|path| is_one(path)))
+}
+
+fn fingerprints(files: impl Iterator<Item = PathBuf>) -> Result<Files> {
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     files.map(|path| Ok((name(&path), Fingerprint::of(&path)?))).collect()
 }

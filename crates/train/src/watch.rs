@@ -98,8 +98,14 @@ impl Default for WatchPlan {
 
 impl WatchPlan {
     /// Resolves the section for an objective. `evaluates` tells whether there are evaluations between steps, `keeps_best` whether
-    /// somebody wants to know the best one.
-    pub(crate) fn resolve(words: WatchWords, needs: &Needs, evaluates: bool, keeps_best: bool) -> Result<Self> {
+    /// somebody wants to know the best one, `moves` whether the reference follows the policy.
+    pub(crate) fn resolve(
+        words: WatchWords,
+        needs: &Needs,
+        evaluates: bool,
+        keeps_best: bool,
+        moves: bool,
+    ) -> Result<Self> {
         let key = |name: &str| format!("watch.{name}");
         let refuse = |name: &str, reason: String| Err(Error::config(key(name), reason));
         let WatchWords { not_finite_in_a_row, grad_norm_factor, chosen_drop, kl_budget, metric, goal, .. } = words;
@@ -142,6 +148,14 @@ impl WatchPlan {
                 "given, and nothing asks which evaluation is the best; give watch.patience or output.keep_best too";
             return refuse(name, reason.into());
         }
+        if moves && (words.patience.is_some() || keeps_best) && is_relative(&metric) {
+            let reason = format!(
+                "{metric:?} compares with the reference, which moves: evaluations of different steps do not compare, and just after a copy \
+                 there is nothing to measure; choose one of the policy alone, as \"logps/chosen\", \"mean_token_accuracy\" or \"entropy\", \
+                 or leave watch.patience, output.keep_best and output.result out"
+            );
+            return refuse("metric", reason);
+        }
         let goal = goal.unwrap_or(if metric.ends_with("loss") { Goal::Least } else { Goal::Greatest });
         let (patience, min_delta) = (words.patience, words.min_delta);
         Ok(Self { not_finite_in_a_row, grad_norm_factor, chosen_drop, kl_budget, metric, goal, patience, min_delta })
@@ -175,6 +189,11 @@ impl WatchPlan {
     }
 }
 
+/// Whether a metric of an objective with a reference depends on it.
+fn is_relative(metric: &str) -> bool {
+    !["logps/", "entropy", "mean_token_accuracy"].iter().any(|own| metric.starts_with(own))
+}
+
 /// What has been seen so far. It is part of a checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -190,8 +209,12 @@ pub struct Watched {
     pub grad_norms: u64,
     /// The best evaluation.
     pub best: Option<Best>,
-    /// Evaluations since.
+    /// Evaluations since, or from the first one where there is no best.
     pub since_best: u64,
+    /// Whether the last step had no gradient at all.
+    pub flat: bool,
+    /// Whether chosen completions were below `watch.chosen_drop` at the last step, and at the last evaluation.
+    pub below: [bool; 2],
     /// Why the run stopped before its end.
     pub stopped: Option<Stop>,
 }
@@ -220,10 +243,8 @@ pub enum Stop {
     },
     /// No evaluation was better for as many as `watch.patience` says.
     Patience {
-        /// The step of the best one.
-        best: u64,
-        /// What was measured there.
-        value: f64,
+        /// The best one; none where no evaluation measured a finite number.
+        best: Option<Best>,
         /// Evaluations since.
         evaluations: u64,
     },
@@ -236,10 +257,14 @@ impl fmt::Display for Stop {
                 f,
                 "completions are {log_ratio:.4} nats from the reference on average, and watch.kl_budget is {budget}"
             ),
-            Self::Patience { best, value, evaluations } => write!(
+            Self::Patience { best: Some(Best { step, value }), evaluations } => write!(
                 f,
-                "none of the last {evaluations} evaluations was better than that of step {best} ({value:.6}), and watch.patience \
+                "none of the last {evaluations} evaluations was better than that of step {step} ({value:.6}), and watch.patience \
                  allows no more"
+            ),
+            Self::Patience { best: None, evaluations } => write!(
+                f,
+                "none of {evaluations} evaluations measured a finite number, and watch.patience allows no more"
             ),
         }
     }
@@ -256,6 +281,15 @@ pub enum Alarm {
         /// The mean over the steps before.
         usual: f64,
     },
+    /// No score pulls on the loss any more: the rows of the step teach nothing.
+    NoGradient,
+    /// The reference follows the policy, but not before the run ends.
+    NeverMoves {
+        /// The first step with which it would move.
+        first: u64,
+        /// Steps of the run.
+        steps: u64,
+    },
     /// Chosen completions have become less likely than the reference finds them.
     ChosenDrop {
         /// By so many nats a token.
@@ -269,7 +303,8 @@ impl Alarm {
     /// The key that sets it off.
     pub fn key(&self) -> &'static str {
         match self {
-            Self::GradNorm { .. } => "grad_norm_factor",
+            Self::GradNorm { .. } | Self::NoGradient => "grad_norm_factor",
+            Self::NeverMoves { .. } => "update",
             Self::ChosenDrop { .. } => "chosen_drop",
         }
     }
@@ -281,6 +316,12 @@ impl fmt::Display for Alarm {
             Self::GradNorm { norm, usual } => {
                 write!(f, "the norm of the gradients is {norm:.4}, {:.0} times its mean so far", norm / usual)
             }
+            Self::NoGradient => f.write_str("the gradient is 0: the rows of this step teach the policy nothing"),
+            Self::NeverMoves { first, steps } => write!(
+                f,
+                "the reference would move with step {first} for the first time, and the run has {steps}: it stands still; lower `every` of \
+                 objective.update"
+            ),
             Self::ChosenDrop { drop, bound } => write!(
                 f,
                 "chosen completions are {drop:.4} nats a token less likely than under the reference (watch.chosen_drop is {bound})"
@@ -290,16 +331,33 @@ impl fmt::Display for Alarm {
 }
 
 impl Watched {
+    /// Goes on under another plan than the one that it was seen under: what was too far, or too long without a better one, may go on, and
+    /// what was best by another measure is none.
+    pub(crate) fn go_on_under(&mut self, plan: &WatchPlan, before: &WatchPlan) {
+        if plan == before {
+            return;
+        }
+        self.stopped = None;
+        if (&plan.metric, plan.goal) != (&before.metric, before.goal) {
+            (self.best, self.since_best) = (None, 0);
+        }
+    }
+
     /// Takes note of a step.
     pub(crate) fn step(&mut self, plan: &WatchPlan, report: &StepReport) -> Noticed {
         self.not_finite_in_a_row = 0;
-        let mut noticed = self.look(plan, &report.metrics);
+        let mut noticed = self.look(plan, &report.metrics, false);
         let usual = self.grad_norm;
         if self.grad_norms >= FIRST_NORMS
             && plan.grad_norm_factor > 0.0
             && report.grad_norm > plan.grad_norm_factor * usual
         {
             noticed.alarms.push(Alarm::GradNorm { norm: report.grad_norm, usual });
+        }
+        // Exactly 0 is what a policy has whose scores depend on nothing any more.
+        let was_flat = std::mem::replace(&mut self.flat, report.grad_norm <= 0.0);
+        if plan.grad_norm_factor > 0.0 && self.flat && !was_flat {
+            noticed.alarms.push(Alarm::NoGradient);
         }
         self.grad_norms += 1;
         self.grad_norm += (report.grad_norm - usual) / self.grad_norms.min(LAST_NORMS) as f64;
@@ -316,16 +374,14 @@ impl Watched {
     /// Takes note of an evaluation.
     pub(crate) fn evaluation(&mut self, plan: &WatchPlan, report: &EvalReport) -> Result<Noticed> {
         let value = plan.measured(report)?;
-        let mut noticed = self.look(plan, &report.metrics);
+        let mut noticed = self.look(plan, &report.metrics, true);
         if value.is_finite() && self.best.is_none_or(|best| plan.is_better(value, best.value)) {
             (self.best, self.since_best) = (Some(Best { step: report.step, value }), 0);
             return Ok(noticed);
         }
         self.since_best += 1;
-        if let (Some(patience), Some(best)) = (plan.patience, self.best)
-            && self.since_best >= patience
-        {
-            let stop = Stop::Patience { best: best.step, value: best.value, evaluations: self.since_best };
+        if plan.patience.is_some_and(|patience| self.since_best >= patience) {
+            let stop = Stop::Patience { best: self.best, evaluations: self.since_best };
             noticed.stop = noticed.stop.or(self.stop(stop));
         }
         Ok(noticed)
@@ -340,7 +396,7 @@ impl Watched {
     }
 
     /// What steps and evaluations are both looked at for.
-    fn look(&mut self, plan: &WatchPlan, metrics: &Metrics) -> Noticed {
+    fn look(&mut self, plan: &WatchPlan, metrics: &Metrics, evaluated: bool) -> Noticed {
         let measured = |name| metrics.mean(name).and_then(|mean| mean.value());
         let mut noticed = Noticed::default();
         if let (Some(budget), Some(log_ratio)) = (plan.kl_budget, measured(LOG_RATIOS))
@@ -348,10 +404,11 @@ impl Watched {
         {
             noticed.stop = self.stop(Stop::KlBudget { log_ratio: log_ratio.min(f64::MAX), budget });
         }
-        if let (Some(bound), Some(ratio)) = (plan.chosen_drop, measured(LOG_RATIOS_CHOSEN))
-            && -ratio > bound
-        {
-            noticed.alarms.push(Alarm::ChosenDrop { drop: -ratio, bound });
+        if let (Some(bound), Some(ratio)) = (plan.chosen_drop, measured(LOG_RATIOS_CHOSEN)) {
+            let was_below = std::mem::replace(&mut self.below[usize::from(evaluated)], -ratio > bound);
+            if -ratio > bound && !was_below {
+                noticed.alarms.push(Alarm::ChosenDrop { drop: -ratio, bound });
+            }
         }
         noticed
     }
@@ -365,8 +422,8 @@ pub(crate) struct Noticed {
     pub(crate) stop: Option<Stop>,
 }
 
-/// Norms that are needed to know what is usual.
-const FIRST_NORMS: u64 = 10;
+/// Norms that are needed to know what is usual: where a rate is too high, the second is the one to tell.
+const FIRST_NORMS: u64 = 1;
 /// Norms that the mean goes back over.
 const LAST_NORMS: u64 = 50;
 
@@ -407,7 +464,7 @@ mod tests {
         let stop = seen.evaluation(&plan, &evaluation(6, 0.6)).unwrap().stop;
         assert_eq!(stop, seen.stopped);
         assert!(seen.evaluation(&plan, &evaluation(7, 0.6)).unwrap().stop.is_none(), "it is said once");
-        assert_eq!(seen.stopped, Some(Stop::Patience { best: 4, value: 0.5, evaluations: 2 }));
+        assert_eq!(seen.stopped, Some(Stop::Patience { best: Some(Best { step: 4, value: 0.5 }), evaluations: 2 }));
         let text = serde_json::to_string(&seen).unwrap();
         assert_eq!(serde_json::from_str::<Watched>(&text).unwrap(), seen);
     }
@@ -423,7 +480,7 @@ mod tests {
     fn a_gradient_many_times_the_usual_is_an_alarm() {
         let plan = WatchPlan::default();
         let mut seen = Watched::default();
-        // The first ones tell what is usual, whatever they are.
+        // The first one tells what is usual, whatever it is.
         for norm in [50.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0] {
             assert!(seen.step(&plan, &step(norm)).alarms.is_empty());
         }
@@ -431,6 +488,8 @@ mod tests {
         assert!(seen.step(&plan, &step(59.0)).alarms.is_empty());
         let alarms = seen.step(&plan, &step(200.0)).alarms;
         assert!(matches!(alarms[..], [Alarm::GradNorm { norm: 200.0, .. }]), "{alarms:?}");
+        assert!(matches!(seen.step(&plan, &step(0.0)).alarms[..], [Alarm::NoGradient]));
+        assert!(seen.step(&plan, &step(0.0)).alarms.is_empty(), "it is said once");
         let never = WatchPlan { grad_norm_factor: 0.0, ..WatchPlan::default() };
         assert!(seen.step(&never, &step(1e9)).alarms.is_empty());
     }

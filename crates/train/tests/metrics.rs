@@ -71,7 +71,9 @@ fn pairs_are_measured_exactly_in_unequal_batches() {
     trainer.step(&batches(&pairs(6, 1), 3)).unwrap();
     let held_out = pairs(5, 2);
     let (policy, reference) = (rows(trainer.policy().model(), &held_out), rows(&model(1), &held_out));
-    let reward = |row: usize| beta * (policy[row].log_prob - reference[row].log_prob);
+    let log_ratio = |row: usize| policy[row].log_prob - reference[row].log_prob;
+    let reward = |row: usize| beta * log_ratio(row);
+    let chosen_tokens: usize = policy.iter().step_by(2).map(|row| row.entropy.len()).sum();
     let margins: Vec<f64> = (0..5).map(|pair| reward(2 * pair) - reward(2 * pair + 1)).collect();
     let tokens: Vec<f64> = policy.iter().flat_map(|row| row.entropy.clone()).collect();
     let hits: Vec<f64> = policy.iter().step_by(2).flat_map(|row| row.is_top1.clone()).collect();
@@ -85,6 +87,8 @@ fn pairs_are_measured_exactly_in_unequal_batches() {
         ("rewards/accuracies", mean(margins.iter().map(|margin| f64::from(*margin > 0.0)))),
         ("logps/chosen", mean((0..5).map(|pair| policy[2 * pair].log_prob))),
         ("logps/rejected", mean((0..5).map(|pair| policy[2 * pair + 1].log_prob))),
+        ("log_ratios/absolute", mean((0..10).map(|row| log_ratio(row).abs()))),
+        ("log_ratios/chosen", (0..5).map(|pair| log_ratio(2 * pair)).sum::<f64>() / chosen_tokens as f64),
         ("entropy", mean(tokens)),
         ("mean_token_accuracy", mean(hits)),
     ];
@@ -127,8 +131,11 @@ fn verdicts_are_measured_by_label_and_not_by_batch() {
     let (chosen, rejected): (Vec<usize>, Vec<usize>) = (0..7).partition(wanted);
     let rewards = |rows: &[usize]| mean(rows.iter().map(|row| beta * log_ratio(*row)));
     let report = trainer.evaluate(evaluated(batches)).unwrap();
+    let chosen_tokens: usize = chosen.iter().map(|row| policy[*row].entropy.len()).sum();
     let expected = [
         ("kl", kl),
+        ("log_ratios/absolute", mean((0..7).map(|row| log_ratio(row).abs()))),
+        ("log_ratios/chosen", chosen.iter().map(|row| log_ratio(*row)).sum::<f64>() / chosen_tokens as f64),
         ("rewards/chosen", rewards(&chosen)),
         ("rewards/rejected", rewards(&rejected)),
         ("rewards/margins", rewards(&chosen) - rewards(&rejected)),

@@ -393,10 +393,10 @@ fn an_evaluation_that_fails_at_the_end_costs_nothing() {
     assert!(error.to_string().contains("held-out.jsonl"), "{error}");
     assert!(folder.path("out").join("final/model.safetensors").is_file());
     let newest = checkpoints(&folder.path("out")).join("step-00000002");
+    write_pairs(&held_out, 4, 2);
     let busy = Run::resume(folder.plan("out", &assignments), &newest).unwrap_err().to_string();
     assert!(busy.starts_with("output.dir: ") && busy.contains("another process trains there"), "{busy}");
     drop(run);
-    write_pairs(&held_out, 4, 2);
     let latest = Checkpoint::latest(&checkpoints(&folder.path("out"))).unwrap().checkpoint.unwrap();
     let events = finish(Run::resume(folder.plan("out", &assignments), &latest.path).unwrap());
     let [Event::Evaluated(_), Event::Finished(summary)] = &events[..] else { panic!("{events:?}") };

@@ -204,10 +204,36 @@ fn what_nothing_measures_or_reads_is_refused_before_the_first_step() {
     folder.refuses(&with(&["watch.min_delta=0.1"]), &["watch.min_delta", "nothing asks"]);
     folder.refuses(&with(&["watch.grad_norm_factor=0.5"]), &["watch.grad_norm_factor", "above 1"]);
     folder.refuses(&with(&["watch.not_finite_in_a_row=0"]), &["watch.not_finite_in_a_row", "at least 1"]);
+    let moving = with(&["objective.type=tr_dpo", "output.result=best"]);
+    folder.refuses(&moving, &["watch.metric", "\"loss\"", "which moves", "logps/chosen"]);
+    folder.plan("of-its-own", &[&moving[..], &["watch.metric=logps/chosen"]].concat());
+    let plateau = with(&["objective.type=tr_dpo", "schedule.kind=reduce_lr_on_plateau"]);
+    folder.refuses(&plateau, &["schedule.kind", "moves the reference"]);
     folder.refuses(&["watch.patience=2"], &["watch.patience", "evaluation.every"]);
     folder.refuses(&["output.result=best"], &["output.result", "[evaluation]"]);
     folder.refuses(&["output.save_minutes=-1"], &["output.save_minutes", "positive"]);
     folder.refuses(&["output.save_minutes=1"], &["output.save_minutes", "Run::tell_time"]);
+}
+
+#[test]
+fn a_reference_that_never_moves_or_reads_other_tokens_is_told() {
+    let folder = Folder::new();
+    folder.lines("rows.jsonl", &support::folder::pairs(12));
+    let first = |update: &str| {
+        let mut run = Run::start(folder.plan(&format!("out-{update}"), &["objective.type=tr_dpo", update])).unwrap();
+        run.advance().unwrap().unwrap()
+    };
+    let Event::Alarm { step: 0, alarm, .. } = first("objective.update=hard") else { panic!("no alarm") };
+    assert!(alarm.to_string().contains("step 512 for the first time, and the run has 3"), "{alarm}");
+    assert!(matches!(first("objective.update={hard={every=3}}"), Event::Step(_)));
+
+    support::write_model(&folder.path("other"), 2);
+    let tokenizer = std::fs::read_to_string(folder.path("other/tokenizer.json")).unwrap();
+    folder.text("other/tokenizer.json", &tokenizer.replace("\"w5\":5", "\"w5\":6").replace("\"w6\":6", "\"w6\":5"));
+    folder.refuses(&[&folder.at("reference.path", "other")], &["reference.path", "other ids"]);
+    // Written another way it is the same.
+    folder.text("other/tokenizer.json", &format!("{tokenizer}\n"));
+    Run::start(folder.plan("same", &[&folder.at("reference.path", "other")])).unwrap();
 }
 
 #[test]
@@ -219,7 +245,7 @@ fn alarms_are_told_and_written_down() {
     let told: Vec<(u64, String)> = events(&mut run)
         .into_iter()
         .filter_map(
-            |event| if let Event::Alarm { step, alarm } = event { Some((step, alarm.to_string())) } else { None },
+            |event| if let Event::Alarm { step, alarm, .. } = event { Some((step, alarm.to_string())) } else { None },
         )
         .collect();
     let written: Vec<(u64, String)> = log(&folder, "out")
@@ -229,11 +255,15 @@ fn alarms_are_told_and_written_down() {
         .collect();
     assert!(!told.is_empty());
     assert_eq!(told, written);
-    let drops = log(&folder, "out")
+    // Once for each time that it falls below.
+    let below: Vec<bool> = log(&folder, "out")
         .iter()
-        .filter(|line| line["log_ratios/chosen"].as_f64().is_some_and(|x| x < -0.0001))
-        .count();
-    assert_eq!(told.iter().filter(|(_, text)| text.contains("watch.chosen_drop")).count(), drops);
+        .filter_map(|line| Some(line.get("log_ratios/chosen")?.as_f64()? < -0.0001))
+        .collect();
+    let falls =
+        below.iter().zip(std::iter::once(&false).chain(&below)).filter(|(now, before)| **now && !**before).count();
+    assert!(falls < below.iter().filter(|below| **below).count());
+    assert_eq!(told.iter().filter(|(_, text)| text.contains("watch.chosen_drop")).count(), falls);
 }
 
 #[test]

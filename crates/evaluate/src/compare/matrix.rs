@@ -74,6 +74,7 @@ const OVERRULED: &[(&str, &str)] = &[
     ("evaluation.every", "how often all runs are measured stands in compare.every"),
     ("evaluation.at_start", "every run is measured before its first step"),
     ("output.save_minutes", "runs are saved by output.save_every"),
+    ("output.background", "several runs go at once, and each writes its own checkpoints"),
     ("output.keep_best", "every run goes to its end, and what it was on the way stands in its points"),
     ("output.result", "every run goes to its end, and what it was on the way stands in its points"),
     ("watch", "every run goes to its end, and one whose loss or gradient is not finite is a result"),
@@ -199,6 +200,7 @@ impl Matrix {
         let mut config = self.arms[arm].variants[variant].config.clone();
         config.train.seed = seed;
         config.watch.not_finite_in_a_row = 1;
+        config.output.background = Some(false);
         config.output.dir = Some(self.directory.join("cells").join(slug(&name)));
         // One that moves cannot be known beforehand.
         let moves = config.objective.reference_update() != ReferenceUpdate::Frozen;

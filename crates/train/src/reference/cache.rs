@@ -83,7 +83,8 @@ impl Lock {
         let path = directory.join(LOCK);
         let opened = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
         let file = opened.map_err(Error::io("opening", &path))?;
-        file.lock().map_err(Error::io("locking", &path))?;
+        // A file system without locks, as some networks have, holds nothing.
+        let _ = file.lock();
         Ok(Self { _file: file })
     }
 }
@@ -147,7 +148,7 @@ impl Manifest {
 
     /// Replaces the manifest. The lock is held.
     pub(super) fn write(&self, directory: &Path) -> Result<()> {
-        let cache = serde_json::to_value(self).map_err(|e| refuse(directory, e.to_string()))?;
+        let cache = checkpoint::sorted(serde_json::to_value(self).map_err(|e| refuse(directory, e.to_string()))?);
         let crc32 = checkpoint::hex(crc32fast::hash(cache.to_string().as_bytes()));
         let envelope = Envelope { format: CACHE_FORMAT.to_owned(), format_version: VERSION, crc32, cache };
         let text = serde_json::to_string_pretty(&envelope).map_err(|e| refuse(directory, e.to_string()))?;
@@ -317,6 +318,6 @@ pub(super) fn refuse(path: &Path, reason: String) -> Error {
 }
 
 /// What to do about a directory that is damaged.
-const AGAIN: &str = "remove the directory to have it made again";
+const AGAIN: &str = "put back a whole copy, or remove the directory to have it made again, without which runs that have begun cannot go on";
 /// What to do about a file of version 1.
 const FILE_AGAIN: &str = "remove the file, and leave reference.path out or name a directory, to have it made again";
