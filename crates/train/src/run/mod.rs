@@ -1,4 +1,7 @@
 //! A whole run from its plan, advanced by its caller one event at a time.
+mod bookmark;
+mod build;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,6 +14,7 @@ use candlewick_losses::{Objective, Outputs, StepWide};
 use candlewick_model::CausalLm;
 use serde::{Deserialize, Serialize};
 
+use self::bookmark::{Bookmark, Files};
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::ResultKind;
 use crate::error::{Error, Result};
@@ -80,53 +84,6 @@ pub struct Run {
     finished: bool,
     companions: Vec<PathBuf>,
     udm: Option<Udm>,
-}
-
-/// What a checkpoint remembers beside the trainer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Bookmark {
-    plan: serde_json::Value,
-    place: Place,
-    total_steps: u64,
-    /// The training file.
-    data: Fingerprint,
-    /// The held-out file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    held_out: Option<Fingerprint>,
-    /// The files that decide what the model computes beside its weights, and what its tokens are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    model: Option<Files>,
-    /// The files of a reference of its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reference: Option<Files>,
-    /// Bytes of `rejected.jsonl`.
-    rejected: u64,
-    /// What became of the rows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    rows: Option<Report>,
-    /// What became of the held-out rows in the last evaluation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    held_out_rows: Option<Report>,
-    /// The classifier of prompts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    udm: Option<Fit>,
-    /// The file of embeddings, where there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    embeddings: Option<Fingerprint>,
-}
-
-impl Bookmark {
-    /// Whether the file of embeddings is the one that the run began with.
-    fn check_embeddings(&self, plan: &Plan) -> Result<()> {
-        let path = plan.udm.as_ref().and_then(UdmPlan::file);
-        let (Some(path), Some(stored)) = (path, &self.embeddings) else { return Ok(()) };
-        let found = Fingerprint::of(path)?;
-        if found == *stored {
-            return Ok(());
-        }
-        Err(Error::OtherPlan { differences: format!("udm.embeddings {} has {found}, had {stored}", path.display()) })
-    }
 }
 
 /// How far a run has come.
@@ -307,202 +264,6 @@ impl Run {
         }
     }
 
-    /// Whether this run, as built, can go on from `step` of the run that left the bookmark.
-    fn check_bookmark(&self, bookmark: &Bookmark, step: u64) -> Result<()> {
-        let other = |differences: String| Err(Error::OtherPlan { differences });
-        if bookmark.data != self.data {
-            let name = self.plan.data.name();
-            return other(format!("data.path {name} has {}, had {}", self.data, bookmark.data));
-        }
-        if let (Some(found), Some(stored)) = (&self.held_out_data, &bookmark.held_out)
-            && found != stored
-        {
-            return other(format!(
-                "the held-out rows have {found}, had {stored}; what was measured before would not fit what follows"
-            ));
-        }
-        if let Some(stored) = &bookmark.model {
-            check_files("model.path", &self.plan.model.path, &self.model_files, stored)?;
-        }
-        if let (Some(directory), Some(found), Some(stored)) =
-            (self.plan.reference.directory(), &self.reference_files, &bookmark.reference)
-        {
-            check_files("reference.path", directory, found, stored)?;
-        }
-        let length = |plan: &serde_json::Value| plan["train"]["length"].clone();
-        let (ours, theirs) = (self.total_steps, bookmark.total_steps);
-        if ours != theirs && length(&self.plan.to_json()) == length(&bookmark.plan) {
-            return other(format!("the rows make {ours} steps, they made {theirs}; did the tokenizer change?"));
-        }
-        if step > ours {
-            return other(format!("train.length makes {ours} steps, and {step} are done"));
-        }
-        match self.trainer.reference() {
-            // A longer run needs rows that the table may lack, and only a policy at its start could add them.
-            Reference::Precomputed(table) if step > 0 && self.precompute.is_none() && ours > theirs => {
-                rows::check_training(&self.plan, &self.source, &self.encoder, &self.trainer.needs(), ours, table)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Puts everything together; `fit` is the classifier of prompts of a run that goes on after so many steps.
-    fn build(plan: Plan, fit: Option<Fit>, step: u64) -> Result<Self> {
-        let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
-        let needs = plan.objective.needs();
-        // What is wrong with the rows shows before a large model is loaded.
-        let (source, held_out_source) = plan.open_for_run()?;
-        let data = Fingerprint::of_all(&source.paths())?;
-        let held_out_data = held_out_source.as_ref().map(|rows| Fingerprint::of_all(&rows.paths())).transpose()?;
-        let model_files = deciding_files(&plan.model.path)?;
-        let reference_files = plan.reference.directory().map(files_of_weights).transpose()?;
-        let mut batches = rows::training_batches(&plan, &source, &encoder, &needs)?;
-        batches.hold_rejections();
-        rows::check_first(&plan, &source, &encoder, &needs)?;
-        let mut model = CausalLm::<f32>::load(&plan.model.path)?;
-        encoder.check_vocabulary(model.config().vocab_size)?;
-        let threads = plan.train.threads.max(1);
-        // The digest a table of reference log-probabilities belongs to; a fresh adapter changes no output.
-        let mut digest = String::new();
-        match &plan.model.tuning {
-            TuningPlan::Full => {}
-            TuningPlan::Lora(lora) => {
-                digest = reference_digest(&model);
-                model.add_lora(lora, plan.train.seed)?;
-            }
-            TuningPlan::Adapter(directory) => model.load_adapter(directory)?,
-        }
-        if digest.is_empty() && matches!(plan.reference, ReferencePlan::Precomputed(_)) {
-            digest = reference_digest(&model);
-        }
-        let total_steps = rows::total_steps(&plan, &source, &encoder, &needs)?;
-        let udm = match &plan.udm {
-            None => None,
-            Some(words) => {
-                let rows = udm::Rows { source: source.clone(), encoder: &encoder, file: &plan.data.parts[0].path };
-                let udm = Udm::new(words, &rows, fit, &model, threads)?;
-                rows::check_embeddings(&source, &encoder, &udm)?;
-                Some(udm)
-            }
-        };
-        if let ReferencePlan::Model(directory) | ReferencePlan::Adapter(directory) = &plan.reference {
-            Checkpoint::check_if_one(directory)?;
-        }
-        let mut precompute = None;
-        let companions = tokenizer_files(&plan.model.path);
-        let moves = moves_reference(&plan.objective);
-        let policy =
-            CausalPolicy::new(model, plan.train.recompute, threads).with_base_name(plan.model.path.to_string_lossy());
-        let reference = match &plan.reference {
-            ReferencePlan::None => Reference::None,
-            ReferencePlan::Frozen if moves => Reference::Moving(MovingReference::of(&policy)),
-            ReferencePlan::AdapterOff if moves => Reference::Moving(MovingReference::of_base(&policy)?),
-            ReferencePlan::Model(directory) if moves => {
-                let other = CausalLm::<f32>::load(directory)?;
-                check_same_tokens(&plan.model.path, directory)?;
-                if let Some(name) = other.config().computes_otherwise(policy.model().config()) {
-                    let reason = format!(
-                        "{}: its {name} is another one than that of the policy, whose place the reference takes to be scored; name a model \
-                         of the same configuration",
-                        directory.display()
-                    );
-                    return Err(Error::config("reference.path", reason));
-                }
-                Reference::Moving(MovingReference::from_parameters(&policy, other.into_parameters())?)
-            }
-            ReferencePlan::Adapter(directory) if moves => {
-                let adapter = AdapterReference::load(&policy, directory)?;
-                Reference::Moving(MovingReference::from_parameters(&policy, adapter.into_parameters())?)
-            }
-            ReferencePlan::Adapter(directory) => Reference::Adapter(AdapterReference::load(&policy, directory)?),
-            // Of an adapter the base stands still, and one is enough.
-            ReferencePlan::Frozen if policy.model().has_adapter() => Reference::Adapter(AdapterReference::of(&policy)),
-            ReferencePlan::Frozen => {
-                Reference::Frozen(Box::new(FrozenPolicy::new(policy.model().frozen_copy(), threads)))
-            }
-            ReferencePlan::Model(directory) => {
-                let other = CausalLm::<f32>::load(directory)?;
-                encoder.check_vocabulary(other.config().vocab_size)?;
-                check_same_tokens(&plan.model.path, directory)?;
-                Reference::Frozen(Box::new(FrozenPolicy::new(other, threads)))
-            }
-            ReferencePlan::AdapterOff => Reference::AdapterOff,
-            ReferencePlan::Precomputed(path) => {
-                let table =
-                    PrecomputedReference::open(&place_of_reference(path, step), &digest, plan.shares_reference)?;
-                let held_out = held_out_source.as_ref();
-                // Of a run that has begun, what is missing is an error: its policy is no longer the reference.
-                if table.is_empty()
-                    || (step == 0 && !rows::are_known(&plan, &source, held_out, &encoder, total_steps, &table)?)
-                {
-                    if table.is_file() && step == 0 {
-                        let reason = "it lacks rows of this run, and a file of format version 1 is not added to; remove it, and leave \
-                                      reference.path out or name a directory"
-                            .to_owned();
-                        return Err(Error::Reference { path: path.clone(), reason });
-                    }
-                    let evaluation = held_out
-                        .map(|rows| rows::evaluation_batches(&plan, Some(rows), &encoder, &needs))
-                        .transpose()?;
-                    let batches = rows::training_batches(&plan, &source, &encoder, &needs)?;
-                    precompute = Some(Precompute { batches, steps: 0, evaluation });
-                }
-                Reference::Precomputed(table)
-            }
-        };
-        if let Some(held_out) = &held_out_source {
-            let table = match &reference {
-                Reference::Precomputed(table) if precompute.is_none() => Some(table),
-                _ => None,
-            };
-            rows::check_evaluation(&plan, held_out, &encoder, &needs, table, udm.as_ref())?;
-        }
-        let options = TrainerOptions {
-            optimizer: plan.optimizer,
-            lora_plus_ratio: plan.lora_plus_ratio,
-            max_grad_norm: plan.max_grad_norm,
-            schedule: plan.schedule,
-            total_steps,
-            starts_at_reference: plan.starts_at_reference(),
-            monitor: Outputs { entropy: true, is_top1: true, ..Outputs::NONE },
-        };
-        let trainer = Trainer::new(policy, reference, Box::new(plan.objective.clone()), options)?;
-        let log = MetricsLog::new(plan.output.dir.join(METRICS));
-        let rejected = RejectedLog::new(plan.output.dir.join(REJECTED));
-        let held_out_log = HeldOutWriter::new(&plan.output.dir);
-        let place = Place::default();
-        Ok(Self {
-            plan,
-            encoder,
-            source,
-            held_out_source,
-            batches,
-            trainer,
-            precompute,
-            log,
-            rejected,
-            held_out_log,
-            data,
-            held_out_data,
-            model_files,
-            reference_files,
-            total_steps,
-            place,
-            saved: None,
-            writing: None,
-            held: None,
-            time: None,
-            saved_at: Duration::ZERO,
-            alarms: VecDeque::new(),
-            result_written: false,
-            metric_is_checked: false,
-            held_out: None,
-            finished: false,
-            companions,
-            udm,
-        })
-    }
-
     /// Does the next thing: scores rows by the reference, steps, saves, evaluates, or finishes. A step is saved before it is
     /// evaluated, the last one's result too, so that nothing is lost when an evaluation fails. After [`Event::Finished`] it
     /// returns `None`.
@@ -630,24 +391,6 @@ impl Run {
         self.saved = Some(step);
         self.prune()?;
         Ok(directory)
-    }
-
-    fn bookmark(&self) -> Result<serde_json::Value> {
-        let bookmark = Bookmark {
-            plan: self.plan.to_json(),
-            place: self.place.clone(),
-            total_steps: self.total_steps,
-            data: self.data.clone(),
-            held_out: self.held_out_data.clone(),
-            model: Some(self.model_files.clone()),
-            reference: self.reference_files.clone(),
-            rejected: self.rejected.length(),
-            rows: Some(self.batches.report().clone()),
-            held_out_rows: self.held_out.clone(),
-            udm: self.udm.as_ref().map(|udm| udm.fit().clone()),
-            embeddings: self.udm.as_ref().and_then(Udm::file).cloned(),
-        };
-        serde_json::to_value(bookmark).map_err(|e| Error::checkpoint(&self.plan.output.dir, e.to_string()))
     }
 
     /// The plan.
@@ -928,69 +671,6 @@ fn refuse_other_run(output: &Path) -> Result<()> {
         return refuse(format!("holds the result of another run in {RESULT}; name another directory"));
     }
     Ok(())
-}
-
-/// Whether the tokenizer that lies beside a reference, if there is one, gives tokens the ids that the policy's gives them.
-fn check_same_tokens(policy: &Path, reference: &Path) -> Result<()> {
-    let texts = [policy, reference].map(|directory| std::fs::read(directory.join("tokenizer.json")));
-    let [Ok(ours), Ok(theirs)] = texts else { return Ok(()) };
-    let ids = |text: &[u8]| -> Option<(serde_json::Value, BTreeMap<u64, String>)> {
-        let mut tokenizer: serde_json::Value = serde_json::from_slice(text).ok()?;
-        let added = tokenizer["added_tokens"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
-        let added = added.filter_map(|token| Some((token["id"].as_u64()?, token["content"].as_str()?.to_owned())));
-        let added = added.collect();
-        Some((tokenizer["model"]["vocab"].take(), added))
-    };
-    if ours == theirs || ids(&ours) == ids(&theirs) {
-        return Ok(());
-    }
-    let reason = format!(
-        "{}: its tokenizer gives tokens other ids than that of {}, so that it would score other texts; name a model of the same tokenizer",
-        reference.display(),
-        policy.display()
-    );
-    Err(Error::config("reference.path", reason))
-}
-
-/// Files of a directory by their names.
-type Files = BTreeMap<String, Fingerprint>;
-
-/// Whether the files are those that the run began with.
-fn check_files(key: &str, directory: &Path, found: &Files, stored: &Files) -> Result<()> {
-    let differs = |name: &&String| found.get(*name) != stored.get(*name);
-    let Some(name) = found.keys().chain(stored.keys()).find(differs) else { return Ok(()) };
-    let show = |file: Option<&Fingerprint>| file.map_or_else(|| "no such file".to_owned(), Fingerprint::to_string);
-    let (path, found, had) = (directory.join(name), show(found.get(name)), show(stored.get(name)));
-    Err(Error::OtherPlan { differences: format!("{key} {} has {found}, had {had}", path.display()) })
-}
-
-/// What decides, beside weights, what a model computes and what its tokens are.
-fn deciding_files(model: &Path) -> Result<Files> {
-    let tokenizer = tokenizer_files(model).into_iter().filter(|path| !path.ends_with("generation_config.json"));
-    fingerprints(tokenizer.chain(Some(model.join("config.json"))))
-}
-
-/// Weights and their configuration, of a model or an adapter.
-fn files_of_weights(directory: &Path) -> Result<Files> {
-    let is_one = |path: &Path| {
-        let name = path.file_name().unwrap_or_default();
-        name == "config.json"
-            || name == "adapter_config.json"
-            || path.extension().is_some_and(|ext| ext == "safetensors")
-    };
-    let entries = std::fs::read_dir(directory).map_err(Error::io("reading", directory))?;
-    fingerprints(entries.flatten().map(|entry| entry.path()).filter(|path| is_one(path)))
-}
-
-fn fingerprints(files: impl Iterator<Item = PathBuf>) -> Result<Files> {
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    files.map(|path| Ok((name(&path), Fingerprint::of(&path)?))).collect()
-}
-
-/// Where a run's reference log-probabilities lie: of one that began under an earlier version perhaps in a file beside.
-fn place_of_reference(path: &Path, step: u64) -> PathBuf {
-    let file = path.with_file_name(REFERENCE_FILE);
-    if step > 0 && !path.exists() && file.is_file() { file } else { path.to_owned() }
 }
 
 /// The files of a model directory that a tokenizer is read from, and the settings of generation, as far as they are there.
