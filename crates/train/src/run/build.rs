@@ -10,6 +10,7 @@ use candlewick_model::CausalLm;
 
 use super::bookmark::{deciding_files, files_of_weights};
 use super::{METRICS, Place, Precompute, REJECTED, Run, tokenizer_files};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::held_out_log::HeldOutWriter;

@@ -2,7 +2,7 @@
 mod bookmark;
 mod build;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,8 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use candlewick_data::{Batch, Batches, Cursor, Encoder, Report, Source};
-use candlewick_losses::{Objective, Outputs, StepWide};
-use candlewick_model::CausalLm;
+use candlewick_losses::{Objective, StepWide};
 use serde::{Deserialize, Serialize};
 
 use self::bookmark::{Bookmark, Files};
@@ -21,13 +20,12 @@ use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::held_out_log::HeldOutWriter;
 use crate::log::{MetricsLog, RejectedLog};
-use crate::plan::{Length, Plan, REFERENCE_FILE, ReferencePlan, TuningPlan, UdmPlan};
-use crate::policy::{CausalPolicy, FrozenPolicy};
-use crate::reference::{AdapterReference, MovingReference, PrecomputedReference, Reference, reference_digest};
+use crate::plan::{Length, Plan, ReferencePlan};
+use crate::policy::CausalPolicy;
 use crate::rows;
 use crate::snapshot::Writing;
-use crate::trainer::{EvalReport, StepReport, Trainer, TrainerOptions, moves_reference};
-use crate::udm::{self, Fit, Udm};
+use crate::trainer::{EvalReport, StepReport, Trainer};
+use crate::udm::Udm;
 use crate::watch::{Alarm, Best, Noticed, WatchPlan, Watched};
 
 /// A run in f32. Nothing happens between calls of [`advance`](Self::advance), but for a checkpoint that is being written where
