@@ -71,7 +71,12 @@ pub struct TrDpo {
 
 impl Default for TrDpo {
     fn default() -> Self {
-        Self { beta: 0.05, reduction: Reduction::Sum, divergence: Divergence::ReverseKl, update: ReferenceUpdate::soft() }
+        Self {
+            beta: 0.05,
+            reduction: Reduction::Sum,
+            divergence: Divergence::ReverseKl,
+            update: ReferenceUpdate::soft(),
+        }
     }
 }
 

@@ -430,7 +430,7 @@ impl Run {
     /// Writes to the cache what the reference has scored so far, as when a run is interrupted before its first step.
     ///
     /// # Errors
-    /// Those of [`PrecomputedReference::append`].
+    /// Those of [`PrecomputedReference::append`](crate::PrecomputedReference::append).
     pub fn keep_precomputed(&mut self) -> Result<()> {
         if self.precompute.is_some() { self.trainer.policy_and_table()?.1.append() } else { Ok(()) }
     }
