@@ -13,7 +13,7 @@ from recording import ROOT, keep, machine, said, today_and_commit
 load = os.getloadavg()[0]
 numbers = [word for word in sys.argv[1:] if word.isdigit()]
 kills = numbers[0] if numbers else "100"
-command = ["cargo", "test", "--release", "-p", "candlewick-cli", "--test", "violence", "--", "--nocapture"]
+command = ["cargo", "test", "-p", "candlewick-cli", "--test", "violence", "--", "--nocapture"]
 done = subprocess.run(command, cwd=ROOT, env=os.environ | {"CANDLEWICK_KILLS": kills}, stdout=subprocess.PIPE, text=True)
 print(done.stdout)
 if done.returncode != 0:
