@@ -15,6 +15,7 @@
 //! | keep and find checkpoints | [`Trainer::save`], [`Checkpoint`] |
 
 mod checkpoint;
+mod combine;
 mod config;
 mod data_plan;
 mod data_words;
@@ -48,6 +49,7 @@ mod udm;
 mod watch;
 
 pub use checkpoint::{Checkpoint, FORMAT_VERSION, FileRecord, Found, State, copy_into, replace_file, write_directory};
+pub use combine::{Combination, combine_adapters};
 pub use config::{
     Config, ModelWords, OptimizerKind, OptimizerWords, OrderKind, OutputWords, ReferenceKind, ReferenceWords,
     ResultKind, ScheduleKind, ScheduleWords, TrainWords, UdmWords, Words,
