@@ -132,6 +132,14 @@ pub enum Error {
         /// Whether it needs those of the teacher's reference too.
         with_reference: bool,
     },
+    /// A loss reads a head that the score model does not have.
+    #[error("head {head} is read, and the score model has {heads} heads, counted from 0")]
+    Head {
+        /// The head.
+        head: usize,
+        /// How many there are.
+        heads: usize,
+    },
     /// A view of the scores gave nothing although all that it says it needs is there.
     #[error("{loss}: its view refused scores that hold all that its needs name; the needs of the view are incomplete")]
     View {

@@ -53,6 +53,7 @@ mod transport;
 pub mod trl;
 mod trust_region;
 pub mod udm;
+mod valued;
 mod view;
 mod wpo;
 
@@ -67,13 +68,17 @@ pub use groups::{
 pub use humanline::Humanline;
 pub use loss::{Context, Loss, Objective, Phase, StepScores};
 pub use mix::{Mix, Part};
-pub use numbers::{Margin, Number, Numbers, PerItem, Preference, Score, Uncertainty, With};
+pub use numbers::{
+    Margin, Number, Numbers, PerItem, Preference, SafeChosen, SafeRejected, Safer, Score, Similarity, Strength,
+    Uncertainty, With,
+};
 pub use recipe::Recipe;
 pub use reduction::Reduction;
 pub use reference_update::{Bema, ReferenceUpdate};
 pub use scores::{Outputs, TokenScores};
 pub use terms::{LossTerms, Metric, Normaliser, Rewards, Term};
 pub use trust_region::TrustRegion;
+pub use valued::{ValuedDemonstrations, ValuedLabels, ValuedPair};
 pub use view::{
     AdvisedPair, AnchoredLabels, AnchoredPair, AnchoredRanked, Comparisons, DemonstrationMeans, Demonstrations,
     EditedPair, Judged, Needs, Pair, Ranked, RankedValues, Rows, Scored, Sides, StepWide, TaughtPair, TaughtSide,

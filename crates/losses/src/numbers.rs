@@ -49,6 +49,26 @@ pub struct Score;
 #[derive(Debug, Clone, Copy)]
 pub struct Uncertainty;
 
+/// How strongly the chosen completion is preferred, as HelpSteer's 1 to 3; at least 0.
+#[derive(Debug, Clone, Copy)]
+pub struct Strength;
+
+/// How alike both sides of a pair are, in the units of whoever measured it; at least 0.
+#[derive(Debug, Clone, Copy)]
+pub struct Similarity;
+
+/// Whether the chosen completion is flagged safe, 1, or unsafe, 0.
+#[derive(Debug, Clone, Copy)]
+pub struct SafeChosen;
+
+/// Whether the rejected completion is flagged safe, 1, or unsafe, 0.
+#[derive(Debug, Clone, Copy)]
+pub struct SafeRejected;
+
+/// Which side is the safer one: 1 the chosen, −1 the rejected, 0 neither.
+#[derive(Debug, Clone, Copy)]
+pub struct Safer;
+
 /// A view with a number an item. It derefs to the view.
 ///
 /// ```
@@ -108,6 +128,37 @@ impl PerItem for Score {
     const NUMBER: Number = Number::any("score", "how good the completion is");
 }
 
+impl PerItem for Strength {
+    const NUMBER: Number = Number {
+        name: "strength",
+        low: 0.0,
+        high: f32::MAX as f64,
+        meaning: "how strongly the chosen completion is preferred",
+    };
+}
+
+impl PerItem for Similarity {
+    const NUMBER: Number =
+        Number { name: "similarity", low: 0.0, high: f32::MAX as f64, meaning: "how alike both completions are" };
+}
+
+impl PerItem for SafeChosen {
+    const NUMBER: Number = Number::share("safe_chosen", "whether the chosen completion is safe: 1 or 0");
+}
+
+impl PerItem for SafeRejected {
+    const NUMBER: Number = Number::share("safe_rejected", "whether the rejected completion is safe: 1 or 0");
+}
+
+impl PerItem for Safer {
+    const NUMBER: Number = Number {
+        name: "safer",
+        low: -1.0,
+        high: 1.0,
+        meaning: "which completion is the safer one: 1 the chosen, −1 the rejected, 0 neither",
+    };
+}
+
 impl PerItem for Uncertainty {
     const NUMBER: Number = Number::share("uncertainty", "how uncertain the completion is");
 }
@@ -122,6 +173,14 @@ impl Numbers {
     pub const fn of(number: Number) -> Self {
         let mut numbers = [None; Self::CAPACITY];
         numbers[0] = Some(number);
+        Self(numbers)
+    }
+
+    /// Several numbers; those beyond [`CAPACITY`](Self::CAPACITY) would not fit and are a mistake of the loss.
+    pub(crate) fn of_all(all: &[Number]) -> Self {
+        debug_assert!(all.len() <= Self::CAPACITY, "{all:?}");
+        let mut numbers = [None; Self::CAPACITY];
+        numbers.iter_mut().zip(all).for_each(|(slot, number)| *slot = Some(*number));
         Self(numbers)
     }
 

@@ -68,6 +68,14 @@ builtin! {
     figa::Figa,
     dckd::Dckd,
     adpa::Adpa,
+    bradley_terry::BradleyTerry,
+    bradley_terry_margin::BradleyTerryMargin,
+    bradley_terry_scaled::BradleyTerryScaled,
+    cost_model::CostModel,
+    score_classification::ScoreClassification,
+    score_regression::ScoreRegression,
+    pcrm::Pcrm,
+    dprm::Dprm,
 }
 
 mod reference_free;

@@ -231,3 +231,38 @@ fn log_softmax(logits: &Tensor) -> Tensor {
     let normaliser = logits.exp().unwrap().sum_keepdim(1).unwrap().log().unwrap();
     logits.broadcast_sub(&normaliser).unwrap()
 }
+
+/// What a score model with one head says of four pairs: a variable `[8, 1]`, first the chosen and then the rejected sides.
+pub(crate) fn of_values(chosen: &[f64], rejected: &[f64]) -> (Var, Scores) {
+    let values = Tensor::new([chosen, rejected].concat(), &Device::Cpu).unwrap().unsqueeze(1).unwrap();
+    let values = Var::from_tensor(&values).unwrap();
+    let scores = TokenScores::of_values(values.as_tensor().clone()).unwrap();
+    (values, Scores::of_pairs(scores, None))
+}
+
+/// The loss of a score model on the four recorded pairs: value and gradient, of which `gradients` names that of either side.
+pub(crate) fn check_sides(
+    name: &str,
+    loss: impl Objective,
+    chosen: &[f64],
+    rejected: &[f64],
+    numbers: &[(&str, Vec<f64>)],
+    gradients: [&str; 2],
+) {
+    let (values, mut scores) = of_values(chosen, rejected);
+    scores.groups.numbers = numbers.iter().map(|(name, values)| ((*name).to_owned(), values.clone())).collect();
+    loss.validate().unwrap();
+    let vectors = vectors();
+    let value = loss.evaluate(&scores, &Context::default()).unwrap().loss(&scores.totals()).unwrap();
+    let (got, expected) = (value.to_scalar::<f64>().unwrap(), vectors.number(name, "loss").unwrap());
+    assert!(error(got, expected) < TOLERANCE, "{name}: {got} {expected}");
+    let expected: Vec<f64> = gradients.iter().flat_map(|key| vectors.list(name, key).unwrap()).collect();
+    let got = value.backward().unwrap().get(&values).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    assert!(worst(&got, &expected) < TOLERANCE, "{name}: {got:?} {expected:?}");
+}
+
+/// As [`check_sides`], of rewards that were recorded as "high" and "low".
+pub(crate) fn check_values(name: &str, loss: impl Objective, numbers: &[(&str, Vec<f64>)]) {
+    let (high, low) = ([1.2, -0.3, 0.5, 2.0], [0.4, 0.1, -0.6, 1.5]);
+    check_sides(name, loss, &high, &low, numbers, ["grad_high", "grad_low"]);
+}

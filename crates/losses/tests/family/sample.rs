@@ -12,6 +12,8 @@ pub(crate) const ROWS: usize = 8;
 pub(crate) const SLOTS: usize = 5;
 /// Tokens a slot whose log-probabilities a teacher gives.
 const GIVEN: usize = 3;
+/// Heads of a score model.
+const HEADS: usize = 8;
 /// Scored tokens of each row.
 const LENGTHS: [usize; ROWS] = [5, 3, 4, 1, 2, 5, 3, 4];
 
@@ -30,6 +32,8 @@ pub(crate) struct Sample {
     given: Vec<Vec<f64>>,
     teacher: Vec<Vec<f64>>,
     teacher_reference: Vec<Vec<f64>>,
+    /// What a score model says of the rows, `[N][K]`.
+    values: Vec<Vec<f64>>,
 }
 
 /// What a loss can be differentiated by.
@@ -38,6 +42,7 @@ pub(crate) struct Inputs {
     pub(crate) log_probs: Var,
     means: Var,
     given: Var,
+    values: Var,
 }
 
 impl Sample {
@@ -50,12 +55,28 @@ impl Sample {
         let (means, squares) = (rows(-6.0, -4.0, SLOTS), rows(-2.0, -0.5, SLOTS));
         // Log-probabilities of three tokens each add up to less than 1.
         let [given, teacher, teacher_reference] = [(); 3].map(|()| rows(-4.0, -1.2, SLOTS * GIVEN));
+        let values = rows(-2.0, 2.0, HEADS);
         let mask = LENGTHS.iter().map(|&length| (0..SLOTS).map(|slot| f64::from(u8::from(slot < length))).collect());
-        for name in NUMBERS {
-            let values = (0..groups.items()).map(|item| 0.05 + 0.9 * (item as f64 * 0.37).fract()).collect();
-            groups.numbers.entry(name.to_owned()).or_insert(values);
+        for (place, name) in NUMBERS.iter().enumerate() {
+            // The first five are alike: they were there first.
+            let start = 0.05 * place.saturating_sub(4) as f64;
+            // Sides as much alike as this narrow the bands of differences to where losses see them.
+            let size = if *name == "similarity" { 8.0 } else { 0.9 };
+            let values = (0..groups.items()).map(|item| 0.05 + size * (start + item as f64 * 0.37).fract()).collect();
+            groups.numbers.entry((*name).to_owned()).or_insert(values);
         }
-        Self { policy, reference, mask: mask.collect(), groups, means, squares, given, teacher, teacher_reference }
+        Self {
+            policy,
+            reference,
+            mask: mask.collect(),
+            groups,
+            means,
+            squares,
+            given,
+            teacher,
+            teacher_reference,
+            values,
+        }
     }
 
     /// Samples of every kind of rows that an objective can use.
@@ -90,14 +111,19 @@ impl Sample {
 
     pub(crate) fn scores(&self, dtype: DType) -> (Inputs, Scores) {
         let variable = |rows: &[Vec<f64>]| Var::from_tensor(&tensor(rows, dtype)).unwrap();
-        let inputs =
-            Inputs { log_probs: variable(&self.policy), means: variable(&self.means), given: variable(&self.given) };
+        let inputs = Inputs {
+            log_probs: variable(&self.policy),
+            means: variable(&self.means),
+            given: variable(&self.given),
+            values: variable(&self.values),
+        };
         let mask = tensor(&self.mask, dtype);
         let by_token = |values: &Tensor| values.reshape((ROWS, SLOTS, GIVEN)).unwrap();
         let policy = TokenScores::new(inputs.log_probs.as_tensor().clone(), mask.clone())
             .and_then(|policy| policy.with_mean_log_probs(inputs.means.as_tensor().clone()))
             .and_then(|policy| policy.with_log_sum_sq_probs(tensor(&self.squares, dtype)))
             .and_then(|policy| policy.with_given(by_token(inputs.given.as_tensor())))
+            .and_then(|policy| policy.with_values(inputs.values.as_tensor().clone()))
             .unwrap();
         let reference = TokenScores::new(tensor(&self.reference, dtype), mask).unwrap();
         let teacher = TeacherScores {
@@ -144,8 +170,12 @@ impl Sample {
         let loss = recipe.evaluate(scores, context).unwrap().loss(totals).unwrap();
         let mut gradients = loss.backward().unwrap();
         let outputs = recipe.needs().outputs;
-        let inputs =
-            [(&inputs.log_probs, true), (&inputs.means, outputs.mean_log_probs), (&inputs.given, outputs.given)];
+        let inputs = [
+            (&inputs.log_probs, true),
+            (&inputs.means, outputs.mean_log_probs),
+            (&inputs.given, outputs.given),
+            (&inputs.values, outputs.values),
+        ];
         let mut gradient: Vec<f64> = Vec::new();
         for (input, is_read) in inputs {
             let slopes = gradients.remove(input);
@@ -164,6 +194,7 @@ impl Sample {
         let mut flat = self.policy.concat();
         flat.extend(if outputs.mean_log_probs { self.means.concat() } else { Vec::new() });
         flat.extend(if outputs.given { self.given.concat() } else { Vec::new() });
+        flat.extend(if outputs.values { self.values.concat() } else { Vec::new() });
         flat
     }
 
@@ -180,6 +211,9 @@ impl Sample {
         }
         if outputs.given {
             take(&mut moved.given);
+        }
+        if outputs.values {
+            take(&mut moved.values);
         }
         moved
     }
@@ -214,6 +248,7 @@ impl Sample {
             given: rows(&self.given),
             teacher: rows(&self.teacher),
             teacher_reference: rows(&self.teacher_reference),
+            values: rows(&self.values),
             groups: Groups {
                 pairs: groups.pairs.iter().rev().map(pair).collect(),
                 labelled: groups.labelled.iter().rev().map(|l| LabelledRow { row: place(l.row), ..*l }).collect(),
@@ -254,8 +289,26 @@ pub(crate) fn prepare(recipe: &Recipe, micro: &[Scores]) -> Context {
     recipe.clone().prepare(&StepScores { micro, collective: &Solo }, Phase::Train).unwrap()
 }
 
-/// The numbers that some loss of the list reads; all in [0, 1], which suits each of them.
-const NUMBERS: [&str; 5] = ["margin", "preference", "score", "uncertainty", "desirable_prompt"];
+/// The numbers that some loss of the list reads.
+const NUMBERS: [&str; 17] = [
+    "margin",
+    "preference",
+    "score",
+    "uncertainty",
+    "desirable_prompt",
+    "helpfulness",
+    "strength",
+    "similarity",
+    "safe_chosen",
+    "safe_rejected",
+    "safer",
+    "votes_1",
+    "votes_2",
+    "votes_3",
+    "votes_4",
+    "votes_5",
+    "votes_6",
+];
 
 /// Four mismatched completions with a positive mean log-ratio.
 fn mismatched(dtype: DType) -> MismatchedScores {
