@@ -41,9 +41,11 @@ mod groups;
 mod humanline;
 mod loss;
 pub mod math;
+mod min_norm;
 mod mix;
 mod numbers;
 pub mod policy_gradient;
+pub mod preference;
 mod recipe;
 mod reduction;
 mod reference_update;
@@ -67,9 +69,10 @@ pub use groups::{
 };
 pub use humanline::Humanline;
 pub use loss::{Context, Loss, Objective, Phase, StepScores};
+pub use min_norm::min_norm_weights;
 pub use mix::{Mix, Part};
 pub use numbers::{
-    Margin, Number, Numbers, PerItem, Preference, SafeChosen, SafeRejected, Safer, Score, Similarity, Strength,
+    Margin, Number, Numbers, Origin, PerItem, Preference, SafeChosen, SafeRejected, Safer, Score, Similarity, Strength,
     Uncertainty, With,
 };
 pub use recipe::Recipe;
@@ -78,7 +81,7 @@ pub use reference_update::{Bema, ReferenceUpdate};
 pub use scores::{Outputs, TokenScores};
 pub use terms::{LossTerms, Metric, Normaliser, Rewards, Term};
 pub use trust_region::TrustRegion;
-pub use valued::{ValuedDemonstrations, ValuedLabels, ValuedPair};
+pub use valued::{PooledPair, ValuedDemonstrations, ValuedLabels, ValuedPair};
 pub use view::{
     AdvisedPair, AnchoredLabels, AnchoredPair, AnchoredRanked, Comparisons, DemonstrationMeans, Demonstrations,
     EditedPair, Judged, Needs, Pair, Ranked, RankedValues, Rows, Scored, Sides, StepWide, TaughtPair, TaughtSide,

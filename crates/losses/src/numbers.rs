@@ -69,6 +69,15 @@ pub struct SafeRejected;
 #[derive(Debug, Clone, Copy)]
 pub struct Safer;
 
+/// Where a pair comes from: a person, a task or a file, as a whole number from 0 to 15.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin;
+
+impl Origin {
+    /// How many sources there may be.
+    pub const SOURCES: usize = 16;
+}
+
 /// A view with a number an item. It derefs to the view.
 ///
 /// ```
@@ -156,6 +165,15 @@ impl PerItem for Safer {
         low: -1.0,
         high: 1.0,
         meaning: "which completion is the safer one: 1 the chosen, −1 the rejected, 0 neither",
+    };
+}
+
+impl PerItem for Origin {
+    const NUMBER: Number = Number {
+        name: "source",
+        low: 0.0,
+        high: (Self::SOURCES - 1) as f64,
+        meaning: "which source the pair comes from",
     };
 }
 

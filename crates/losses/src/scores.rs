@@ -36,6 +36,7 @@ pub struct TokenScores {
     is_top1: Option<Tensor>,
     given: Option<Tensor>,
     values: Option<Tensor>,
+    pooled: Option<Tensor>,
 }
 
 /// Statistics of a token's output distribution that a loss may ask for, beside
@@ -54,6 +55,8 @@ pub struct Outputs {
     pub given: bool,
     /// Numbers of whole rows, by the heads of a score model: see [`TokenScores::values`].
     pub values: bool,
+    /// What the heads of a score model read of every row: see [`TokenScores::pooled`].
+    pub pooled: bool,
 }
 
 impl TokenScores {
@@ -79,6 +82,7 @@ impl TokenScores {
             is_top1: None,
             given: None,
             values: None,
+            pooled: None,
         })
     }
 
@@ -170,16 +174,16 @@ impl TokenScores {
     /// # Errors
     /// If the first dimension or the dtype differ from those of the log-probabilities.
     pub fn with_values(mut self, values: Tensor) -> Result<Self> {
-        let what = "values";
-        if values.rank() != 2 || values.dims()[0] != self.rows() {
-            let expected = format!("[{}, K]", self.rows());
-            return Err(Error::Shape { what, got: values.dims().to_vec(), expected });
-        }
-        if values.dtype() != self.log_probs.dtype() {
-            let expected = format!("{}, that of the log-probabilities", self.log_probs.dtype().as_str());
-            return Err(Error::DType { what, got: values.dtype().as_str().to_owned(), expected });
-        }
-        self.values = Some(values);
+        self.values = Some(self.of_rows("values", values, "K")?);
+        Ok(self)
+    }
+
+    /// Adds what the heads of a score model read of every row, `[N, H]`; detached.
+    ///
+    /// # Errors
+    /// If the first dimension or the dtype differ from those of the log-probabilities.
+    pub fn with_pooled(mut self, pooled: Tensor) -> Result<Self> {
+        self.pooled = Some(self.of_rows("pooled", pooled, "H")?.detach());
         Ok(self)
     }
 
@@ -223,6 +227,11 @@ impl TokenScores {
         self.values.as_ref()
     }
 
+    /// What the heads of a score model read of every row, `[N, H]`, if it was asked for: the hidden state of its last token.
+    pub fn pooled(&self) -> Option<&Tensor> {
+        self.pooled.as_ref()
+    }
+
     /// Number of scored tokens of every row, `[N]`, on the host.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
@@ -247,6 +256,7 @@ impl TokenScores {
             is_top1: self.is_top1.is_some(),
             given: self.given.is_some(),
             values: self.values.is_some(),
+            pooled: self.pooled.is_some(),
         }
     }
 
@@ -264,6 +274,7 @@ impl TokenScores {
             is_top1: detach(&self.is_top1),
             given: detach(&self.given),
             values: detach(&self.values),
+            pooled: self.pooled.clone(),
         }
     }
 
@@ -284,6 +295,7 @@ impl TokenScores {
             is_top1: pick(&self.is_top1)?,
             given: pick(&self.given)?,
             values: pick(&self.values)?,
+            pooled: pick(&self.pooled)?,
         })
     }
 
@@ -301,6 +313,18 @@ impl TokenScores {
         Ok(Self { log_probs: keep_scored(log_probs, &self.mask)?, ..self.clone() })
     }
 
+    fn of_rows(&self, what: &'static str, values: Tensor, width: &str) -> Result<Tensor> {
+        if values.rank() != 2 || values.dims()[0] != self.rows() {
+            let expected = format!("[{}, {width}]", self.rows());
+            return Err(Error::Shape { what, got: values.dims().to_vec(), expected });
+        }
+        if values.dtype() != self.log_probs.dtype() {
+            let expected = format!("{}, that of the log-probabilities", self.log_probs.dtype().as_str());
+            return Err(Error::DType { what, got: values.dtype().as_str().to_owned(), expected });
+        }
+        Ok(values)
+    }
+
     fn statistic(&self, what: &'static str, values: &Tensor) -> Result<Tensor> {
         check_like(what, values, &self.log_probs)?;
         keep_scored(values, &self.mask)
@@ -316,6 +340,7 @@ impl Outputs {
         is_top1: false,
         given: false,
         values: false,
+        pooled: false,
     };
 
     /// The statistics that are in either.
@@ -328,6 +353,7 @@ impl Outputs {
             is_top1: self.is_top1 || other.is_top1,
             given: self.given || other.given,
             values: self.values || other.values,
+            pooled: self.pooled || other.pooled,
         }
     }
 
@@ -340,6 +366,7 @@ impl Outputs {
             ("is_top1", self.is_top1 && !there.is_top1),
             ("given", self.given && !there.given),
             ("values", self.values && !there.values),
+            ("pooled", self.pooled && !there.pooled),
         ]
         .into_iter()
         .filter_map(|(name, missing)| missing.then_some(name))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::groups::Scores;
@@ -27,6 +27,13 @@ pub struct ValuedPair {
     values: Values,
     chosen: Vec<usize>,
     rejected: Vec<usize>,
+}
+
+/// As [`ValuedPair`], with what the heads read of every row. It derefs to [`ValuedPair`].
+#[derive(Debug, Clone)]
+pub struct PooledPair {
+    pair: ValuedPair,
+    pooled: Tensor,
 }
 
 /// Completions with a verdict and the numbers that a score model says of them.
@@ -106,6 +113,30 @@ impl ValuedPair {
     /// If the data gave none of that name.
     pub fn number(&self, name: &str) -> Result<Tensor> {
         self.values.number(name, self.chosen.len())
+    }
+}
+
+impl View for PooledPair {
+    const NEEDS: Needs = Needs { outputs: Outputs { pooled: true, ..VALUES }, ..ValuedPair::NEEDS };
+
+    fn view(scores: &Scores) -> Option<Self> {
+        Some(Self { pair: ValuedPair::view(scores)?, pooled: scores.policy.pooled()?.clone() })
+    }
+}
+
+impl PooledPair {
+    /// What the heads read of the chosen side less what they read of the rejected one, `[B, H]`, on the host.
+    pub(crate) fn differences(&self) -> Result<Vec<Vec<f64>>> {
+        let [chosen, rejected] = [&self.pair.chosen, &self.pair.rejected].map(|rows| select_rows(&self.pooled, rows));
+        Ok((chosen? - rejected?)?.to_dtype(DType::F64)?.to_vec2()?)
+    }
+}
+
+impl std::ops::Deref for PooledPair {
+    type Target = ValuedPair;
+
+    fn deref(&self) -> &ValuedPair {
+        &self.pair
     }
 }
 

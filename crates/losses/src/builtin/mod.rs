@@ -76,6 +76,7 @@ builtin! {
     score_regression::ScoreRegression,
     pcrm::Pcrm,
     dprm::Dprm,
+    more::More,
 }
 
 mod reference_free;

@@ -34,6 +34,8 @@ pub(crate) struct Sample {
     teacher_reference: Vec<Vec<f64>>,
     /// What a score model says of the rows, `[N][K]`.
     values: Vec<Vec<f64>>,
+    /// What its heads read of them, `[N][H]`.
+    pooled: Vec<Vec<f64>>,
 }
 
 /// What a loss can be differentiated by.
@@ -55,7 +57,7 @@ impl Sample {
         let (means, squares) = (rows(-6.0, -4.0, SLOTS), rows(-2.0, -0.5, SLOTS));
         // Log-probabilities of three tokens each add up to less than 1.
         let [given, teacher, teacher_reference] = [(); 3].map(|()| rows(-4.0, -1.2, SLOTS * GIVEN));
-        let values = rows(-2.0, 2.0, HEADS);
+        let (values, pooled) = (rows(-2.0, 2.0, HEADS), rows(-1.0, 1.0, 3));
         let mask = LENGTHS.iter().map(|&length| (0..SLOTS).map(|slot| f64::from(u8::from(slot < length))).collect());
         for (place, name) in NUMBERS.iter().enumerate() {
             // The first five are alike: they were there first.
@@ -65,6 +67,8 @@ impl Sample {
             let values = (0..groups.items()).map(|item| 0.05 + size * (start + item as f64 * 0.37).fract()).collect();
             groups.numbers.entry((*name).to_owned()).or_insert(values);
         }
+        let sources = (0..groups.items()).map(|item| (item % 2) as f64).collect();
+        groups.numbers.entry("source".to_owned()).or_insert(sources);
         Self {
             policy,
             reference,
@@ -76,6 +80,7 @@ impl Sample {
             teacher,
             teacher_reference,
             values,
+            pooled,
         }
     }
 
@@ -124,6 +129,7 @@ impl Sample {
             .and_then(|policy| policy.with_log_sum_sq_probs(tensor(&self.squares, dtype)))
             .and_then(|policy| policy.with_given(by_token(inputs.given.as_tensor())))
             .and_then(|policy| policy.with_values(inputs.values.as_tensor().clone()))
+            .and_then(|policy| policy.with_pooled(tensor(&self.pooled, dtype)))
             .unwrap();
         let reference = TokenScores::new(tensor(&self.reference, dtype), mask).unwrap();
         let teacher = TeacherScores {
@@ -249,6 +255,7 @@ impl Sample {
             teacher: rows(&self.teacher),
             teacher_reference: rows(&self.teacher_reference),
             values: rows(&self.values),
+            pooled: rows(&self.pooled),
             groups: Groups {
                 pairs: groups.pairs.iter().rev().map(pair).collect(),
                 labelled: groups.labelled.iter().rev().map(|l| LabelledRow { row: place(l.row), ..*l }).collect(),
