@@ -72,8 +72,8 @@ pub use loss::{Context, Loss, Objective, Phase, StepScores};
 pub use min_norm::min_norm_weights;
 pub use mix::{Mix, Part};
 pub use numbers::{
-    Margin, Number, Numbers, Origin, PerItem, Preference, SafeChosen, SafeRejected, Safer, Score, Similarity, Strength,
-    Uncertainty, With,
+    Annotator, Margin, Number, Numbers, Origin, PerItem, Preference, SafeChosen, SafeRejected, Safer, Score,
+    Similarity, Strength, Uncertainty, With,
 };
 pub use recipe::Recipe;
 pub use reduction::Reduction;

@@ -69,6 +69,10 @@ pub struct SafeRejected;
 #[derive(Debug, Clone, Copy)]
 pub struct Safer;
 
+/// Who preferred the chosen completion, as a whole number.
+#[derive(Debug, Clone, Copy)]
+pub struct Annotator;
+
 /// Where a pair comes from: a person, a task or a file, as a whole number from 0 to 15.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin;
@@ -166,6 +170,11 @@ impl PerItem for Safer {
         high: 1.0,
         meaning: "which completion is the safer one: 1 the chosen, −1 the rejected, 0 neither",
     };
+}
+
+impl PerItem for Annotator {
+    const NUMBER: Number =
+        Number { name: "annotator", low: 0.0, high: u32::MAX as f64, meaning: "who preferred the chosen completion" };
 }
 
 impl PerItem for Origin {

@@ -106,6 +106,15 @@ impl ValuedPair {
         Ok(Sides { chosen: self.values.head(head, &self.chosen)?, rejected: self.values.head(head, &self.rejected)? })
     }
 
+    /// What `count` heads say of both sides, `[B, count]` each; differentiable.
+    ///
+    /// # Errors
+    /// If the model has fewer heads.
+    pub fn of_heads(&self, first: usize, count: usize) -> Result<Sides> {
+        let [chosen, rejected] = [&self.chosen, &self.rejected].map(|rows| self.values.heads(first, count, rows));
+        Ok(Sides { chosen: chosen?, rejected: rejected? })
+    }
+
     /// A number of every pair, `[B]`: for a loss that reads it only under some of its settings, which
     /// [`Loss::numbers`](crate::Loss::numbers) then names.
     ///

@@ -299,11 +299,11 @@ fn weights(ratio: DensityRatio, input: &AnchoredLabels) -> Result<Vec<f64>> {
 }
 
 /// A number as text that reads back to the same bits; readers of JSON numbers may be off by the last.
-fn exact(number: f64) -> Value {
+pub(super) fn exact(number: f64) -> Value {
     Value::String(number.to_string())
 }
 
-fn number(saved: &Value) -> Option<f64> {
+pub(super) fn number(saved: &Value) -> Option<f64> {
     saved.as_str()?.parse().ok()
 }
 

@@ -77,6 +77,7 @@ builtin! {
     pcrm::Pcrm,
     dprm::Dprm,
     more::More,
+    pal::Pal,
 }
 
 mod reference_free;

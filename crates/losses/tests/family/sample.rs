@@ -13,7 +13,7 @@ pub(crate) const SLOTS: usize = 5;
 /// Tokens a slot whose log-probabilities a teacher gives.
 const GIVEN: usize = 3;
 /// Heads of a score model.
-const HEADS: usize = 8;
+const HEADS: usize = 10;
 /// Scored tokens of each row.
 const LENGTHS: [usize; ROWS] = [5, 3, 4, 1, 2, 5, 3, 4];
 
@@ -69,6 +69,8 @@ impl Sample {
         }
         let sources = (0..groups.items()).map(|item| (item % 2) as f64).collect();
         groups.numbers.entry("source".to_owned()).or_insert(sources);
+        let annotators = (0..groups.items()).map(|item| (item % 3) as f64).collect();
+        groups.numbers.entry("annotator".to_owned()).or_insert(annotators);
         Self {
             policy,
             reference,
