@@ -84,10 +84,14 @@ cuda dir="target/cuda":
 
 # Python reads what is written here, and gives the same logits.
 interop: _venv && interop-trained
-    rm -rf target/interop
+    rm -rf target/interop target/interop-scores
     CANDLEWICK_INTEROP="$PWD/target/interop" cargo test --test expected what_is_written_reads_back
+    CANDLEWICK_INTEROP_SCORES="$PWD/target/interop-scores" cargo test --test expected what_is_written_of_score_models_reads_back
     for copy in target/interop/*; do \
       {{ python }} -W ignore tools/interop/check_logits.py --model $copy/model $([ -d $copy/adapter ] && echo --adapter $copy/adapter) $copy/logits.json || exit 1; \
+    done
+    for copy in target/interop-scores/*; do \
+      {{ python }} -W ignore tools/interop/check_scores.py --model $copy/model $([ -d $copy/adapter ] && echo --adapter $copy/adapter) $copy/scores.json || exit 1; \
     done
 
 # An adapter trained here, as Python's peft reads it.
@@ -137,6 +141,7 @@ expectations: _venv
     gunzip -c {{ fixtures }}/assets/tokenizers/gpt2/tokenizer.json.gz > target/gpt2/tokenizer.json
     cp {{ fixtures }}/assets/tokenizers/gpt2/tokenizer_config.json target/gpt2/
     {{ python }} tools/interop/make_models.py
+    {{ python }} tools/interop/make_score_models.py
     {{ python }} tools/interop/make_logits.py {{ tinystories }}
     {{ python }} tools/interop/make_logits.py {{ tinystories }} --adapter {{ fixtures }}/parity/dpo_lora_adapter/final
     {{ python }} tools/interop/make_tokenization.py --tokenizer tinystories-656k={{ tinystories }} --tokenizer gpt2=target/gpt2

@@ -1,5 +1,7 @@
 //! Models and adapters read here give the logits that transformers and peft computed (`tools/interop` made the files beside this one),
 //! and what is written here reads back the same.
+mod score_models;
+
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, WithDType};

@@ -105,6 +105,11 @@ fn objective(arguments: &BenchStep) -> Result<Builtin> {
     if !needs.rows.pairs && !needs.rows.labelled {
         bail!(Failure::Usage(format!("--objective {name}: it reads neither pairs nor completions with a verdict")));
     }
+    if needs.outputs.values {
+        bail!(Failure::Usage(format!(
+            "--objective {name}: it trains score heads, and wick bench times causal language models; choose another"
+        )));
+    }
     if needs.step_wide == StepWide::Mismatched && arguments.batch < 2 {
         bail!(Failure::Usage(format!(
             "--objective {name}: a mismatched completion is another row's; give a --batch of at least 2"

@@ -8,8 +8,8 @@ use candlewick::evaluate::{self, PreferenceReport, Preferences, SliceReport};
 use candlewick::losses::{Objective, StepWide};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
-    AdapterReference, CausalPolicy, Config, EvalReport, FrozenPolicy, HeldOut, Plan, Reference, ReferenceKind,
-    ReferencePlan, ScoredBatch, Trainer, TrainerOptions, TuningPlan,
+    AdapterReference, CausalPolicy, Config, EvalReport, FrozenPolicy, HeldOut, ModelPolicy, Plan, Reference,
+    ReferenceKind, ReferencePlan, ScorePolicy, ScoredBatch, Trainer, TrainerOptions, TuningPlan,
 };
 use serde_json::{Value, json};
 
@@ -38,6 +38,12 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
              on it, and the eval_ lines of the run's metrics.jsonl, from [evaluation], are measured with it"
         );
     }
+    let of_scores = plan.objective.needs().outputs.values;
+    if of_scores && !slices.is_empty() {
+        bail!(Failure::Usage(
+            "--slices: results are shown apart by log-probabilities, and a score model has none; leave it out".into()
+        ));
+    }
     let encoder = Arc::new(encoder(&plan)?);
     let mut trainer = trainer(&plan, &encoder, threads)?;
     let mut batches = batches(&plan, Arc::clone(&encoder), &slices)?;
@@ -57,7 +63,9 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
     let mut sums = Vec::new();
     let report = trainer.evaluate_each(each, |batch| sums.push(batch))?;
     sums.into_iter().for_each(|batch| scored.add(batch));
-    show(&report, scored.report(&plan, &slices)?.as_ref(), arguments.json);
+    // It tells preferences by log-probabilities; those of a score model are among the metrics.
+    let preferences = if of_scores { None } else { scored.report(&plan, &slices)? };
+    show(&report, preferences.as_ref(), arguments.json);
     for line in rows::lines("rows", batches.report()) {
         eprintln!("{line}");
     }
@@ -145,7 +153,15 @@ fn encoder(plan: &Plan) -> Result<Encoder> {
     Ok(Encoder::from_dir(&plan.model.path, plan.encode_options())?)
 }
 
-fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<CausalPolicy>> {
+fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<ModelPolicy>> {
+    if matches!(plan.model.tuning, TuningPlan::Lora(_)) {
+        bail!(Failure::Usage(
+            "model.lora makes a fresh adapter, which changes nothing; name a trained one with --adapter".into()
+        ));
+    }
+    if plan.objective.needs().outputs.values {
+        return score_trainer(plan, encoder, threads);
+    }
     let load = |path: &std::path::Path| -> Result<CausalLm> {
         let model = CausalLm::load(path)?;
         encoder.check_vocabulary(model.config().vocab_size)?;
@@ -155,9 +171,7 @@ fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<Cau
     match &plan.model.tuning {
         TuningPlan::Full => {}
         TuningPlan::Adapter(directory) => model.load_adapter(directory)?,
-        _ => bail!(Failure::Usage(
-            "model.lora makes a fresh adapter, which changes nothing; name a trained one with --adapter".into()
-        )),
+        other => bail!(Failure::Usage(format!("model: wick eval does not know {other:?}"))),
     }
     let frozen = |model: CausalLm| Reference::Frozen(Box::new(FrozenPolicy::new(model, threads)));
     let base = plan.model.path.to_string_lossy();
@@ -169,7 +183,7 @@ fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<Cau
         ReferencePlan::Adapter(directory) => {
             let policy = policy(model);
             let adapter = AdapterReference::load(&policy, directory)?;
-            return trainer_of(policy, Reference::Adapter(adapter), plan);
+            return trainer_of(ModelPolicy::Causal(policy), Reference::Adapter(adapter), plan);
         }
         ReferencePlan::AdapterOff => Reference::AdapterOff,
         ReferencePlan::Precomputed(_) => bail!(Failure::Usage(
@@ -179,10 +193,24 @@ fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<Cau
         )),
         other => bail!(Failure::Usage(format!("reference: wick eval cannot use {other:?}"))),
     };
-    trainer_of(policy(model), reference, plan)
+    trainer_of(ModelPolicy::Causal(policy(model)), reference, plan)
 }
 
-fn trainer_of(policy: CausalPolicy, reference: Reference, plan: &Plan) -> Result<Trainer<CausalPolicy>> {
+/// Of a score model, whose heads were trained.
+fn score_trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<ModelPolicy>> {
+    let policy = ScorePolicy::of_plan(plan, threads)?;
+    if policy.starts_at_zero() {
+        bail!(Failure::Model(format!(
+            "{}: its score heads are fresh, and say 0 of every text; name a score model, such as the final directory of a run, or the \
+             adapter of one with --adapter",
+            plan.model.path.display()
+        )));
+    }
+    encoder.check_vocabulary(policy.model().config().vocab_size)?;
+    trainer_of(ModelPolicy::Score(policy), Reference::None, plan)
+}
+
+fn trainer_of(policy: ModelPolicy, reference: Reference, plan: &Plan) -> Result<Trainer<ModelPolicy>> {
     Ok(Trainer::new(policy, reference, Box::new(plan.objective.clone()), TrainerOptions::default())?)
 }
 

@@ -37,6 +37,11 @@ pub(crate) fn why(arguments: &Why) -> Result<()> {
     }
     let threads = words::threads(plan.train.threads);
     let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
+    if plan.objective.needs().outputs.values {
+        bail!(Failure::Usage(
+            "objective: it trains score heads, and wick why follows gradients of the adapters of causal language models alone".into()
+        ));
+    }
     let sketch = Sketch { dimensions: arguments.dimensions, seed: 0 };
     let asked = asked(arguments, &plan, &encoder)?;
     let rows = batches(&plan, plan.open_rows()?, &encoder, arguments.limit)?;

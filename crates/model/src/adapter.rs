@@ -13,11 +13,14 @@ use serde_json::{Map, Value, json};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::layer::LINEARS;
+use crate::layout::{HeadKind, SCORE_HEAD};
 use crate::parameters::Parameters;
 use crate::weights::{self, WeightFiles};
 
 /// The output head, which may have an adapter too.
 pub(crate) const HEAD_MODULE: &str = "lm_head";
+/// The heads of a score model, which an adapter holds whole; PEFT counts the second name among them wherever it saves a classifier.
+const SCORE_MODULES: [&str; 2] = ["score", "classifier"];
 /// A wider bottleneck is no bottleneck, and a damaged file may ask for anything.
 pub(crate) const MAX_RANK: usize = 1 << 16;
 pub(crate) const PREFIX: &str = "base_model.model.";
@@ -71,13 +74,16 @@ pub(crate) struct Lora<T> {
     pub(crate) parameters: Parameters<T>,
     /// By module path, as in `model.layers.0.self_attn.q_proj`.
     pairs: BTreeMap<String, LoraPair>,
+    /// The place of the heads of a score model, which are trained whole.
+    score_head: Option<usize>,
     /// `adapter_config.json`, to be written back.
     config: Map<String, Value>,
 }
 
 impl<T: Float> Lora<T> {
     /// A (uniform within ±1/√in, as PEFT draws it) and B (zero), so that the model is unchanged at first.
-    pub(crate) fn fresh(model: &Config, lora: &LoraConfig, seed: u64) -> Result<Self> {
+    /// The heads of a score model are zero, to be filled by the caller.
+    pub(crate) fn fresh(model: &Config, head: HeadKind, lora: &LoraConfig, seed: u64) -> Result<Self> {
         if !(1..=MAX_RANK).contains(&lora.rank) {
             return Err(Error::Input(format!("lora rank is {}; expected 1 to {MAX_RANK}", lora.rank)));
         }
@@ -85,29 +91,34 @@ impl<T: Float> Lora<T> {
             return Err(Error::Input(format!("lora alpha is {}; expected a positive number", lora.alpha)));
         }
         if lora.targets.is_empty() {
-            return Err(Error::Input(format!("lora has no targets; expected some of {}", target_names())));
+            return Err(Error::Input(format!("lora has no targets; expected some of {}", target_names(head))));
         }
         for target in &lora.targets {
-            if target != HEAD_MODULE && !LINEARS.iter().any(|linear| linear.short_name() == target) {
+            let is_head = target == HEAD_MODULE && head == HeadKind::Tokens;
+            if !is_head && !LINEARS.iter().any(|linear| linear.short_name() == target) {
                 return Err(Error::Input(format!(
                     "lora target {target:?} is no linear of this model; expected some of {}",
-                    target_names()
+                    target_names(head)
                 )));
             }
         }
-        let ranks: Vec<(String, usize)> = modules(model)
+        let ranks: Vec<(String, usize)> = modules(model, head)
             .filter(|(path, ..)| lora.targets.iter().any(|target| path.rsplit('.').next() == Some(target)))
             .map(|(path, ..)| (path, lora.rank))
             .collect();
+        let (task, saved) = match head {
+            HeadKind::Tokens => ("CAUSAL_LM", Value::Null),
+            HeadKind::Scores(_) => ("SEQ_CLS", json!(["score"])),
+        };
         let config = json!({
-            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": null, "inference_mode": true,
+            "peft_type": "LORA", "task_type": task, "base_model_name_or_path": null, "inference_mode": true,
             "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": false,
-            "init_lora_weights": true, "target_modules": lora.targets, "modules_to_save": null,
+            "init_lora_weights": true, "target_modules": lora.targets, "modules_to_save": saved,
             "use_rslora": lora.rank_stabilised, "use_dora": false, "rank_pattern": {}, "alpha_pattern": {},
             "layers_to_transform": null, "layers_pattern": null, "revision": null,
         });
         let Value::Object(config) = config else { unreachable!("the literal above is an object") };
-        let mut lora = Self::laid_out(model, &ranks, config)?;
+        let mut lora = Self::laid_out(model, head, &ranks, config)?;
         let mut random = StdRng::seed_from_u64(seed);
         for pair in lora.pairs.clone().into_values() {
             let bound = 1.0 / (lora.parameters.shape(pair.a)[1] as f64).sqrt();
@@ -119,13 +130,25 @@ impl<T: Float> Lora<T> {
     }
 
     /// Reads a directory that PEFT (or [`save`](Self::save)) wrote.
-    pub(crate) fn load(model: &Config, directory: &Path) -> Result<Self> {
+    pub(crate) fn load(model: &Config, head: HeadKind, directory: &Path) -> Result<Self> {
         let path = directory.join(CONFIG);
-        let config = read_config(directory)?;
+        let config = read_config(head, directory)?;
         let files = WeightFiles::open(directory, "adapter_model")?;
         let mut ranks = Vec::new();
         let mut known = 0;
-        for (module, outputs, inputs) in modules(model) {
+        let score_head = format!("{PREFIX}{SCORE_HEAD}");
+        if let HeadKind::Scores(count) = head {
+            if files.shape(&score_head).is_none() {
+                let reason = format!(
+                    "the tensor {score_head} is not in the weight files; expected the adapter of a score model, saved with its heads \
+                     (modules_to_save = [\"score\"])"
+                );
+                return Err(Error::weights(directory, reason));
+            }
+            files.check(&score_head, &[count, model.hidden_size])?;
+            known += 1;
+        }
+        for (module, outputs, inputs) in modules(model, head) {
             let (a, b) = (stored(&module, 'A'), stored(&module, 'B'));
             let Some(shape) = files.shape(&a) else { continue };
             let rank = shape.first().copied().filter(|rank| (1..=MAX_RANK).contains(rank));
@@ -140,6 +163,7 @@ impl<T: Float> Lora<T> {
         if ranks.is_empty() || files.names().count() != known {
             let odd = files
                 .names()
+                .filter(|name| head == HeadKind::Tokens || *name != score_head)
                 .find(|name| !ranks.iter().any(|(m, _)| *name == stored(m, 'A') || *name == stored(m, 'B')));
             let reason = match odd {
                 Some(name) => format!(
@@ -150,7 +174,7 @@ impl<T: Float> Lora<T> {
             };
             return Err(Error::weights(directory, reason));
         }
-        let mut lora = Self::laid_out(model, &ranks, config).map_err(|e| match e {
+        let mut lora = Self::laid_out(model, head, &ranks, config).map_err(|e| match e {
             Error::Input(reason) => Error::config(&path, reason),
             other => other,
         })?;
@@ -172,6 +196,11 @@ impl<T: Float> Lora<T> {
         self.pairs.get(module).copied()
     }
 
+    /// The place of the heads of a score model among its parameters.
+    pub(crate) fn score_head(&self) -> Option<usize> {
+        self.score_head
+    }
+
     /// `W ← W + s B A`.
     pub(crate) fn add_product(&self, pair: LoraPair, weight: &mut [T], workspace: &mut Workspace) -> Result<()> {
         let (a, b) = (self.parameters.tensor(pair.a), self.parameters.tensor(pair.b));
@@ -184,7 +213,7 @@ impl<T: Float> Lora<T> {
 
     /// The same adapter with other numbers.
     pub(crate) fn with_parameters<U>(&self, parameters: Parameters<U>) -> Lora<U> {
-        Lora { parameters, pairs: self.pairs.clone(), config: self.config.clone() }
+        Lora { parameters, pairs: self.pairs.clone(), score_head: self.score_head, config: self.config.clone() }
     }
 
     /// The scale of each pair, by module path.
@@ -203,10 +232,10 @@ impl<T: Float> Lora<T> {
         self.config.insert("base_model_name_or_path".into(), json!(name));
     }
 
-    fn laid_out(model: &Config, ranks: &[(String, usize)], config: Map<String, Value>) -> Result<Self> {
+    fn laid_out(model: &Config, head: HeadKind, ranks: &[(String, usize)], config: Map<String, Value>) -> Result<Self> {
         let mut layout = Vec::new();
         let mut pairs = BTreeMap::new();
-        for (module, outputs, inputs) in modules(model) {
+        for (module, outputs, inputs) in modules(model, head) {
             let Some((_, rank)) = ranks.iter().find(|(name, _)| *name == module) else { continue };
             let (a, b) = (layout.len(), layout.len() + 1);
             layout.push((stored(&module, 'A'), vec![*rank, inputs]));
@@ -214,12 +243,19 @@ impl<T: Float> Lora<T> {
             let scale = scale(&config, &module, *rank)?;
             pairs.insert(module, LoraPair { a, b, rank: *rank, scale });
         }
-        Ok(Self { parameters: Parameters::zeros(layout)?, pairs, config })
+        let score_head = match head {
+            HeadKind::Tokens => None,
+            HeadKind::Scores(count) => {
+                layout.push((format!("{PREFIX}{SCORE_HEAD}"), vec![count, model.hidden_size]));
+                Some(layout.len() - 1)
+            }
+        };
+        Ok(Self { parameters: Parameters::zeros(layout)?, pairs, score_head, config })
     }
 }
 
-/// Reads `adapter_config.json`, and refuses what a plain LoRA adapter does not have.
-pub(crate) fn read_config(directory: &Path) -> Result<Map<String, Value>> {
+/// Reads `adapter_config.json`, and refuses what a plain LoRA adapter over a model of such a head does not have.
+pub(crate) fn read_config(head: HeadKind, directory: &Path) -> Result<Map<String, Value>> {
     let path = directory.join(CONFIG);
     if !path.exists() {
         return Err(Error::MissingFile {
@@ -231,6 +267,7 @@ pub(crate) fn read_config(directory: &Path) -> Result<Map<String, Value>> {
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     let config: Map<String, Value> =
         serde_json::from_str(&text).map_err(|e| Error::config(&path, format!("not a JSON object: {e}")))?;
+    check_head(head, &config)?;
     refuse_what_is_not_built(&config)?;
     Ok(config)
 }
@@ -263,15 +300,16 @@ pub(crate) fn scale(config: &Map<String, Value>, module: &str, rank: usize) -> R
     Ok(if stabilised { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 })
 }
 
-/// Every linear of the model: path, outputs, inputs.
-fn modules(model: &Config) -> impl Iterator<Item = (String, usize, usize)> + '_ {
+/// Every linear of the model that a pair may adapt: path, outputs, inputs.
+pub(crate) fn modules(model: &Config, head: HeadKind) -> impl Iterator<Item = (String, usize, usize)> + '_ {
     let layers = (0..model.num_hidden_layers).flat_map(move |layer| {
         LINEARS.iter().map(move |linear| {
             let (outputs, inputs) = linear.sizes(model);
             (linear.module(layer), outputs, inputs)
         })
     });
-    layers.chain(std::iter::once((HEAD_MODULE.to_owned(), model.vocab_size, model.hidden_size)))
+    let of_tokens = (head == HeadKind::Tokens).then(|| (HEAD_MODULE.to_owned(), model.vocab_size, model.hidden_size));
+    layers.chain(of_tokens)
 }
 
 /// The name of one side of a module's pair in PEFT's files.
@@ -279,8 +317,33 @@ pub(crate) fn stored(module: &str, side: char) -> String {
     format!("{PREFIX}{module}.lora_{side}.weight")
 }
 
-fn target_names() -> String {
-    format!("{}, {HEAD_MODULE}", LINEARS.map(|linear| linear.short_name()).join(", "))
+fn target_names(head: HeadKind) -> String {
+    let of_tokens = (head == HeadKind::Tokens).then_some(HEAD_MODULE);
+    LINEARS.iter().map(|linear| linear.short_name()).chain(of_tokens).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether the modules that the adapter holds whole are the heads of the model.
+fn check_head(head: HeadKind, config: &Map<String, Value>) -> Result<()> {
+    let saved: Vec<&str> = match config.get("modules_to_save") {
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+        Some(Value::String(name)) => vec![name.as_str()],
+        _ => Vec::new(),
+    };
+    let is_of_scores = saved.iter().any(|name| SCORE_MODULES.contains(name))
+        || config.get("task_type").and_then(Value::as_str) == Some("SEQ_CLS");
+    if head == HeadKind::Tokens && is_of_scores {
+        return Err(Error::Unsupported {
+            what: "the adapter of a score model (task_type \"SEQ_CLS\") over a language model".into(),
+            instead: "use it with an objective of score heads, or name an adapter of task_type \"CAUSAL_LM\"".into(),
+        });
+    }
+    match saved.iter().find(|name| !SCORE_MODULES.contains(name)) {
+        Some(name) => Err(Error::Unsupported {
+            what: format!("an adapter with {name:?} in modules_to_save"),
+            instead: "use a LORA adapter of linear layers, with \"score\" alone beside it over a score model".into(),
+        }),
+        None => Ok(()),
+    }
 }
 
 pub(crate) fn refuse_what_is_not_built(config: &Map<String, Value>) -> Result<()> {
@@ -314,7 +377,6 @@ pub(crate) fn refuse_what_is_not_built(config: &Map<String, Value>) -> Result<()
     for key in [
         "use_dora",
         "fan_in_fan_out",
-        "modules_to_save",
         "trainable_token_indices",
         "target_parameters",
         "lora_bias",

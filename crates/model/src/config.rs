@@ -4,6 +4,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::heads::Heads;
 
 const MAX_LAYERS: usize = 10_000;
 const MAX_HEAD_DIM: usize = 1 << 16;
@@ -272,6 +273,25 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Whether `architectures` names a sequence classification: a score model, of which [`ScoreModel`](crate::ScoreModel) is one.
+    pub fn is_score_model(&self) -> bool {
+        let is_one = |name: &Value| name.as_str().is_some_and(|name| name.ends_with("ForSequenceClassification"));
+        self.raw.get("architectures").and_then(Value::as_array).is_some_and(|names| names.iter().any(is_one))
+    }
+
+    /// The names of the heads of a score model; None of another model.
+    ///
+    /// # Errors
+    /// `id2label` or what stands beside it is not what transformers writes.
+    pub fn score_heads(&self) -> Result<Option<Vec<String>>> {
+        self.is_score_model().then(|| Ok(Heads::of_config(self)?.names().to_vec())).transpose()
+    }
+
+    /// Every key as it was read.
+    pub(crate) fn raw(&self) -> &Map<String, Value> {
+        &self.raw
     }
 
     /// The configuration as Hugging Face's JSON: every key that was read, brought up to date.

@@ -3,10 +3,11 @@ use candle_core::{Device, Tensor, WithDType};
 use candle_transformers::generation::{LogitsProcessor, Sampling as Draw};
 use candlewick_kernels::{Float, Workspace, attention};
 
-use crate::causal_lm::{Adapter, CausalLm};
+use crate::causal_lm::CausalLm;
 use crate::error::{Error, Result};
 use crate::layer::Heads;
 use crate::packed::{ContextIds, Packed};
+use crate::trunk::Adapter;
 
 /// How the next token is chosen and when to stop.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,14 +105,14 @@ impl<'a, T: Float + WithDType> Generation<'a, T> {
         let (model, config) = (self.model, self.model.config());
         let packed = Packed::new(&[ContextIds { prompt: ids, prompt_scored: &[], completions: Vec::new() }])?;
         let positions: Vec<u32> = packed.positions().iter().map(|position| position + self.tokens as u32).collect();
-        let tables = model.rope().tables(self.tokens + ids.len());
+        let tables = model.trunk.rope().tables(self.tokens + ids.len());
         let shape = |rows| attention::Shape {
             rows,
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
         };
-        let mut x = model.embed(&packed, workspace)?;
+        let mut x = model.trunk.embed(&packed, workspace)?;
         for (number, (keys, values)) in self.cache.iter_mut().enumerate() {
             let attend = |heads: Heads<'_, T>, workspace: &mut Workspace| {
                 let Heads { q, k, v, out, lse } = heads;
@@ -141,12 +142,12 @@ impl<'a, T: Float + WithDType> Generation<'a, T> {
                 Ok(())
             };
             let (y, saved) =
-                model.layer(number, Adapter::On).forward_with(&x, &positions, &tables, workspace, attend)?;
+                model.trunk.layer(number, Adapter::On).forward_with(&x, &positions, &tables, workspace, attend)?;
             saved.release(workspace);
             workspace.give_back(std::mem::replace(&mut x, y));
         }
         let last = &x[x.len() - config.hidden_size..];
-        let (hidden, rstd) = model.final_norm(last, 1, workspace)?;
+        let (hidden, rstd) = model.trunk.final_norm(last, 1, workspace)?;
         model.project(&hidden, 1, &mut self.logits, workspace)?;
         workspace.give_back_all([x, hidden, rstd]);
         self.tokens += ids.len();

@@ -3,10 +3,11 @@ use candle_core::WithDType;
 use candlewick_kernels::{Float, Workspace, copied, linear, token_log_probs, zeros};
 
 use crate::adapter::{HEAD_MODULE, Lora, LoraPair};
-use crate::causal_lm::{Adapter, CausalLm, HeadCotangents, HeadScores, Statistics};
+use crate::causal_lm::{CausalLm, HeadCotangents, HeadScores, Statistics};
 use crate::error::{Error, Result};
 use crate::packed::Packed;
 use crate::parameters::Gradients;
+use crate::trunk::Adapter;
 
 /// The kernel chooses how many rows a chunk has.
 const AUTOMATIC: usize = 0;
@@ -115,7 +116,7 @@ impl<T: Float + WithDType> CausalLm<T> {
         let shape = self.head_shape(packed);
         // The gradients of statistics need the logits themselves; those of given tokens, their softmax.
         let statistics = want.mean_log_probs || want.log_sum_sq_probs || want.entropy;
-        let trained = self.adapter.is_none() || adapted.is_some();
+        let trained = self.trunk.adapter.is_none() || adapted.is_some();
         let mut kept = match keeping {
             Keeping::ForBackward if !statistics && (trained || !want.given_log_probs) => {
                 Kept::take(count, &shape, trained, workspace)
@@ -166,9 +167,9 @@ impl<T: Float + WithDType> CausalLm<T> {
         // The gradient of W + s B A, from which those of B and A follow.
         let mut d_adapted = saved.adapted.as_ref().map(|weight| zeros(weight.len()));
         let weight = saved.adapted.as_deref().unwrap_or_else(|| self.head_weight());
-        let d_weight = match (&mut d_adapted, self.adapter.is_none()) {
+        let d_weight = match (&mut d_adapted, self.trunk.adapter.is_none()) {
             (Some(d), _) => Some(d.into()),
-            (None, true) => Some(gradients.tensor_mut(self.places.head).into()),
+            (None, true) => Some(gradients.tensor_mut(self.trunk.places.head).into()),
             (None, false) => None,
         };
         let kept = match &mut saved.kept {
@@ -246,11 +247,11 @@ impl<T: Float + WithDType> CausalLm<T> {
     }
 
     fn head_pair(&self) -> Option<(&Lora<T>, LoraPair)> {
-        self.adapter.as_ref().and_then(|lora| Some((lora, lora.pair(HEAD_MODULE)?)))
+        self.trunk.adapter.as_ref().and_then(|lora| Some((lora, lora.pair(HEAD_MODULE)?)))
     }
 
     fn head_weight(&self) -> &[T] {
-        self.base.tensor(self.places.head)
+        self.trunk.base.tensor(self.trunk.places.head)
     }
 
     fn head_shape(&self, packed: &Packed) -> token_log_probs::Shape {

@@ -10,6 +10,7 @@
 //!   CausalLm::forward ─► HeadScores + Saved        CausalLm::score ─► HeadScores, nothing kept
 //!   HeadCotangents ─► CausalLm::backward ─► Gradients (flat, laid out as the trainable Parameters)
 //!                     CausalLm::backward_with_sketches ─► Gradients + Sketches, one of each context's gradient
+//!   ScoreModel::forward ─► numbers of each completion or token ─► ScoreModel::backward
 //! ```
 //!
 //! Weights come from and go to Hugging Face directories (`config.json` and safetensors, sharded or not); adapters are
@@ -38,24 +39,33 @@ mod config;
 mod decode;
 mod error;
 mod head;
+mod heads;
 mod layer;
+mod layout;
 mod linear;
 mod memory;
 pub mod merge;
 mod packed;
 mod parameters;
 mod rope;
+mod score_head;
+mod score_model;
 mod sketch;
 mod trained;
+mod trunk;
 mod weights;
 
 pub use adapter::{AdapterWeights, LoraConfig};
-pub use causal_lm::{Adapter, CausalLm, HeadCotangents, HeadScores, Recompute, Saved, Statistics};
+pub use causal_lm::{CausalLm, HeadCotangents, HeadScores, Saved, Statistics};
 pub use config::{Config, RopeScaling};
 pub use decode::{Generation, Sampling};
 pub use error::{Error, Result};
+pub use heads::Normaliser;
 pub use memory::{BatchSize, ModelSize, Part, Pool};
 pub use packed::{CompletionIds, ContextIds, Packed, Target};
 pub use parameters::{Gradients, Parameters};
+pub use score_head::ScoredAt;
+pub use score_model::{ScoreModel, ScoreSaved};
 pub use sketch::{Sketch, Sketches};
 pub use trained::Trained;
+pub use trunk::{Adapter, Recompute};

@@ -7,13 +7,16 @@ use std::path::Path;
 
 use candlewick_kernels::{Lendable, Shelf, linear, token_log_probs};
 
-use crate::adapter::{HEAD_MODULE, LoraConfig, stored};
-use crate::causal_lm::{Adapter, Recompute, Statistics, layout};
+use crate::adapter::{HEAD_MODULE, LoraConfig, PREFIX, modules, stored};
+use crate::causal_lm::Statistics;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::head::MOST_KEPT;
 use crate::layer::{LINEARS, LinearName};
+use crate::layout::{HeadKind, SCORE_HEAD, layout};
 use crate::packed::Packed;
+use crate::score_model::stored_heads;
+use crate::trunk::{Adapter, Recompute};
 use crate::weights::WeightFiles;
 use LinearName::{Down, Gate, Key, Output, Query, Up, Value};
 
@@ -163,18 +166,24 @@ impl Pool {
     }
 }
 
-/// A model as far as sizes go: its configuration, and the ranks of its adapter.
+/// A model as far as sizes go: its configuration, its heads, and the ranks of its adapter.
 #[derive(Debug, Clone)]
 pub struct ModelSize {
     config: Config,
+    head: HeadKind,
     /// By module path; None without an adapter.
     ranks: Option<BTreeMap<String, usize>>,
 }
 
 impl ModelSize {
-    /// A model without an adapter.
+    /// A causal language model without an adapter.
     pub fn new(config: Config) -> Self {
-        Self { config, ranks: None }
+        Self { config, head: HeadKind::Tokens, ranks: None }
+    }
+
+    /// A score model of so many heads, without an adapter.
+    pub fn of_scores(config: Config, heads: usize) -> Self {
+        Self { config, head: HeadKind::Scores(heads), ranks: None }
     }
 
     /// The model of a Hugging Face directory, of which `config.json` alone is read.
@@ -184,7 +193,19 @@ impl ModelSize {
     pub fn from_dir(directory: &Path) -> Result<Self> {
         let config = Config::from_dir(directory)?;
         config.validate()?;
-        Ok(Self::new(config))
+        match config.is_score_model() {
+            true => {
+                let heads = stored_heads(&config, directory)?.count();
+                Ok(Self::of_scores(config, heads))
+            }
+            false => Ok(Self::new(config)),
+        }
+    }
+
+    /// The same trunk with so many fresh heads of a score model in the place of its head.
+    #[must_use]
+    pub fn with_score_heads(self, heads: usize) -> Self {
+        Self { head: HeadKind::Scores(heads), ..self }
     }
 
     /// The same with a fresh adapter.
@@ -216,12 +237,26 @@ impl ModelSize {
         let table = config.vocab_size * config.hidden_size;
         let layers = self.modules().filter(|(path, ..)| path != HEAD_MODULE).map(|(_, out, inputs)| out * inputs);
         let norms = (2 * config.num_hidden_layers + 1) * config.hidden_size;
-        layers.sum::<usize>() + norms + if config.tie_word_embeddings { table } else { 2 * table }
+        let head = match self.head {
+            HeadKind::Tokens if config.tie_word_embeddings => 0,
+            HeadKind::Tokens => table,
+            HeadKind::Scores(_) => self.score_elements(),
+        };
+        table + layers.sum::<usize>() + norms + head
     }
 
-    /// Numbers of the adapter; 0 without one.
+    /// Numbers of the adapter, with the heads of a score model that it holds; 0 without one.
     pub fn adapter_elements(&self) -> usize {
-        self.modules().map(|(path, outputs, inputs)| self.rank(&path) * (outputs + inputs)).sum()
+        let pairs: usize = self.modules().map(|(path, outputs, inputs)| self.rank(&path) * (outputs + inputs)).sum();
+        if self.ranks.is_some() { pairs + self.score_elements() } else { 0 }
+    }
+
+    /// Numbers of the heads of a score model.
+    fn score_elements(&self) -> usize {
+        match self.head {
+            HeadKind::Tokens => 0,
+            HeadKind::Scores(count) => count * self.config.hidden_size,
+        }
     }
 
     /// Numbers that training changes: those of the adapter if there is one, else the base weights.
@@ -235,21 +270,26 @@ impl ModelSize {
     /// A configuration that no model can have.
     pub fn trained_tensors(&self) -> Result<Vec<(String, Vec<usize>)>> {
         if self.ranks.is_none() {
-            return Ok(layout(&self.config)?.tensors);
+            return Ok(layout(&self.config, self.head)?.tensors);
         }
         let pair = |(path, outputs, inputs): (String, usize, usize)| {
             let rank = self.rank(&path);
             [(stored(&path, 'A'), vec![rank, inputs]), (stored(&path, 'B'), vec![outputs, rank])]
         };
-        Ok(self.modules().filter(|(path, ..)| self.rank(path) > 0).flat_map(pair).collect())
+        let heads = match self.head {
+            HeadKind::Tokens => None,
+            HeadKind::Scores(count) => Some((format!("{PREFIX}{SCORE_HEAD}"), vec![count, self.config.hidden_size])),
+        };
+        Ok(self.modules().filter(|(path, ..)| self.rank(path) > 0).flat_map(pair).chain(heads).collect())
     }
 
     /// Numbers of the gradient that the head's backward writes.
     pub fn head_gradient_elements(&self) -> usize {
         let config = &self.config;
-        match self.ranks {
-            Some(_) => self.rank(HEAD_MODULE) * (config.vocab_size + config.hidden_size),
-            None => config.vocab_size * config.hidden_size,
+        match (self.head, &self.ranks) {
+            (HeadKind::Scores(_), _) => self.score_elements(),
+            (HeadKind::Tokens, Some(_)) => self.rank(HEAD_MODULE) * (config.vocab_size + config.hidden_size),
+            (HeadKind::Tokens, None) => config.vocab_size * config.hidden_size,
         }
     }
 
@@ -257,7 +297,10 @@ impl ModelSize {
     pub fn largest_trained_tensor(&self) -> usize {
         let config = &self.config;
         match self.ranks {
-            Some(_) => self.modules().map(|(path, out, inputs)| self.rank(&path) * out.max(inputs)).max().unwrap_or(0),
+            Some(_) => {
+                let sides = self.modules().map(|(path, out, inputs)| self.rank(&path) * out.max(inputs));
+                sides.max().unwrap_or(0).max(self.score_elements())
+            }
             None => config.vocab_size.max(config.intermediate_size) * config.hidden_size,
         }
     }
@@ -316,6 +359,7 @@ impl ModelSize {
         let [hidden, rstd] = walk.norm(Part::Head, pool);
         let trained = self.ranks.is_none() || self.rank(HEAD_MODULE) > 0;
         let kept = match trained {
+            _ if self.head != HeadKind::Tokens => KeptByHead::Nothing,
             _ if needs_rows || want.given_log_probs && !trained => KeptByHead::Nothing,
             false => KeptByHead::Pulls,
             true if batch.targets * self.config.vocab_size <= MOST_KEPT => KeptByHead::Softmax,
@@ -358,6 +402,7 @@ impl ModelSize {
         // Where statistics over whole rows are wanted nothing is kept.
         let kept = [false, trains && targets * vocab <= MOST_KEPT];
         let head = kept.map(|kept| token_log_probs::most_packed::<f32>(shape, kept, trains, threads));
+        let head = head.into_iter().filter(|_| self.head == HeadKind::Tokens);
         layers.chain(head).max().unwrap_or(0)
     }
 
@@ -371,16 +416,9 @@ impl ModelSize {
         if self.ranks.is_none() { 0 } else { (0..count).find(adapted).unwrap_or(count) }
     }
 
-    /// Every linear: path, outputs, inputs.
+    /// Every linear that a pair may adapt: path, outputs, inputs.
     fn modules(&self) -> impl Iterator<Item = (String, usize, usize)> + '_ {
-        let config = &self.config;
-        let layers = (0..config.num_hidden_layers).flat_map(move |layer| {
-            LINEARS.iter().map(move |linear| {
-                let (outputs, inputs) = linear.sizes(config);
-                (linear.module(layer), outputs, inputs)
-            })
-        });
-        layers.chain(std::iter::once((HEAD_MODULE.to_owned(), config.vocab_size, config.hidden_size)))
+        modules(&self.config, self.head)
     }
 }
 
@@ -526,6 +564,9 @@ impl Walk<'_> {
     fn head(&self, kept: KeptByHead, pool: &mut Pool) -> Vec<Lent> {
         let config = &self.size.config;
         let targets = self.batch.targets;
+        if self.size.head != HeadKind::Tokens {
+            return Vec::new();
+        }
         let mut saved = vec![pool.take(Part::Head, targets)];
         let weight = config.vocab_size * config.hidden_size;
         let adapted = if self.adapter == Adapter::On && self.size.rank(HEAD_MODULE) > 0 { weight } else { 0 };
@@ -562,6 +603,9 @@ impl Walk<'_> {
     fn head_backward(&self, kept: KeptByHead, pool: &mut Pool) {
         let config = &self.size.config;
         let (targets, chunk) = (self.batch.targets, self.chunk());
+        if self.size.head != HeadKind::Tokens {
+            return;
+        }
         if self.size.rank(HEAD_MODULE) > 0 {
             pool.beside(2 * config.vocab_size * config.hidden_size + self.softmax(kept));
         }

@@ -7,39 +7,62 @@ use candlewick_kernels::Float;
 use crate::adapter::Lora;
 use crate::config::Config;
 use crate::error::Result;
+use crate::heads::Heads;
 use crate::parameters::Parameters;
+use crate::trunk::Trunk;
 use crate::weights::{self, SHARD_BYTES};
 
-/// All weights of a model, or its adapter, apart from it: see [`CausalLm::trained`](crate::CausalLm::trained).
+/// All weights of a model, or its adapter, apart from it: see [`CausalLm::trained`](crate::CausalLm::trained) and
+/// [`ScoreModel::trained`](crate::ScoreModel::trained).
 #[derive(Debug, Clone)]
-pub struct Trained<T = f32>(pub(crate) Which<T>);
+pub struct Trained<T = f32>(Which<T>);
 
 #[derive(Debug, Clone)]
-pub(crate) enum Which<T> {
-    Model { config: Config, weights: Parameters<T> },
+enum Which<T> {
+    Model { config: Config, heads: Option<Heads>, weights: Parameters<T> },
     Adapter(Lora<T>),
 }
 
 impl<T: Float + WithDType> Trained<T> {
+    pub(crate) fn of(trunk: &Trunk<T>, heads: Option<&Heads>, base: &str) -> Self {
+        match &trunk.adapter {
+            Some(adapter) => {
+                let mut adapter = adapter.clone();
+                adapter.set_base(base);
+                Self(Which::Adapter(adapter))
+            }
+            None => {
+                Self(Which::Model { config: trunk.config.clone(), heads: heads.cloned(), weights: trunk.base.clone() })
+            }
+        }
+    }
+
     /// Writes a Hugging Face directory, or an adapter as PEFT does.
     ///
     /// # Errors
     /// The files cannot be written.
     pub fn save(&self, directory: &Path) -> Result<()> {
         match &self.0 {
-            Which::Model { config, weights } => save_model(directory, config, weights, SHARD_BYTES),
+            Which::Model { config, heads, weights } => {
+                save_model(directory, config, heads.as_ref(), weights, SHARD_BYTES)
+            }
             Which::Adapter(adapter) => adapter.save(directory),
         }
     }
 }
 
-/// `config.json` and safetensors of `T`, in shards of at most so many bytes.
+/// `config.json`, that of a score model where there are heads, and safetensors of `T` in shards of at most so many bytes.
 pub(crate) fn save_model<T: Float + WithDType>(
     directory: &Path,
     config: &Config,
+    heads: Option<&Heads>,
     parameters: &Parameters<T>,
     shard_bytes: u64,
 ) -> Result<()> {
     weights::save(directory, "model", parameters, shard_bytes, str::to_owned)?;
-    weights::save_json(&directory.join("config.json"), &config.to_json(weights::dtype_name::<T>()))
+    let mut json = config.to_json(weights::dtype_name::<T>());
+    if let (Some(heads), Some(json)) = (heads, json.as_object_mut()) {
+        heads.write_into(config, json);
+    }
+    weights::save_json(&directory.join("config.json"), &json)
 }

@@ -4,7 +4,7 @@
 use candlewick_kernels::Workspace;
 use candlewick_model::{
     Adapter, BatchSize, CausalLm, CompletionIds, Config, ContextIds, Gradients, HeadCotangents, LoraConfig, ModelSize,
-    Packed, Parameters, Part, Pool, Recompute, Statistics,
+    Packed, Parameters, Part, Pool, Recompute, ScoreModel, ScoredAt, Statistics,
 };
 
 fn config(tied: bool) -> Config {
@@ -128,6 +128,47 @@ fn a_pool_ends_with_the_buffers_of_a_workspace() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// As the two tests above, of score models.
+#[test]
+fn sizes_of_score_models_are_theirs_too() {
+    let names = ["reward".to_owned(), "cost".to_owned()];
+    for (targets, recompute) in [
+        (None, Recompute::Nothing),
+        (Some(["v_proj", "up_proj"]), Recompute::Nothing),
+        (Some(["v_proj", "up_proj"]), Recompute::Layers),
+    ] {
+        let mut model = ScoreModel::<f32>::random(config(true), &names, 1).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        model.save(directory.path()).unwrap();
+        let mut size = ModelSize::from_dir(directory.path()).unwrap();
+        if let Some(targets) = targets {
+            model.add_lora(&lora(&targets), 1).unwrap();
+            size = size.with_lora(&lora(&targets));
+        }
+        assert_eq!(size.base_elements(), model.parameters().element_count());
+        assert_eq!(size.trained_elements(), model.trainable().element_count());
+        assert_eq!(size.trained_tensors().unwrap(), layout(model.trainable()));
+        let largest = (0..model.trainable().len()).map(|i| model.trainable().tensor(i).len()).max().unwrap();
+        assert_eq!(size.largest_trained_tensor(), largest);
+        assert_eq!(size.head_gradient_elements(), 2 * 24);
+
+        let (mut workspace, mut pool) = (Workspace::new(1), Pool::default());
+        let threads = workspace.threads();
+        for (i, packed) in batches().iter().enumerate() {
+            let (batch, at) = (BatchSize::of(packed), ScoredAt::Completions);
+            let (values, saved) = model.forward(packed, at, recompute, &mut workspace).unwrap();
+            let mut gradients = Gradients::zeros(model.trainable());
+            model.backward(packed, saved, &vec![1.0; values.len()], &mut gradients, &mut workspace).unwrap();
+            size.train(batch, Statistics::default(), recompute, threads, &mut pool);
+            assert_eq!(pool.all_elements(), workspace.idle_elements::<f32>(), "{targets:?}: training on batch {i}");
+            model.score(packed, at, Adapter::On, &mut workspace).unwrap();
+            size.score(batch, Statistics::default(), Adapter::On, threads, &mut pool);
+            assert_eq!(pool.all_elements(), workspace.idle_elements::<f32>(), "{targets:?}: scoring batch {i}");
+            assert_eq!(workspace.lent_elements::<f32>(), 0);
         }
     }
 }

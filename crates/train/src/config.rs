@@ -74,6 +74,9 @@ pub struct ModelWords {
     pub adapter: Option<PathBuf>,
     /// A fresh LoRA adapter. Without this and `adapter`, all parameters are trained.
     pub lora: Option<LoraConfig>,
+    /// Names of the score heads, for objectives that train such heads: one called `score` by default over a causal language
+    /// model, those that it has over a score model.
+    pub heads: Option<Vec<String>>,
 }
 
 /// `[reference]`

@@ -7,7 +7,7 @@
 //! | to | see |
 //! |---|---|
 //! | run a configuration from end to end | [`Words`] → [`Config`] → [`Plan`] → [`Run`] |
-//! | step on batches of your own | [`Trainer`], [`CausalPolicy`], [`Reference`] |
+//! | step on batches of your own | [`Trainer`], [`CausalPolicy`] or [`ScorePolicy`], [`Reference`] |
 //! | train something that is not a [`CausalLm`](candlewick_model::CausalLm) | [`Policy`], [`Trainable`] |
 //! | have the reference score rows before any run | [`Precomputation`] |
 //! | know beforehand how much memory a run takes | [`MemoryPlan`] |
@@ -29,6 +29,7 @@ mod leaves;
 mod log;
 mod memory_plan;
 mod metrics;
+mod model_policy;
 mod nearest;
 mod optimizer;
 mod pack;
@@ -40,6 +41,7 @@ mod rows;
 mod run;
 mod schedule;
 mod score;
+mod score_policy;
 mod snapshot;
 mod start;
 mod tally;
@@ -62,6 +64,7 @@ pub use held_out::{EvaluationPlan, HeldOut};
 pub use held_out_log::{HeldOutCompletion, HeldOutLog, HeldOutRow, HeldOutScores};
 pub use memory_plan::{Basis, MemoryPlan};
 pub use metrics::{Mean, Metrics};
+pub use model_policy::{ModelPolicy, ModelSaved};
 pub use optimizer::{
     AdafactorOptions, AdamW8bitOptions, AdamWOptions, AdjustLr, LionOptions, MuonOptions, OptimizerOptions,
     RmsPropOptions, ScheduleFreeAdamWOptions,
@@ -73,6 +76,7 @@ pub use reference::{AdapterReference, MovingReference, PrecomputedReference, Ref
 pub use run::{Event, Place, Run, Skipped, Summary, checkpoints, tokenizer_files};
 pub use schedule::{Greedy, Plateau, Ramp, Schedule, ThresholdMode};
 pub use score::{CompletionScore, score_completions};
+pub use score_policy::{DEFAULT_HEAD, ScorePolicy};
 pub use snapshot::Snapshot;
 pub use tensor_file::{Element, Plain};
 pub use trainer::{EvalReport, ExampleSketch, ScoredBatch, StepReport, Trainer, TrainerOptions};

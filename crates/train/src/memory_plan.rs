@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::plan::{Length, Plan, ReferencePlan, TuningPlan};
 use crate::policy::statistics;
 use crate::rows;
+use crate::score_policy::score_heads;
 use crate::trainer::moves_reference;
 
 /// Bytes of a number: runs compute in f32.
@@ -117,7 +118,12 @@ impl MemoryPlan {
             Ok(found) => found,
             Err(error) => (Seen::within_limits(plan)?, Basis::Limits { reason: error.to_string() }),
         };
+        let heads = score_heads(plan)?;
         let base = ModelSize::from_dir(&plan.model.path)?;
+        let base = match heads {
+            Some(heads) => base.with_score_heads(heads.count()),
+            None => base,
+        };
         let policy = match &plan.model.tuning {
             TuningPlan::Full => base,
             TuningPlan::Lora(lora) => base.with_lora(lora),

@@ -29,7 +29,7 @@ impl Mean {
 /// | `rewards/chosen`, `rewards/rejected` | implicit reward β·Σ log-ratio | chosen (desirable), rejected (undesirable) rows |
 /// | `rewards/margins` | reward of the chosen less that of the rejected | pairs; for labelled rows the difference of the two means |
 /// | `rewards/accuracies` | 1 where the chosen has strictly more reward | pairs |
-/// | `logps/chosen`, `logps/rejected` | Σ log-probability | as the rewards; a demonstration, the best rated of ranked completions and one judged well count as chosen, the others of a ranking and one judged ill as rejected |
+/// | `logps/chosen`, `logps/rejected` | Σ log-probability, not of a score model | as the rewards; a demonstration, the best rated of ranked completions and one judged well count as chosen, the others of a ranking and one judged ill as rejected |
 /// | `entropy` | entropy of the policy, in nats | scored tokens |
 /// | `mean_token_accuracy` | 1 where the token is the likeliest | scored tokens of chosen rows |
 /// | `margins/optimised` | the margin that the loss compares, where that is not the difference of the implicit rewards: of means over tokens, with a divergence, with a target, sorted | items |
@@ -107,8 +107,11 @@ impl Metrics {
                 self.add(LOG_RATIOS_CHOSEN, ratios[row], policy.lengths()[row] as f64);
             }
         }
-        self.add_all("logps/chosen", chosen.iter().map(|&row| log_probs[row]));
-        self.add_all("logps/rejected", rejected.iter().map(|&row| log_probs[row]));
+        // A score model says nothing of tokens.
+        if policy.values().is_none() {
+            self.add_all("logps/chosen", chosen.iter().map(|&row| log_probs[row]));
+            self.add_all("logps/rejected", rejected.iter().map(|&row| log_probs[row]));
+        }
         match &terms.rewards {
             Some(Rewards::Pair { chosen, rejected }) => {
                 let (chosen, rejected) = (to_f64(chosen)?, to_f64(rejected)?);

@@ -68,6 +68,9 @@ pub struct ModelPlan {
     pub path: PathBuf,
     /// Which of its parameters change.
     pub tuning: TuningPlan,
+    /// Names of the score heads, where they are given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<Vec<String>>,
 }
 
 /// Which parameters change.
@@ -217,7 +220,7 @@ impl Plan {
         objective.validate().map_err(|e| Error::config("objective", e.to_string()))?;
         let dir = required("output.dir", "the directory for results", output.dir.clone())?;
         let mut data = DataPlan::resolve(data, &objective.needs(), &train)?;
-        let model = resolve_model(model)?;
+        let model = resolve_model(model, &objective.needs())?;
         let length = match (train.steps, train.epochs) {
             (Some(_), Some(_)) => {
                 return Err(Error::config("train.steps", "given beside train.epochs; give one of them"));
@@ -239,6 +242,12 @@ impl Plan {
                 ));
             }
         };
+        if objective.needs().outputs.values && reference_plan != ReferencePlan::None {
+            return Err(Error::config(
+                "objective",
+                "it reads values of a score model and compares with a reference; no run trains both, choose another objective",
+            ));
+        }
         if reference.shared && !matches!(reference_plan, ReferencePlan::Precomputed(_)) {
             return Err(Error::config(
                 "reference.shared",
@@ -474,7 +483,7 @@ impl fmt::Display for Plan {
     }
 }
 
-fn resolve_model(model: ModelWords) -> Result<ModelPlan> {
+fn resolve_model(model: ModelWords, needs: &Needs) -> Result<ModelPlan> {
     let path = required("model.path", "the directory of a Hugging Face model", model.path)?;
     let tuning = match (model.lora, model.adapter) {
         (Some(_), Some(_)) => {
@@ -488,7 +497,23 @@ fn resolve_model(model: ModelWords) -> Result<ModelPlan> {
         (None, Some(adapter)) => TuningPlan::Adapter(adapter),
         (None, None) => TuningPlan::Full,
     };
-    Ok(ModelPlan { path, tuning })
+    if let Some(heads) = &model.heads {
+        check_heads(heads, needs)?;
+    }
+    Ok(ModelPlan { path, tuning, heads: model.heads })
+}
+
+fn check_heads(heads: &[String], needs: &Needs) -> Result<()> {
+    let refuse = |reason: String| Err(Error::config("model.heads", reason));
+    if !needs.outputs.values {
+        return refuse("given, and the objective of [objective] trains no score heads; leave it out".into());
+    }
+    let is_odd = |(i, name): (usize, &String)| name.trim().is_empty() || heads[..i].contains(name);
+    match heads.iter().enumerate().find(|entry| is_odd(*entry)) {
+        Some((_, name)) => refuse(format!("it holds {name:?}; expected names that differ and are not empty")),
+        None if heads.is_empty() => refuse("an empty list; name at least one head, or leave it out".into()),
+        None => Ok(()),
+    }
 }
 
 fn resolve_reference(

@@ -110,7 +110,7 @@ impl<T: Element> Copied for Trained<T> {
 }
 
 /// What is held in memory is sound; only the writing of it can fail.
-fn not_written(directory: &Path, error: candlewick_model::Error) -> Error {
+pub(crate) fn not_written(directory: &Path, error: candlewick_model::Error) -> Error {
     Error::io("writing the weights into", directory)(std::io::Error::other(error))
 }
 
@@ -251,7 +251,7 @@ impl<T: Element> CausalPolicy<T> {
 
 impl<T: Element> Policy for CausalPolicy<T> {
     fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
-        let scores = self.model.score(batch, statistics(want), Adapter::On, &mut self.workspace)?;
+        let scores = self.model.score(batch, token_statistics(want)?, Adapter::On, &mut self.workspace)?;
         scatter(batch, scores)
     }
 }
@@ -261,7 +261,8 @@ impl<T: Element> Trainable for CausalPolicy<T> {
     type Saved = Saved<T>;
 
     fn forward(&mut self, batch: &Packed, want: Outputs) -> Result<(TokenScores, Saved<T>)> {
-        let (scores, saved) = self.model.forward(batch, statistics(want), self.recompute, &mut self.workspace)?;
+        let (scores, saved) =
+            self.model.forward(batch, token_statistics(want)?, self.recompute, &mut self.workspace)?;
         Ok((scatter(batch, scores)?, saved))
     }
 
@@ -276,7 +277,7 @@ impl<T: Element> Trainable for CausalPolicy<T> {
                 "the reference is the policy without its adapter, and the policy has none".into(),
             ));
         }
-        let scores = self.model.score(batch, statistics(want), Adapter::Off, &mut self.workspace)?;
+        let scores = self.model.score(batch, token_statistics(want)?, Adapter::Off, &mut self.workspace)?;
         scatter(batch, scores)
     }
 
@@ -293,9 +294,7 @@ impl<T: Element> Trainable for CausalPolicy<T> {
     }
 
     fn gradient_may_be_zero(&self, i: usize) -> bool {
-        let parameters = self.model.trainable();
-        let b = parameters.name(i).replace(".lora_A.", ".lora_B.");
-        b != parameters.name(i) && parameters.get(&b).is_some_and(|b| b.iter().all(|x| *x == T::ZERO))
+        may_be_zero_in_lora(self.model.trainable(), i)
     }
 
     fn digest(&self) -> String {
@@ -340,16 +339,21 @@ impl<T: Element> FrozenPolicy<T> {
 
 impl<T: Element> Policy for FrozenPolicy<T> {
     fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
-        let scores = self.model.score(batch, statistics(want), Adapter::On, &mut self.workspace)?;
+        let scores = self.model.score(batch, token_statistics(want)?, Adapter::On, &mut self.workspace)?;
         scatter(batch, scores)
     }
 }
 
 /// A digest of names, shapes and values of all weights; the same for f32 weights held as f64.
 pub fn weights_digest<T: Element>(model: &CausalLm<T>) -> String {
+    digest_of([Some(model.parameters()), model.adapter()])
+}
+
+/// A digest of names, shapes and values of base weights and adapter.
+pub(crate) fn digest_of<T: Element>(parts: [Option<&Parameters<T>>; 2]) -> String {
     let mut hasher = Xxh3::new();
     let mut bytes = Vec::new();
-    for parameters in [Some(model.parameters()), model.adapter()].into_iter().flatten() {
+    for parameters in parts.into_iter().flatten() {
         for i in 0..parameters.len() {
             hasher.update(format!("{} {:?}\n", parameters.name(i), parameters.shape(i)).as_bytes());
             for chunk in parameters.tensor(i).chunks(1 << 16) {
@@ -360,6 +364,24 @@ pub fn weights_digest<T: Element>(model: &CausalLm<T>) -> String {
         }
     }
     format!("xxh3-128:{:032x}", hasher.digest128())
+}
+
+/// Whether parameter `i` is a LoRA's A whose B is zero.
+pub(crate) fn may_be_zero_in_lora<T: Element>(parameters: &Parameters<T>, i: usize) -> bool {
+    let b = parameters.name(i).replace(".lora_A.", ".lora_B.");
+    b != parameters.name(i) && parameters.get(&b).is_some_and(|b| b.iter().all(|x| *x == T::ZERO))
+}
+
+/// What the head computes of the tokens; values of rows are no business of it.
+fn token_statistics(want: Outputs) -> Result<Statistics> {
+    if want.values {
+        return Err(Error::Mismatch(
+            "values of completions are wanted of a causal language model, which has no score heads; give a score model \
+             (ScoreModel::from_causal makes one of it)"
+                .into(),
+        ));
+    }
+    Ok(statistics(want))
 }
 
 pub(crate) fn statistics(want: Outputs) -> Statistics {

@@ -5,7 +5,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use candlewick_train::{Checkpoint, Error, Event, Fault, Plan, Run, Words, checkpoints};
+use candlewick_train::{Checkpoint, Error, Event, Fault, Plan, Run, Trainable, Words, checkpoints};
 use support::{write_labelled, write_model, write_pairs};
 
 struct Folder(tempfile::TempDir);
@@ -657,7 +657,7 @@ fn what_is_averaged_is_what_is_evaluated_and_written() {
     }
     let read = |name: &str| std::fs::read(folder.path("out").join(name)).unwrap();
     assert!(read("final/model.safetensors") == read("checkpoints/step-00000006/model.safetensors"));
-    let held = run.trainer().policy().model().trainable().data().to_vec();
+    let held = run.trainer().policy().parameters().data().to_vec();
     let written = candlewick_model::CausalLm::<f32>::load(&folder.path("out/final")).unwrap();
     assert!(written.trainable().data() == held);
     // A run from what was written, as it is, evaluates to the same loss against the same reference.

@@ -119,7 +119,7 @@ fn align(
     ];
 
     let mut run = Run::start(plan.clone())?;
-    let (model, workspace) = run.trainer_mut().policy_mut().model_and_workspace();
+    let (model, workspace) = run.trainer_mut().policy_mut().causal_mut()?.model_and_workspace();
     let parameters = model.parameters().element_count();
     let before = examiner.show(model, workspace)?;
     let right_before = examiner.mark(model, workspace)?;
@@ -138,7 +138,7 @@ fn align(
     })?;
     let Log { steps: reports, evaluations, reached, first_change_s } = log;
 
-    let (model, workspace) = run.trainer_mut().policy_mut().model_and_workspace();
+    let (model, workspace) = run.trainer_mut().policy_mut().causal_mut()?.model_and_workspace();
     let after = examiner.show(model, workspace)?;
     let right_after = examiner.mark(model, workspace)?;
     eprintln!("killing and resuming a short run of the same kind, to compare the bits");
@@ -193,8 +193,8 @@ impl Log {
         match event {
             Event::Step(report) => {
                 if self.steps.is_empty() {
-                    let gradients = run.trainer().policy().gradients();
-                    let tensors = run.trainer().policy().model().trainable().len();
+                    let policy = run.trainer().policy().causal()?;
+                    let (gradients, tensors) = (policy.gradients(), policy.model().trainable().len());
                     let reached = (0..tensors).filter(|i| gradients.tensor(*i).iter().any(|x| *x != 0.0)).count();
                     self.reached = (reached, tensors);
                 }
@@ -206,7 +206,7 @@ impl Log {
                     progress.say(&format!("step {:3}: held-out accuracy {}", report.step, screen::percent(accuracy)));
                 }
                 if self.first_change_s.is_none() && report.step > 0 {
-                    let (model, workspace) = run.trainer_mut().policy_mut().model_and_workspace();
+                    let (model, workspace) = run.trainer_mut().policy_mut().causal_mut()?.model_and_workspace();
                     let now = examiner.show(model, workspace)?;
                     let changed = now.iter().zip(before).position(|(now, before)| now != before);
                     if let Some(i) = changed {

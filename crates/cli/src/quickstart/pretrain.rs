@@ -34,6 +34,6 @@ pub(crate) fn train(
     let plan = Plan::resolve(Words::parse(&configuration, "the text configuration")?.config()?)?;
     let mut run = Run::start(plan)?;
     drive(&mut run, "learning the language", interrupt, "start again when you like", &mut |_, _, _| Ok(()))?;
-    run.trainer().policy().model().save(destination)?;
+    run.trainer().policy().causal()?.model().save(destination)?;
     recipe::write_tokenizer(destination)
 }

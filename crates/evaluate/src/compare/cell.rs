@@ -325,7 +325,7 @@ impl<'a> CellRun<'a> {
             }
             Ok(Some(Event::Finished(_))) => {
                 let policy = self.run.trainer_mut().policy_mut();
-                let (model, workspace) = policy.model_and_workspace();
+                let (model, workspace) = policy.causal_mut()?.model_and_workspace();
                 self.result.drift = self.common.drift_of(model, workspace)?;
                 self.finish().map(Some)
             }

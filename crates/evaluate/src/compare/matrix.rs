@@ -202,6 +202,13 @@ impl Matrix {
         config.watch.not_finite_in_a_row = 1;
         config.output.background = Some(false);
         config.output.dir = Some(self.directory.join("cells").join(slug(&name)));
+        if config.objective.needs().outputs.values {
+            let reason = format!(
+                "it trains score heads, and arms are compared by the log-probabilities of a language model; leave the arm out, and \
+                 measure a score model with wick eval (of {name})"
+            );
+            return Err(Error::config("objective", reason));
+        }
         // One that moves cannot be known beforehand.
         let moves = config.objective.reference_update() != ReferenceUpdate::Frozen;
         let is_open = config.reference.kind.is_none() && config.reference.path.is_none() && !moves;

@@ -10,8 +10,8 @@ use super::models::{dtype, numbers};
 use super::svd::{Svd, matrix, row_major};
 use super::write::{Slot, Stored, write};
 use crate::adapter::{self, CONFIG, MAX_RANK, PREFIX};
-use crate::causal_lm::StoredModel;
 use crate::error::{Error, Result};
+use crate::layout::{HeadKind, StoredModel};
 use crate::weights::{WeightFiles, save_json};
 
 /// Adapters of one base.
@@ -203,7 +203,7 @@ impl Adapters {
 
 impl Adapter {
     fn open(directory: &Path) -> Result<Self> {
-        let config = adapter::read_config(directory)?;
+        let config = adapter::read_config(HeadKind::Tokens, directory)?;
         let files = WeightFiles::open(directory, "adapter_model")?;
         let mut pairs = BTreeMap::new();
         for name in files.names() {

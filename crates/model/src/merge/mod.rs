@@ -40,8 +40,8 @@ use models::Models;
 use write::write;
 
 use crate::adapter::MAX_RANK;
-use crate::causal_lm::StoredModel;
 use crate::error::{Error, Result};
+use crate::layout::StoredModel;
 use crate::weights::{SHARD_BYTES, save_json};
 
 /// What is merged, and into what.

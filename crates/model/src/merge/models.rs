@@ -3,8 +3,8 @@ use std::path::{Path, PathBuf};
 
 use super::method::Tensors;
 use super::write::{Slot, Stored};
-use crate::causal_lm::StoredModel;
 use crate::error::{Error, Result};
+use crate::layout::StoredModel;
 use crate::weights::WeightFiles;
 
 /// Models of the same tensors that compute alike, and the one that they are compared with.

@@ -23,7 +23,7 @@ pub(crate) enum Role {
     NormOrBias,
     /// The table of embeddings.
     Embedding,
-    /// The head.
+    /// The head, or the heads of a score model.
     Head,
     /// LoRA's A.
     LoraA,
@@ -41,7 +41,7 @@ impl Role {
             // The names that transformers' trainer spares from decay.
             _ if name.contains("norm") || name.ends_with("bias") => Self::NormOrBias,
             _ if name.contains("embed_tokens") => Self::Embedding,
-            _ if name.contains("lm_head") => Self::Head,
+            _ if name.contains("lm_head") || name.ends_with("score.weight") => Self::Head,
             _ => Self::Weight,
         }
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use candlewick_data::Encoder;
+use candlewick_data::{Encoder, Source};
 use candlewick_losses::{Objective, Outputs};
 use candlewick_model::CausalLm;
 
@@ -15,10 +15,12 @@ use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::held_out_log::HeldOutWriter;
 use crate::log::{MetricsLog, RejectedLog};
+use crate::model_policy::ModelPolicy;
 use crate::plan::{Plan, REFERENCE_FILE, ReferencePlan, TuningPlan};
 use crate::policy::{CausalPolicy, FrozenPolicy};
 use crate::reference::{AdapterReference, MovingReference, PrecomputedReference, Reference, reference_digest};
 use crate::rows;
+use crate::score_policy::{ScorePolicy, score_heads};
 use crate::trainer::{Trainer, TrainerOptions, moves_reference};
 use crate::udm::{self, Fit, Udm};
 
@@ -27,6 +29,7 @@ impl Run {
     pub(super) fn build(plan: Plan, fit: Option<Fit>, step: u64) -> Result<Self> {
         let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
         let needs = plan.objective.needs();
+        let heads = score_heads(&plan)?;
         // What is wrong with the rows shows before a large model is loaded.
         let (source, held_out_source) = plan.open_for_run()?;
         let data = Fingerprint::of_all(&source.paths())?;
@@ -36,6 +39,106 @@ impl Run {
         let mut batches = rows::training_batches(&plan, &source, &encoder, &needs)?;
         batches.hold_rejections();
         rows::check_first(&plan, &source, &encoder, &needs)?;
+        let total_steps = rows::total_steps(&plan, &source, &encoder, &needs)?;
+        let rows = Rows { source: &source, held_out: held_out_source.as_ref(), encoder: &encoder, total_steps };
+        let Parts { policy, reference, udm, precompute } = match heads {
+            Some(_) => Parts::of_scores(&plan, &encoder)?,
+            None => Parts::causal(&plan, &rows, fit, step)?,
+        };
+        let companions = tokenizer_files(&plan.model.path);
+        if let Some(held_out) = &held_out_source {
+            let table = match &reference {
+                Reference::Precomputed(table) if precompute.is_none() => Some(table),
+                _ => None,
+            };
+            rows::check_evaluation(&plan, held_out, &encoder, &needs, table, udm.as_ref())?;
+        }
+        let options = TrainerOptions {
+            optimizer: plan.optimizer,
+            lora_plus_ratio: plan.lora_plus_ratio,
+            max_grad_norm: plan.max_grad_norm,
+            schedule: plan.schedule,
+            total_steps,
+            starts_at_reference: match &policy {
+                ModelPolicy::Causal(_) => plan.starts_at_reference(),
+                // Fresh heads say 0 of every text, and no margin is another than 0.
+                ModelPolicy::Score(policy) => policy.starts_at_zero(),
+            },
+            monitor: match &policy {
+                ModelPolicy::Causal(_) => Outputs { entropy: true, is_top1: true, ..Outputs::NONE },
+                ModelPolicy::Score(_) => Outputs::NONE,
+            },
+        };
+        let trainer = Trainer::new(policy, reference, Box::new(plan.objective.clone()), options)?;
+        let log = MetricsLog::new(plan.output.dir.join(METRICS));
+        let rejected = RejectedLog::new(plan.output.dir.join(REJECTED));
+        let held_out_log = HeldOutWriter::new(&plan.output.dir);
+        let place = Place::default();
+        Ok(Self {
+            plan,
+            encoder,
+            source,
+            held_out_source,
+            batches,
+            trainer,
+            precompute,
+            log,
+            rejected,
+            held_out_log,
+            data,
+            held_out_data,
+            model_files,
+            reference_files,
+            total_steps,
+            place,
+            saved: None,
+            writing: None,
+            held: None,
+            time: None,
+            saved_at: Duration::ZERO,
+            alarms: VecDeque::new(),
+            result_written: false,
+            metric_is_checked: false,
+            held_out: None,
+            finished: false,
+            companions,
+            udm,
+        })
+    }
+}
+
+/// The rows of a run, as far as its models depend on them.
+struct Rows<'a> {
+    source: &'a Source,
+    held_out: Option<&'a Source>,
+    encoder: &'a Arc<Encoder>,
+    total_steps: u64,
+}
+
+/// What of a run has weights, and what is to be scored by them before the first step.
+struct Parts {
+    policy: ModelPolicy<f32>,
+    reference: Reference<f32>,
+    udm: Option<Udm>,
+    precompute: Option<Precompute>,
+}
+
+impl Parts {
+    /// A score model, which is compared with nothing.
+    fn of_scores(plan: &Plan, encoder: &Encoder) -> Result<Self> {
+        if plan.udm.is_some() {
+            let reason = "given, and the objective trains score heads: prompts are told apart by a causal language model; leave it out";
+            return Err(Error::config("udm", reason));
+        }
+        let policy = ScorePolicy::of_plan(plan, plan.train.threads.max(1))?;
+        encoder.check_vocabulary(policy.model().config().vocab_size)?;
+        Ok(Self { policy: ModelPolicy::Score(policy), reference: Reference::None, udm: None, precompute: None })
+    }
+
+    /// A causal language model, and what its objective compares it with.
+    fn causal(plan: &Plan, rows: &Rows<'_>, fit: Option<Fit>, step: u64) -> Result<Self> {
+        let Rows { source, held_out, encoder, total_steps } = *rows;
+        let needs = plan.objective.needs();
         let mut model = CausalLm::<f32>::load(&plan.model.path)?;
         encoder.check_vocabulary(model.config().vocab_size)?;
         let threads = plan.train.threads.max(1);
@@ -52,13 +155,12 @@ impl Run {
         if digest.is_empty() && matches!(plan.reference, ReferencePlan::Precomputed(_)) {
             digest = reference_digest(&model);
         }
-        let total_steps = rows::total_steps(&plan, &source, &encoder, &needs)?;
         let udm = match &plan.udm {
             None => None,
             Some(words) => {
-                let rows = udm::Rows { source: source.clone(), encoder: &encoder, file: &plan.data.parts[0].path };
+                let rows = udm::Rows { source: source.clone(), encoder, file: &plan.data.parts[0].path };
                 let udm = Udm::new(words, &rows, fit, &model, threads)?;
-                rows::check_embeddings(&source, &encoder, &udm)?;
+                rows::check_embeddings(source, encoder, &udm)?;
                 Some(udm)
             }
         };
@@ -66,7 +168,6 @@ impl Run {
             Checkpoint::check_if_one(directory)?;
         }
         let mut precompute = None;
-        let companions = tokenizer_files(&plan.model.path);
         let moves = moves_reference(&plan.objective);
         let policy =
             CausalPolicy::new(model, plan.train.recompute, threads).with_base_name(plan.model.path.to_string_lossy());
@@ -107,10 +208,9 @@ impl Run {
             ReferencePlan::Precomputed(path) => {
                 let table =
                     PrecomputedReference::open(&place_of_reference(path, step), &digest, plan.shares_reference)?;
-                let held_out = held_out_source.as_ref();
                 // Of a run that has begun, what is missing is an error: its policy is no longer the reference.
                 if table.is_empty()
-                    || (step == 0 && !rows::are_known(&plan, &source, held_out, &encoder, total_steps, &table)?)
+                    || (step == 0 && !rows::are_known(plan, source, held_out, encoder, total_steps, &table)?)
                 {
                     if table.is_file() && step == 0 {
                         let reason = "it lacks rows of this run, and a file of format version 1 is not added to; remove it, and leave \
@@ -118,66 +218,15 @@ impl Run {
                             .to_owned();
                         return Err(Error::Reference { path: path.clone(), reason });
                     }
-                    let evaluation = held_out
-                        .map(|rows| rows::evaluation_batches(&plan, Some(rows), &encoder, &needs))
-                        .transpose()?;
-                    let batches = rows::training_batches(&plan, &source, &encoder, &needs)?;
+                    let evaluation =
+                        held_out.map(|rows| rows::evaluation_batches(plan, Some(rows), encoder, &needs)).transpose()?;
+                    let batches = rows::training_batches(plan, source, encoder, &needs)?;
                     precompute = Some(Precompute { batches, steps: 0, evaluation });
                 }
                 Reference::Precomputed(table)
             }
         };
-        if let Some(held_out) = &held_out_source {
-            let table = match &reference {
-                Reference::Precomputed(table) if precompute.is_none() => Some(table),
-                _ => None,
-            };
-            rows::check_evaluation(&plan, held_out, &encoder, &needs, table, udm.as_ref())?;
-        }
-        let options = TrainerOptions {
-            optimizer: plan.optimizer,
-            lora_plus_ratio: plan.lora_plus_ratio,
-            max_grad_norm: plan.max_grad_norm,
-            schedule: plan.schedule,
-            total_steps,
-            starts_at_reference: plan.starts_at_reference(),
-            monitor: Outputs { entropy: true, is_top1: true, ..Outputs::NONE },
-        };
-        let trainer = Trainer::new(policy, reference, Box::new(plan.objective.clone()), options)?;
-        let log = MetricsLog::new(plan.output.dir.join(METRICS));
-        let rejected = RejectedLog::new(plan.output.dir.join(REJECTED));
-        let held_out_log = HeldOutWriter::new(&plan.output.dir);
-        let place = Place::default();
-        Ok(Self {
-            plan,
-            encoder,
-            source,
-            held_out_source,
-            batches,
-            trainer,
-            precompute,
-            log,
-            rejected,
-            held_out_log,
-            data,
-            held_out_data,
-            model_files,
-            reference_files,
-            total_steps,
-            place,
-            saved: None,
-            writing: None,
-            held: None,
-            time: None,
-            saved_at: Duration::ZERO,
-            alarms: VecDeque::new(),
-            result_written: false,
-            metric_is_checked: false,
-            held_out: None,
-            finished: false,
-            companions,
-            udm,
-        })
+        Ok(Self { policy: ModelPolicy::Causal(policy), reference, udm, precompute })
     }
 }
 

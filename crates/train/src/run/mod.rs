@@ -20,8 +20,8 @@ use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::held_out_log::HeldOutWriter;
 use crate::log::{MetricsLog, RejectedLog};
+use crate::model_policy::ModelPolicy;
 use crate::plan::{Length, Plan, ReferencePlan};
-use crate::policy::CausalPolicy;
 use crate::rows;
 use crate::snapshot::Writing;
 use crate::trainer::{EvalReport, StepReport, Trainer};
@@ -36,7 +36,7 @@ use crate::watch::{Alarm, Best, Noticed, WatchPlan, Watched};
 /// - `metrics.jsonl`: an object a step or evaluation under TRL's names. `epoch` is passes over the rows with the part of the
 ///   last, where the length of the run is in epochs; where it is in steps the rows are not counted beforehand, and it is passes
 ///   completed.
-/// - `held_out/`, where the plan has an evaluation: what every held-out completion scored, see
+/// - `held_out/`, where the plan has an evaluation and trains no score heads: what every held-out completion scored, see
 ///   [`HeldOutLog`](crate::HeldOutLog).
 /// - `reference-cache/`, where the plan has a precomputed reference that lies nowhere else: see
 ///   [`PrecomputedReference`](crate::PrecomputedReference).
@@ -54,7 +54,7 @@ pub struct Run {
     source: Source,
     held_out_source: Option<Source>,
     batches: Batches,
-    trainer: Trainer<CausalPolicy<f32>>,
+    trainer: Trainer<ModelPolicy<f32>>,
     /// Rows still to be scored by the reference.
     precompute: Option<Precompute>,
     log: MetricsLog,
@@ -397,12 +397,12 @@ impl Run {
     }
 
     /// The trainer.
-    pub fn trainer(&self) -> &Trainer<CausalPolicy<f32>> {
+    pub fn trainer(&self) -> &Trainer<ModelPolicy<f32>> {
         &self.trainer
     }
 
     /// The trainer, as for sampling from its policy between events.
-    pub fn trainer_mut(&mut self) -> &mut Trainer<CausalPolicy<f32>> {
+    pub fn trainer_mut(&mut self) -> &mut Trainer<ModelPolicy<f32>> {
         &mut self.trainer
     }
 
@@ -566,7 +566,10 @@ impl Run {
         self.held_out = Some(batches.report().clone());
         self.trainer.follow(&report);
         self.place.evaluated = Some(report.step);
-        self.held_out_log.write(texts, &scores, &report)?;
+        // It tells log-probabilities, and a score model has none.
+        if !self.trainer.needs().outputs.values {
+            self.held_out_log.write(texts, &scores, &report)?;
+        }
         self.log.evaluation(&report)?;
         let noticed = self.place.watched.evaluation(&self.plan.watch, &report)?;
         self.note(report.step, true, noticed)?;
@@ -576,7 +579,7 @@ impl Run {
     /// Gives every row the probability that its prompt is one of a desirable completion, where that is computed.
     fn tell_prompts_apart(&mut self, batches: &mut [Batch]) -> Result<()> {
         let Some(udm) = &mut self.udm else { return Ok(()) };
-        let (model, workspace) = self.trainer.policy_mut().model_and_workspace();
+        let (model, workspace) = self.trainer.policy_mut().causal_mut()?.model_and_workspace();
         udm.fill(batches, model, workspace)
     }
 
