@@ -10,9 +10,9 @@ use candlewick::losses::dual::{
 };
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand, ValueEnum};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
-use rand::SeedableRng;
 use serde_json::json;
 
 use crate::data::words::DataRows;
@@ -143,8 +143,9 @@ fn threshold(arguments: &Threshold) -> Result<()> {
             is_unsafe.extend(record.numbers.get(*flag).filter(|_| arguments.flags).map(|safe| *safe < 0.5));
         }
     })?;
-    let found = threshold_for_target_rate(&costs, arguments.flags.then_some(is_unsafe.as_slice()), arguments.target_rate)
-        .map_err(|error| Failure::Data(error.to_string()))?;
+    let found =
+        threshold_for_target_rate(&costs, arguments.flags.then_some(is_unsafe.as_slice()), arguments.target_rate)
+            .map_err(|error| Failure::Data(error.to_string()))?;
     let at_zero = found.rate_at(0.0);
     if arguments.json {
         println!(

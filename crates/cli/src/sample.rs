@@ -64,7 +64,9 @@ pub(crate) struct Sample {
 /// Writes the answers.
 pub(crate) fn sample(arguments: &Sample) -> Result<()> {
     if arguments.temperature <= 0.0 && arguments.samples > 1 {
-        bail!(Failure::Usage("--temperature 0: every answer to a prompt would be the same; leave --samples out".into()));
+        bail!(Failure::Usage(
+            "--temperature 0: every answer to a prompt would be the same; leave --samples out".into()
+        ));
     }
     let directory = places::directory(&arguments.model, Kind::Model)?;
     let mut model = CausalLm::<f32>::load(&directory)?;
@@ -101,7 +103,10 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
     };
     let results: Vec<Result<_>> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     });
     let is_stop = |result: &&Result<_>| matches!(result, Err(error) if !error.is::<Failure>());
     if let Some(place) = results.iter().position(|result| is_stop(&result)) {
@@ -117,7 +122,9 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
         }
     }
     if out.rows() == 0 {
-        bail!(Failure::Data("every answer was empty, and nothing was written; is the model trained on such prompts?".into()));
+        bail!(Failure::Data(
+            "every answer was empty, and nothing was written; is the model trained on such prompts?".into()
+        ));
     }
     println!("{} answers to {} prompts written to {}", out.finish()?, prompts.len(), name(&arguments.out));
     if empty > 0 {
@@ -169,7 +176,9 @@ impl Answers<'_> {
     fn of(&self, place: usize, prompt: &Text, workspace: &mut Workspace) -> Result<Vec<Option<Record>>> {
         let ids = self.encoder.encode_prompt(prompt)?;
         if ids.is_empty() {
-            bail!(Failure::Data(format!("prompt {place}, counted from 0: no token to go on from; leave it out by --rows")));
+            bail!(Failure::Data(format!(
+                "prompt {place}, counted from 0: no token to go on from; leave it out by --rows"
+            )));
         }
         let before = self.encoder.decode_text(&ids);
         let mut rows = Vec::new();

@@ -159,7 +159,10 @@ fn existing(arguments: &Score) -> Existing {
 
 fn show((word, head, figures): (Option<&str>, &str, HeadFigures)) {
     let slice = word.map(|word| format!(" [{word}]")).unwrap_or_default();
-    println!("{head}{slice}: {} completions, mean {:.3}, deviation {:.3}", figures.completions, figures.mean, figures.deviation);
+    println!(
+        "{head}{slice}: {} completions, mean {:.3}, deviation {:.3}",
+        figures.completions, figures.mean, figures.deviation
+    );
     let share = |text: &str, share: Option<f64>| {
         if let Some(share) = share {
             println!("    {text} {:.1} %", 100.0 * share);
