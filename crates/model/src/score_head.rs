@@ -49,6 +49,11 @@ pub(crate) fn forward<T: Float>(hidden: &[T], rows: &[usize], weight: &[T], size
     rows.iter().flat_map(of_row).collect()
 }
 
+/// Those rows of `hidden`, `[rows, H]`.
+pub(crate) fn states<T: Float>(hidden: &[T], rows: &[usize], size: usize) -> Vec<T> {
+    rows.iter().flat_map(|row| &hidden[row * size..][..size]).copied().collect()
+}
+
 /// Adds to `d_hidden` `[tokens, H]` and to `d_weight` `[K, H]`, given `d` `[rows, K]`.
 pub(crate) fn backward<T: Float>(
     hidden: &[T],

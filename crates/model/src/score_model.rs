@@ -22,6 +22,15 @@ use crate::weights::SHARD_BYTES;
 pub struct ScoreSaved<T> {
     trunk: TrunkSaved<T>,
     rows: Vec<usize>,
+    /// The width of a hidden state.
+    size: usize,
+}
+
+impl<T: Float> ScoreSaved<T> {
+    /// The hidden states that the heads read, `[rows, H]`.
+    pub fn states(&self) -> Vec<T> {
+        score_head::states(&self.trunk.hidden, &self.rows, self.size)
+    }
 }
 
 /// A model of Llama's layout that gives texts numbers: a reward, a cost, a value. Several heads, each with a name, stand on one
@@ -221,11 +230,26 @@ impl<T: Float + WithDType> ScoreModel<T> {
     /// # Errors
     /// A token id beyond the vocabulary; a completion that is empty after an empty prompt.
     pub fn score(&self, packed: &Packed, at: ScoredAt, adapter: Adapter, workspace: &mut Workspace) -> Result<Vec<T>> {
-        let rows = at.rows(packed)?;
+        Ok(self.score_with_states(packed, at, adapter, workspace)?.0)
+    }
+
+    /// As [`score`](Self::score), with the hidden states that the heads read, `[rows, H]`.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score).
+    pub fn score_with_states(
+        &self,
+        packed: &Packed,
+        at: ScoredAt,
+        adapter: Adapter,
+        workspace: &mut Workspace,
+    ) -> Result<(Vec<T>, Vec<T>)> {
+        let (rows, size) = (at.rows(packed)?, self.config().hidden_size);
         let hidden = self.trunk.hidden_states(packed, adapter, workspace)?;
-        let values = score_head::forward(&hidden, &rows, self.head_weight(adapter), self.config().hidden_size);
+        let values = score_head::forward(&hidden, &rows, self.head_weight(adapter), size);
+        let states = score_head::states(&hidden, &rows, size);
         workspace.give_back(hidden);
-        Ok(values)
+        Ok((values, states))
     }
 
     /// As [`score`](Self::score) with the adapter, keeping what [`backward`](Self::backward) needs.
@@ -240,10 +264,10 @@ impl<T: Float + WithDType> ScoreModel<T> {
         workspace: &mut Workspace,
     ) -> Result<(Vec<T>, ScoreSaved<T>)> {
         let rows = at.rows(packed)?;
+        let size = self.config().hidden_size;
         let trunk = self.trunk.forward(packed, recompute, workspace)?;
-        let weight = self.head_weight(Adapter::On);
-        let values = score_head::forward(&trunk.hidden, &rows, weight, self.config().hidden_size);
-        Ok((values, ScoreSaved { trunk, rows }))
+        let values = score_head::forward(&trunk.hidden, &rows, self.head_weight(Adapter::On), size);
+        Ok((values, ScoreSaved { trunk, rows, size }))
     }
 
     /// Adds the gradients of what is [`trainable`](Self::trainable) to `gradients`, given those of the numbers, `[rows, K]`.
@@ -258,7 +282,7 @@ impl<T: Float + WithDType> ScoreModel<T> {
         gradients: &mut Gradients<T>,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        let ScoreSaved { trunk, rows } = saved;
+        let ScoreSaved { trunk, rows, size } = saved;
         self.trunk.check_gradients(gradients.data().len())?;
         let expected = rows.len() * self.heads.count();
         if cotangents.len() != expected {
@@ -269,7 +293,6 @@ impl<T: Float + WithDType> ScoreModel<T> {
                 rows.len()
             )));
         }
-        let size = self.config().hidden_size;
         let mut d_hidden = workspace.take_zeros(packed.tokens() * size);
         let (weight, d_weight) = (self.head_weight(Adapter::On), gradients.tensor_mut(self.head_place()));
         score_head::backward(&trunk.hidden, &rows, weight, cotangents, &mut d_hidden, d_weight, size);

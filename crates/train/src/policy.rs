@@ -374,7 +374,7 @@ pub(crate) fn may_be_zero_in_lora<T: Element>(parameters: &Parameters<T>, i: usi
 
 /// What the head computes of the tokens; values of rows are no business of it.
 fn token_statistics(want: Outputs) -> Result<Statistics> {
-    if want.values {
+    if want.values || want.pooled {
         return Err(Error::Mismatch(
             "values of completions are wanted of a causal language model, which has no score heads; give a score model \
              (ScoreModel::from_causal makes one of it)"

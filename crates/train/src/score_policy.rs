@@ -16,8 +16,9 @@ pub const DEFAULT_HEAD: &str = "score";
 
 /// A [`ScoreModel`] in training: its adapter and heads if it has an adapter, else all its weights.
 ///
-/// Its scores hold [`values`](TokenScores::values) `[N,K]`, one of each head for the last token of every completion. It says
-/// nothing of tokens: their log-probabilities are 0, and statistics of them are refused.
+/// Its scores hold [`values`](TokenScores::values) `[N,K]`, one of each head for the last token of every completion, and where it
+/// is wanted what the heads read of it ([`pooled`](TokenScores::pooled)). It says nothing of tokens: their log-probabilities are
+/// 0, and statistics of them are refused.
 #[derive(Debug)]
 pub struct ScorePolicy<T = f32> {
     model: ScoreModel<T>,
@@ -86,19 +87,28 @@ impl<T: Element> ScorePolicy<T> {
         self.model.trainable().tensor(self.model.head_place())
     }
 
-    fn scores(&self, batch: &Packed, values: Vec<T>) -> Result<TokenScores> {
+    fn score_at_ends(&mut self, batch: &Packed, want: Outputs, adapter: Adapter) -> Result<TokenScores> {
+        refuse_statistics(want)?;
+        let at = ScoredAt::Completions;
+        let (values, states) = self.model.score_with_states(batch, at, adapter, &mut self.workspace)?;
+        self.scores(batch, values, want.pooled.then_some(states))
+    }
+
+    fn scores(&self, batch: &Packed, values: Vec<T>, states: Option<Vec<T>>) -> Result<TokenScores> {
         let ones = vec![T::ONE; batch.targets().len()];
         let scores = TokenScores::new(grid::<T>(batch, &[])?, grid(batch, &ones)?)?;
-        let shape = (batch.completions(), self.model.heads().len());
-        Ok(scores.with_values(Tensor::from_vec(values, shape, &Device::Cpu)?)?)
+        let of_rows = |numbers, width| Tensor::from_vec(numbers, (batch.completions(), width), &Device::Cpu);
+        let scores = scores.with_values(of_rows(values, self.model.heads().len())?)?;
+        match states {
+            Some(states) => Ok(scores.with_pooled(of_rows(states, self.model.config().hidden_size)?)?),
+            None => Ok(scores),
+        }
     }
 }
 
 impl<T: Element> Policy for ScorePolicy<T> {
     fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
-        refuse_statistics(want)?;
-        let values = self.model.score(batch, ScoredAt::Completions, Adapter::On, &mut self.workspace)?;
-        self.scores(batch, values)
+        self.score_at_ends(batch, want, Adapter::On)
     }
 }
 
@@ -109,7 +119,8 @@ impl<T: Element> Trainable for ScorePolicy<T> {
     fn forward(&mut self, batch: &Packed, want: Outputs) -> Result<(TokenScores, ScoreSaved<T>)> {
         refuse_statistics(want)?;
         let (values, saved) = self.model.forward(batch, ScoredAt::Completions, self.recompute, &mut self.workspace)?;
-        Ok((self.scores(batch, values)?, saved))
+        let states = want.pooled.then(|| saved.states());
+        Ok((self.scores(batch, values, states)?, saved))
     }
 
     fn backward(&mut self, batch: &Packed, saved: ScoreSaved<T>, cotangents: &Cotangents) -> Result<()> {
@@ -121,14 +132,12 @@ impl<T: Element> Trainable for ScorePolicy<T> {
     }
 
     fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
-        refuse_statistics(want)?;
         if !self.model.has_adapter() {
             return Err(Error::Mismatch(
                 "the reference is the policy without its adapter, and the policy has none".into(),
             ));
         }
-        let values = self.model.score(batch, ScoredAt::Completions, Adapter::Off, &mut self.workspace)?;
-        self.scores(batch, values)
+        self.score_at_ends(batch, want, Adapter::Off)
     }
 
     fn parameters(&self) -> &Parameters<T> {
@@ -228,7 +237,7 @@ impl StoredHeads {
 
 /// Refuses by name what a score model does not say.
 fn refuse_statistics(want: Outputs) -> Result<()> {
-    let Outputs { mean_log_probs, log_sum_sq_probs, entropy, is_top1, given, values: _ } = want;
+    let Outputs { mean_log_probs, log_sum_sq_probs, entropy, is_top1, given, values: _, pooled: _ } = want;
     let asked = [
         ("mean_log_probs", mean_log_probs),
         ("log_sum_sq_probs", log_sum_sq_probs),
