@@ -27,7 +27,7 @@ impl View for Values {
     const NEEDS: Needs = Needs { outputs: Outputs { values: true, ..Outputs::NONE }, ..Needs::of(Rows::PAIRS) };
 
     fn view(scores: &Scores) -> Option<Self> {
-        let values = scores.policy.values()?.narrow(1, 0, 1).ok()?.squeeze(1).ok()?;
+        let values = scores.policy.values()?.narrow(1, 0, 1).ok()?.contiguous().ok()?.squeeze(1).ok()?;
         let rows = |of: fn(&candlewick_losses::PairRows) -> usize| -> Option<Tensor> {
             let rows: Vec<u32> = scores.groups.pairs.iter().map(|pair| of(pair) as u32).collect();
             values.index_select(&Tensor::new(rows, values.device()).ok()?, 0).ok()
@@ -82,7 +82,7 @@ fn fresh_heads_start_at_ln_2_and_learn() {
         let mut trainer = trainer(fresh(&["reward"], lora), options(0.01));
         let step = batches(&pairs(6, 1), 3);
         let losses: Vec<f64> = (0..30).map(|_| trainer.step(&step).unwrap().loss).collect();
-        assert_eq!(losses[0].to_bits(), LN_2.to_bits(), "the loss of margins that are zero");
+        assert!((losses[0] - LN_2).abs() < 1e-15, "the loss of margins that are zero: {losses:?}");
         assert!(losses[29] < 0.1, "{losses:?}");
         let report = trainer.evaluate(step.into_iter().map(Ok::<_, Error>)).unwrap();
         assert!(report.loss < losses[29]);
@@ -358,7 +358,7 @@ fn results_are_score_models_to_go_on_with() {
     let score = format!("model.path={:?}", folder.at("full/final"));
     let error =
         folder.refuses(&[&score, "objective.type=dpo"], &["model.path", "is a score model", "log-probabilities"]);
-    assert_eq!(error.fault(), Fault::Usage);
+    assert_eq!(error.fault(), Fault::Configuration);
     folder.refuses(&[&score, "model.heads=[\"cost\"]"], &["model.heads", "cost", "has the heads reward"]);
     folder.refuses(&[&adapter, "objective.type=simpo"], &["SEQ_CLS"]);
     folder.refuses(&["model.heads=[\"a\"]", "objective.type=dpo"], &["model.heads", "trains no score heads"]);
@@ -376,7 +376,8 @@ fn memory_is_planned_with_the_heads() {
     let bytes = |heads: u64| heads * 16 * 4;
     assert_eq!(three.weights - one.weights, bytes(2));
     assert_eq!(three.gradients - one.gradients, bytes(2));
-    assert_eq!((one.kept_by_head, one.head_alone), (0, 0), "no logits");
+    // The hidden states and their norm, and no logits.
+    assert_eq!((one.kept_by_head, one.head_alone), (one.batch.tokens as u64 * (16 + 1) * 4, 0));
     let (one, three) =
         (plan(&["model.lora={rank = 2}"]), plan(&["model.lora={rank = 2}", "model.heads=[\"a\", \"b\", \"c\"]"]));
     assert_eq!(three.adapter - one.adapter, bytes(2));
