@@ -369,6 +369,25 @@ fn results_are_score_models_to_go_on_with() {
 }
 
 #[test]
+fn heads_are_trained_together_by_a_mix() {
+    let folder = Folder::new();
+    let part = |head: usize| format!("{{weight = 1.0, loss = {{type = \"bradley_terry\", head = {head}}}}}");
+    let parts = format!("objective.parts=[{}, {}]", part(0), part(1));
+    let heads = "model.heads=[\"reward\", \"cost\"]";
+    let (steps, _) = losses(&folder.run("both", &["objective.type=mix", &parts, heads]));
+    assert!((steps[0] - 2.0 * LN_2).abs() < 1e-6 && steps[5] < steps[0], "{steps:?}");
+    let model = ScoreModel::<f32>::load(Path::new(&folder.at("both/final"))).unwrap();
+    let weight = model.parameters().get("score.weight").unwrap();
+    let (first, second) = weight.split_at(16);
+    assert!(first == second && first.iter().any(|x| *x != 0.0), "two heads of one loss start and stay the same");
+    // A head that is not there is named by its loss; losses of tokens have no place in it.
+    let mut run = Run::start(folder.try_plan("beyond", &["objective.head=1"]).unwrap()).unwrap();
+    assert!(run.advance().unwrap_err().to_string().contains("head"));
+    let sft = format!("objective.parts=[{}, {{weight = 1.0, loss = {{type = \"sft\"}}}}]", part(0));
+    folder.refuses(&["objective.type=mix", &sft], &["objective", "values of a score model", "no model gives both"]);
+}
+
+#[test]
 fn memory_is_planned_with_the_heads() {
     let folder = Folder::new();
     let plan = |assignments: &[&str]| MemoryPlan::of(&folder.try_plan("planned", assignments).unwrap()).unwrap();
@@ -395,6 +414,6 @@ fn the_listed_loss_trains_to_the_same_numbers() {
         let losses = steps_of(4).map(|step| trainer.step(&step).unwrap().loss);
         (losses, trainer.policy().parameters().data().iter().map(|x| Float::to_f64(*x)).collect::<Vec<f64>>())
     };
-    let (ours, theirs) = (run(Box::new(Logistic)), run(Box::new(BradleyTerry::default())));
+    let (ours, theirs) = (run(Box::new(Logistic)), run(Box::<BradleyTerry>::default()));
     assert!(worst(&ours.0, &theirs.0) < 1e-12 && worst(&ours.1, &theirs.1) < 1e-10);
 }
