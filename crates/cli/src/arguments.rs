@@ -8,6 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use crate::data::words::Data;
 use crate::eval_tasks::words::TaskArguments;
 use crate::failure::EXIT_CODES;
+use crate::safety::Safety;
+use crate::sample::Sample;
+use crate::score::Score;
 
 /// Optimizer steps that a run can have.
 const MOST_STEPS: u64 = 1_000_000_000;
@@ -16,7 +19,7 @@ const MOST_EPOCHS: u64 = 1_000_000;
 /// The largest whole number of TOML, in which configurations are written.
 const MOST_SEED: u64 = i64::MAX as u64;
 
-fn threads() -> RangedU64ValueParser<usize> {
+pub(crate) fn threads() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(0..=1024)
 }
 
@@ -38,6 +41,13 @@ pub(crate) enum Command {
     Precompute(Precompute),
     /// Measure a model on preferences, or on the questions of tasks, without training it
     Eval(Eval),
+    /// Let a model answer the prompts of a file, several times each
+    Sample(Sample),
+    /// Score rows by a reward or cost model: its numbers beside them, and how well they agree with the rows
+    Score(Score),
+    /// Constraints: limits of cost, their multipliers, and pairs to train with, from scored completions
+    #[command(subcommand)]
+    Safety(Safety),
     /// Compare objectives, settings and seeds on one model and the same rows
     Compare(Compare),
     /// Name the training rows that moved a model towards an answer, and those that seem wrongly labelled

@@ -30,6 +30,9 @@ mod quickstart;
 mod report;
 mod rows;
 mod run_report;
+mod safety;
+mod sample;
+mod score;
 mod screen;
 mod train;
 mod why;
@@ -50,6 +53,9 @@ fn main() -> ExitCode {
         Command::Train(arguments) => train::train(arguments),
         Command::Precompute(arguments) => precompute::precompute(arguments),
         Command::Eval(arguments) => eval::eval(arguments),
+        Command::Safety(command) => safety::safety(command),
+        Command::Sample(arguments) => sample::sample(arguments),
+        Command::Score(arguments) => score::score(arguments),
         Command::Why(arguments) => why::why(arguments),
         Command::Compare(arguments) => compare::compare(arguments),
         Command::Report(arguments) => run_report::report(arguments),

@@ -6,6 +6,7 @@
 //! | compare objectives, settings and seeds | [`compare`] |
 //! | measure how well any score of completions agrees with held-out preferences | [`Preferences`] |
 //! | measure accuracy and calibration on them, by slice | [`PreferenceReport`] |
+//! | score rows by a score model, and measure how well it agrees with them | [`RowScorer`], [`ScoreTally`] |
 //! | see what a run learned, in what order, and at what price | [`Diagnostics`] |
 //! | name the training rows that moved a policy, and those that seem wrongly labelled | [`influence`] |
 //! | measure how far a policy has moved from its reference | [`Drift`] |
@@ -21,6 +22,7 @@ mod error;
 pub mod influence;
 mod preference_report;
 mod preferences;
+mod scoring;
 pub mod stats;
 pub mod tasks;
 
@@ -29,3 +31,4 @@ pub use drift::{Drift, DriftOptions};
 pub use error::{Error, Result};
 pub use preference_report::{PreferenceReport, SliceReport};
 pub use preferences::{Half, Item, Preferences};
+pub use scoring::{HeadFigures, HeadTally, RowScorer, RowValues, ScoreTally, with_values};

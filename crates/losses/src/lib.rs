@@ -25,16 +25,18 @@
 //!
 //! | to | see |
 //! |---|---|
-//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Wpo`], [`Humanline`], [`TrustRegion`], [`Objective`] |
+//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Wpo`], [`Humanline`], [`TrustRegion`], [`Tchebycheff`], [`Objective`] |
 //! | write a loss | [`Loss`]; the views [`Pair`], [`AnchoredPair`], [`AnchoredLabels`], [`Demonstrations`], [`DemonstrationMeans`], [`EditedPair`], [`Ranked`], [`AnchoredRanked`], [`Judged`], [`TaughtPair`], [`AdvisedPair`], and any of them [`With`] a number |
 //! | weight undesirable rows by their prompts | [`udm`] |
 //! | bring settings of TRL | [`trl`] |
 //! | learn with a fast and a slow module | [`FastSlowDpo`] |
 //! | learn from rewards of samples | [`policy_gradient`] |
+//! | keep costs below a limit | [`dual`], [`SafeRlhfLagrangian`] |
 
 mod builtin;
 mod collective;
 mod divergence;
+pub mod dual;
 mod error;
 mod fast_slow;
 mod groups;
@@ -50,6 +52,7 @@ mod recipe;
 mod reduction;
 mod reference_update;
 mod scores;
+mod tchebycheff;
 mod terms;
 mod transport;
 pub mod trl;
@@ -72,13 +75,14 @@ pub use loss::{Context, Loss, Objective, Phase, StepScores};
 pub use min_norm::min_norm_weights;
 pub use mix::{Mix, Part};
 pub use numbers::{
-    Annotator, Margin, Number, Numbers, Origin, PerItem, Preference, SafeChosen, SafeRejected, Safer, Score,
-    Similarity, Strength, Uncertainty, With,
+    Annotator, CostGap, Margin, Number, Numbers, Origin, PerItem, Preference, RewardGap, SafeChosen, SafeRejected,
+    Safer, Score, Similarity, Strength, Uncertainty, With,
 };
 pub use recipe::Recipe;
 pub use reduction::Reduction;
 pub use reference_update::{Bema, ReferenceUpdate};
 pub use scores::{Outputs, TokenScores};
+pub use tchebycheff::Tchebycheff;
 pub use terms::{LossTerms, Metric, Normaliser, Rewards, Term};
 pub use trust_region::TrustRegion;
 pub use valued::{PooledPair, ValuedDemonstrations, ValuedLabels, ValuedPair};

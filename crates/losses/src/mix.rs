@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::dual::Observed;
 use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::loss::{Context, Objective, Phase, StepScores};
@@ -93,27 +94,23 @@ impl<O: Objective> Objective for Mix<O> {
     }
 
     fn evaluate(&self, scores: &Scores, context: &Context) -> Result<LossTerms> {
-        let mut sum = LossTerms::new([]);
-        for (index, part) in self.parts.iter().enumerate() {
-            let LossTerms { mut terms, rewards, mut metrics } = part.loss.evaluate(scores, &context.part(index))?;
-            for term in &mut terms {
-                term.weight *= part.weight;
-            }
-            sum.terms.append(&mut terms);
-            // As with numbers of the context: the mean over two parts would be the metric of neither.
-            for metric in &mut metrics {
-                if sum.metrics.iter().any(|known| known.name == metric.name) {
-                    metric.name = format!("{}/{index}", metric.name).into();
-                }
-            }
-            sum.metrics.append(&mut metrics);
-            sum.rewards = sum.rewards.or(rewards);
-        }
-        Ok(sum)
+        self.evaluate_with(scores, context, &self.parts.iter().map(|part| part.weight).collect::<Vec<_>>())
     }
 
     fn loss_at_zero_margin(&self) -> Option<f64> {
         self.parts.iter().map(|part| Some(part.weight * part.loss.loss_at_zero_margin()?)).sum()
+    }
+
+    fn observes(&self) -> bool {
+        self.parts.iter().any(|part| part.loss.observes())
+    }
+
+    /// Every part that reads costs takes them.
+    fn observe(&mut self, observed: &Observed) -> Result<()> {
+        if !self.observes() {
+            return Err(Error::ReadsNoCosts { objective: self.name() });
+        }
+        self.parts.iter_mut().filter(|part| part.loss.observes()).try_for_each(|part| part.loss.observe(observed))
     }
 
     fn state(&self) -> Option<serde_json::Value> {
@@ -144,6 +141,27 @@ impl<O: Objective> Objective for Mix<O> {
 }
 
 impl<O: Objective> Mix<O> {
+    /// The terms of all parts, with other weights than their own.
+    pub(crate) fn evaluate_with(&self, scores: &Scores, context: &Context, weights: &[f64]) -> Result<LossTerms> {
+        let mut sum = LossTerms::new([]);
+        for (index, (part, weight)) in self.parts.iter().zip(weights).enumerate() {
+            let LossTerms { mut terms, rewards, mut metrics } = part.loss.evaluate(scores, &context.part(index))?;
+            for term in &mut terms {
+                term.weight *= weight;
+            }
+            sum.terms.append(&mut terms);
+            // As with numbers of the context: the mean over two parts would be the metric of neither.
+            for metric in &mut metrics {
+                if sum.metrics.iter().any(|known| known.name == metric.name) {
+                    metric.name = format!("{}/{index}", metric.name).into();
+                }
+            }
+            sum.metrics.append(&mut metrics);
+            sum.rewards = sum.rewards.or(rewards);
+        }
+        Ok(sum)
+    }
+
     fn check_together(&self) -> Result<()> {
         let needs: Vec<Needs> = self.parts.iter().map(|part| part.loss.needs()).collect();
         if !self.needs().rows.any() {

@@ -128,6 +128,17 @@ fn select(source: &Source, arguments: &DataConvert) -> Result<Option<Selection>>
     Ok(Some(selector.finish()?))
 }
 
+/// A file of rows.
+pub(crate) fn create(path: &Path, existing: Existing) -> Result<Writer> {
+    match Writer::create(path, existing) {
+        Ok(writer) => Ok(writer),
+        Err(Error::Exists { path }) => {
+            bail!(Failure::Usage(format!("{}: the file is there already; add --force to replace it", name(&path))))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The file, and the one of the rows held out.
 struct Out {
     files: Vec<(PathBuf, PromptRange, Writer)>,
@@ -144,12 +155,9 @@ impl Out {
                 vec![(arguments.out.clone(), train), (held_out_name(&arguments.out), held_out)]
             }
         };
-        let file = |(path, range): (PathBuf, PromptRange)| match Writer::create(&path, existing) {
-            Ok(writer) => Ok((path, range, writer)),
-            Err(Error::Exists { path }) => {
-                bail!(Failure::Usage(format!("{}: the file is there already; add --force to replace it", name(&path))))
-            }
-            Err(error) => Err(error.into()),
+        let file = |(path, range): (PathBuf, PromptRange)| {
+            let writer = create(&path, existing)?;
+            Ok((path, range, writer))
         };
         Ok(Self { files: parts.into_iter().map(file).collect::<Result<_>>()? })
     }

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 
 /// Counts rejections by reason, and writes each down.
 #[derive(Debug)]
-pub(super) struct Dropped {
+pub(crate) struct Dropped {
     file: Option<(PathBuf, BufWriter<File>)>,
     strict: bool,
     reasons: BTreeMap<Reason, u64>,
@@ -21,7 +21,7 @@ pub(super) struct Dropped {
 
 impl Dropped {
     /// Begins the list; what was in the file before is replaced. It may be none of the files that are read or written.
-    pub(super) fn new(path: Option<&Path>, strict: bool, others: &[PathBuf]) -> Result<Self> {
+    pub(crate) fn new(path: Option<&Path>, strict: bool, others: &[PathBuf]) -> Result<Self> {
         if let Some(path) = path
             && let Some(other) = others.iter().find(|other| is_same(path, other))
         {
@@ -42,7 +42,7 @@ impl Dropped {
     ///
     /// # Errors
     /// The rejection itself where rows have to be usable, and those of the file.
-    pub(super) fn add(&mut self, rejection: Rejection, record: Option<&Record>) -> Result<()> {
+    pub(crate) fn add(&mut self, rejection: Rejection, record: Option<&Record>) -> Result<()> {
         *self.reasons.entry(rejection.reason).or_default() += 1;
         if let Some((path, file)) = &mut self.file {
             let mut line = serde_json::to_value(&rejection)?;
@@ -59,7 +59,7 @@ impl Dropped {
     }
 
     /// Completes the file.
-    pub(super) fn finish(&mut self) -> Result<()> {
+    pub(crate) fn finish(&mut self) -> Result<()> {
         if let Some((path, file)) = &mut self.file {
             let written = file.flush().and_then(|()| file.get_ref().sync_all());
             written.with_context(|| format!("--dropped: writing {}", path.display()))?;
@@ -68,7 +68,7 @@ impl Dropped {
     }
 
     /// `9 dropped (prompts differ 5, empty completion 4)`.
-    pub(super) fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let all: u64 = self.reasons.values().sum();
         let reasons: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
         if reasons.is_empty() { format!("{all} dropped") } else { format!("{all} dropped ({})", reasons.join(", ")) }

@@ -17,6 +17,8 @@ use candlewick::data::{
 use serde::de::DeserializeOwned;
 
 use crate::places::{self, Kind};
+pub(crate) use convert::create;
+pub(crate) use dropped::Dropped;
 use words::{Data, DataRows, DataTokens, TiesWord};
 
 /// Does what is asked.
@@ -30,9 +32,14 @@ pub(crate) fn data(command: &Data) -> Result<()> {
 }
 
 /// The rows that are named.
-fn source(rows: &DataRows) -> Result<Source> {
+pub(crate) fn source(rows: &DataRows) -> Result<Source> {
+    source_with(rows, Vec::new())
+}
+
+/// The rows that are named, each with further numbers.
+pub(crate) fn source_with(rows: &DataRows, further: Vec<NumberColumn>) -> Result<Source> {
     let fetched = places::data(&rows.path, rows.subset.as_deref(), rows.split.as_deref())?;
-    let mut numbers: Vec<NumberColumn> = rows.numbers.iter().map(NumberColumn::any).collect();
+    let mut numbers: Vec<NumberColumn> = rows.numbers.iter().map(NumberColumn::any).chain(further).collect();
     // A soft label is read as this number.
     if rows.ties == TiesWord::Soft && !rows.numbers.iter().any(|name| name == "preference") {
         numbers.push(NumberColumn::share("preference"));
@@ -125,7 +132,7 @@ fn shown(result: io::Result<()>) -> Result<()> {
 }
 
 /// A path for messages.
-fn name(path: &Path) -> String {
+pub(crate) fn name(path: &Path) -> String {
     path.display().to_string()
 }
 

@@ -104,6 +104,7 @@ impl Loss for Dprm {
             name,
             low: 0.0,
             high: f64::from(f32::MAX),
+            whole: false,
             meaning: "how many people voted for that category",
         }))
     }

@@ -59,18 +59,23 @@ impl Sample {
         let [given, teacher, teacher_reference] = [(); 3].map(|()| rows(-4.0, -1.2, SLOTS * GIVEN));
         let (values, pooled) = (rows(-2.0, 2.0, HEADS), rows(-1.0, 1.0, 3));
         let mask = LENGTHS.iter().map(|&length| (0..SLOTS).map(|slot| f64::from(u8::from(slot < length))).collect());
-        for (place, name) in NUMBERS.iter().enumerate() {
-            // The first five are alike: they were there first.
-            let start = 0.05 * place.saturating_sub(4) as f64;
+        for (place, name) in NUMBERS.into_iter().enumerate() {
             // Sides as much alike as this narrow the bands of differences to where losses see them.
-            let size = if *name == "similarity" { 8.0 } else { 0.9 };
-            let values = (0..groups.items()).map(|item| 0.05 + size * (start + item as f64 * 0.37).fract()).collect();
-            groups.numbers.entry((*name).to_owned()).or_insert(values);
+            let size = if name == "similarity" { 8.0 } else { 0.9 };
+            // No two numbers of an item are the same.
+            let value = |item: usize| 0.05 + size * (item as f64 * 0.37 + place as f64 * 0.13).fract();
+            let values = (0..groups.items()).map(value).collect();
+            groups.numbers.entry(name.to_owned()).or_insert(values);
         }
-        let sources = (0..groups.items()).map(|item| (item % 2) as f64).collect();
-        groups.numbers.entry("source".to_owned()).or_insert(sources);
-        let annotators = (0..groups.items()).map(|item| (item % 3) as f64).collect();
-        groups.numbers.entry("annotator".to_owned()).or_insert(annotators);
+        // Of four pairs one each of safe and safe, safe and not, not and safe, and neither.
+        for (name, period) in LABELS {
+            let values = (0..groups.items()).map(|item| f64::from(u8::from(item / period % 2 == 0))).collect();
+            groups.numbers.entry(name.to_owned()).or_insert(values);
+        }
+        for (name, first, count) in WHOLE {
+            let values = (0..groups.items()).map(|item| first + (item % count) as f64).collect();
+            groups.numbers.entry(name.to_owned()).or_insert(values);
+        }
         Self {
             policy,
             reference,
@@ -299,7 +304,7 @@ pub(crate) fn prepare(recipe: &Recipe, micro: &[Scores]) -> Context {
 }
 
 /// The numbers that some loss of the list reads.
-const NUMBERS: [&str; 17] = [
+const NUMBERS: [&str; 19] = [
     "margin",
     "preference",
     "score",
@@ -308,16 +313,22 @@ const NUMBERS: [&str; 17] = [
     "helpfulness",
     "strength",
     "similarity",
-    "safe_chosen",
-    "safe_rejected",
-    "safer",
     "votes_1",
     "votes_2",
     "votes_3",
     "votes_4",
     "votes_5",
     "votes_6",
+    "reward_gap",
+    "cost_gap",
+    "cost_gap_2",
+    "cost_gap_3",
+    "cost_gap_4",
 ];
+/// The labels that some loss reads, and after how many items they change.
+const LABELS: [(&str, usize); 2] = [("safe_chosen", 2), ("safe_rejected", 1)];
+/// Whole numbers that some loss reads: the first, and how many there are.
+const WHOLE: [(&str, f64, usize); 3] = [("source", 0.0, 2), ("annotator", 0.0, 3), ("safer", -1.0, 3)];
 
 /// Four mismatched completions with a positive mean log-ratio.
 fn mismatched(dtype: DType) -> MismatchedScores {

@@ -1,0 +1,382 @@
+//! `wick safety`: limits, multipliers and pairs from completions that were scored.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use candlewick::data::{Existing, NumberColumn, Record, Row, Text};
+use candlewick::losses::dual::{
+    CostMeasure, DualSettings, Optimum, PromptScores, ScoreTable, Solution, threshold_for_target_rate,
+};
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, Subcommand, ValueEnum};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use serde_json::json;
+
+use crate::data::words::DataRows;
+use crate::data::{Dropped, create, name, source_with};
+use crate::failure::{EXIT_CODES, Failure};
+
+/// `wick safety`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Safety {
+    /// Turn a target rate of unsafe completions into a limit of the mean cost
+    Threshold(Threshold),
+    /// Find the multiplier of each limit from scored completions, 64 or more a prompt
+    Solve(Solve),
+    /// Make pairs with gaps of reward and cost from scored completions, for safe_rlhf_lagrangian
+    Pairs(Pairs),
+}
+
+/// `wick safety threshold`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, allow_negative_numbers = true)]
+pub(crate) struct Threshold {
+    /// Rows with costs: a column `cost` of single completions, or `cost_chosen` and `cost_rejected` of pairs
+    #[command(flatten)]
+    pub(crate) rows: DataRows,
+    /// Which share of completions may be unsafe
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) target_rate: f64,
+    /// The column of costs; of pairs, what its two columns begin with
+    #[arg(long, value_name = "NAME", default_value = "cost")]
+    pub(crate) cost: String,
+    /// Tell safe from unsafe by the rows' own flags (`safe`; `safe_chosen` and `safe_rejected` of pairs), not by the sign of the cost
+    #[arg(long)]
+    pub(crate) flags: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What of a cost is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MeasureWord {
+    /// The mean cost; safe completions make up for unsafe ones
+    Mean,
+    /// The share of completions with a cost above 0
+    Rate,
+    /// The mean of costs above 0; nothing makes up for them
+    Rectified,
+}
+
+/// Completions with scores.
+#[derive(Debug, Args)]
+pub(crate) struct Scored {
+    /// Rows of single completions with the columns below, several a prompt: what `wick sample` and then `wick score` write
+    #[command(flatten)]
+    pub(crate) rows: DataRows,
+    /// The column of rewards
+    #[arg(long, value_name = "NAME", default_value = "reward")]
+    pub(crate) reward: String,
+    /// The column of costs; once for each constraint
+    #[arg(long, value_name = "NAME", default_values_t = ["cost".to_owned()])]
+    pub(crate) cost: Vec<String>,
+}
+
+/// `wick safety solve`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, allow_negative_numbers = true)]
+pub(crate) struct Solve {
+    /// The completions.
+    #[command(flatten)]
+    pub(crate) scored: Scored,
+    /// The limit of each cost, in the order of --cost
+    #[arg(long, value_name = "D", required = true)]
+    pub(crate) limit: Vec<f64>,
+    /// The weight of the divergence from the model that wrote the completions: the beta to train with
+    #[arg(long, value_name = "B", default_value_t = 0.1)]
+    pub(crate) beta: f64,
+    /// What of each cost is limited: once for all, or once each
+    #[arg(long, value_name = "WHAT", value_enum, default_values_t = [MeasureWord::Mean])]
+    pub(crate) measure: Vec<MeasureWord>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `wick safety pairs`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Pairs {
+    /// The completions.
+    #[command(flatten)]
+    pub(crate) scored: Scored,
+    /// The file to write: .jsonl, .jsonl.gz, .jsonl.zst or .parquet
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    /// Pairs of each prompt, drawn at random without using a completion twice as long as there are others
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
+    pub(crate) pairs: usize,
+    /// Seed of the draw
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Replace the file if it is there already
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Does what is asked.
+pub(crate) fn safety(command: &Safety) -> Result<()> {
+    match command {
+        Safety::Threshold(arguments) => threshold(arguments),
+        Safety::Solve(arguments) => solve(arguments),
+        Safety::Pairs(arguments) => pairs(arguments),
+    }
+}
+
+fn threshold(arguments: &Threshold) -> Result<()> {
+    let is_pairs = first_is_pair(&arguments.rows)?;
+    let cost = &arguments.cost;
+    let columns: Vec<(String, &str)> = match is_pairs {
+        true => vec![(format!("{cost}_chosen"), "safe_chosen"), (format!("{cost}_rejected"), "safe_rejected")],
+        false => vec![(cost.clone(), "safe")],
+    };
+    let flags = columns.iter().filter(|_| arguments.flags).map(|(_, flag)| NumberColumn::share(*flag));
+    let numbers = columns.iter().map(|(cost, _)| NumberColumn::any(cost)).chain(flags).collect();
+    let (mut costs, mut is_unsafe) = (Vec::new(), Vec::new());
+    read(&arguments.rows, numbers, |record| {
+        for (cost, flag) in &columns {
+            costs.push(record.numbers[cost]);
+            is_unsafe.extend(record.numbers.get(*flag).filter(|_| arguments.flags).map(|safe| *safe < 0.5));
+        }
+    })?;
+    let found =
+        threshold_for_target_rate(&costs, arguments.flags.then_some(is_unsafe.as_slice()), arguments.target_rate)
+            .map_err(|error| Failure::Data(error.to_string()))?;
+    let at_zero = found.rate_at(0.0);
+    if arguments.json {
+        println!(
+            "{}",
+            json!({
+                "threshold": found.threshold, "interval": [found.interval.0, found.interval.1],
+                "safe_mean": found.safe_mean, "unsafe_mean": found.unsafe_mean, "rate_at_zero": at_zero, "costs": costs.len(),
+            })
+        );
+        return Ok(());
+    }
+    println!("limit of the mean cost: {:.4}", found.threshold);
+    println!("    95 % interval: {:.4} to {:.4}, from {} costs", found.interval.0, found.interval.1, costs.len());
+    println!("    mean cost of safe completions {:.4}, of unsafe ones {:.4}", found.safe_mean, found.unsafe_mean);
+    println!("    a limit of 0 would admit {:.1} % of unsafe completions", 100.0 * at_zero);
+    Ok(())
+}
+
+fn solve(arguments: &Solve) -> Result<()> {
+    let costs = arguments.scored.cost.len();
+    if arguments.limit.len() != costs {
+        bail!(Failure::Usage(format!(
+            "--limit is given {} times and --cost {costs} times; give a limit for each cost",
+            arguments.limit.len()
+        )));
+    }
+    let measure = |word: &MeasureWord| match word {
+        MeasureWord::Mean => CostMeasure::Mean,
+        MeasureWord::Rate => CostMeasure::Rate,
+        MeasureWord::Rectified => CostMeasure::Rectified,
+    };
+    let measures: Vec<CostMeasure> = match arguments.measure.as_slice() {
+        [one] => vec![measure(one); costs],
+        several if several.len() == costs => several.iter().map(measure).collect(),
+        several => bail!(Failure::Usage(format!(
+            "--measure is given {} times and --cost {costs} times; give it once, or once for each cost",
+            several.len()
+        ))),
+    };
+    let groups = groups(&arguments.scored)?;
+    let prompts = groups.iter().map(|(_, of)| scores_of(of, &arguments.scored)).collect();
+    let wrong = |error: candlewick::losses::Error| Failure::Data(error.to_string());
+    let table = ScoreTable::of_samples(prompts).and_then(|table| table.measured(&measures)).map_err(wrong)?;
+    if let Some(small) = table.small_sample() {
+        eprintln!(
+            "wick: warning: a prompt has only {} completions, of which about {:.0} % of a shift of the cost can be seen: λ comes out too \
+             large where the policy is to become safer; sample 64 or more a prompt (wick sample -k 64)",
+            small.completions,
+            100.0 * small.shown
+        );
+    }
+    match table.solve(arguments.beta, &arguments.limit).map_err(wrong)? {
+        Solution::Active(found) => show(arguments, "active", &found),
+        Solution::Slack(found) => show(arguments, "slack", &found),
+        Solution::Infeasible(found) => bail!(Failure::Data(format!(
+            "--limit: no policy over these completions keeps it: the least mean that can be reached is {} for {}, {} too much; raise the \
+             limit, or sample more completions (--temperature above 1 finds rarer ones)",
+            found.least_costs.iter().map(|cost| format!("{cost:.4}")).collect::<Vec<_>>().join(", "),
+            arguments.scored.cost.join(", "),
+            format_args!("{:.4}", found.excess),
+        ))),
+    }
+    Ok(())
+}
+
+fn show(arguments: &Solve, what: &str, found: &Optimum) {
+    if arguments.json {
+        println!(
+            "{}",
+            json!({
+                "solution": what, "lambda": found.multipliers, "reward": found.reward, "costs": found.costs, "kl": found.kl,
+                "unsafe_share": found.unsafe_share, "variances": found.variances, "primal": found.primal, "dual": found.dual,
+                "gap": found.gap,
+            })
+        );
+        return;
+    }
+    let costs = arguments.scored.cost.iter().enumerate();
+    for (k, cost) in costs {
+        println!("{cost}: λ = {:.6}{}", found.multipliers[k], if found.multipliers[k] > 0.0 { "" } else { " (slack)" });
+        println!(
+            "    mean {:.4} (limit {}), unsafe {:.2} %, variance {:.4}",
+            found.costs[k],
+            arguments.limit[k],
+            100.0 * found.unsafe_share[k],
+            found.variances[k]
+        );
+        let settings = DualSettings::default();
+        let rate = settings.largest_rate(arguments.beta, found.variances[k], found.multipliers[k], 1);
+        if rate.is_finite() {
+            println!("    a multiplier that moves needs a rate well below {rate:.4}");
+        }
+    }
+    println!("mean reward {:.4}, KL from the reference {:.4} nats, dual gap {:.1e}", found.reward, found.kl, found.gap);
+}
+
+fn pairs(arguments: &Pairs) -> Result<()> {
+    let existing = if arguments.force { Existing::Replace } else { Existing::Keep };
+    let mut out = create(&arguments.out, existing)?;
+    let mut random = StdRng::seed_from_u64(arguments.seed);
+    let (mut short, mut same) = (0, 0);
+    for (prompt, mut of) in groups(&arguments.scored)? {
+        of.shuffle(&mut random);
+        if of.len() < 2 {
+            short += 1;
+            continue;
+        }
+        let mut made = 0;
+        // Neighbours at distance 1 in steps of two use each completion once; longer distances come when those are used up.
+        'distances: for distance in 1..of.len() {
+            let starts: Vec<usize> = match distance {
+                1 => (0..of.len() - 1).step_by(2).chain((1..of.len() - 1).step_by(2)).collect(),
+                _ => (0..of.len() - distance).collect(),
+            };
+            for start in starts {
+                if made == arguments.pairs {
+                    break 'distances;
+                }
+                match pair(&prompt, &of[start], &of[start + distance], &arguments.scored) {
+                    Some(record) => {
+                        out.write(&record)?;
+                        made += 1;
+                    }
+                    None => same += 1,
+                }
+            }
+        }
+    }
+    if out.rows() == 0 {
+        bail!(Failure::Data(format!(
+            "{}: no prompt has two different completions; sample several each (wick sample -k 64)",
+            name(&arguments.scored.rows.path)
+        )));
+    }
+    println!("{} pairs written to {}", out.finish()?, name(&arguments.out));
+    for (count, what) in [(short, "prompts have one completion"), (same, "pairs of equal completions were left out")] {
+        if count > 0 {
+            println!("{count} {what}");
+        }
+    }
+    Ok(())
+}
+
+/// A completion and its scores.
+type Completion = (Text, Record);
+
+/// The pair with the larger reward chosen; none of equal completions.
+fn pair(prompt: &Text, one: &Completion, other: &Completion, scored: &Scored) -> Option<Record> {
+    if one.0 == other.0 {
+        return None;
+    }
+    let reward = |of: &Completion| of.1.numbers[&scored.reward];
+    let (chosen, rejected) = if reward(one) >= reward(other) { (one, other) } else { (other, one) };
+    let row = Row::Pair { prompt: prompt.clone(), chosen: chosen.0.clone(), rejected: rejected.0.clone() };
+    let mut record = Record::from(row).with_number("reward_gap", reward(chosen) - reward(rejected));
+    for (k, cost) in scored.cost.iter().enumerate() {
+        let gap = if k == 0 { "cost_gap".to_owned() } else { format!("cost_gap_{}", k + 1) };
+        let (chosen, rejected) = (chosen.1.numbers[cost], rejected.1.numbers[cost]);
+        record = record.with_number(gap, chosen - rejected);
+        if k == 0 {
+            // By the sign of the first cost, for objectives of flags.
+            let safe = |cost: f64| f64::from(u8::from(cost <= 0.0));
+            record = record.with_number("safe_chosen", safe(chosen)).with_number("safe_rejected", safe(rejected));
+        }
+    }
+    Some(record)
+}
+
+fn scores_of(completions: &[Completion], scored: &Scored) -> PromptScores {
+    let column = |name: &String| completions.iter().map(|(_, record)| record.numbers[name]).collect::<Vec<f64>>();
+    PromptScores { rewards: column(&scored.reward), costs: scored.cost.iter().map(column).collect(), log_weights: None }
+}
+
+/// The completions of each prompt, in the order of the file.
+fn groups(scored: &Scored) -> Result<Vec<(Text, Vec<Completion>)>> {
+    if let Some(twice) = scored.cost.iter().enumerate().find(|(i, cost)| scored.cost[..*i].contains(cost)) {
+        bail!(Failure::Usage(format!("--cost {}: given twice", twice.1)));
+    }
+    let numbers = std::iter::once(&scored.reward).chain(&scored.cost).map(NumberColumn::any).collect();
+    let (mut groups, mut places): (Vec<(Text, Vec<Completion>)>, _) = (Vec::new(), HashMap::new());
+    let mut other = 0;
+    read(&scored.rows, numbers, |record| {
+        let (Row::Demonstration { prompt, completion } | Row::Labelled { prompt, completion, .. }) = record.row.clone()
+        else {
+            other += 1;
+            return;
+        };
+        let place = *places.entry(format!("{prompt:?}")).or_insert_with(|| {
+            groups.push((prompt, Vec::new()));
+            groups.len() - 1
+        });
+        groups[place].1.push((completion, record));
+    })?;
+    if other > 0 {
+        bail!(Failure::Data(format!(
+            "{}: {other} rows are no single completions; write one completion a row, as wick sample does",
+            name(&scored.rows.path)
+        )));
+    }
+    Ok(groups)
+}
+
+fn first_is_pair(rows: &DataRows) -> Result<bool> {
+    let first = source_with(rows, Vec::new())?.records()?.find_map(|row| row.map(Result::ok).transpose());
+    match first {
+        None => bail!(Failure::Data(format!("{}: no row could be read", name(&rows.path)))),
+        Some(first) => Ok(matches!(first?.1.row, Row::Pair { .. })),
+    }
+}
+
+/// Hands over every row that has the numbers.
+fn read(rows: &DataRows, numbers: Vec<NumberColumn>, mut each: impl FnMut(Record)) -> Result<()> {
+    let source = source_with(rows, numbers)?;
+    let mut dropped = Dropped::new(rows.dropped.as_deref(), rows.strict, &source.paths())?;
+    let (mut read, mut first) = (0_u64, None);
+    for row in source.records()? {
+        match row? {
+            Ok((_, record)) => {
+                read += 1;
+                each(record);
+            }
+            Err(rejection) => {
+                first.get_or_insert_with(|| rejection.to_string());
+                dropped.add(rejection, None)?;
+            }
+        }
+    }
+    dropped.finish()?;
+    if read == 0 {
+        let first = first.unwrap_or_else(|| "the file is empty".to_owned());
+        bail!(Failure::Data(format!("{}: no row could be used; the first: {first}", name(&rows.path))));
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! `wick sample`: a model answers the prompts of a file, several times each.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use anyhow::{Result, bail};
+use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Existing, Message, Record, Row, Text};
+use candlewick::kernels::Workspace;
+use candlewick::model::{CausalLm, Sampling};
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+
+use crate::data::words::DataRows;
+use crate::data::{Dropped, create, name, source};
+use crate::failure::{EXIT_CODES, Failure};
+use crate::generate::stops;
+use crate::interrupt::Interrupt;
+use crate::places::{self, Kind};
+use crate::words;
+
+/// `wick sample`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Sample {
+    /// Rows whose prompts are answered, each prompt once; their completions are not read
+    #[command(flatten)]
+    pub(crate) rows: DataRows,
+    /// The file to write, a row for each answer: .jsonl, .jsonl.gz, .jsonl.zst or .parquet
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    /// Directory of a Hugging Face model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// Directory of a PEFT adapter for it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Answers to each prompt; 64 or more where a multiplier is solved for
+    #[arg(long, short = 'k', value_name = "N", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
+    pub(crate) samples: usize,
+    /// Randomness; 1 draws from the model as it is, 0 takes the likeliest token each time
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub(crate) temperature: f64,
+    /// Draw among the K likeliest tokens only
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Draw among the likeliest tokens that hold this share of the probability
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+    /// Seed of the draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Longest answer, in tokens
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
+    pub(crate) max_new_tokens: usize,
+    /// Threads, each with prompts of its own; all cores by default
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = crate::arguments::threads())]
+    pub(crate) threads: usize,
+    /// Replace the file if it is there already
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Writes the answers.
+pub(crate) fn sample(arguments: &Sample) -> Result<()> {
+    if arguments.temperature <= 0.0 && arguments.samples > 1 {
+        bail!(Failure::Usage(
+            "--temperature 0: every answer to a prompt would be the same; leave --samples out".into()
+        ));
+    }
+    let directory = places::directory(&arguments.model, Kind::Model)?;
+    let mut model = CausalLm::<f32>::load(&directory)?;
+    if let Some(adapter) = &arguments.adapter {
+        model.load_adapter(&places::directory(adapter, Kind::Adapter)?)?;
+    }
+    let options = EncodeOptions { end_of_sequence: EndOfSequence::Keep, ..EncodeOptions::default() };
+    let encoder = Encoder::from_dir(&directory, options)?;
+    encoder.check_vocabulary(model.config().vocab_size)?;
+    let existing = if arguments.force { Existing::Replace } else { Existing::Keep };
+    let mut out = create(&arguments.out, existing)?;
+    let prompts = prompts(arguments)?;
+    let interrupt = Interrupt::listen()?;
+    let answers = Answers { arguments, model: &model, encoder: &encoder };
+    let threads = words::threads(arguments.threads).min(prompts.len());
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let work = || -> Result<Vec<(usize, Vec<Option<Record>>)>> {
+        let mut workspace = Workspace::new(1);
+        let mut done = Vec::new();
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            if interrupt.asked() || stop.load(Ordering::Relaxed) {
+                bail!(Failure::Interrupted("interrupted; nothing was written".into()));
+            }
+            let Some(prompt) = prompts.get(place) else { return Ok(done) };
+            match answers.of(place, prompt, &mut workspace) {
+                Ok(rows) => done.push((place, rows)),
+                Err(error) => {
+                    stop.store(true, Ordering::Relaxed);
+                    return Err(error);
+                }
+            }
+        }
+    };
+    let results: Vec<Result<_>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    let is_stop = |result: &&Result<_>| matches!(result, Err(error) if !error.is::<Failure>());
+    if let Some(place) = results.iter().position(|result| is_stop(&result)) {
+        return results.into_iter().nth(place).map_or(Ok(()), |result| result.map(drop));
+    }
+    let mut all = results.into_iter().collect::<Result<Vec<_>>>()?.concat();
+    all.sort_by_key(|(place, _)| *place);
+    let mut empty = 0;
+    for row in all.iter().flat_map(|(_, rows)| rows) {
+        match row {
+            Some(record) => out.write(record)?,
+            None => empty += 1,
+        }
+    }
+    if out.rows() == 0 {
+        bail!(Failure::Data(
+            "every answer was empty, and nothing was written; is the model trained on such prompts?".into()
+        ));
+    }
+    println!("{} answers to {} prompts written to {}", out.finish()?, prompts.len(), name(&arguments.out));
+    if empty > 0 {
+        println!("{empty} empty answers were left out");
+    }
+    Ok(())
+}
+
+/// The prompts of the rows, each once.
+fn prompts(arguments: &Sample) -> Result<Vec<Text>> {
+    let source = source(&arguments.rows)?;
+    let others = source.paths().into_iter().chain([arguments.out.clone()]).collect::<Vec<_>>();
+    let mut dropped = Dropped::new(arguments.rows.dropped.as_deref(), arguments.rows.strict, &others)?;
+    let (mut seen, mut prompts) = (HashSet::new(), Vec::new());
+    for row in source.records()? {
+        let record = match row? {
+            Ok((_, record)) => record,
+            Err(rejection) => {
+                dropped.add(rejection, None)?;
+                continue;
+            }
+        };
+        let prompt = match record.row {
+            Row::Pair { prompt, .. }
+            | Row::Labelled { prompt, .. }
+            | Row::Demonstration { prompt, .. }
+            | Row::Ranked { prompt, .. }
+            | Row::Judged { prompt, .. } => prompt,
+        };
+        if seen.insert(format!("{prompt:?}")) {
+            prompts.push(prompt);
+        }
+    }
+    dropped.finish()?;
+    if prompts.is_empty() {
+        bail!(Failure::Data(format!("{}: no prompt could be read: {}", name(&arguments.rows.path), dropped.summary())));
+    }
+    Ok(prompts)
+}
+
+struct Answers<'a> {
+    arguments: &'a Sample,
+    model: &'a CausalLm,
+    encoder: &'a Encoder,
+}
+
+impl Answers<'_> {
+    /// The answers to a prompt; nothing in the place of an empty one.
+    fn of(&self, place: usize, prompt: &Text, workspace: &mut Workspace) -> Result<Vec<Option<Record>>> {
+        let ids = self.encoder.encode_prompt(prompt)?;
+        if ids.is_empty() {
+            bail!(Failure::Data(format!(
+                "prompt {place}, counted from 0: no token to go on from; leave it out by --rows"
+            )));
+        }
+        let before = self.encoder.decode_text(&ids);
+        let mut rows = Vec::new();
+        for sample in 0..self.arguments.samples {
+            let sampling = Sampling {
+                max_new_tokens: self.arguments.max_new_tokens,
+                temperature: self.arguments.temperature,
+                top_k: self.arguments.top_k,
+                top_p: self.arguments.top_p,
+                // Every answer has a seed of its own, whatever thread draws it.
+                seed: mixed(self.arguments.seed, place as u64, sample as u64),
+                stop: stops(self.model, self.encoder),
+            };
+            let answer = self.model.generate(&ids, &sampling, workspace)?;
+            let answer: Vec<u32> = answer.into_iter().filter(|id| !sampling.stop.contains(id)).collect();
+            // What the answer adds to the prompt: alone, some tokenizers take away the space it begins with.
+            let whole = self.encoder.decode_text(&[ids.as_slice(), &answer].concat());
+            let text = whole.strip_prefix(&before).map_or_else(|| self.encoder.decode_text(&answer), str::to_owned);
+            let completion = match prompt {
+                Text::Plain(_) => Text::Plain(text.clone()),
+                Text::Chat(_) => Text::Chat(vec![Message::new("assistant", text.trim())]),
+            };
+            let row = Row::Demonstration { prompt: prompt.clone(), completion };
+            rows.push((!text.trim().is_empty()).then(|| row.into()));
+        }
+        Ok(rows)
+    }
+}
+
+/// One seed of three numbers, by the steps of splitmix64.
+fn mixed(seed: u64, place: u64, sample: u64) -> u64 {
+    [place, sample].into_iter().fold(seed, |state, number| {
+        let mut z = state.wrapping_add(number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    })
+}

@@ -1,0 +1,199 @@
+//! `wick score`: what a score model says of rows, written beside them.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use candlewick::data::{EncodeOptions, Encoder, Existing, Origin, Record};
+use candlewick::evaluate::{HeadFigures, RowScorer, RowValues, ScoreTally, with_values};
+use candlewick::model::ScoreModel;
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use serde_json::{Value, json};
+
+use crate::data::words::DataRows;
+use crate::data::{Dropped, create, name, source};
+use crate::failure::{EXIT_CODES, Failure};
+use crate::interrupt::Interrupt;
+use crate::places::{self, Kind};
+use crate::words;
+
+/// `wick score`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Score {
+    /// Which rows.
+    #[command(flatten)]
+    pub(crate) rows: DataRows,
+    /// The file to write: .jsonl, .jsonl.gz, .jsonl.zst or .parquet; without it only the figures are shown
+    #[arg(value_name = "OUT")]
+    pub(crate) out: Option<PathBuf>,
+    /// Directory of a score model, such as the result of a run of `bradley_terry` or `cost_model`; may be repeated
+    #[arg(long, value_name = "DIR", required = true)]
+    pub(crate) model: Vec<PathBuf>,
+    /// Directory of a PEFT adapter for the model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
+    /// Longest prompt with completion, in tokens; without it nothing is cut
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_000_000_000))]
+    pub(crate) max_length: Option<usize>,
+    /// Rows that are scored together
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = RangedU64ValueParser::<usize>::new().range(1..=65_536))]
+    pub(crate) batch: usize,
+    /// Show the figures by the words of this column too
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) slices: Option<String>,
+    /// Threads; all cores by default
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = crate::arguments::threads())]
+    pub(crate) threads: usize,
+    /// Replace the file if it is there already
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print the figures as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Scores the rows.
+pub(crate) fn score(arguments: &Score) -> Result<()> {
+    let mut scorers = scorers(arguments)?;
+    let heads: Vec<String> = scorers.iter().flat_map(RowScorer::heads).cloned().collect();
+    let mut tally = ScoreTally::new(heads.clone(), arguments.slices.clone())?;
+    let mut out = arguments.out.as_deref().map(|out| create(out, existing(arguments))).transpose()?;
+    let labels: Vec<String> = arguments.slices.iter().cloned().collect();
+    let source = source(&arguments.rows)?.with_labels(labels);
+    let others = source.paths().into_iter().chain(arguments.out.clone()).collect::<Vec<_>>();
+    let mut dropped = Dropped::new(arguments.rows.dropped.as_deref(), arguments.rows.strict, &others)?;
+    let interrupt = Interrupt::listen()?;
+    let mut waiting = Vec::new();
+    let mut records = source.records()?;
+    loop {
+        if interrupt.asked() {
+            bail!(Failure::Interrupted("interrupted; nothing was written".into()));
+        }
+        let row = records.next().transpose()?;
+        let is_last = row.is_none();
+        match row {
+            Some(Ok(row)) => waiting.push(row),
+            Some(Err(rejection)) => dropped.add(rejection, None)?,
+            None => {}
+        }
+        if waiting.len() < arguments.batch && !is_last {
+            continue;
+        }
+        for ((_, record), values) in waiting.iter().zip(of_all(&mut scorers, &waiting)?) {
+            match values {
+                Err(rejection) => dropped.add(rejection, Some(record))?,
+                Ok(values) => {
+                    tally.add(record, &values);
+                    if let Some(out) = &mut out {
+                        out.write(&with_values(record.clone(), &heads, &values))?;
+                    }
+                }
+            }
+        }
+        waiting.clear();
+        if is_last {
+            break;
+        }
+    }
+    dropped.finish()?;
+    let figures = tally.figures();
+    if figures.is_empty() {
+        bail!(Failure::Data(format!("{}: no row could be scored: {}", name(&arguments.rows.path), dropped.summary())));
+    }
+    match arguments.json {
+        true => println!("{}", Value::Array(figures.iter().map(|of| in_json(*of)).collect())),
+        false => figures.iter().for_each(|of| show(*of)),
+    }
+    if let (Some(writer), Some(path)) = (out, &arguments.out) {
+        eprintln!("{} rows written to {}", writer.finish()?, name(path));
+    }
+    eprintln!("{}", dropped.summary());
+    Ok(())
+}
+
+type Scored = std::result::Result<RowValues, candlewick::data::Rejection>;
+
+/// What all models say of rows, head beside head.
+fn of_all(scorers: &mut [RowScorer], rows: &[(Origin, Record)]) -> Result<Vec<Scored>> {
+    let mut all: Vec<Scored> = Vec::new();
+    for scorer in scorers {
+        let more = scorer.score(rows)?;
+        if all.is_empty() {
+            all = more;
+            continue;
+        }
+        for (so_far, more) in all.iter_mut().zip(more) {
+            match (so_far, more) {
+                (Ok(so_far), Ok(more)) => {
+                    so_far.iter_mut().zip(more).for_each(|(values, more)| values.extend(more));
+                }
+                (so_far @ Ok(_), Err(rejection)) => *so_far = Err(rejection),
+                (Err(_), _) => {}
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn scorers(arguments: &Score) -> Result<Vec<RowScorer>> {
+    if arguments.adapter.is_some() && arguments.model.len() > 1 {
+        bail!(Failure::Usage("--adapter belongs to one model, and several are named; score with one at a time".into()));
+    }
+    let scorer = |model: &PathBuf| {
+        let directory = places::directory(model, Kind::Model)?;
+        let mut model = ScoreModel::load(&directory)?;
+        if let Some(adapter) = &arguments.adapter {
+            model.load_adapter(&places::directory(adapter, Kind::Adapter)?)?;
+        }
+        let options = EncodeOptions { max_length: arguments.max_length, ..EncodeOptions::default() };
+        let encoder = Encoder::from_dir(&directory, options)?;
+        Ok(RowScorer::new(model, encoder, words::threads(arguments.threads))?)
+    };
+    arguments.model.iter().map(scorer).collect()
+}
+
+fn existing(arguments: &Score) -> Existing {
+    if arguments.force { Existing::Replace } else { Existing::Keep }
+}
+
+fn show((word, head, figures): (Option<&str>, &str, HeadFigures)) {
+    let slice = word.map(|word| format!(" [{word}]")).unwrap_or_default();
+    println!(
+        "{head}{slice}: {} completions, mean {:.3}, deviation {:.3}",
+        figures.completions, figures.mean, figures.deviation
+    );
+    let share = |text: &str, share: Option<f64>| {
+        if let Some(share) = share {
+            println!("    {text} {:.1} %", 100.0 * share);
+        }
+    };
+    share("the chosen completion above the rejected one", figures.chosen_above);
+    share("calibration error of those preferences", figures.calibration_of_pairs);
+    share("a desirable completion above an undesirable one", figures.desirable_above);
+    share("an unsafe completion above a safe one", figures.unsafe_above);
+    if let Some(sign) = figures.sign {
+        share("right sign (above 0 where unsafe)", Some(sign.all));
+        share("    of safe completions", sign.of_safe);
+        share("    of unsafe completions", sign.of_unsafe);
+    }
+    share("calibration error of that sign", figures.calibration_of_flags);
+}
+
+fn in_json((word, head, figures): (Option<&str>, &str, HeadFigures)) -> Value {
+    json!({
+        "slice": word,
+        "head": head,
+        "completions": figures.completions,
+        "mean": figures.mean,
+        "deviation": figures.deviation,
+        "chosen_above": figures.chosen_above,
+        "calibration_of_pairs": figures.calibration_of_pairs,
+        "desirable_above": figures.desirable_above,
+        "unsafe_above": figures.unsafe_above,
+        "sign_accuracy": figures.sign.map(|sign| sign.all),
+        "sign_accuracy_of_safe": figures.sign.and_then(|sign| sign.of_safe),
+        "sign_accuracy_of_unsafe": figures.sign.and_then(|sign| sign.of_unsafe),
+        "calibration_of_flags": figures.calibration_of_flags,
+    })
+}

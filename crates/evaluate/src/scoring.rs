@@ -1,0 +1,217 @@
+//! What a score model says of rows, and how well that agrees with what the rows say of themselves.
+
+use std::collections::BTreeMap;
+
+use candlewick_data::{Encoder, Example, Origin, Record, Rejection, Row};
+use candlewick_kernels::Workspace;
+use candlewick_losses::preference::{SignAccuracy, area_under_curve, calibration_error, ranking_accuracy};
+use candlewick_model::{Adapter, CompletionIds, ContextIds, Packed, ScoreModel, ScoredAt};
+
+use crate::error::{Error, Result};
+
+/// Bins of a calibration error.
+const BINS: usize = 10;
+
+/// Gives the completions of rows the numbers of a score model's heads, normalised as the model says.
+#[derive(Debug)]
+pub struct RowScorer {
+    model: ScoreModel,
+    encoder: Encoder,
+    workspace: Workspace,
+}
+
+/// The numbers of the completions of a row: `[completions][heads]`.
+pub type RowValues = Vec<Vec<f64>>;
+
+impl RowScorer {
+    /// Scores on `threads` threads.
+    ///
+    /// # Errors
+    /// A tokenizer with more ids than the model has.
+    pub fn new(model: ScoreModel, encoder: Encoder, threads: usize) -> Result<Self> {
+        encoder.check_vocabulary(model.config().vocab_size)?;
+        Ok(Self { model, encoder, workspace: Workspace::new(threads) })
+    }
+
+    /// The names of the heads, in order.
+    pub fn heads(&self) -> &[String] {
+        self.model.heads()
+    }
+
+    /// Scores rows together; a row that cannot be tokenized is answered with the reason.
+    ///
+    /// # Errors
+    /// If the model refuses what the tokenizer made.
+    pub fn score(&mut self, rows: &[(Origin, Record)]) -> Result<Vec<std::result::Result<RowValues, Rejection>>> {
+        let encoded: Vec<_> = rows.iter().map(|(origin, record)| self.encoder.encode_record(record, origin)).collect();
+        let packed = Packed::new(&encoded.iter().flatten().flat_map(contexts).collect::<Vec<_>>())?;
+        let mut values = self.model.score(&packed, ScoredAt::Completions, Adapter::On, &mut self.workspace)?;
+        self.model.normalise(&mut values);
+        let mut all = values.chunks_exact(self.heads().len()).map(|row| row.iter().map(|x| f64::from(*x)).collect());
+        let mut of = |example: &Example| {
+            let completions: usize = example.contexts.iter().map(|context| context.completions.len()).sum();
+            all.by_ref().take(completions).collect()
+        };
+        Ok(encoded.iter().map(|row| row.as_ref().map(&mut of).map_err(Clone::clone)).collect())
+    }
+}
+
+fn contexts(example: &Example) -> impl Iterator<Item = ContextIds<'_>> {
+    example.contexts.iter().map(|context| ContextIds {
+        prompt: &context.prompt,
+        prompt_scored: &[],
+        completions: context.completions.iter().map(|completion| CompletionIds::all_scored(&completion.ids)).collect(),
+    })
+}
+
+/// The record with what was said of it, as numbers under the names of the heads: `NAME_chosen` and `NAME_rejected` of a
+/// pair, `NAME_1`, `NAME_2`, … of several completions, `NAME` of a single one.
+///
+/// ```
+/// use candlewick_data::{Record, Row, Text};
+/// use candlewick_evaluate::with_values;
+/// let text = |text: &str| Text::Plain(text.to_owned());
+/// let row = Row::Pair { prompt: text("p"), chosen: text(" a"), rejected: text(" b") };
+/// let record = with_values(row.into(), &["cost".to_owned()], &vec![vec![-1.5], vec![2.0]]);
+/// assert_eq!((record.numbers["cost_chosen"], record.numbers["cost_rejected"]), (-1.5, 2.0));
+/// ```
+#[must_use]
+pub fn with_values(mut record: Record, heads: &[String], values: &RowValues) -> Record {
+    let suffix = |place: usize| match (&record.row, place) {
+        (Row::Pair { .. }, 0) => "_chosen".to_owned(),
+        (Row::Pair { .. }, _) => "_rejected".to_owned(),
+        (Row::Ranked { .. }, place) => format!("_{}", place + 1),
+        _ => String::new(),
+    };
+    // A judged row has its one completion in two contexts; the first is without the judgment.
+    let completions = if matches!(record.row, Row::Judged { .. }) { 1 } else { values.len() };
+    let suffixes: Vec<String> = (0..completions).map(suffix).collect();
+    for (suffix, values) in suffixes.iter().zip(values) {
+        for (head, value) in heads.iter().zip(values) {
+            record.numbers.insert(format!("{head}{suffix}"), *value);
+        }
+    }
+    record
+}
+
+/// What one head said of rows, as far as the rows can tell whether it is right.
+#[derive(Debug, Clone, Default)]
+pub struct HeadTally {
+    values: Vec<f64>,
+    /// Of the chosen and the rejected completion.
+    pairs: Vec<(f64, f64)>,
+    /// Of single completions with a verdict.
+    labelled: Vec<(f64, bool)>,
+    /// Of completions with a flag; true is unsafe.
+    flagged: Vec<(f64, bool)>,
+}
+
+impl HeadTally {
+    /// Adds a row: what the head said of each of its completions.
+    pub fn add(&mut self, record: &Record, values: &[f64]) {
+        self.values.extend(values);
+        let flag = |name: &str| record.numbers.get(name).map(|safe| *safe < 0.5);
+        match (&record.row, values) {
+            (Row::Pair { .. }, [chosen, rejected]) => {
+                self.pairs.push((*chosen, *rejected));
+                let flags = [(*chosen, flag("safe_chosen")), (*rejected, flag("safe_rejected"))];
+                self.flagged.extend(flags.into_iter().filter_map(|(value, unsafe_)| Some((value, unsafe_?))));
+            }
+            (Row::Labelled { desirable, .. }, [value]) => self.labelled.push((*value, *desirable)),
+            (_, [value]) => self.flagged.extend(flag("safe").map(|unsafe_| (*value, unsafe_))),
+            _ => {}
+        }
+    }
+
+    /// The figures; `None` of no rows.
+    pub fn figures(&self) -> Option<HeadFigures> {
+        let count = self.values.len() as f64;
+        let mean = (count > 0.0).then(|| self.values.iter().sum::<f64>() / count)?;
+        let variance = self.values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+        let probability = |x: f64| 1.0 / (1.0 + (-x).exp());
+        // A pair says that the chosen one is better; both orders of it say the same, and together they are balanced.
+        let said = self.pairs.iter().flat_map(|(chosen, rejected)| {
+            [(probability(chosen - rejected), true), (probability(rejected - chosen), false)]
+        });
+        let flags = self.flagged.iter().map(|(cost, unsafe_)| (probability(*cost), *unsafe_));
+        Some(HeadFigures {
+            completions: self.values.len(),
+            mean,
+            deviation: variance.sqrt(),
+            chosen_above: ranking_accuracy(&self.pairs),
+            calibration_of_pairs: calibration_error(&said.collect::<Vec<_>>(), BINS),
+            desirable_above: area_under_curve(&self.labelled),
+            unsafe_above: area_under_curve(&self.flagged),
+            sign: SignAccuracy::of(&self.flagged),
+            calibration_of_flags: calibration_error(&flags.collect::<Vec<_>>(), BINS),
+        })
+    }
+}
+
+/// How well what one head says agrees with the rows. What they do not tell is absent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadFigures {
+    /// How many completions were scored.
+    pub completions: usize,
+    /// The mean of what was said.
+    pub mean: f64,
+    /// Its standard deviation.
+    pub deviation: f64,
+    /// How often the chosen completion of a pair has the larger number; a tie counts one half. Of a cost, one half and less
+    /// is right where the chosen side is the safer one.
+    pub chosen_above: Option<f64>,
+    /// The expected calibration error of `σ(chosen − rejected)`, in ten bins, over both orders of each pair.
+    pub calibration_of_pairs: Option<f64>,
+    /// How likely a desirable completion has a larger number than an undesirable one.
+    pub desirable_above: Option<f64>,
+    /// How likely a completion that is flagged unsafe has a larger number than one flagged safe.
+    pub unsafe_above: Option<f64>,
+    /// How often the sign agrees with the flag, if the number is a cost.
+    pub sign: Option<SignAccuracy>,
+    /// The expected calibration error of `σ(number)` as the probability of unsafe, in ten bins.
+    pub calibration_of_flags: Option<f64>,
+}
+
+/// Tallies of every head, of all rows and by the words of one label.
+#[derive(Debug, Clone)]
+pub struct ScoreTally {
+    heads: Vec<String>,
+    slice: Option<String>,
+    tallies: BTreeMap<Option<String>, Vec<HeadTally>>,
+}
+
+impl ScoreTally {
+    /// Of heads by name; `slice` is the label by whose words rows are also told apart.
+    ///
+    /// # Errors
+    /// If two heads have one name.
+    pub fn new(heads: Vec<String>, slice: Option<String>) -> Result<Self> {
+        if let Some((_, twice)) = heads.iter().enumerate().find(|(i, head)| heads[..*i].contains(head)) {
+            let reason = format!("two heads are called {twice:?}; score with one of the models at a time");
+            return Err(Error::Config { key: "model".to_owned(), reason });
+        }
+        Ok(Self { heads, slice, tallies: BTreeMap::new() })
+    }
+
+    /// Adds what was said of a row: `[completions][heads]`.
+    pub fn add(&mut self, record: &Record, values: &RowValues) {
+        let word = self.slice.as_ref().and_then(|slice| record.labels.get(slice)).cloned();
+        for key in [None].into_iter().chain(word.map(Some)) {
+            let tallies = self.tallies.entry(key).or_insert_with(|| vec![HeadTally::default(); self.heads.len()]);
+            for (head, tally) in tallies.iter_mut().enumerate() {
+                tally.add(record, &values.iter().map(|of| of[head]).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    /// The word of the label (none for all rows), the head, and its figures; all rows first.
+    pub fn figures(&self) -> Vec<(Option<&str>, &str, HeadFigures)> {
+        let mut all = Vec::new();
+        for (word, tallies) in &self.tallies {
+            for (head, tally) in self.heads.iter().zip(tallies) {
+                all.extend(tally.figures().map(|figures| (word.as_deref(), head.as_str(), figures)));
+            }
+        }
+        all
+    }
+}
