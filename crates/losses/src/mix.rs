@@ -173,6 +173,12 @@ impl<O: Objective> Mix<O> {
         if let Some(other) = scored {
             return Err(Error::Mix(format!("parts 0 and {other} score different tokens, which one pass cannot give")));
         }
+        let values = needs.iter().position(|one| one.outputs.values != needs[0].outputs.values);
+        if let Some(other) = values {
+            return Err(Error::Mix(format!(
+                "of parts 0 and {other} one reads values of a score model and one log-probabilities of tokens, which no model gives both"
+            )));
+        }
         if needs.iter().try_fold(Numbers::NONE, |sum, one| sum.union(one.numbers)).is_none() {
             return Err(Error::Mix(format!(
                 "the parts read more than {} numbers an item, or one number in two ranges",

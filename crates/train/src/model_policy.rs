@@ -11,7 +11,6 @@ use crate::tensor_file::Element;
 
 /// A causal language model or a score model in training.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one a run")]
 pub enum ModelPolicy<T = f32> {
     /// For objectives that read log-probabilities of tokens.
     Causal(CausalPolicy<T>),

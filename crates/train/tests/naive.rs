@@ -14,8 +14,8 @@ use candlewick_losses::{
     Builtin, Groups, JudgedRows, LabelledRow, MismatchedScores, Needs, Objective, PairRows, Phase, RankedRows, Recipe,
     ReferenceUpdate, Scores, Solo, StepScores, StepWide, Teacher, TeacherScores, TokenScores,
 };
-use candlewick_model::{Adapter, CausalLm, Config, LoraConfig, Recompute};
-use candlewick_train::{CausalPolicy, FrozenPolicy, MovingReference, Reference, Trainer, TrainerOptions};
+use candlewick_model::{Adapter, CausalLm, Config, Gradients, LoraConfig, Parameters, Recompute, ScoreModel};
+use candlewick_train::{CausalPolicy, FrozenPolicy, MovingReference, Reference, ScorePolicy, Trainer, TrainerOptions};
 use serde_json::Value;
 use support::{Random, batches, example, mismatched_batches, options};
 
@@ -44,6 +44,25 @@ fn every_option_has_the_loss_and_the_gradients_of_a_naive_step() {
             others(&recipe, key).iter().for_each(|recipe| compare(recipe, &policy));
         }
     }
+}
+
+#[test]
+fn every_objective_of_values_has_the_loss_and_the_gradients_of_a_naive_step() {
+    let policy = score_model();
+    for recipe in score_recipes() {
+        compare_scores(&recipe, &policy);
+        for key in options_of(&recipe).keys() {
+            others(&recipe, key).iter().for_each(|recipe| compare_scores(recipe, &policy));
+        }
+    }
+}
+
+#[test]
+fn every_objective_of_values_has_the_gradients_of_a_naive_step_on_an_adapter() {
+    let mut policy = score_model();
+    policy.add_lora(&LoraConfig { rank: 2, alpha: 2.0 * LORA_SCALE, ..LoraConfig::default() }, 1).unwrap();
+    policy.trainable_mut().data_mut().iter_mut().enumerate().for_each(|(i, x)| *x += 0.2 * (i as f64).sin());
+    score_recipes().iter().for_each(|recipe| compare_scores(recipe, &policy));
 }
 
 /// Largest difference of a loss and, in the norm, of the gradient of a parameter, as a part of it.
@@ -76,8 +95,38 @@ fn compare_on(recipe: &Recipe, policy: &CausalLm<f64>, batches: &[Batch]) {
     let (expected, slopes) = naive(recipe, &weights, &reference, batches).unwrap();
     let place = format!("{recipe:?} on {:?}", batches[0].examples[0].annotation);
     assert!((loss - expected).abs() <= SAME * expected.abs(), "{place}: loss {loss}, naive {expected}");
-    for (i, name) in policy.trainable().names().enumerate() {
-        let gradient = trainer.policy().gradients().tensor(i);
+    assert_same_gradients(&place, policy.trainable(), trainer.policy().gradients(), &weights, &slopes);
+}
+
+/// As [`compare`], of an objective that reads values, whose rows are scored by the naive model alone.
+fn compare_scores(recipe: &Recipe, policy: &ScoreModel<f64>) {
+    let needs = recipe.needs();
+    for examples in rows(&needs) {
+        for size in [3, 4] {
+            let batches = split(&needs, &examples, size);
+            let options = TrainerOptions { starts_at_reference: false, ..options(1e-2) };
+            let of_trainer = ScorePolicy::new(policy.clone(), Recompute::Nothing, 1);
+            let mut trainer =
+                Trainer::new(of_trainer, Reference::None, Box::new(recipe.clone()), options).unwrap();
+            let loss = trainer.step(&batches).unwrap().loss;
+            let weights = Naive::of(policy.config(), [Some(policy.parameters()), policy.adapter()]);
+            let (expected, slopes) = naive(recipe, &weights, &weights, &batches).unwrap();
+            let place = format!("{recipe:?} on {:?}", batches[0].examples[0].annotation);
+            assert!((loss - expected).abs() <= SAME * expected.abs(), "{place}: loss {loss}, naive {expected}");
+            assert_same_gradients(&place, policy.trainable(), trainer.policy().gradients(), &weights, &slopes);
+        }
+    }
+}
+
+fn assert_same_gradients(
+    place: &str,
+    trained: &Parameters<f64>,
+    gradients: &Gradients<f64>,
+    weights: &Naive,
+    slopes: &GradStore,
+) {
+    for (i, name) in trained.names().enumerate() {
+        let gradient = gradients.tensor(i);
         let slopes = slopes.get(&weights.tensors[name]).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
         let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
         let whole = norm(&mut slopes.iter().copied());
@@ -116,7 +165,8 @@ fn naive(recipe: &Recipe, policy: &Naive, reference: &Naive, batches: &[Batch]) 
     let has_reference = recipe.needs().reference;
     let detached = |model: &Naive, contexts: &[&Context]| model.scores(contexts).map(|scores| scores.detach());
     let anchor = has_reference.then(|| detached(reference, &contexts)).transpose()?;
-    let mut scores = Scores::new(policy.scores(&contexts)?, anchor, groups(&examples));
+    let scores = if recipe.needs().outputs.values { policy.values(&contexts)? } else { policy.scores(&contexts)? };
+    let mut scores = Scores::new(scores, anchor, groups(&examples));
     scores.teacher = teacher(&contexts)?;
     let mut whole = Scores { policy: scores.policy.detach(), ..scores.clone() };
     if !mismatched.is_empty() {
@@ -181,14 +231,31 @@ struct Naive {
 
 impl Naive {
     fn new(model: &CausalLm<f64>, adapter: Adapter) -> Self {
-        let adapter = model.adapter().filter(|_| adapter == Adapter::On);
-        let tensors = [Some(model.parameters()), adapter].into_iter().flatten().flat_map(|parameters| {
+        Self::of(model.config(), [Some(model.parameters()), model.adapter().filter(|_| adapter == Adapter::On)])
+    }
+
+    fn of(config: &Config, parts: [Option<&Parameters<f64>>; 2]) -> Self {
+        let tensors = parts.into_iter().flatten().flat_map(|parameters| {
             (0..parameters.len()).map(|i| {
                 let tensor = Tensor::from_slice(parameters.tensor(i), parameters.shape(i), &Device::Cpu).unwrap();
                 (parameters.name(i).to_owned(), Var::from_tensor(&tensor).unwrap())
             })
         });
-        Self { tensors: tensors.collect(), config: model.config().clone() }
+        Self { tensors: tensors.collect(), config: config.clone() }
+    }
+
+    /// What the heads say of the last token of every completion after a prompt of its own, and what they read of it.
+    fn values(&self, contexts: &[&Context]) -> Result<TokenScores> {
+        let rows = contexts.iter().flat_map(|context| context.completions.iter().map(|one| (&context.prompt, &one.ids)));
+        let last = rows.map(|(prompt, ids)| {
+            let ids = [&prompt[..], &ids[..]].concat();
+            self.hidden(&ids)?.get(ids.len() - 1)
+        });
+        let last = Tensor::stack(&last.collect::<Result<Vec<_>>>()?, 0)?;
+        let of_adapter = self.tensors.get("base_model.model.score.weight");
+        let head = of_adapter.unwrap_or_else(|| &self.tensors["score.weight"]);
+        let scores = TokenScores::of_values(last.matmul(&head.t()?)?).unwrap();
+        Ok(scores.with_pooled(last).unwrap())
     }
 
     /// Scores of every completion after a prompt of its own; a row holds its scored tokens side by side.
@@ -231,8 +298,8 @@ impl Naive {
         })
     }
 
-    /// Log-probabilities of the token after each of a text, `[T, V]`.
-    fn log_probs(&self, ids: &[u32]) -> Result<Tensor> {
+    /// Hidden states of a text after the final norm, `[T, H]`.
+    fn hidden(&self, ids: &[u32]) -> Result<Tensor> {
         let embedding = &self.tensors["model.embed_tokens.weight"];
         let mut x = embedding.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
         for layer in 0..self.config.num_hidden_layers {
@@ -245,7 +312,12 @@ impl Naive {
             let inner = (gate * self.linear(&normed, &at("mlp.up_proj"))?)?;
             x = (x + self.linear(&inner, &at("mlp.down_proj"))?)?;
         }
-        let x = self.norm(&x, "model.norm.weight")?;
+        self.norm(&x, "model.norm.weight")
+    }
+
+    /// Log-probabilities of the token after each of a text, `[T, V]`.
+    fn log_probs(&self, ids: &[u32]) -> Result<Tensor> {
+        let (x, embedding) = (self.hidden(ids)?, &self.tensors["model.embed_tokens.weight"]);
         let tied = self.config.tie_word_embeddings;
         let logits = if tied { x.matmul(&embedding.t()?)? } else { self.linear(&x, "lm_head")? };
         let logits = logits.broadcast_sub(&logits.max_keepdim(1)?.detach())?;
@@ -306,6 +378,12 @@ fn model(seed: u64, tied: bool) -> CausalLm<f64> {
     let mut config = Config::llama(VOCABULARY as usize, 16, 2);
     (config.num_key_value_heads, config.tie_word_embeddings, config.initializer_range) = (2, tied, 0.25);
     CausalLm::random(config, seed).unwrap()
+}
+
+/// Heads enough for every objective, on the same kind of trunk.
+fn score_model() -> ScoreModel<f64> {
+    let names: Vec<String> = (0..16).map(|head| format!("head {head}")).collect();
+    ScoreModel::random(model(4, true).config().clone(), &names, 4).unwrap()
 }
 
 const VOCABULARY: u64 = 40;
@@ -388,8 +466,18 @@ fn teach(context: &mut Context, random: &mut Random) {
     }
 }
 
-/// Every loss of the list, its presets, and objectives that wrap another.
+/// Every objective that reads log-probabilities of tokens.
 fn recipes() -> Vec<Recipe> {
+    all_recipes().into_iter().filter(|recipe| !recipe.needs().outputs.values).collect()
+}
+
+/// Every objective that reads values of completions.
+fn score_recipes() -> Vec<Recipe> {
+    all_recipes().into_iter().filter(|recipe| recipe.needs().outputs.values).collect()
+}
+
+/// Every loss of the list, its presets, and objectives that wrap another.
+fn all_recipes() -> Vec<Recipe> {
     let names = Builtin::NAMES.iter().copied().chain(Builtin::presets().map(|(_, preset)| preset.name));
     let listed = names.map(|name| Recipe::from_name(name).unwrap());
     listed.chain(serde_json::from_str::<Vec<Recipe>>(WRAPPED).unwrap()).collect()

@@ -90,7 +90,13 @@ impl Found {
         let diagnosed = self.diagnostics.iter().flat_map(words::of_diagnostics);
         let moves = self.plan.objective.reference_update() != ReferenceUpdate::Frozen;
         let mut notes: Vec<String> = words::of_course(&self.course, moves).into_iter().chain(diagnosed).collect();
-        if self.diagnostics.is_none() {
+        if self.plan.objective.needs().outputs.values {
+            notes.push(
+                "The run trains score heads: what is diagnosed of held-out preferences are log-probabilities, which a score model has none \
+                 of, so that only its curves are shown; wick eval measures it."
+                    .into(),
+            );
+        } else if self.diagnostics.is_none() {
             notes.push(
                 "No preferences were held out and evaluated, so that only the curves of training are known: [evaluation] with a path, \
                  or held_out = 0.05."

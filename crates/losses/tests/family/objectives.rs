@@ -3,8 +3,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use candlewick_losses::{
-    AnchoredPair, Collective, Context, Dpo, Error, Groups, Kto, Loss, LossTerms, MismatchedScores, Mix, Objective,
-    Part, Phase, Recipe, Reduction, Result, Rewards, Scores, Sft, Solo, StepScores, Term, TokenScores,
+    AnchoredPair, Builtin, Collective, Context, Dpo, Error, Groups, Kto, Loss, LossTerms, MismatchedScores, Mix,
+    Objective, Part, Phase, Recipe, Reduction, Result, Rewards, Scores, Sft, Solo, StepScores, Term, TokenScores,
 };
 use candlewick_testkit::error;
 
@@ -103,6 +103,9 @@ fn a_mix_that_no_data_serves_is_refused() {
     let dpo = Recipe::Builtin(Dpo::default().into());
     let error = Mix { parts: vec![part(kto), part(dpo)] }.validate().unwrap_err().to_string();
     assert!(error.contains("reads labelled rows") && error.contains("reads pairs: no data serves all"), "{error}");
+    let parts = ["bradley_terry", "sft"].map(|name| part(Builtin::from_name(name).expect("a loss of the list").into()));
+    let error = Mix { parts: parts.into() }.validate().unwrap_err().to_string();
+    assert!(error.contains("values of a score model"), "{error}");
     assert!(matches!(Mix::<Recipe> { parts: Vec::new() }.validate(), Err(Error::Mix(_))));
     let parts = vec![Part { weight: f64::NAN, loss: Recipe::Builtin(Sft {}.into()) }];
     assert!(matches!(Mix { parts }.validate(), Err(Error::Parameter { parameter: "weight", .. })));
