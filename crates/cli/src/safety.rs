@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use candlewick::data::{Existing, NumberColumn, Record, Row, Text};
+use candlewick::data::{Existing, Record, Row, Text};
 use candlewick::losses::dual::{
     CostMeasure, DualSettings, Optimum, PromptScores, ScoreTable, Solution, threshold_for_target_rate,
 };
@@ -128,10 +128,10 @@ fn threshold(arguments: &Threshold) -> Result<()> {
         true => vec![(format!("{cost}_chosen"), "safe_chosen"), (format!("{cost}_rejected"), "safe_rejected")],
         false => vec![(cost.clone(), "safe")],
     };
-    let flags = columns.iter().filter(|_| arguments.flags).map(|(_, flag)| NumberColumn::share(*flag));
-    let numbers = columns.iter().map(|(cost, _)| NumberColumn::any(cost)).chain(flags).collect();
+    let flags = columns.iter().filter(|_| arguments.flags).map(|(_, flag)| (*flag).to_owned());
+    let numbers: Vec<String> = columns.iter().map(|(cost, _)| cost.clone()).chain(flags).collect();
     let (mut costs, mut is_unsafe) = (Vec::new(), Vec::new());
-    read(&arguments.rows, numbers, |record| {
+    read(&arguments.rows, &numbers, |record| {
         for (cost, flag) in &columns {
             costs.push(record.numbers[cost]);
             is_unsafe.extend(record.numbers.get(*flag).filter(|_| arguments.flags).map(|safe| *safe < 0.5));
@@ -316,10 +316,10 @@ fn groups(scored: &Scored) -> Result<Vec<(Text, Vec<Completion>)>> {
     if let Some(twice) = scored.cost.iter().enumerate().find(|(i, cost)| scored.cost[..*i].contains(cost)) {
         bail!(Failure::Usage(format!("--cost {}: given twice", twice.1)));
     }
-    let numbers = std::iter::once(&scored.reward).chain(&scored.cost).map(NumberColumn::any).collect();
+    let numbers: Vec<String> = std::iter::once(&scored.reward).chain(&scored.cost).cloned().collect();
     let (mut groups, mut places): (Vec<(Text, Vec<Completion>)>, _) = (Vec::new(), HashMap::new());
     let mut other = 0;
-    read(&scored.rows, numbers, |record| {
+    read(&scored.rows, &numbers, |record| {
         let (Row::Demonstration { prompt, completion } | Row::Labelled { prompt, completion, .. }) = record.row.clone()
         else {
             other += 1;
@@ -341,7 +341,7 @@ fn groups(scored: &Scored) -> Result<Vec<(Text, Vec<Completion>)>> {
 }
 
 fn first_is_pair(rows: &DataRows) -> Result<bool> {
-    let first = source_with(rows, Vec::new())?.records()?.find_map(|row| row.map(Result::ok).transpose());
+    let first = source_with(rows, &[])?.records()?.find_map(|row| row.map(Result::ok).transpose());
     match first {
         None => bail!(Failure::Data(format!("{}: no row could be read", name(&rows.path)))),
         Some(first) => Ok(matches!(first?.1.row, Row::Pair { .. })),
@@ -349,7 +349,7 @@ fn first_is_pair(rows: &DataRows) -> Result<bool> {
 }
 
 /// Hands over every row that has the numbers.
-fn read(rows: &DataRows, numbers: Vec<NumberColumn>, mut each: impl FnMut(Record)) -> Result<()> {
+fn read(rows: &DataRows, numbers: &[String], mut each: impl FnMut(Record)) -> Result<()> {
     let source = source_with(rows, numbers)?;
     let mut dropped = Dropped::new(rows.dropped.as_deref(), rows.strict, &source.paths())?;
     let (mut read, mut first) = (0_u64, None);

@@ -170,10 +170,10 @@ fn show((word, head, figures): (Option<&str>, &str, HeadFigures)) {
     };
     share("the chosen completion above the rejected one", figures.chosen_above);
     share("calibration error of those preferences", figures.calibration_of_pairs);
-    share("a desirable completion above an undesirable one", figures.desirable_above);
+    share("an undesirable completion above a desirable one", figures.undesirable_above);
     share("an unsafe completion above a safe one", figures.unsafe_above);
     if let Some(sign) = figures.sign {
-        share("right sign (above 0 where unsafe)", Some(sign.all));
+        share("right sign, if it is a cost (above 0 where unsafe or undesirable)", Some(sign.all));
         share("    of safe completions", sign.of_safe);
         share("    of unsafe completions", sign.of_unsafe);
     }
@@ -189,7 +189,7 @@ fn in_json((word, head, figures): (Option<&str>, &str, HeadFigures)) -> Value {
         "deviation": figures.deviation,
         "chosen_above": figures.chosen_above,
         "calibration_of_pairs": figures.calibration_of_pairs,
-        "desirable_above": figures.desirable_above,
+        "undesirable_above": figures.undesirable_above,
         "unsafe_above": figures.unsafe_above,
         "sign_accuracy": figures.sign.map(|sign| sign.all),
         "sign_accuracy_of_safe": figures.sign.and_then(|sign| sign.of_safe),

@@ -46,7 +46,9 @@
 //!
 //! Before any of it whole rows may be left out or turned into others: [`Selection`] finds repeats and balances verdicts,
 //! [`PromptRange`] splits so that no prompt is on both sides, [`unpair`], [`pair_up`] and [`ranked_pairs`] make rows of one
-//! kind from those of another.
+//! kind from those of another. Pairs with labels of safety are ordered by one of them ([`SafetyOrder`]), and prompts are made to say
+//! what their completions are like ([`scores_in_context`], [`Control`]). [`SafetyWorld`] makes rows with such labels, whose
+//! truth is known.
 //!
 //! Memory holds one step, the rows of the shuffle buffer as bytes, the rows that threads are at (at most 64 a thread), and
 //! [`LOOK_AHEAD`] examples for stratified steps or those of [`BatchOptions::bucket`] steps; it does not grow with the file. The
@@ -93,6 +95,7 @@ mod report;
 mod row;
 mod row_template;
 mod rows;
+mod safety_world;
 mod sequence;
 mod shape;
 mod source;
@@ -133,15 +136,17 @@ pub use row::{
 };
 pub use row_template::RowTemplate;
 pub use rows::RowRange;
+pub use safety_world::{SafetyAnswer, SafetyPrompt, SafetyRow, SafetyWorld};
 pub use shape::{
-    Balance, Contradiction, Deduplicate, LabelCounts, LeftOut, PairBy, PairUp, Pairing, PromptRange, RankedPairs,
-    Selection, SelectionOptions, Selector, Threshold, label_weights, pair_up, prompt_hash, prompt_place, ranked_pairs,
-    unpair, unpair_ranked,
+    Aspect, Balance, Contradiction, Control, Deduplicate, DesiredScores, LabelCounts, LeftOut, Level, PairBy, PairUp,
+    Pairing, PromptRange, RankedPairs, SafetyCounts, SafetyOrder, ScoreMeter, ScoreScale, Selection, SelectionOptions,
+    Selector, Threshold, ask_for_scores, label_weights, order_by_safety, pair_up, prompt_hash, prompt_place,
+    ranked_pairs, score_columns, score_words, scores_in_context, unpair, unpair_ranked,
 };
 pub use source::{Source, SourceOptions};
 pub use stats::{
     Duplicates, LabelBalance, LengthBias, LengthBin, LengthSummary, LengthUnit, NumberSummary, RowCounts, RowKind,
-    RowPart, SharedPrompts, SourceSummary, Stats, Summary, TieShare, TokenSummary, VoteSummary,
+    RowPart, SafetySummary, SharedPrompts, SourceSummary, Stats, Summary, TieShare, TokenSummary, VoteSummary,
 };
 pub use stratify::LOOK_AHEAD;
 pub use stream::Stream;

@@ -100,7 +100,7 @@ pub struct HeadTally {
     values: Vec<f64>,
     /// Of the chosen and the rejected completion.
     pairs: Vec<(f64, f64)>,
-    /// Of single completions with a verdict.
+    /// Of single completions with a verdict; true is undesirable.
     labelled: Vec<(f64, bool)>,
     /// Of completions with a flag; true is unsafe.
     flagged: Vec<(f64, bool)>,
@@ -117,7 +117,7 @@ impl HeadTally {
                 let flags = [(*chosen, flag("safe_chosen")), (*rejected, flag("safe_rejected"))];
                 self.flagged.extend(flags.into_iter().filter_map(|(value, unsafe_)| Some((value, unsafe_?))));
             }
-            (Row::Labelled { desirable, .. }, [value]) => self.labelled.push((*value, *desirable)),
+            (Row::Labelled { desirable, .. }, [value]) => self.labelled.push((*value, !desirable)),
             (_, [value]) => self.flagged.extend(flag("safe").map(|unsafe_| (*value, unsafe_))),
             _ => {}
         }
@@ -133,16 +133,17 @@ impl HeadTally {
         let said = self.pairs.iter().flat_map(|(chosen, rejected)| {
             [(probability(chosen - rejected), true), (probability(rejected - chosen), false)]
         });
-        let flags = self.flagged.iter().map(|(cost, unsafe_)| (probability(*cost), *unsafe_));
+        let flagged = if self.flagged.is_empty() { &self.labelled } else { &self.flagged };
+        let flags = flagged.iter().map(|(cost, unsafe_)| (probability(*cost), *unsafe_));
         Some(HeadFigures {
             completions: self.values.len(),
             mean,
             deviation: variance.sqrt(),
             chosen_above: ranking_accuracy(&self.pairs),
             calibration_of_pairs: calibration_error(&said.collect::<Vec<_>>(), BINS),
-            desirable_above: area_under_curve(&self.labelled),
+            undesirable_above: area_under_curve(&self.labelled),
             unsafe_above: area_under_curve(&self.flagged),
-            sign: SignAccuracy::of(&self.flagged),
+            sign: SignAccuracy::of(flagged),
             calibration_of_flags: calibration_error(&flags.collect::<Vec<_>>(), BINS),
         })
     }
@@ -162,13 +163,13 @@ pub struct HeadFigures {
     pub chosen_above: Option<f64>,
     /// The expected calibration error of `σ(chosen − rejected)`, in ten bins, over both orders of each pair.
     pub calibration_of_pairs: Option<f64>,
-    /// How likely a desirable completion has a larger number than an undesirable one.
-    pub desirable_above: Option<f64>,
+    /// How likely an undesirable completion has a larger number than a desirable one. Of a reward, less than one half is right.
+    pub undesirable_above: Option<f64>,
     /// How likely a completion that is flagged unsafe has a larger number than one flagged safe.
     pub unsafe_above: Option<f64>,
-    /// How often the sign agrees with the flag, if the number is a cost.
+    /// How often the sign agrees with the flag, if the number is a cost; of rows without flags, with the verdict.
     pub sign: Option<SignAccuracy>,
-    /// The expected calibration error of `σ(number)` as the probability of unsafe, in ten bins.
+    /// The expected calibration error of `σ(number)` as the probability of unsafe (or undesirable), in ten bins.
     pub calibration_of_flags: Option<f64>,
 }
 

@@ -1,9 +1,11 @@
 //! `wick data`: rows as they are read, measured, and written in another form.
 
+mod condition;
 mod convert;
 mod dropped;
 mod inspect;
 mod make;
+mod make_safety;
 mod stats;
 pub(crate) mod words;
 
@@ -27,24 +29,30 @@ pub(crate) fn data(command: &Data) -> Result<()> {
         Data::Inspect(arguments) => inspect::inspect(arguments),
         Data::Stats(arguments) => stats::stats(arguments),
         Data::Convert(arguments) => convert::convert(arguments),
+        Data::Condition(arguments) => condition::condition(arguments),
         Data::Make(arguments) => make::make(arguments),
     }
 }
 
 /// The rows that are named.
 pub(crate) fn source(rows: &DataRows) -> Result<Source> {
-    source_with(rows, Vec::new())
+    source_with(rows, &[])
 }
 
-/// The rows that are named, each with further numbers.
-pub(crate) fn source_with(rows: &DataRows, further: Vec<NumberColumn>) -> Result<Source> {
+/// The same, of which every row must bring these numbers too.
+pub(crate) fn source_with(rows: &DataRows, more: &[String]) -> Result<Source> {
+    Ok(Source::open(&options(rows, more)?)?)
+}
+
+/// How the rows are read.
+fn options(rows: &DataRows, more: &[String]) -> Result<SourceOptions> {
     let fetched = places::data(&rows.path, rows.subset.as_deref(), rows.split.as_deref())?;
-    let mut numbers: Vec<NumberColumn> = rows.numbers.iter().map(NumberColumn::any).chain(further).collect();
+    let mut numbers: Vec<NumberColumn> = rows.numbers.iter().chain(more).map(NumberColumn::any).collect();
     // A soft label is read as this number.
     if rows.ties == TiesWord::Soft && !rows.numbers.iter().any(|name| name == "preference") {
         numbers.push(NumberColumn::share("preference"));
     }
-    Ok(Source::open(&SourceOptions {
+    Ok(SourceOptions {
         form: rows.form.unwrap_or_default(),
         rows: rows.rows.unwrap_or_default(),
         columns: rows.columns.iter().cloned().collect(),
@@ -55,12 +63,13 @@ pub(crate) fn source_with(rows: &DataRows, further: Vec<NumberColumn>) -> Result
             TiesWord::Soft => Ties::Soft,
         },
         strict: rows.strict,
+        safety_order: rows.safety_order,
         numbers,
         // What was fetched is of the split.
         split: rows.split.clone().filter(|_| fetched.is_none()),
         files: fetched.unwrap_or_default(),
         ..SourceOptions::new(&rows.path)
-    })?)
+    })
 }
 
 /// The tokenizer that is named.
