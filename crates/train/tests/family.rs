@@ -109,13 +109,14 @@ fn examples(needs: &Needs, count: usize, seed: u64) -> Vec<Example> {
         }
     };
     for (i, example) in examples.iter_mut().enumerate() {
-        for number in needs.numbers.iter() {
+        for (place, number) in needs.numbers.iter().enumerate() {
             let desirable = matches!(example.annotation, Annotation::Labelled { desirable: true });
             let value = match number.name {
                 "preference" => 0.9,
                 "score" => f64::from(u8::from(desirable)),
                 _ if number.whole => f64::from(u8::from(i % 3 != 0)),
-                _ => 0.2 + 0.1 * (i % 5) as f64,
+                // Numbers that are compared with each other differ.
+                _ => 0.2 + 0.1 * ((i + 2 * place) % 5) as f64,
             };
             example.numbers.insert(number.name.to_owned(), value);
         }
