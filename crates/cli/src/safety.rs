@@ -10,9 +10,6 @@ use candlewick::losses::dual::{
 };
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand, ValueEnum};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
 use serde_json::json;
 
 use crate::data::words::DataRows;
@@ -107,12 +104,9 @@ pub(crate) struct Pairs {
     /// The file to write: .jsonl, .jsonl.gz, .jsonl.zst or .parquet
     #[arg(value_name = "OUT")]
     pub(crate) out: PathBuf,
-    /// Pairs of each prompt, drawn at random without using a completion twice as long as there are others
+    /// Pairs of each prompt, of neighbours in the file; no completion twice while there are others
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     pub(crate) pairs: usize,
-    /// Seed of the draw
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
     /// Replace the file if it is there already
     #[arg(long)]
     pub(crate) force: bool,
@@ -245,10 +239,8 @@ fn show(arguments: &Solve, what: &str, found: &Optimum) {
 fn pairs(arguments: &Pairs) -> Result<()> {
     let existing = if arguments.force { Existing::Replace } else { Existing::Keep };
     let mut out = create(&arguments.out, existing)?;
-    let mut random = StdRng::seed_from_u64(arguments.seed);
     let (mut short, mut same) = (0, 0);
-    for (prompt, mut of) in groups(&arguments.scored)? {
-        of.shuffle(&mut random);
+    for (prompt, of) in groups(&arguments.scored)? {
         if of.len() < 2 {
             short += 1;
             continue;
