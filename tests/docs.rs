@@ -18,6 +18,20 @@ fn configurations_in_the_docs_are_configurations() {
 }
 
 #[test]
+fn configurations_of_score_models_in_the_docs_are_configurations() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/score-models.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let blocks: Vec<&str> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let config = Words::parse(block, "docs/score-models.md").and_then(|words| words.config());
+        let config = config.unwrap_or_else(|e| panic!("{e}\n{block}"));
+        assert!(config.model.heads.is_some() && config.objective.needs().outputs.values, "{block}");
+        config.objective.validate().expect("it trains");
+    }
+}
+
+#[test]
 fn the_defaults_in_the_docs_are_the_defaults() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
     let page = std::fs::read_to_string(page).expect("the page is there");

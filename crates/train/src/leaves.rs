@@ -47,6 +47,9 @@ impl Leaves {
         if let Some(is_top1) = scores.is_top1() {
             graph = graph.with_is_top1(is_top1.clone())?;
         }
+        if let Some(pooled) = scores.pooled() {
+            graph = graph.with_pooled(pooled.clone())?;
+        }
         Ok(Self { scores: graph, log_probs, mean_log_probs, log_sum_sq_probs, entropy, given, values })
     }
 

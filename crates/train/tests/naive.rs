@@ -106,8 +106,7 @@ fn compare_scores(recipe: &Recipe, policy: &ScoreModel<f64>) {
             let batches = split(&needs, &examples, size);
             let options = TrainerOptions { starts_at_reference: false, ..options(1e-2) };
             let of_trainer = ScorePolicy::new(policy.clone(), Recompute::Nothing, 1);
-            let mut trainer =
-                Trainer::new(of_trainer, Reference::None, Box::new(recipe.clone()), options).unwrap();
+            let mut trainer = Trainer::new(of_trainer, Reference::None, Box::new(recipe.clone()), options).unwrap();
             let loss = trainer.step(&batches).unwrap().loss;
             let weights = Naive::of(policy.config(), [Some(policy.parameters()), policy.adapter()]);
             let (expected, slopes) = naive(recipe, &weights, &weights, &batches).unwrap();
@@ -246,7 +245,8 @@ impl Naive {
 
     /// What the heads say of the last token of every completion after a prompt of its own, and what they read of it.
     fn values(&self, contexts: &[&Context]) -> Result<TokenScores> {
-        let rows = contexts.iter().flat_map(|context| context.completions.iter().map(|one| (&context.prompt, &one.ids)));
+        let rows =
+            contexts.iter().flat_map(|context| context.completions.iter().map(|one| (&context.prompt, &one.ids)));
         let last = rows.map(|(prompt, ids)| {
             let ids = [&prompt[..], &ids[..]].concat();
             self.hidden(&ids)?.get(ids.len() - 1)
@@ -534,5 +534,5 @@ const WORDS: &str = r#"[
     "sum", "mean", { "length_desensitized": { "alpha": 0.5 } }, { "length_desensitized_mean": { "alpha": 0.25 } },
     "reverse_kl", "forward_kl", "jensen_shannon", { "alpha": 0.5 }, "logistic", "squared", "hinge", "third_party", "sample",
     "max", "frozen", { "soft": { "alpha": 0.3, "every": 2 } }, { "hard": { "every": 3 } }, "balanced", { "balanced_ema": { "decay": 0.5 } }, { "min": 0.5, "max": 10.0 },
-    "regress", "measured", "log_ratios", "labels", [2.5]
+    "regress", "measured", "log_ratios", "labels", [2.5], "safer", "cost", "helpfulness"
 ]"#;
