@@ -203,6 +203,18 @@ pub enum Error {
     /// Prompts from which no density ratio can be estimated.
     #[error("density ratio: {0}")]
     DensityRatio(String),
+    /// Costs, multipliers or scores that no multiplier can be found for.
+    #[error("multiplier: {0}")]
+    Dual(String),
+    /// Costs of fresh completions were given to an objective that reads none.
+    #[error(
+        "{objective} reads no costs of fresh completions; give them to one with a multiplier that moves (`dual` of \
+         safe_rlhf_lagrangian)"
+    )]
+    ReadsNoCosts {
+        /// The objective.
+        objective: &'static str,
+    },
     /// A loss returned no terms.
     #[error("a loss returned no terms: return one with an empty numerator where a micro-batch holds nothing to score")]
     NoTerms,

@@ -6,6 +6,7 @@ use std::ops::AddAssign;
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
+use crate::numbers::{PerItem, SafeChosen, SafeRejected};
 use crate::scores::TokenScores;
 
 /// Rows of a [`TokenScores`], grouped by what was said about them.
@@ -78,6 +79,9 @@ pub struct Totals {
     pub desirable: f64,
     /// Rows labelled undesirable.
     pub undesirable: f64,
+    /// Pairs of which at least one side is safe, by the numbers `safe_chosen` and `safe_rejected`; 0 where the data
+    /// bring neither.
+    pub safe_pairs: f64,
 }
 
 /// Everything a loss may look at: one micro-batch.
@@ -171,7 +175,15 @@ impl Groups {
             rejected_tokens: rejected as f64,
             desirable: desirable as f64,
             undesirable: (self.labelled.len() - desirable) as f64,
+            safe_pairs: self.safe_pairs() as f64,
         }
+    }
+
+    /// Pairs of which at least one side is safe.
+    fn safe_pairs(&self) -> usize {
+        let labels = |name: &str| self.numbers.get(name).map_or(&[][..], Vec::as_slice);
+        let pairs = labels(SafeChosen::NUMBER.name).iter().zip(labels(SafeRejected::NUMBER.name));
+        pairs.take(self.pairs.len()).filter(|&(&chosen, &rejected)| chosen > 0.0 || rejected > 0.0).count()
     }
 
     fn check(&self, rows: usize) -> Result<()> {
@@ -235,13 +247,15 @@ impl RankedRows {
 
 impl Totals {
     /// The counts in a fixed order, as for a sum over ranks.
-    pub fn to_array(self) -> [f64; 5] {
-        [self.items, self.demonstration_tokens, self.rejected_tokens, self.desirable, self.undesirable]
+    pub fn to_array(self) -> [f64; 6] {
+        let Self { items, demonstration_tokens, rejected_tokens, desirable, undesirable, safe_pairs } = self;
+        [items, demonstration_tokens, rejected_tokens, desirable, undesirable, safe_pairs]
     }
 
     /// From counts in the order of [`to_array`](Self::to_array).
-    pub fn from_array([items, demonstration_tokens, rejected_tokens, desirable, undesirable]: [f64; 5]) -> Self {
-        Self { items, demonstration_tokens, rejected_tokens, desirable, undesirable }
+    pub fn from_array(counts: [f64; 6]) -> Self {
+        let [items, demonstration_tokens, rejected_tokens, desirable, undesirable, safe_pairs] = counts;
+        Self { items, demonstration_tokens, rejected_tokens, desirable, undesirable, safe_pairs }
     }
 }
 
@@ -380,8 +394,17 @@ mod tests {
         assert_eq!(labelled, expected);
         let mut sum = pairs;
         sum += labelled;
-        assert_eq!(sum.to_array(), [5.0, 11.0, 110.0, 2.0, 1.0]);
+        assert_eq!(sum.to_array(), [5.0, 11.0, 110.0, 2.0, 1.0, 0.0]);
         assert_eq!(Totals::from_array(sum.to_array()), sum);
+    }
+
+    #[test]
+    fn a_pair_is_safe_if_one_of_its_sides_is() {
+        let mut groups = Groups::of_pairs(4);
+        groups.numbers.insert("safe_chosen".to_owned(), vec![1.0, 0.0, 1.0, 0.0]);
+        assert_eq!(groups.totals(&[1; 8]).safe_pairs, 0.0);
+        groups.numbers.insert("safe_rejected".to_owned(), vec![1.0, 1.0, 0.0, 0.0]);
+        assert_eq!(groups.totals(&[1; 8]).safe_pairs, 3.0);
     }
 
     #[test]
@@ -390,7 +413,7 @@ mod tests {
         assert_eq!((group.best(), group.order()), (Some(5), vec![1, 2, 0]));
         let groups = Groups { ranked: vec![group.clone()], ..Groups::default() };
         groups.check(7).unwrap();
-        assert_eq!(groups.totals(&[0, 0, 0, 0, 1, 2, 3]).to_array(), [1.0, 2.0, 0.0, 0.0, 0.0]);
+        assert_eq!(groups.totals(&[0, 0, 0, 0, 1, 2, 3]).to_array(), [1.0, 2.0, 0.0, 0.0, 0.0, 0.0]);
         let short = RankedRows { ratings: vec![1.0], ..group };
         let error = Groups { ranked: vec![short], ..Groups::default() }.check(7).unwrap_err().to_string();
         assert!(error.contains("3 completions and 1 ratings"), "{error}");

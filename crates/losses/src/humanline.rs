@@ -3,6 +3,7 @@
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::dual::Observed;
 use crate::error::{Error, Result};
 use crate::groups::{MismatchedScores, Scores};
 use crate::loss::{Context, Objective, Phase, StepScores};
@@ -118,6 +119,14 @@ impl<O: Objective> Objective for Humanline<O> {
     fn loss_at_zero_margin(&self) -> Option<f64> {
         // 0 lies within the bounds.
         self.loss.loss_at_zero_margin()
+    }
+
+    fn observes(&self) -> bool {
+        self.loss.observes()
+    }
+
+    fn observe(&mut self, observed: &Observed) -> Result<()> {
+        self.loss.observe(observed)
     }
 
     fn state(&self) -> Option<serde_json::Value> {

@@ -31,10 +31,12 @@
 //! | bring settings of TRL | [`trl`] |
 //! | learn with a fast and a slow module | [`FastSlowDpo`] |
 //! | learn from rewards of samples | [`policy_gradient`] |
+//! | keep costs below a limit | [`dual`], [`SafeRlhfLagrangian`] |
 
 mod builtin;
 mod collective;
 mod divergence;
+pub mod dual;
 mod error;
 mod fast_slow;
 mod groups;
@@ -67,7 +69,9 @@ pub use groups::{
 pub use humanline::Humanline;
 pub use loss::{Context, Loss, Objective, Phase, StepScores};
 pub use mix::{Mix, Part};
-pub use numbers::{Margin, Number, Numbers, PerItem, Preference, Score, Uncertainty, With};
+pub use numbers::{
+    CostGap, Margin, Number, Numbers, PerItem, Preference, RewardGap, SafeChosen, SafeRejected, Score, Uncertainty, With,
+};
 pub use recipe::Recipe;
 pub use reduction::Reduction;
 pub use reference_update::{Bema, ReferenceUpdate};

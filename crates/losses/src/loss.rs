@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use crate::collective::Collective;
+use crate::dual::Observed;
 use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::numbers::Numbers;
@@ -92,6 +93,20 @@ pub trait Loss: Debug {
         None
     }
 
+    /// Whether it reads costs of fresh completions of the policy while it is trained.
+    fn observes(&self) -> bool {
+        false
+    }
+
+    /// Takes such costs. The next [`prepare`](Loss::prepare) of a step that trains acts on them, once.
+    ///
+    /// # Errors
+    /// If the loss reads none, or they are not those it expects.
+    fn observe(&mut self, observed: &Observed) -> Result<()> {
+        let _ = observed;
+        Err(Error::ReadsNoCosts { objective: short_name::<Self>() })
+    }
+
     /// State that training changes and a checkpoint must hold, if there is any.
     fn state(&self) -> Option<serde_json::Value> {
         None
@@ -145,6 +160,21 @@ pub trait Objective: Debug {
     /// The loss where policy and reference agree, if no data can change it: `ln 2`
     /// for DPO, nothing for imitation.
     fn loss_at_zero_margin(&self) -> Option<f64>;
+
+    /// Whether it reads costs of fresh completions of the policy while it is trained.
+    fn observes(&self) -> bool {
+        false
+    }
+
+    /// Takes such costs, for every constraint. Whoever trains gives those of all ranks to every rank, between two steps and
+    /// as often as there are new ones; the next [`prepare`](Objective::prepare) of a step that trains acts on them, once.
+    ///
+    /// # Errors
+    /// If the objective reads none, or they are not those it expects.
+    fn observe(&mut self, observed: &Observed) -> Result<()> {
+        let _ = observed;
+        Err(Error::ReadsNoCosts { objective: self.name() })
+    }
 
     /// State that training changes and a checkpoint must hold, if there is any.
     fn state(&self) -> Option<serde_json::Value>;
@@ -267,6 +297,14 @@ impl<L: Loss> Objective for L {
         Loss::loss_at_zero_margin(self)
     }
 
+    fn observes(&self) -> bool {
+        Loss::observes(self)
+    }
+
+    fn observe(&mut self, observed: &Observed) -> Result<()> {
+        Loss::observe(self, observed)
+    }
+
     fn state(&self) -> Option<serde_json::Value> {
         Loss::state(self)
     }
@@ -300,6 +338,12 @@ macro_rules! forward_objective {
             }
             fn loss_at_zero_margin(&self) -> Option<f64> {
                 self.objective().loss_at_zero_margin()
+            }
+            fn observes(&self) -> bool {
+                self.objective().observes()
+            }
+            fn observe(&mut self, observed: &$crate::dual::Observed) -> $crate::Result<()> {
+                self.objective_mut().observe(observed)
             }
             fn state(&self) -> Option<serde_json::Value> {
                 self.objective().state()

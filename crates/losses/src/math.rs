@@ -52,6 +52,26 @@ pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
     Ok(log_sigmoid(x)?.exp()?)
 }
 
+/// `−t·log σ(x) − (1 − t)·log σ(−x)`: the logistic loss of a margin `x` whose label `t` in [0, 1] is soft, with slope
+/// `σ(x) − t`. Finite for every finite `x`. With `x = a·(β·z − m)` it is the loss of a pair whose margin of implicit
+/// rewards `β·z` is compared with `m` on a scale `a`: `a = 1`, `m = 0`, `t = 1` is DPO.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// let values = |values: &[f64]| Tensor::new(values, &Device::Cpu);
+/// let losses = candlewick_losses::math::soft_logistic(&values(&[0.0, 1e4, -1e4])?, &values(&[0.3, 0.75, 1.0])?)?;
+/// assert_eq!(losses.to_vec1::<f64>()?, [2f64.ln(), 2500.0, 1e4]);
+/// # Ok::<(), candlewick_losses::Error>(())
+/// ```
+///
+/// # Errors
+/// If the shapes differ.
+pub fn soft_logistic(x: &Tensor, label: &Tensor) -> Result<Tensor> {
+    let label = label.detach();
+    let (agree, disagree) = ((log_sigmoid(x)? * &label)?, (log_sigmoid(&x.neg()?)? * label.affine(-1.0, 1.0)?)?);
+    Ok((agree + disagree)?.neg()?)
+}
+
 /// `max(0, x)` with slope 0 at 0; NaN stays NaN, and −∞, which no finite log-probability gives, becomes NaN.
 ///
 /// ```

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::dual::Observed;
 use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::loss::{Context, Objective, Phase, StepScores};
@@ -114,6 +115,18 @@ impl<O: Objective> Objective for Mix<O> {
 
     fn loss_at_zero_margin(&self) -> Option<f64> {
         self.parts.iter().map(|part| Some(part.weight * part.loss.loss_at_zero_margin()?)).sum()
+    }
+
+    fn observes(&self) -> bool {
+        self.parts.iter().any(|part| part.loss.observes())
+    }
+
+    /// Every part that reads costs takes them.
+    fn observe(&mut self, observed: &Observed) -> Result<()> {
+        if !self.observes() {
+            return Err(Error::ReadsNoCosts { objective: self.name() });
+        }
+        self.parts.iter_mut().filter(|part| part.loss.observes()).try_for_each(|part| part.loss.observe(observed))
     }
 
     fn state(&self) -> Option<serde_json::Value> {

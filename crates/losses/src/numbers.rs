@@ -18,6 +18,8 @@ pub struct Number {
     pub low: f64,
     /// The largest value it may have.
     pub high: f64,
+    /// Whether it must be a whole number.
+    pub whole: bool,
     /// What it says, for messages.
     pub meaning: &'static str,
 }
@@ -49,6 +51,23 @@ pub struct Score;
 #[derive(Debug, Clone, Copy)]
 pub struct Uncertainty;
 
+/// By how much the reward of the chosen completion is higher, `r(y_w) − r(y_l)`, in the units of the reward model.
+#[derive(Debug, Clone, Copy)]
+pub struct RewardGap;
+
+/// By how much the cost of the chosen completion is higher, `c(y_w) − c(y_l)`, in the units of the cost model.
+/// `CONSTRAINT` is 0 for `cost_gap`; 1, 2 and 3 are further constraints, `cost_gap_2` to `cost_gap_4`.
+#[derive(Debug, Clone, Copy)]
+pub struct CostGap<const CONSTRAINT: usize = 0>;
+
+/// Whether the chosen completion is safe: 1 or 0.
+#[derive(Debug, Clone, Copy)]
+pub struct SafeChosen;
+
+/// Whether the rejected completion is safe: 1 or 0.
+#[derive(Debug, Clone, Copy)]
+pub struct SafeRejected;
+
 /// A view with a number an item. It derefs to the view.
 ///
 /// ```
@@ -73,23 +92,42 @@ pub struct With<V, N> {
 impl Number {
     /// A number that may have any value that is finite in single precision, in which models compute.
     pub const fn any(name: &'static str, meaning: &'static str) -> Self {
-        Self { name, low: f32::MIN as f64, high: f32::MAX as f64, meaning }
+        Self { name, low: f32::MIN as f64, high: f32::MAX as f64, whole: false, meaning }
     }
 
     /// A number in [0, 1].
     pub const fn share(name: &'static str, meaning: &'static str) -> Self {
-        Self { name, low: 0.0, high: 1.0, meaning }
+        Self { name, low: 0.0, high: 1.0, whole: false, meaning }
+    }
+
+    /// A label: 0 or 1.
+    pub const fn label(name: &'static str, meaning: &'static str) -> Self {
+        Self { name, low: 0.0, high: 1.0, whole: true, meaning }
     }
 
     /// Whether a value is one that it may have; NaN is not.
     pub fn admits(&self, value: f64) -> bool {
-        (self.low..=self.high).contains(&value)
+        (self.low..=self.high).contains(&value) && (!self.whole || value.fract() == 0.0)
+    }
+
+    // `==` of a const fn.
+    #[expect(clippy::float_cmp, reason = "two numbers are the same or not")]
+    const fn equals(&self, other: &Self) -> bool {
+        same_text(self.name, other.name)
+            && same_text(self.meaning, other.meaning)
+            && self.low == other.low
+            && self.high == other.high
+            && self.whole == other.whole
     }
 
     /// Its range in words.
     pub fn range(&self) -> String {
         if self.low <= f64::from(f32::MIN) && self.high >= f64::from(f32::MAX) {
             "a finite number".to_owned()
+        } else if self.whole && (self.low, self.high) == (0.0, 1.0) {
+            "0 or 1".to_owned()
+        } else if self.whole {
+            format!("a whole number in [{}, {}]", self.low, self.high)
         } else {
             format!("a number in [{}, {}]", self.low, self.high)
         }
@@ -112,9 +150,33 @@ impl PerItem for Uncertainty {
     const NUMBER: Number = Number::share("uncertainty", "how uncertain the completion is");
 }
 
+impl PerItem for RewardGap {
+    const NUMBER: Number = Number::any("reward_gap", "reward of the chosen completion less that of the rejected one");
+}
+
+impl<const CONSTRAINT: usize> PerItem for CostGap<CONSTRAINT> {
+    const NUMBER: Number = COST_GAPS[CONSTRAINT];
+}
+
+/// The gaps of the costs, one a constraint.
+pub(crate) const COST_GAPS: [Number; 4] = [
+    Number::any("cost_gap", "cost of the chosen completion less that of the rejected one"),
+    Number::any("cost_gap_2", "the same for the second constraint"),
+    Number::any("cost_gap_3", "the same for the third constraint"),
+    Number::any("cost_gap_4", "the same for the fourth constraint"),
+];
+
+impl PerItem for SafeChosen {
+    const NUMBER: Number = Number::label("safe_chosen", "1 where the chosen completion is safe and 0 where not");
+}
+
+impl PerItem for SafeRejected {
+    const NUMBER: Number = Number::label("safe_rejected", "1 where the rejected completion is safe and 0 where not");
+}
+
 impl Numbers {
     /// How many numbers an objective may read.
-    pub const CAPACITY: usize = 6;
+    pub const CAPACITY: usize = 8;
     /// No number.
     pub const NONE: Self = Self([None; Self::CAPACITY]);
 
@@ -131,17 +193,34 @@ impl Numbers {
     }
 
     /// Those of both; `None` if they are too many, or if both name one number and mean another.
-    pub fn union(self, other: Self) -> Option<Self> {
+    pub const fn union(self, other: Self) -> Option<Self> {
         let mut union = self;
-        for number in other.iter() {
-            let known = union.iter().find(|known| known.name == number.name).copied();
-            match known {
-                Some(known) if known == *number => {}
-                Some(_) => return None,
-                None => *union.0.iter_mut().find(|slot| slot.is_none())? = Some(*number),
+        let mut next = 0;
+        while next < Self::CAPACITY {
+            if let Some(number) = other.0[next]
+                && !union.insert(number)
+            {
+                return None;
             }
+            next += 1;
         }
         Some(union)
+    }
+
+    /// Adds a number unless it is there; says whether that went well.
+    const fn insert(&mut self, number: Number) -> bool {
+        let mut slot = 0;
+        while slot < Self::CAPACITY {
+            match self.0[slot] {
+                None => {
+                    self.0[slot] = Some(number);
+                    return true;
+                }
+                Some(known) if same_text(known.name, number.name) => return known.equals(&number),
+                Some(_) => slot += 1,
+            }
+        }
+        false
     }
 
     /// Checks that every item has every number, in its range.
@@ -164,8 +243,29 @@ impl Numbers {
     }
 }
 
+const fn same_text(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut index = 0;
+    while index < a.len() {
+        if a[index] != b[index] {
+            return false;
+        }
+        index += 1;
+    }
+    true
+}
+
 impl<V: View, N: PerItem> View for With<V, N> {
-    const NEEDS: Needs = Needs { numbers: Numbers::of(N::NUMBER), ..V::NEEDS };
+    const NEEDS: Needs = Needs {
+        numbers: match V::NEEDS.numbers.union(Numbers::of(N::NUMBER)) {
+            Some(numbers) => numbers,
+            None => panic!("a view has more numbers than there is room for, or one of them twice in two ranges"),
+        },
+        ..V::NEEDS
+    };
 
     fn view(scores: &Scores) -> Option<Self> {
         let view = V::view(scores)?;
@@ -175,6 +275,11 @@ impl<V: View, N: PerItem> View for With<V, N> {
 }
 
 impl<V, N> With<V, N> {
+    /// The view without the number; of a view with several numbers, that with the others.
+    pub fn view(&self) -> &V {
+        &self.view
+    }
+
     /// The number of every item, `[B]`, in the dtype of the scores; detached.
     pub fn number(&self) -> &Tensor {
         &self.number
@@ -204,5 +309,31 @@ mod tests {
         }
         assert_eq!(any.range(), "a finite number");
         assert_eq!(Number::share("preference", "a share").range(), "a number in [0, 1]");
+    }
+
+    #[test]
+    fn a_label_is_one_of_two_numbers() {
+        let label = SafeChosen::NUMBER;
+        assert!(label.admits(0.0) && label.admits(1.0));
+        assert!(![0.5, -1.0, 2.0, f64::NAN].into_iter().any(|value| label.admits(value)));
+        assert_eq!(label.range(), "0 or 1");
+    }
+
+    #[test]
+    fn nested_views_need_the_numbers_of_both() {
+        type Nested = With<With<With<crate::AnchoredPair, SafeChosen>, CostGap<1>>, SafeChosen>;
+        let names: Vec<&str> = Nested::NEEDS.numbers.iter().map(|number| number.name).collect();
+        assert_eq!(names, ["safe_chosen", "cost_gap_2"]);
+        assert!(Nested::NEEDS.reference);
+    }
+
+    #[test]
+    fn one_name_in_two_ranges_has_no_union() {
+        let (any, share) = (Number::any("margin", "a gap"), Number::share("margin", "a gap"));
+        assert_eq!(Numbers::of(any).union(Numbers::of(share)), None);
+        assert_eq!(Numbers::of(any).union(Numbers::of(any)), Some(Numbers::of(any)));
+        let full = ["a", "b", "c", "d", "e", "f", "g", "h"].map(|name| Numbers::of(Number::any(name, "")));
+        let full = full.into_iter().try_fold(Numbers::NONE, Numbers::union).unwrap();
+        assert_eq!(full.union(Numbers::of(any)), None);
     }
 }

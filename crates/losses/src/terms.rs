@@ -20,6 +20,8 @@ pub enum Normaliser {
     Desirable,
     /// Rows labelled undesirable: [`Totals::undesirable`].
     Undesirable,
+    /// Pairs of which at least one side is safe: [`Totals::safe_pairs`].
+    SafePairs,
 }
 
 /// One addend of a loss: `weight · Σ_b numerator_b / total`.
@@ -160,6 +162,7 @@ impl Totals {
             Normaliser::RejectedTokens => self.rejected_tokens,
             Normaliser::Desirable => self.desirable,
             Normaliser::Undesirable => self.undesirable,
+            Normaliser::SafePairs => self.safe_pairs,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::dual::Observed;
 use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::loss::{Context, Objective, Phase, StepScores};
@@ -107,6 +108,14 @@ impl<O: Objective> Objective for TrustRegion<O> {
 
     fn loss_at_zero_margin(&self) -> Option<f64> {
         self.loss.loss_at_zero_margin()
+    }
+
+    fn observes(&self) -> bool {
+        self.loss.observes()
+    }
+
+    fn observe(&mut self, observed: &Observed) -> Result<()> {
+        self.loss.observe(observed)
     }
 
     fn state(&self) -> Option<serde_json::Value> {

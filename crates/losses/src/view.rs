@@ -109,6 +109,7 @@ pub struct Pair {
 pub struct AnchoredPair {
     policy: Pair,
     reference: Pair,
+    numbers: BTreeMap<String, Vec<f64>>,
 }
 
 /// Completions with a verdict, scored by the policy and by a reference, which is detached.
@@ -409,11 +410,20 @@ impl View for AnchoredPair {
     fn view(scores: &Scores) -> Option<Self> {
         let policy = Pair::view(scores)?;
         let reference = Pair::of(scores.reference.as_ref()?.detach(), scores);
-        Some(Self { policy, reference })
+        Some(Self { policy, reference, numbers: scores.groups.numbers.clone() })
     }
 }
 
 impl AnchoredPair {
+    /// A number of every pair by name, `[B]` in the dtype of the scores, if the data gave one a pair: for a loss that
+    /// reads it only under some of its settings, which [`Loss::numbers`](crate::Loss::numbers) then names. Where it
+    /// always does, see [`With`](crate::With).
+    pub fn number(&self, name: &str) -> Option<Tensor> {
+        let values = self.numbers.get(name).filter(|values| values.len() == self.policy.count())?;
+        let like = self.policy.scores.log_probs();
+        Tensor::new(values.as_slice(), like.device()).and_then(|values| values.to_dtype(like.dtype())).ok()
+    }
+
     /// The pairs as the policy scores them.
     pub fn policy(&self) -> &Pair {
         &self.policy

@@ -3,6 +3,7 @@
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::dual::Observed;
 use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::loss::{Context, Objective, Phase, StepScores};
@@ -116,6 +117,14 @@ impl<O: Objective> Objective for Wpo<O> {
 
     fn loss_at_zero_margin(&self) -> Option<f64> {
         None
+    }
+
+    fn observes(&self) -> bool {
+        self.loss.observes()
+    }
+
+    fn observe(&mut self, observed: &Observed) -> Result<()> {
+        self.loss.observe(observed)
     }
 
     fn state(&self) -> Option<serde_json::Value> {

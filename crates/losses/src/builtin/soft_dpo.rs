@@ -6,7 +6,7 @@ use super::{Named, check_beta, check_reduction, with_margins};
 use crate::divergence::Divergence;
 use crate::error::Result;
 use crate::loss::{Context, Loss};
-use crate::math::log_sigmoid;
+use crate::math::soft_logistic;
 use crate::numbers::{Preference, With};
 use crate::reduction::Reduction;
 use crate::terms::{LossTerms, Term};
@@ -76,8 +76,7 @@ impl Loss for SoftDpo {
 
     fn terms(&self, input: &Self::Input, _: &Context) -> Result<LossTerms> {
         let margins = (input.log_ratios(self.reduction)?.margins()? * self.beta)?;
-        let (agree, disagree) = (input.number(), input.number().affine(-1.0, 1.0)?);
-        let losses = (log_sigmoid(&margins)?.mul(agree)? + log_sigmoid(&margins.neg()?)?.mul(&disagree)?)?.neg()?;
+        let losses = soft_logistic(&margins, input.number())?;
         let terms = LossTerms::new([Term::per_item(Self::NAME, losses)]).with_rewards(input.rewards(self.beta)?);
         with_margins(terms, &margins, self.reduction, Divergence::ReverseKl)
     }

@@ -368,7 +368,7 @@ fn with_other(recipe: &Recipe, key: &str) -> Recipe {
 }
 
 /// Values of hyperparameters that are no numbers.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 18] = [
     r#""mean""#,
     r#""sum""#,
     r#""forward_kl""#,
@@ -383,4 +383,8 @@ const OTHERS: [&str; 14] = [
     r#"[ { "weight": 2.0, "loss": { "type": "dpo" } } ]"#,
     r#""squared""#,
     r#""sample""#,
+    r#""regress""#,
+    r#""log_ratios""#,
+    r#""labels""#,
+    "[2.5]",
 ];

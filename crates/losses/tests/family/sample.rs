@@ -55,6 +55,11 @@ impl Sample {
             let values = (0..groups.items()).map(|item| 0.05 + 0.9 * (item as f64 * 0.37).fract()).collect();
             groups.numbers.entry(name.to_owned()).or_insert(values);
         }
+        // Of four pairs one each of safe and safe, safe and not, not and safe, and neither.
+        for (name, period) in LABELS {
+            let values = (0..groups.items()).map(|item| f64::from(u8::from(item / period % 2 == 0))).collect();
+            groups.numbers.entry(name.to_owned()).or_insert(values);
+        }
         Self { policy, reference, mask: mask.collect(), groups, means, squares, given, teacher, teacher_reference }
     }
 
@@ -255,7 +260,20 @@ pub(crate) fn prepare(recipe: &Recipe, micro: &[Scores]) -> Context {
 }
 
 /// The numbers that some loss of the list reads; all in [0, 1], which suits each of them.
-const NUMBERS: [&str; 5] = ["margin", "preference", "score", "uncertainty", "desirable_prompt"];
+const NUMBERS: [&str; 10] = [
+    "margin",
+    "preference",
+    "score",
+    "uncertainty",
+    "desirable_prompt",
+    "reward_gap",
+    "cost_gap",
+    "cost_gap_2",
+    "cost_gap_3",
+    "cost_gap_4",
+];
+/// The labels that some loss reads, and after how many items they change.
+const LABELS: [(&str, usize); 2] = [("safe_chosen", 2), ("safe_rejected", 1)];
 
 /// Four mismatched completions with a positive mean log-ratio.
 fn mismatched(dtype: DType) -> MismatchedScores {
