@@ -70,7 +70,8 @@ pub use humanline::Humanline;
 pub use loss::{Context, Loss, Objective, Phase, StepScores};
 pub use mix::{Mix, Part};
 pub use numbers::{
-    CostGap, Margin, Number, Numbers, PerItem, Preference, RewardGap, SafeChosen, SafeRejected, Score, Uncertainty, With,
+    CostGap, Margin, Number, Numbers, PerItem, Preference, RewardGap, SafeChosen, SafeRejected, Score, Uncertainty,
+    With,
 };
 pub use recipe::Recipe;
 pub use reduction::Reduction;

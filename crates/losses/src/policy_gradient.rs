@@ -27,6 +27,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::dual::Weights;
 use crate::error::{Error, Result};
 use crate::groups::check_same_slots;
 use crate::math::{guarded_exp, guarded_expm1};
@@ -164,6 +165,9 @@ impl Default for Advantages {
 }
 
 impl Advantages {
+    /// Those to mix rewards and costs with: centred, and divided by nothing, so that every prompt has the same multiplier.
+    pub const CONSTRAINED: Self = Self::Centred;
+
     /// The advantages of `P` prompts' rewards, `[P, G]` to `[P, G]`; detached. Equal rewards have exactly 0.
     ///
     /// # Errors
@@ -225,25 +229,52 @@ impl Advantages {
 /// # Errors
 /// If the shapes or dtypes differ, or the multiplier is negative or not finite.
 pub fn lagrangian(rewards: &Tensor, costs: &Tensor, multiplier: f64) -> Result<Tensor> {
-    if !(multiplier.is_finite() && multiplier >= 0.0) {
-        return Err(out_of_range("lagrangian", "multiplier", multiplier, "a number of at least 0"));
+    weighted(rewards, &[costs], &Weights::of(&[multiplier])?)
+}
+
+/// `w·R − Σ_k w_k·C_k` of rewards and the costs of several constraints, of any one shape; detached. The weights are those
+/// of [`Weights`], finite however large a multiplier is.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use candlewick_losses::{dual::Weights, policy_gradient::weighted};
+/// let one = |value: f64| Tensor::new(&[value], &Device::Cpu);
+/// let mixed = weighted(&one(8.0)?, &[&one(1.0)?, &one(2.0)?], &Weights::of(&[1.0, 2.0])?)?;
+/// assert_eq!(mixed.to_vec1::<f64>()?, [0.75]); // (8 − 1 − 4)/4
+/// # Ok::<(), candlewick_losses::Error>(())
+/// ```
+///
+/// # Errors
+/// If the shapes or dtypes differ, or there are not as many weights as costs.
+pub fn weighted(rewards: &Tensor, costs: &[&Tensor], weights: &Weights) -> Result<Tensor> {
+    if costs.len() != weights.costs.len() {
+        return Err(Error::Dual(format!(
+            "got costs of {} constraints and weights of {}, expected as many",
+            costs.len(),
+            weights.costs.len()
+        )));
     }
-    check_like("costs", costs, rewards)?;
-    // λ/(1 + λ) as 1/(1 + 1/λ), which is 1 where 1 + λ is infinite.
-    let (of_rewards, of_costs) = (1.0 / (1.0 + multiplier), 1.0 / (1.0 + 1.0 / multiplier));
-    Ok(((rewards.detach() * of_rewards)? - (costs.detach() * of_costs)?)?)
+    let mut mixed = (rewards.detach() * weights.reward)?;
+    for (costs, weight) in costs.iter().zip(&weights.costs) {
+        check_like("costs", costs, rewards)?;
+        mixed = (mixed - (costs.detach() * *weight)?)?;
+    }
+    Ok(mixed)
 }
 
 /// Where the penalty `κ·KL` stands when rewards are mixed with costs. It enters once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KlPlacement {
-    /// `((R − κ·KL) − λ·C)/(1 + λ)`: the Lagrangian of "the highest reward less `κ·KL`, at a cost of at most `d`". The
+    /// The default: `((R − κ·KL) − λ·C)/(1 + λ)`: the Lagrangian of "the highest reward less `κ·KL`, at a cost of at most `d`". The
     /// factor `1/(1 + λ)` scales the step and nothing else.
+    #[default]
+    #[serde(alias = "reward")]
     Rewards,
     /// `(R − λ·C)/(1 + λ) − κ·KL`: with `−κ·KL` in the rewards and `+κ·KL` in the costs, as Safe RLHF was released, its
     /// weight in the mixture is `κ` whatever the multiplier is. The higher the multiplier, the stronger is
     /// the penalty beside the reward, and some constraints cannot be met by any multiplier.
+    #[serde(alias = "split")]
     Both,
 }
 
@@ -271,14 +302,29 @@ impl KlPlacement {
         weight: f64,
         multiplier: f64,
     ) -> Result<Tensor> {
+        self.mixed_by(rewards, &[costs], log_ratios, weight, &Weights::of(&[multiplier])?)
+    }
+
+    /// The same for several constraints, by the weights of their multipliers.
+    ///
+    /// # Errors
+    /// As [`weighted`], or if the weight of the penalty is negative or not finite.
+    pub fn mixed_by(
+        self,
+        rewards: &Tensor,
+        costs: &[&Tensor],
+        log_ratios: &Tensor,
+        weight: f64,
+        weights: &Weights,
+    ) -> Result<Tensor> {
         if !(weight.is_finite() && weight >= 0.0) {
             return Err(out_of_range("mixed_rewards", "weight", weight, "a number of at least 0"));
         }
         check_like("log_ratios", log_ratios, rewards)?;
         let penalty = (log_ratios.detach() * weight)?;
         match self {
-            Self::Rewards => lagrangian(&(rewards.detach() - penalty)?, costs, multiplier),
-            Self::Both => Ok((lagrangian(rewards, costs, multiplier)? - penalty)?),
+            Self::Rewards => weighted(&(rewards.detach() - penalty)?, costs, weights),
+            Self::Both => Ok((weighted(rewards, costs, weights)? - penalty)?),
         }
     }
 }

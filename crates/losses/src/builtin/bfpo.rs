@@ -72,7 +72,8 @@ impl Default for Bfpo {
 impl Named for Bfpo {
     const NAME: &'static str = "bfpo";
     const ALIASES: &'static [&'static str] = &[];
-    const SUMMARY: &'static str = "regression of pairs of helpfulness on targets made of `safe_chosen` and `safe_rejected`";
+    const SUMMARY: &'static str =
+        "regression of pairs of helpfulness on targets made of `safe_chosen` and `safe_rejected`";
 }
 
 impl Loss for Bfpo {

@@ -75,7 +75,8 @@ impl Default for SafeDpo {
 impl Named for SafeDpo {
     const NAME: &'static str = "safe_dpo";
     const ALIASES: &'static [&'static str] = &[];
-    const SUMMARY: &'static str = "DPO on pairs turned by `safe_chosen` and `safe_rejected`, with an offset between safe and unsafe";
+    const SUMMARY: &'static str =
+        "DPO on pairs turned by `safe_chosen` and `safe_rejected`, with an offset between safe and unsafe";
 }
 
 impl Loss for SafeDpo {

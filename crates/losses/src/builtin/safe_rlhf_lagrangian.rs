@@ -30,7 +30,7 @@ use crate::view::AnchoredPair;
 /// # When to use
 /// Pairs with scores of a reward model and a cost model (or labels of safety in the place of costs) and a limit on the mean
 /// cost: solve for `λ` once over a table of scores ([`ScoreTable`](crate::dual::ScoreTable), 64 completions a prompt or
-/// more), then train with it. Never take `λ` from the pairs alone: two completions a prompt show 37 % of how far a policy
+/// more), then train with it. Never take `λ` from the pairs alone: two completions a prompt show about 36 % of how far a policy
 /// has moved. With a `dual` the multipliers move, by costs of fresh completions that whoever trains observes. Which side is
 /// called chosen does not matter. `docs/safe-rlhf.md` has the whole picture.
 ///
@@ -173,7 +173,8 @@ impl Loss for SafeRlhfLagrangian {
         check_not_negative::<Self>("reward_weight", self.reward_weight)?;
         let count = self.lambda.len();
         let most = if self.costs == CostSource::Labels { 1 } else { COST_GAPS.len() };
-        let expected = if most == 1 { "one multiplier, as `costs = \"labels\"` has one constraint" } else { "1 to 4 multipliers" };
+        let expected =
+            if most == 1 { "one multiplier, as `costs = \"labels\"` has one constraint" } else { "1 to 4 multipliers" };
         in_range::<Self>("lambda", count as f64, (1..=most).contains(&count), expected)?;
         self.lambda.iter().try_for_each(|&lambda| check_not_negative::<Self>("lambda", lambda))?;
         check_reduction::<Self>(self.reduction)?;
@@ -338,7 +339,10 @@ mod tests {
         let gaps = terms.metrics[0].values.to_vec1::<f64>().unwrap();
         assert_eq!(gaps, [3.0 - 0.25 + 1.0, -1.5 - 0.75, 6.0 + 0.5 - 2.0, -0.125 - 4.0]);
         // −t·log σ(x) − (1 − t)·log σ(−x) is log(1 + e^x) − t·x.
-        let margins = (<AnchoredPair as View>::view(&scores).unwrap().log_ratios(Reduction::Sum).unwrap().margins().unwrap() * 0.1).unwrap();
+        let margins =
+            (<AnchoredPair as View>::view(&scores).unwrap().log_ratios(Reduction::Sum).unwrap().margins().unwrap()
+                * 0.1)
+                .unwrap();
         let losses = terms.terms[0].numerator.to_vec1::<f64>().unwrap();
         for ((x, gap), loss) in margins.to_vec1::<f64>().unwrap().into_iter().zip(gaps).zip(losses) {
             let label = 1.0 / (1.0 + (-gap).exp());
@@ -361,16 +365,17 @@ mod tests {
         let recorded = |key| -> Vec<f64> { FormulaVectors::list(&vectors(), MULTIPLIER, key).unwrap() };
         let mut objective = moving();
         assert!(Objective::observes(&objective));
-        for (index, (&given, &expected)) in
-            recorded("J_cost").iter().zip(&recorded("multiplier")[1..]).enumerate()
-        {
+        for (index, (&given, &expected)) in recorded("J_cost").iter().zip(&recorded("multiplier")[1..]).enumerate() {
             Objective::observe(&mut objective, &cost(given)).unwrap();
             let before = objective.multipliers()[0];
             assert_eq!(step(&mut objective, Phase::Evaluate).scalar("lambda").unwrap(), before);
             let context = step(&mut objective, Phase::Train);
             let lambda = context.scalar("lambda").unwrap();
             assert!((lambda - expected).abs() < 1e-12, "step {index}: {lambda} {expected}");
-            assert_eq!((context.scalar("expected_cost").unwrap(), context.scalar("violation").unwrap()), (given, given));
+            assert_eq!(
+                (context.scalar("expected_cost").unwrap(), context.scalar("violation").unwrap()),
+                (given, given)
+            );
             // Without new costs it stays, and pairs are labelled with it.
             assert_eq!(step(&mut objective, Phase::Train).scalar("lambda").unwrap(), lambda);
             assert_eq!(objective.multipliers(), [lambda]);
@@ -427,7 +432,9 @@ mod tests {
         for json in [r#"{ "type": "dpo" }"#, r#"{ "type": "mix", "parts": [ { "loss": { "type": "dpo" } } ] }"#] {
             let mut recipe: Recipe = serde_json::from_str(json).unwrap();
             assert!(!recipe.observes());
-            assert!(recipe.observe(&cost(1.0)).unwrap_err().to_string().contains("reads no costs of fresh completions"));
+            assert!(
+                recipe.observe(&cost(1.0)).unwrap_err().to_string().contains("reads no costs of fresh completions")
+            );
         }
         assert!(Objective::observe(&mut SafeRlhfLagrangian::default(), &cost(1.0)).is_err());
     }
@@ -448,7 +455,8 @@ mod tests {
     #[test]
     fn settings_that_do_not_fit_are_named() {
         let wrong = |json: &str| {
-            let recipe: Recipe = serde_json::from_str(&format!(r#"{{ "type": "safe_rlhf_lagrangian", {json} }}"#)).unwrap();
+            let recipe: Recipe =
+                serde_json::from_str(&format!(r#"{{ "type": "safe_rlhf_lagrangian", {json} }}"#)).unwrap();
             recipe.validate().unwrap_err().to_string()
         };
         assert!(wrong(r#""lambda": []"#).contains("lambda: got 0, expected 1 to 4 multipliers"));

@@ -251,9 +251,9 @@ mod tests {
 
     #[test]
     fn on_the_logarithm_the_gradient_explodes_in_finite_time_and_stops_at_the_cap() {
-        // λ' = rate·λ²·v: at a rate of 0.1, from 1 with a violation of 1, the differential equation ends at step 10.
+        // λ' = rate·λ²·v ends at step 10 for a rate of 0.1, from 1 with a violation of 1; in steps, at 14.
         let wild = path(Ascent::LogGradient { rate: 0.1, cap: f64::MAX, floor: 0.01 }, &[1.0; 40]);
-        assert!(wild[10] < 6.0 && wild[16] > 1e100, "{wild:?}");
+        assert!(wild[9] < 6.0 && wild[13] < f64::from(f32::MAX) && wild[14] > f64::from(f32::MAX), "{wild:?}");
         assert!(wild.iter().all(|multiplier| multiplier.is_finite()));
         assert!((path(Ascent::beaver(), &[1.0; 40])[40] - 5.0).abs() < 1e-14);
         // The plain ratio grows like an exponential.
@@ -290,8 +290,7 @@ mod tests {
 
     #[test]
     fn a_controller_starts_without_a_kick_and_comes_back_from_both_ends() {
-        let rule =
-            Ascent::Pid { proportional: 0.0, integral: 0.1, derivative: 10.0, smoothing: 0.9, cap: Some(2.0) };
+        let rule = Ascent::Pid { proportional: 0.0, integral: 0.1, derivative: 10.0, smoothing: 0.9, cap: Some(2.0) };
         // The first cost is no rise from 0.
         assert!((path(rule, &[5.0])[1] - 1.5).abs() < 1e-12);
         // However long the limit was violated or met, ten steps of a unit move the multiplier by one.

@@ -107,7 +107,7 @@ pub struct SmallSample {
 const ENOUGH: usize = 64;
 /// Completions a prompt, and the share of a shift by one standard deviation that they show: Gaussian costs, weights by
 /// their softmax. A test computes them.
-pub(super) const SHOWN: [(usize, f64); 6] = [(1, 0.0), (2, 0.37), (4, 0.61), (8, 0.77), (16, 0.86), (32, 0.92)];
+const SHOWN: [(usize, f64); 6] = [(1, 0.0), (2, 0.36), (4, 0.61), (8, 0.77), (16, 0.87), (32, 0.93)];
 
 impl ScoreTable {
     /// Of completions that were sampled, from the reference where they have no weights: [`ENOUGH`](Self::small_sample) of
@@ -149,7 +149,9 @@ impl ScoreTable {
         let constraints = prompts.first().map_or(0, |prompt| prompt.costs.len());
         if constraints == 0 {
             let what = if prompts.is_empty() { "no prompts" } else { "no costs" };
-            return Err(Error::Dual(format!("score table: got {what}, expected prompts with a list of costs a constraint")));
+            return Err(Error::Dual(format!(
+                "score table: got {what}, expected prompts with a list of costs a constraint"
+            )));
         }
         let prompts = prompts.into_iter().enumerate().map(|(index, prompt)| Prompt::new(index, prompt, constraints));
         Ok(Self { prompts: prompts.collect::<Result<_>>()?, constraints, sampled })
@@ -207,8 +209,7 @@ impl ScoreTable {
     pub fn small_sample(&self) -> Option<SmallSample> {
         let completions = self.prompts.iter().map(|prompt| prompt.rewards.len()).min().filter(|_| self.sampled)?;
         let known = SHOWN.iter().rev().find(|&&(known, _)| known <= completions);
-        (completions < ENOUGH)
-            .then(|| SmallSample { completions, shown: known.map_or(0.0, |&(_, shown)| shown) })
+        (completions < ENOUGH).then(|| SmallSample { completions, shown: known.map_or(0.0, |&(_, shown)| shown) })
     }
 
     /// The probabilities of `π_λ`, one list a prompt.
@@ -265,7 +266,10 @@ impl ScoreTable {
         if got == self.constraints {
             return Ok(());
         }
-        Err(Error::Dual(format!("score table: got {got} {what} for {} constraints, expected one each", self.constraints)))
+        Err(Error::Dual(format!(
+            "score table: got {got} {what} for {} constraints, expected one each",
+            self.constraints
+        )))
     }
 }
 
@@ -274,10 +278,15 @@ impl Prompt {
         let PromptScores { rewards, costs, log_weights } = scores;
         let refuse = |reason: String| Err(Error::Dual(format!("score table, prompt {index}: {reason}")));
         if rewards.is_empty() {
-            return refuse("it has no completions, expected at least one (64, for a trustworthy multiplier)".to_owned());
+            return refuse(
+                "it has no completions, expected at least one (64, for a trustworthy multiplier)".to_owned(),
+            );
         }
         if costs.len() != constraints {
-            return refuse(format!("got costs of {} constraints, expected {constraints}, as the first has", costs.len()));
+            return refuse(format!(
+                "got costs of {} constraints, expected {constraints}, as the first has",
+                costs.len()
+            ));
         }
         let log_weights = log_weights.unwrap_or_else(|| vec![0.0; rewards.len()]);
         let lists = [("rewards", &rewards), ("log_weights", &log_weights)];

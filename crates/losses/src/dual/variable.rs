@@ -127,8 +127,11 @@ impl DualVariable {
     /// Names the setting that is out of range, its value and its range.
     pub fn new(settings: DualSettings, initial: f64) -> Result<Self> {
         let (low, high) = settings.bounds();
-        let outside = (!(low..=high).contains(&initial))
-            .then_some(("initial multiplier", initial, "a number within the bounds of the rule (floor or 0, to cap)"));
+        let outside = (!(low..=high).contains(&initial)).then_some((
+            "initial multiplier",
+            initial,
+            "a number within the bounds of the rule (floor or 0, to cap)",
+        ));
         if let Some((parameter, got, expected)) = settings.fault().or(outside) {
             return Err(Error::Parameter { loss: "dual variable".to_owned(), parameter, got, expected });
         }
@@ -152,10 +155,14 @@ impl DualVariable {
     /// If there is none, or one is not finite; then none is taken.
     pub fn observe(&mut self, costs: &[f64]) -> Result<()> {
         if costs.is_empty() {
-            return Err(Error::Dual("got no costs, expected one a completion; give none only by not calling".to_owned()));
+            return Err(Error::Dual(
+                "got no costs, expected one a completion; give none only by not calling".to_owned(),
+            ));
         }
         if let Some((place, got)) = costs.iter().enumerate().find(|(_, cost)| !cost.is_finite()) {
-            return Err(Error::Dual(format!("cost {place}: got {got}, expected a finite number; look at its completion")));
+            return Err(Error::Dual(format!(
+                "cost {place}: got {got}, expected a finite number; look at its completion"
+            )));
         }
         let measured: Vec<(f64, bool)> =
             costs.iter().map(|&cost| (self.settings.measure.of(cost), cost > 0.0)).collect();
@@ -202,7 +209,8 @@ impl DualVariable {
     /// # Errors
     /// If it is none that [`state`](Self::state) returned, or the multiplier is out of the bounds of the rule.
     pub fn restore(&mut self, state: &Value) -> Result<()> {
-        let unfit = || Error::State(format!("a dual variable reads format {FORMAT} with finite numbers, and got {state}"));
+        let unfit =
+            || Error::State(format!("a dual variable reads format {FORMAT} with finite numbers, and got {state}"));
         if state.get("format").and_then(Value::as_u64) != Some(FORMAT) {
             return Err(unfit());
         }

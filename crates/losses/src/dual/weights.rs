@@ -4,9 +4,9 @@ use crate::error::{Error, Result};
 
 /// The weights `1/(1 + Σλ)` of the reward and `λ_k/(1 + Σλ)` of every cost: they add up to 1.
 ///
-/// The factor only scales the step of a policy, and they are computed as `σ(−log λ)` and `σ(log λ)` (the softmax of 0 and
-/// the logarithms, for several), which is finite for every multiplier: the quotient is NaN in single precision from
-/// `log λ = 89` on.
+/// The factor only scales the step of a policy. From logarithms they are `σ(−log λ)` and `σ(log λ)` (the softmax of 0 and
+/// the logarithms, for several), which is finite for every one; the quotient is NaN in single precision from
+/// `log λ = 89` on. All of it is computed in double precision.
 ///
 /// ```
 /// use candlewick_losses::dual::Weights;
@@ -34,6 +34,11 @@ impl Weights {
                 let (parameter, expected) = ("multiplier", "a number of at least 0");
                 return Err(Error::Parameter { loss: "lagrangian".to_owned(), parameter, got, expected });
             }
+        }
+        let total = 1.0 + multipliers.iter().sum::<f64>();
+        if total.is_finite() {
+            let costs = multipliers.iter().map(|multiplier| multiplier / total).collect();
+            return Ok(Self { reward: 1.0 / total, costs });
         }
         Self::of_logs(&multipliers.iter().map(|multiplier| multiplier.ln()).collect::<Vec<_>>())
     }
@@ -74,6 +79,8 @@ mod tests {
         }
         let several = Weights::of(&[1.0, 0.0, 2.0]).unwrap();
         assert!((several.reward - 0.25).abs() < 1e-15 && several.costs[1] == 0.0 && several.costs[2] == 0.5);
+        let beyond = Weights::of(&[f64::MAX, f64::MAX]).unwrap();
+        assert!((beyond.costs[0] - 0.5).abs() < 1e-15 && beyond.reward < 1e-300, "{beyond:?}");
     }
 
     #[test]

@@ -114,9 +114,8 @@ impl Average {
 
 fn means<'a>(costs: impl ExactSizeIterator<Item = &'a (f64, bool)>) -> (f64, f64) {
     let count = costs.len() as f64;
-    let sums = costs.fold((0.0, 0.0), |(sum, above), (cost, is_above)| {
-        (sum + cost, above + f64::from(u8::from(*is_above)))
-    });
+    let sums =
+        costs.fold((0.0, 0.0), |(sum, above), (cost, is_above)| (sum + cost, above + f64::from(u8::from(*is_above))));
     (sums.0 / count, sums.1 / count)
 }
 

@@ -368,7 +368,7 @@ fn with_other(recipe: &Recipe, key: &str) -> Recipe {
 }
 
 /// Values of hyperparameters that are no numbers.
-const OTHERS: [&str; 18] = [
+const OTHERS: [&str; 19] = [
     r#""mean""#,
     r#""sum""#,
     r#""forward_kl""#,
@@ -385,6 +385,7 @@ const OTHERS: [&str; 18] = [
     r#""sample""#,
     r#""regress""#,
     r#""log_ratios""#,
+    r#""measured""#,
     r#""labels""#,
     "[2.5]",
 ];

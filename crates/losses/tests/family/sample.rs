@@ -51,8 +51,10 @@ impl Sample {
         // Log-probabilities of three tokens each add up to less than 1.
         let [given, teacher, teacher_reference] = [(); 3].map(|()| rows(-4.0, -1.2, SLOTS * GIVEN));
         let mask = LENGTHS.iter().map(|&length| (0..SLOTS).map(|slot| f64::from(u8::from(slot < length))).collect());
-        for name in NUMBERS {
-            let values = (0..groups.items()).map(|item| 0.05 + 0.9 * (item as f64 * 0.37).fract()).collect();
+        for (place, name) in NUMBERS.into_iter().enumerate() {
+            // No two numbers of an item are the same.
+            let value = |item: usize| 0.05 + 0.9 * (item as f64 * 0.37 + place as f64 * 0.13).fract();
+            let values = (0..groups.items()).map(value).collect();
             groups.numbers.entry(name.to_owned()).or_insert(values);
         }
         // Of four pairs one each of safe and safe, safe and not, not and safe, and neither.
