@@ -2,6 +2,7 @@
 use std::path::Path;
 
 use candlewick::data::Form;
+use candlewick::losses::Objective;
 use candlewick::train::Words;
 
 #[test]
@@ -171,6 +172,19 @@ fn configurations_of_data_in_the_docs_are_configurations() {
     for block in blocks {
         let words = Words::parse(block, "docs/data.md").expect("it is TOML");
         words.config().unwrap_or_else(|e| panic!("{e}\n{block}"));
+    }
+}
+
+#[test]
+fn configurations_of_limits_in_the_docs_are_configurations() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/safe-rlhf.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let blocks: Vec<&str> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let words = Words::parse(block, "docs/safe-rlhf.md").expect("it is TOML");
+        let config = words.config().unwrap_or_else(|e| panic!("{e}\n{block}"));
+        config.objective.validate().expect("an objective");
     }
 }
 

@@ -2,8 +2,8 @@
 
 use anyhow::{Result, anyhow};
 use candlewick::losses::{
-    Builtin, Dpo, Humanline, Mix, Objective, Part, Recipe, ReferenceUpdate, Scored, Sft, StepWide, Teacher,
-    TrustRegion, Wpo,
+    Builtin, Dpo, Humanline, Mix, Objective, Part, Recipe, ReferenceUpdate, Scored, Sft, StepWide, Tchebycheff,
+    Teacher, TrustRegion, Wpo,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -50,14 +50,12 @@ fn describe(name: &str) -> Result<()> {
 }
 
 /// The objectives that are made of others, each as it may be written, with one line about it.
-fn composites() -> [(Recipe, &'static str); 4] {
+fn composites() -> [(Recipe, &'static str); 5] {
     let dpo = || Recipe::Builtin(Dpo::default().into());
     let sft = Recipe::Builtin(Sft {}.into());
+    let mix = Mix { parts: vec![Part { weight: 1.0, loss: dpo() }, Part { weight: 0.5, loss: sft }] };
     [
-        (
-            Mix { parts: vec![Part { weight: 1.0, loss: dpo() }, Part { weight: 0.5, loss: sft }] }.into(),
-            "a weighted sum of objectives",
-        ),
+        (mix.clone().into(), "a weighted sum of objectives"),
         (
             Wpo { loss: Box::new(dpo()) }.into(),
             "any loss of pairs, each pair weighted by how likely the policy would write both completions itself",
@@ -67,6 +65,10 @@ fn composites() -> [(Recipe, &'static str); 4] {
             "any loss, on log-ratios of single tokens to a reference held within bounds",
         ),
         (TrustRegion::new(Box::new(dpo())).into(), "any loss with a reference, which follows the policy"),
+        (
+            Tchebycheff { mix, ideals: Vec::new(), temperature: 0.0 }.into(),
+            "the worst of several objectives, each weighed and measured from its ideal",
+        ),
     ]
 }
 

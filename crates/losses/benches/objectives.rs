@@ -203,7 +203,8 @@ fn policy(needs: &Needs, rows: usize, random: &mut Random) -> Result<TokenScores
 fn value_of(number: &Number, share: f64) -> f64 {
     let low = if number.low > f64::from(f32::MIN) { number.low } else { number.high.min(1.0) - 2.0 };
     let high = if number.high < f64::from(f32::MAX) { number.high } else { low + 2.0 };
-    low + (high - low) * share
+    let value = low + (high - low) * share;
+    if number.whole { value.round() } else { value }
 }
 
 /// The same numbers in every run: a linear congruential generator, of which the upper bits are used.

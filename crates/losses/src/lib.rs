@@ -25,7 +25,7 @@
 //!
 //! | to | see |
 //! |---|---|
-//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Wpo`], [`Humanline`], [`TrustRegion`], [`Objective`] |
+//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Wpo`], [`Humanline`], [`TrustRegion`], [`Tchebycheff`], [`Objective`] |
 //! | write a loss | [`Loss`]; the views [`Pair`], [`AnchoredPair`], [`AnchoredLabels`], [`Demonstrations`], [`DemonstrationMeans`], [`EditedPair`], [`Ranked`], [`AnchoredRanked`], [`Judged`], [`TaughtPair`], [`AdvisedPair`], and any of them [`With`] a number |
 //! | weight undesirable rows by their prompts | [`udm`] |
 //! | bring settings of TRL | [`trl`] |
@@ -50,6 +50,7 @@ mod recipe;
 mod reduction;
 mod reference_update;
 mod scores;
+mod tchebycheff;
 mod terms;
 mod transport;
 pub mod trl;
@@ -77,6 +78,7 @@ pub use recipe::Recipe;
 pub use reduction::Reduction;
 pub use reference_update::{Bema, ReferenceUpdate};
 pub use scores::{Outputs, TokenScores};
+pub use tchebycheff::Tchebycheff;
 pub use terms::{LossTerms, Metric, Normaliser, Rewards, Term};
 pub use trust_region::TrustRegion;
 pub use view::{

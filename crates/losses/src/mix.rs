@@ -94,23 +94,7 @@ impl<O: Objective> Objective for Mix<O> {
     }
 
     fn evaluate(&self, scores: &Scores, context: &Context) -> Result<LossTerms> {
-        let mut sum = LossTerms::new([]);
-        for (index, part) in self.parts.iter().enumerate() {
-            let LossTerms { mut terms, rewards, mut metrics } = part.loss.evaluate(scores, &context.part(index))?;
-            for term in &mut terms {
-                term.weight *= part.weight;
-            }
-            sum.terms.append(&mut terms);
-            // As with numbers of the context: the mean over two parts would be the metric of neither.
-            for metric in &mut metrics {
-                if sum.metrics.iter().any(|known| known.name == metric.name) {
-                    metric.name = format!("{}/{index}", metric.name).into();
-                }
-            }
-            sum.metrics.append(&mut metrics);
-            sum.rewards = sum.rewards.or(rewards);
-        }
-        Ok(sum)
+        self.evaluate_with(scores, context, &self.parts.iter().map(|part| part.weight).collect::<Vec<_>>())
     }
 
     fn loss_at_zero_margin(&self) -> Option<f64> {
@@ -157,6 +141,27 @@ impl<O: Objective> Objective for Mix<O> {
 }
 
 impl<O: Objective> Mix<O> {
+    /// The terms of all parts, with other weights than their own.
+    pub(crate) fn evaluate_with(&self, scores: &Scores, context: &Context, weights: &[f64]) -> Result<LossTerms> {
+        let mut sum = LossTerms::new([]);
+        for (index, (part, weight)) in self.parts.iter().zip(weights).enumerate() {
+            let LossTerms { mut terms, rewards, mut metrics } = part.loss.evaluate(scores, &context.part(index))?;
+            for term in &mut terms {
+                term.weight *= weight;
+            }
+            sum.terms.append(&mut terms);
+            // As with numbers of the context: the mean over two parts would be the metric of neither.
+            for metric in &mut metrics {
+                if sum.metrics.iter().any(|known| known.name == metric.name) {
+                    metric.name = format!("{}/{index}", metric.name).into();
+                }
+            }
+            sum.metrics.append(&mut metrics);
+            sum.rewards = sum.rewards.or(rewards);
+        }
+        Ok(sum)
+    }
+
     fn check_together(&self) -> Result<()> {
         let needs: Vec<Needs> = self.parts.iter().map(|part| part.loss.needs()).collect();
         if !self.needs().rows.any() {

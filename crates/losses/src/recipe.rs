@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::humanline::Humanline;
 use crate::loss::{Objective, forward_objective};
 use crate::mix::Mix;
+use crate::tchebycheff::Tchebycheff;
 use crate::trust_region::TrustRegion;
 use crate::wpo::Wpo;
 
@@ -21,6 +22,8 @@ recipes! {
     "humanline" => Humanline,
     /// A reference that follows the policy.
     "trust_region" => TrustRegion,
+    /// The worst of several.
+    "tchebycheff" => Tchebycheff,
 }
 
 /// Makes [`Recipe`]: a single loss, or one of the objectives that are made of others, in the list above.

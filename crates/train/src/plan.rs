@@ -215,6 +215,13 @@ impl Plan {
         let Config { model, data, evaluation, objective, reference, udm, optimizer, schedule, train, watch, output } =
             config;
         objective.validate().map_err(|e| Error::config("objective", e.to_string()))?;
+        if objective.observes() {
+            return Err(Error::config(
+                "objective.dual",
+                "given, and a run of a configuration has no completions whose costs multipliers could follow; leave it out and \
+                 give multipliers in objective.lambda, or drive a Trainer and its `observe`",
+            ));
+        }
         let dir = required("output.dir", "the directory for results", output.dir.clone())?;
         let mut data = DataPlan::resolve(data, &objective.needs(), &train)?;
         let model = resolve_model(model)?;
@@ -686,6 +693,17 @@ mod tests {
             assert_eq!(plan(assignments).unwrap().data.stratified, stratified, "{assignments:?}");
         }
         assert!(refused(&["data.stratified=true"]).starts_with("data.stratified: true, and the objective"));
+    }
+
+    #[test]
+    fn multipliers_that_nothing_could_move_are_refused() {
+        let fixed = ["objective.type=safe_rlhf_lagrangian", "objective.lambda=[1.5]"];
+        plan(&fixed).unwrap();
+        let moving = refused(&[fixed[0], "objective.dual=[{ limit = 0.5 }]"]);
+        assert!(
+            moving.starts_with("objective.dual: given, and a run of a configuration has no completions"),
+            "{moving}"
+        );
     }
 
     #[test]

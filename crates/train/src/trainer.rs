@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candlewick_data::Batch;
 use candlewick_kernels::{Float, adamw};
+use candlewick_losses::dual::Observed;
 use candlewick_losses::{
     Collective, Context, MismatchedScores, Needs, Objective, Outputs, Phase, ReferenceUpdate, Scores, Solo, StepScores,
     StepWide, TokenScores, Totals,
@@ -220,6 +221,15 @@ impl<P: Trainable> Trainer<P> {
     /// What the objective needs of data and model.
     pub fn needs(&self) -> Needs {
         self.objective.needs()
+    }
+
+    /// Hands costs of fresh completions of the policy to an objective whose multipliers follow them
+    /// ([`Objective::observes`]): those of all ranks, to every rank, between two steps. The next step acts on them, once.
+    ///
+    /// # Errors
+    /// If the objective reads none, or they are not those it expects.
+    pub fn observe(&mut self, observed: &Observed) -> Result<()> {
+        Ok(self.objective.observe(observed)?)
     }
 
     /// Optimizer steps done.

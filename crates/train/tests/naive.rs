@@ -341,7 +341,14 @@ fn rows(needs: &Needs) -> Vec<Vec<Example>> {
             let mut random = Random(5);
             let mut rows: Vec<Example> = (0..4).map(|i| make(i, &mut random)).collect();
             for (i, example) in rows.iter_mut().enumerate() {
-                let numbers = needs.numbers.iter().map(|number| (number.name.to_owned(), 0.05 + 0.23 * i as f64));
+                let numbers = needs.numbers.iter().enumerate().map(|(place, number)| {
+                    let value = if number.whole {
+                        ((i + place) % 2) as f64
+                    } else {
+                        0.05 + 0.23 * i as f64 + 0.03 * place as f64
+                    };
+                    (number.name.to_owned(), value)
+                });
                 example.numbers.extend(numbers);
                 if needs.teacher != Teacher::None {
                     example.contexts.iter_mut().for_each(|context| teach(context, &mut random));
@@ -438,5 +445,6 @@ fn with(recipe: &Recipe, key: &str, value: Value) -> serde_json::Result<Recipe> 
 const WORDS: &str = r#"[
     "sum", "mean", { "length_desensitized": { "alpha": 0.5 } }, { "length_desensitized_mean": { "alpha": 0.25 } },
     "reverse_kl", "forward_kl", "jensen_shannon", { "alpha": 0.5 }, "logistic", "squared", "hinge", "third_party", "sample",
-    "max", "frozen", { "soft": { "alpha": 0.3, "every": 2 } }, { "hard": { "every": 3 } }, "balanced", { "balanced_ema": { "decay": 0.5 } }, { "min": 0.5, "max": 10.0 }
+    "max", "frozen", { "soft": { "alpha": 0.3, "every": 2 } }, { "hard": { "every": 3 } }, "balanced", { "balanced_ema": { "decay": 0.5 } }, { "min": 0.5, "max": 10.0 },
+    "regress", "measured", "log_ratios", "labels", [2.5]
 ]"#;

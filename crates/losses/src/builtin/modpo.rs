@@ -24,7 +24,9 @@ use crate::view::AnchoredPair;
 /// # When to use
 /// A trade-off between objectives that is known in advance: preferences for one (say, helpfulness), reward models for
 /// the others (say, harmlessness). One run gives one point of the front; the margins are computed once for every choice
-/// of weights.
+/// of weights. With pairs of safety it is [`Sacpo`](crate::Sacpo) without a second reference: for a multiplier `λ`, `weight` is
+/// `λ/(1 + λ)`, `beta` is `β/(1 + λ)` and `margin` `1/(1 + λ)` times the gap of rewards, which may be implicit ones of a
+/// helpful model.
 ///
 /// # Source
 /// Zhou et al. 2023, arXiv 2310.03708. As the authors' function. Confidence A✓.

@@ -28,7 +28,7 @@ fn wrapped() -> Vec<Recipe> {
     WRAPPED.iter().map(|json| serde_json::from_str(json).unwrap()).collect()
 }
 
-const WRAPPED: [&str; 10] = [
+const WRAPPED: [&str; 12] = [
     r#"{ "type": "mix", "parts": [ { "weight": 0.5, "loss": { "type": "dpo" } }, { "loss": { "type": "sft" } } ] }"#,
     r#"{ "type": "mix", "parts": [ { "loss": { "type": "kto" } }, { "weight": 0.3, "loss": { "type": "kto_s" } } ] }"#,
     r#"{ "type": "mix", "parts": [ { "loss": { "type": "aot" } }, { "weight": 0.3, "loss": { "type": "sft" } } ] }"#,
@@ -38,6 +38,8 @@ const WRAPPED: [&str; 10] = [
     r#"{ "type": "humanline", "loss": { "type": "aot" } }"#,
     r#"{ "type": "humanline", "loss": { "type": "wpo", "loss": { "type": "apo_down" } } }"#,
     r#"{ "type": "trust_region", "loss": { "type": "bco" } }"#,
+    r#"{ "type": "tchebycheff", "temperature": 0.3, "mix": { "parts": [ { "loss": { "type": "dpo" } }, { "loss": { "type": "sft" } } ] } }"#,
+    r#"{ "type": "tchebycheff", "temperature": 0.3, "mix": { "parts": [ { "loss": { "type": "aot" } }, { "loss": { "type": "sft" } } ] } }"#,
     r#"{ "type": "trust_region", "update": "lagged", "loss": { "type": "humanline", "loss": { "type": "dpo" } } }"#,
 ];
 
@@ -174,7 +176,7 @@ fn micro_batches_add_up_to_the_whole_step() {
 fn every_option_changes_the_loss() {
     for recipe in recipes() {
         // The losses that another is made of are no options of it.
-        for key in options(&recipe).keys().filter(|key| !["loss", "parts"].contains(&key.as_str())) {
+        for key in options(&recipe).keys().filter(|key| !["loss", "parts", "mix"].contains(&key.as_str())) {
             let changed = with_other(&recipe, key);
             changed.validate().unwrap();
             let samples = Sample::all_for(&recipe);

@@ -82,9 +82,9 @@ fn two_constraints_agree_with_a_search_of_the_plane() {
         assert_near(optimum.multipliers[0], first, 1e-5, &format!("{seed}: first"));
         assert_near(optimum.multipliers[1], second, 1e-5, &format!("{seed}: second"));
         assert!(optimum.dual <= height(first, second) + 1e-13);
-        for k in 0..2 {
-            assert!(optimum.costs[k] <= limits[k] + 1e-9, "{optimum:?}");
-            assert!(optimum.multipliers[k] * (optimum.costs[k] - limits[k]).abs() < 1e-9, "{optimum:?}");
+        for (k, limit) in limits.into_iter().enumerate() {
+            assert!(optimum.costs[k] <= limit + 1e-9, "{optimum:?}");
+            assert!(optimum.multipliers[k] * (optimum.costs[k] - limit).abs() < 1e-9, "{optimum:?}");
         }
     }
 }
