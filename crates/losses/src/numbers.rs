@@ -276,7 +276,7 @@ impl<V: View, N: PerItem> View for With<V, N> {
 
 impl<V, N> With<V, N> {
     /// The view without the number; of a view with several numbers, that with the others.
-    pub fn view(&self) -> &V {
+    pub fn inner(&self) -> &V {
         &self.view
     }
 

@@ -10,7 +10,7 @@ use crate::mix::Mix;
 use crate::recipe::Recipe;
 use crate::reference_update::ReferenceUpdate;
 use crate::terms::LossTerms;
-use crate::view::{Needs, StepWide, Teacher};
+use crate::view::{Needs, Rows, StepWide, Teacher};
 
 /// The worst of several objectives, each measured from its ideal: what a weighted sum cannot reach where the front of
 /// trade-offs is dented.
@@ -119,6 +119,10 @@ impl<O: Objective> Objective for Tchebycheff<O> {
     }
 
     fn evaluate(&self, scores: &Scores, context: &Context) -> Result<LossTerms> {
+        let needs = self.needs();
+        if !needs.rows.intersection(Rows::of(scores)).any() {
+            return Err(needs.unmet(NAME, scores));
+        }
         let weights = self.mix.parts.iter().enumerate();
         let weights = weights.map(|(index, part)| Ok(part.weight * context.scalar(&share_name(index))?));
         self.mix.evaluate_with(scores, context, &weights.collect::<Result<Vec<_>>>()?)

@@ -80,7 +80,7 @@ impl Loss for Bfpo {
     type Input = With<With<AnchoredPair, SafeChosen>, SafeRejected>;
 
     fn terms(&self, input: &Self::Input, _: &Context) -> Result<LossTerms> {
-        let chosen = (input.view().number() * (self.helpful_weight * self.safety_weight))?;
+        let chosen = (input.inner().number() * (self.helpful_weight * self.safety_weight))?;
         let targets = ((chosen - (input.number() * self.safety_weight)?)? - self.shift)?;
         let margins = input.log_ratios(self.reduction)?.margins()?;
         let losses = (&margins - (targets / self.beta)?)?.sqr()?;

@@ -23,10 +23,12 @@ use crate::view::AnchoredPair;
 /// right already: below about 0.05, the helpful model is the answer.
 ///
 /// # When to use
-/// Labels of helpfulness and of safety, and no score models: train `dpo` on the first, then this on the second, from that
-/// model and with it as `model.reference`. `β` is that of the first stage, and `λ` what a unit of cost is worth in reward.
-/// If both stages are exact, so is the result: `π ∝ π_ref·exp((r − λ·c)/β)`, in either order of the stages. Log-probabilities
-/// of a reference that were cached in the first stage are not those of the second.
+/// Labels of helpfulness and of safety, and no score models: train `dpo` on the first, then this on the second
+/// (`data.criterion = "safer"`), from that model and with it as the reference. Of a model that is trained whole that is the
+/// reference if no other is named; an adapter of the first stage must be merged before the second, whose reference would be
+/// the base without it. `β` is that of the first stage, and `λ` what a unit of cost is worth in reward. If both stages are
+/// exact, so is the result: `π ∝ π_ref·exp((r − λ·c)/β)`, in either order of the stages. Log-probabilities of a reference
+/// that were cached in the first stage are not those of the second.
 ///
 /// # Source
 /// Wachi et al. 2024 (SACPO), arXiv 2404.11049, and the authors' code, which trains with `β/λ` of 0.1, 0.05, 0.025 and 0.01.

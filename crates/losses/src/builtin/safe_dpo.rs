@@ -83,7 +83,7 @@ impl Loss for SafeDpo {
     type Input = With<With<AnchoredPair, SafeChosen>, SafeRejected>;
 
     fn terms(&self, input: &Self::Input, _: &Context) -> Result<LossTerms> {
-        let (chosen, rejected) = (input.view().number(), input.number());
+        let (chosen, rejected) = (input.inner().number(), input.number());
         // 1 where only the chosen side is safe, −1 where only the other is, 0 where both or neither are.
         let lead = (chosen - rejected)?;
         let turned = lead.lt(0.0)?.to_dtype(lead.dtype())?;

@@ -225,7 +225,7 @@ impl ScoreTable {
     /// Means under `π_λ`.
     ///
     /// # Errors
-    /// As [`policy`](Self::policy).
+    /// As [`policy`](Self::policy), or if they are beyond double precision.
     pub fn moments(&self, beta: f64, multipliers: &[f64]) -> Result<Moments> {
         check_beta(beta)?;
         self.check_count("multipliers", multipliers.len())?;
@@ -254,6 +254,13 @@ impl ScoreTable {
                     sum.covariance[k][other] += share * mean(&product);
                 }
             }
+        }
+        let numbers = [sum.reward, sum.kl, sum.soft_maximum];
+        if !numbers.iter().chain(&sum.costs).chain(sum.covariance.iter().flatten()).all(|value| value.is_finite()) {
+            return Err(Error::Dual(format!(
+                "score table: rewards less multipliers {multipliers:?} times costs, over β = {beta}, are beyond double \
+                 precision; look for scores that are out of proportion, or raise β"
+            )));
         }
         Ok(sum)
     }

@@ -85,6 +85,21 @@ pub struct Readings {
 }
 
 impl DualSettings {
+    /// The settings of Safe RLHF (Beaver) as released: a limit of 0 on the mean of the last 128 costs, gradient ascent on
+    /// `log λ` before the policy's step. It starts at 1. To have its optimum too, the penalty must stand in
+    /// [both streams](crate::policy_gradient::KlPlacement::Both).
+    ///
+    /// ```
+    /// use candlewick_losses::dual::{DualSettings, DualVariable};
+    /// let mut beaver = DualVariable::new(DualSettings::beaver(), 1.0)?;
+    /// beaver.observe(&[1.6, 0.0])?;
+    /// assert!((beaver.step().multiplier - 0.08f64.exp()).abs() < 1e-15);
+    /// # Ok::<(), candlewick_losses::Error>(())
+    /// ```
+    pub fn beaver() -> Self {
+        Self { ascent: Ascent::beaver(), window: Window::Last { costs: 128 }, ..Self::default() }
+    }
+
     /// The first setting that is out of range: its name, its value, and the range.
     pub(crate) fn fault(&self) -> Option<(&'static str, f64, &'static str)> {
         let limit = (!self.limit.is_finite()).then_some(("dual.limit", self.limit, "a finite number"));

@@ -197,5 +197,7 @@ fn tables_that_are_none_are_refused() {
     let table = ScoreTable::of_samples(vec![whole()]).unwrap();
     assert!(matches!(table.solve(0.0, &[0.0]), Err(Error::Parameter { parameter: "beta", .. })));
     assert!(table.solve(1.0, &[]).unwrap_err().to_string().contains("got 0 limits for 1 constraints"));
+    let vast = ScoreTable::of_samples(vec![prompt(&[1e300, -1e300], &[&[1e300, -1e300]])]).unwrap();
+    assert!(vast.solve(1e-10, &[0.0]).unwrap_err().to_string().contains("beyond double precision"));
     assert!(table.solve(1.0, &[f64::NAN]).unwrap_err().to_string().contains("limit 0: got NaN"));
 }
