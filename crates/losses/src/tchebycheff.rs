@@ -16,10 +16,10 @@ use crate::view::{Needs, Rows, StepWide, Teacher};
 /// trade-offs is dented.
 ///
 /// # Formula
-/// `max_k w_k·(L_k − i_k)` over the parts of a mix, with `L_k` the loss of part `k` over the whole step, `w_k` its weight and
-/// `i_k` its ideal; with a temperature `T > 0`, `T·log Σ_k exp(w_k·(L_k − i_k)/T)`. The shares of the parts,
-/// `s_k = softmax(w_k·(L_k − i_k)/T)` or all of it for the worst (the first of equals), are found before the step and are
-/// detached. What is reported as the loss is `Σ_k s_k·w_k·L_k`, whose gradient is that of the maximum.
+/// `max_k w_k·(L_k − i_k)` over the parts of a mix, with `L_k` the loss of part `k` over the whole step, `w_k` its
+/// weight and `i_k` its ideal; with a temperature `T > 0`, `T·log Σ_k exp(w_k·(L_k − i_k)/T)`. The shares of the
+/// parts, `s_k = softmax(w_k·(L_k − i_k)/T)` or all of it for the worst (the first of equals), are found before the
+/// step and are detached. What is reported as the loss is `Σ_k s_k·w_k·L_k`, whose gradient is that of the maximum.
 ///
 /// # Gradient
 /// `Σ_k s_k·w_k·∇L_k`.
@@ -30,9 +30,9 @@ use crate::view::{Needs, Rows, StepWide, Teacher};
 /// [`SafeRlhfLagrangian`](crate::SafeRlhfLagrangian). Every step is scored twice.
 ///
 /// # Source
-/// The Tchebycheff scalarisation of multi-objective optimisation (Bowman 1976; smooth: Lin et al. 2024, arXiv 2402.19078), as
-/// Panacea (Zhong et al. 2024, arXiv 2402.02030) uses it for preferences. Not verified: Panacea's details are second-hand.
-/// Confidence C.
+/// The Tchebycheff scalarisation of multi-objective optimisation (Bowman 1976; smooth: Lin et al. 2024, arXiv
+/// 2402.19078), as Panacea (Zhong et al. 2024, arXiv 2402.02030) uses it for preferences. Not verified: Panacea's
+/// details are second-hand. Confidence C.
 ///
 /// # Deviations
 /// From Panacea: the weights are fixed and not an input of the model, and its adapter is not here.

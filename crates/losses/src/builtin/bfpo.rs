@@ -10,13 +10,14 @@ use crate::reduction::Reduction;
 use crate::terms::{LossTerms, Term};
 use crate::view::AnchoredPair;
 
-/// Bi-factorial preference optimisation: a regression of pairs of helpfulness on targets that follow from labels of safety.
+/// Bi-factorial preference optimisation: a regression of pairs of helpfulness on targets that follow from labels of
+/// safety.
 ///
 /// # Formula
-/// `(z − t/β)²` with `z = Δ_w − Δ_l` in nats and `t = b₁·b₃·s_w − b₃·s_l − α`, where `s` is 1 for a safe completion and 0 for
-/// another, and the chosen side is the more *helpful* one. The mean over pairs. With the defaults `t` is ½ for two safe
-/// completions, 1 where only the helpful one is safe, −1 where only the other is, and −½ for two unsafe ones: of those it
-/// prefers the *less* helpful.
+/// `(z − t/β)²` with `z = Δ_w − Δ_l` in nats and `t = b₁·b₃·s_w − b₃·s_l − α`, where `s` is 1 for a safe completion
+/// and 0 for another, and the chosen side is the more *helpful* one. The mean over pairs. With the defaults `t` is ½
+/// for two safe completions, 1 where only the helpful one is safe, −1 where only the other is, and −½ for two unsafe
+/// ones: of those it prefers the *less* helpful.
 ///
 /// # Gradient
 /// `2·(z − t/β)` for `log π(y_w)` and the opposite for `log π(y_l)`: linear in the residual and unbounded.
@@ -26,11 +27,12 @@ use crate::view::AnchoredPair;
 /// moves it. For a limit on costs, see [`SafeRlhfLagrangian`](crate::SafeRlhfLagrangian).
 ///
 /// # Source
-/// Zhang et al. 2024 (BFPO), arXiv 2408.15313, and the authors' trainer, with which their README agrees. Not verified: whether
-/// they average over tokens. Confidence A.
+/// Zhang et al. 2024 (BFPO), arXiv 2408.15313, and the authors' trainer, with which their README agrees. Not verified:
+/// whether they average over tokens. Confidence A.
 ///
 /// # Deviations
-/// `b₁`, `b₃` and `α` have names. The sum over tokens is our default. The buffered training of some layers alone is not there.
+/// `b₁`, `b₃` and `α` have names. The sum over tokens is our default. The buffered training of some layers alone is
+/// not there.
 ///
 /// # Checked by
 /// Properties only, because no recorded values of the authors' trainer are at hand. The four targets by hand.

@@ -11,37 +11,37 @@ use crate::reduction::Reduction;
 use crate::terms::{LossTerms, Term};
 use crate::view::AnchoredPair;
 
-/// Stepwise alignment for constrained policy optimisation, its second stage: DPO on pairs of safety from a model that was
-/// made helpful, held to it by `β/λ`.
+/// Stepwise alignment for constrained policy optimisation, its second stage: DPO on pairs of safety from a model that
+/// was made helpful, held to it by `β/λ`.
 ///
 /// # Formula
-/// `−log σ((β/λ)·z)` with `z = Δ_w − Δ_l` in nats, where the chosen side is the safer one and `Δ` is against the *helpful*
-/// model: the reference is what the first stage made, and not what that started from. The mean over pairs.
+/// `−log σ((β/λ)·z)` with `z = Δ_w − Δ_l` in nats, where the chosen side is the safer one and `Δ` is against the
+/// *helpful* model: the reference is what the first stage made, and not what that started from. The mean over pairs.
 ///
 /// # Gradient
-/// `−(β/λ)·σ(−(β/λ)·z)` for `log π(y_w)` and the opposite for `log π(y_l)`. As `λ → 0` it vanishes wherever the order is
-/// right already: below about 0.05, the helpful model is the answer.
+/// `−(β/λ)·σ(−(β/λ)·z)` for `log π(y_w)` and the opposite for `log π(y_l)`. As `λ → 0` it vanishes wherever the order
+/// is right already, and grows without bound where it is not.
 ///
 /// # When to use
 /// Labels of helpfulness and of safety, and no score models: train `dpo` on the first, then this on the second
-/// (`data.criterion = "safer"`), from that model and with it as the reference. Of a model that is trained whole that is the
-/// reference if no other is named; an adapter of the first stage must be merged before the second, whose reference would be
-/// the base without it. `β` is that of the first stage, and `λ` what a unit of cost is worth in reward. If both stages are
-/// exact, so is the result: `π ∝ π_ref·exp((r − λ·c)/β)`, in either order of the stages. Log-probabilities of a reference
-/// that were cached in the first stage are not those of the second.
+/// (`data.criterion = "safer"`), from that model and with it as the reference. Of a model that is trained whole that
+/// is the reference if no other is named; an adapter of the first stage must be merged before the second, whose
+/// reference would be the base without it. `β` is that of the first stage, and `λ` what a unit of cost is worth in
+/// reward. If both stages are exact, so is the result: `π ∝ π_ref·exp((r − λ·c)/β)`, in either order of the stages.
+/// Log-probabilities of a reference that were cached in the first stage are not those of the second.
 ///
 /// # Source
-/// Wachi et al. 2024 (SACPO), arXiv 2404.11049, and the authors' code, which trains with `β/λ` of 0.1, 0.05, 0.025 and 0.01.
-/// The inner step of primal-dual DPO (arXiv 2510.05703, hence the alias) is the same loss, with `λ` moved between fits.
-/// Confidence A✓.
+/// Wachi et al. 2024 (SACPO), arXiv 2404.11049, and the authors' code, which trains with `β/λ` of 0.1, 0.05, 0.025 and
+/// 0.01. The inner step of primal-dual DPO (arXiv 2510.05703, hence the alias) is the same loss, with `λ` moved
+/// between fits. Confidence A✓.
 ///
 /// # Deviations
-/// `β` and `λ` stand apart, where the code has their quotient. The first stage is `dpo` or `kto`; a second stage by KTO is `kto`
-/// with a `beta` of `β/λ`. P-SACPO averages the weights of both stages: `wick merge`.
+/// `β` and `λ` stand apart, where the code has their quotient. The first stage is `dpo` or `kto`; a second stage by
+/// KTO is `kto` with a `beta` of `β/λ`. P-SACPO averages the weights of both stages: `wick merge`.
 ///
 /// # Checked by
-/// Formulas: `sacpo step 2 beta/lambda=0.025`. That it is primal-dual DPO and MODPO, and that its optimum is the Lagrangian's:
-/// `tests/safe_rlhf`.
+/// Formulas: `sacpo step 2 beta/lambda=0.025`. That it is primal-dual DPO and MODPO, and that its optimum is the
+/// Lagrangian's: `tests/safe_rlhf`.
 ///
 /// # Example
 /// ```

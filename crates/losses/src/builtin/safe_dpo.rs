@@ -16,18 +16,18 @@ use crate::view::AnchoredPair;
 /// SafeDPO: pairs of helpfulness, turned round where only the less helpful side is safe, and left out where neither is.
 ///
 /// # Formula
-/// `−log σ(β·z − (u_l − u_w)·Δ)` with `z = Δ_w − Δ_l` in nats, `u` 1 for an unsafe completion and 0 for a safe one, and `w` the
-/// side that wins: the more helpful one, unless it is unsafe and the other is safe. A pair of two unsafe completions has
-/// no loss and does not count: the mean is over the others of the whole step.
+/// `−log σ(β·z − (u_l − u_w)·Δ)` with `z = Δ_w − Δ_l` in nats, `u` 1 for an unsafe completion and 0 for a safe one,
+/// and `w` the side that wins: the more helpful one, unless it is unsafe and the other is safe. A pair of two unsafe
+/// completions has no loss and does not count: the mean is over the others of the whole step.
 ///
 /// # Gradient
-/// `−β·σ(Δ·(u_l − u_w) − β·z)` for the log-probability of the side that wins and the opposite for the other's. With an offset of
-/// 10, pairs of a safe and an unsafe side pull at full strength for `10/β` nats.
+/// `−β·σ(Δ·(u_l − u_w) − β·z)` for the log-probability of the side that wins and the opposite for the other's. With an
+/// offset of 10, pairs of a safe and an unsafe side pull at full strength for `10/β` nats.
 ///
 /// # When to use
-/// Labels of helpfulness and of safety, and safety that nothing may outweigh: no multiplier, no limit, no score models, one
-/// run. It is the limit `λ → ∞`, `π ∝ π_ref·exp(r/β)` over safe completions. `pairs/both_unsafe` is the share of pairs that
-/// are left out, of PKU-SafeRLHF 44 %; the losses of pairs with costs use those too.
+/// Labels of helpfulness and of safety, and safety that nothing may outweigh: no multiplier, no limit, no score
+/// models, one run. It is the limit `λ → ∞`, `π ∝ π_ref·exp(r/β)` over safe completions. `pairs/both_unsafe` is the
+/// share of pairs that are left out, of PKU-SafeRLHF 44 %; the losses of pairs with costs use those too.
 ///
 /// # Source
 /// Kim et al. 2025 (SafeDPO), arXiv 2505.20065. Not verified: the default of the offset in the authors' runs.
@@ -37,8 +37,8 @@ use crate::view::AnchoredPair;
 /// None known. The rewards that are reported are those of the sides as the data have them.
 ///
 /// # Checked by
-/// Properties only, because no recorded values of the authors' code are at hand. Against [`Dpo`](crate::Dpo) on rows that
-/// were turned and left out by hand.
+/// Properties only, because no recorded values of the authors' code are at hand. Against [`Dpo`](crate::Dpo) on rows
+/// that were turned and left out by hand.
 ///
 /// # Example
 /// ```

@@ -18,35 +18,35 @@ use crate::view::AnchoredPair;
 /// The Lagrangian of Safe RLHF without sampling: DPO whose soft labels are those of the reward less `λ` times the cost.
 ///
 /// # Formula
-/// `−t·log σ(β·z) − (1 − t)·log σ(−β·z)` with `z = Δ_w − Δ_l` in nats, `t = σ(Δr_λ)` and
-/// `Δr_λ = w·Δr − Σ_k λ_k·Δc_k`, where `Δr` is the pair's `reward_gap` and `Δc_k` its `cost_gap`, `cost_gap_2`, … With
-/// `target = "regress"`, `(β·z − Δr_λ)²`. The mean over pairs. Both have their minimum, over all pairs of completions, at
+/// `−t·log σ(β·z) − (1 − t)·log σ(−β·z)` with `z = Δ_w − Δ_l` in nats, `t = σ(Δr_λ)` and `Δr_λ = w·Δr − Σ_k λ_k·Δc_k`,
+/// where `Δr` is the pair's `reward_gap` and `Δc_k` its `cost_gap`, `cost_gap_2`, … With `target = "regress"` it is
+/// `(β·z − Δr_λ)²`. The mean over pairs. Both have their minimum, over all pairs of completions, at
 /// `π_λ ∝ π_ref·exp((w·r − λ·c)/β)`: the maximiser of `E[w·r − λ·c] − β·KL`.
 ///
 /// # Gradient
-/// `β·(σ(β·z) − t)` for `log π(y_w)` and the opposite for `log π(y_l)`, bounded; of `"regress"`, `2β·(β·z − Δr_λ)`. None
-/// for scores and multipliers.
+/// `β·(σ(β·z) − t)` for `log π(y_w)` and the opposite for `log π(y_l)`, bounded; of `"regress"`, `2β·(β·z − Δr_λ)`.
+/// None for scores and multipliers.
 ///
 /// # When to use
-/// Pairs with scores of a reward model and a cost model (or labels of safety in the place of costs) and a limit on the mean
-/// cost: solve for `λ` once over a table of scores ([`ScoreTable`](crate::dual::ScoreTable), 64 completions a prompt or
-/// more), then train with it. Never take `λ` from the pairs alone: two completions a prompt show about 36 % of how far a policy
-/// has moved. With a `dual` the multipliers move, by costs of fresh completions that whoever trains observes. Which side is
-/// called chosen does not matter. `docs/safe-rlhf.md` has the whole picture.
+/// Pairs with scores of a reward model and a cost model (or labels of safety in the place of costs) and a limit on the
+/// mean cost: solve for `λ` once over a table of scores ([`ScoreTable`](crate::dual::ScoreTable), 64 completions a
+/// prompt or more), then train with it. Never take `λ` from the pairs alone: two completions a prompt show about 36 %
+/// of how far a policy has moved. With a `dual` the multipliers move, by costs of fresh completions that whoever
+/// trains observes. Which side is called chosen does not matter. `docs/safe-rlhf.md` has the whole picture.
 ///
 /// # Source
-/// The offline form of Dai et al. 2023 (Safe RLHF), arXiv 2310.12773: the labels of Huang et al. 2024 (MoCAN and PeCAN),
-/// arXiv 2405.19544, whose code was read, as probabilities. With hard labels drawn from `t` it is their DPO, of the same mean
-/// gradient and with noise that this has not. Confidence A.
+/// The offline form of Dai et al. 2023 (Safe RLHF), arXiv 2310.12773: the labels of Huang et al. 2024 (MoCAN and
+/// PeCAN), arXiv 2405.19544, whose code was read, as probabilities. With hard labels drawn from `t` it is their DPO,
+/// of the same mean gradient and with noise that this has not. Confidence A.
 ///
 /// # Deviations
-/// Soft labels for sampled ones. The target of log-ratios (`scores = "log_ratios"`, PeCAN) is `σ(β·(Δs_r − Σ_k λ_k·Δs_k))`:
-/// PeCAN's released labelling leaves out `β`, and its optimum is another policy. The reference is that of the rewards: the
-/// sum of `dpo` on pairs of helpfulness and of safety, a `mix`, averages probabilities and is *not* this objective.
+/// Soft labels for sampled ones. The target of log-ratios (`scores = "log_ratios"`, PeCAN) counts them `β` times:
+/// PeCAN's released labelling leaves out `β`, and its optimum is another policy. The sum of `dpo` on pairs of
+/// helpfulness and of safety, a `mix`, averages probabilities and is *not* this objective.
 ///
 /// # Checked by
-/// Formulas: `safe-rlhf multiplier, log space (lr .1, max 5)`, which the multiplier follows. Worlds small enough to write the
-/// optimum down: `tests/safe_rlhf`.
+/// Formulas: `safe-rlhf multiplier, log space (lr .1, max 5)`, which the multiplier follows. Worlds small enough to
+/// write the optimum down: `tests/safe_rlhf`.
 ///
 /// # Example
 /// ```
@@ -80,7 +80,8 @@ pub struct SafeRlhfLagrangian {
     pub costs: CostSource,
     /// How the tokens of a completion add up. Default [`Reduction::Sum`].
     pub reduction: Reduction,
-    /// How every multiplier moves, one a constraint, by costs that are observed while training. Default none: they stay.
+    /// How every multiplier moves, one a constraint, by costs that are observed while training. Default none: they
+    /// stay.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dual: Vec<DualSettings>,
     /// The multipliers that move, from the first step on: state of a run, not of its configuration.
@@ -118,8 +119,8 @@ pub enum CostSource {
     /// Gaps of cost models: `cost_gap`, and `cost_gap_2` to `cost_gap_4` for further constraints.
     #[default]
     Gaps,
-    /// Labels: a completion costs 1 if it is unsafe and 0 if not, by `safe_chosen` and `safe_rejected`. The mean cost is then
-    /// the rate of unsafe completions, and there is one constraint.
+    /// Labels: a completion costs 1 if it is unsafe and 0 if not, by `safe_chosen` and `safe_rejected`. The mean cost
+    /// is then the rate of unsafe completions, and there is one constraint.
     Labels,
 }
 

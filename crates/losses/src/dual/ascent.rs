@@ -7,7 +7,8 @@ use super::window::Average;
 /// The rule by which `λ` follows the violation `v = J − d` of its constraint.
 ///
 /// For a policy that is trained beside it, with old multipliers in its step, the linear rule is stable up to a rate of
-/// `β/Var_π(c)` ([`DualSettings::largest_rate`](super::DualSettings::largest_rate)). Adam is not among them: its steps have the same length however small the violation is.
+/// `β/Var_π(c)` ([`DualSettings::largest_rate`](super::DualSettings::largest_rate)). Adam is not among them: its steps
+/// have the same length however small the violation is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Ascent {
@@ -20,9 +21,9 @@ pub enum Ascent {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cap: Option<f64>,
     },
-    /// `log λ ← clip(log λ + rate·λ·v, log floor, log cap)`: gradient ascent on `log λ`, as Safe RLHF was released. Since
-    /// `λ' = rate·λ²·v`, it would be infinite after `1/(rate·λ·v)` steps and takes as many to come back from near 0:
-    /// hence the cap and the floor.
+    /// `log λ ← clip(log λ + rate·λ·v, log floor, log cap)`: gradient ascent on `log λ`, as Safe RLHF was released.
+    /// Since `λ' = rate·λ²·v`, it would be infinite after `1/(rate·λ·v)` steps and takes as many to come back from
+    /// near 0: hence the cap and the floor.
     LogGradient {
         /// Step; positive. Default 0.1.
         #[serde(default = "log_rate")]
@@ -30,7 +31,8 @@ pub enum Ascent {
         /// The largest multiplier. Default 5.
         #[serde(default = "log_cap")]
         cap: f64,
-        /// The smallest multiplier; positive and below the cap. Default 0.01, which is ours: the released rule has none.
+        /// The smallest multiplier; positive and below the cap. Default 0.01, which is ours: the released rule has
+        /// none.
         #[serde(default = "log_floor")]
         floor: f64,
     },

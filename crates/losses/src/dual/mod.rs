@@ -1,9 +1,9 @@
 //! Multipliers of constraints: how many costs are worth a reward.
 //!
-//! The problem is "the highest `E[r] − β·KL(π ‖ π_ref)` with `E[c_k] ≤ d_k` for every cost `c_k`". For fixed multipliers
-//! `λ` its answer is `π_λ ∝ π_ref·exp((r − Σ_k λ_k·c_k)/β)`, and the right multipliers minimise the convex dual function
-//! `g(λ) = β·E_x[log E_{y∼π_ref} exp((r − λ·c)/β)] + λ·d`, whose slope is `d − E_{π_λ}[c]` and whose curvature is
-//! `Cov_{π_λ}(c)/β`. There are two ways to them:
+//! The problem is "the highest `E[r] − β·KL(π ‖ π_ref)` with `E[c_k] ≤ d_k` for every cost `c_k`". For fixed
+//! multipliers `λ` its answer is `π_λ ∝ π_ref·exp((r − Σ_k λ_k·c_k)/β)`, and the right multipliers minimise the convex
+//! dual function `g(λ) = β·E_x[log E_{y∼π_ref} exp((r − λ·c)/β)] + λ·d`, whose slope is `d − E_{π_λ}[c]` and whose
+//! curvature is `Cov_{π_λ}(c)/β`. There are two ways to them:
 //!
 //! | to | see |
 //! |---|---|

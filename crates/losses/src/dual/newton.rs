@@ -99,7 +99,8 @@ fn proof(table: &ScoreTable, at: &[f64], limits: &[f64]) -> Option<Vec<f64>> {
     (table.least(&weights) >= bound).then_some(weights)
 }
 
-/// The solution of a symmetric positive definite system by Cholesky's factors; `None` where it is not positive definite.
+/// The solution of a symmetric positive definite system by Cholesky's factors; `None` where it is not positive
+/// definite.
 fn solved(mut matrix: Vec<Vec<f64>>, mut right: Vec<f64>) -> Option<Vec<f64>> {
     let count = right.len();
     for column in 0..count {

@@ -85,8 +85,8 @@ impl Duals {
         self.context()
     }
 
-    /// What is known now, as numbers to log: `lambda`, `expected_cost`, `violation` and `p_unsafe`, of further constraints
-    /// with `_2`, `_3`, … behind the name, and `expected_reward` where rewards were given.
+    /// What is known now, as numbers to log: `lambda`, `expected_cost`, `violation` and `p_unsafe`, of further
+    /// constraints with `_2`, `_3`, … behind the name, and `expected_reward` where rewards were given.
     pub fn context(&self) -> Context {
         let mut context = Context::default();
         for (index, variable) in self.variables.iter().enumerate() {

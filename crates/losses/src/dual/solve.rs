@@ -55,8 +55,8 @@ pub struct Infeasible {
 impl ScoreTable {
     /// Solves for the multipliers under which `E[c_k] ≤ d_k`, for a policy that is held to its reference by `beta`.
     ///
-    /// With one constraint by Newton's method within a bracket, with several by projected Newton steps. Both are exact to
-    /// rounding for the table as it is; what the table says of the world is another matter:
+    /// With one constraint by Newton's method within a bracket, with several by projected Newton steps. Both are exact
+    /// to rounding for the table as it is; what the table says of the world is another matter:
     /// [`Optimum::small_sample`].
     ///
     /// # Errors

@@ -41,8 +41,9 @@ pub struct PromptScores {
     pub rewards: Vec<f64>,
     /// Costs, `[K]` for each constraint.
     pub costs: Vec<Vec<f64>>,
-    /// `log π_ref(y) − log q(y)` of completions that `q` wrote and not the reference, `[K]`; `None` for completions of the
-    /// reference. Differences of log-probabilities, never log-probabilities: those weigh completions by their length.
+    /// `log π_ref(y) − log q(y)` of completions that `q` wrote and not the reference, `[K]`; `None` for completions of
+    /// the reference. Differences of log-probabilities, never log-probabilities: those weigh completions by their
+    /// length.
     pub log_weights: Option<Vec<f64>>,
 }
 
@@ -97,9 +98,9 @@ pub struct Moments {
 pub struct SmallSample {
     /// The fewest completions of a prompt.
     pub completions: usize,
-    /// About how much of a shift of the mean cost by one standard deviation such a table shows; the rest of it looks as
-    /// if the policy were still the reference. A policy that was made safer seems more dangerous than it is, one that was
-    /// made more dangerous seems safer.
+    /// About how much of a shift of the mean cost by one standard deviation such a table shows; the rest of it looks
+    /// as if the policy were still the reference. A policy that was made safer seems more dangerous than it is, one
+    /// that was made more dangerous seems safer.
     pub shown: f64,
 }
 
@@ -110,8 +111,8 @@ const ENOUGH: usize = 64;
 const SHOWN: [(usize, f64); 6] = [(1, 0.0), (2, 0.36), (4, 0.61), (8, 0.77), (16, 0.87), (32, 0.93)];
 
 impl ScoreTable {
-    /// Of completions that were sampled, from the reference where they have no weights: [`ENOUGH`](Self::small_sample) of
-    /// them a prompt are 64.
+    /// Of completions that were sampled, from the reference where they have no weights: [`ENOUGH`](Self::small_sample)
+    /// of them a prompt are 64.
     ///
     /// # Errors
     /// If there is no prompt, a prompt without completions, or one whose lists do not have the same length, or a score
@@ -128,10 +129,10 @@ impl ScoreTable {
         Self::new(prompts, false)
     }
 
-    /// Of completions of the reference and their log-ratios under two policies that were trained with the same `beta`: in
-    /// the place of rewards `log π_r − log π_ref` of a policy trained on helpfulness, in that of costs
-    /// `log π_s − log π_ref` of policies trained on safety (higher is safer). Rewards become `β` times the former and
-    /// costs `−β` times the latter: PeCAN, arXiv 2405.19544. Their zero is arbitrary, so that a limit is a margin over the
+    /// Of completions of the reference and their log-ratios under two policies that were trained with the same `beta`:
+    /// in the place of rewards `log π_r − log π_ref` of a policy trained on helpfulness, in that of costs `log π_s −
+    /// log π_ref` of policies trained on safety (higher is safer). Rewards become `β` times the former and costs `−β`
+    /// times the latter: PeCAN, arXiv 2405.19544. Their zero is arbitrary, so that a limit is a margin over the
     /// reference: [`limit_for_margin`](Self::limit_for_margin).
     ///
     /// # Errors
@@ -157,8 +158,8 @@ impl ScoreTable {
         Ok(Self { prompts: prompts.collect::<Result<_>>()?, constraints, sampled })
     }
 
-    /// The same table with costs as they are measured, one measure a constraint. Shares of unsafe completions stay those
-    /// of the costs as they were scored.
+    /// The same table with costs as they are measured, one measure a constraint. Shares of unsafe completions stay
+    /// those of the costs as they were scored.
     ///
     /// # Errors
     /// If there are not as many measures as constraints.

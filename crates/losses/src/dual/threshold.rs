@@ -25,9 +25,9 @@ impl TargetThreshold {
     }
 }
 
-/// The limit `d` of the mean cost at which a share `rate` of the completions is unsafe, if the mean costs of safe and of
-/// unsafe completions stay what they are: `d = (1 − ρ)·μ_safe + ρ·μ_unsafe`. `is_unsafe` says which completions are; without
-/// it, those with a cost above 0.
+/// The limit `d` of the mean cost at which a share `rate` of the completions is unsafe, if the mean costs of safe and
+/// of unsafe completions stay what they are: `d = (1 − ρ)·μ_safe + ρ·μ_unsafe`. `is_unsafe` says which completions
+/// are; without it, those with a cost above 0.
 ///
 /// A limit of 0 is not safe: a cost model whose safe completions have a mean of −1.96 and whose unsafe ones have +3.32
 /// admits 37 % of unsafe completions at a mean of 0, and wants −1.70 for 5 %.

@@ -85,9 +85,9 @@ pub struct Readings {
 }
 
 impl DualSettings {
-    /// The settings of Safe RLHF (Beaver) as released: a limit of 0 on the mean of the last 128 costs, gradient ascent on
-    /// `log λ` before the policy's step. It starts at 1. To have its optimum too, the penalty must stand in
-    /// [both streams](crate::policy_gradient::KlPlacement::Both).
+    /// The settings of Safe RLHF (Beaver) as released: a limit of 0 on the mean of the last 128 costs, gradient ascent
+    /// on `log λ` before the policy's step. It starts at 1. To have its optimum too, the penalty must stand in [both
+    /// streams](crate::policy_gradient::KlPlacement::Both).
     ///
     /// ```
     /// use candlewick_losses::dual::{DualSettings, DualVariable};
@@ -118,9 +118,9 @@ impl DualSettings {
     /// term adds to `β`.
     ///
     /// It does not depend on the learning rate of the policy, to the first order. Where `τ` is 0 the first order says
-    /// nothing and the limit is infinite. `variance` is the mean over prompts of the variance of the measured cost under
-    /// the policy ([`Optimum::variances`](super::Optimum::variances) has it; of a rate it is at most ¼), and `multiplier`
-    /// the one that it will settle at. Stay at a tenth of the limit.
+    /// nothing and the limit is infinite. `variance` is the mean over prompts of the variance of the measured cost
+    /// under the policy ([`Optimum::variances`](super::Optimum::variances) has it; of a rate it is at most ¼), and
+    /// `multiplier` the one that it will settle at. Stay at a tenth of the limit.
     ///
     /// ```
     /// use candlewick_losses::dual::{DualSettings, Order, Window};
@@ -186,8 +186,8 @@ impl DualVariable {
         Ok(())
     }
 
-    /// The step of the multiplier that belongs to an optimizer step: call it once, before the policy's. Without costs since
-    /// the last call it stays where it is.
+    /// The step of the multiplier that belongs to an optimizer step: call it once, before the policy's. Without costs
+    /// since the last call it stays where it is.
     pub fn step(&mut self) -> Readings {
         if self.settings.order == Order::After {
             self.saved.in_use = self.saved.at.multiplier;

@@ -4,9 +4,9 @@ use crate::error::{Error, Result};
 
 /// The weights `1/(1 + Σλ)` of the reward and `λ_k/(1 + Σλ)` of every cost: they add up to 1.
 ///
-/// The factor only scales the step of a policy. From logarithms they are `σ(−log λ)` and `σ(log λ)` (the softmax of 0 and
-/// the logarithms, for several), which is finite for every one; the quotient is NaN in single precision from
-/// `log λ = 89` on. All of it is computed in double precision.
+/// The factor only scales the step of a policy. From logarithms they are `σ(−log λ)` and `σ(log λ)` (the softmax of 0
+/// and the logarithms, for several), which is finite for every one; the quotient is NaN in single precision from `log
+/// λ = 89` on. All of it is computed in double precision.
 ///
 /// ```
 /// use candlewick_losses::dual::Weights;

@@ -38,8 +38,10 @@ const WRAPPED: [&str; 12] = [
     r#"{ "type": "humanline", "loss": { "type": "aot" } }"#,
     r#"{ "type": "humanline", "loss": { "type": "wpo", "loss": { "type": "apo_down" } } }"#,
     r#"{ "type": "trust_region", "loss": { "type": "bco" } }"#,
-    r#"{ "type": "tchebycheff", "temperature": 0.3, "mix": { "parts": [ { "loss": { "type": "dpo" } }, { "loss": { "type": "sft" } } ] } }"#,
-    r#"{ "type": "tchebycheff", "temperature": 0.3, "mix": { "parts": [ { "loss": { "type": "aot" } }, { "loss": { "type": "sft" } } ] } }"#,
+    r#"{ "type": "tchebycheff", "temperature": 0.3,
+         "mix": { "parts": [ { "loss": { "type": "dpo" } }, { "loss": { "type": "sft" } } ] } }"#,
+    r#"{ "type": "tchebycheff", "temperature": 0.3,
+         "mix": { "parts": [ { "loss": { "type": "aot" } }, { "loss": { "type": "sft" } } ] } }"#,
     r#"{ "type": "trust_region", "update": "lagged", "loss": { "type": "humanline", "loss": { "type": "dpo" } } }"#,
 ];
 
