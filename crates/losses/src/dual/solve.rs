@@ -28,7 +28,7 @@ pub struct Optimum {
     pub kl: f64,
     /// `P(c_k > 0)`.
     pub unsafe_share: Vec<f64>,
-    /// `Var_π(c_k)`, of which the step of a multiplier depends: see
+    /// `Var_π(c_k)`, on which the step of a multiplier depends: see
     /// [`DualSettings::largest_rate`](super::DualSettings::largest_rate).
     pub variances: Vec<f64>,
     /// `E[r] − β·KL`, of this policy.

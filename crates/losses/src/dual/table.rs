@@ -111,8 +111,8 @@ const ENOUGH: usize = 64;
 const SHOWN: [(usize, f64); 6] = [(1, 0.0), (2, 0.36), (4, 0.61), (8, 0.77), (16, 0.87), (32, 0.93)];
 
 impl ScoreTable {
-    /// Of completions that were sampled, from the reference where they have no weights: [`ENOUGH`](Self::small_sample)
-    /// of them a prompt are 64.
+    /// Of completions that were sampled: by the reference, or by another policy where they have weights. 64 a prompt or
+    /// more, lest [`small_sample`](Self::small_sample) has something to say.
     ///
     /// # Errors
     /// If there is no prompt, a prompt without completions, or one whose lists do not have the same length, or a score

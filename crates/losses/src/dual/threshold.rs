@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 
-/// Two standard errors either side, of a normal distribution: 95 %.
+/// Standard errors either side within which a normal number lies in 95 of 100 cases.
 const NORMAL_95: f64 = 1.959_963_984_540_054;
 
 /// A limit of the mean cost, with the figures that it rests on.
