@@ -96,7 +96,9 @@ fn examples(needs: &Needs, count: usize, seed: u64) -> Vec<Example> {
             let value = match number.name {
                 "preference" => 0.9,
                 "score" => f64::from(u8::from(desirable)),
-                _ if number.whole => f64::from(u8::from(i % 3 != 0)),
+                "reward_gap" => 2.0,
+                "cost_gap" => -1.0,
+                "safe_chosen" | "safe_rejected" => 1.0,
                 _ => 0.2 + 0.1 * (i % 5) as f64,
             };
             example.numbers.insert(number.name.to_owned(), value);
