@@ -35,6 +35,7 @@ pub struct TokenScores {
     entropy: Option<Tensor>,
     is_top1: Option<Tensor>,
     given: Option<Tensor>,
+    values: Option<Tensor>,
 }
 
 /// Statistics of a token's output distribution that a loss may ask for, beside
@@ -51,6 +52,8 @@ pub struct Outputs {
     pub is_top1: bool,
     /// Log-probabilities of tokens that a teacher named: see [`TokenScores::given`].
     pub given: bool,
+    /// Numbers of whole rows, by the heads of a score model: see [`TokenScores::values`].
+    pub values: bool,
 }
 
 impl TokenScores {
@@ -75,6 +78,7 @@ impl TokenScores {
             entropy: None,
             is_top1: None,
             given: None,
+            values: None,
         })
     }
 
@@ -143,6 +147,42 @@ impl TokenScores {
         Ok(self)
     }
 
+    /// Scores of rows of which a score model says `K` numbers each, `[N, K]`, and no log-probability: those are 0.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use candlewick_losses::TokenScores;
+    /// let scores = TokenScores::of_values(Tensor::new(&[[0.5f64, -1.0], [2.0, 3.0]], &Device::Cpu)?)?;
+    /// assert_eq!((scores.rows(), scores.outputs().values), (2, true));
+    /// # Ok::<(), candlewick_losses::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the tensor is not an `f32` or `f64` matrix.
+    pub fn of_values(values: Tensor) -> Result<Self> {
+        check_matrix("values", &values)?;
+        let zeros = Tensor::zeros((values.dims()[0], 1), values.dtype(), values.device())?;
+        Self::unmasked(zeros)?.with_values(values)
+    }
+
+    /// Adds `K` numbers of every row, `[N, K]`: what the heads of a score model say of it. Differentiable.
+    ///
+    /// # Errors
+    /// If the first dimension or the dtype differ from those of the log-probabilities.
+    pub fn with_values(mut self, values: Tensor) -> Result<Self> {
+        let what = "values";
+        if values.rank() != 2 || values.dims()[0] != self.rows() {
+            let expected = format!("[{}, K]", self.rows());
+            return Err(Error::Shape { what, got: values.dims().to_vec(), expected });
+        }
+        if values.dtype() != self.log_probs.dtype() {
+            let expected = format!("{}, that of the log-probabilities", self.log_probs.dtype().as_str());
+            return Err(Error::DType { what, got: values.dtype().as_str().to_owned(), expected });
+        }
+        self.values = Some(values);
+        Ok(self)
+    }
+
     /// Log-probabilities in nats, `[N, T]`; 0 where the mask is 0.
     pub fn log_probs(&self) -> &Tensor {
         &self.log_probs
@@ -178,6 +218,11 @@ impl TokenScores {
         self.given.as_ref()
     }
 
+    /// `K` numbers of every row, `[N, K]`, if it was asked for: rewards or costs by the heads of a score model.
+    pub fn values(&self) -> Option<&Tensor> {
+        self.values.as_ref()
+    }
+
     /// Number of scored tokens of every row, `[N]`, on the host.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
@@ -201,6 +246,7 @@ impl TokenScores {
             entropy: self.entropy.is_some(),
             is_top1: self.is_top1.is_some(),
             given: self.given.is_some(),
+            values: self.values.is_some(),
         }
     }
 
@@ -217,6 +263,7 @@ impl TokenScores {
             entropy: detach(&self.entropy),
             is_top1: detach(&self.is_top1),
             given: detach(&self.given),
+            values: detach(&self.values),
         }
     }
 
@@ -236,6 +283,7 @@ impl TokenScores {
             entropy: pick(&self.entropy)?,
             is_top1: pick(&self.is_top1)?,
             given: pick(&self.given)?,
+            values: pick(&self.values)?,
         })
     }
 
@@ -261,8 +309,14 @@ impl TokenScores {
 
 impl Outputs {
     /// None of the statistics.
-    pub const NONE: Self =
-        Self { mean_log_probs: false, log_sum_sq_probs: false, entropy: false, is_top1: false, given: false };
+    pub const NONE: Self = Self {
+        mean_log_probs: false,
+        log_sum_sq_probs: false,
+        entropy: false,
+        is_top1: false,
+        given: false,
+        values: false,
+    };
 
     /// The statistics that are in either.
     #[must_use]
@@ -273,6 +327,7 @@ impl Outputs {
             entropy: self.entropy || other.entropy,
             is_top1: self.is_top1 || other.is_top1,
             given: self.given || other.given,
+            values: self.values || other.values,
         }
     }
 
@@ -284,6 +339,7 @@ impl Outputs {
             ("entropy", self.entropy && !there.entropy),
             ("is_top1", self.is_top1 && !there.is_top1),
             ("given", self.given && !there.given),
+            ("values", self.values && !there.values),
         ]
         .into_iter()
         .filter_map(|(name, missing)| missing.then_some(name))

@@ -15,6 +15,7 @@ pub(crate) struct Leaves {
     log_sum_sq_probs: Option<Var>,
     entropy: Option<Var>,
     given: Option<Var>,
+    values: Option<Var>,
 }
 
 impl Leaves {
@@ -26,6 +27,7 @@ impl Leaves {
         let log_sum_sq_probs = optional(scores.log_sum_sq_probs())?;
         let entropy = optional(scores.entropy())?;
         let given = optional(scores.given())?;
+        let values = optional(scores.values())?;
         let mut graph = TokenScores::new(log_probs.as_tensor().clone(), scores.mask().clone())?;
         if let Some(variable) = &mean_log_probs {
             graph = graph.with_mean_log_probs(variable.as_tensor().clone())?;
@@ -39,10 +41,13 @@ impl Leaves {
         if let Some(variable) = &given {
             graph = graph.with_given(variable.as_tensor().clone())?;
         }
+        if let Some(variable) = &values {
+            graph = graph.with_values(variable.as_tensor().clone())?;
+        }
         if let Some(is_top1) = scores.is_top1() {
             graph = graph.with_is_top1(is_top1.clone())?;
         }
-        Ok(Self { scores: graph, log_probs, mean_log_probs, log_sum_sq_probs, entropy, given })
+        Ok(Self { scores: graph, log_probs, mean_log_probs, log_sum_sq_probs, entropy, given, values })
     }
 
     /// d(loss)/d(scores) of a scalar `loss`.
@@ -60,6 +65,7 @@ impl Leaves {
             log_sum_sq_probs: optional(&self.log_sum_sq_probs),
             entropy: optional(&self.entropy),
             given: optional(&self.given),
+            values: optional(&self.values),
         })
     }
 }
@@ -73,6 +79,7 @@ impl Cotangents {
             self.log_sum_sq_probs.as_ref(),
             self.entropy.as_ref(),
             self.given.as_ref(),
+            self.values.as_ref(),
         ];
         for tensor in all.into_iter().flatten() {
             if tensor.abs()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()? != 0.0 {

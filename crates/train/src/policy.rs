@@ -138,6 +138,8 @@ pub struct Cotangents {
     pub entropy: Option<Tensor>,
     /// With respect to the log-probabilities of the tokens that a teacher named, `[N,T,K]`.
     pub given: Option<Tensor>,
+    /// With respect to the numbers of the rows, `[N,K]`, of a score model.
+    pub values: Option<Tensor>,
 }
 
 /// A [`CausalLm`] in training: its adapter if it has one, else all its weights.
@@ -213,7 +215,14 @@ impl<T: Element> CausalPolicy<T> {
     /// // The first completion of each pair up, the second down.
     /// let log_probs = Tensor::new(&[[-0.5f32, -0.5], [0.5, 0.5], [-0.5, -0.5], [0.5, 0.5]], &Device::Cpu)?;
     /// assert_eq!(log_probs.dims(), scores.log_probs().dims());
-    /// let d = Cotangents { log_probs, mean_log_probs: None, log_sum_sq_probs: None, entropy: None, given: None };
+    /// let d = Cotangents {
+    ///     log_probs,
+    ///     mean_log_probs: None,
+    ///     log_sum_sq_probs: None,
+    ///     entropy: None,
+    ///     given: None,
+    ///     values: None,
+    /// };
     /// let sketches = policy.backward_with_sketches(&batch, saved, &d, Sketch { dimensions: 1024, seed: 0 })?;
     /// assert_eq!(sketches.len(), 2);
     /// // They add up to the sketch of the batch's gradient.
