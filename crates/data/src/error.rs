@@ -357,6 +357,10 @@ pub enum Reason {
     OtherKind,
     /// A row that the format of its file does not allow.
     MalformedRow,
+    /// Labels of safety that contradict each other.
+    LabelsContradict,
+    /// Both completions are unsafe, and one has to be preferred for being safe.
+    BothUnsafe,
 }
 
 impl Reason {
@@ -406,6 +410,8 @@ impl fmt::Display for Reason {
             Self::NoPartner => "no partner",
             Self::OtherKind => "another kind of row",
             Self::MalformedRow => "malformed row",
+            Self::LabelsContradict => "labels contradict each other",
+            Self::BothUnsafe => "both completions unsafe",
         })
     }
 }

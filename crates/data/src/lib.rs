@@ -135,13 +135,13 @@ pub use row_template::RowTemplate;
 pub use rows::RowRange;
 pub use shape::{
     Balance, Contradiction, Deduplicate, LabelCounts, LeftOut, PairBy, PairUp, Pairing, PromptRange, RankedPairs,
-    Selection, SelectionOptions, Selector, Threshold, label_weights, pair_up, prompt_hash, prompt_place, ranked_pairs,
-    unpair, unpair_ranked,
+    SafetyCounts, SafetyOrder, Selection, SelectionOptions, Selector, Threshold, label_weights, order_by_safety,
+    pair_up, prompt_hash, prompt_place, ranked_pairs, unpair, unpair_ranked,
 };
 pub use source::{Source, SourceOptions};
 pub use stats::{
     Duplicates, LabelBalance, LengthBias, LengthBin, LengthSummary, LengthUnit, NumberSummary, RowCounts, RowKind,
-    RowPart, SharedPrompts, SourceSummary, Stats, Summary, TieShare, TokenSummary, VoteSummary,
+    RowPart, SafetySummary, SharedPrompts, SourceSummary, Stats, Summary, TieShare, TokenSummary, VoteSummary,
 };
 pub use stratify::LOOK_AHEAD;
 pub use stream::Stream;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::error::{Fault, Reason};
-use crate::form::{Columns, column, missing, number_cell};
+use crate::form::{Columns, column, flag_cell, missing, number_cell};
 use crate::row::{Record, Row};
 
 /// A number that every row must bring; a row without it, or with another value than it may have, is set aside.
@@ -19,6 +19,12 @@ use crate::row::{Record, Row};
 /// |---|---|
 /// | `margin` | `score_chosen` − `score_rejected` |
 /// | `preference` | `votes_chosen` / (`votes_chosen` + `votes_rejected`) |
+/// | `reward_gap` | `reward_chosen` − `reward_rejected` |
+/// | `cost_gap`, and `cost_gap_2` to `cost_gap_4` | `cost_chosen` − `cost_rejected`, `cost_2_chosen` − `cost_2_rejected`, … |
+/// | `safer` | `safe_chosen` − `safe_rejected` |
+///
+/// `safe_chosen` and `safe_rejected` of a pair, and `safe` of another row, are flags: 1 for safe and 0 for not, in the file also
+/// true and false or a word ([`Form`](crate::Form)).
 ///
 /// ```
 /// use candlewick_data::{NumberColumn, Source, SourceOptions};
@@ -79,7 +85,7 @@ impl NumberColumn {
             return self.admit(&self.name, *value, "");
         }
         if let Some(value) = columns.value(object, &self.name) {
-            return number_cell(value, own, &self.range()).and_then(|value| self.admit(own, value, ""));
+            return cell(&self.name, value, own, &self.range()).and_then(|value| self.admit(own, value, ""));
         }
         let parts = Parts::of(&self.name).filter(|_| matches!(record.row, Row::Pair { .. }));
         let Some(parts) = parts else {
@@ -87,18 +93,31 @@ impl NumberColumn {
             return Err(Fault::new(reason, format!("{detail}{}", otherwise(&self.name))));
         };
         let [chosen, rejected] = parts.columns;
-        if columns.value(object, chosen).is_none() && columns.value(object, rejected).is_none() {
+        let of_form = |name: &str| record.numbers.get(name).filter(|_| !columns.is_given(name)).copied();
+        let is_there = |name: &str| of_form(name).is_some() || columns.value(object, name).is_some();
+        if !is_there(chosen) && !is_there(rejected) {
             let Fault { reason, detail } = missing(object, columns, &self.name);
             let (chosen, rejected) = (columns.in_file(chosen), columns.in_file(rejected));
             return Err(Fault::new(reason, format!("{detail}; `{chosen}` and `{rejected}` would do as well")));
         }
         let [chosen, rejected] = parts.columns.map(|name| {
+            if let Some(value) = of_form(name) {
+                return Ok((name, value));
+            }
             let value = column(object, columns, name)?;
-            number_cell(value, columns.in_file(name), parts.expected).map(|value| (columns.in_file(name), value))
+            cell(name, value, columns.in_file(name), parts.expected).map(|value| (columns.in_file(name), value))
         });
         let value = parts.combine(chosen?, rejected?)?;
         self.admit(own, value, parts.how)
     }
+}
+
+/// Numbers that say whether a completion is safe.
+pub(crate) const FLAGS: [&str; 3] = ["safe_chosen", "safe_rejected", "safe"];
+
+/// The value of a column: of a flag 1 or 0.
+fn cell(name: &str, value: &Value, in_file: &str, expected: &str) -> Result<f64, Fault> {
+    if FLAGS.contains(&name) { flag_cell(value, in_file) } else { number_cell(value, in_file, expected) }
 }
 
 /// Where a number that a row lacks may come from instead.
@@ -117,23 +136,29 @@ struct Parts {
     votes: bool,
 }
 
+/// Numbers that are the difference of two columns: of the chosen completion's and the rejected one's.
+const DIFFERENCES: [(&str, [&str; 2], &str); 7] = [
+    ("margin", ["score_chosen", "score_rejected"], " (the difference of the scores)"),
+    ("reward_gap", ["reward_chosen", "reward_rejected"], " (the difference of the rewards)"),
+    ("cost_gap", ["cost_chosen", "cost_rejected"], " (the difference of the costs)"),
+    ("cost_gap_2", ["cost_2_chosen", "cost_2_rejected"], " (the difference of the costs)"),
+    ("cost_gap_3", ["cost_3_chosen", "cost_3_rejected"], " (the difference of the costs)"),
+    ("cost_gap_4", ["cost_4_chosen", "cost_4_rejected"], " (the difference of the costs)"),
+    ("safer", ["safe_chosen", "safe_rejected"], " (the difference of the flags)"),
+];
+
 impl Parts {
     fn of(name: &str) -> Option<Self> {
-        match name {
-            "margin" => Some(Self {
-                columns: ["score_chosen", "score_rejected"],
-                expected: "a finite number",
-                how: " (the difference of the scores)",
-                votes: false,
-            }),
-            "preference" => Some(Self {
+        if name == "preference" {
+            return Some(Self {
                 columns: ["votes_chosen", "votes_rejected"],
                 expected: "a count of votes",
                 how: " (the share of the votes)",
                 votes: true,
-            }),
-            _ => None,
+            });
         }
+        let (_, columns, how) = DIFFERENCES.into_iter().find(|(difference, ..)| *difference == name)?;
+        Some(Self { columns, expected: "a finite number", how, votes: false })
     }
 
     fn combine(&self, chosen: (&str, f64), rejected: (&str, f64)) -> Result<f64, Fault> {
@@ -157,6 +182,11 @@ impl Parts {
     }
 }
 
+/// Whether a number is the difference of one of the chosen completion and one of the rejected one.
+pub(crate) fn is_difference(name: &str) -> bool {
+    DIFFERENCES.iter().any(|(difference, ..)| *difference == name)
+}
+
 /// The wanted numbers of a record: its own first, then those of its object.
 pub(crate) fn read(
     wanted: &[NumberColumn],
@@ -165,6 +195,19 @@ pub(crate) fn read(
     columns: &Columns,
 ) -> Result<BTreeMap<String, f64>, Fault> {
     wanted.iter().map(|wanted| Ok((wanted.name.clone(), wanted.read(record, object, columns)?))).collect()
+}
+
+/// Those numbers that a record lacks and its object has.
+pub(crate) fn read_if_there(
+    names: &[NumberColumn],
+    record: &Record,
+    object: &Map<String, Value>,
+    columns: &Columns,
+) -> Result<BTreeMap<String, f64>, Fault> {
+    let there = names
+        .iter()
+        .filter(|number| !record.numbers.contains_key(&number.name) && columns.value(object, &number.name).is_some());
+    there.map(|number| Ok((number.name.clone(), number.read(record, object, columns)?))).collect()
 }
 
 /// Whether a row from memory brings the wanted numbers.

@@ -1,16 +1,17 @@
 //! One part of a source: where its rows are and what is made of each.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Fault, Reason, Rejection};
-use crate::form::Reading;
+use crate::form::{Form, Reading};
 use crate::numbers::{self, NumberColumn};
 use crate::pass::{Half, Item, ItemText};
 use crate::read::Files;
 use crate::row::{Example, Origin, Record, Row};
 use crate::rows::RowRange;
-use crate::shape::unpair;
+use crate::shape::{SafetyCounts, SafetyOrder, safety, unpair};
 use crate::source;
 use crate::teacher::{self, TeacherColumn};
 
@@ -32,6 +33,8 @@ pub(crate) struct Part {
     pub(crate) labels: Arc<[String]>,
     pub(crate) teacher: TeacherColumn,
     pub(crate) unpair: bool,
+    pub(crate) safety_order: Option<SafetyOrder>,
+    pub(crate) given_numbers: Arc<BTreeMap<String, f64>>,
     pub(crate) left_out: Option<WhyLeftOut>,
     pub(crate) wanted: Option<Wanted>,
     pub(crate) weight: f64,
@@ -45,7 +48,21 @@ pub(crate) enum Kind {
     Examples(Arc<[Example]>),
 }
 
-/// An item looked into.
+/// An item looked into, and what its flags of safety say, whatever became of it.
+#[derive(Debug)]
+pub(crate) struct Look {
+    pub(crate) met: Result<Met, Rejection>,
+    pub(crate) safety: SafetyCounts,
+}
+
+impl Look {
+    /// Of an item that brings no flags.
+    pub(crate) fn without_flags(met: Result<Met, Rejection>) -> Self {
+        Self { met, safety: SafetyCounts::default() }
+    }
+}
+
+/// What an item is.
 #[derive(Debug)]
 pub(crate) enum Met {
     Record(Origin, Record),
@@ -68,29 +85,42 @@ impl fmt::Debug for Part {
 
 impl Part {
     /// What an item says.
-    pub(crate) fn look_into(&self, item: &Item) -> Result<Met, Rejection> {
+    pub(crate) fn look_into(&self, item: &Item) -> Look {
         let origin = origin(item);
         let left_out = self.left_out.as_ref().and_then(|why| why(item.row, &origin));
-        let met = left_out.map_or_else(|| self.met(item, origin), Err);
-        if met.is_err() && item.half == Some(Half::Rejected) { Ok(Met::Told) } else { met }
+        let Look { met, safety } =
+            left_out.map_or_else(|| self.look(item, origin), |why| Look::without_flags(Err(why)));
+        if item.half != Some(Half::Rejected) {
+            return Look { met, safety };
+        }
+        // Both halves are one row.
+        Look::without_flags(met.or(Ok(Met::Told)))
     }
 
-    fn met(&self, item: &Item, origin: Origin) -> Result<Met, Rejection> {
+    fn look(&self, item: &Item, origin: Origin) -> Look {
         let record = match (&item.text, &self.kind) {
             (ItemText::Raw(raw), _) => raw.object().and_then(|object| source::record(self, &object)),
             (ItemText::Index(index), Kind::Rows(rows)) => self.checked(rows[*index].clone().into()),
             (ItemText::Index(index), Kind::Records(records)) => self.checked(records[*index].clone()),
             (ItemText::Index(index), Kind::Examples(examples)) => {
                 let example = self.example(&examples[*index], item.half);
-                return example.map(Met::Example).map_err(|fault| fault.at(&origin));
+                return Look::without_flags(example.map(Met::Example).map_err(|fault| fault.at(&origin)));
             }
             (ItemText::Index(_), Kind::Files(_)) => unreachable!("a pass over files gives texts"),
         };
-        let record = record.map_err(|fault| fault.at(&origin))?;
-        if self.wanted.as_ref().is_some_and(|wanted| !wanted(&record.row)) {
-            return Ok(Met::Elsewhere);
+        match record {
+            Err(fault) => Look::without_flags(Err(fault.at(&origin))),
+            Ok(record) if self.wanted.as_ref().is_some_and(|wanted| !wanted(&record.row)) => {
+                Look::without_flags(Ok(Met::Elsewhere))
+            }
+            Ok(record) => Look { safety: SafetyCounts::of(&record), met: self.settled(record, item.half, origin) },
         }
-        let record = match item.half {
+    }
+
+    /// A record as it is used: in the order that is asked for, and one half of it.
+    fn settled(&self, record: Record, half: Option<Half>, origin: Origin) -> Result<Met, Rejection> {
+        let record = self.ordered(record).map_err(|fault| fault.at(&origin))?;
+        let record = match half {
             None => record,
             Some(half) => {
                 let [chosen, rejected] = unpair(record, &origin)?;
@@ -98,6 +128,27 @@ impl Part {
             }
         };
         Ok(Met::Record(origin, record))
+    }
+
+    fn ordered(&self, record: Record) -> Result<Record, Fault> {
+        let Some(order) = self.safety_order else {
+            if self.reads_safety(&record) {
+                safety::check(&record)?;
+            }
+            return Ok(record);
+        };
+        let record = safety::ordered(record, order)?;
+        // A number that has changed its sign may have left its range.
+        numbers::check(&self.numbers, &record.numbers)?;
+        Ok(record)
+    }
+
+    /// Whether labels of safety are read: by the order of the pair, or as numbers that are asked for.
+    fn reads_safety(&self, record: &Record) -> bool {
+        let asked =
+            || self.numbers.iter().any(|number| ["safer", "safe_chosen", "safe_rejected"].contains(&&*number.name));
+        let decides = || self.reading.form == Form::SafeRlhf && self.reading.decides_by_safety(&record.numbers);
+        decides() || asked()
     }
 
     fn checked(&self, record: Record) -> Result<Record, Fault> {

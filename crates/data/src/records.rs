@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Rejection};
-use crate::part::Met;
+use crate::part::{Look, Met};
 use crate::pass::Pass;
 use crate::row::{Origin, Record};
+use crate::shape::SafetyCounts;
 use crate::source::Source;
 
 /// The rows of a source in file order, each as a [`Record`] or with the reason why it cannot be used. An iterator: an `Err`
@@ -26,6 +27,7 @@ use crate::source::Source;
 pub struct Records {
     source: Arc<Source>,
     pass: Option<Pass>,
+    safety: SafetyCounts,
 }
 
 impl Records {
@@ -38,7 +40,15 @@ impl Records {
             });
         }
         let pass = Some(Pass::new(source.clone())?);
-        Ok(Self { source, pass })
+        Ok(Self { source, pass, safety: SafetyCounts::default() })
+    }
+}
+
+impl Records {
+    /// What the flags of safety said of the rows given so far, and of those that could not be used.
+    #[must_use]
+    pub fn safety(&self) -> SafetyCounts {
+        self.safety
     }
 }
 
@@ -54,7 +64,9 @@ impl Iterator for Records {
                     return Some(Err(error));
                 }
             };
-            match self.source.look_into(&item) {
+            let Look { met, safety } = self.source.look_into(&item);
+            self.safety += safety;
+            match met {
                 Ok(Met::Record(origin, record)) => return Some(Ok(Ok((origin, record)))),
                 Ok(Met::Elsewhere | Met::Told | Met::Example(_)) => {}
                 Err(rejection) => return Some(Ok(Err(rejection))),

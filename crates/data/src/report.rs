@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Reason, Rejection};
 use crate::row::Context;
+use crate::shape::SafetyCounts;
 use crate::truncate::Cut;
 
 /// How many rejections a report holds in full; counts are exact beyond it.
@@ -36,6 +37,9 @@ pub struct Report {
     /// Steps of two rows or more that all have one label, since the data held no other within reach; counted under
     /// [`BatchOptions::stratified`](crate::BatchOptions::stratified).
     pub one_label_steps: u64,
+    /// What the flags of safety say, of rows that were set aside afterwards too.
+    #[serde(skip_serializing_if = "SafetyCounts::is_empty")]
+    pub safety: SafetyCounts,
 }
 
 /// What became of the rows of one part of a mixture.
@@ -114,7 +118,7 @@ impl Report {
     }
 
     /// The counts in one line: `2312 rows, 2303 kept, 9 rejected (empty completion 4, prompts differ 5)`, and
-    /// `; 3 of 4606 sequences truncated` and `; 2 steps with one label only` where there was any.
+    /// `; 3 of 4606 sequences truncated` and `; 2 steps with one label only` where there was any, and what the flags of safety say.
     #[must_use]
     pub fn summary(&self) -> String {
         let mut line = format!("{} rows, {} kept, {} rejected", self.rows, self.kept, self.rejected_rows());
@@ -136,6 +140,9 @@ impl Report {
         if self.over_budget > 0 {
             let plural = if self.over_budget == 1 { "" } else { "s" };
             line.push_str(&format!("; {} example{plural} longer than the token budget", self.over_budget));
+        }
+        if !self.safety.is_empty() {
+            line.push_str(&format!("; {}", self.safety));
         }
         line
     }

@@ -12,12 +12,13 @@ use crate::error::{Error, Fault, Rejection};
 use crate::form::{self, ColumnPath, Columns, Form, Reading, Ties};
 use crate::mixture::{self, MixtureEnd, Shard};
 use crate::numbers::{self, NumberColumn};
-use crate::part::{Kind, Met, Part, WhyLeftOut, origin};
+use crate::part::{Kind, Look, Met, Part, WhyLeftOut, origin};
 use crate::pass::{Half, Item};
 use crate::read::Files;
 use crate::records::Records;
 use crate::row::{Example, Origin, Record, Row};
 use crate::rows::RowRange;
+use crate::shape::SafetyOrder;
 use crate::teacher::{self, TeacherColumn};
 
 /// What to read and how.
@@ -51,6 +52,11 @@ pub struct SourceOptions {
     pub teacher: TeacherColumn,
     /// Whether each pair becomes two labelled rows, a wanted and an unwanted one, which are shuffled apart.
     pub unpair: bool,
+    /// By which label pairs are ordered, where rows bring labels of safety; by default as their form says.
+    pub safety_order: Option<SafetyOrder>,
+    /// Numbers that are the same for every row, whatever its columns say: `safer` = 0 for a file without labels of safety.
+    /// They stand for the numbers of [`SourceOptions::numbers`] of their names.
+    pub given_numbers: BTreeMap<String, f64>,
 }
 
 impl SourceOptions {
@@ -205,6 +211,12 @@ impl Source {
         self.each(|part| part.unpair = unpair)
     }
 
+    /// The same source, whose pairs are ordered by a label of safety.
+    #[must_use]
+    pub fn ordered_by_safety(self, order: SafetyOrder) -> Self {
+        self.each(|part| part.safety_order = Some(order))
+    }
+
     /// The same source without some rows: asked for the number of a row, counted from 0 over the selected rows in the order
     /// of [`Source::records`], and for its origin, `why` gives the rejection to set it aside with, or None to keep it. Another
     /// call replaces the one before.
@@ -302,10 +314,10 @@ impl Source {
     }
 
     /// What an item says.
-    pub(crate) fn look_into(&self, item: &Item) -> Result<Met, Rejection> {
+    pub(crate) fn look_into(&self, item: &Item) -> Look {
         match self.left_out.as_ref().and_then(|why| why(item.number, &origin(item))) {
-            Some(_) if item.half == Some(Half::Rejected) => Ok(Met::Told),
-            Some(rejection) => Err(rejection),
+            Some(_) if item.half == Some(Half::Rejected) => Look::without_flags(Ok(Met::Told)),
+            Some(rejection) => Look::without_flags(Err(rejection)),
             None => self.parts[item.part].look_into(item),
         }
     }
@@ -336,6 +348,8 @@ impl Source {
             labels: options.labels.as_slice().into(),
             teacher: options.teacher,
             unpair: options.unpair,
+            safety_order: options.safety_order,
+            given_numbers: options.given_numbers.clone().into(),
             left_out: None,
             wanted: None,
             weight: 1.0,
@@ -349,6 +363,11 @@ impl Source {
 pub(crate) fn record(part: &Part, object: &Map<String, Value>) -> Result<Record, Fault> {
     let mut record = form::parse(&part.reading, object)?;
     let columns = &part.reading.columns;
+    if part.safety_order.is_some() {
+        let labels = numbers::read_if_there(&SafetyOrder::numbers(), &record, object, columns)?;
+        record.numbers.extend(labels);
+    }
+    record.numbers.extend(part.given_numbers.iter().map(|(name, value)| (name.clone(), *value)));
     let numbers = numbers::read(&part.numbers, &record, object, columns)?;
     record.numbers.extend(numbers);
     record
@@ -363,9 +382,29 @@ fn word(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// A number that is the same for every row has no column, and is one.
+fn check_given(options: &SourceOptions) -> Result<(), Error> {
+    let refused = |(name, value): (&String, &f64)| match options.columns.get(name) {
+        Some(column) => Some(format!("{name} = {value}, and columns.{name} = {column}")),
+        None if !value.is_finite() => Some(format!("{name} = {value}")),
+        None => None,
+    };
+    match options.given_numbers.iter().find_map(refused) {
+        None => Ok(()),
+        Some(got) => Err(Error::Option {
+            name: "numbers",
+            got,
+            expected: "a finite number for every row, or a column of that number, not both",
+        }),
+    }
+}
+
 /// How rows are read: as the options say, or as the first rows tell.
 fn inspect(files: &Files, options: &SourceOptions) -> Result<Reading, Error> {
-    let columns = Columns::new(&options.columns, &options.numbers)?;
+    check_given(options)?;
+    let of_order = options.safety_order.iter().flat_map(|_| SafetyOrder::numbers());
+    let known: Vec<NumberColumn> = options.numbers.iter().cloned().chain(of_order).collect();
+    let columns = Columns::new(&options.columns, &known)?;
     let reading = Reading::new(options.form, columns, options.criterion.clone(), options.ties, &options.numbers)?;
     let head = files.head()?;
     let Some(first) = head.first() else {

@@ -6,11 +6,12 @@ use crate::cursor::Cursor;
 use crate::encode::Encoder;
 use crate::error::{Error, Reason, Rejection};
 use crate::order::{Order, Ordered};
-use crate::part::Met;
+use crate::part::{Look, Met};
 use crate::pass::{Item, Pass};
 use crate::place::Place;
 use crate::report::{Counts, Report};
 use crate::row::Example;
+use crate::shape::SafetyCounts;
 use crate::source::Source;
 use crate::workers::{MOST_WORKERS, Pool};
 
@@ -40,6 +41,7 @@ pub struct Stream {
 #[derive(Debug)]
 struct Seen {
     part: usize,
+    safety: SafetyCounts,
     made: Made,
 }
 
@@ -95,7 +97,8 @@ impl Stream {
     /// # Errors
     /// Reading fails, a conversation meets a tokenizer without a chat template, or a row cannot be used and the source is strict.
     pub fn next_example(&mut self) -> Result<Option<Example>, Error> {
-        while let Some(Seen { part, made }) = self.next_seen()? {
+        while let Some(Seen { part, safety, made }) = self.next_seen()? {
+            self.report.safety += safety;
             let example = match made {
                 Made::Nothing => continue,
                 Made::Example(example, counts) => {
@@ -359,7 +362,8 @@ impl Stream {
 }
 
 fn see(source: &Source, encoder: &Encoder, item: &Item) -> Seen {
-    let made = match source.look_into(item) {
+    let Look { met, safety } = source.look_into(item);
+    let made = match met {
         Ok(Met::Example(example)) => Made::Example(example, Counts::default()),
         Ok(Met::Record(origin, record)) => match encoder.encode_counted(&record, &origin) {
             Ok((example, counts)) => Made::Example(example, counts),
@@ -369,7 +373,7 @@ fn see(source: &Source, encoder: &Encoder, item: &Item) -> Seen {
         Ok(Met::Told) => Made::Nothing,
         Err(rejection) => Made::Rejection(rejection),
     };
-    Seen { part: item.part, made }
+    Seen { part: item.part, safety, made }
 }
 
 impl Iterator for Stream {

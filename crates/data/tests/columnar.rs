@@ -101,22 +101,33 @@ fn safe_rlhf() {
         json!({"prompt": "Tea?", "response_0": "Green.", "response_1": "Black.", "prompt_source": "s",
             "response_0_source": "Alpaca-7B", "response_1_source": "Alpaca2-7B", "is_response_0_safe": safe[0],
             "is_response_1_safe": safe[1], "response_0_harm_category": harm, "response_1_harm_category": harm,
-            "response_0_severity_level": 0, "response_1_severity_level": 2, "better_response_id": better,
+            "response_0_severity_level": 2 * u8::from(!safe[0]), "response_1_severity_level": 2 * u8::from(!safe[1]),
+            "better_response_id": better,
             "safer_response_id": safer, "response_0_sha256": "0a", "response_1_sha256": "0b"})
     };
     let rows = [row(1, 0, [true, false]), row(0, 0, [true, true])];
-    let numbers = |other: &'static str, agrees, chosen, rejected| {
-        [(other, agrees), ("safe_chosen", chosen), ("safe_rejected", rejected), ("preference", 1.0)]
+    let numbers = |better, safer, chosen: f64, rejected: f64| {
+        [
+            ("better", better),
+            ("safer", safer),
+            ("safe_chosen", chosen),
+            ("safe_rejected", rejected),
+            ("severity_chosen", 2.0 - 2.0 * chosen),
+            ("severity_rejected", 2.0 - 2.0 * rejected),
+            ("harms_chosen", 1.0),
+            ("harms_rejected", 1.0),
+            ("preference", 1.0),
+        ]
     };
     let better = vec![
-        with(pair("Tea?", "Black.", "Green."), &numbers("safer", -1.0, 0.0, 1.0)),
-        with(pair("Tea?", "Green.", "Black."), &numbers("safer", 1.0, 1.0, 1.0)),
+        with(pair("Tea?", "Black.", "Green."), &numbers(1.0, -1.0, 0.0, 1.0)),
+        with(pair("Tea?", "Green.", "Black."), &numbers(1.0, 1.0, 1.0, 1.0)),
     ];
     assert_eq!(read(&rows, &SourceOptions::default()), (Form::SafeRlhf, better));
     let safer = SourceOptions { criterion: Some("safer".to_owned()), ..SourceOptions::default() };
     let expected = vec![
-        with(pair("Tea?", "Green.", "Black."), &numbers("better", -1.0, 1.0, 0.0)),
-        with(pair("Tea?", "Green.", "Black."), &numbers("better", 1.0, 1.0, 1.0)),
+        with(pair("Tea?", "Green.", "Black."), &numbers(-1.0, 1.0, 1.0, 0.0)),
+        with(pair("Tea?", "Green.", "Black."), &numbers(1.0, 1.0, 1.0, 1.0)),
     ];
     assert_eq!(read(&rows, &safer), (Form::SafeRlhf, expected));
 }

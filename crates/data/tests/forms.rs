@@ -551,10 +551,19 @@ fn strengths_and_safety() {
 
     let safe = json!({"prompt": "Tea?", "response_0": "Green.", "response_1": "Black.", "is_response_0_safe": false,
         "is_response_1_safe": true, "better_response_id": 0, "safer_response_id": 1});
-    let numbers = [("safer", -1.0), ("safe_chosen", 0.0), ("safe_rejected", 1.0), ("preference", 1.0)];
+    let labels = |better, safer, chosen, rejected| {
+        [
+            ("better", better),
+            ("safer", safer),
+            ("safe_chosen", chosen),
+            ("safe_rejected", rejected),
+            ("preference", 1.0),
+        ]
+    };
+    let numbers = labels(1.0, -1.0, 0.0, 1.0);
     assert_eq!(golden(&safe), (Form::SafeRlhf, with(record("Green.", "Black."), &numbers)));
     let safer = SourceOptions { criterion: Some("safer".to_owned()), ..SourceOptions::default() };
-    let numbers = [("better", -1.0), ("safe_chosen", 1.0), ("safe_rejected", 0.0), ("preference", 1.0)];
+    let numbers = labels(-1.0, 1.0, 1.0, 0.0);
     assert_eq!(one(&safe, &safer), (Form::SafeRlhf, with(record("Black.", "Green."), &numbers)));
 }
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use candlewick_data::{
     Boundary, ColumnPath, CompletionTruncation, EncodeOptions, EndOfSequence, Form, MixtureEnd, Moment, NumberColumn,
-    PromptRange, PromptTruncation, RowRange, ScoredTokens, SelectionOptions, Selector, Source, SourceOptions,
-    TeacherColumn, Ties, Truncation,
+    PromptRange, PromptTruncation, RowRange, SafetyOrder, ScoredTokens, SelectionOptions, Selector, Source,
+    SourceOptions, TeacherColumn, Ties, Truncation,
 };
 use candlewick_losses::{Needs, Number, Rows, Scored, StepWide, Teacher};
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,9 @@ pub struct DataPlan {
     /// What becomes of pairs on which the votes are even.
     #[serde(default)]
     pub ties: Ties,
+    /// By which label pairs are ordered that bring labels of safety.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safety_order: Option<SafetyOrder>,
     /// Rows left out as repeats, or for balance.
     #[serde(default)]
     pub selection: SelectionOptions,
@@ -87,6 +90,9 @@ pub struct PartPlan {
     pub columns: BTreeMap<String, ColumnPath>,
     /// Which of several labels or scores decides what is preferred.
     pub criterion: Option<String>,
+    /// Numbers that are the same for every row of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub numbers: BTreeMap<String, f64>,
     /// Its weight in a mixture.
     pub weight: f64,
 }
@@ -101,6 +107,7 @@ impl DataPlan {
         let plan = Self {
             mixture_end: words.mixture_end.unwrap_or_default(),
             ties: words.ties,
+            safety_order: words.safety_order,
             selection: SelectionOptions { deduplicate: words.deduplicate, balance: words.balance },
             unpair: words.unpair,
             prompts: PromptRange::default(),
@@ -123,6 +130,7 @@ impl DataPlan {
     }
 
     fn check(&self, needs: &Needs, train: &TrainWords) -> Result<()> {
+        self.check_numbers(needs)?;
         let balance = self.selection.balance.is_some();
         let reads_preference = needs.numbers.iter().any(|number| number.name == "preference");
         let repeats = self.parts.len() > 1 && self.mixture_end == MixtureEnd::AllExhausted;
@@ -141,6 +149,12 @@ impl DataPlan {
                 balance && self.unpair,
                 "data.balance",
                 "given beside data.unpair, which gives as many rows of either verdict; leave one of them out",
+            ),
+            (
+                self.safety_order.is_some() && !needs.rows.pairs && !self.unpair,
+                "data.safety_order",
+                "given, and the objective of [objective] reads no pairs; leave it out, or set data.unpair = true where it reads \
+                 verdicts",
             ),
             (
                 self.ties == Ties::Soft && !reads_preference,
@@ -185,6 +199,26 @@ impl DataPlan {
             Some((_, key, reason)) => Err(Error::config(key, reason)),
             None => Ok(()),
         }
+    }
+
+    /// Every number that a part gives to its rows is read by someone.
+    fn check_numbers(&self, needs: &Needs) -> Result<()> {
+        const OF_ORDER: [&str; 4] = ["better", "safer", "safe_chosen", "safe_rejected"];
+        let is_read = |name: &str| {
+            let by_order = self.safety_order.is_some() && OF_ORDER.contains(&name);
+            by_order || needs.numbers.iter().any(|number| number.name == name)
+        };
+        for (index, part) in self.parts.iter().enumerate() {
+            let Some(name) = part.numbers.keys().find(|name| !is_read(name)) else { continue };
+            let read: Vec<&str> = needs.numbers.iter().map(|number| number.name).collect();
+            let read = if read.is_empty() { "no numbers".to_owned() } else { read.join(", ") };
+            let key = if self.parts.len() == 1 { "data".to_owned() } else { format!("data.mixture[{index}]") };
+            return Err(Error::config(
+                format!("{key}.numbers.{name}"),
+                format!("given, and the objective of [objective] reads {read}; leave it out"),
+            ));
+        }
+        Ok(())
     }
 
     /// What messages call the training rows.
@@ -269,6 +303,8 @@ impl DataPlan {
             rows: part.rows,
             columns: part.columns.clone(),
             criterion: part.criterion.clone(),
+            given_numbers: part.numbers.clone(),
+            safety_order: self.safety_order,
             ties: self.ties,
             strict: self.strict,
             unpair: self.unpair,
@@ -303,15 +339,16 @@ impl PartPlan {
             rows: words.rows,
             columns: words.columns,
             criterion: words.criterion,
+            numbers: words.numbers,
             weight: words.weight,
         })
     }
 }
 
 fn resolve_parts(words: DataWords) -> Result<Vec<PartPlan>> {
-    let DataWords { path, files, subset, split, form, rows, columns, criterion, mixture, .. } = words;
+    let DataWords { path, files, subset, split, form, rows, columns, criterion, numbers, mixture, .. } = words;
     if mixture.is_empty() {
-        let part = PartWords { path, files, subset, split, form, rows, columns, criterion, weight: 1.0 };
+        let part = PartWords { path, files, subset, split, form, rows, columns, criterion, numbers, weight: 1.0 };
         return Ok(vec![PartPlan::resolve("data", part)?]);
     }
     let given = [
@@ -323,6 +360,7 @@ fn resolve_parts(words: DataWords) -> Result<Vec<PartPlan>> {
         ("rows", rows != RowRange::default()),
         ("columns", !columns.is_empty()),
         ("criterion", criterion.is_some()),
+        ("numbers", !numbers.is_empty()),
     ];
     if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
         return Err(Error::config(

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use candlewick_data::{
     Balance, Boundary, ColumnPath, CompletionTruncation, Deduplicate, EndOfSequence, Form, MixtureEnd, Moment,
-    PromptTruncation, RowRange, Ties, Truncation,
+    PromptTruncation, RowRange, SafetyOrder, Ties, Truncation,
 };
 use serde::{Deserialize, Serialize};
 
@@ -29,12 +29,16 @@ pub struct DataWords {
     pub columns: BTreeMap<String, ColumnPath>,
     /// Which of several labels or scores decides what is preferred.
     pub criterion: Option<String>,
+    /// Numbers that are the same for every row, as `safer = 0`, in place of columns of these names.
+    pub numbers: BTreeMap<String, f64>,
     /// Several sources with weights in place of `path`.
     pub mixture: Vec<PartWords>,
     /// When a pass over a mixture ends.
     pub mixture_end: Option<MixtureEnd>,
     /// What becomes of pairs on which the votes are even.
     pub ties: Ties,
+    /// By which label pairs are ordered that bring labels of safety: `helpful`, `safer` or `safe_dpo`.
+    pub safety_order: Option<SafetyOrder>,
     /// Whether rows that repeat earlier ones are left out: `"exact"`, or `{ near = { similarity = 0.8 } }`.
     pub deduplicate: Option<Deduplicate>,
     /// Whether rows of the more frequent verdict are left out: `{ ratio = 1.0 }`.
@@ -80,9 +84,11 @@ impl Default for DataWords {
             rows: RowRange::default(),
             columns: BTreeMap::new(),
             criterion: None,
+            numbers: BTreeMap::new(),
             mixture: Vec::new(),
             mixture_end: None,
             ties: Ties::default(),
+            safety_order: None,
             deduplicate: None,
             balance: None,
             unpair: false,
@@ -123,6 +129,8 @@ pub struct PartWords {
     pub columns: BTreeMap<String, ColumnPath>,
     /// Which of several labels or scores decides what is preferred.
     pub criterion: Option<String>,
+    /// Numbers that are the same for every row of it.
+    pub numbers: BTreeMap<String, f64>,
     /// How many rows it gives beside those of the other parts.
     pub weight: f64,
 }
@@ -138,6 +146,7 @@ impl Default for PartWords {
             rows: RowRange::default(),
             columns: BTreeMap::new(),
             criterion: None,
+            numbers: BTreeMap::new(),
             weight: 1.0,
         }
     }

@@ -93,6 +93,7 @@ fn of_its_own(words: EvaluationWords, data: &DataPlan) -> Result<PartPlan> {
         rows,
         columns: like.columns.clone(),
         criterion: like.criterion.clone(),
+        numbers: like.numbers.clone(),
         weight: 1.0,
     };
     let part = PartPlan::resolve("evaluation", words)?;

@@ -60,6 +60,15 @@ fn folder() -> Folder {
         json!({ "prompt": row["prompt"], "response_0": row["chosen"], "response_1": row["rejected"],
                 "is_response_0_safe": true, "is_response_1_safe": true, "better_response_id": 1, "safer_response_id": 0 })
     });
+    rewritten("unsafe.jsonl", &|i, row| {
+        json!({ "prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"],
+                "is_chosen_safe": i % 2 == 0, "is_rejected_safe": i % 4 == 1 })
+    });
+    rewritten("margins.jsonl", &|i, row| {
+        let mut row = row.clone();
+        row["margin"] = json!(i);
+        row
+    });
     let template = "{{ strftime_now('w%d') }}{% for m in messages %} {{ m.content }}{% endfor %}";
     folder.text("model/chat_template.jinja", template);
     rewritten("talks.jsonl", &|_, row| {
@@ -86,9 +95,14 @@ fn data(folder: &Folder) -> Vec<Case> {
         case("rows=..10", none(), Rows),
         case("columns={ chosen = \"rejected\", rejected = \"chosen\" }", none(), Steps),
         case("criterion=better", vec![at("safe.jsonl"), "data.criterion=safer".into()], Steps),
+        case("numbers={ margin = 0.5 }", vec!["objective.type=modpo".into(), at("margins.jsonl")], Steps),
+        case("numbers={ margin = 0.5 }", none(), Refuses(&["data.numbers.margin", "reads no numbers"])),
         case(&mixture, vec![at("rows.jsonl")], Refuses(&["data.mixture", "data.path"])),
         case("mixture_end=all_exhausted", none(), Refuses(&["data.mixture_end", "[[data.mixture]]"])),
         case("ties=keep", vec![at("votes.jsonl")], Rows),
+        case("safety_order=safer", vec![at("safe.jsonl")], Steps),
+        case("safety_order=safe_dpo", vec![at("unsafe.jsonl")], Rows),
+        case("safety_order=safer", kto(), Refuses(&["data.safety_order", "data.unpair"])),
         case("deduplicate=exact", none(), Rows),
         case("balance={}", kto(), Rows),
         case("unpair=true", none(), Refuses(&["data.unpair"])),
@@ -120,6 +134,7 @@ fn parts(folder: &Folder) -> Vec<(&'static str, [String; 2], Does)> {
         ("form", [rows(), with("form = \"ranked\"")], Rows),
         ("rows", [rows(), with("rows = \"..5\"")], Rows),
         ("columns", [rows(), with("columns = { chosen = \"rejected\", rejected = \"chosen\" }")], Steps),
+        ("numbers", [rows(), with("numbers = { margin = 1 }")], Refuses(&["data.mixture[0].numbers.margin"])),
         ("criterion", ["better", "safer"].map(|word| format!("{}, criterion = {word:?}", at("safe.jsonl"))), Steps),
         ("weight", [rows(), with("weight = 0.25")], Rows),
         ("weight", [rows(), with("weight = -1.0")], Refuses(&["data.mixture[0].weight", "-1"])),

@@ -48,6 +48,7 @@ fn source(rows: &DataRows) -> Result<Source> {
             TiesWord::Soft => Ties::Soft,
         },
         strict: rows.strict,
+        safety_order: rows.safety_order,
         numbers,
         // What was fetched is of the split.
         split: rows.split.clone().filter(|_| fetched.is_none()),

@@ -20,7 +20,8 @@ pub(crate) fn stats(arguments: &DataStats) -> Result<()> {
     let mut dropped = Dropped::new(rows.dropped.as_deref(), rows.strict, &source.paths())?;
     let mut stats = Stats::default();
     stats.source(source.name(), source.form());
-    for row in source.records()? {
+    let mut records = source.records()?;
+    for row in &mut records {
         match row? {
             Ok((origin, record)) => {
                 if let Err(rejection) = stats.row(&origin, &record, encoder.as_ref()) {
@@ -33,6 +34,7 @@ pub(crate) fn stats(arguments: &DataStats) -> Result<()> {
             }
         }
     }
+    stats.safety(records.safety());
     dropped.finish()?;
     let text = match arguments.json {
         true => format!("{}\n", serde_json::to_string(&stats)?),

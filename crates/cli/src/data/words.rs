@@ -39,6 +39,9 @@ pub(crate) struct DataRows {
     /// What becomes of completions that were found even
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = TiesWord::Drop)]
     pub(crate) ties: TiesWord,
+    /// By which label pairs are ordered that bring labels of safety, as data.safety_order: helpful, safer or safe_dpo
+    #[arg(long, value_name = "ORDER", value_parser = super::word::<data::SafetyOrder>)]
+    pub(crate) safety_order: Option<data::SafetyOrder>,
     /// A number that every row must bring, as margin; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) numbers: Vec<String>,

@@ -16,7 +16,7 @@ pub(super) struct Alias {
 }
 
 /// Every known name of another.
-pub(super) const ALIASES: [Alias; 16] = [
+pub(super) const ALIASES: [Alias; 19] = [
     Alias {
         ours: "prompt",
         names: &["question", "instruction", "query", "messages", "conversations", "conversation", "context", "input"],
@@ -109,6 +109,17 @@ pub(super) const ALIASES: [Alias; 16] = [
         ],
         accepts: is_number,
     },
+    Alias {
+        ours: "safe_chosen",
+        names: &["is_chosen_safe", "chosen_is_safe", "chosen_safe", "is_safe_chosen"],
+        accepts: is_label,
+    },
+    Alias {
+        ours: "safe_rejected",
+        names: &["is_rejected_safe", "rejected_is_safe", "rejected_safe", "is_safe_rejected"],
+        accepts: is_label,
+    },
+    Alias { ours: "safe", names: &["is_safe", "is_response_safe"], accepts: is_label },
     Alias { ours: "chat_template_kwargs", names: &[], accepts: Value::is_object },
 ];
 

@@ -18,6 +18,8 @@ mod two;
 mod value;
 mod words;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -25,6 +27,7 @@ pub use self::columns::ColumnPath;
 pub(crate) use self::columns::{Columns, column, missing};
 pub(crate) use self::detect::{detect, detect_rows};
 pub(crate) use self::value::{kind, number_cell};
+pub(crate) use self::words::flag_cell;
 use crate::error::{Error, Fault, Reason};
 use crate::numbers::NumberColumn;
 use crate::row::Record;
@@ -85,8 +88,10 @@ use crate::row::Record;
 /// | `votes_chosen`, `votes_rejected`, `votes_tied` | votes; strengths of several annotators | how many of each |
 /// | `margin` | `helpsteer_preferences`; scored pairs | size of the strength; `score_chosen` − `score_rejected` |
 /// | `score_chosen`, `score_rejected` | `ultrafeedback_binarized`, `argilla_pair` | as in the file |
-/// | `safer` or `better` | `safe_rlhf` | 1 where the label that does not decide agrees, −1 where not, 0 where it names neither |
+/// | `better`, `safer` | `safe_rlhf` | 1 where the label of that name prefers `chosen`, −1 where `rejected`, 0 where it names neither; of the label that decides 1 |
 /// | `safe_chosen`, `safe_rejected` | `safe_rlhf` | 1 for safe, 0 for not |
+/// | `severity_chosen`, `severity_rejected` | `safe_rlhf` of 2024 | how severe the harm is, 0 for none |
+/// | `harms_chosen`, `harms_rejected` | `safe_rlhf` of 2024 | in how many categories of harm the completion falls |
 /// | the attributes, `score` | `helpsteer_ratings`, `rated` | as in the file (1 and 0 for booleans); that of the criterion again as `score` |
 ///
 /// Votes of nothing but 0 and 1 say who won only where the names of the completions count from 0 or from 1, or are places in
@@ -259,6 +264,14 @@ impl Reading {
             });
         }
         Ok(Self { form, columns, criterion, ties, counting: None })
+    }
+
+    /// Whether a pair of `safe_rlhf` with these numbers stands in the order of its label of safety.
+    pub(crate) fn decides_by_safety(&self, numbers: &BTreeMap<String, f64>) -> bool {
+        match self.criterion.as_deref() {
+            Some(criterion) => criterion == "safer",
+            None => !numbers.contains_key("better"),
+        }
     }
 
     /// The same with form and columns told from the first rows of a file; `unknown` puts what no form is told of in its place.

@@ -8,7 +8,7 @@ use super::columns::{Columns, View};
 use super::messages::text;
 use super::pair::{implicit_prompt, tied};
 use super::prompt::{completion, prompt, record};
-use super::value::{found, is_list, kind, list, number_cell, opened, shown, told_number};
+use super::value::{found, is_list, list, number_cell, opened, shown, told_number};
 use super::words::{self, Counting, Vote};
 use super::{Reading, aliases};
 use crate::error::{Fault, Reason};
@@ -332,53 +332,92 @@ fn individual(view: View<'_>) -> Result<Option<Count>, Fault> {
     Ok(Some(count))
 }
 
-/// The labels of PKU-SafeRLHF and the numbers that the one which does not decide becomes.
+/// The labels of PKU-SafeRLHF, by the criteria that choose among them.
 pub(super) const LABELS: [(&str, &str); 2] = [("better", "better_response_id"), ("safer", "safer_response_id")];
 
-/// Two responses with a label for the better one and one for the safer one. The criterion decides which; the other becomes a
-/// number of its name, 1 where it agrees and −1 where it does not, and `safe_chosen` and `safe_rejected` are 1 or 0.
+/// Two responses with a label for the better one and one for the safer one. The criterion decides which; both become numbers,
+/// 1 where the label prefers the chosen one and −1 where it does not, and `safe_chosen` and `safe_rejected` are 1 or 0. The
+/// release of 2024 has a severity of harm and its categories for each response.
 pub(super) fn safety(view: View<'_>, reading: &Reading) -> Result<Record, Fault> {
     let two = Two::read(view)?;
-    let better_is_there = view.plain("better_response_id").is_some();
-    let default = if better_is_there { "better" } else { "safer" };
-    let criterion = reading.criterion.as_deref().unwrap_or(default);
-    let winner = |criterion: &str| -> Result<Option<Vote>, Fault> {
-        let column = LABELS.iter().find(|(name, _)| *name == criterion).map_or(criterion, |(_, column)| *column);
-        let Some(value) = view.plain(column) else { return Ok(None) };
-        words::vote(value, Counting::FromZero)
-            .map(Some)
-            .ok_or_else(|| Fault::new(Reason::WrongType, format!("`{column}` is {}, expected 0 or 1", shown(value))))
+    let [better, safer] = LABELS;
+    let criterion = match reading.criterion.as_deref() {
+        Some(name) => LABELS.into_iter().find(|(label, _)| *label == name).unwrap_or(better),
+        None if view.plain(better.1).is_some() => better,
+        None => safer,
     };
-    let decided = winner(criterion)?.ok_or_else(|| {
-        Fault::new(Reason::MissingColumn, format!("no `{criterion}_response_id`; found {}", found(view.object)))
+    let decided = named(view, criterion.1)?.ok_or_else(|| {
+        Fault::new(Reason::MissingColumn, format!("no `{}`; found {}", criterion.1, found(view.object)))
     })?;
-    let other = if criterion == "better" { "safer" } else { "better" };
-    let other_winner = winner(other)?;
     let second = decided == Vote::Second;
-    let safe = [safe(view, 0)?, safe(view, 1)?];
     let mut record = two.pair(view, second)?;
-    if let Some(other_winner) = other_winner {
-        let agrees = match other_winner {
+    for (name, column) in LABELS {
+        let Some(winner) = named(view, column)? else { continue };
+        let agrees = match winner {
             Vote::Tie => 0.0,
             vote if (vote == Vote::Second) == second => 1.0,
             _ => -1.0,
         };
-        record = record.with_number(other, agrees);
+        record = record.with_number(name, agrees);
     }
-    if let [Some(first), Some(last)] = safe {
-        let (chosen, rejected) = if second { (last, first) } else { (first, last) };
-        record = record.with_number("safe_chosen", chosen).with_number("safe_rejected", rejected);
+    for (name, read) in PER_RESPONSE {
+        if let [Some(first), Some(last)] = [read(view, 0)?, read(view, 1)?] {
+            let (chosen, rejected) = if second { (last, first) } else { (first, last) };
+            record =
+                record.with_number(format!("{name}_chosen"), chosen).with_number(format!("{name}_rejected"), rejected);
+        }
     }
     if decided == Vote::Tie {
-        return tied(record, format!("`{criterion}_response_id` names neither response"), reading.ties);
+        return tied(record, format!("`{}` names neither response", criterion.1), reading.ties);
     }
     Ok(record.with_number("preference", 1.0))
 }
 
+/// Which response a label names.
+fn named(view: View<'_>, column: &str) -> Result<Option<Vote>, Fault> {
+    let Some(value) = view.plain(column) else { return Ok(None) };
+    words::vote(value, Counting::FromZero)
+        .map(Some)
+        .ok_or_else(|| Fault::new(Reason::WrongType, format!("`{column}` is {}, expected 0 or 1", shown(value))))
+}
+
+/// Reads what a row says of one of its responses.
+type OfResponse = fn(View<'_>, usize) -> Result<Option<f64>, Fault>;
+
+const PER_RESPONSE: [(&str, OfResponse); 3] = [("safe", safe), ("severity", severity), ("harms", harms)];
+
 fn safe(view: View<'_>, response: usize) -> Result<Option<f64>, Fault> {
     let name = format!("is_response_{response}_safe");
+    view.plain(&name).map(|value| words::flag_cell(value, &name)).transpose()
+}
+
+fn severity(view: View<'_>, response: usize) -> Result<Option<f64>, Fault> {
+    let name = format!("response_{response}_severity_level");
     let Some(value) = view.plain(&name) else { return Ok(None) };
-    let truth = words::label(value)
-        .ok_or_else(|| Fault::new(Reason::WrongType, format!("`{name}` is {}, expected true or false", kind(value))))?;
-    Ok(Some(f64::from(u8::from(truth))))
+    let expected = "a level of harm from 0 (none) on";
+    let level = number_cell(value, &name, expected)?;
+    if level < 0.0 {
+        return Err(Fault::new(Reason::OutOfRange, format!("`{name}` is {level}, expected {expected}")));
+    }
+    Ok(Some(level))
+}
+
+/// In how many categories of harm a response falls: an object of flags by category.
+fn harms(view: View<'_>, response: usize) -> Result<Option<f64>, Fault> {
+    let name = format!("response_{response}_harm_category");
+    let Some(value) = view.plain(&name) else { return Ok(None) };
+    let categories = opened(value);
+    let Some(categories) = categories.as_object() else {
+        let detail = format!("`{name}` is {}, expected an object of true and false by category", shown(value));
+        return Err(Fault::new(Reason::WrongType, detail));
+    };
+    let mut count = 0.0;
+    for (category, flag) in categories.iter().filter(|(_, flag)| !flag.is_null()) {
+        let holds = words::label(flag).ok_or_else(|| {
+            let detail = format!("`{name}` has {category:?} as {}, expected true or false", shown(flag));
+            Fault::new(Reason::WrongType, detail)
+        })?;
+        count += f64::from(u8::from(holds));
+    }
+    Ok(Some(count))
 }

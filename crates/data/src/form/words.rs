@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::value::told_number;
+use super::value::{shown, told_number};
+use crate::error::{Fault, Reason};
 
 const WANTED: [&str; 22] = [
     "true",
@@ -70,6 +71,14 @@ pub(super) fn label(value: &Value) -> Option<bool> {
         Value::String(text) => word(text),
         _ => None,
     }
+}
+
+/// 1 for a verdict of wanted, which of a flag of safety is safe, and 0 for the other.
+pub(crate) fn flag_cell(value: &Value, name: &str) -> Result<f64, Fault> {
+    let flag = label(value).ok_or_else(|| {
+        Fault::new(Reason::WrongType, format!("`{name}` is {}, expected true (safe) or false", shown(value)))
+    })?;
+    Ok(f64::from(u8::from(flag)))
 }
 
 fn word(text: &str) -> Option<bool> {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::numbers::is_difference;
 use crate::row::{Record, Row, Text};
 
 /// The sides of a pair, in the order of its teachers, as names of numbers have them.
@@ -19,6 +20,30 @@ pub(crate) fn numbers_of_side(numbers: &BTreeMap<String, f64>, side: usize) -> B
         before.or(after).filter(|rest| !rest.is_empty()).map(str::to_owned)
     };
     numbers.iter().filter_map(|(name, value)| Some((own(name)?, *value))).collect()
+}
+
+/// A pair whose completions have changed places, with everything that is said of each, and of one beside the other.
+pub(crate) fn swapped(mut record: Record) -> Record {
+    if let Row::Pair { chosen, rejected, .. } = &mut record.row {
+        std::mem::swap(chosen, rejected);
+    }
+    record.teacher.reverse();
+    let number = |(name, value): (String, f64)| {
+        let value = if name == "better" || is_difference(&name) { 0.0 - value } else { value };
+        (other_side(&name).unwrap_or(name), value)
+    };
+    record.numbers = record.numbers.into_iter().map(number).collect();
+    record
+}
+
+/// The name of the number that says the same of the other side.
+fn other_side(name: &str) -> Option<String> {
+    let [one, other] = SIDES;
+    [(one, other), (other, one)].into_iter().find_map(|(side, other)| {
+        let before = name.strip_prefix(side).filter(|rest| rest.starts_with('_'));
+        let after = || name.strip_suffix(side).filter(|rest| rest.ends_with('_'));
+        before.map(|rest| format!("{other}{rest}")).or_else(|| after().map(|rest| format!("{rest}{other}")))
+    })
 }
 
 /// One completion of a record as a record of its own, with its teacher and labels; numbers are the caller's.

@@ -14,14 +14,15 @@ use crate::error::{Reason, Rejection};
 use crate::form::Form;
 use crate::report::Counts;
 use crate::row::{Annotation, Example, Message, Origin, Record, Row, Text};
+use crate::shape::SafetyCounts;
 use agreement::Agreement;
 use histogram::{Histogram, Numbers};
 
 pub use agreement::VoteSummary;
 pub use histogram::{LengthBin, LengthSummary, NumberSummary};
 pub use summary::{
-    Duplicates, LabelBalance, LengthBias, LengthUnit, RowCounts, RowKind, RowPart, SharedPrompts, SourceSummary,
-    Summary, TieShare, TokenSummary,
+    Duplicates, LabelBalance, LengthBias, LengthUnit, RowCounts, RowKind, RowPart, SafetySummary, SharedPrompts,
+    SourceSummary, Summary, TieShare, TokenSummary,
 };
 
 /// Columns of numbers that are followed; further ones are left out, so that memory stays bounded.
@@ -62,6 +63,7 @@ pub struct Stats {
     sharing: Sharing,
     seen: Seen,
     bias: Bias,
+    safety: SafetyCounts,
     votes: Agreement,
     numbers: BTreeMap<String, Numbers>,
 }
@@ -96,6 +98,12 @@ impl Stats {
     /// Adds a row that was set aside before.
     pub fn dropped(&mut self, rejection: &Rejection) {
         *self.reasons.entry(rejection.reason).or_default() += 1;
+    }
+
+    /// Adds what flags of safety say: of the rows added and of those that were set aside, as
+    /// [`Records::safety`](crate::Records::safety) counts them.
+    pub fn safety(&mut self, counts: SafetyCounts) {
+        self.safety += counts;
     }
 
     /// Everything gathered so far.

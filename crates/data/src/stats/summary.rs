@@ -8,6 +8,7 @@ use super::{Histogram, LengthSummary, NumberSummary, Stats, VoteSummary};
 use crate::error::Reason;
 use crate::form::Form;
 use crate::report::Counts;
+use crate::shape::SafetyCounts;
 
 /// What [`Stats`] gathered. Serialized, every field is a key of the JSON object; what the rows have none of is `null`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -32,6 +33,8 @@ pub struct Summary {
     pub judgments: Option<LabelBalance>,
     /// Pairs with an even verdict.
     pub ties: Option<TieShare>,
+    /// What flags of safety say, of rows that were dropped too.
+    pub safety: Option<SafetySummary>,
     /// What computing each prompt once saves.
     pub prompts: SharedPrompts,
     /// Rows that are there twice.
@@ -140,6 +143,22 @@ pub struct TieShare {
     pub share: f64,
 }
 
+/// What flags of safety say, before any row is dropped for it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SafetySummary {
+    /// How many of each.
+    #[serde(flatten)]
+    pub counts: SafetyCounts,
+    /// Pairs of two safe completions, as a share of the pairs with flags.
+    pub both_safe_share: f64,
+    /// Pairs of a safe and an unsafe one.
+    pub mixed_share: f64,
+    /// Pairs of two unsafe ones.
+    pub both_unsafe_share: f64,
+    /// The only class that the flags are of: true for safe. Nothing tells safe from unsafe then.
+    pub one_class: Option<bool>,
+}
+
 /// What computing each prompt once saves. The whole is every prompt computed again for each of its completions.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SharedPrompts {
@@ -228,6 +247,7 @@ pub(super) fn of(stats: &Stats) -> Summary {
         labels: balance(stats.labels),
         judgments: balance(stats.judgments),
         ties: ties(stats, pairs),
+        safety: safety(&stats.safety),
         prompts: prompts(stats, unit),
         duplicates: Duplicates {
             rows: stats.seen.duplicates,
@@ -261,6 +281,16 @@ fn ties(stats: &Stats, pairs: u64) -> Option<TieShare> {
     let dropped = stats.reasons.get(&Reason::Tied).copied().unwrap_or(0);
     let of = pairs + dropped;
     (of > 0).then(|| TieShare { kept: stats.tied, dropped, share: share(stats.tied + dropped, of) })
+}
+
+fn safety(counts: &SafetyCounts) -> Option<SafetySummary> {
+    (!counts.is_empty()).then(|| SafetySummary {
+        counts: *counts,
+        both_safe_share: share(counts.both_safe, counts.pairs()),
+        mixed_share: share(counts.mixed, counts.pairs()),
+        both_unsafe_share: share(counts.both_unsafe, counts.pairs()),
+        one_class: counts.one_class(),
+    })
 }
 
 fn prompts(stats: &Stats, unit: LengthUnit) -> SharedPrompts {

@@ -95,6 +95,7 @@ fn keys_of_the_json_are_stable() {
     let mut expected = [
         "sources",
         "rows",
+        "safety",
         "kinds",
         "conversational",
         "with_tools",

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use crate::form::Form;
 
-use super::{LengthSummary, LengthUnit, RowPart, Summary, VoteSummary};
+use super::{LengthSummary, LengthUnit, RowPart, SafetySummary, Summary, VoteSummary};
 
 /// Lines are no shorter than this, however narrow the terminal.
 const NARROWEST: usize = 60;
@@ -30,6 +30,9 @@ impl Summary {
         }
         self.work(&mut out);
         self.verdicts(&mut out);
+        if let Some(safety) = &self.safety {
+            of_safety(&mut out, safety);
+        }
         if let Some(votes) = &self.votes {
             of_votes(&mut out, votes);
         }
@@ -126,6 +129,36 @@ impl Summary {
         }
         out.push('\n');
         rows_of(out, &table, &[]);
+    }
+}
+
+fn of_safety(out: &mut String, safety: &SafetySummary) {
+    let (counts, pairs) = (&safety.counts, safety.counts.pairs());
+    out.push_str("\nsafety, of the rows read\n");
+    if pairs > 0 {
+        for (name, some) in
+            [("both safe", counts.both_safe), ("mixed", counts.mixed), ("both unsafe", counts.both_unsafe)]
+        {
+            entry(out, name, &format!("{} of the pairs", of(some, pairs)));
+        }
+        entry(out, "at odds", &format!("{} prefer the less safe one as the more helpful", of(counts.conflicts, pairs)));
+        entry(
+            out,
+            "contradictory",
+            &format!("{} have labels that contradict each other", of(counts.contradictions, pairs)),
+        );
+    }
+    let singles = counts.safe + counts.not_safe;
+    if singles > 0 {
+        entry(out, "safe", &format!("{} of the single completions", of(counts.safe, singles)));
+    }
+    if let Some(safe) = safety.one_class {
+        let class = if safe { "safe" } else { "unsafe" };
+        entry(
+            out,
+            "one class",
+            &format!("every completion is {class}: no cost can be learnt that tells the classes apart"),
+        );
     }
 }
 
