@@ -93,6 +93,7 @@ mod report;
 mod row;
 mod row_template;
 mod rows;
+mod safety_world;
 mod sequence;
 mod shape;
 mod source;
@@ -133,10 +134,12 @@ pub use row::{
 };
 pub use row_template::RowTemplate;
 pub use rows::RowRange;
+pub use safety_world::{SafetyAnswer, SafetyPrompt, SafetyRow, SafetyWorld};
 pub use shape::{
-    Balance, Contradiction, Deduplicate, LabelCounts, LeftOut, PairBy, PairUp, Pairing, PromptRange, RankedPairs,
-    SafetyCounts, SafetyOrder, Selection, SelectionOptions, Selector, Threshold, label_weights, order_by_safety,
-    pair_up, prompt_hash, prompt_place, ranked_pairs, unpair, unpair_ranked,
+    Aspect, Balance, Contradiction, Control, Deduplicate, DesiredScores, LabelCounts, LeftOut, Level, PairBy, PairUp,
+    Pairing, PromptRange, RankedPairs, SafetyCounts, SafetyOrder, ScoreMeter, ScoreScale, Selection, SelectionOptions,
+    Selector, Threshold, ask_for_scores, label_weights, order_by_safety, pair_up, prompt_hash, prompt_place,
+    ranked_pairs, score_columns, score_words, scores_in_context, unpair, unpair_ranked,
 };
 pub use source::{Source, SourceOptions};
 pub use stats::{

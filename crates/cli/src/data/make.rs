@@ -14,7 +14,8 @@ use candlewick::model::CausalLm;
 use candlewick::train::replace_file;
 use serde_json::{Map, Value, json};
 
-use super::words::DataMake;
+use super::make_safety;
+use super::words::{DataMake, World};
 use crate::failure::Failure;
 use crate::quickstart::recipe;
 use crate::world::grammar::{ASTRAY, CAREFUL, FAMILIES, FRIENDLIER, ON_FORM, Scene, Split, pick_text, with_tone};
@@ -37,6 +38,9 @@ pub(super) fn make(arguments: &DataMake) -> Result<()> {
     }
     let directory = &arguments.directory;
     std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+    if arguments.world == World::Safety {
+        return make_safety::make(arguments);
+    }
     type Draw = fn(&mut Random, &DataMake, bool) -> Value;
     let kinds: [(&str, Draw); 6] = [
         ("pairs", pair),
@@ -75,7 +79,7 @@ pub(super) fn make(arguments: &DataMake) -> Result<()> {
     Ok(())
 }
 
-fn write(path: &Path, rows: impl Iterator<Item = Value>) -> Result<()> {
+pub(super) fn write(path: &Path, rows: impl Iterator<Item = Value>) -> Result<()> {
     let text: String = rows.map(|row| format!("{row}\n")).collect();
     Ok(replace_file(path, text.as_bytes())?)
 }
@@ -295,6 +299,7 @@ mod tests {
     fn arguments(noise: f64) -> DataMake {
         DataMake {
             directory: "".into(),
+            world: World::Scenes,
             rows: 1,
             held_out: 40,
             seed: 3,

@@ -1,9 +1,11 @@
 //! `wick data`: rows as they are read, measured, and written in another form.
 
+mod condition;
 mod convert;
 mod dropped;
 mod inspect;
 mod make;
+mod make_safety;
 mod stats;
 pub(crate) mod words;
 
@@ -25,14 +27,20 @@ pub(crate) fn data(command: &Data) -> Result<()> {
         Data::Inspect(arguments) => inspect::inspect(arguments),
         Data::Stats(arguments) => stats::stats(arguments),
         Data::Convert(arguments) => convert::convert(arguments),
+        Data::Condition(arguments) => condition::condition(arguments),
         Data::Make(arguments) => make::make(arguments),
     }
 }
 
 /// The rows that are named.
 fn source(rows: &DataRows) -> Result<Source> {
+    source_with(rows, &[])
+}
+
+/// The same, of which every row must bring these numbers too.
+fn source_with(rows: &DataRows, more: &[String]) -> Result<Source> {
     let fetched = places::data(&rows.path, rows.subset.as_deref(), rows.split.as_deref())?;
-    let mut numbers: Vec<NumberColumn> = rows.numbers.iter().map(NumberColumn::any).collect();
+    let mut numbers: Vec<NumberColumn> = rows.numbers.iter().chain(more).map(NumberColumn::any).collect();
     // A soft label is read as this number.
     if rows.ties == TiesWord::Soft && !rows.numbers.iter().any(|name| name == "preference") {
         numbers.push(NumberColumn::share("preference"));

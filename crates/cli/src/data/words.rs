@@ -17,6 +17,8 @@ pub(crate) enum Data {
     Stats(DataStats),
     /// Write any form as TRL's JSON lines or Parquet
     Convert(DataConvert),
+    /// Put into prompts what their completions are like: scores (Rewards-in-Context), or ratings that are asked for (CDPO)
+    Condition(DataCondition),
     /// Make rows of every kind about a little world, for trying things out: what is preferred in them can be learnt by a small model
     Make(DataMake),
 }
@@ -209,6 +211,54 @@ pub(crate) struct DataConvert {
     pub(crate) force: bool,
 }
 
+/// `wick data condition`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct DataCondition {
+    /// Which rows.
+    #[command(flatten)]
+    pub(crate) rows: DataRows,
+    /// The file to write: .jsonl, .jsonl.gz, .jsonl.zst or .parquet
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+    /// Write each completion under a prompt that says its scores: numbers of the row, of a pair those that end in _chosen and _rejected; -NAME where less is better
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', allow_hyphen_values = true, conflicts_with_all = ["preference", "control"])]
+    pub(crate) scores: Vec<String>,
+    /// How much each score of --scales counts: prompts ask for the scores that it comes to
+    #[arg(long, value_name = "P,…", value_delimiter = ',', requires = "scales", conflicts_with = "control")]
+    pub(crate) preference: Vec<f64>,
+    /// How --preference becomes scores: p/‖p‖₂ of each range (unit, the default), or min(n·p, 1) of it (capped)
+    #[arg(long, value_name = "RULE", requires = "preference", value_parser = super::word::<data::DesiredScores>)]
+    pub(crate) rule: Option<data::DesiredScores>,
+    /// The means and spreads that --scores wrote beside an earlier OUT; without it --scores measures them on these rows
+    #[arg(long, value_name = "FILE", conflicts_with = "control")]
+    pub(crate) scales: Option<PathBuf>,
+    /// Ask for a level of an aspect (helpfulness=5), for that of a completion of the row (helpfulness=row), or let more be better (helpfulness=free); may be repeated. Pairs are ordered by how near they come
+    #[arg(long, value_name = "ASPECT=LEVEL", value_parser = super::condition::control)]
+    pub(crate) control: Vec<(String, data::Level)>,
+    /// How much an aspect of --control counts; 1 by default; may be repeated
+    #[arg(long, value_name = "ASPECT=W", requires = "control", value_parser = super::condition::weight)]
+    pub(crate) weight: Vec<(String, f64)>,
+    /// How much a distance from a level counts beside a rating; 1 by default
+    #[arg(long, value_name = "L", requires = "control")]
+    pub(crate) distance: Option<f64>,
+    /// Seed of the completion whose level is asked for where that is =row; 0 by default
+    #[arg(long, value_name = "N", requires = "control")]
+    pub(crate) seed: Option<u64>,
+    /// Replace files that are there already
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// What `wick data make` makes rows about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum World {
+    /// Things, people and places: rows of every kind
+    Scenes,
+    /// Requests, some of which should not be granted: pairs with labels of helpfulness and of safety
+    Safety,
+}
+
 /// `wick data make`
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
@@ -216,22 +266,25 @@ pub(crate) struct DataMake {
     /// Where the files go; those of an earlier call are replaced
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
+    /// What the rows are about
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = World::Scenes)]
+    pub(crate) world: World,
     /// Rows of each file to train on
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000_000))]
     pub(crate) rows: usize,
-    /// Pairs held out, of which no prompt occurs twice
+    /// Pairs held out, about prompts that no other row has; of scenes no prompt occurs twice
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = RangedU64ValueParser::<usize>::new().range(1..=20_000))]
     pub(crate) held_out: usize,
     /// Decides everything
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Share of the rows whose preference, verdict or rating is turned round; the column `flipped` says which
+    /// Share of the rows whose preference, verdict or rating is turned round; the column `flipped` says which. Of safety each of the two labels for itself
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     pub(crate) noise: f64,
     /// Undesirable completions for each desirable one, among the rows with a verdict
     #[arg(long, value_name = "R", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     pub(crate) imbalance: usize,
-    /// Put the small model that knows this world, before it has learnt the preferences, into model/ beside them
+    /// Put a small model into model/ beside them: of scenes the one that knows this world, before it has learnt the preferences, of safety one with random weights
     #[arg(long)]
     pub(crate) model: bool,
     /// Let this model, which has learnt them, say what it thinks of the pairs: taught.jsonl, with log-probabilities under it and under the model before

@@ -83,7 +83,11 @@ pub(crate) fn vocabulary() -> Vec<&'static str> {
 
 /// The tokenizer in the format of the `tokenizers` library: one word, one token; a text begins with `<s>`.
 pub(crate) fn tokenizer_json() -> Value {
-    let words = vocabulary();
+    tokenizer_json_of(&vocabulary())
+}
+
+/// The same of another world: its words, the three special tokens among them.
+pub(crate) fn tokenizer_json_of(words: &[&str]) -> Value {
     let id = |word: &str| words.iter().position(|w| *w == word).unwrap_or_default();
     let special = |word: &str| {
         json!({ "id": id(word), "content": word, "single_word": false, "lstrip": false,
