@@ -5,10 +5,14 @@ use candlewick::data::Report;
 /// Rejected rows shown in full.
 const SHOWN: usize = 5;
 
-/// Lines about rows that were set aside or cut, and steps of one label; none where there is nothing of the kind.
+/// Lines about rows that were set aside or cut, steps of one label, and flags of safety; none where there is nothing of the kind.
 pub(crate) fn lines(what: &str, report: &Report) -> Vec<String> {
     let mut lines = Vec::new();
-    if report.rows > report.kept || report.counts.truncated > 0 || report.one_label_steps > 0 {
+    if report.rows > report.kept
+        || report.counts.truncated > 0
+        || report.one_label_steps > 0
+        || !report.safety.is_empty()
+    {
         lines.push(format!("{what}: {}", report.summary()));
         lines.extend(report.rejected.iter().take(SHOWN).map(|rejection| format!("    {rejection}")));
         if report.rejected.len() > SHOWN {
@@ -34,7 +38,7 @@ pub(crate) fn shortened(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candlewick::data::Counts;
+    use candlewick::data::{Counts, SafetyCounts};
 
     #[test]
     fn cut_rows_are_told_though_none_was_rejected() {
@@ -44,6 +48,9 @@ mod tests {
         assert!(told.len() == 1 && told[0].contains("2 of 6 sequences truncated"), "{told:?}");
         let report = Report { counts: Counts::default(), ..report };
         assert!(lines("rows", &report).is_empty());
+        let safety = SafetyCounts { both_safe: 3, ..SafetyCounts::default() };
+        let told = lines("rows", &Report { safety, ..report.clone() });
+        assert!(told.len() == 1 && told[0].contains("every completion is labelled safe"), "{told:?}");
         let told = lines("rows", &Report { one_label_steps: 2, ..report });
         assert!(told.len() == 1 && told[0].contains("2 steps with one label only"), "{told:?}");
     }

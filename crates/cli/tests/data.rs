@@ -380,3 +380,131 @@ fn rows_are_paired_up_whatever_the_first_one_is() {
     let said = place.data(&["convert", "rows.jsonl", "pairs.jsonl", "--to", "pairs"]).succeeds();
     assert!(said.out.contains("1 rows written") && said.out.contains("1 dropped (empty completion 1)"), "{}", said.out);
 }
+
+/// A world of requests, as files.
+fn safety_world(place: &Place, name: &str, more: &[&str]) {
+    let words = ["make", name, "--world", "safety", "--rows", "120", "--held-out", "30"];
+    let said = place.data(&[&words[..], more].concat());
+    assert_eq!(said.code, Some(0), "{}", said.err);
+}
+
+#[test]
+fn a_world_of_requests_is_made_and_measured_before_rows_are_dropped() {
+    let place = Place::new();
+    safety_world(&place, "one", &["--seed", "5", "--model"]);
+    safety_world(&place, "two", &["--seed", "5"]);
+    assert_eq!(place.read("one/safety.jsonl"), place.read("two/safety.jsonl"));
+    assert_eq!((place.read("one/held_out.jsonl").len(), place.read("one/prompts.jsonl").len()), (30, 96));
+    assert!(place.path("one/model/model.safetensors").exists() && place.path("one/model/tokenizer.json").exists());
+    // The shares by another way than the program's: of the columns as they stand.
+    let flags = |row: &Value| ["is_response_0_safe", "is_response_1_safe"].map(|name| row[name] == json!(true));
+    let rows = place.read("one/safety.jsonl");
+    let count =
+        |wanted: usize| rows.iter().filter(|row| flags(row).into_iter().filter(|safe| *safe).count() == wanted).count();
+    let said = place.data(&["stats", "one/safety.jsonl", "--safety-order", "safe_dpo", "--json"]);
+    let told: Value = serde_json::from_str(&said.out).expect("JSON");
+    let safety = &told["safety"];
+    assert_eq!(
+        [&safety["both_unsafe"], &safety["mixed"], &safety["both_safe"]],
+        [0, 1, 2].map(|safe| json!(count(safe))).each_ref()
+    );
+    assert_eq!(told["rows"]["reasons"], json!({ "both_unsafe": count(0) }));
+    assert_eq!(safety["contradictions"], json!(0));
+    let written = place.data(&[
+        "convert",
+        "one/safety.jsonl",
+        "ordered.jsonl",
+        "--safety-order",
+        "safe_dpo",
+        "--dropped",
+        "dropped.jsonl",
+    ]);
+    assert_eq!(written.code, Some(0), "{}", written.err);
+    assert!(place.read("ordered.jsonl").iter().all(|row| row["safe_chosen"] == json!(1.0)));
+    let dropped = place.read("dropped.jsonl");
+    assert!(dropped.len() == count(0) && dropped.iter().all(|row| row["reason"] == json!("both_unsafe")));
+    for (words, said) in
+        [(["--imbalance", "3"], "--imbalance"), (["--noise", "2"], "--noise"), (["--teacher", "x"], "--teacher")]
+    {
+        let refused = place.data(&[&["make", "three", "--world", "safety"][..], &words].concat());
+        assert!(refused.code == Some(2) && refused.err.contains(said), "{}", refused.err);
+    }
+}
+
+#[test]
+fn scores_and_ratings_are_put_into_prompts() {
+    let place = Place::new();
+    safety_world(&place, "world", &[]);
+    let said = place.data(&["condition", "world/safety.jsonl", "scored.jsonl", "--scores", "reward,-cost"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let (rows, scored) = (place.read("world/safety.jsonl"), place.read("scored.jsonl"));
+    assert_eq!(scored.len(), 2 * rows.len());
+    let values = |name: &str| -> Vec<f64> {
+        let of = |row: &Value, side: &str| row[format!("{name}_{side}")].as_f64().expect("a number");
+        rows.iter().flat_map(|row| [of(row, "0"), of(row, "1")]).collect()
+    };
+    let normal = |values: &[f64], value: f64| {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let square = values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64;
+        (value - mean) / (square - mean * mean).sqrt()
+    };
+    let (rewards, costs) = (values("reward"), values("cost"));
+    for (number, row) in rows.iter().enumerate() {
+        let [better, worse] = if row["better_response_id"] == json!(0) { [0, 1] } else { [1, 0] };
+        for (half, response) in [better, worse].into_iter().enumerate() {
+            let made = &scored[2 * number + half];
+            let (reward, cost) = (rewards[2 * number + response], costs[2 * number + response]);
+            let (r, c) = (normal(&rewards, reward), -normal(&costs, cost));
+            let words = format!(" <rm1_score> {r:.1} <rm2_score> {c:.1}").replace("-0.0", "0.0");
+            assert_eq!(made["prompt"], json!(format!("{}{words}", row["prompt"].as_str().expect("a text"))));
+            assert_eq!(made["completion"], row[format!("response_{response}")]);
+        }
+    }
+    let scales: Value =
+        serde_json::from_str(&std::fs::read_to_string(place.path("scored.scales.json")).expect("a file"))
+            .expect("JSON");
+    let high = |index: usize| scales["scores"][index]["high"].as_f64().expect("a number");
+    let ask = ["condition", "world/demonstrations.jsonl", "asked.jsonl", "--scales", "scored.scales.json"];
+    let asked = place.data(&[&ask[..], &["--preference", "0.5,0.5", "--rule", "capped"]].concat());
+    assert!(
+        asked.out.contains(&format!("asked for: <rm1_score> {:.1} <rm2_score> {:.1}", high(0), high(1))),
+        "{}",
+        asked.out
+    );
+    let refused = place.data(&[&ask[..], &["--preference", "1", "--force"]].concat());
+    assert!(refused.code != Some(0) && refused.err.contains("preference"), "{}", refused.err);
+
+    place.lines(
+        "rated.jsonl",
+        &[
+            json!({ "prompt": "p", "chosen": "a", "rejected": "b", "tact_chosen": 5, "tact_rejected": 2 }),
+            json!({ "prompt": "q", "chosen": "a", "rejected": "b", "tact_chosen": 3, "tact_rejected": 1 }),
+        ],
+    );
+    let said = place.data(&[
+        "condition",
+        "rated.jsonl",
+        "controlled.jsonl",
+        "--control",
+        "tact=2",
+        "--dropped",
+        "dropped.jsonl",
+    ]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let rows = place.read("controlled.jsonl");
+    assert_eq!(
+        (rows.len(), &rows[0]["prompt"], &rows[0]["chosen"], &rows[0]["margin"]),
+        (1, &json!("<tact: 2> p"), &json!("b"), &json!(3.0))
+    );
+    assert_eq!(place.read("dropped.jsonl")[0]["reason"], json!("tied"));
+    for words in
+        [&["--control", "tact"][..], &["--control", "tact=free"], &["--control", "tact=2", "--weight", "wit=2"], &[]]
+    {
+        let refused = place.data(&[&["condition", "rated.jsonl", "other.jsonl"], words].concat());
+        assert!(
+            refused.code.is_some_and(|code| code != 0) && !place.path("other.jsonl").exists(),
+            "{words:?} {}",
+            refused.err
+        );
+    }
+}

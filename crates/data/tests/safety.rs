@@ -203,6 +203,15 @@ fn gaps_are_differences_of_what_was_scored() {
     assert_eq!([number("reward_gap"), number("cost_gap"), number("cost_gap_2")], [3.5, 1.25, -3.0]);
     let refused = one(&row, &asking(&["cost_gap_3"])).unwrap_err();
     assert!(refused.detail.contains("`cost_3_chosen` and `cost_3_rejected` would do as well"), "{refused}");
+    // Of rows with two responses the scores go with them, whichever is chosen.
+    let mut row = pku(1, 1, [false, true]);
+    for (name, value) in [("reward_0", 1.0), ("reward_1", 3.0), ("cost_0", 2.0), ("cost_1", -1.0)] {
+        row[name] = json!(value);
+    }
+    let read = one(&row, &asking(&["reward_gap", "cost_gap"])).unwrap();
+    assert_eq!([read.numbers["reward_gap"], read.numbers["cost_gap"], read.numbers["cost_chosen"]], [2.0, -3.0, -1.0]);
+    row["cost_1"] = json!("low");
+    assert!(one(&row, &SourceOptions::default()).unwrap_err().detail.contains("`cost_1` is \"low\""));
     let own = json!({"prompt": "p", "chosen": "a", "rejected": "b", "cost_gap": 7});
     assert_eq!(one(&own, &asking(&["cost_gap"])).unwrap().numbers["cost_gap"], 7.0);
 }

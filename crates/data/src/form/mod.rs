@@ -91,6 +91,7 @@ use crate::row::Record;
 /// | `better`, `safer` | `safe_rlhf` | 1 where the label of that name prefers `chosen`, −1 where `rejected`, 0 where it names neither; of the label that decides 1 |
 /// | `safe_chosen`, `safe_rejected` | `safe_rlhf` | 1 for safe, 0 for not |
 /// | `severity_chosen`, `severity_rejected` | `safe_rlhf` of 2024 | how severe the harm is, 0 for none |
+/// | `reward_chosen`, `reward_rejected`, `cost_chosen`, … | `safe_rlhf` | scores of its responses (`reward_0`, `reward_1`, `cost_0`, …; also `cost_2_0` to `cost_4_1`) |
 /// | `harms_chosen`, `harms_rejected` | `safe_rlhf` of 2024 | in how many categories of harm the completion falls |
 /// | the attributes, `score` | `helpsteer_ratings`, `rated` | as in the file (1 and 0 for booleans); that of the criterion again as `score` |
 ///

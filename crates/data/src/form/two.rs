@@ -367,6 +367,14 @@ pub(super) fn safety(view: View<'_>, reading: &Reading) -> Result<Record, Fault>
                 record.with_number(format!("{name}_chosen"), chosen).with_number(format!("{name}_rejected"), rejected);
         }
     }
+    for name in SCORES {
+        let columns = [0, 1].map(|response| format!("{name}_{response}"));
+        let [Some(first), Some(last)] = columns.each_ref().map(|column| view.plain(column)) else { continue };
+        let score = |value, column: &str| number_cell(value, column, "a finite number");
+        let (first, last) = (score(first, &columns[0])?, score(last, &columns[1])?);
+        let (chosen, rejected) = if second { (last, first) } else { (first, last) };
+        record = record.with_number(format!("{name}_chosen"), chosen).with_number(format!("{name}_rejected"), rejected);
+    }
     if decided == Vote::Tie {
         return tied(record, format!("`{}` names neither response", criterion.1), reading.ties);
     }
@@ -385,6 +393,9 @@ fn named(view: View<'_>, column: &str) -> Result<Option<Vote>, Fault> {
 type OfResponse = fn(View<'_>, usize) -> Result<Option<f64>, Fault>;
 
 const PER_RESPONSE: [(&str, OfResponse); 3] = [("safe", safe), ("severity", severity), ("harms", harms)];
+
+/// Scores that a row may bring for each response: `reward_0` and `reward_1`, ….
+const SCORES: [&str; 5] = ["reward", "cost", "cost_2", "cost_3", "cost_4"];
 
 fn safe(view: View<'_>, response: usize) -> Result<Option<f64>, Fault> {
     let name = format!("is_response_{response}_safe");
