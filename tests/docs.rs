@@ -30,6 +30,7 @@ fn the_defaults_in_the_docs_are_the_defaults() {
     assert_eq!(written.data.boundary, default.data.boundary);
     assert_eq!(written.data.end_of_sequence, default.data.end_of_sequence);
     assert_eq!(written.data.ties, default.data.ties);
+    assert_eq!(written.data.numbers, default.data.numbers);
     assert_eq!(written.data.prompt_truncation, default.data.prompt_truncation);
     assert_eq!(written.data.completion_truncation, default.data.completion_truncation);
     assert_eq!((written.data.unpair, written.data.strict), (default.data.unpair, default.data.strict));
@@ -167,7 +168,7 @@ fn configurations_of_data_in_the_docs_are_configurations() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/data.md");
     let page = std::fs::read_to_string(page).expect("the page is there");
     let blocks: Vec<&str> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(blocks.len(), 2);
+    assert_eq!(blocks.len(), 3);
     for block in blocks {
         let words = Words::parse(block, "docs/data.md").expect("it is TOML");
         words.config().unwrap_or_else(|e| panic!("{e}\n{block}"));

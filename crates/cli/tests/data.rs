@@ -481,6 +481,20 @@ fn scores_and_ratings_are_put_into_prompts() {
             json!({ "prompt": "q", "chosen": "a", "rejected": "b", "tact_chosen": 3, "tact_rejected": 1 }),
         ],
     );
+    place.lines("named.jsonl", &[json!({ "prompt": "p", "chosen": "a", "rejected": "b", "x": { "l": 5, "r": 2 } })]);
+    let mapped = ["--columns", "tact_chosen=x.l", "--columns", "tact_rejected=x.r", "--control", "tact=2"];
+    let said = place.data(&[&["condition", "named.jsonl", "mapped.jsonl"][..], &mapped].concat());
+    assert!(said.code == Some(0) && place.read("mapped.jsonl")[0]["chosen"] == json!("b"), "{}", said.err);
+    // What is written reads back, and says the same once ordered again.
+    let said = place.data(&["convert", "world/safety.jsonl", "safer.jsonl", "--criterion", "safer"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let labels = ["better", "safer", "safe_chosen", "safe_rejected"].map(|name| ["--numbers", name]).concat();
+    let back =
+        place.data(&[&["convert", "safer.jsonl", "again.jsonl", "--safety-order", "safer"][..], &labels].concat());
+    assert_eq!(back.code, Some(0), "{}", back.err);
+    let (once, again) = (place.read("safer.jsonl"), place.read("again.jsonl"));
+    assert!(once.iter().zip(&again).all(|(one, other)| texts(one) == texts(other) && one["better"] == other["better"]));
+    assert_eq!(once.len(), again.len());
     let said = place.data(&[
         "condition",
         "rated.jsonl",

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dropped::Dropped;
 use super::words::{DataCondition, DataRows};
-use super::{name, source, source_with};
+use super::{name, options, source, source_with};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 
@@ -53,9 +53,8 @@ pub(super) fn condition(arguments: &DataCondition) -> Result<()> {
 fn scores(arguments: &DataCondition) -> Result<()> {
     let names = &arguments.scores;
     let mut meter = ScoreMeter::new(names)?;
-    let of_pairs = has_pairs(&arguments.rows)?;
-    let columns: Vec<String> = names.iter().flat_map(|name| score_columns(name, of_pairs)).collect();
-    let source = source_with(&arguments.rows, &columns)?;
+    let columns = |of_pairs| names.iter().flat_map(|name| score_columns(name, of_pairs)).collect::<Vec<_>>();
+    let source = source_with(&arguments.rows, &columns(has_pairs(&arguments.rows, columns)?))?;
     let scales = match &arguments.scales {
         Some(path) => {
             let scales = read_scales(path)?;
@@ -111,16 +110,22 @@ fn control_rows(arguments: &DataCondition) -> Result<()> {
         distance: arguments.distance.unwrap_or(1.0),
     };
     control.check()?;
-    let source = source_with(&arguments.rows, &control.columns(has_pairs(&arguments.rows)?))?;
+    let source = source_with(
+        &arguments.rows,
+        &control.columns(has_pairs(&arguments.rows, |of_pairs| control.columns(of_pairs))?),
+    )?;
     let seed = arguments.seed.unwrap_or_default();
     write(arguments, &source, |row, origin, record| {
         Ok(vec![control.apply(record, origin, SplitMix::new(seed, row).next_u64())?])
     })
 }
 
-/// Whether the first row that can be read is a pair, so that its numbers are of two sides.
-fn has_pairs(rows: &DataRows) -> Result<bool> {
-    for row in source(rows)?.records()? {
+/// Whether the first row that can be read is a pair, so that its numbers are of two sides. Where those stand is of no matter yet.
+fn has_pairs(rows: &DataRows, columns: impl Fn(bool) -> Vec<String>) -> Result<bool> {
+    let mut options = options(rows, &[])?;
+    let numbers = [columns(true), columns(false)].concat();
+    options.columns.retain(|name, _| !numbers.contains(name));
+    for row in Source::open(&options)?.records()? {
         if let Ok((_, record)) = row? {
             return Ok(matches!(record.row, Row::Pair { .. }));
         }

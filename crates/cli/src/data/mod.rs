@@ -39,13 +39,18 @@ fn source(rows: &DataRows) -> Result<Source> {
 
 /// The same, of which every row must bring these numbers too.
 fn source_with(rows: &DataRows, more: &[String]) -> Result<Source> {
+    Ok(Source::open(&options(rows, more)?)?)
+}
+
+/// How the rows are read.
+fn options(rows: &DataRows, more: &[String]) -> Result<SourceOptions> {
     let fetched = places::data(&rows.path, rows.subset.as_deref(), rows.split.as_deref())?;
     let mut numbers: Vec<NumberColumn> = rows.numbers.iter().chain(more).map(NumberColumn::any).collect();
     // A soft label is read as this number.
     if rows.ties == TiesWord::Soft && !rows.numbers.iter().any(|name| name == "preference") {
         numbers.push(NumberColumn::share("preference"));
     }
-    Ok(Source::open(&SourceOptions {
+    Ok(SourceOptions {
         form: rows.form.unwrap_or_default(),
         rows: rows.rows.unwrap_or_default(),
         columns: rows.columns.iter().cloned().collect(),
@@ -62,7 +67,7 @@ fn source_with(rows: &DataRows, more: &[String]) -> Result<Source> {
         split: rows.split.clone().filter(|_| fetched.is_none()),
         files: fetched.unwrap_or_default(),
         ..SourceOptions::new(&rows.path)
-    })?)
+    })
 }
 
 /// The tokenizer that is named.
