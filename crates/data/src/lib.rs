@@ -46,7 +46,9 @@
 //!
 //! Before any of it whole rows may be left out or turned into others: [`Selection`] finds repeats and balances verdicts,
 //! [`PromptRange`] splits so that no prompt is on both sides, [`unpair`], [`pair_up`] and [`ranked_pairs`] make rows of one
-//! kind from those of another.
+//! kind from those of another. Pairs with labels of safety are ordered by one of them ([`SafetyOrder`]), and prompts are made to say
+//! what their completions are like ([`scores_in_context`], [`Control`]). [`SafetyWorld`] makes rows with such labels, whose
+//! truth is known.
 //!
 //! Memory holds one step, the rows of the shuffle buffer as bytes, the rows that threads are at (at most 64 a thread), and
 //! [`LOOK_AHEAD`] examples for stratified steps or those of [`BatchOptions::bucket`] steps; it does not grow with the file. The
