@@ -463,6 +463,8 @@ fn scores_and_ratings_are_put_into_prompts() {
     let scales: Value =
         serde_json::from_str(&std::fs::read_to_string(place.path("scored.scales.json")).expect("a file"))
             .expect("JSON");
+    let refused = place.data(&["condition", "world/safety.jsonl", "other.jsonl", "--scores", "tact"]);
+    assert!(refused.code == Some(3) && refused.err.contains("no `tact_chosen`"), "{}", refused.err);
     let high = |index: usize| scales["scores"][index]["high"].as_f64().expect("a number");
     let ask = ["condition", "world/demonstrations.jsonl", "asked.jsonl", "--scales", "scored.scales.json"];
     let asked = place.data(&[&ask[..], &["--preference", "0.5,0.5", "--rule", "capped"]].concat());

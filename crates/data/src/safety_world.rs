@@ -59,7 +59,7 @@ impl SafetyPrompt {
 
     /// One in five: which person asks in which way is told by both.
     fn is_held_out(self) -> bool {
-        (self.person + self.request) % REQUESTS.len() == 0
+        (self.person + self.request).is_multiple_of(REQUESTS.len())
     }
 
     /// Whether a secret is asked for.

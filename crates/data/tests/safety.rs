@@ -1,5 +1,6 @@
 //! Rows with labels of safety: what is read of them, what is refused, in which order their pairs stand, what is counted.
 #![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+#![expect(clippy::float_cmp, reason = "numbers are read as they stand")]
 
 mod common;
 

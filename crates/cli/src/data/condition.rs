@@ -65,13 +65,20 @@ fn scores(arguments: &DataCondition) -> Result<()> {
             scales
         }
         None => {
+            // What cannot be used is told by the pass that writes, unless it is all there is.
+            let (mut measured, mut refused) = (0u64, None);
             for row in source.records()? {
-                // What cannot be used is told by the pass that writes.
-                if let Ok((origin, record)) = row?
-                    && record.check(&origin).is_ok()
-                {
-                    let _ = meter.add(&record, &origin);
+                let met = row?.and_then(|(origin, record)| {
+                    record.check(&origin)?;
+                    meter.add(&record, &origin)
+                });
+                match met {
+                    Ok(()) => measured += 1,
+                    Err(rejection) => refused = refused.or(Some(rejection)),
                 }
+            }
+            if let Some(rejection) = refused.filter(|_| measured == 0) {
+                bail!(Failure::Data(format!("no row has the scores {}: {rejection}", names.join(","))));
             }
             meter.scales()?
         }
