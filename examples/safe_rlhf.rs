@@ -49,7 +49,8 @@ fn main() -> Result<()> {
     world.write()?;
 
     // A first model that answers without a preference; then what its answers are worth, learned from labels.
-    let first = world.train("first", "model", "demonstrations.jsonl", &[("objective.type", "sft"), ("train.epochs", "3")])?;
+    let first =
+        world.train("first", "model", "demonstrations.jsonl", &[("objective.type", "sft"), ("train.epochs", "3")])?;
     let reward_words = [("objective.type", "bradley_terry"), ("model.heads", r#"["reward"]"#), ("train.epochs", "3")];
     let reward = world.train("reward", "first/final", "pairs.jsonl", &reward_words)?;
     let cost_words = [
@@ -86,7 +87,10 @@ fn main() -> Result<()> {
             0.0
         }
         Solution::Infeasible(found) => {
-            anyhow::bail!("no policy keeps the limit: the lowest rate that can be reached is {:.3}", found.least_costs[0])
+            anyhow::bail!(
+                "no policy keeps the limit: the lowest rate that can be reached is {:.3}",
+                found.least_costs[0]
+            )
         }
     };
 
@@ -152,7 +156,8 @@ impl Chain<'_> {
     fn train(&self, name: &str, model: &str, data: &str, settings: &[(&str, &str)]) -> Result<PathBuf> {
         let mut words = Words::default();
         let output = self.home.join(name);
-        let paths = [("model.path", self.home.join(model)), ("data.path", self.home.join(data)), ("output.dir", output)];
+        let paths =
+            [("model.path", self.home.join(model)), ("data.path", self.home.join(data)), ("output.dir", output)];
         for (key, path) in &paths {
             words.put(key, path.to_str().context("a path that is not text")?)?;
         }

@@ -86,6 +86,10 @@ impl Loss for BradleyTerry {
         check_not_negative::<Self>("centring", self.centring)?;
         check_not_negative::<Self>("l2", self.l2)
     }
+
+    fn loss_at_zero_margin(&self) -> Option<f64> {
+        Some(std::f64::consts::LN_2)
+    }
 }
 
 /// Adds `μ·(a² + b²)/2` of both sides to the losses, `[B]`.

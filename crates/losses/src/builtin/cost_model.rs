@@ -142,6 +142,12 @@ impl Loss for CostModel {
         check_not_negative::<Self>("sign_weight", self.sign_weight)?;
         check_not_negative::<Self>("l2", self.l2)
     }
+
+    fn loss_at_zero_margin(&self) -> Option<f64> {
+        // Where a number says which side is the safer one, pairs without one have no term of their order.
+        let order = (self.order == SafetyOrder::Chosen).then_some(1.0);
+        order.map(|order| (order + 2.0 * self.sign_weight) * std::f64::consts::LN_2)
+    }
 }
 
 /// +1 where a side is unsafe and −1 where it is safe, `[B]`: `1 − 2·safe`.

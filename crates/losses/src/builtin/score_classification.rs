@@ -95,6 +95,10 @@ impl Loss for ScoreClassification {
     fn validate(&self) -> Result<()> {
         check_not_negative::<Self>("l2", self.l2)
     }
+
+    fn loss_at_zero_margin(&self) -> Option<f64> {
+        Some(std::f64::consts::LN_2)
+    }
 }
 
 #[cfg(test)]

@@ -231,6 +231,11 @@ impl Sample {
         moved
     }
 
+    /// Lets the heads of the score model say 0 of every row, as fresh ones do.
+    pub(crate) fn silence(&mut self) {
+        self.values.iter_mut().flatten().for_each(|value| *value = 0.0);
+    }
+
     /// Puts a value in the place of everything that is known of one slot.
     pub(crate) fn spoil(&mut self, row: usize, slot: usize, garbage: f64) {
         for values in [&mut self.policy, &mut self.reference, &mut self.means, &mut self.squares] {
