@@ -118,17 +118,11 @@ fn examples(needs: &Needs, count: usize, seed: u64) -> Vec<Example> {
                 "preference" => 0.9,
                 "score" if needs.outputs.values => 1.0 + (i % 3) as f64,
                 "score" => f64::from(u8::from(desirable)),
-<<<<<<< ours
-                _ if number.whole => f64::from(u8::from(i % 3 != 0)),
-                // More than a cost that is weighed against it.
-                "reward_gap" => 2.0,
-                "safe_chosen" => 1.0,
-                "safe_rejected" => 0.0,
-=======
+                // More than a cost that is weighed against it, which the chosen side has less of.
                 "reward_gap" => 2.0,
                 "cost_gap" => -1.0,
                 "safe_chosen" | "safe_rejected" => 1.0,
->>>>>>> theirs
+                _ if number.whole => f64::from(u8::from(i % 3 != 0)),
                 _ => 0.2 + 0.1 * (i % 5) as f64,
             };
             example.numbers.insert(number.name.to_owned(), value);

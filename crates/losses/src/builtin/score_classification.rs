@@ -26,13 +26,14 @@ use crate::valued::ValuedLabels;
 /// the same verdict.
 ///
 /// # Source
-/// Askell et al. 2021, arXiv 2112.00861, "binary discrimination". Confidence C.
+/// Askell et al. 2021, arXiv 2112.00861, "binary discrimination". Confidence C: from notes on the paper; not verified are its
+/// settings.
 ///
 /// # Deviations
 /// None known from the paper. TRL has no such loss.
 ///
 /// # Checked by
-/// Properties, and logistic regression as worked by hand in its own test.
+/// Properties only, because nobody recorded values of it; its own test is logistic regression, worked by hand.
 ///
 /// # Example
 /// ```
