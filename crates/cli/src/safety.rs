@@ -104,6 +104,9 @@ pub(crate) struct Pairs {
     /// The file to write: .jsonl, .jsonl.gz, .jsonl.zst or .parquet
     #[arg(value_name = "OUT")]
     pub(crate) out: PathBuf,
+    /// What of each cost counts in its gap, as for `solve`: once for all, or once each
+    #[arg(long, value_name = "WHAT", value_enum, default_values_t = [MeasureWord::Mean])]
+    pub(crate) measure: Vec<MeasureWord>,
     /// Pairs of each prompt, of neighbours in the file; no completion twice while there are others
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     pub(crate) pairs: usize,
@@ -166,19 +169,7 @@ fn solve(arguments: &Solve) -> Result<()> {
             arguments.limit.len()
         )));
     }
-    let measure = |word: &MeasureWord| match word {
-        MeasureWord::Mean => CostMeasure::Mean,
-        MeasureWord::Rate => CostMeasure::Rate,
-        MeasureWord::Rectified => CostMeasure::Rectified,
-    };
-    let measures: Vec<CostMeasure> = match arguments.measure.as_slice() {
-        [one] => vec![measure(one); costs],
-        several if several.len() == costs => several.iter().map(measure).collect(),
-        several => bail!(Failure::Usage(format!(
-            "--measure is given {} times and --cost {costs} times; give it once, or once for each cost",
-            several.len()
-        ))),
-    };
+    let measures = measures(&arguments.measure, costs)?;
     let groups = groups(&arguments.scored)?;
     let prompts = groups.iter().map(|(_, of)| scores_of(of, &arguments.scored)).collect();
     let wrong = |error: candlewick::losses::Error| Failure::Data(error.to_string());
@@ -203,6 +194,23 @@ fn solve(arguments: &Solve) -> Result<()> {
         ))),
     }
     Ok(())
+}
+
+/// The measure of each cost.
+fn measures(words: &[MeasureWord], costs: usize) -> Result<Vec<CostMeasure>> {
+    let measure = |word: &MeasureWord| match word {
+        MeasureWord::Mean => CostMeasure::Mean,
+        MeasureWord::Rate => CostMeasure::Rate,
+        MeasureWord::Rectified => CostMeasure::Rectified,
+    };
+    match words {
+        [one] => Ok(vec![measure(one); costs]),
+        several if several.len() == costs => Ok(several.iter().map(measure).collect()),
+        several => bail!(Failure::Usage(format!(
+            "--measure is given {} times and --cost {costs} times; give it once, or once for each cost",
+            several.len()
+        ))),
+    }
 }
 
 fn show(arguments: &Solve, what: &str, found: &Optimum) {
@@ -239,6 +247,7 @@ fn show(arguments: &Solve, what: &str, found: &Optimum) {
 fn pairs(arguments: &Pairs) -> Result<()> {
     let existing = if arguments.force { Existing::Replace } else { Existing::Keep };
     let mut out = create(&arguments.out, existing)?;
+    let measures = measures(&arguments.measure, arguments.scored.cost.len())?;
     let (mut short, mut same) = (0, 0);
     for (prompt, of) in groups(&arguments.scored)? {
         if of.len() < 2 {
@@ -256,7 +265,7 @@ fn pairs(arguments: &Pairs) -> Result<()> {
                 if made == arguments.pairs {
                     break 'distances;
                 }
-                match pair(&prompt, &of[start], &of[start + distance], &arguments.scored) {
+                match pair(&prompt, &of[start], &of[start + distance], &arguments.scored, &measures) {
                     Some(record) => {
                         out.write(&record)?;
                         made += 1;
@@ -285,7 +294,13 @@ fn pairs(arguments: &Pairs) -> Result<()> {
 type Completion = (Text, Record);
 
 /// The pair with the larger reward chosen; none of equal completions.
-fn pair(prompt: &Text, one: &Completion, other: &Completion, scored: &Scored) -> Option<Record> {
+fn pair(
+    prompt: &Text,
+    one: &Completion,
+    other: &Completion,
+    scored: &Scored,
+    measures: &[CostMeasure],
+) -> Option<Record> {
     if one.0 == other.0 {
         return None;
     }
@@ -296,7 +311,7 @@ fn pair(prompt: &Text, one: &Completion, other: &Completion, scored: &Scored) ->
     for (k, cost) in scored.cost.iter().enumerate() {
         let gap = if k == 0 { "cost_gap".to_owned() } else { format!("cost_gap_{}", k + 1) };
         let (chosen, rejected) = (chosen.1.numbers[cost], rejected.1.numbers[cost]);
-        record = record.with_number(gap, chosen - rejected);
+        record = record.with_number(gap, measures[k].of(chosen) - measures[k].of(rejected));
         if k == 0 {
             // By the sign of the first cost, for objectives of flags.
             let safe = |cost: f64| f64::from(u8::from(cost <= 0.0));

@@ -19,6 +19,9 @@ use crate::interrupt::Interrupt;
 use crate::places::{self, Kind};
 use crate::words;
 
+/// How often an empty answer is drawn anew.
+const DRAWS: usize = 8;
+
 /// `wick sample`
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
@@ -128,7 +131,7 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
     }
     println!("{} answers to {} prompts written to {}", out.finish()?, prompts.len(), name(&arguments.out));
     if empty > 0 {
-        println!("{empty} empty answers were left out");
+        println!("{empty} answers were left out that were empty in {DRAWS} draws");
     }
     Ok(())
 }
@@ -182,29 +185,48 @@ impl Answers<'_> {
         }
         let before = self.encoder.decode_text(&ids);
         let mut rows = Vec::new();
-        for sample in 0..self.arguments.samples {
-            let sampling = Sampling {
-                max_new_tokens: self.arguments.max_new_tokens,
-                temperature: self.arguments.temperature,
-                top_k: self.arguments.top_k,
-                top_p: self.arguments.top_p,
-                // Every answer has a seed of its own, whatever thread draws it.
-                seed: mixed(self.arguments.seed, place as u64, sample as u64),
-                stop: stops(self.model, self.encoder),
-            };
-            let answer = self.model.generate(&ids, &sampling, workspace)?;
-            let answer: Vec<u32> = answer.into_iter().filter(|id| !sampling.stop.contains(id)).collect();
-            // What the answer adds to the prompt: alone, some tokenizers take away the space it begins with.
-            let whole = self.encoder.decode_text(&[ids.as_slice(), &answer].concat());
-            let text = whole.strip_prefix(&before).map_or_else(|| self.encoder.decode_text(&answer), str::to_owned);
-            let completion = match prompt {
-                Text::Plain(_) => Text::Plain(text.clone()),
-                Text::Chat(_) => Text::Chat(vec![Message::new("assistant", text.trim())]),
-            };
-            let row = Row::Demonstration { prompt: prompt.clone(), completion };
-            rows.push((!text.trim().is_empty()).then(|| row.into()));
+        let samples = self.arguments.samples;
+        // An answer that is empty is drawn anew, with a seed that no other answer has.
+        let draws = |sample: usize| (0..DRAWS).map(move |draw| sample + draw * samples);
+        for sample in 0..samples {
+            let mut drawn = draws(sample).map(|draw| self.one(place, draw, prompt, &ids, &before, workspace));
+            rows.push(drawn.find_map(Result::transpose).transpose()?);
         }
         Ok(rows)
+    }
+
+    /// One answer; nothing in the place of an empty one.
+    fn one(
+        &self,
+        place: usize,
+        draw: usize,
+        prompt: &Text,
+        ids: &[u32],
+        before: &str,
+        workspace: &mut Workspace,
+    ) -> Result<Option<Record>> {
+        let sampling = Sampling {
+            max_new_tokens: self.arguments.max_new_tokens,
+            temperature: self.arguments.temperature,
+            top_k: self.arguments.top_k,
+            top_p: self.arguments.top_p,
+            // Every answer has a seed of its own, whatever thread draws it.
+            seed: mixed(self.arguments.seed, place as u64, draw as u64),
+            stop: stops(self.model, self.encoder),
+        };
+        let answer = self.model.generate(ids, &sampling, workspace)?;
+        let answer: Vec<u32> = answer.into_iter().filter(|id| !sampling.stop.contains(id)).collect();
+        // What the answer adds to the prompt: alone, some tokenizers take away the space it begins with.
+        let whole = self.encoder.decode_text(&[ids, &answer].concat());
+        let text = whole.strip_prefix(before).map_or_else(|| self.encoder.decode_text(&answer), str::to_owned);
+        if text.trim().is_empty() {
+            return Ok(None);
+        }
+        let completion = match prompt {
+            Text::Plain(_) => Text::Plain(text),
+            Text::Chat(_) => Text::Chat(vec![Message::new("assistant", text.trim())]),
+        };
+        Ok(Some(Row::Demonstration { prompt: prompt.clone(), completion }.into()))
     }
 }
 

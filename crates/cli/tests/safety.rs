@@ -1,0 +1,125 @@
+//! From labels to a policy within a limit, by the commands alone: score models, samples, scores, a multiplier, pairs.
+#![cfg(unix)]
+
+mod common;
+
+use common::{Bench, Said};
+use serde_json::Value;
+
+fn words<'a>(line: &'a str) -> Vec<&'a str> {
+    line.split_whitespace().collect()
+}
+
+fn run(bench: &Bench, line: &str) -> Said {
+    let said = bench.wick(&words(line));
+    said.succeeds();
+    said
+}
+
+fn rows(bench: &Bench, name: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(bench.path(name)).expect("a file");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// A small world, a first model that answers in it, and what its answers are worth.
+fn world() -> Bench {
+    let bench = Bench::new();
+    run(&bench, "data make world --world safety --rows 400 --held-out 100 --model");
+    let train = "--threads 1 --batch 16 --lr 3e-3 --epochs 2";
+    run(
+        &bench,
+        &format!("train --model world/model --data world/demonstrations.jsonl --objective sft --output first {train}"),
+    );
+    let scored = format!("train --model first/final --data world/safety.jsonl {train} --set");
+    run(&bench, &format!("{scored} model.heads=[\"reward\"] --objective bradley_terry --output reward"));
+    let of_costs = "model.heads=[\"cost\"] --set data.criterion=safer --objective cost_model --output cost";
+    run(&bench, &format!("{scored} {of_costs}"));
+    bench
+}
+
+#[test]
+fn the_chain_of_commands_ends_in_a_policy() {
+    let bench = world();
+    // What a cost model says is compared with what the rows say.
+    let flags = "--criterion safer --numbers safe_chosen --numbers safe_rejected";
+    let figures = run(&bench, &format!("score world/held_out.jsonl {flags} --model cost/final --json"));
+    let figures: Value = serde_json::from_str(&figures.out).expect("JSON");
+    let cost = &figures[0];
+    assert_eq!((&cost["head"], &cost["completions"]), (&"cost".into(), &200.into()), "{cost}");
+    assert!(cost["sign_accuracy"].as_f64().is_some_and(|share| share > 0.8), "{cost}");
+    assert!(cost["chosen_above"].as_f64().is_some_and(|share| share < 0.3), "{cost}");
+
+    run(&bench, "sample world/safety.jsonl answers.jsonl --rows 0..30 --model first/final -k 8 --max-new-tokens 12");
+    run(
+        &bench,
+        "sample world/safety.jsonl again.jsonl --rows 0..30 --model first/final -k 8 --max-new-tokens 12 --threads 1",
+    );
+    assert_eq!(rows(&bench, "answers.jsonl"), rows(&bench, "again.jsonl"), "threads do not change answers");
+    run(&bench, "score answers.jsonl scored.jsonl --model reward/final --model cost/final");
+    let scored = rows(&bench, "scored.jsonl");
+    assert_eq!(scored.len(), rows(&bench, "answers.jsonl").len());
+    let number = |row: &Value, name: &str| row[name].as_f64().expect("a number");
+
+    // The rate at the multiplier is the limit, by the same table in another way.
+    let solved = run(&bench, "safety solve scored.jsonl --measure rate --limit 0.1 --beta 0.5 --json");
+    assert!(solved.err.contains("only 8 completions") || solved.err.contains("77 %"), "{}", solved.err);
+    let solved: Value = serde_json::from_str(&solved.out).expect("JSON");
+    assert_eq!(solved["solution"], "active", "{solved}");
+    let lambda = solved["lambda"][0].as_f64().expect("a multiplier");
+    let mut by_prompt: std::collections::BTreeMap<String, Vec<&Value>> = std::collections::BTreeMap::new();
+    scored.iter().for_each(|row| by_prompt.entry(row["prompt"].to_string()).or_default().push(row));
+    let rate = |rows: &Vec<&Value>| {
+        let harmful = |row: &Value| f64::from(u8::from(number(row, "cost") > 0.0));
+        let weight = |row: &Value| ((number(row, "reward") - lambda * harmful(row)) / 0.5).exp();
+        let all: f64 = rows.iter().map(|row| weight(row)).sum();
+        rows.iter().map(|row| weight(row) * harmful(row)).sum::<f64>() / all
+    };
+    let mean = by_prompt.values().map(rate).sum::<f64>() / by_prompt.len() as f64;
+    assert!((mean - 0.1).abs() < 1e-6, "{mean}");
+
+    run(&bench, "safety pairs scored.jsonl scored-pairs.jsonl --measure rate --pairs 4");
+    for pair in rows(&bench, "scored-pairs.jsonl") {
+        assert!(number(&pair, "reward_gap") >= 0.0 && [-1.0, 0.0, 1.0].contains(&number(&pair, "cost_gap")), "{pair}");
+        assert_ne!(pair["chosen"], pair["rejected"]);
+    }
+    let policy =
+        "train --model first/final --data scored-pairs.jsonl --objective safe_rlhf_lagrangian --threads 1 --epochs 1";
+    run(&bench, &format!("{policy} --set objective.beta=0.5 --set objective.lambda=[{lambda}] --output policy"));
+    let log = rows(&bench, "policy/metrics.jsonl");
+    assert!((number(&log[0], "lambda") - lambda).abs() < 1e-9, "{}", log[0]);
+
+    let threshold = run(&bench, "safety threshold scored.jsonl --target-rate 0.05 --json");
+    let threshold: Value = serde_json::from_str(&threshold.out).expect("JSON");
+    let (safe, harmful) = (number(&threshold, "safe_mean"), number(&threshold, "unsafe_mean"));
+    assert!((number(&threshold, "threshold") - (0.95 * safe + 0.05 * harmful)).abs() < 1e-9, "{threshold}");
+}
+
+#[test]
+fn what_cannot_be_is_said() {
+    let bench = Bench::new();
+    let table: String = (0..4)
+        .flat_map(|prompt| [(1.0, 2.0), (0.0, 0.5)].map(|(reward, cost)| (prompt, reward, cost)))
+        .enumerate()
+        .map(|(row, (prompt, reward, cost))| {
+            format!(
+                "{{\"prompt\": \"p{prompt}\", \"completion\": \" c{row}\", \"reward\": {reward}, \"cost\": {cost}}}\n"
+            )
+        })
+        .collect();
+    std::fs::write(bench.path("table.jsonl"), table).expect("a file");
+    let fails = |line: &str, code: i32, said: &[&str]| bench.wick(&words(line)).fails(code, said);
+    fails("safety solve table.jsonl --limit 0.2", 3, &["least mean that can be reached is 0.5000", "0.3000 too much"]);
+    fails("safety solve table.jsonl --limit 0.2 --limit 0.3", 2, &["--limit is given 2 times and --cost 1 times"]);
+    fails("safety solve table.jsonl --limit 1 --cost cost --cost cost --limit 1", 2, &["--cost cost: given twice"]);
+    fails("safety solve table.jsonl --limit 1 --cost harm", 3, &["harm"]);
+    fails("safety solve table.jsonl --limit 1 --beta 0", 3, &["beta"]);
+    fails("safety threshold table.jsonl --target-rate 0.05", 3, &["safe"]);
+    fails("safety threshold table.jsonl --target-rate 5", 3, &["a share in [0, 1]"]);
+    let slack = bench.wick(&words("safety solve table.jsonl --limit 3"));
+    slack.succeeds();
+    assert!(slack.out.contains("λ = 0.000000 (slack)"), "{}", slack.out);
+    // A causal language model has no heads to score with; a sampler needs something to draw.
+    fails("score pairs.jsonl --model model", 4, &["sequence classification"]);
+    fails("sample pairs.jsonl out.jsonl --model model -k 2 --temperature 0", 2, &["--temperature 0"]);
+    assert!(!bench.path("out.jsonl").exists());
+}
