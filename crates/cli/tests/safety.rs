@@ -6,7 +6,7 @@ mod common;
 use common::{Bench, Said};
 use serde_json::Value;
 
-fn words<'a>(line: &'a str) -> Vec<&'a str> {
+fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
 }
 
