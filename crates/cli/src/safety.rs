@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use candlewick::data::{Existing, Record, Row, Text};
 use candlewick::losses::dual::{
-    CostMeasure, DualSettings, Optimum, PromptScores, ScoreTable, Solution, threshold_for_target_rate,
+    CostMeasure, DualSettings, Optimum, Order, PromptScores, ScoreTable, Solution, threshold_for_target_rate,
 };
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand, ValueEnum};
@@ -235,10 +235,13 @@ fn show(arguments: &Solve, what: &str, found: &Optimum) {
             100.0 * found.unsafe_share[k],
             found.variances[k]
         );
-        let settings = DualSettings::default();
+        // Of one that moves by the costs of the policy of the step before.
+        let settings = DualSettings { order: Order::After, ..DualSettings::default() };
         let rate = settings.largest_rate(arguments.beta, found.variances[k], found.multipliers[k], 1);
         if rate.is_finite() {
-            println!("    a multiplier that moves needs a rate well below {rate:.4}");
+            println!(
+                "    a multiplier that moves after the policy settles at rates below {rate:.4} (β/variance); take a tenth"
+            );
         }
     }
     println!("mean reward {:.4}, KL from the reference {:.4} nats, dual gap {:.1e}", found.reward, found.kl, found.gap);

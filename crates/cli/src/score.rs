@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use candlewick::data::{EncodeOptions, Encoder, Existing, Origin, Record};
-use candlewick::evaluate::{HeadFigures, RowScorer, RowValues, ScoreTally, with_values};
+use candlewick::data::{EncodeOptions, Encoder, Existing, Origin, Record, prompt_hash};
+use candlewick::evaluate::{HeadFigures, RowScorer, RowValues, ScoreTally, centre, with_values};
 use candlewick::model::ScoreModel;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
@@ -36,6 +36,9 @@ pub(crate) struct Score {
     /// Longest prompt with completion, in tokens; without it nothing is cut
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_000_000_000))]
     pub(crate) max_length: Option<usize>,
+    /// Write log σ(v − reference) in the place of each number v, the reference being this quantile of the completions of its prompt, such as 0.85, and beside them their sum, `all`
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub(crate) centred: Option<f64>,
     /// Rows that are scored together
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = RangedU64ValueParser::<usize>::new().range(1..=65_536))]
     pub(crate) batch: usize,
@@ -57,6 +60,11 @@ pub(crate) struct Score {
 pub(crate) fn score(arguments: &Score) -> Result<()> {
     let mut scorers = scorers(arguments)?;
     let heads: Vec<String> = scorers.iter().flat_map(RowScorer::heads).cloned().collect();
+    if arguments.centred.is_some() && arguments.out.is_none() {
+        bail!(Failure::Usage(
+            "--centred says what is written, and no file to write is named; add it, or leave --centred out".into()
+        ));
+    }
     let mut tally = ScoreTally::new(heads.clone(), arguments.slices.clone())?;
     let mut out = arguments.out.as_deref().map(|out| create(out, existing(arguments))).transpose()?;
     let labels: Vec<String> = arguments.slices.iter().cloned().collect();
@@ -64,6 +72,7 @@ pub(crate) fn score(arguments: &Score) -> Result<()> {
     let others = source.paths().into_iter().chain(arguments.out.clone()).collect::<Vec<_>>();
     let mut dropped = Dropped::new(arguments.rows.dropped.as_deref(), arguments.rows.strict, &others)?;
     let interrupt = Interrupt::listen()?;
+    let mut held = Held::default();
     let mut waiting = Vec::new();
     let mut records = source.records()?;
     loop {
@@ -85,8 +94,10 @@ pub(crate) fn score(arguments: &Score) -> Result<()> {
                 Err(rejection) => dropped.add(rejection, Some(record))?,
                 Ok(values) => {
                     tally.add(record, &values);
-                    if let Some(out) = &mut out {
-                        out.write(&with_values(record.clone(), &heads, &values))?;
+                    match &mut out {
+                        Some(_) if arguments.centred.is_some() => held.add(record.clone(), values),
+                        Some(out) => out.write(&with_values(record.clone(), &heads, &values))?,
+                        None => {}
                     }
                 }
             }
@@ -94,6 +105,13 @@ pub(crate) fn score(arguments: &Score) -> Result<()> {
         waiting.clear();
         if is_last {
             break;
+        }
+    }
+    if let (Some(out), Some(share)) = (&mut out, arguments.centred) {
+        centre(&mut held.values, &held.prompts, share);
+        let names: Vec<String> = heads.iter().cloned().chain(["all".to_owned()]).collect();
+        for (record, values) in held.records.into_iter().zip(&held.values) {
+            out.write(&with_values(record, &names, values))?;
         }
     }
     dropped.finish()?;
@@ -110,6 +128,28 @@ pub(crate) fn score(arguments: &Score) -> Result<()> {
     }
     eprintln!("{}", dropped.summary());
     Ok(())
+}
+
+/// Rows that wait for those of the same prompt.
+#[derive(Default)]
+struct Held {
+    records: Vec<Record>,
+    values: Vec<RowValues>,
+    prompts: Vec<u128>,
+}
+
+impl Held {
+    fn add(&mut self, record: Record, values: RowValues) {
+        self.prompts.push(prompt_hash(&record.row));
+        self.records.push(record);
+        self.values.push(values);
+    }
+}
+
+/// `--centred`.
+fn share(word: &str) -> Result<f64, String> {
+    let share = word.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a share from 0 to 1, such as 0.85".to_owned())
 }
 
 type Scored = std::result::Result<RowValues, candlewick::data::Rejection>;

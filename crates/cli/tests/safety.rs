@@ -123,3 +123,24 @@ fn what_cannot_be_is_said() {
     fails("sample pairs.jsonl out.jsonl --model model -k 2 --temperature 0", 2, &["--temperature 0"]);
     assert!(!bench.path("out.jsonl").exists());
 }
+
+#[test]
+fn centred_numbers_are_log_probabilities() {
+    let bench = world();
+    run(&bench, "sample world/safety.jsonl answers.jsonl --rows 0..6 --model first/final -k 5 --max-new-tokens 8");
+    run(&bench, "score answers.jsonl plain.jsonl --model reward/final");
+    run(&bench, "score answers.jsonl centred.jsonl --model reward/final --centred 0.5");
+    let (plain, centred) = (rows(&bench, "plain.jsonl"), rows(&bench, "centred.jsonl"));
+    for row in &plain {
+        let same = |other: &&Value| other["prompt"] == row["prompt"];
+        let mut of_prompt: Vec<f64> = plain.iter().filter(same).filter_map(|row| row["reward"].as_f64()).collect();
+        of_prompt.sort_by(f64::total_cmp);
+        let (low, high) = (of_prompt[(of_prompt.len() - 1) / 2], of_prompt[of_prompt.len() / 2]);
+        let gap = row["reward"].as_f64().expect("a reward") - f64::midpoint(low, high);
+        let is_it = |other: &&Value| other["completion"] == row["completion"] && other["prompt"] == row["prompt"];
+        let found = centred.iter().find(is_it).expect("the row");
+        let expected = -(-gap).exp().ln_1p();
+        assert!((found["reward"].as_f64().expect("a number") - expected).abs() < 1e-5, "{found} {expected}");
+        assert_eq!(found["reward"], found["all"]);
+    }
+}

@@ -31,4 +31,4 @@ pub use drift::{Drift, DriftOptions};
 pub use error::{Error, Result};
 pub use preference_report::{PreferenceReport, SliceReport};
 pub use preferences::{Half, Item, Preferences};
-pub use scoring::{HeadFigures, HeadTally, RowScorer, RowValues, ScoreTally, with_values};
+pub use scoring::{HeadFigures, HeadTally, RowScorer, RowValues, ScoreTally, centre, with_values};

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use candlewick_data::{Encoder, Example, Origin, Record, Rejection, Row};
 use candlewick_kernels::Workspace;
-use candlewick_losses::preference::{SignAccuracy, area_under_curve, calibration_error, ranking_accuracy};
+use candlewick_losses::preference::{
+    SignAccuracy, area_under_curve, calibration_error, centred_log_sigmoid, quantile, ranking_accuracy,
+};
 use candlewick_model::{Adapter, CompletionIds, ContextIds, Packed, ScoreModel, ScoredAt};
 
 use crate::error::{Error, Result};
@@ -92,6 +94,38 @@ pub fn with_values(mut record: Record, heads: &[String], values: &RowValues) -> 
         }
     }
     record
+}
+
+/// Replaces numbers by the log-probabilities that each is above the usual of its prompt, `log σ(v − v_ref)` with the
+/// `share`-quantile of the prompt's completions as `v_ref` ([`centred_log_sigmoid`]), and adds one number more: their sum, the
+/// log-probability that all are. `prompts` tells the prompt of every row, as by [`prompt_hash`](candlewick_data::prompt_hash); rows of `[completions][heads]`.
+///
+/// ```
+/// let mut rows = vec![vec![vec![0.0, 4.0]], vec![vec![2.0, 1.0]]];
+/// candlewick_evaluate::centre(&mut rows, &[7, 7], 1.0);
+/// // The second row's first number is the largest of the prompt: half likely above it.
+/// assert!((rows[1][0][0] + 2f64.ln()).abs() < 1e-15);
+/// assert_eq!(rows[1][0][2], rows[1][0][0] + rows[1][0][1]);
+/// ```
+pub fn centre(rows: &mut [RowValues], prompts: &[u128], share: f64) {
+    let heads = rows.iter().flatten().map(Vec::len).next().unwrap_or(0);
+    let mut by_prompt: BTreeMap<u128, Vec<Vec<f64>>> = BTreeMap::new();
+    for (row, prompt) in rows.iter().zip(prompts) {
+        let of = by_prompt.entry(*prompt).or_insert_with(|| vec![Vec::new(); heads]);
+        for completion in row {
+            of.iter_mut().zip(completion).for_each(|(all, value)| all.push(*value));
+        }
+    }
+    let reference = |of: &Vec<Vec<f64>>| of.iter().map(|values| quantile(values, share).unwrap_or(0.0)).collect();
+    let references: BTreeMap<u128, Vec<f64>> = by_prompt.iter().map(|(prompt, of)| (*prompt, reference(of))).collect();
+    for (row, prompt) in rows.iter_mut().zip(prompts) {
+        for completion in row {
+            for (value, reference) in completion.iter_mut().zip(&references[prompt]) {
+                *value = centred_log_sigmoid(*value, *reference);
+            }
+            completion.push(completion.iter().sum());
+        }
+    }
 }
 
 /// What one head said of rows, as far as the rows can tell whether it is right.
