@@ -39,6 +39,13 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
         );
     }
     let of_scores = plan.objective.needs().outputs.values;
+    if of_scores && plan.objective.state().is_some() {
+        let name = serde_json::to_value(&plan.objective)?["type"].clone();
+        bail!(Failure::Usage(format!(
+            "objective.type = {name} keeps what it learned of people in the checkpoints of its run, which is not read here; the eval_ lines of the \
+             run's metrics.jsonl, from [evaluation], are measured with it"
+        )));
+    }
     if of_scores && !slices.is_empty() {
         bail!(Failure::Usage(
             "--slices: results are shown apart by log-probabilities, and a score model has none; leave it out".into()

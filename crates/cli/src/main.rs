@@ -45,7 +45,20 @@ use clap::Parser;
 
 use arguments::{Arguments, Bench, Command};
 
+/// A reader of standard output that has seen enough, as `head`, is no failure: without it there is nobody to print for.
+fn end_with_the_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
+            std::process::exit(failure::OK.into());
+        }
+        usual(panic);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_with_the_reader();
     candlewick::kernels::return_freed_buffers();
     // clap itself ends the process on wrong words, with code 2.
     let arguments = Arguments::parse();

@@ -1,6 +1,6 @@
 //! `wick safety`: limits, multipliers and pairs from completions that were scored.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -13,7 +13,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use crate::data::words::DataRows;
-use crate::data::{Dropped, create, name, source_with};
+use crate::data::{Dropped, create, name, refuse_input, source_with};
 use crate::failure::{EXIT_CODES, Failure};
 
 /// `wick safety`
@@ -48,6 +48,9 @@ pub(crate) struct Threshold {
     pub(crate) json: bool,
 }
 
+/// Constraints that `safe_rlhf_lagrangian` reads.
+const MOST_COSTS: usize = 4;
+
 /// What of a cost is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum MeasureWord {
@@ -71,6 +74,9 @@ pub(crate) struct Scored {
     /// The column of costs; once for each constraint
     #[arg(long, value_name = "NAME", default_values_t = ["cost".to_owned()])]
     pub(crate) cost: Vec<String>,
+    /// The column of log π − log q, for completions that q wrote and not the model that the policy is held to; without it they are that model's own, drawn at temperature 1
+    #[arg(long, value_name = "NAME")]
+    pub(crate) log_weight: Option<String>,
 }
 
 /// `wick safety solve`
@@ -125,6 +131,11 @@ pub(crate) fn safety(command: &Safety) -> Result<()> {
 }
 
 fn threshold(arguments: &Threshold) -> Result<()> {
+    if arguments.rows.path.as_os_str() == "-" {
+        let reason =
+            "rows are looked at before they are read, and standard input can be read once; write it to a file first";
+        bail!(Failure::Usage(reason.to_owned()));
+    }
     let is_pairs = first_is_pair(&arguments.rows)?;
     let cost = &arguments.cost;
     let columns: Vec<(String, &str)> = match is_pairs {
@@ -134,7 +145,7 @@ fn threshold(arguments: &Threshold) -> Result<()> {
     let flags = columns.iter().filter(|_| arguments.flags).map(|(_, flag)| (*flag).to_owned());
     let numbers: Vec<String> = columns.iter().map(|(cost, _)| cost.clone()).chain(flags).collect();
     let (mut costs, mut is_unsafe) = (Vec::new(), Vec::new());
-    read(&arguments.rows, &numbers, |record| {
+    read(&arguments.rows, &numbers, None, |record| {
         for (cost, flag) in &columns {
             costs.push(record.numbers[cost]);
             is_unsafe.extend(record.numbers.get(*flag).filter(|_| arguments.flags).map(|safe| *safe < 0.5));
@@ -170,7 +181,17 @@ fn solve(arguments: &Solve) -> Result<()> {
         )));
     }
     let measures = measures(&arguments.measure, costs)?;
-    let groups = groups(&arguments.scored)?;
+    for (limit, measure) in arguments.limit.iter().zip(&measures) {
+        let (admitted, expected) = match measure {
+            CostMeasure::Mean => (limit.is_finite(), "a number"),
+            CostMeasure::Rate => (*limit > 0.0 && *limit <= 1.0, "a rate above 0, and at most 1"),
+            CostMeasure::Rectified => (limit.is_finite() && *limit > 0.0, "a number above 0"),
+        };
+        if !admitted {
+            bail!(Failure::Usage(format!("--limit {limit}: expected {expected}")));
+        }
+    }
+    let groups = groups(&arguments.scored, None)?;
     let prompts = groups.iter().map(|(_, of)| scores_of(of, &arguments.scored)).collect();
     let wrong = |error: candlewick::losses::Error| Failure::Data(error.to_string());
     let table = ScoreTable::of_samples(prompts).and_then(|table| table.measured(&measures)).map_err(wrong)?;
@@ -185,12 +206,17 @@ fn solve(arguments: &Solve) -> Result<()> {
     match table.solve(arguments.beta, &arguments.limit).map_err(wrong)? {
         Solution::Active(found) => show(arguments, "active", &found),
         Solution::Slack(found) => show(arguments, "slack", &found),
+        Solution::Infeasible(found) if found.excess <= 0.0 => bail!(Failure::Data(format!(
+            "--limit: it is the least that any policy over these completions reaches ({}), and only as λ grows without bound; give a higher one",
+            found.least_costs.iter().map(|cost| format!("{cost:.4}")).collect::<Vec<_>>().join(", ")
+        ))),
         Solution::Infeasible(found) => bail!(Failure::Data(format!(
-            "--limit: no policy over these completions keeps it: the least mean that can be reached is {} for {}, {} too much; raise the \
-             limit, or sample more completions (--temperature above 1 finds rarer ones)",
+            "--limit: no policy over these completions keeps it: the least mean that can be reached is {} for {}, {} too much of them weighed by {}; raise the \
+             limit, or sample more completions of the same model (wick sample -k)",
             found.least_costs.iter().map(|cost| format!("{cost:.4}")).collect::<Vec<_>>().join(", "),
             arguments.scored.cost.join(", "),
             format_args!("{:.4}", found.excess),
+            found.weights.iter().map(|weight| format!("{weight:.3}")).collect::<Vec<_>>().join(", "),
         ))),
     }
     Ok(())
@@ -252,7 +278,7 @@ fn pairs(arguments: &Pairs) -> Result<()> {
     let mut out = create(&arguments.out, existing)?;
     let measures = measures(&arguments.measure, arguments.scored.cost.len())?;
     let (mut short, mut same) = (0, 0);
-    for (prompt, of) in groups(&arguments.scored)? {
+    for (prompt, of) in groups(&arguments.scored, Some(&arguments.out))? {
         if of.len() < 2 {
             short += 1;
             continue;
@@ -310,7 +336,9 @@ fn pair(
     let reward = |of: &Completion| of.1.numbers[&scored.reward];
     let (chosen, rejected) = if reward(one) >= reward(other) { (one, other) } else { (other, one) };
     let row = Row::Pair { prompt: prompt.clone(), chosen: chosen.0.clone(), rejected: rejected.0.clone() };
-    let mut record = Record::from(row).with_number("reward_gap", reward(chosen) - reward(rejected));
+    // Tools and arguments of the template stay; numbers of single completions do not.
+    let kept = Record { row, numbers: BTreeMap::new(), ..chosen.1.clone() };
+    let mut record = kept.with_number("reward_gap", reward(chosen) - reward(rejected));
     for (k, cost) in scored.cost.iter().enumerate() {
         let gap = if k == 0 { "cost_gap".to_owned() } else { format!("cost_gap_{}", k + 1) };
         let (chosen, rejected) = (chosen.1.numbers[cost], rejected.1.numbers[cost]);
@@ -326,27 +354,37 @@ fn pair(
 
 fn scores_of(completions: &[Completion], scored: &Scored) -> PromptScores {
     let column = |name: &String| completions.iter().map(|(_, record)| record.numbers[name]).collect::<Vec<f64>>();
-    PromptScores { rewards: column(&scored.reward), costs: scored.cost.iter().map(column).collect(), log_weights: None }
+    let log_weights = scored.log_weight.as_ref().map(column);
+    PromptScores { rewards: column(&scored.reward), costs: scored.cost.iter().map(column).collect(), log_weights }
 }
 
 /// The completions of each prompt, in the order of the file.
-fn groups(scored: &Scored) -> Result<Vec<(Text, Vec<Completion>)>> {
+fn groups(scored: &Scored, out: Option<&PathBuf>) -> Result<Vec<(Text, Vec<Completion>)>> {
+    if scored.cost.len() > MOST_COSTS {
+        bail!(Failure::Usage(format!(
+            "--cost is given {} times; at most {MOST_COSTS} constraints are trained with",
+            scored.cost.len()
+        )));
+    }
     if let Some(twice) = scored.cost.iter().enumerate().find(|(i, cost)| scored.cost[..*i].contains(cost)) {
         bail!(Failure::Usage(format!("--cost {}: given twice", twice.1)));
     }
-    let numbers: Vec<String> = std::iter::once(&scored.reward).chain(&scored.cost).cloned().collect();
+    let numbers: Vec<String> =
+        std::iter::once(&scored.reward).chain(&scored.cost).chain(&scored.log_weight).cloned().collect();
     let (mut groups, mut places): (Vec<(Text, Vec<Completion>)>, _) = (Vec::new(), HashMap::new());
     let mut other = 0;
-    read(&scored.rows, &numbers, |record| {
+    read(&scored.rows, &numbers, out, |record| {
         let (Row::Demonstration { prompt, completion } | Row::Labelled { prompt, completion, .. }) = record.row.clone()
         else {
             other += 1;
             return;
         };
-        let place = *places.entry(format!("{prompt:?}")).or_insert_with(|| {
-            groups.push((prompt, Vec::new()));
-            groups.len() - 1
-        });
+        let place = *places
+            .entry(format!("{prompt:?}{:?}{:?}", record.tools, record.template_arguments))
+            .or_insert_with(|| {
+                groups.push((prompt, Vec::new()));
+                groups.len() - 1
+            });
         groups[place].1.push((completion, record));
     })?;
     if other > 0 {
@@ -367,9 +405,13 @@ fn first_is_pair(rows: &DataRows) -> Result<bool> {
 }
 
 /// Hands over every row that has the numbers.
-fn read(rows: &DataRows, numbers: &[String], mut each: impl FnMut(Record)) -> Result<()> {
+fn read(rows: &DataRows, numbers: &[String], out: Option<&PathBuf>, mut each: impl FnMut(Record)) -> Result<()> {
     let source = source_with(rows, numbers)?;
-    let mut dropped = Dropped::new(rows.dropped.as_deref(), rows.strict, &source.paths())?;
+    if let Some(out) = out {
+        refuse_input(out, &source.paths())?;
+    }
+    let others: Vec<PathBuf> = source.paths().into_iter().chain(out.cloned()).collect();
+    let mut dropped = Dropped::new(rows.dropped.as_deref(), rows.strict, &others)?;
     let (mut read, mut first) = (0_u64, None);
     for row in source.records()? {
         match row? {
@@ -384,6 +426,9 @@ fn read(rows: &DataRows, numbers: &[String], mut each: impl FnMut(Record)) -> Re
         }
     }
     dropped.finish()?;
+    if dropped.any() {
+        eprintln!("{}", dropped.summary());
+    }
     if read == 0 {
         let first = first.unwrap_or_else(|| "the file is empty".to_owned());
         bail!(Failure::Data(format!("{}: no row could be used; the first: {first}", name(&rows.path))));

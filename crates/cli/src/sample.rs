@@ -12,7 +12,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
 use crate::data::words::DataRows;
-use crate::data::{Dropped, create, name, source};
+use crate::data::{Dropped, create, name, refuse_input, source};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::generate::stops;
 use crate::interrupt::Interrupt;
@@ -111,8 +111,9 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
             .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     });
-    let is_stop = |result: &&Result<_>| matches!(result, Err(error) if !error.is::<Failure>());
-    if let Some(place) = results.iter().position(|result| is_stop(&result)) {
+    // The thread that failed says why; those that it stopped only that they were.
+    let cause = |result: &Result<_>| matches!(result, Err(error) if !matches!(error.downcast_ref::<Failure>(), Some(Failure::Interrupted(_))));
+    if let Some(place) = results.iter().position(cause) {
         return results.into_iter().nth(place).map_or(Ok(()), |result| result.map(drop));
     }
     let mut all = results.into_iter().collect::<Result<Vec<_>>>()?.concat();
@@ -139,17 +140,23 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
 /// The prompts of the rows, each once.
 fn prompts(arguments: &Sample) -> Result<Vec<Text>> {
     let source = source(&arguments.rows)?;
+    refuse_input(&arguments.out, &source.paths())?;
     let others = source.paths().into_iter().chain([arguments.out.clone()]).collect::<Vec<_>>();
     let mut dropped = Dropped::new(arguments.rows.dropped.as_deref(), arguments.rows.strict, &others)?;
     let (mut seen, mut prompts) = (HashSet::new(), Vec::new());
     for row in source.records()? {
-        let record = match row? {
-            Ok((_, record)) => record,
+        let (origin, record) = match row? {
+            Ok(row) => row,
             Err(rejection) => {
                 dropped.add(rejection, None)?;
                 continue;
             }
         };
+        if !record.tools.is_empty() || !record.template_arguments.is_empty() {
+            bail!(Failure::Data(format!(
+                "{origin}: the row brings tools or arguments of the chat template, which wick sample does not give to it; leave them out"
+            )));
+        }
         let prompt = match record.row {
             Row::Pair { prompt, .. }
             | Row::Labelled { prompt, .. }
@@ -162,6 +169,9 @@ fn prompts(arguments: &Sample) -> Result<Vec<Text>> {
         }
     }
     dropped.finish()?;
+    if dropped.any() {
+        eprintln!("{}", dropped.summary());
+    }
     if prompts.is_empty() {
         bail!(Failure::Data(format!("{}: no prompt could be read: {}", name(&arguments.rows.path), dropped.summary())));
     }

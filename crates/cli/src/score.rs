@@ -1,17 +1,18 @@
 //! `wick score`: what a score model says of rows, written beside them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use candlewick::data::{EncodeOptions, Encoder, Existing, Origin, Record, prompt_hash};
+use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Existing, Origin, Record, prompt_hash};
 use candlewick::evaluate::{HeadFigures, RowScorer, RowValues, ScoreTally, centre, with_values};
-use candlewick::model::ScoreModel;
+use candlewick::model::{Config as ModelConfig, ScoreModel};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use serde_json::{Value, json};
 
 use crate::data::words::DataRows;
-use crate::data::{Dropped, create, name, source};
+use crate::data::{Dropped, create, name, refuse_input, source};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::interrupt::Interrupt;
 use crate::places::{self, Kind};
@@ -33,6 +34,12 @@ pub(crate) struct Score {
     /// Directory of a PEFT adapter for the model
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
+    /// Names of all heads, in order, in the place of those that the models have: the names of the columns; for an adapter over a causal language model those of its heads, `score` by default
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) heads: Vec<String>,
+    /// How plain texts end, as data.end_of_sequence of the run that trained the model: append or keep
+    #[arg(long, value_name = "HOW", value_parser = crate::data::word::<EndOfSequence>)]
+    pub(crate) end_of_sequence: Option<EndOfSequence>,
     /// Longest prompt with completion, in tokens; without it nothing is cut
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_000_000_000))]
     pub(crate) max_length: Option<usize>,
@@ -59,7 +66,21 @@ pub(crate) struct Score {
 /// Scores the rows.
 pub(crate) fn score(arguments: &Score) -> Result<()> {
     let mut scorers = scorers(arguments)?;
-    let heads: Vec<String> = scorers.iter().flat_map(RowScorer::heads).cloned().collect();
+    let own: Vec<String> = scorers.iter().flat_map(RowScorer::heads).cloned().collect();
+    let heads = match arguments.heads.len() {
+        0 => own,
+        given if given == own.len() => arguments.heads.clone(),
+        given => bail!(Failure::Usage(format!(
+            "--heads gives {given} names, and the models have {} heads: {}",
+            own.len(),
+            own.join(", ")
+        ))),
+    };
+    if arguments.centred.is_some() && heads.iter().any(|head| head == "all") {
+        bail!(Failure::Usage(
+            "--centred writes a column `all`, and a head has that name; name it otherwise by --heads".into()
+        ));
+    }
     if arguments.centred.is_some() && arguments.out.is_none() {
         bail!(Failure::Usage(
             "--centred says what is written, and no file to write is named; add it, or leave --centred out".into()
@@ -69,6 +90,9 @@ pub(crate) fn score(arguments: &Score) -> Result<()> {
     let mut out = arguments.out.as_deref().map(|out| create(out, existing(arguments))).transpose()?;
     let labels: Vec<String> = arguments.slices.iter().cloned().collect();
     let source = source(&arguments.rows)?.with_labels(labels);
+    if let Some(out) = &arguments.out {
+        refuse_input(out, &source.paths())?;
+    }
     let others = source.paths().into_iter().chain(arguments.out.clone()).collect::<Vec<_>>();
     let mut dropped = Dropped::new(arguments.rows.dropped.as_deref(), arguments.rows.strict, &others)?;
     let interrupt = Interrupt::listen()?;
@@ -89,10 +113,11 @@ pub(crate) fn score(arguments: &Score) -> Result<()> {
         if waiting.len() < arguments.batch && !is_last {
             continue;
         }
-        for ((_, record), values) in waiting.iter().zip(of_all(&mut scorers, &waiting)?) {
+        for ((origin, record), values) in waiting.iter().zip(of_all(&mut scorers, &waiting)?) {
             match values {
                 Err(rejection) => dropped.add(rejection, Some(record))?,
                 Ok(values) => {
+                    check(record, origin, &heads, &values, arguments)?;
                     tally.add(record, &values);
                     match &mut out {
                         Some(_) if arguments.centred.is_some() => held.add(record.clone(), values),
@@ -118,6 +143,9 @@ pub(crate) fn score(arguments: &Score) -> Result<()> {
     let figures = tally.figures();
     if figures.is_empty() {
         bail!(Failure::Data(format!("{}: no row could be scored: {}", name(&arguments.rows.path), dropped.summary())));
+    }
+    if let Some(column) = arguments.slices.as_ref().filter(|_| figures.iter().all(|(word, ..)| word.is_none())) {
+        bail!(Failure::Usage(format!("--slices {column}: no row has a word in a column of that name")));
     }
     match arguments.json {
         true => println!("{}", Value::Array(figures.iter().map(|of| in_json(*of)).collect())),
@@ -182,15 +210,46 @@ fn scorers(arguments: &Score) -> Result<Vec<RowScorer>> {
     }
     let scorer = |model: &PathBuf| {
         let directory = places::directory(model, Kind::Model)?;
-        let mut model = ScoreModel::load(&directory)?;
+        let is_scored = ModelConfig::from_dir(&directory)?.score_heads()?.is_some();
+        let mut model = match &arguments.adapter {
+            // Its heads lie beside the adapter; their names do not.
+            Some(_) if !is_scored => {
+                let names = if arguments.heads.is_empty() { vec!["score".to_owned()] } else { arguments.heads.clone() };
+                ScoreModel::from_causal(&directory, &names)?
+            }
+            _ => ScoreModel::load(&directory)?,
+        };
         if let Some(adapter) = &arguments.adapter {
             model.load_adapter(&places::directory(adapter, Kind::Adapter)?)?;
         }
-        let options = EncodeOptions { max_length: arguments.max_length, ..EncodeOptions::default() };
+        let options = EncodeOptions {
+            max_length: arguments.max_length,
+            end_of_sequence: arguments.end_of_sequence.unwrap_or_default(),
+            ..EncodeOptions::default()
+        };
         let encoder = Encoder::from_dir(&directory, options)?;
         Ok(RowScorer::new(model, encoder, words::threads(arguments.threads))?)
     };
     arguments.model.iter().map(scorer).collect()
+}
+
+/// What is written must be numbers, and none of the row's own may be lost.
+fn check(record: &Record, origin: &Origin, heads: &[String], values: &RowValues, arguments: &Score) -> Result<()> {
+    let named = values.iter().flat_map(|of| heads.iter().zip(of));
+    if let Some((head, value)) = named.into_iter().find(|(_, value)| !value.is_finite()) {
+        bail!(Failure::Model(format!("{origin}: the head {head} says {value}; are the weights of the model sound?")));
+    }
+    if arguments.out.is_none() {
+        return Ok(());
+    }
+    let bare = Record { numbers: BTreeMap::new(), ..record.clone() };
+    let written = with_values(bare, heads, values).numbers;
+    match written.keys().find(|name| record.numbers.contains_key(*name)) {
+        Some(name) => bail!(Failure::Usage(format!(
+            "{origin}: the row has a column {name:?} already; name the heads otherwise by --heads, or leave out --numbers {name}"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn existing(arguments: &Score) -> Existing {

@@ -40,6 +40,15 @@ fn world() -> Bench {
 #[test]
 fn the_chain_of_commands_ends_in_a_policy() {
     let bench = world();
+    // A reward model that is an adapter scores over its causal base.
+    let lora =
+        "--set model.lora={rank=2} --objective bradley_terry --output lora --threads 1 --batch 16 --lr 3e-3 --epochs 1";
+    run(&bench, &format!("train --model first/final --data world/safety.jsonl {lora}"));
+    let figures =
+        run(&bench, "score world/held_out.jsonl --model first/final --adapter lora/final --heads reward --json");
+    let figures: Value = serde_json::from_str(&figures.out).expect("JSON");
+    assert_eq!(figures[0]["head"], "reward");
+    assert!(figures[0]["chosen_above"].as_f64().is_some_and(|share| share > 0.6), "{figures}");
     // What a cost model says is compared with what the rows say.
     let flags = "--criterion safer --numbers safe_chosen --numbers safe_rejected";
     let figures = run(&bench, &format!("score world/held_out.jsonl {flags} --model cost/final --json"));
@@ -108,7 +117,11 @@ fn what_cannot_be_is_said() {
         .collect();
     std::fs::write(bench.path("table.jsonl"), table).expect("a file");
     let fails = |line: &str, code: i32, said: &[&str]| bench.wick(&words(line)).fails(code, said);
-    fails("safety solve table.jsonl --limit 0.2", 3, &["least mean that can be reached is 0.5000", "0.3000 too much"]);
+    fails(
+        "safety solve table.jsonl --limit 0.2",
+        3,
+        &["least mean that can be reached is 0.5000", "0.3000 too much", "1.000"],
+    );
     fails("safety solve table.jsonl --limit 0.2 --limit 0.3", 2, &["--limit is given 2 times and --cost 1 times"]);
     fails("safety solve table.jsonl --limit 1 --cost cost --cost cost --limit 1", 2, &["--cost cost: given twice"]);
     fails("safety solve table.jsonl --limit 1 --cost harm", 3, &["harm"]);
@@ -122,6 +135,8 @@ fn what_cannot_be_is_said() {
     fails("score pairs.jsonl --model model", 4, &["sequence classification"]);
     fails("sample pairs.jsonl out.jsonl --model model -k 2 --temperature 0", 2, &["--temperature 0"]);
     assert!(!bench.path("out.jsonl").exists());
+    fails("safety pairs table.jsonl o.jsonl --dropped o.jsonl", 2, &["--dropped"]);
+    fails("safety threshold - --target-rate 0.1", 2, &["standard input"]);
 }
 
 #[test]

@@ -143,6 +143,8 @@ pub struct HeadTally {
 impl HeadTally {
     /// Adds a row: what the head said of each of its completions.
     pub fn add(&mut self, record: &Record, values: &[f64]) {
+        // A judged row has its one completion in two contexts; the first is without the judgment.
+        let values = if matches!(record.row, Row::Judged { .. }) { &values[..1.min(values.len())] } else { values };
         self.values.extend(values);
         let flag = |name: &str| record.numbers.get(name).map(|safe| *safe < 0.5);
         match (&record.row, values) {
@@ -151,8 +153,11 @@ impl HeadTally {
                 let flags = [(*chosen, flag("safe_chosen")), (*rejected, flag("safe_rejected"))];
                 self.flagged.extend(flags.into_iter().filter_map(|(value, unsafe_)| Some((value, unsafe_?))));
             }
-            (Row::Labelled { desirable, .. }, [value]) => self.labelled.push((*value, !desirable)),
-            (_, [value]) => self.flagged.extend(flag("safe").map(|unsafe_| (*value, unsafe_))),
+            (Row::Labelled { desirable, .. }, [value]) => {
+                self.labelled.push((*value, !desirable));
+                self.flagged.extend(flag("safe").map(|unsafe_| (*value, unsafe_)));
+            }
+            (_, [value, ..]) => self.flagged.extend(flag("safe").map(|unsafe_| (*value, unsafe_))),
             _ => {}
         }
     }

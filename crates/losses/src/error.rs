@@ -133,7 +133,9 @@ pub enum Error {
         with_reference: bool,
     },
     /// A loss reads a head that the score model does not have.
-    #[error("head {head} is read, and the score model has {heads} heads, counted from 0")]
+    #[error(
+        "head {head} is read, and the score model has {heads} heads, counted from 0; in a run, model.heads names as many as the objective reads"
+    )]
     Head {
         /// The head.
         head: usize,

@@ -63,7 +63,7 @@ pub struct Similarity;
 #[derive(Debug, Clone, Copy)]
 pub struct Safer;
 
-/// Who preferred the chosen completion, as a whole number.
+/// Who preferred the chosen completion, as a whole number that single precision holds.
 #[derive(Debug, Clone, Copy)]
 pub struct Annotator;
 
@@ -205,7 +205,7 @@ impl PerItem for Annotator {
     const NUMBER: Number = Number {
         name: "annotator",
         low: 0.0,
-        high: u32::MAX as f64,
+        high: 16_777_216.0,
         whole: true,
         meaning: "who preferred the chosen completion",
     };

@@ -224,7 +224,10 @@ mod tests {
         let scores = Scores::of_pairs(TokenScores::of_values(values).unwrap(), None);
         let loss = BradleyTerry { head: 2, ..BradleyTerry::default() };
         let error = loss.evaluate(&scores, &Context::default()).unwrap_err().to_string();
-        assert_eq!(error, "head 2 is read, and the score model has 2 heads, counted from 0");
+        assert_eq!(
+            error,
+            "head 2 is read, and the score model has 2 heads, counted from 0; in a run, model.heads names as many as the objective reads"
+        );
     }
 
     #[test]

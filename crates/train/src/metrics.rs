@@ -169,7 +169,7 @@ impl Metrics {
         values.for_each(|value| self.add(name, value, 1.0));
     }
 
-    fn add(&mut self, name: &str, sum: f64, count: f64) {
+    pub(crate) fn add(&mut self, name: &str, sum: f64, count: f64) {
         let mean = self.means.entry(name.to_owned()).or_default();
         mean.sum += sum;
         mean.count += count;

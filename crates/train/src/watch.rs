@@ -215,9 +215,21 @@ pub struct Watched {
     pub flat: bool,
     /// Whether chosen completions were below `watch.chosen_drop` at the last step, and at the last evaluation.
     pub below: [bool; 2],
+    /// Whether completions of either class were seen, where the objective tells two apart: safe or desirable ones, and the others.
+    #[serde(default, skip_serializing_if = "is_none_seen")]
+    pub classes: [bool; 2],
     /// Why the run stopped before its end.
     pub stopped: Option<Stop>,
 }
+
+fn is_none_seen(classes: &[bool; 2]) -> bool {
+    *classes == [false; 2]
+}
+
+/// Metrics that are measured of one class alone, by objectives that need both; the first that are there count.
+const CLASSES: [[&str; 2]; 2] = [["costs/safe", "costs/unsafe"], ["rewards/chosen", "rewards/rejected"]];
+/// Steps after which one class alone is an alarm.
+const FIRST_CLASSES: u64 = 32;
 
 /// The best evaluation so far.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -290,6 +302,13 @@ pub enum Alarm {
         /// Steps of the run.
         steps: u64,
     },
+    /// All completions so far were of one class, and the objective learns to tell two apart.
+    OneClass {
+        /// Whether they were safe, or desirable.
+        good: bool,
+        /// Steps so far.
+        steps: u64,
+    },
     /// Chosen completions have become less likely than the reference finds them.
     ChosenDrop {
         /// By so many nats a token.
@@ -305,6 +324,7 @@ impl Alarm {
         match self {
             Self::GradNorm { .. } | Self::NoGradient => "grad_norm_factor",
             Self::NeverMoves { .. } => "update",
+            Self::OneClass { .. } => "classes",
             Self::ChosenDrop { .. } => "chosen_drop",
         }
     }
@@ -322,6 +342,13 @@ impl fmt::Display for Alarm {
                 "the reference would move with step {first} for the first time, and the run has {steps}: it stands still; lower `every` of \
                  objective.update"
             ),
+            Self::OneClass { good, steps } => {
+                let seen = if *good { "safe, or desirable" } else { "unsafe, or undesirable" };
+                write!(
+                    f,
+                    "every completion of the first {steps} steps was labelled {seen}: there are two classes to tell apart, and the other is not there; look at the labels of the data (wick data stats)"
+                )
+            }
             Self::ChosenDrop { drop, bound } => write!(
                 f,
                 "chosen completions are {drop:.4} nats a token less likely than under the reference (watch.chosen_drop is {bound})"
@@ -359,7 +386,15 @@ impl Watched {
         if plan.grad_norm_factor > 0.0 && self.flat && !was_flat {
             noticed.alarms.push(Alarm::NoGradient);
         }
+        if let Some(names) = CLASSES.iter().find(|names| names.iter().any(|name| report.metrics.value(name).is_some()))
+        {
+            let seen = names.map(|name| report.metrics.value(name).is_some());
+            self.classes = [self.classes[0] | seen[0], self.classes[1] | seen[1]];
+        }
         self.grad_norms += 1;
+        if self.grad_norms == FIRST_CLASSES && self.classes[0] != self.classes[1] {
+            noticed.alarms.push(Alarm::OneClass { good: self.classes[0], steps: self.grad_norms });
+        }
         self.grad_norm += (report.grad_norm - usual) / self.grad_norms.min(LAST_NORMS) as f64;
         noticed
     }
@@ -492,6 +527,22 @@ mod tests {
         assert!(seen.step(&plan, &step(0.0)).alarms.is_empty(), "it is said once");
         let never = WatchPlan { grad_norm_factor: 0.0, ..WatchPlan::default() };
         assert!(seen.step(&never, &step(1e9)).alarms.is_empty());
+    }
+
+    #[test]
+    fn labels_of_one_class_are_an_alarm_once() {
+        let plan = WatchPlan::default();
+        let alarms = |names: &[&str]| {
+            let mut seen = Watched::default();
+            let mut report = step(1.0);
+            names.iter().for_each(|name| report.metrics.add(name, 0.5, 1.0));
+            (0..2 * FIRST_CLASSES).flat_map(|_| seen.step(&plan, &report).alarms).collect::<Vec<_>>()
+        };
+        assert_eq!(alarms(&["costs/safe"]), [Alarm::OneClass { good: true, steps: FIRST_CLASSES }]);
+        assert_eq!(alarms(&["rewards/rejected"]), [Alarm::OneClass { good: false, steps: FIRST_CLASSES }]);
+        // Of pairs both sides have rewards, and the costs tell.
+        assert_eq!(alarms(&["costs/unsafe", "rewards/chosen", "rewards/rejected"]).len(), 1);
+        assert!(alarms(&["costs/safe", "costs/unsafe"]).is_empty() && alarms(&[]).is_empty());
     }
 
     #[test]

@@ -67,11 +67,30 @@ impl Dropped {
         Ok(())
     }
 
+    /// Whether there is any.
+    pub(crate) fn any(&self) -> bool {
+        !self.reasons.is_empty()
+    }
+
     /// `9 dropped (prompts differ 5, empty completion 4)`.
     pub(crate) fn summary(&self) -> String {
         let all: u64 = self.reasons.values().sum();
         let reasons: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
         if reasons.is_empty() { format!("{all} dropped") } else { format!("{all} dropped ({})", reasons.join(", ")) }
+    }
+}
+
+/// A file that is written may be none that is read: what it does not take over would be lost.
+pub(crate) fn refuse_input(out: &Path, inputs: &[PathBuf]) -> Result<()> {
+    match inputs.iter().find(|input| is_same(out, input)) {
+        Some(input) => {
+            bail!(Failure::Usage(format!(
+                "{}: rows are read from {}; name another file",
+                out.display(),
+                input.display()
+            )))
+        }
+        None => Ok(()),
     }
 }
 

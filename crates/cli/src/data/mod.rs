@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use crate::places::{self, Kind};
 pub(crate) use convert::create;
-pub(crate) use dropped::Dropped;
+pub(crate) use dropped::{Dropped, refuse_input};
 use words::{Data, DataRows, DataTokens, TiesWord};
 
 /// Does what is asked.

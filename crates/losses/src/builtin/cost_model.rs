@@ -34,7 +34,7 @@ use crate::view::Sides;
 ///
 /// # Deviations
 /// From the released code: both sign terms have the weight `w` (there 1; align-anything has one), and pairs may stand in the order
-/// of another label. The data's flags say 1 for safe: the sign is turned here. TRL has no such loss.
+/// of another label, where a number says which side is the safer one. The data's flags say 1 for safe: the sign is turned here. TRL has no such loss.
 ///
 /// # Checked by
 /// Formulas: `cost model`.
@@ -47,6 +47,7 @@ use crate::view::Sides;
 /// let mut scores = Scores::of_pairs(TokenScores::of_values(values)?, None);
 /// scores.groups.numbers.insert("safe_chosen".to_owned(), vec![1.0]);
 /// scores.groups.numbers.insert("safe_rejected".to_owned(), vec![0.0]);
+/// scores.groups.numbers.insert("safer".to_owned(), vec![1.0]);
 /// let loss = CostModel::default().evaluate(&scores, &Context::default())?.loss(&scores.totals())?;
 /// assert!((loss.to_scalar::<f64>()? - 3.0 * 2f64.ln()).abs() < 1e-15);
 /// # Ok::<(), candlewick_losses::Error>(())
@@ -54,7 +55,7 @@ use crate::view::Sides;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CostModel {
-    /// What says which side is the safer one. Default `chosen`.
+    /// What says which side is the safer one. Default `safer`.
     pub order: SafetyOrder,
     /// `w`, the weight of the terms of the signs, at least 0. Default 1.
     pub sign_weight: f64,
@@ -68,17 +69,17 @@ pub struct CostModel {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SafetyOrder {
-    /// The pairs are made of that label: the chosen side is the safer one.
-    #[default]
+    /// The chosen side is the safer one, of pairs that are made of that label alone.
     Chosen,
-    /// The pairs are made of another label, such as helpfulness, and the number `safer` says it: 1 the chosen side, −1 the
-    /// rejected one, 0 neither.
+    /// The number `safer`: 1 the chosen side, −1 the rejected one, 0 neither. The pairs may be made of another label, such as
+    /// helpfulness; data with flags bring it (`docs/data.md`).
+    #[default]
     Safer,
 }
 
 impl Default for CostModel {
     fn default() -> Self {
-        Self { order: SafetyOrder::Chosen, sign_weight: 1.0, l2: 1e-3, head: 0 }
+        Self { order: SafetyOrder::Safer, sign_weight: 1.0, l2: 1e-3, head: 0 }
     }
 }
 
@@ -189,7 +190,8 @@ mod tests {
     fn agrees_with_the_formulas() {
         let numbers = [("safe_chosen", SAFE_SAFER.to_vec()), ("safe_rejected", SAFE_UNSAFER.to_vec())];
         // The safer side is the chosen one; its cost is the recorded "low" one.
-        check_sides("cost model", CostModel::default(), &SAFER, &UNSAFER, &numbers, ["grad_low", "grad_high"]);
+        let loss = CostModel { order: SafetyOrder::Chosen, ..CostModel::default() };
+        check_sides("cost model", loss, &SAFER, &UNSAFER, &numbers, ["grad_low", "grad_high"]);
     }
 
     fn with(values: (&[f64], &[f64]), numbers: &[(&str, &[f64])]) -> Scores {
@@ -210,7 +212,8 @@ mod tests {
                 .unwrap()
         };
         let flags: [(&str, &[f64]); 2] = [("safe_chosen", &SAFE_SAFER), ("safe_rejected", &SAFE_UNSAFER)];
-        let expected = loss(CostModel::default(), &with((&SAFER, &UNSAFER), &flags));
+        let by_order = CostModel { order: SafetyOrder::Chosen, ..CostModel::default() };
+        let expected = loss(by_order, &with((&SAFER, &UNSAFER), &flags));
         let straight = [flags[0], flags[1], ("safer", &[1.0; 4])];
         assert!((loss(by_number, &with((&SAFER, &UNSAFER), &straight)) - expected).abs() < 1e-15);
         let turned: [(&str, &[f64]); 3] =

@@ -103,7 +103,7 @@ impl Loss for Dprm {
         Numbers::of_all(&VOTES.map(|name| Number {
             name,
             low: 0.0,
-            high: f64::from(f32::MAX),
+            high: 1e9,
             whole: false,
             meaning: "how many people voted for that category",
         }))

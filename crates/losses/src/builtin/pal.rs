@@ -60,9 +60,9 @@ use crate::view::{Sides, StepWide, window};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pal {
-    /// How many prototypes there are, at least 1. Default 2.
+    /// How many prototypes there are, from 1 to 65,536. Default 2.
     pub prototypes: usize,
-    /// `d`, how many heads make a point, at least 1. Default 8.
+    /// `d`, how many heads make a point, from 1 to 65,536: `model.heads` names as many. Default 8.
     pub dimensions: usize,
     /// `m`, by how much the chosen completion shall be nearer; positive. Default 1.
     pub margin: f64,
@@ -79,6 +79,8 @@ pub struct Pal {
 const POINTS: &str = "ideal_points";
 /// Keeps the slope of a distance finite at 0.
 const SMALL: f64 = 1e-12;
+/// Prototypes, and dimensions, at most.
+const MOST: usize = 65_536;
 const FORMAT: u64 = 1;
 
 impl Default for Pal {
@@ -132,8 +134,9 @@ impl Loss for Pal {
     }
 
     fn validate(&self) -> Result<()> {
-        let count =
-            |parameter, got: usize| in_range::<Self>(parameter, got as f64, got > 0, "a whole number of at least 1");
+        let count = |parameter, got: usize| {
+            in_range::<Self>(parameter, got as f64, (1..=MOST).contains(&got), "a whole number from 1 to 65536")
+        };
         count("prototypes", self.prototypes)?;
         count("dimensions", self.dimensions)?;
         let positive = |got: f64| got.is_finite() && got > 0.0;
@@ -258,8 +261,12 @@ impl Learned {
             let list = state.get(key)?.as_array()?.iter().map(|value| number(value).filter(|value| value.is_finite()));
             list.collect::<Option<Vec<f64>>>().filter(|list| list.len() == count)
         };
-        let steps = state.get("steps")?.as_u64()?;
-        Some(Self { values: list("values")?, first: list("first")?, second: list("second")?, steps })
+        let steps = state.get("steps")?.as_u64().filter(|steps| *steps < u64::MAX)?;
+        let second = list("second")?;
+        if second.iter().any(|square| *square < 0.0) {
+            return None;
+        }
+        Some(Self { values: list("values")?, first: list("first")?, second, steps })
     }
 }
 

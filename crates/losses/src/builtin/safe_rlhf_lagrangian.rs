@@ -148,7 +148,7 @@ impl Named for SafeRlhfLagrangian {
     const PRESETS: &'static [Preset] = &[Preset {
         name: "pecan",
         aliases: &[],
-        summary: "the same with log-ratios of a helpful and a safe policy in the place of scores",
+        summary: "the same with the log-ratio of a helpful policy for the reward and minus that of a safe one for the cost",
         settings: r#"{ "scores": "log_ratios" }"#,
     }];
 }
@@ -179,6 +179,11 @@ impl Loss for SafeRlhfLagrangian {
         in_range::<Self>("lambda", count as f64, (1..=most).contains(&count), expected)?;
         self.lambda.iter().try_for_each(|&lambda| check_not_negative::<Self>("lambda", lambda))?;
         check_reduction::<Self>(self.reduction)?;
+        if self.costs == CostSource::Labels && self.scores == LagrangianScores::LogRatios {
+            let reason = "safe_rlhf_lagrangian: `scores = \"log_ratios\"` takes log-ratios for costs, and `costs = \"labels\"` labels; give \
+                          one of them";
+            return Err(Error::Config(reason.to_owned()));
+        }
         if self.dual.is_empty() {
             return Ok(());
         }

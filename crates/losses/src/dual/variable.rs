@@ -85,6 +85,16 @@ pub struct Readings {
 }
 
 impl DualSettings {
+    /// Which rule and which window it has: what was saved under others means something else.
+    fn kinds(&self) -> Value {
+        let kind = |value: Option<Value>| match value {
+            Some(Value::Object(fields)) => fields.keys().next().cloned().unwrap_or_default(),
+            Some(Value::String(word)) => word,
+            _ => String::new(),
+        };
+        json!([kind(serde_json::to_value(&self.ascent).ok()), kind(serde_json::to_value(&self.window).ok())])
+    }
+
     /// The settings of Safe RLHF (Beaver) as released: a limit of 0 on the mean of the last 128 costs, gradient ascent
     /// on `log λ` before the policy's step. It starts at 1. To have its optimum too, the penalty must stand in [both
     /// streams](crate::policy_gradient::KlPlacement::Both).
@@ -216,7 +226,7 @@ impl DualVariable {
 
     /// What a checkpoint must hold: the multiplier, the window and the averages.
     pub fn state(&self) -> Value {
-        json!({ "format": FORMAT, "dual": self.saved })
+        json!({ "format": FORMAT, "kinds": self.settings.kinds(), "dual": self.saved })
     }
 
     /// Takes up saved state.
@@ -228,6 +238,13 @@ impl DualVariable {
             || Error::State(format!("a dual variable reads format {FORMAT} with finite numbers, and got {state}"));
         if state.get("format").and_then(Value::as_u64) != Some(FORMAT) {
             return Err(unfit());
+        }
+        let kinds = self.settings.kinds();
+        if state.get("kinds") != Some(&kinds) {
+            let was = state.get("kinds").cloned().unwrap_or_default();
+            return Err(Error::State(format!(
+                "a dual variable was saved with ascent and window {was}, and goes on with {kinds}; give those that it was saved with"
+            )));
         }
         let saved = state.get("dual").cloned().ok_or_else(unfit)?;
         let saved: Saved = serde_json::from_value(saved).map_err(|_| unfit())?;
@@ -343,7 +360,11 @@ mod tests {
             assert!(matches!(dual.restore(&state), Err(Error::State(_))));
         }
         let mut capped = DualVariable::new(beaver, 4.0).unwrap();
-        let high = DualVariable::new(DualSettings::default(), 8.0).unwrap().state();
+        let other = DualVariable::new(DualSettings::default(), 1.0).unwrap().state();
+        assert!(capped.restore(&other).unwrap_err().to_string().contains("saved with ascent and window"));
+        let uncapped = Ascent::LogGradient { rate: 0.1, floor: 1e-3, cap: 10.0 };
+        let high =
+            DualVariable::new(DualSettings { ascent: uncapped, ..DualSettings::default() }, 8.0).unwrap().state();
         assert!(capped.restore(&high).unwrap_err().to_string().contains("the saved multiplier is 8"));
     }
 }

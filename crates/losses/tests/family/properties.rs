@@ -373,7 +373,7 @@ fn with_other(recipe: &Recipe, key: &str) -> Recipe {
 }
 
 /// Values of hyperparameters that are no numbers.
-const OTHERS: [&str; 22] = [
+const OTHERS: [&str; 23] = [
     r#""mean""#,
     r#""sum""#,
     r#""forward_kl""#,
@@ -389,6 +389,7 @@ const OTHERS: [&str; 22] = [
     r#""squared""#,
     r#""sample""#,
     r#""safer""#,
+    r#""chosen""#,
     r#""cost""#,
     r#""helpfulness""#,
     r#""regress""#,
