@@ -108,7 +108,7 @@ pub enum LagrangianScores {
     #[default]
     Measured,
     /// Log-ratios `log π − log π_ref` of policies that were trained with the same `beta`, in nats: of one trained on
-    /// helpfulness in `reward_gap`, the negatives of those trained on safety in `cost_gap`. They count `β` each.
+    /// helpfulness in `reward_gap`, the negatives of those trained on safety in `cost_gap`. They count `β` each; labels (`costs = "labels"`) count 1.
     LogRatios,
 }
 
@@ -179,11 +179,6 @@ impl Loss for SafeRlhfLagrangian {
         in_range::<Self>("lambda", count as f64, (1..=most).contains(&count), expected)?;
         self.lambda.iter().try_for_each(|&lambda| check_not_negative::<Self>("lambda", lambda))?;
         check_reduction::<Self>(self.reduction)?;
-        if self.costs == CostSource::Labels && self.scores == LagrangianScores::LogRatios {
-            let reason = "safe_rlhf_lagrangian: `scores = \"log_ratios\"` takes log-ratios for costs, and `costs = \"labels\"` labels; give \
-                          one of them";
-            return Err(Error::Config(reason.to_owned()));
-        }
         if self.dual.is_empty() {
             return Ok(());
         }
@@ -273,11 +268,11 @@ impl SafeRlhfLagrangian {
         let mut gaps = (number(RewardGap::NUMBER)? * (self.reward_weight * unit))?;
         for (lambda, gap) in self.multipliers().into_iter().zip(COST_GAPS) {
             let costs = match self.costs {
-                CostSource::Gaps => number(gap)?,
-                // A cost of 1 less the label: the gap is that of the labels the other way round.
+                CostSource::Gaps => (number(gap)? * unit)?,
+                // A cost of 1 less the label: the gap is that of the labels the other way round, in units of its own.
                 CostSource::Labels => (number(SafeRejected::NUMBER)? - number(SafeChosen::NUMBER)?)?,
             };
-            gaps = (gaps - (costs * (lambda * unit))?)?;
+            gaps = (gaps - (costs * lambda)?)?;
         }
         Ok(gaps)
     }
