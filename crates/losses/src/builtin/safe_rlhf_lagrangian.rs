@@ -108,7 +108,8 @@ pub enum LagrangianScores {
     #[default]
     Measured,
     /// Log-ratios `log π − log π_ref` of policies that were trained with the same `beta`, in nats: of one trained on
-    /// helpfulness in `reward_gap`, the negatives of those trained on safety in `cost_gap`. They count `β` each; labels (`costs = "labels"`) count 1.
+    /// helpfulness in `reward_gap`, the negatives of those trained on safety in `cost_gap`. They count `β` each; labels
+    /// (`costs = "labels"`) count 1.
     LogRatios,
 }
 
