@@ -92,7 +92,7 @@ impl DualSettings {
             Some(Value::String(word)) => word,
             _ => String::new(),
         };
-        json!([kind(serde_json::to_value(&self.ascent).ok()), kind(serde_json::to_value(&self.window).ok())])
+        json!([kind(serde_json::to_value(self.ascent).ok()), kind(serde_json::to_value(self.window).ok())])
     }
 
     /// The settings of Safe RLHF (Beaver) as released: a limit of 0 on the mean of the last 128 costs, gradient ascent
