@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Result, bail};
-use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Existing, Message, Record, Row, Text};
+use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Existing, Message, RawRows, Record, Row, Text};
 use candlewick::kernels::Workspace;
 use candlewick::model::{CausalLm, Sampling};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
+use serde_json::Value;
 
-use crate::data::words::DataRows;
+use crate::data::words::{DataRows, TiesWord};
 use crate::data::{Dropped, create, name, refuse_input, source};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::generate::stops;
@@ -32,6 +33,9 @@ pub(crate) struct Sample {
     /// The file to write, a row for each answer: .jsonl, .jsonl.gz, .jsonl.zst or .parquet
     #[arg(value_name = "OUT")]
     pub(crate) out: PathBuf,
+    /// Read nothing but this column of each row, a text or a list of messages: of rows without completions
+    #[arg(long, value_name = "NAME")]
+    pub(crate) prompt_column: Option<String>,
     /// Directory of a Hugging Face model
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
@@ -81,7 +85,10 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
     encoder.check_vocabulary(model.config().vocab_size)?;
     let existing = if arguments.force { Existing::Replace } else { Existing::Keep };
     let mut out = create(&arguments.out, existing)?;
-    let prompts = prompts(arguments)?;
+    let prompts = match &arguments.prompt_column {
+        Some(column) => prompts_of(column, arguments)?,
+        None => prompts(arguments)?,
+    };
     let interrupt = Interrupt::listen()?;
     let answers = Answers { arguments, model: &model, encoder: &encoder };
     let threads = words::threads(arguments.threads).min(prompts.len());
@@ -176,6 +183,70 @@ fn prompts(arguments: &Sample) -> Result<Vec<Text>> {
         bail!(Failure::Data(format!("{}: no prompt could be read: {}", name(&arguments.rows.path), dropped.summary())));
     }
     Ok(prompts)
+}
+
+/// The texts of one column, each once.
+fn prompts_of(column: &str, arguments: &Sample) -> Result<Vec<Text>> {
+    let DataRows { path, form, columns, criterion, ties, numbers, subset, split, rows, strict, dropped, safety_order } =
+        &arguments.rows;
+    let others = [
+        ("--form", form.is_some()),
+        ("--columns", !columns.is_empty()),
+        ("--criterion", criterion.is_some()),
+        ("--ties", *ties != TiesWord::Drop),
+        ("--numbers", !numbers.is_empty()),
+        ("--subset", subset.is_some()),
+        ("--split", split.is_some()),
+        ("--rows", rows.is_some()),
+        ("--safety-order", safety_order.is_some()),
+    ];
+    if let Some((flag, _)) = others.iter().find(|(_, given)| *given) {
+        bail!(Failure::Usage(format!(
+            "{flag}: --prompt-column reads one column of every row as it is; leave one of them out"
+        )));
+    }
+    refuse_input(&arguments.out, std::slice::from_ref(path))?;
+    let mut dropped = Dropped::new(dropped.as_deref(), *strict, &[path.clone(), arguments.out.clone()])?;
+    let (mut seen, mut prompts) = (HashSet::new(), Vec::new());
+    for row in RawRows::open(path, None)? {
+        let (origin, object) = match row? {
+            Ok(row) => row,
+            Err(rejection) => {
+                dropped.add(rejection, None)?;
+                continue;
+            }
+        };
+        let Some(prompt) = object.get(column).and_then(text_of) else {
+            bail!(Failure::Data(format!(
+                "{origin}: column {column:?} holds {}; expected a text, or a list of messages with role and content",
+                object.get(column).map_or("nothing".to_owned(), |value| crate::rows::shortened(&value.to_string()))
+            )));
+        };
+        if seen.insert(format!("{prompt:?}")) {
+            prompts.push(prompt);
+        }
+    }
+    dropped.finish()?;
+    if prompts.is_empty() {
+        bail!(Failure::Data(format!("{}: no prompt could be read: {}", name(path), dropped.summary())));
+    }
+    Ok(prompts)
+}
+
+/// A text that is not empty, or messages.
+fn text_of(value: &Value) -> Option<Text> {
+    match value {
+        Value::String(text) => (!text.is_empty()).then(|| Text::Plain(text.clone())),
+        Value::Array(messages) => {
+            let message = |message: &Value| {
+                let word = |key: &str| message.get(key).and_then(Value::as_str);
+                Some(Message::new(word("role")?, word("content")?))
+            };
+            let messages = messages.iter().map(message).collect::<Option<Vec<_>>>()?;
+            (!messages.is_empty()).then_some(Text::Chat(messages))
+        }
+        _ => None,
+    }
 }
 
 struct Answers<'a> {

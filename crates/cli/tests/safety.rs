@@ -58,6 +58,11 @@ fn the_chain_of_commands_ends_in_a_policy() {
     assert!(cost["sign_accuracy"].as_f64().is_some_and(|share| share > 0.8), "{cost}");
     assert!(cost["chosen_above"].as_f64().is_some_and(|share| share < 0.3), "{cost}");
 
+    let of_prompts =
+        "sample world/prompts.jsonl asked.jsonl --prompt-column prompt --model first/final --max-new-tokens 8";
+    run(&bench, of_prompts);
+    let asked: Vec<Value> = rows(&bench, "world/prompts.jsonl");
+    assert_eq!(rows(&bench, "asked.jsonl").len(), asked.len());
     run(&bench, "sample world/safety.jsonl answers.jsonl --rows 0..30 --model first/final -k 8 --max-new-tokens 12");
     run(
         &bench,
@@ -135,6 +140,8 @@ fn what_cannot_be_is_said() {
     fails("score pairs.jsonl --model model", 4, &["sequence classification"]);
     fails("sample pairs.jsonl out.jsonl --model model -k 2 --temperature 0", 2, &["--temperature 0"]);
     assert!(!bench.path("out.jsonl").exists());
+    fails("sample table.jsonl out.jsonl --model model --prompt-column reward", 3, &["table.jsonl:1", "holds 1;"]);
+    fails("sample table.jsonl out.jsonl --model model --prompt-column prompt --rows 0..1", 2, &["--rows"]);
     fails("safety pairs table.jsonl o.jsonl --dropped o.jsonl", 2, &["--dropped"]);
     fails("safety threshold - --target-rate 0.1", 2, &["standard input"]);
 }
