@@ -534,5 +534,5 @@ const WORDS: &str = r#"[
     "sum", "mean", { "length_desensitized": { "alpha": 0.5 } }, { "length_desensitized_mean": { "alpha": 0.25 } },
     "reverse_kl", "forward_kl", "jensen_shannon", { "alpha": 0.5 }, "logistic", "squared", "hinge", "third_party", "sample",
     "max", "frozen", { "soft": { "alpha": 0.3, "every": 2 } }, { "hard": { "every": 3 } }, "balanced", { "balanced_ema": { "decay": 0.5 } }, { "min": 0.5, "max": 10.0 },
-    "regress", "measured", "log_ratios", "labels", [2.5], "safer", "cost", "helpfulness"
+    "regress", "measured", "log_ratios", "labels", [2.5], "safer", "chosen", "cost", "helpfulness"
 ]"#;
