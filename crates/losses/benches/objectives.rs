@@ -29,6 +29,9 @@ const TOKENS: usize = 4;
 const RANKED: usize = 4;
 /// Tokens a slot that a teacher speaks of.
 const TAUGHT: usize = 8;
+/// Heads of a score model, as many as any objective reads by default; each reads rows of `HIDDEN` numbers.
+const HEADS: usize = 10;
+const HIDDEN: usize = 64;
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -195,6 +198,12 @@ fn policy(needs: &Needs, rows: usize, random: &mut Random) -> Result<TokenScores
     }
     if needs.outputs.given {
         scores = scores.with_given(variable(random.tensor(&[rows, TOKENS, TAUGHT], -6.0, -3.0)?)?)?;
+    }
+    if needs.outputs.values {
+        scores = scores.with_values(variable(random.tensor(&[rows, HEADS], -2.0, 2.0)?)?)?;
+    }
+    if needs.outputs.pooled {
+        scores = scores.with_pooled(random.tensor(&[rows, HIDDEN], -1.0, 1.0)?)?;
     }
     Ok(scores)
 }
