@@ -3,9 +3,36 @@ use std::fmt::{Debug, Display};
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
-/// An element type: `f32` or `f64`. Sealed.
+/// What operands on a device may hold: `f32`, `f64`, or `bf16`, which is computed with in `f32`. Sealed.
+pub trait Element: sealed::Plain {
+    /// The type of sums and statistics, and of the arithmetic itself.
+    type Wide: Float;
+    /// The name of the type, as in the names of CUDA kernels.
+    const NAME: &'static str;
+
+    /// The same elements where this is the type of its arithmetic, as the kernels of the CPU want it.
+    fn wide(elements: &[Self]) -> Option<&[Self::Wide]>;
+    /// As [`Element::wide`], for writing.
+    fn wide_mut(elements: &mut [Self]) -> Option<&mut [Self::Wide]>;
+}
+
+impl Element for half::bf16 {
+    type Wide = f32;
+    const NAME: &'static str = "bf16";
+
+    fn wide(_elements: &[Self]) -> Option<&[f32]> {
+        None
+    }
+
+    fn wide_mut(_elements: &mut [Self]) -> Option<&mut [f32]> {
+        None
+    }
+}
+
+/// A type that is computed with: `f32` or `f64`. Sealed.
 pub trait Float:
-    sealed::Element
+    Element<Wide = Self>
+    + sealed::Packed
     + Copy
     + Send
     + Sync
@@ -32,8 +59,6 @@ pub trait Float:
     const ONE: Self;
     /// −∞.
     const NEG_INFINITY: Self;
-    /// The name of the type, as in the names of CUDA kernels.
-    const NAME: &'static str;
 
     /// The nearest value of this type.
     fn from_f64(value: f64) -> Self;
@@ -59,8 +84,16 @@ pub(crate) mod sealed {
     use crate::matmul::{self, Kernel};
     use crate::shelf::Shelf;
 
+    /// Types that are their bytes, and of which any bytes are one.
+    pub trait Plain: Copy + Default + Send + Sync + std::fmt::Debug + 'static {}
+    impl Plain for u8 {}
+    impl Plain for u32 {}
+    impl Plain for f32 {}
+    impl Plain for f64 {}
+    impl Plain for half::bf16 {}
+
     /// What the crate needs to know of an element type and nobody else.
-    pub trait Element: Sized + Device {
+    pub trait Packed: Sized {
         /// The buffers of this type among the scratch of a workspace.
         fn buffers(scratch: &mut Scratch) -> &mut Shelf<Vec<Self>>;
         /// The buffer that factors of this type are packed into.
@@ -76,15 +109,7 @@ pub(crate) mod sealed {
         f64: (Shelf<Vec<f64>>, Vec<f64>),
     }
 
-    #[cfg(feature = "cuda")]
-    pub(crate) use cudarc::driver::DeviceRepr as Device;
-    /// Types that a device can hold: all, where there is no device.
-    #[cfg(not(feature = "cuda"))]
-    pub trait Device {}
-    #[cfg(not(feature = "cuda"))]
-    impl<T> Device for T {}
-
-    impl Element for f32 {
+    impl Packed for f32 {
         fn buffers(scratch: &mut Scratch) -> &mut Shelf<Vec<Self>> {
             &mut scratch.f32.0
         }
@@ -98,7 +123,7 @@ pub(crate) mod sealed {
         }
     }
 
-    impl Element for f64 {
+    impl Packed for f64 {
         fn buffers(scratch: &mut Scratch) -> &mut Shelf<Vec<Self>> {
             &mut scratch.f64.0
         }
@@ -115,11 +140,23 @@ pub(crate) mod sealed {
 
 macro_rules! float {
     ($type:ident, $exp_fast:expr) => {
+        impl Element for $type {
+            type Wide = Self;
+            const NAME: &'static str = stringify!($type);
+
+            fn wide(elements: &[Self]) -> Option<&[Self]> {
+                Some(elements)
+            }
+
+            fn wide_mut(elements: &mut [Self]) -> Option<&mut [Self]> {
+                Some(elements)
+            }
+        }
+
         impl Float for $type {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
             const NEG_INFINITY: Self = Self::NEG_INFINITY;
-            const NAME: &'static str = stringify!($type);
 
             #[inline(always)]
             fn from_f64(value: f64) -> Self {

@@ -8,7 +8,7 @@
 //!   for the device of its operands returns [`Error::NoKernel`].
 //! * Scratch comes from a [`Workspace`], which also decides how many threads work. After the first call of a shape no
 //!   op asks the allocator for a buffer again.
-//! * Element types are `f32` and `f64` through [`Float`].
+//! * Element types are `f32` and `f64` through [`Float`]; on a device also `bf16`, through [`Element`], with sums in `f32`.
 //! * The same inputs give the same bits on one kind of processor, on any number of threads: every reduction runs in a fixed
 //!   order.
 //! * An argument is *overwritten* unless its documentation says that it *accumulates*.
@@ -58,9 +58,9 @@ mod testing;
 mod view;
 mod workspace;
 
-pub use cuda::{Cuda, CudaBuffer};
+pub use cuda::{Cuda, CudaBuffer, Order};
 pub use error::{Error, Result};
-pub use float::Float;
+pub use float::{Element, Float};
 pub use pages::{copied, return_freed_buffers, zeros};
 pub use shelf::{Lendable, Shelf};
 pub use view::{View, ViewMut};

@@ -1,8 +1,8 @@
 //! Borrowed operands, on whichever device they are.
 use std::ops::Range;
 
-use crate::cuda::{self, CudaBuffer};
-use crate::{Error, Result};
+use crate::cuda::{self, Cuda, CudaBuffer};
+use crate::{Element, Error, Result};
 
 /// A borrowed operand that an op reads: a slice on the CPU or a range of a [`CudaBuffer`].
 #[derive(Debug)]
@@ -68,27 +68,26 @@ impl<'a, T> View<'a, T> {
         Ok(Self { repr })
     }
 
-    #[cfg(feature = "cuda")]
-    pub(crate) fn on_cuda(&self) -> bool {
-        matches!(self.repr, Repr::Cuda { .. })
+    /// The device, where it is a CUDA device.
+    pub(crate) fn device(&self) -> Option<&'a Cuda> {
+        self.buffer().map(|(buffer, _)| buffer.device())
+    }
+
+    /// The buffer of a device and where the operand begins in it.
+    pub(crate) fn buffer(&self) -> Option<(&'a CudaBuffer<T>, usize)> {
+        match self.repr {
+            Repr::Cuda { buffer, start, .. } => Some((buffer, start)),
+            _ => None,
+        }
     }
 
     /// The slice, or the refusal of an op that has no other kernel than the CPU's.
-    pub(crate) fn cpu(self, op: &'static str) -> Result<&'a [T]> {
+    pub(crate) fn host(self, op: &'static str) -> Result<&'a [T]> {
         match self.repr {
             Repr::Cpu(slice) => Ok(slice),
             Repr::Cuda { .. } => Err(Error::NoKernel { op, device: cuda::NAME }),
             #[cfg(test)]
             Repr::Elsewhere(_) => Err(Error::NoKernel { op, device: "elsewhere" }),
-        }
-    }
-
-    /// The range of a buffer, for an op whose first operand was on a CUDA device.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn cuda(self, op: &'static str) -> Result<(&'a CudaBuffer<T>, Range<usize>)> {
-        match self.repr {
-            Repr::Cuda { buffer, start, len } => Ok((buffer, start..start + len)),
-            _ => Err(Error::MixedDevices { op }),
         }
     }
 
@@ -150,20 +149,13 @@ impl<'a, T> ViewMut<'a, T> {
         Ok(Self { repr })
     }
 
-    pub(crate) fn cpu(self, op: &'static str) -> Result<&'a mut [T]> {
+    /// The slice, or the refusal of an op that has no other kernel than the CPU's.
+    pub(crate) fn host(self, op: &'static str) -> Result<&'a mut [T]> {
         match self.repr {
             Repr::Cpu(slice) => Ok(slice),
             Repr::Cuda { .. } => Err(Error::NoKernel { op, device: cuda::NAME }),
             #[cfg(test)]
             Repr::Elsewhere(_) => Err(Error::NoKernel { op, device: "elsewhere" }),
-        }
-    }
-
-    #[cfg(feature = "cuda")]
-    pub(crate) fn cuda(self, op: &'static str) -> Result<(&'a mut CudaBuffer<T>, Range<usize>)> {
-        match self.repr {
-            Repr::Cuda { buffer, start, len } => Ok((buffer, start..start + len)),
-            _ => Err(Error::MixedDevices { op }),
         }
     }
 
@@ -176,6 +168,22 @@ impl<'a, T> ViewMut<'a, T> {
         Self { repr: Repr::Elsewhere(len) }
     }
 }
+
+impl<'a, T: Element> View<'a, T> {
+    /// The slice for an op that has no other kernel than the CPU's, or its refusal.
+    pub(crate) fn cpu(self, op: &'static str) -> Result<&'a [T::Wide]> {
+        T::wide(self.host(op)?).ok_or(Error::NoKernel { op, device: NARROW })
+    }
+}
+
+impl<'a, T: Element> ViewMut<'a, T> {
+    pub(crate) fn cpu(self, op: &'static str) -> Result<&'a mut [T::Wide]> {
+        T::wide_mut(self.host(op)?).ok_or(Error::NoKernel { op, device: NARROW })
+    }
+}
+
+/// What errors call the CPU where elements are narrower than its arithmetic.
+const NARROW: &str = "bf16 on the cpu";
 
 fn inside(range: &Range<usize>, len: usize) -> Result<()> {
     if range.start <= range.end && range.end <= len {

@@ -3,6 +3,7 @@ use std::fmt;
 
 use crate::Float;
 use crate::attention::Block;
+use crate::cuda::DeviceScratch;
 use crate::float::sealed::Scratch;
 use crate::pages::zeros;
 use crate::parallel::Crew;
@@ -19,8 +20,7 @@ pub struct Workspace {
     scratch: Scratch,
     crew: Crew,
     pub(crate) blocks: Vec<Block>,
-    #[cfg(feature = "cuda")]
-    pub(crate) device_scratch: Option<crate::cuda::Bytes>,
+    pub(crate) device_scratch: DeviceScratch,
 }
 
 impl Workspace {

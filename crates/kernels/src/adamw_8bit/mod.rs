@@ -62,8 +62,8 @@ pub fn step<T: Float>(
     check::fraction(OP, "beta1", hyper.beta1)?;
     check::fraction(OP, "beta2", hyper.beta2)?;
     let moments = cpu::Moments {
-        mean: mean.cpu(OP)?,
-        mean_square: mean_square.cpu(OP)?,
+        mean: mean.host(OP)?,
+        mean_square: mean_square.host(OP)?,
         mean_scales: mean_scales.cpu(OP)?,
         mean_square_scales: mean_square_scales.cpu(OP)?,
     };

@@ -1,52 +1,148 @@
-//! A CUDA device and buffers on it. The types exist in every build; without the feature `cuda` no value of them does.
-#[cfg(not(feature = "cuda"))]
-mod absent;
+//! A CUDA device and buffers on it. The types exist in every build; without the feature `cuda` the only device is the emulated one,
+//! which runs the same kernels on the host for tests.
+mod call;
+#[cfg(unix)]
+mod emulated;
 #[cfg(feature = "cuda")]
 mod present;
 
-#[cfg(not(feature = "cuda"))]
-use absent as back;
-#[cfg(feature = "cuda")]
-use present as back;
+use std::marker::PhantomData;
+use std::path::Path;
+use std::sync::Arc;
 
-#[cfg(feature = "cuda")]
-pub(crate) use present::{Bytes, Device, refused};
+pub(crate) use call::{Call, Grid};
 
-use crate::{Float, Result, View, ViewMut};
+use crate::float::sealed::Plain;
+use crate::{Error, Result, View, ViewMut};
 
 /// What errors call the device.
 pub(crate) const NAME: &str = "cuda";
 
+/// In which order the emulated device lets the threads of a block run ahead of each other; a kernel without a data race gives the same
+/// bits in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The threads of low numbers first.
+    Ascending,
+    /// The threads of high numbers first.
+    Descending,
+}
+
 /// A CUDA device with one stream, on which all work of its buffers is queued in order.
 #[derive(Debug, Clone)]
 pub struct Cuda {
-    back: back::Device,
+    driver: Arc<Driver>,
 }
+
+/// What runs kernels and holds their operands.
+#[derive(Debug)]
+enum Driver {
+    #[cfg(feature = "cuda")]
+    Present(present::Driver),
+    #[cfg(unix)]
+    Emulated(emulated::Driver),
+}
+
+/// Calls a method of whichever driver there is.
+macro_rules! on {
+    ($driver:expr, $name:ident => $call:expr) => {
+        match *$driver {
+            #[cfg(feature = "cuda")]
+            Driver::Present(ref $name) => $call,
+            #[cfg(unix)]
+            Driver::Emulated(ref $name) => $call,
+        }
+    };
+}
+use on;
 
 impl Cuda {
     /// Opens the device with this number, counted from 0.
     ///
     /// # Errors
-    /// [`crate::Error::NoDevice`] where the crate was built without the feature `cuda`, the driver is not installed, or
-    /// there is no such device; [`crate::Error::Cuda`] where the driver refuses the kernels.
+    /// [`Error::NoDevice`] where the crate was built without the feature `cuda`, the driver is not installed, or there is no such
+    /// device; [`Error::Cuda`] where the driver refuses the kernels.
     pub fn new(ordinal: usize) -> Result<Self> {
-        Ok(Self { back: back::Device::new(ordinal)? })
+        #[cfg(feature = "cuda")]
+        return Ok(Self { driver: Arc::new(Driver::Present(present::Driver::new(ordinal)?)) });
+        #[cfg(not(feature = "cuda"))]
+        Err(Error::NoDevice {
+            reason: format!("this build has no cuda back end for device {ordinal}; build with the feature `cuda`"),
+        })
+    }
+
+    /// A device that is not there: the kernels of `library`, which a host compiler made of their sources with the emulation (as
+    /// `tests/emulation` does), run thread after thread in the given order. For tests of kernels and of what calls them.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] where the library cannot be loaded or is none of ours, and on systems without shared libraries of that kind.
+    pub fn emulated(library: &Path, order: Order) -> Result<Self> {
+        #[cfg(unix)]
+        return Ok(Self { driver: Arc::new(Driver::Emulated(emulated::Driver::new(library, order)?)) });
+        #[cfg(not(unix))]
+        Err(Error::NoDevice { reason: format!("{} ({order:?}): kernels are emulated on Unix alone", library.display()) })
+    }
+
+    /// A new buffer with the bytes of a NaN in every element.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] where the driver reports an error, such as no memory.
+    pub fn unwritten<T: Plain>(&self, len: usize) -> Result<CudaBuffer<T>> {
+        let memory = Memory::new(self, len * size_of::<T>())?;
+        Ok(CudaBuffer { memory, len, of: PhantomData })
     }
 
     /// Copies elements to a new buffer on the device.
     ///
     /// # Errors
-    /// [`crate::Error::Cuda`] where the driver reports an error, such as no memory.
-    pub fn upload<T: Float>(&self, elements: &[T]) -> Result<CudaBuffer<T>> {
-        Ok(CudaBuffer { back: self.back.upload(elements)?, len: elements.len() })
+    /// [`Error::Cuda`] where the driver reports an error, such as no memory.
+    pub fn upload<T: Plain>(&self, elements: &[T]) -> Result<CudaBuffer<T>> {
+        let mut buffer = self.unwritten(elements.len())?;
+        buffer.write(elements)?;
+        Ok(buffer)
+    }
+
+    /// Waits until all work that was queued is done.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] where the driver reports an error of that work.
+    pub fn synchronize(&self) -> Result<()> {
+        on!(self.driver, driver => driver.synchronize("Cuda::synchronize"))
+    }
+
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.driver, &other.driver)
     }
 }
 
-/// Elements in the memory of a CUDA device.
+/// Bytes of a device, which are freed in the order of its stream.
+#[derive(Debug)]
+struct Memory {
+    device: Cuda,
+    address: u64,
+    bytes: usize,
+}
+
+impl Memory {
+    fn new(device: &Cuda, bytes: usize) -> Result<Self> {
+        // Drivers refuse buffers of no bytes.
+        let address = on!(device.driver, driver => driver.alloc("Cuda::upload", bytes.max(1)))?;
+        Ok(Self { device: device.clone(), address, bytes })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        on!(self.device.driver, driver => driver.free(self.address));
+    }
+}
+
+/// Elements in the memory of a CUDA device: `f32`, `f64`, `bf16`, or numbers such as ids and positions.
 #[derive(Debug)]
 pub struct CudaBuffer<T> {
-    back: back::Buffer<T>,
+    memory: Memory,
     len: usize,
+    of: PhantomData<T>,
 }
 
 impl<T> CudaBuffer<T> {
@@ -71,24 +167,62 @@ impl<T> CudaBuffer<T> {
         ViewMut::of_buffer(self, len)
     }
 
-    #[cfg(feature = "cuda")]
-    pub(crate) fn back(&self) -> &back::Buffer<T> {
-        &self.back
+    pub(crate) fn device(&self) -> &Cuda {
+        &self.memory.device
     }
 
-    #[cfg(feature = "cuda")]
-    pub(crate) fn back_mut(&mut self) -> &mut back::Buffer<T> {
-        &mut self.back
+    /// Where the element `start` is in the memory of the device.
+    pub(crate) fn address(&self, start: usize) -> u64 {
+        self.memory.address + (start * size_of::<T>()) as u64
     }
 }
 
-impl<T: Float> CudaBuffer<T> {
+impl<T: Plain> CudaBuffer<T> {
+    /// Copies as many elements as the buffer has to it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another number of elements; [`Error::Cuda`] where the driver reports an error.
+    pub fn write(&mut self, elements: &[T]) -> Result<()> {
+        const OP: &str = "CudaBuffer::write";
+        if elements.len() != self.len {
+            let reason = format!("{} elements for a buffer of {}", elements.len(), self.len);
+            return Err(Error::Shape { op: OP, reason });
+        }
+        // SAFETY: a plain type is its bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
+        on!(self.memory.device.driver, driver => driver.write(OP, self.memory.address, bytes))
+    }
+
     /// Waits for the work queued so far and copies the elements to the host.
     ///
     /// # Errors
-    /// [`crate::Error::Cuda`] where the driver reports an error, of this copy or of earlier work.
+    /// [`Error::Cuda`] where the driver reports an error, of this copy or of earlier work.
     pub fn download(&self) -> Result<Vec<T>> {
-        self.back.download()
+        const OP: &str = "CudaBuffer::download";
+        let mut elements = vec![T::default(); self.len];
+        let bytes = size_of_val(elements.as_slice());
+        debug_assert!(bytes <= self.memory.bytes.max(1), "elements lie in their memory");
+        // SAFETY: a plain type is its bytes, and any bytes are one.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast::<u8>(), bytes) };
+        on!(self.memory.device.driver, driver => driver.read(OP, self.memory.address, bytes))?;
+        Ok(elements)
+    }
+}
+
+/// Scratch on a device, which grows.
+#[derive(Debug, Default)]
+pub(crate) struct DeviceScratch {
+    kept: Option<CudaBuffer<u8>>,
+}
+
+impl DeviceScratch {
+    /// The address of at least `bytes` bytes with arbitrary contents, aligned as every buffer is.
+    pub(crate) fn at_least(&mut self, device: &Cuda, bytes: usize) -> Result<u64> {
+        let fits = |kept: &CudaBuffer<u8>| kept.device().is(device) && kept.len() >= bytes;
+        if !self.kept.as_ref().is_some_and(fits) {
+            self.kept = Some(device.unwritten(bytes)?);
+        }
+        Ok(self.kept.as_ref().expect("just made").address(0))
     }
 }
 

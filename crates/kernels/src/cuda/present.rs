@@ -1,42 +1,34 @@
-//! Devices and buffers through the CUDA driver, which is loaded when the first device is opened.
+//! A device through the CUDA driver, which is loaded when the first device is opened.
 use std::collections::HashMap;
+use std::ffi::{CString, c_void};
 use std::fmt;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, DriverError, sys};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
-use crate::{Error, Float, Result};
+use super::Grid;
+use crate::{Error, Result};
 
-const RMS_NORM: &str = include_str!(concat!(env!("OUT_DIR"), "/rms_norm.ptx"));
+// A fat binary of every source, and the names of all kernels.
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// Every kernel, loaded when a device is opened so that none can be missing later.
-const KERNELS: [&str; 6] = [
-    "rms_norm_forward_f32",
-    "rms_norm_forward_f64",
-    "rms_norm_backward_f32",
-    "rms_norm_backward_f64",
-    "rms_norm_sum_parts_f32",
-    "rms_norm_sum_parts_f64",
-];
-
-#[derive(Clone)]
-pub(crate) struct Device {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
+pub(super) struct Driver {
     stream: Arc<CudaStream>,
-    functions: HashMap<&'static str, CudaFunction>,
+    functions: HashMap<&'static str, sys::CUfunction>,
 }
 
-impl fmt::Debug for Device {
+// SAFETY: functions belong to the context, which every thread may use once it is bound to it.
+unsafe impl Send for Driver {}
+// SAFETY: as above; launches into one stream are ordered by the driver.
+unsafe impl Sync for Driver {}
+
+impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cuda:{}", self.inner.stream.context().ordinal())
+        write!(f, "cuda:{}", self.stream.context().ordinal())
     }
 }
 
-impl Device {
+impl Driver {
     pub(super) fn new(ordinal: usize) -> Result<Self> {
         const OP: &str = "Cuda::new";
         // SAFETY: loading the driver library runs its initialisers, as any use of CUDA does.
@@ -45,95 +37,83 @@ impl Device {
         }
         let context = CudaContext::new(ordinal)
             .map_err(|error| Error::NoDevice { reason: format!("device {ordinal} cannot be opened: {error}") })?;
+        // One stream: there is nothing to wait for, and no event an allocation.
+        // SAFETY: buffers are used in this stream alone.
+        unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(refused(OP))?;
-        let module = context.load_module(Ptx::from_src(RMS_NORM)).map_err(refused(OP))?;
-        let functions = KERNELS
-            .into_iter()
-            .map(|name| Ok((name, module.load_function(name).map_err(refused(OP))?)))
-            .collect::<Result<_>>()?;
-        Ok(Self { inner: Arc::new(Inner { stream, functions }) })
-    }
-
-    pub(super) fn upload<T: Float>(&self, elements: &[T]) -> Result<Buffer<T>> {
-        const OP: &str = "Cuda::upload";
-        // The driver refuses buffers of no bytes.
-        let slice = if elements.is_empty() {
-            self.inner.stream.clone_htod(&[T::ZERO])
-        } else {
-            self.inner.stream.clone_htod(elements)
-        };
-        Ok(Buffer { device: self.clone(), slice: slice.map_err(refused(OP))?, len: elements.len() })
-    }
-
-    pub(crate) fn stream(&self) -> &Arc<CudaStream> {
-        &self.inner.stream
-    }
-
-    /// The kernel of this name for elements of `T`.
-    pub(crate) fn function<T: Float>(&self, name: &str) -> &CudaFunction {
-        let name = format!("{name}_{}", T::NAME);
-        self.inner.functions.get(name.as_str()).expect("every kernel is in the list of kernels")
-    }
-
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Buffer<T> {
-    device: Device,
-    slice: CudaSlice<T>,
-    len: usize,
-}
-
-impl<T> Buffer<T> {
-    pub(crate) fn device(&self) -> &Device {
-        &self.device
-    }
-
-    pub(crate) fn slice(&self) -> &CudaSlice<T> {
-        &self.slice
-    }
-
-    pub(crate) fn slice_mut(&mut self) -> &mut CudaSlice<T> {
-        &mut self.slice
-    }
-}
-
-impl<T: DeviceRepr> Buffer<T> {
-    pub(super) fn download(&self) -> Result<Vec<T>> {
-        const OP: &str = "CudaBuffer::download";
-        let mut elements = self.device.stream().clone_dtoh(&self.slice).map_err(refused(OP))?;
-        elements.truncate(self.len);
-        Ok(elements)
-    }
-}
-
-/// Scratch on a device.
-#[derive(Debug)]
-pub(crate) struct Bytes {
-    device: Device,
-    slice: CudaSlice<u8>,
-}
-
-impl Bytes {
-    /// At least `len` bytes with arbitrary contents, from `kept` where that is large enough and on the device.
-    pub(crate) fn at_least<'a>(
-        kept: &'a mut Option<Self>,
-        op: &'static str,
-        device: &Device,
-        len: usize,
-    ) -> Result<&'a mut CudaSlice<u8>> {
-        if !kept.as_ref().is_some_and(|bytes| bytes.device.is(device) && bytes.slice.len() >= len) {
-            let slice = device.stream().alloc_zeros(len.max(1)).map_err(refused(op))?;
-            *kept = Some(Self { device: device.clone(), slice });
+        keep_freed_memory(ordinal).map_err(refused(OP))?;
+        let mut functions = HashMap::new();
+        for (image, names) in MODULES {
+            // SAFETY: a whole image that nvcc made. Modules stay as long as the process does.
+            let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(refused(OP))?;
+            for name in *names {
+                let symbol = CString::new(*name).expect("names of kernels have no zero byte");
+                // SAFETY: the module is loaded.
+                let function = unsafe { result::module::get_function(module, symbol) }.map_err(refused(OP))?;
+                functions.insert(*name, function);
+            }
         }
-        Ok(&mut kept.as_mut().expect("just made").slice)
+        Ok(Self { stream, functions })
+    }
+
+    pub(super) fn alloc(&self, op: &'static str, bytes: usize) -> Result<u64> {
+        self.bind(op)?;
+        // SAFETY: what is not written is not read, as the emulation of every kernel shows.
+        unsafe { result::malloc_async(self.stream.cu_stream(), bytes) }.map_err(refused(op))
+    }
+
+    pub(super) fn free(&self, address: u64) {
+        // A driver that is going down has freed everything.
+        if self.stream.context().bind_to_thread().is_ok() {
+            // SAFETY: memory of `alloc`, freed once, after all work that was queued before.
+            let _ = unsafe { result::free_async(address, self.stream.cu_stream()) };
+        }
+    }
+
+    pub(super) fn write(&self, op: &'static str, address: u64, bytes: &[u8]) -> Result<()> {
+        self.bind(op)?;
+        // SAFETY: the buffer is at least as long; pageable memory has been read when the call returns.
+        unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }.map_err(refused(op))
+    }
+
+    pub(super) fn read(&self, op: &'static str, address: u64, bytes: &mut [u8]) -> Result<()> {
+        self.bind(op)?;
+        // SAFETY: the buffer is at least as long, and the copy is waited for.
+        unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }.map_err(refused(op))?;
+        self.synchronize(op)
+    }
+
+    pub(super) fn synchronize(&self, op: &'static str) -> Result<()> {
+        self.stream.synchronize().map_err(refused(op))
+    }
+
+    pub(super) fn launch(&self, op: &'static str, kernel: &str, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
+        self.bind(op)?;
+        let function = *self.functions.get(kernel).expect("every kernel that is called is compiled");
+        let axes = |[x, y, z]: [u32; 3]| (x, y, z);
+        let (blocks, threads, stream) = (axes(grid.blocks), axes(grid.threads), self.stream.cu_stream());
+        // SAFETY: as many arguments as the kernel has parameters, on this device, as long as their ops have checked.
+        unsafe { result::launch_kernel(function, blocks, threads, grid.shared_bytes, stream, arguments) }.map_err(refused(op))
+    }
+
+    fn bind(&self, op: &'static str) -> Result<()> {
+        self.stream.context().bind_to_thread().map_err(refused(op))
+    }
+}
+
+/// Lets the pool of the device keep what is freed: by default it goes back to the system whenever the stream is waited for.
+fn keep_freed_memory(ordinal: usize) -> Result<(), DriverError> {
+    let device = result::device::get(ordinal as i32)?;
+    // SAFETY: a device of this process, and an attribute of 64 bits.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(device)?;
+        let mut all = u64::MAX;
+        let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, threshold, std::ptr::from_mut(&mut all).cast())
     }
 }
 
 /// An error of the driver, during `op`.
-pub(crate) fn refused(op: &'static str) -> impl Fn(DriverError) -> Error {
+fn refused(op: &'static str) -> impl Fn(DriverError) -> Error {
     move |error| Error::Cuda { op, reason: error.to_string() }
 }

@@ -1,118 +1,106 @@
 //! Launches of the kernels in `rms_norm.cu`.
-use cudarc::driver::{LaunchConfig, PushKernelArg};
-
 use super::Shape;
-use crate::cuda::{Bytes, Device, refused};
-use crate::{Error, Float, Result, View, ViewMut, Workspace};
+use crate::cuda::{Call, Cuda, Grid};
+use crate::{Element, Result, View, ViewMut, Workspace};
 
-/// Blocks of the backward kernel, each with a part of the weight's gradient; a constant, so that sums do not depend on the
-/// device.
-const MOST_PARTS: usize = 256;
+/// Blocks of the backward kernel, each with a part of the weight's gradient; a constant, so that sums do not depend on the device.
+const MOST_PARTS: usize = 264;
 const MOST_BLOCKS: usize = 1 << 20;
 const MOST_THREADS: usize = 256;
 const WARP: usize = 32;
 
-pub(super) fn forward<T: Float>(
-    op: &'static str,
-    x: View<'_, T>,
-    weight: View<'_, T>,
-    y: ViewMut<'_, T>,
-    rstd: ViewMut<'_, T>,
-    shape: Shape,
-    eps: f64,
-) -> Result<()> {
-    let (x, x_range) = x.cuda(op)?;
-    let (weight, weight_range) = weight.cuda(op)?;
-    let (y, y_range) = y.cuda(op)?;
-    let (rstd, rstd_range) = rstd.cuda(op)?;
-    let device = x.back().device().clone();
-    one_device(op, &device, &[weight.back().device(), y.back().device(), rstd.back().device()])?;
-    if shape.rows == 0 {
-        return Ok(());
-    }
-    let (rows, hidden) = (shape.rows as u64, shape.hidden as u64);
-    let (x, weight) = (x.back().slice().slice(x_range), weight.back().slice().slice(weight_range));
-    let mut y = y.back_mut().slice_mut().slice_mut(y_range);
-    let mut rstd = rstd.back_mut().slice_mut().slice_mut(rstd_range);
-    let mut launch = device.stream().launch_builder(device.function::<T>("rms_norm_forward"));
-    launch.arg(&x).arg(&weight).arg(&mut y).arg(&mut rstd).arg(&rows).arg(&hidden).arg(&eps);
-    // SAFETY: the arguments are those of the kernel, and every range has the length that `shape` says.
-    unsafe { launch.launch(by_rows(shape, MOST_BLOCKS)) }.map_err(refused(op))?;
-    Ok(())
+pub(super) struct Residual<'a, T> {
+    pub(super) residual: View<'a, T>,
+    pub(super) sum: ViewMut<'a, T>,
 }
 
 #[expect(clippy::too_many_arguments, reason = "operands of one op")]
-pub(super) fn backward<T: Float>(
+pub(super) fn forward<T: Element>(
     op: &'static str,
+    device: &Cuda,
     x: View<'_, T>,
+    mut residual: Option<Residual<'_, T>>,
     weight: View<'_, T>,
-    rstd: View<'_, T>,
-    dy: View<'_, T>,
-    dx: ViewMut<'_, T>,
-    accumulate_dx: bool,
-    dw: Option<ViewMut<'_, T>>,
+    mut y: ViewMut<'_, T>,
+    mut rstd: ViewMut<'_, T::Wide>,
     shape: Shape,
-    ws: &mut Workspace,
+    eps: f64,
 ) -> Result<()> {
-    let (x, x_range) = x.cuda(op)?;
-    let (weight, weight_range) = weight.cuda(op)?;
-    let (rstd, rstd_range) = rstd.cuda(op)?;
-    let (dy, dy_range) = dy.cuda(op)?;
-    let (dx, dx_range) = dx.cuda(op)?;
-    let dw = dw.map(|dw| dw.cuda(op)).transpose()?;
-    let device = x.back().device().clone();
-    let others = [weight.back().device(), rstd.back().device(), dy.back().device(), dx.back().device()];
-    one_device(op, &device, &others)?;
-    if let Some((dw, _)) = &dw {
-        one_device(op, &device, &[dw.back().device()])?;
-    }
     if shape.rows == 0 {
         return Ok(());
     }
-    let config = by_rows(shape, MOST_PARTS);
-    let parts = u64::from(config.grid_dim.0);
-    let part_len = config.grid_dim.0 as usize * shape.hidden;
-    let (rows, hidden, accumulate) = (shape.rows as u64, shape.hidden as u64, i32::from(accumulate_dx));
-    let x = x.back().slice().slice(x_range);
-    let weight = weight.back().slice().slice(weight_range);
-    let rstd = rstd.back().slice().slice(rstd_range);
-    let dy = dy.back().slice().slice(dy_range);
-    let mut dx = dx.back_mut().slice_mut().slice_mut(dx_range);
-    let mut launch = device.stream().launch_builder(device.function::<T>("rms_norm_backward"));
-    launch.arg(&x).arg(&weight).arg(&rstd).arg(&dy).arg(&mut dx).arg(&accumulate);
-    let Some((dw, dw_range)) = dw else {
-        let none = 0u64;
-        launch.arg(&none).arg(&rows).arg(&hidden);
-        // SAFETY: as in `forward`; the kernel takes a null pointer for parts that are not wanted.
-        unsafe { launch.launch(config) }.map_err(refused(op))?;
+    let views = [Some(x), residual.as_ref().map(|r| r.residual), Some(weight), Some(y.as_view()), residual.as_ref().map(|r| r.sum.as_view())];
+    let (kernel, width) = kernel::<T>("rms_norm_forward", shape, &views);
+    Call::new(op, device)
+        .read(x)
+        .read_if(residual.as_ref().map(|r| r.residual))
+        .read(weight)
+        .write_if(residual.as_mut().map(|r| &mut r.sum))
+        .write(&mut y)
+        .write(&mut rstd)
+        .index(shape.rows)
+        .index(shape.hidden)
+        .double(eps)
+        .launch(&kernel, by_rows(shape, width, MOST_BLOCKS))
+}
+
+#[expect(clippy::too_many_arguments, reason = "operands of one op")]
+pub(super) fn backward<T: Element>(
+    op: &'static str,
+    device: &Cuda,
+    x: View<'_, T>,
+    weight: View<'_, T>,
+    rstd: View<'_, T::Wide>,
+    dy: View<'_, T>,
+    mut dx: ViewMut<'_, T>,
+    accumulate_dx: bool,
+    dw: Option<ViewMut<'_, T::Wide>>,
+    shape: Shape,
+    ws: &mut Workspace,
+) -> Result<()> {
+    if shape.rows == 0 {
         return Ok(());
+    }
+    let views = [Some(x), Some(weight), Some(dy), Some(dx.as_view())];
+    let (kernel, width) = kernel::<T>("rms_norm_backward", shape, &views);
+    let grid = by_rows(shape, width, MOST_PARTS);
+    let parts = grid.blocks[0] as usize;
+    let partial = match &dw {
+        Some(_) => ws.device_scratch.at_least(device, parts * shape.hidden * size_of::<T::Wide>())?,
+        None => 0,
     };
-    let bytes = Bytes::at_least(&mut ws.device_scratch, op, &device, part_len * size_of::<T>())?;
-    // SAFETY: any bytes are a float, and scratch is aligned as the driver aligns every buffer.
-    let mut partial = unsafe { bytes.transmute_mut::<T>(part_len) }.expect("scratch is large enough");
-    launch.arg(&mut partial).arg(&rows).arg(&hidden);
-    // SAFETY: as in `forward`; there is a part for each block.
-    unsafe { launch.launch(config) }.map_err(refused(op))?;
-    let mut dw = dw.back_mut().slice_mut().slice_mut(dw_range);
-    let mut launch = device.stream().launch_builder(device.function::<T>("rms_norm_sum_parts"));
-    launch.arg(&mut partial).arg(&mut dw).arg(&parts).arg(&hidden);
-    let (across, along) = (WARP as u32, 8);
-    let config = LaunchConfig {
-        grid_dim: (shape.hidden.div_ceil(WARP) as u32, 1, 1),
-        block_dim: (across, along, 1),
-        shared_mem_bytes: across * along * size_of::<T>() as u32,
-    };
-    // SAFETY: as in `forward`; the dynamic shared memory is one element for each thread.
-    unsafe { launch.launch(config) }.map_err(refused(op))?;
-    Ok(())
+    Call::new(op, device)
+        .read(x)
+        .read(weight)
+        .read(rstd)
+        .read(dy)
+        .write(&mut dx)
+        .flag(accumulate_dx)
+        .word(partial)
+        .index(shape.rows)
+        .index(shape.hidden)
+        .launch(&kernel, grid)?;
+    let Some(mut dw) = dw else { return Ok(()) };
+    let threads = [WARP as u32, 8, 1];
+    Call::new(op, device).word(partial).write(&mut dw).index(parts).index(shape.hidden).launch(
+        &format!("rms_norm_sum_parts_{}", T::Wide::NAME),
+        Grid { threads, ..Grid::line(shape.hidden.div_ceil(WARP), 0) },
+    )
 }
 
-/// One block of threads a row, up to `most`, and a thread a column, up to [`MOST_THREADS`], in whole warps.
-fn by_rows(shape: Shape, most: usize) -> LaunchConfig {
-    let threads = shape.hidden.next_multiple_of(WARP).min(MOST_THREADS) as u32;
-    LaunchConfig { grid_dim: (shape.rows.min(most) as u32, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 }
+/// The kernel for these operands, and how many elements its threads handle at once: whole packs where every row begins on one.
+fn kernel<T: Element>(name: &str, shape: Shape, views: &[Option<View<'_, T>>]) -> (String, usize) {
+    let width = 16 / size_of::<T>();
+    let aligned = |view: &View<'_, T>| view.buffer().is_none_or(|(buffer, start)| buffer.address(start).is_multiple_of(16));
+    if shape.hidden.is_multiple_of(width) && views.iter().flatten().all(aligned) {
+        (format!("{name}_packed_{}", T::NAME), width)
+    } else {
+        (format!("{name}_{}", T::NAME), 1)
+    }
 }
 
-fn one_device(op: &'static str, device: &Device, others: &[&Device]) -> Result<()> {
-    if others.iter().all(|other| other.is(device)) { Ok(()) } else { Err(Error::MixedDevices { op }) }
+/// One block of threads a row, up to `most`, with a thread for every `width` columns, up to [`MOST_THREADS`], in whole warps.
+fn by_rows(shape: Shape, width: usize, most: usize) -> Grid {
+    let threads = shape.hidden.div_ceil(width).next_multiple_of(WARP).min(MOST_THREADS);
+    Grid::line(shape.rows.min(most), threads)
 }

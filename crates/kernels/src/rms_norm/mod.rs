@@ -1,11 +1,10 @@
 //! Root-mean-square normalisation, with a CUDA back end beside the CPU's.
 mod cpu;
-#[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(test)]
 mod tests;
 
-use crate::{Float, Result, View, ViewMut, Workspace, check};
+use crate::{Element, Result, View, ViewMut, Workspace, check};
 
 /// The sizes of a normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +23,11 @@ pub struct Shape {
 ///
 /// # Errors
 /// A length that is not its shape's; operands on different devices.
-pub fn forward<T: Float>(
+pub fn forward<T: Element>(
     x: View<'_, T>,
     weight: View<'_, T>,
     y: ViewMut<'_, T>,
-    rstd: ViewMut<'_, T>,
+    rstd: ViewMut<'_, T::Wide>,
     shape: Shape,
     eps: f64,
     ws: &mut Workspace,
@@ -39,9 +38,8 @@ pub fn forward<T: Float>(
     check::length(OP, "weight", weight.len(), &[shape.hidden], "hidden")?;
     check::length(OP, "y", y.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
     check::length(OP, "rstd", rstd.len(), &[shape.rows], "rows")?;
-    #[cfg(feature = "cuda")]
-    if x.on_cuda() {
-        return cuda::forward(OP, x, weight, y, rstd, shape, eps);
+    if let Some(device) = x.device() {
+        return cuda::forward(OP, device, x, None, weight, y, rstd, shape, eps);
     }
     cpu::forward(x.cpu(OP)?, weight.cpu(OP)?, y.cpu(OP)?, rstd.cpu(OP)?, shape, eps, &ws.crew());
     Ok(())
@@ -56,14 +54,14 @@ pub fn forward<T: Float>(
 /// # Errors
 /// A length that is not its shape's; operands on different devices.
 #[expect(clippy::too_many_arguments, reason = "operands of one op")]
-pub fn backward<T: Float>(
+pub fn backward<T: Element>(
     x: View<'_, T>,
     weight: View<'_, T>,
-    rstd: View<'_, T>,
+    rstd: View<'_, T::Wide>,
     dy: View<'_, T>,
     dx: ViewMut<'_, T>,
     accumulate_dx: bool,
-    dw: Option<ViewMut<'_, T>>,
+    dw: Option<ViewMut<'_, T::Wide>>,
     shape: Shape,
     ws: &mut Workspace,
 ) -> Result<()> {
@@ -77,9 +75,8 @@ pub fn backward<T: Float>(
     if let Some(dw) = &dw {
         check::length(OP, "dw", dw.len(), &[shape.hidden], "hidden")?;
     }
-    #[cfg(feature = "cuda")]
-    if x.on_cuda() {
-        return cuda::backward(OP, x, weight, rstd, dy, dx, accumulate_dx, dw, shape, ws);
+    if let Some(device) = x.device() {
+        return cuda::backward(OP, device, x, weight, rstd, dy, dx, accumulate_dx, dw, shape, ws);
     }
     let dw = dw.map(|dw| dw.cpu(OP)).transpose()?;
     let inputs = cpu::Inputs { x: x.cpu(OP)?, weight: weight.cpu(OP)?, rstd: rstd.cpu(OP)?, dy: dy.cpu(OP)? };

@@ -1,106 +1,91 @@
-// RMSNorm forward and backward for CUDA. The same text is compiled by nvcc for the device and by a host C++ compiler in
-// the tests (see tests/emulation/cuda_emulation.h), so only what both know is used here.
+// RMSNorm forward and backward. Sums over a row run in a fixed order, and parts of the weight's gradient are kept apart for
+// each block of threads and are then summed in the order of blocks: the same bits for the same launch, without atomics.
 //
-// A sum over a row runs in a fixed order: each thread over its columns, lanes of a warp by shuffles, warps by one thread
-// after the other. There are no atomic operations, hence the same bits for the same launch. Parts of the weight's gradient
-// are kept apart for each block of threads and are then summed in the order of blocks.
-#ifdef __CUDACC__
-#define KERNEL extern "C" __global__ void
-#define DEVICE static __device__ __forceinline__
-#define SHARED(type, name, length) __shared__ type name[length]
-#define DYNAMIC_SHARED(type, name)                              \
-    extern __shared__ __align__(16) unsigned char name##_raw[]; \
-    type *name = reinterpret_cast<type *>(name##_raw)
-#else
-#include "cuda_emulation.h"
-#endif
+// A row is read twice, the second time from the first-level cache. Where rows are whole packs of 16 bytes, PACKED, threads
+// move those; else single elements.
+#include "../cuda/device.cuh"
 
-// A barrier with a number, so that a test can leave one out and see that it is missed.
-#ifndef DROPPED_BARRIER
-#define DROPPED_BARRIER 0
-#endif
-#define BARRIER(number)                  \
-    do {                                 \
-        if ((number) != DROPPED_BARRIER) \
-            __syncthreads();             \
-    } while (0)
+#define THREADS 256
 
-typedef unsigned long long Index;
-
-#define WARP 32
-#define MOST_WARPS 32
-
-DEVICE float reciprocal_root(float x) { return 1.0f / sqrtf(x); }
-DEVICE double reciprocal_root(double x) { return 1.0 / sqrt(x); }
-
-// The sum of `value` over the threads of a block, the same bits in each. blockDim.x is a multiple of the warp.
-template <typename T> DEVICE T sum_over_block(T value) {
-    SHARED(T, of_warp, MOST_WARPS);
-    for (int distance = WARP / 2; distance > 0; distance /= 2)
-        value += __shfl_xor_sync(0xffffffffu, value, distance);
-    if (threadIdx.x % WARP == 0)
-        of_warp[threadIdx.x / WARP] = value;
-    BARRIER(1);
-    T sum = 0;
-    for (unsigned warp = 0; warp < blockDim.x / WARP; warp++)
-        sum += of_warp[warp];
-    // The next sum writes `of_warp` again.
-    BARRIER(2);
-    return sum;
-}
-
-// y = x * rstd * weight; one block of threads for a row at a time.
-template <typename T>
-DEVICE void forward(const T *x, const T *weight, T *y, T *rstd, Index rows, Index hidden, T eps) {
+// y = x * rstd * weight, where x * rstd is rounded to the type before it is multiplied, as the models' own code does. With
+// `residual`, `sum` = x + residual is what is normalised. One block of threads for a row at a time.
+template <typename T, bool PACKED>
+DEVICE void forward(const T *x, const T *residual, const T *weight, T *sum, T *y, Wide<T> *rstd, Index rows, Index hidden, Wide<T> eps) {
+    typedef Lane<T, PACKED> L;
     for (Index row = blockIdx.x; row < rows; row += gridDim.x) {
-        const T *x_row = x + row * hidden;
-        T squares = 0;
-        for (Index c = threadIdx.x; c < hidden; c += blockDim.x)
-            squares += x_row[c] * x_row[c];
-        T r = reciprocal_root(sum_over_block(squares) / (T)hidden + eps);
+        const T *from = x + row * hidden;
+        Wide<T> squares = 0;
+        for (Index c = threadIdx.x * L::WIDTH; c < hidden; c += blockDim.x * L::WIDTH) {
+            L lane = L::load(from + c);
+            if (residual) {
+                L other = L::load(residual + row * hidden + c);
+                for (int i = 0; i < L::WIDTH; i++)
+                    lane.of[i] = widen(narrow<T>(lane.of[i] + other.of[i]));
+                L::store(sum + row * hidden + c, lane);
+            }
+            for (int i = 0; i < L::WIDTH; i++)
+                squares += lane.of[i] * lane.of[i];
+        }
+        Wide<T> r = reciprocal_root(sum_over_block(squares) / (Wide<T>)hidden + eps);
         if (threadIdx.x == 0)
             rstd[row] = r;
-        for (Index c = threadIdx.x; c < hidden; c += blockDim.x)
-            y[row * hidden + c] = x_row[c] * r * weight[c];
+        // Each thread reads back what it has written itself.
+        if (residual)
+            from = sum + row * hidden;
+        for (Index c = threadIdx.x * L::WIDTH; c < hidden; c += blockDim.x * L::WIDTH) {
+            L lane = L::load(from + c), w = L::load(weight + c);
+            for (int i = 0; i < L::WIDTH; i++)
+                lane.of[i] = widen(narrow<T>(lane.of[i] * r)) * w.of[i];
+            L::store(y + row * hidden + c, lane);
+        }
     }
 }
 
 // dx (+)= rstd * (g - xhat * mean(g * xhat)) with g = dy * weight. Where `partial` [gridDim.x, hidden] is given, each block
 // writes there its rows' sum of dy * xhat; every thread has columns of its own, so nothing is shared.
-template <typename T>
-DEVICE void backward(const T *x, const T *weight, const T *rstd, const T *dy, T *dx, int accumulate, T *partial,
-                     Index rows, Index hidden) {
+template <typename T, bool PACKED>
+DEVICE void backward(const T *x, const T *weight, const Wide<T> *rstd, const T *dy, T *dx, int accumulate, Wide<T> *partial, Index rows, Index hidden) {
+    typedef Lane<T, PACKED> L;
     if (partial)
-        for (Index c = threadIdx.x; c < hidden; c += blockDim.x)
-            partial[blockIdx.x * hidden + c] = 0;
+        for (Index c = threadIdx.x * L::WIDTH; c < hidden; c += blockDim.x * L::WIDTH)
+            for (int i = 0; i < L::WIDTH; i++)
+                partial[blockIdx.x * hidden + c + i] = 0;
     for (Index row = blockIdx.x; row < rows; row += gridDim.x) {
         Index start = row * hidden;
-        T r = rstd[row];
-        T products = 0;
-        for (Index c = threadIdx.x; c < hidden; c += blockDim.x)
-            products += dy[start + c] * weight[c] * x[start + c];
-        T pull = sum_over_block(products) / (T)hidden * r * r;
-        for (Index c = threadIdx.x; c < hidden; c += blockDim.x) {
-            Index at = start + c;
-            T gradient = r * (dy[at] * weight[c] - x[at] * pull);
-            if (partial)
-                partial[blockIdx.x * hidden + c] += dy[at] * (x[at] * r);
-            dx[at] = accumulate ? dx[at] + gradient : gradient;
+        Wide<T> r = rstd[row];
+        Wide<T> products = 0;
+        for (Index c = threadIdx.x * L::WIDTH; c < hidden; c += blockDim.x * L::WIDTH) {
+            L d = L::load(dy + start + c), w = L::load(weight + c), v = L::load(x + start + c);
+            for (int i = 0; i < L::WIDTH; i++)
+                products += d.of[i] * w.of[i] * v.of[i];
+        }
+        Wide<T> pull = sum_over_block(products) / (Wide<T>)hidden * r * r;
+        for (Index c = threadIdx.x * L::WIDTH; c < hidden; c += blockDim.x * L::WIDTH) {
+            L d = L::load(dy + start + c), w = L::load(weight + c), v = L::load(x + start + c), out;
+            if (accumulate)
+                out = L::load(dx + start + c);
+            for (int i = 0; i < L::WIDTH; i++) {
+                Wide<T> gradient = r * (d.of[i] * w.of[i] - v.of[i] * pull);
+                out.of[i] = accumulate ? out.of[i] + gradient : gradient;
+                if (partial)
+                    partial[blockIdx.x * hidden + c + i] += d.of[i] * widen(narrow<T>(v.of[i] * r));
+            }
+            L::store(dx + start + c, out);
         }
     }
 }
 
 // dw += the sum of `parts` rows of `partial`: a block has 32 columns, one for each thread along x; threads along y take
-// parts in turn, and the first of them adds their sums in order. Dynamic shared memory: one T for each thread.
+// parts in turn, and the first of them adds their sums in order.
 template <typename T> DEVICE void sum_parts(const T *partial, T *dw, Index parts, Index hidden) {
-    DYNAMIC_SHARED(T, sums);
+    SHARED(T, sums, THREADS);
     Index column = (Index)blockIdx.x * blockDim.x + threadIdx.x;
     T sum = 0;
     if (column < hidden)
         for (Index part = threadIdx.y; part < parts; part += blockDim.y)
             sum += partial[part * hidden + column];
     sums[threadIdx.y * blockDim.x + threadIdx.x] = sum;
-    BARRIER(3);
+    __syncthreads();
     if (threadIdx.y == 0 && column < hidden) {
         T total = 0;
         for (unsigned y = 0; y < blockDim.y; y++)
@@ -109,17 +94,27 @@ template <typename T> DEVICE void sum_parts(const T *partial, T *dw, Index parts
     }
 }
 
-#define FOR_TYPE(T, name)                                                                                                  \
-    KERNEL rms_norm_forward_##name(const T *x, const T *weight, T *y, T *rstd, Index rows, Index hidden, double eps) {     \
-        forward<T>(x, weight, y, rstd, rows, hidden, (T)eps);                                                              \
-    }                                                                                                                      \
-    KERNEL rms_norm_backward_##name(const T *x, const T *weight, const T *rstd, const T *dy, T *dx, int accumulate,        \
-                                    T *partial, Index rows, Index hidden) {                                                \
-        backward<T>(x, weight, rstd, dy, dx, accumulate, partial, rows, hidden);                                           \
-    }                                                                                                                      \
-    KERNEL rms_norm_sum_parts_##name(const T *partial, T *dw, Index parts, Index hidden) {                                 \
-        sum_parts<T>(partial, dw, parts, hidden);                                                                          \
+#define FOR_LAYOUT(T, name, PACKED)                                                                                              \
+    KERNEL(THREADS, rms_norm_forward_##name, (const T *x, const T *residual, const T *weight, T *sum, T *y, Wide<T> *rstd,       \
+                                              Index rows, Index hidden, double eps)) {                                           \
+        forward<T, PACKED>(x, residual, weight, sum, y, rstd, rows, hidden, (Wide<T>)eps);                                       \
+    }                                                                                                                            \
+    KERNEL(THREADS, rms_norm_backward_##name, (const T *x, const T *weight, const Wide<T> *rstd, const T *dy, T *dx,             \
+                                               int accumulate, Wide<T> *partial, Index rows, Index hidden)) {                    \
+        backward<T, PACKED>(x, weight, rstd, dy, dx, accumulate, partial, rows, hidden);                                         \
     }
+
+#define FOR_TYPE(T, name)             \
+    FOR_LAYOUT(T, name, false)        \
+    FOR_LAYOUT(T, packed_##name, true)
 
 FOR_TYPE(float, f32)
 FOR_TYPE(double, f64)
+FOR_TYPE(bf16, bf16)
+
+KERNEL(THREADS, rms_norm_sum_parts_f32, (const float *partial, float *dw, Index parts, Index hidden)) {
+    sum_parts<float>(partial, dw, parts, hidden);
+}
+KERNEL(THREADS, rms_norm_sum_parts_f64, (const double *partial, double *dw, Index parts, Index hidden)) {
+    sum_parts<double>(partial, dw, parts, hidden);
+}

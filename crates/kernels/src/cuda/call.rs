@@ -1,0 +1,113 @@
+//! A call of a kernel: its arguments in the order of its parameters, then the launch.
+use std::ffi::c_void;
+
+use super::{Cuda, Driver, on};
+use crate::{Error, Result, View, ViewMut};
+
+/// Blocks and threads of a launch. Shared memory whose size is known when kernels are compiled is not counted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Grid {
+    pub(crate) blocks: [u32; 3],
+    pub(crate) threads: [u32; 3],
+    pub(crate) shared_bytes: u32,
+}
+
+impl Grid {
+    /// Blocks and threads along one axis.
+    pub(crate) fn line(blocks: usize, threads: usize) -> Self {
+        Self { blocks: [blocks as u32, 1, 1], threads: [threads as u32, 1, 1], shared_bytes: 0 }
+    }
+}
+
+/// More parameters than any kernel has.
+const MOST: usize = 32;
+
+/// Arguments of a kernel. Operands on another device than the call's are told at the launch.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    op: &'static str,
+    device: &'a Cuda,
+    /// Each argument from the first byte of a word, which is where the driver reads it.
+    words: [u64; MOST],
+    len: usize,
+    is_mixed: bool,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(op: &'static str, device: &'a Cuda) -> Self {
+        Self { op, device, words: [0; MOST], len: 0, is_mixed: false }
+    }
+
+    /// An operand that is read.
+    pub(crate) fn read<T>(mut self, operand: View<'_, T>) -> Self {
+        match operand.buffer() {
+            Some((buffer, start)) if buffer.device().is(self.device) => self.word(buffer.address(start)),
+            _ => {
+                self.is_mixed = true;
+                self
+            }
+        }
+    }
+
+    /// An operand that is written.
+    pub(crate) fn write<T>(self, operand: &mut ViewMut<'_, T>) -> Self {
+        self.read(operand.as_view())
+    }
+
+    /// An operand that may be absent: a null pointer.
+    pub(crate) fn read_if<T>(self, operand: Option<View<'_, T>>) -> Self {
+        match operand {
+            Some(operand) => self.read(operand),
+            None => self.word(0),
+        }
+    }
+
+    /// An operand that is written where it is there.
+    pub(crate) fn write_if<T>(self, operand: Option<&mut ViewMut<'_, T>>) -> Self {
+        self.read_if(operand.map(|operand| operand.as_view()))
+    }
+
+    /// A parameter of type `Index`, or an address.
+    pub(crate) fn word(mut self, word: u64) -> Self {
+        self.words[self.len] = word;
+        self.len += 1;
+        self
+    }
+
+    /// A parameter of type `Index`.
+    pub(crate) fn index(self, index: usize) -> Self {
+        self.word(index as u64)
+    }
+
+    /// A parameter of type `int` that is a flag.
+    pub(crate) fn flag(self, flag: bool) -> Self {
+        self.bytes(&i32::from(flag).to_ne_bytes())
+    }
+
+    /// A parameter of type `double`.
+    pub(crate) fn double(self, value: f64) -> Self {
+        self.bytes(&value.to_ne_bytes())
+    }
+
+    fn bytes(self, bytes: &[u8]) -> Self {
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        self.word(u64::from_ne_bytes(word))
+    }
+
+    /// Queues the kernel of this name.
+    ///
+    /// The arguments are those of its parameters, as every kernel's test shows in the emulation; views are as long as their ops have
+    /// checked.
+    pub(crate) fn launch(mut self, kernel: &str, grid: Grid) -> Result<()> {
+        if self.is_mixed {
+            return Err(Error::MixedDevices { op: self.op });
+        }
+        let words = &mut self.words[..self.len];
+        let mut arguments = [std::ptr::null_mut::<c_void>(); MOST];
+        for (argument, word) in arguments.iter_mut().zip(words) {
+            *argument = std::ptr::from_mut(word).cast();
+        }
+        on!(self.device.driver, driver => driver.launch(self.op, kernel, grid, &mut arguments[..self.len]))
+    }
+}

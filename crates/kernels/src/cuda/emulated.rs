@@ -1,0 +1,102 @@
+//! A device that runs kernels on the host, through a library that a host compiler made of their sources.
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Grid, Order};
+use crate::{Error, Result};
+
+type Alloc = unsafe extern "C" fn(usize) -> *mut c_void;
+type Free = unsafe extern "C" fn(*mut c_void);
+type Launch = unsafe extern "C" fn(*const c_char, *const u32, *const u32, usize, *mut *mut c_void, c_int) -> *const c_char;
+
+/// The library keeps the state of the block that runs; all devices of a process have their turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+#[derive(Debug)]
+pub(super) struct Driver {
+    alloc: Alloc,
+    free: Free,
+    launch: Launch,
+    order: Order,
+}
+
+impl Driver {
+    pub(super) fn new(library: &Path, order: Order) -> Result<Self> {
+        let refused = |reason: &str| Error::NoDevice { reason: format!("{}: {reason}", library.display()) };
+        let name = CString::new(library.as_os_str().as_bytes()).map_err(|_| refused("a name with a zero byte"))?;
+        // SAFETY: the library's initialisers put kernels into a list and do nothing else. It is never closed.
+        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        if handle.is_null() {
+            // SAFETY: an error of the call before, valid until the next.
+            let reason = unsafe { CStr::from_ptr(libc::dlerror()) }.to_string_lossy().into_owned();
+            return Err(refused(&reason));
+        }
+        let symbol = |name: &CStr| {
+            // SAFETY: the handle is open.
+            let at = unsafe { libc::dlsym(handle, name.as_ptr()) };
+            if at.is_null() { Err(refused("no library of emulated kernels")) } else { Ok(at) }
+        };
+        // SAFETY: functions of these types, in every library that has their names.
+        unsafe {
+            Ok(Self {
+                alloc: std::mem::transmute::<*mut c_void, Alloc>(symbol(c"emulated_alloc")?),
+                free: std::mem::transmute::<*mut c_void, Free>(symbol(c"emulated_free")?),
+                launch: std::mem::transmute::<*mut c_void, Launch>(symbol(c"emulated_launch")?),
+                order,
+            })
+        }
+    }
+
+    pub(super) fn alloc(&self, _op: &'static str, bytes: usize) -> Result<u64> {
+        let _turn = turn();
+        // SAFETY: the library gives memory of any size, or ends the process.
+        Ok(unsafe { (self.alloc)(bytes) } as u64)
+    }
+
+    pub(super) fn free(&self, address: u64) {
+        let _turn = turn();
+        // SAFETY: memory of `alloc`, freed once.
+        unsafe { (self.free)(address as *mut c_void) }
+    }
+
+    pub(super) fn write(&self, _op: &'static str, address: u64, bytes: &[u8]) -> Result<()> {
+        let _turn = turn();
+        // SAFETY: a buffer of the host, at least as long.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
+        Ok(())
+    }
+
+    pub(super) fn read(&self, _op: &'static str, address: u64, bytes: &mut [u8]) -> Result<()> {
+        let _turn = turn();
+        // SAFETY: as in `write`.
+        unsafe { std::ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    pub(super) fn synchronize(&self, _op: &'static str) -> Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn launch(&self, op: &'static str, kernel: &str, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
+        let _turn = turn();
+        let name = CString::new(kernel).expect("names of kernels have no zero byte");
+        let descending = c_int::from(self.order == Order::Descending);
+        let (blocks, threads) = (grid.blocks.as_ptr(), grid.threads.as_ptr());
+        // SAFETY: as many arguments as the kernel has parameters; buffers outlive the call, which runs to its end.
+        let error = unsafe {
+            (self.launch)(name.as_ptr(), blocks, threads, grid.shared_bytes as usize, arguments.as_mut_ptr(), descending)
+        };
+        if error.is_null() {
+            return Ok(());
+        }
+        // SAFETY: words that stay until the next launch, and nobody else has a turn now.
+        let reason = unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned();
+        Err(Error::Cuda { op, reason: format!("{kernel}: {reason}") })
+    }
+}
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,351 @@
+// The scheduler and the memory of the emulation, and what the tests call: see emulation.h.
+#include "emulation.h"
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+Dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulation {
+namespace {
+
+constexpr size_t STACK = 128 * 1024, BORDER = 256;
+constexpr unsigned char POISON = 0xff;
+
+#if defined(__x86_64__)
+// Keeps what a called function must keep on the stack, and the stack pointer in *save; goes on where `load` was kept.
+extern "C" void emulation_switch(void **save, void *load);
+asm(R"(
+    .text
+    .globl emulation_switch
+    .hidden emulation_switch
+    .type emulation_switch, @function
+emulation_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+    .size emulation_switch, .-emulation_switch
+)");
+
+struct Context {
+    void *at = nullptr;
+    void begin(char *stack, size_t bytes, void (*main)()) {
+        // As if `main` had been called: its return address (none) is where the stack is 8 off a multiple of 16.
+        auto top = reinterpret_cast<uintptr_t>(stack + bytes) & ~uintptr_t(15);
+        void **frame = reinterpret_cast<void **>(top) - 8;
+        std::memset(frame, 0, 8 * sizeof *frame);
+        frame[6] = reinterpret_cast<void *>(main);
+        at = frame;
+    }
+    void leave_for(Context &other) { emulation_switch(&at, other.at); }
+};
+#else
+struct Context {
+    ucontext_t at;
+    void begin(char *stack, size_t bytes, void (*main)()) {
+        getcontext(&at);
+        at.uc_stack.ss_sp = stack;
+        at.uc_stack.ss_size = bytes;
+        at.uc_link = nullptr;
+        makecontext(&at, main, 0);
+    }
+    void leave_for(Context &other) { swapcontext(&at, &other.at); }
+};
+#endif
+
+enum class State { Ready, AtBarrier, AtMeeting, Ended };
+
+struct Fiber {
+    Context context;
+    std::unique_ptr<char[]> stack{new char[STACK]};
+    Dim3 index;
+    unsigned number = 0;
+    State state = State::Ready;
+    Site site{};
+    unsigned long meetings = 0;
+};
+
+// Poisoned memory with a border on both sides.
+struct Guarded {
+    std::vector<unsigned char> memory;
+    size_t bytes = 0;
+    void make(size_t wanted) {
+        bytes = wanted;
+        // 64 is the most that any access wants to be aligned to.
+        memory.assign(wanted + 2 * BORDER + 64, POISON);
+    }
+    unsigned char *data() {
+        auto begin = reinterpret_cast<uintptr_t>(memory.data()) + BORDER;
+        return reinterpret_cast<unsigned char *>((begin + 63) & ~uintptr_t(63));
+    }
+    bool whole() {
+        unsigned char *begin = data();
+        for (size_t i = 0; i < BORDER; i++)
+            if (begin[-1 - ptrdiff_t(i)] != POISON || begin[bytes + i] != POISON)
+                return false;
+        return true;
+    }
+    bool holds(const void *pointer, size_t wanted) {
+        auto at = reinterpret_cast<uintptr_t>(pointer), begin = reinterpret_cast<uintptr_t>(data());
+        return at >= begin && at + wanted <= begin + bytes;
+    }
+};
+
+struct Kernel {
+    unsigned most_threads;
+    void (*call)(void *, void **);
+    void *function;
+};
+
+// Built before main by the kernels' own registrations, in any order of files.
+std::map<std::string, Kernel> &kernels() {
+    static std::map<std::string, Kernel> all;
+    return all;
+}
+
+std::map<uintptr_t, std::unique_ptr<Guarded>> buffers;
+std::vector<std::unique_ptr<Fiber>> fibers;
+std::map<const void *, Guarded> shared;
+Guarded dynamic;
+// [warp][turn][lane]
+std::vector<unsigned char> slots;
+Fiber *running = nullptr;
+Context scheduler;
+const Kernel *kernel = nullptr;
+void **arguments = nullptr;
+std::string error;
+std::set<std::pair<std::string, int>> barriers;
+std::pair<std::string, int> dropped;
+
+void fiber_main() {
+    kernel->call(kernel->function, arguments);
+    running->state = State::Ended;
+    running->context.leave_for(scheduler);
+}
+
+void wait_as(State state, Site site) {
+    running->state = state;
+    running->site = site;
+    running->context.leave_for(scheduler);
+}
+
+void say(const char *reason, Site site) {
+    error = "block (" + std::to_string(blockIdx.x) + ", " + std::to_string(blockIdx.y) + ", " + std::to_string(blockIdx.z) + "): " + reason;
+    if (site.file)
+        error += std::string(", at ") + site.file + ":" + std::to_string(site.line);
+}
+
+// Whether all of these fibers wait in this state; one that waits at another line is an error.
+bool all_in(size_t from, size_t to, State state) {
+    for (size_t i = from; i < to; i++)
+        if (fibers[i]->state != state)
+            return false;
+    for (size_t i = from; i < to; i++)
+        if (state != State::Ended && fibers[i]->site.line != fibers[from]->site.line) {
+            say("threads wait for each other at different lines", fibers[i]->site);
+            return false;
+        }
+    return true;
+}
+
+void release(size_t from, size_t to) {
+    for (size_t i = from; i < to; i++)
+        fibers[i]->state = State::Ready;
+}
+
+// Always resumes the first fiber, in the given order, that can go on.
+void run_fibers(bool descending) {
+    size_t threads = fibers.size(), place = 0;
+    auto number = [&](size_t at) { return descending ? threads - 1 - at : at; };
+    while (error.empty()) {
+        while (place < threads && fibers[number(place)]->state != State::Ready)
+            place++;
+        if (place == threads) {
+            if (all_in(0, threads, State::Ended))
+                return;
+            if (!all_in(0, threads, State::AtBarrier)) {
+                if (error.empty())
+                    for (auto &fiber : fibers)
+                        if (fiber->state != State::Ended)
+                            say("threads wait for others that will not come", fiber->site);
+                return;
+            }
+            release(0, threads);
+            place = 0;
+            continue;
+        }
+        Fiber &fiber = *fibers[number(place)];
+        running = &fiber;
+        threadIdx = fiber.index;
+        scheduler.leave_for(fiber.context);
+        size_t warp = fiber.number / WARP_SIZE * WARP_SIZE;
+        if (fiber.state == State::AtMeeting && all_in(warp, warp + WARP_SIZE, State::AtMeeting)) {
+            release(warp, warp + WARP_SIZE);
+            place = place / WARP_SIZE * WARP_SIZE;
+        }
+    }
+}
+
+void run_block(size_t dynamic_bytes, bool descending) {
+    size_t threads = size_t(blockDim.x) * blockDim.y * blockDim.z;
+    while (fibers.size() < threads)
+        fibers.push_back(std::make_unique<Fiber>());
+    fibers.resize(threads);
+    shared.clear();
+    dynamic.make(dynamic_bytes);
+    slots.assign(threads * 2 * MOST_LEFT, POISON);
+    for (size_t i = 0; i < threads; i++) {
+        Fiber &fiber = *fibers[i];
+        fiber.number = unsigned(i);
+        fiber.state = State::Ready;
+        fiber.meetings = 0;
+        fiber.index.x = unsigned(i) % blockDim.x;
+        fiber.index.y = unsigned(i) / blockDim.x % blockDim.y;
+        fiber.index.z = unsigned(i) / blockDim.x / blockDim.y;
+        fiber.context.begin(fiber.stack.get(), STACK, fiber_main);
+    }
+    run_fibers(descending);
+    if (!error.empty())
+        return;
+    for (auto &[place, memory] : shared)
+        if (!memory.whole())
+            say("a kernel wrote outside of its shared memory", Site{nullptr, 0});
+    if (!dynamic.whole())
+        say("a kernel wrote outside of its dynamic shared memory", Site{nullptr, 0});
+}
+
+const char *told() { return error.empty() ? nullptr : error.c_str(); }
+
+} // namespace
+
+void fail(const char *reason, Site site) {
+    say(reason, site);
+    running->context.leave_for(scheduler);
+    std::abort();
+}
+
+void *shared_at(const void *place, size_t bytes, size_t) {
+    Guarded &memory = shared[place];
+    if (memory.memory.empty())
+        memory.make(bytes);
+    return memory.data();
+}
+
+void *dynamic_shared() { return dynamic.data(); }
+
+void barrier(Site site) {
+    barriers.insert({site.file, site.line});
+    if (dropped.second == site.line && dropped.first == site.file)
+        return;
+    wait_as(State::AtBarrier, site);
+}
+
+unsigned lane() { return running->number % WARP_SIZE; }
+
+const unsigned char *meet(const void *mine, size_t bytes, Site site) {
+    // Two sets of slots take turns, since a fast lane may leave its next value before a slow one has taken the last.
+    size_t warp = running->number / WARP_SIZE;
+    unsigned char *all = &slots[(warp * 2 + running->meetings++ % 2) * WARP_SIZE * MOST_LEFT];
+    if (bytes > MOST_LEFT)
+        fail("more is left at a meeting than there is room for", site);
+    std::memcpy(all + lane() * MOST_LEFT, mine, bytes);
+    wait_as(State::AtMeeting, site);
+    return all;
+}
+
+void check_access(const void *pointer, size_t bytes, bool, Site site) {
+    auto at = reinterpret_cast<uintptr_t>(pointer);
+    if (at % bytes)
+        fail("an access is not aligned", site);
+    auto next = buffers.upper_bound(at);
+    if (next != buffers.begin() && std::prev(next)->second->holds(pointer, bytes))
+        return;
+    if (dynamic.holds(pointer, bytes))
+        return;
+    for (auto &[place, memory] : shared)
+        if (memory.holds(pointer, bytes))
+            return;
+    fail("an access is outside of every buffer", site);
+}
+
+void add_kernel(const char *name, unsigned most_threads, void (*call)(void *, void **), void *function) {
+    kernels()[name] = Kernel{most_threads, call, function};
+}
+
+} // namespace emulation
+
+using namespace emulation;
+
+// Poisoned memory of the device.
+extern "C" void *emulated_alloc(size_t bytes) {
+    auto memory = std::make_unique<Guarded>();
+    memory->make(bytes);
+    void *data = memory->data();
+    buffers[reinterpret_cast<uintptr_t>(data)] = std::move(memory);
+    return data;
+}
+
+extern "C" void emulated_free(void *data) { buffers.erase(reinterpret_cast<uintptr_t>(data)); }
+
+extern "C" int emulated_has(const char *name) { return kernels().count(name) ? 1 : 0; }
+
+// Leaves out the barrier at this line from now on, or none where `line` is 0.
+extern "C" void emulated_drop(const char *file, int line) { dropped = {file, line}; }
+
+// The number `at` of the barriers that threads have come to since the program began; 0 where there is no such number.
+extern "C" int emulated_barrier(size_t at, const char **file) {
+    for (auto &[name, line] : barriers)
+        if (at-- == 0) {
+            *file = name.c_str();
+            return line;
+        }
+    return 0;
+}
+
+// Runs a kernel to its end; the words of an error where it failed, which stay until the next launch.
+extern "C" const char *emulated_launch(const char *name, const unsigned *grid, const unsigned *block, size_t dynamic_bytes, void **with, int descending) {
+    error.clear();
+    gridDim = Dim3{grid[0], grid[1], grid[2]};
+    blockDim = Dim3{block[0], block[1], block[2]};
+    blockIdx = Dim3{0, 0, 0};
+    auto found = kernels().find(name);
+    if (found == kernels().end())
+        return say("there is no such kernel", Site{name, 0}), told();
+    kernel = &found->second;
+    arguments = with;
+    size_t threads = size_t(block[0]) * block[1] * block[2];
+    if (threads % WARP_SIZE || threads == 0 || threads > kernel->most_threads)
+        return say("the number of threads is not a multiple of the warp up to the kernel's bound", Site{name, int(threads)}), told();
+    if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0 || grid[1] > 65535 || grid[2] > 65535)
+        return say("the grid is empty or too large", Site{name, 0}), told();
+    for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)
+        for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
+            for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++) {
+                run_block(dynamic_bytes, descending != 0);
+                if (!error.empty())
+                    return told();
+            }
+    for (auto &[data, memory] : buffers)
+        if (!memory->whole())
+            say("a kernel wrote outside of its buffers", Site{name, 0});
+    return told();
+}

@@ -1,0 +1,77 @@
+// y = activation(gate) * up and its gradients, of rows [N, F] with a stride each, so that gate and up may be the halves of one
+// product. The activation is computed again in the backward pass. Blocks along x have columns, along y rows.
+#include "../cuda/device.cuh"
+
+#define THREADS 256
+
+// x * sigmoid(x)
+struct Silu {
+    template <typename W> DEVICE W value(W x) { return x / (W(1) + exponential(-x)); }
+    template <typename W> DEVICE W slope(W x) {
+        W s = W(1) / (W(1) + exponential(-x));
+        return s * (W(1) + x * (W(1) - s));
+    }
+};
+
+// GELU by tanh: x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))
+struct GeluTanh {
+    template <typename W> DEVICE W inner(W x) { return W(0.79788456080286535588) * (x + W(0.044715) * x * x * x); }
+    template <typename W> DEVICE W value(W x) { return W(0.5) * x * (W(1) + hyperbolic_tangent(inner(x))); }
+    template <typename W> DEVICE W slope(W x) {
+        W t = hyperbolic_tangent(inner(x));
+        W d_inner = W(0.79788456080286535588) * (W(1) + W(3 * 0.044715) * x * x);
+        return W(0.5) * (W(1) + t) + W(0.5) * x * (W(1) - t * t) * d_inner;
+    }
+};
+
+template <typename T, typename Activation, bool PACKED>
+DEVICE void forward(const T *gate, const T *up, T *y, Index rows, Index width, Index stride, Index y_stride) {
+    typedef Lane<T, PACKED> L;
+    Index c = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * L::WIDTH;
+    if (c >= width)
+        return;
+    for (Index row = blockIdx.y; row < rows; row += gridDim.y) {
+        L g = L::load(gate + row * stride + c), u = L::load(up + row * stride + c);
+        for (int i = 0; i < L::WIDTH; i++)
+            u.of[i] *= Activation::value(g.of[i]);
+        L::store(y + row * y_stride + c, u);
+    }
+}
+
+// dgate and dup may be gate and up: every thread reads its elements before it writes them.
+template <typename T, typename Activation, bool PACKED>
+DEVICE void backward(const T *gate, const T *up, const T *dy, T *dgate, T *dup, Index rows, Index width, Index stride, Index y_stride,
+                     Index d_stride) {
+    typedef Lane<T, PACKED> L;
+    Index c = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * L::WIDTH;
+    if (c >= width)
+        return;
+    for (Index row = blockIdx.y; row < rows; row += gridDim.y) {
+        L g = L::load(gate + row * stride + c), u = L::load(up + row * stride + c), d = L::load(dy + row * y_stride + c), dg;
+        for (int i = 0; i < L::WIDTH; i++) {
+            dg.of[i] = d.of[i] * u.of[i] * Activation::slope(g.of[i]);
+            d.of[i] *= Activation::value(g.of[i]);
+        }
+        L::store(dgate + row * d_stride + c, dg);
+        L::store(dup + row * d_stride + c, d);
+    }
+}
+
+#define FOR_LAYOUT(T, name, Activation, PACKED)                                                                                     \
+    KERNEL(THREADS, name##_forward, (const T *gate, const T *up, T *y, Index rows, Index width, Index stride, Index y_stride)) {    \
+        forward<T, Activation, PACKED>(gate, up, y, rows, width, stride, y_stride);                                                 \
+    }                                                                                                                               \
+    KERNEL(THREADS, name##_backward, (const T *gate, const T *up, const T *dy, T *dgate, T *dup, Index rows, Index width,           \
+                                      Index stride, Index y_stride, Index d_stride)) {                                              \
+        backward<T, Activation, PACKED>(gate, up, dy, dgate, dup, rows, width, stride, y_stride, d_stride);                         \
+    }
+
+#define FOR_TYPE(T, name)                                     \
+    FOR_LAYOUT(T, swiglu_##name, Silu, false)                 \
+    FOR_LAYOUT(T, swiglu_packed_##name, Silu, true)           \
+    FOR_LAYOUT(T, geglu_##name, GeluTanh, false)              \
+    FOR_LAYOUT(T, geglu_packed_##name, GeluTanh, true)
+
+FOR_TYPE(float, f32)
+FOR_TYPE(double, f64)
+FOR_TYPE(bf16, bf16)

@@ -1,0 +1,239 @@
+//! The library of emulated kernels, and what a case of an op has to show.
+use std::collections::hash_map::DefaultHasher;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{OnceLock, PoisonError, RwLock};
+
+use candlewick_kernels::{Cuda, Element, Order, Result};
+
+/// An element type that tests make values of.
+pub(crate) trait Sample: Element + PartialEq {
+    /// Relative distance that a result in this type may have from one in `f64`.
+    const BOUND: f64;
+    fn of(value: f64) -> Self;
+    fn value(self) -> f64;
+}
+
+impl Sample for f32 {
+    const BOUND: f64 = 2e-6;
+    fn of(value: f64) -> Self {
+        value as Self
+    }
+    fn value(self) -> f64 {
+        f64::from(self)
+    }
+}
+
+impl Sample for f64 {
+    const BOUND: f64 = 1e-13;
+    fn of(value: f64) -> Self {
+        value
+    }
+    fn value(self) -> f64 {
+        self
+    }
+}
+
+impl Sample for half::bf16 {
+    const BOUND: f64 = 4e-3;
+    fn of(value: f64) -> Self {
+        Self::from_f64(value)
+    }
+    fn value(self) -> f64 {
+        self.to_f64()
+    }
+}
+
+/// Numbers in [−1, 1), which `T` holds.
+pub(crate) fn numbers<T: Sample>(seed: u64, len: usize) -> Vec<T> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        T::of((state >> 11) as f64 / (1u64 << 52) as f64 - 1.0)
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+pub(crate) fn wide<T: Sample>(values: &[T]) -> Vec<f64> {
+    values.iter().map(|value| value.value()).collect()
+}
+
+/// What an op has written: a name, the numbers, and how far they may be from those of `f64`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Written {
+    pub(crate) name: &'static str,
+    pub(crate) values: Vec<f64>,
+    pub(crate) bound: f64,
+}
+
+impl Written {
+    pub(crate) fn new<T: Sample>(name: &'static str, values: &[T]) -> Self {
+        Self { name, values: wide(values), bound: T::BOUND }
+    }
+}
+
+/// An op on a device, and what it has to come to.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) run: Box<dyn Fn(&Cuda) -> Result<Vec<Written>>>,
+    pub(crate) expected: Vec<Vec<f64>>,
+}
+
+impl Case {
+    /// Why the case fails, if it does: an error, a race, or wrong numbers.
+    fn fault(&self, devices: &[Cuda; 2]) -> Option<String> {
+        let [ascending, descending] = match devices.each_ref().map(|device| (self.run)(device)) {
+            [Ok(ascending), Ok(descending)] => [ascending, descending],
+            [Err(error), _] | [_, Err(error)] => return Some(error.to_string()),
+        };
+        let bits = |written: &[Written]| -> Vec<u64> {
+            written.iter().flat_map(|one| one.values.iter().map(|value| value.to_bits())).collect()
+        };
+        if bits(&ascending) != bits(&descending) {
+            return Some("the order of threads changes a result: a race".into());
+        }
+        assert_eq!(ascending.len(), self.expected.len(), "{}: everything is compared", self.name);
+        ascending.iter().zip(&self.expected).find_map(|(one, expected)| {
+            let distance = distance(&one.values, expected);
+            // NaN is no small distance.
+            let is_near = distance <= one.bound;
+            (!is_near).then(|| format!("{} is {distance:.1e} from what it is in f64, expected {:.0e}", one.name, one.bound))
+        })
+    }
+}
+
+/// Relative, in the Euclidean norm.
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len(), "as many numbers");
+    let difference: f64 = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum();
+    let size: f64 = b.iter().map(|b| b.powi(2)).sum();
+    if difference == 0.0 { 0.0 } else { (difference / size).sqrt() }
+}
+
+/// Kernels run as they are while it is read, and with a barrier less while it is written.
+static AS_THEY_ARE: RwLock<()> = RwLock::new(());
+
+/// Every case gives the right numbers, the same bits in both orders of threads.
+pub(crate) fn check(cases: &[Case]) {
+    let Some(library) = library() else { return };
+    let _read = AS_THEY_ARE.read().unwrap_or_else(PoisonError::into_inner);
+    for case in cases {
+        if let Some(fault) = case.fault(&library.devices()) {
+            panic!("{}: {fault}", case.name);
+        }
+    }
+}
+
+/// Leaving out any barrier that a case comes to is noticed by one of the cases, but for those at the lines named.
+pub(crate) fn check_barriers(source: &str, cases: &[Case]) {
+    let Some(library) = library() else { return };
+    let _write = AS_THEY_ARE.write().unwrap_or_else(PoisonError::into_inner);
+    let devices = library.devices();
+    for case in cases {
+        assert_eq!(case.fault(&devices), None, "{}", case.name);
+    }
+    let barriers: Vec<_> = library.barriers().into_iter().filter(|(file, _)| file.contains(source)).collect();
+    assert!(!barriers.is_empty(), "{source} has barriers");
+    for (file, line) in barriers {
+        library.leave_out(&file, line);
+        let is_noticed = cases.iter().any(|case| case.fault(&devices).is_some());
+        library.leave_out("", 0);
+        assert!(is_noticed, "{file}:{line}: nobody misses this barrier");
+        println!("{file}:{line}: missed");
+    }
+}
+
+/// The kernels' sources, made into a library by a host compiler.
+pub(crate) struct Library {
+    path: PathBuf,
+    handle: usize,
+}
+
+impl Library {
+    fn devices(&self) -> [Cuda; 2] {
+        [Order::Ascending, Order::Descending].map(|order| Cuda::emulated(&self.path, order).unwrap())
+    }
+
+    fn symbol(&self, name: &CStr) -> *mut c_void {
+        // SAFETY: the handle is open and stays so.
+        let symbol = unsafe { libc::dlsym(self.handle as *mut c_void, name.as_ptr()) };
+        assert!(!symbol.is_null(), "{name:?}");
+        symbol
+    }
+
+    /// Every barrier that threads have come to in this process.
+    fn barriers(&self) -> Vec<(String, i32)> {
+        type Barrier = unsafe extern "C" fn(usize, *mut *const c_char) -> c_int;
+        // SAFETY: the function of this name.
+        let barrier = unsafe { std::mem::transmute::<*mut c_void, Barrier>(self.symbol(c"emulated_barrier")) };
+        let mut file = std::ptr::null();
+        (0..)
+            // SAFETY: as above; the name is valid until the next launch.
+            .map(|at| unsafe { (barrier(at, &raw mut file), file) })
+            .take_while(|&(line, _)| line > 0)
+            // SAFETY: as above.
+            .map(|(line, file)| (unsafe { CStr::from_ptr(file) }.to_str().unwrap().to_owned(), line))
+            .collect()
+    }
+
+    fn leave_out(&self, file: &str, line: i32) {
+        type Drop = unsafe extern "C" fn(*const c_char, c_int);
+        let file = CString::new(file).unwrap();
+        // SAFETY: the function of this name, which copies the string.
+        unsafe { std::mem::transmute::<*mut c_void, Drop>(self.symbol(c"emulated_drop"))(file.as_ptr(), line) };
+    }
+}
+
+/// The library, or none where there is no compiler.
+pub(crate) fn library() -> Option<&'static Library> {
+    static LIBRARY: OnceLock<Option<Library>> = OnceLock::new();
+    LIBRARY.get_or_init(compile).as_ref()
+}
+
+fn compile() -> Option<Library> {
+    let found = ["c++", "g++"].into_iter().find(|compiler| {
+        let silent = Command::new(compiler).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        silent.is_ok_and(|status| status.success())
+    });
+    let Some(compiler) = found else {
+        println!("skipped: neither c++ nor g++ is installed, so the CUDA kernels are not emulated");
+        return None;
+    };
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut kernels = files(&sources, "cu");
+    kernels.sort();
+    let mut all = DefaultHasher::new();
+    for file in [&kernels[..], &files(&sources, "cuh"), &files(&sources, "h"), &files(&sources, "cpp")].concat() {
+        fs::read(file).unwrap().hash(&mut all);
+    }
+    // Named by what it is made of, so that it is made once.
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels_{:016x}.so", all.finish()));
+    if !path.exists() {
+        let begun = path.with_extension(std::process::id().to_string());
+        let output = Command::new(compiler)
+            .args(["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fPIC", "-shared", "-o"])
+            .arg(&begun)
+            .arg(sources.join("cuda/emulation.cpp"))
+            .args(["-x", "c++"])
+            .args(&kernels)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::rename(&begun, &path).unwrap();
+    }
+    let name = CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: the library's initialisers put kernels into a list.
+    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    assert!(!handle.is_null(), "{}", path.display());
+    Some(Library { path, handle: handle as usize })
+}
+
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let here = files.into_iter().filter(|path| path.extension().is_some_and(|found| found == ending));
+    here.chain(folders.iter().flat_map(|folder| self::files(folder, ending))).collect()
+}

@@ -1,0 +1,8 @@
+//! Runs every CUDA kernel on the host, through `src/cuda/emulation.h`, and compares it with the CPU's op in `f64`.
+//!
+//! The tests need a C++ compiler (`c++` or `g++`) and no GPU; without a compiler they say so and pass.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, clippy::print_stdout, unsafe_code, reason = "helpers of tests, which load a library")]
+
+mod harness;
+mod rms_norm;

@@ -1,0 +1,75 @@
+//! `rms_norm.cu`
+use candlewick_kernels::rms_norm::{self, Shape};
+use candlewick_kernels::{Cuda, Result, Workspace};
+
+use crate::harness::{Case, Sample, Written, check, check_barriers, numbers, wide};
+
+const EPS: f64 = 1e-5;
+
+fn case<T: Sample<Wide: Sample>>(rows: usize, hidden: usize, accumulate: bool, with_dw: bool) -> Case {
+    let shape = Shape { rows, hidden };
+    let [x, dy, dx] = [1, 2, 3].map(|seed| numbers::<T>(seed, rows * hidden));
+    let (weight, dw) = (numbers::<T>(4, hidden), numbers::<T::Wide>(5, hidden));
+    let expected = expected(shape, [&x, &dy, &dx].map(|values| wide(values)), &wide(&weight), wide(&dw), accumulate, with_dw);
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let mut ws = Workspace::new(1);
+        let (on_x, on_w, on_dy) = (cuda.upload(&x)?, cuda.upload(&weight)?, cuda.upload(&dy)?);
+        let (mut y, mut rstd) = (cuda.unwritten::<T>(x.len())?, cuda.unwritten::<T::Wide>(rows)?);
+        rms_norm::forward(on_x.view(), on_w.view(), y.view_mut(), rstd.view_mut(), shape, EPS, &mut ws)?;
+        let (mut on_dx, mut on_dw) = (cuda.upload(&dx)?, cuda.upload(&dw)?);
+        let into_w = with_dw.then(|| on_dw.view_mut());
+        let (x, w, rstd_view, dy) = (on_x.view(), on_w.view(), rstd.view(), on_dy.view());
+        rms_norm::backward(x, w, rstd_view, dy, on_dx.view_mut(), accumulate, into_w, shape, &mut ws)?;
+        Ok(vec![
+            Written::new("y", &y.download()?),
+            Written::new("rstd", &rstd.download()?),
+            Written::new("dx", &on_dx.download()?),
+            Written::new("dw", &on_dw.download()?),
+        ])
+    };
+    let name = format!("rms_norm of {rows} × {hidden} {}, accumulate {accumulate}, dw {with_dw}", T::NAME);
+    Case { name, run: Box::new(run), expected }
+}
+
+/// The CPU's op in `f64`.
+fn expected(
+    shape: Shape,
+    [x, dy, mut dx]: [Vec<f64>; 3],
+    weight: &[f64],
+    mut dw: Vec<f64>,
+    accumulate: bool,
+    with_dw: bool,
+) -> Vec<Vec<f64>> {
+    let mut ws = Workspace::new(1);
+    let (mut y, mut rstd) = (vec![0.0; x.len()], vec![0.0; shape.rows]);
+    let weight = weight.into();
+    rms_norm::forward((&x).into(), weight, (&mut y).into(), (&mut rstd).into(), shape, EPS, &mut ws).unwrap();
+    let into_w = with_dw.then(|| (&mut dw).into());
+    rms_norm::backward((&x).into(), weight, (&rstd).into(), (&dy).into(), (&mut dx).into(), accumulate, into_w, shape, &mut ws)
+        .unwrap();
+    vec![y, rstd, dx, dw]
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, hidden) in [(1, 3), (7, 33), (10, 200), (3, 2088)] {
+        for (accumulate, with_dw) in [(true, true), (false, true), (true, false)] {
+            cases.push(case::<f32>(rows, hidden, accumulate, with_dw));
+            cases.push(case::<f64>(rows, hidden, accumulate, with_dw));
+            cases.push(case::<half::bf16>(rows, hidden, accumulate, with_dw));
+        }
+    }
+    cases
+}
+
+#[test]
+fn agrees_with_the_cpu() {
+    check(&cases());
+}
+
+#[test]
+fn every_barrier_is_missed() {
+    let cases = [case::<f32>(10, 577, true, true), case::<f32>(10, 576, true, true)];
+    check_barriers("rms_norm", &cases);
+    check_barriers("device.cuh", &cases);
+}
