@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Kernels by the path of their source, without its ending.
-const SOURCES: [&str; 1] = ["src/rms_norm/rms_norm"];
+const SOURCES: [&str; 4] = ["src/embedding/embedding", "src/rms_norm/rms_norm", "src/rope/rope", "src/swiglu/swiglu"];
 
 /// Code for any device since 8.0, which the driver translates, and for 9.0 as it is.
 const CODE: [&str; 4] = ["-gencode", "arch=compute_80,code=compute_80", "-gencode", "arch=compute_90a,code=sm_90a"];
@@ -28,9 +28,11 @@ fn main() {
         // Text, for the names of kernels that macros have made.
         compile(&source, &["-ptx", "-arch=compute_80"], &ptx);
         let text = fs::read_to_string(&ptx).expect("nvcc has written it");
-        let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix(".visible .entry ")?.strip_suffix('(')).collect();
+        let names: Vec<_> =
+            text.lines().filter_map(|line| line.strip_prefix(".visible .entry ")?.strip_suffix('(')).collect();
         assert!(!names.is_empty(), "{} has kernels", source.display());
-        writeln!(modules, "    (include_bytes!({:?}), &{names:?}),", image.display().to_string()).expect("a string grows");
+        writeln!(modules, "    (include_bytes!({:?}), &{names:?}),", image.display().to_string())
+            .expect("a string grows");
     }
     let text = format!("const MODULES: &[(&[u8], &[&str])] = &[\n{modules}];\n");
     fs::write(out.join("kernels.rs"), text).expect("OUT_DIR can be written to");

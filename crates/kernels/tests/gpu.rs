@@ -2,7 +2,7 @@
 //! tests say so and pass.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
-use candlewick_kernels::{Cuda, Float, View, Workspace, rms_norm, swiglu};
+use candlewick_kernels::{Cuda, Float, View, Workspace, linear, rms_norm};
 
 fn device() -> Option<Cuda> {
     match Cuda::new(0) {
@@ -84,8 +84,10 @@ fn devices_are_not_mixed_and_missing_kernels_are_named() {
     let mixed =
         rms_norm::forward(on_device.view(), (&w).into(), (&mut y).into(), (&mut rstd).into(), shape, 0.0, &mut ws);
     assert!(mixed.unwrap_err().to_string().contains("different devices"));
-    let none = swiglu::forward(on_device.view(), on_device.view(), (&mut y).into(), &mut ws).unwrap_err();
-    assert_eq!(none.to_string(), "swiglu::forward has no kernel for cuda; copy its operands to the cpu");
+    let shape = linear::Shape { rows: 1, in_features: 2, out_features: 1 };
+    let x = on_device.view();
+    let none = linear::forward(x, x, (&mut rstd).into(), shape, 1.0, false, &mut ws).unwrap_err();
+    assert_eq!(none.to_string(), "linear::forward has no kernel for cuda; copy its operands to the cpu");
     let empty = cuda.upload::<f32>(&[]).unwrap();
     assert!(empty.download().unwrap().is_empty());
 }

@@ -2,7 +2,7 @@
 use std::ffi::c_void;
 
 use super::{Cuda, Driver, on};
-use crate::{Error, Result, View, ViewMut};
+use crate::{Element, Error, Result, View, ViewMut};
 
 /// Blocks and threads of a launch. Shared memory whose size is known when kernels are compiled is not counted.
 #[derive(Debug, Clone, Copy)]
@@ -109,5 +109,18 @@ impl<'a> Call<'a> {
             *argument = std::ptr::from_mut(word).cast();
         }
         on!(self.device.driver, driver => driver.launch(self.op, kernel, grid, &mut arguments[..self.len]))
+    }
+}
+
+/// The name of the kernel for these operands, and how many elements each of its threads handles at once: whole packs of 16 bytes where
+/// every row begins on one.
+pub(crate) fn lanes<T: Element>(kernel: &str, row: usize, operands: &[Option<View<'_, T>>]) -> (String, usize) {
+    let width = 16 / size_of::<T>();
+    let begins_on_pack =
+        |view: &View<'_, T>| view.buffer().is_none_or(|(buffer, start)| buffer.address(start).is_multiple_of(16));
+    if row.is_multiple_of(width) && operands.iter().flatten().all(begins_on_pack) {
+        (format!("{kernel}_packed_{}", T::NAME), width)
+    } else {
+        (format!("{kernel}_{}", T::NAME), 1)
     }
 }

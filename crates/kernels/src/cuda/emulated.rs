@@ -9,7 +9,8 @@ use crate::{Error, Result};
 
 type Alloc = unsafe extern "C" fn(usize) -> *mut c_void;
 type Free = unsafe extern "C" fn(*mut c_void);
-type Launch = unsafe extern "C" fn(*const c_char, *const u32, *const u32, usize, *mut *mut c_void, c_int) -> *const c_char;
+type Launch =
+    unsafe extern "C" fn(*const c_char, *const u32, *const u32, usize, *mut *mut c_void, c_int) -> *const c_char;
 
 /// The library keeps the state of the block that runs; all devices of a process have their turns.
 static TURN: Mutex<()> = Mutex::new(());
@@ -79,14 +80,27 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn launch(&self, op: &'static str, kernel: &str, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
+    pub(super) fn launch(
+        &self,
+        op: &'static str,
+        kernel: &str,
+        grid: Grid,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
         let _turn = turn();
         let name = CString::new(kernel).expect("names of kernels have no zero byte");
         let descending = c_int::from(self.order == Order::Descending);
         let (blocks, threads) = (grid.blocks.as_ptr(), grid.threads.as_ptr());
         // SAFETY: as many arguments as the kernel has parameters; buffers outlive the call, which runs to its end.
         let error = unsafe {
-            (self.launch)(name.as_ptr(), blocks, threads, grid.shared_bytes as usize, arguments.as_mut_ptr(), descending)
+            (self.launch)(
+                name.as_ptr(),
+                blocks,
+                threads,
+                grid.shared_bytes as usize,
+                arguments.as_mut_ptr(),
+                descending,
+            )
         };
         if error.is_null() {
             return Ok(());

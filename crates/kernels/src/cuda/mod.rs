@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
 
-pub(crate) use call::{Call, Grid};
+pub(crate) use call::{Call, Grid, lanes};
 
 use crate::float::sealed::Plain;
 use crate::{Error, Result, View, ViewMut};
@@ -80,10 +80,12 @@ impl Cuda {
         #[cfg(unix)]
         return Ok(Self { driver: Arc::new(Driver::Emulated(emulated::Driver::new(library, order)?)) });
         #[cfg(not(unix))]
-        Err(Error::NoDevice { reason: format!("{} ({order:?}): kernels are emulated on Unix alone", library.display()) })
+        Err(Error::NoDevice {
+            reason: format!("{} ({order:?}): kernels are emulated on Unix alone", library.display()),
+        })
     }
 
-    /// A new buffer with the bytes of a NaN in every element.
+    /// A new buffer of elements that nobody has written yet.
     ///
     /// # Errors
     /// [`Error::Cuda`] where the driver reports an error, such as no memory.

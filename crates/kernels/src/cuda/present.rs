@@ -87,13 +87,20 @@ impl Driver {
         self.stream.synchronize().map_err(refused(op))
     }
 
-    pub(super) fn launch(&self, op: &'static str, kernel: &str, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
+    pub(super) fn launch(
+        &self,
+        op: &'static str,
+        kernel: &str,
+        grid: Grid,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
         self.bind(op)?;
         let function = *self.functions.get(kernel).expect("every kernel that is called is compiled");
         let axes = |[x, y, z]: [u32; 3]| (x, y, z);
         let (blocks, threads, stream) = (axes(grid.blocks), axes(grid.threads), self.stream.cu_stream());
         // SAFETY: as many arguments as the kernel has parameters, on this device, as long as their ops have checked.
-        unsafe { result::launch_kernel(function, blocks, threads, grid.shared_bytes, stream, arguments) }.map_err(refused(op))
+        unsafe { result::launch_kernel(function, blocks, threads, grid.shared_bytes, stream, arguments) }
+            .map_err(refused(op))
     }
 
     fn bind(&self, op: &'static str) -> Result<()> {

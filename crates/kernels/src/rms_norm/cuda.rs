@@ -1,6 +1,6 @@
 //! Launches of the kernels in `rms_norm.cu`.
 use super::Shape;
-use crate::cuda::{Call, Cuda, Grid};
+use crate::cuda::{Call, Cuda, Grid, lanes};
 use crate::{Element, Result, View, ViewMut, Workspace};
 
 /// Blocks of the backward kernel, each with a part of the weight's gradient; a constant, so that sums do not depend on the device.
@@ -29,8 +29,14 @@ pub(super) fn forward<T: Element>(
     if shape.rows == 0 {
         return Ok(());
     }
-    let views = [Some(x), residual.as_ref().map(|r| r.residual), Some(weight), Some(y.as_view()), residual.as_ref().map(|r| r.sum.as_view())];
-    let (kernel, width) = kernel::<T>("rms_norm_forward", shape, &views);
+    let views = [
+        Some(x),
+        residual.as_ref().map(|r| r.residual),
+        Some(weight),
+        Some(y.as_view()),
+        residual.as_ref().map(|r| r.sum.as_view()),
+    ];
+    let (kernel, width) = lanes("rms_norm_forward", shape.hidden, &views);
     Call::new(op, device)
         .read(x)
         .read_if(residual.as_ref().map(|r| r.residual))
@@ -62,7 +68,7 @@ pub(super) fn backward<T: Element>(
         return Ok(());
     }
     let views = [Some(x), Some(weight), Some(dy), Some(dx.as_view())];
-    let (kernel, width) = kernel::<T>("rms_norm_backward", shape, &views);
+    let (kernel, width) = lanes("rms_norm_backward", shape.hidden, &views);
     let grid = by_rows(shape, width, MOST_PARTS);
     let parts = grid.blocks[0] as usize;
     let partial = match &dw {
@@ -86,17 +92,6 @@ pub(super) fn backward<T: Element>(
         &format!("rms_norm_sum_parts_{}", T::Wide::NAME),
         Grid { threads, ..Grid::line(shape.hidden.div_ceil(WARP), 0) },
     )
-}
-
-/// The kernel for these operands, and how many elements its threads handle at once: whole packs where every row begins on one.
-fn kernel<T: Element>(name: &str, shape: Shape, views: &[Option<View<'_, T>>]) -> (String, usize) {
-    let width = 16 / size_of::<T>();
-    let aligned = |view: &View<'_, T>| view.buffer().is_none_or(|(buffer, start)| buffer.address(start).is_multiple_of(16));
-    if shape.hidden.is_multiple_of(width) && views.iter().flatten().all(aligned) {
-        (format!("{name}_packed_{}", T::NAME), width)
-    } else {
-        (format!("{name}_{}", T::NAME), 1)
-    }
 }
 
 /// One block of threads a row, up to `most`, with a thread for every `width` columns, up to [`MOST_THREADS`], in whole warps.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Float;
 use crate::testing::*;
 
 const SHAPE: Shape = Shape { rows: 6, hidden: 11 };

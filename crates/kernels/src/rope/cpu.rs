@@ -1,5 +1,5 @@
 //! Rows in parallel, heads in order.
-use super::{Direction, Shape, Tables};
+use super::{Direction, Shape};
 use crate::Float;
 use crate::parallel::{Crew, Disjoint};
 use crate::simd::vectorised;
@@ -7,7 +7,7 @@ use crate::simd::vectorised;
 pub(super) fn apply<T: Float>(
     x: &mut [T],
     positions: &[u32],
-    tables: &Tables<T>,
+    (cos, sin): (&[T], &[T]),
     shape: Shape,
     direction: Direction,
     crew: &Crew,
@@ -27,7 +27,7 @@ pub(super) fn apply<T: Float>(
         let x = unsafe { x.part(rows.start * width..rows.end * width) };
         for (row, x) in rows.zip(x.chunks_exact_mut(width)) {
             let at = positions[row] as usize * half;
-            rotate(x, &tables.cos[at..at + half], &tables.sin[at..at + half], sign);
+            rotate(x, &cos[at..at + half], &sin[at..at + half], sign);
         }
     });
 }

@@ -1,9 +1,10 @@
 //! Rotary position embedding in the half-split layout of Hugging Face models, in place.
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
-use crate::{Float, Result, ViewMut, Workspace, check};
+use crate::{Element, Float, Result, View, ViewMut, Workspace, check};
 
 /// The sizes of what is rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +80,62 @@ pub fn apply<T: Float>(
     })?;
     check::shape(OP, tables.cos.len() == tables.sin.len(), || "the tables have been given different lengths".into())?;
     check::indices(OP, "positions", positions, tables.positions())?;
-    cpu::apply(x.cpu(OP)?, positions, tables, shape, direction, &ws.crew());
+    cpu::apply(x.cpu(OP)?, positions, (&tables.cos, &tables.sin), shape, direction, &ws.crew());
+    Ok(())
+}
+
+/// The sizes of queries and keys that are rotated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairShape {
+    /// Rows of both, `[N]`.
+    pub rows: usize,
+    /// Heads of a row of queries.
+    pub q_heads: usize,
+    /// Heads of a row of keys.
+    pub k_heads: usize,
+    /// Elements of a head, even, `[D]`.
+    pub head_dim: usize,
+}
+
+/// As [`apply`] on queries and keys at once, with positions and tables where they are.
+///
+/// `q` `[N, q_heads, D]`, `k` `[N, k_heads, D]`; `positions` `[N]`; `cos` and `sin` `[P, D/2]` as [`Tables`] has them. On a device
+/// positions are not looked at before they are used: they must be below P.
+///
+/// # Errors
+/// A length that is not its shape's, tables that are no rows of D/2, a position beyond them on the CPU, or operands on different devices.
+#[expect(clippy::too_many_arguments, reason = "operands of one op")]
+pub fn apply_pair<T: Element>(
+    q: ViewMut<'_, T>,
+    k: ViewMut<'_, T>,
+    positions: View<'_, u32>,
+    cos: View<'_, T::Wide>,
+    sin: View<'_, T::Wide>,
+    shape: PairShape,
+    direction: Direction,
+    ws: &mut Workspace,
+) -> Result<()> {
+    const OP: &str = "rope::apply_pair";
+    let PairShape { rows, q_heads, k_heads, head_dim } = shape;
+    let half = head_dim / 2;
+    check::shape(OP, head_dim > 0 && head_dim.is_multiple_of(2), || {
+        format!("head_dim is {head_dim}, expected an even number above 0")
+    })?;
+    check::length(OP, "q", q.len(), &[rows, q_heads, head_dim], "rows × q_heads × head_dim")?;
+    check::length(OP, "k", k.len(), &[rows, k_heads, head_dim], "rows × k_heads × head_dim")?;
+    check::length(OP, "positions", positions.len(), &[rows], "rows")?;
+    check::length(OP, "sin", sin.len(), &[cos.len()], "as many as cos")?;
+    check::shape(OP, cos.len().is_multiple_of(half), || {
+        format!("cos has {} elements, expected whole rows of {half}", cos.len())
+    })?;
+    if let Some(device) = positions.device() {
+        return cuda::apply_pair(OP, device, q, k, positions, (cos, sin), shape, direction);
+    }
+    let positions = positions.host(OP)?;
+    let (cos, sin) = (cos.cpu(OP)?, sin.cpu(OP)?);
+    check::indices(OP, "positions", positions, cos.len() / half)?;
+    for (x, heads) in [(q.cpu(OP)?, q_heads), (k.cpu(OP)?, k_heads)] {
+        cpu::apply(x, positions, (cos, sin), Shape { rows, heads, head_dim }, direction, &ws.crew());
+    }
     Ok(())
 }

@@ -1,20 +1,24 @@
 //! The gated activation `silu(gate)·up`.
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
-use crate::{Float, Result, View, ViewMut, Workspace, check};
+use crate::{Element, Result, View, ViewMut, Workspace, check};
 
 /// y = silu(gate)·up, where silu(g) = g·σ(g), element by element.
 ///
 /// All three of one length. After Shazeer, “GLU Variants Improve Transformer” (2020).
 ///
 /// # Errors
-/// Lengths that differ; operands that are not on the CPU.
-pub fn forward<T: Float>(gate: View<'_, T>, up: View<'_, T>, y: ViewMut<'_, T>, ws: &mut Workspace) -> Result<()> {
+/// Lengths that differ; operands on different devices.
+pub fn forward<T: Element>(gate: View<'_, T>, up: View<'_, T>, y: ViewMut<'_, T>, ws: &mut Workspace) -> Result<()> {
     const OP: &str = "swiglu::forward";
     check::length(OP, "up", up.len(), &[gate.len()], "as many as gate")?;
     check::length(OP, "y", y.len(), &[gate.len()], "as many as gate")?;
+    if let Some(device) = gate.device() {
+        return cuda::forward(OP, device, gate, up, y);
+    }
     cpu::forward(gate.cpu(OP)?, up.cpu(OP)?, y.cpu(OP)?, &ws.crew());
     Ok(())
 }
@@ -24,8 +28,8 @@ pub fn forward<T: Float>(gate: View<'_, T>, up: View<'_, T>, y: ViewMut<'_, T>, 
 /// All five of one length; `dgate` and `dup` are overwritten.
 ///
 /// # Errors
-/// Lengths that differ; operands that are not on the CPU.
-pub fn backward<T: Float>(
+/// Lengths that differ; operands on different devices.
+pub fn backward<T: Element>(
     gate: View<'_, T>,
     up: View<'_, T>,
     dy: View<'_, T>,
@@ -38,6 +42,9 @@ pub fn backward<T: Float>(
     check::length(OP, "dy", dy.len(), &[gate.len()], "as many as gate")?;
     check::length(OP, "dgate", dgate.len(), &[gate.len()], "as many as gate")?;
     check::length(OP, "dup", dup.len(), &[gate.len()], "as many as gate")?;
+    if let Some(device) = gate.device() {
+        return cuda::backward(OP, device, gate, up, dy, dgate, dup);
+    }
     cpu::backward(gate.cpu(OP)?, up.cpu(OP)?, dy.cpu(OP)?, dgate.cpu(OP)?, dup.cpu(OP)?, &ws.crew());
     Ok(())
 }

@@ -57,20 +57,21 @@ DEVICE void backward(const T *gate, const T *up, const T *dy, T *dgate, T *dup, 
     }
 }
 
-#define FOR_LAYOUT(T, name, Activation, PACKED)                                                                                     \
-    KERNEL(THREADS, name##_forward, (const T *gate, const T *up, T *y, Index rows, Index width, Index stride, Index y_stride)) {    \
+#define FOR_LAYOUT(T, op, name, Activation, PACKED)                                                                                 \
+    KERNEL(THREADS, op##_forward_##name, (const T *gate, const T *up, T *y, Index rows, Index width, Index stride,                  \
+                                          Index y_stride)) {                                                                        \
         forward<T, Activation, PACKED>(gate, up, y, rows, width, stride, y_stride);                                                 \
     }                                                                                                                               \
-    KERNEL(THREADS, name##_backward, (const T *gate, const T *up, const T *dy, T *dgate, T *dup, Index rows, Index width,           \
-                                      Index stride, Index y_stride, Index d_stride)) {                                              \
+    KERNEL(THREADS, op##_backward_##name, (const T *gate, const T *up, const T *dy, T *dgate, T *dup, Index rows, Index width,      \
+                                           Index stride, Index y_stride, Index d_stride)) {                                         \
         backward<T, Activation, PACKED>(gate, up, dy, dgate, dup, rows, width, stride, y_stride, d_stride);                         \
     }
 
-#define FOR_TYPE(T, name)                                     \
-    FOR_LAYOUT(T, swiglu_##name, Silu, false)                 \
-    FOR_LAYOUT(T, swiglu_packed_##name, Silu, true)           \
-    FOR_LAYOUT(T, geglu_##name, GeluTanh, false)              \
-    FOR_LAYOUT(T, geglu_packed_##name, GeluTanh, true)
+#define FOR_TYPE(T, name)                                \
+    FOR_LAYOUT(T, swiglu, name, Silu, false)             \
+    FOR_LAYOUT(T, swiglu, packed_##name, Silu, true)     \
+    FOR_LAYOUT(T, geglu, name, GeluTanh, false)          \
+    FOR_LAYOUT(T, geglu, packed_##name, GeluTanh, true)
 
 FOR_TYPE(float, f32)
 FOR_TYPE(double, f64)

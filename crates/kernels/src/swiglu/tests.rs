@@ -1,4 +1,5 @@
 use super::*;
+use crate::Float;
 use crate::testing::*;
 
 fn activated<T: Float>(gate: &[f64], up: &[f64], threads: usize) -> Vec<T> {

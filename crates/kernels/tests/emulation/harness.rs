@@ -100,7 +100,8 @@ impl Case {
             let distance = distance(&one.values, expected);
             // NaN is no small distance.
             let is_near = distance <= one.bound;
-            (!is_near).then(|| format!("{} is {distance:.1e} from what it is in f64, expected {:.0e}", one.name, one.bound))
+            (!is_near)
+                .then(|| format!("{} is {distance:.1e} from what it is in f64, expected {:.0e}", one.name, one.bound))
         })
     }
 }

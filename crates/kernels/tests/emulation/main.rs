@@ -4,5 +4,6 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, clippy::print_stdout, unsafe_code, reason = "helpers of tests, which load a library")]
 
+mod elementwise;
 mod harness;
 mod rms_norm;

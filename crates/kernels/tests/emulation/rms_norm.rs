@@ -10,7 +10,8 @@ fn case<T: Sample<Wide: Sample>>(rows: usize, hidden: usize, accumulate: bool, w
     let shape = Shape { rows, hidden };
     let [x, dy, dx] = [1, 2, 3].map(|seed| numbers::<T>(seed, rows * hidden));
     let (weight, dw) = (numbers::<T>(4, hidden), numbers::<T::Wide>(5, hidden));
-    let expected = expected(shape, [&x, &dy, &dx].map(|values| wide(values)), &wide(&weight), wide(&dw), accumulate, with_dw);
+    let expected =
+        expected(shape, [&x, &dy, &dx].map(|values| wide(values)), &wide(&weight), wide(&dw), accumulate, with_dw);
     let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
         let mut ws = Workspace::new(1);
         let (on_x, on_w, on_dy) = (cuda.upload(&x)?, cuda.upload(&weight)?, cuda.upload(&dy)?);
@@ -45,8 +46,18 @@ fn expected(
     let weight = weight.into();
     rms_norm::forward((&x).into(), weight, (&mut y).into(), (&mut rstd).into(), shape, EPS, &mut ws).unwrap();
     let into_w = with_dw.then(|| (&mut dw).into());
-    rms_norm::backward((&x).into(), weight, (&rstd).into(), (&dy).into(), (&mut dx).into(), accumulate, into_w, shape, &mut ws)
-        .unwrap();
+    rms_norm::backward(
+        (&x).into(),
+        weight,
+        (&rstd).into(),
+        (&dy).into(),
+        (&mut dx).into(),
+        accumulate,
+        into_w,
+        shape,
+        &mut ws,
+    )
+    .unwrap();
     vec![y, rstd, dx, dw]
 }
 

@@ -1,0 +1,114 @@
+//! `swiglu.cu`, `rope.cu` and `embedding.cu`
+use candlewick_kernels::embedding::{self, BucketViews, Buckets};
+use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
+use candlewick_kernels::{Cuda, Result, Workspace, swiglu};
+
+use crate::harness::{Case, Sample, Written, check, numbers, wide};
+
+fn gated<T: Sample>(len: usize) -> Case {
+    let [gate, up, dy] = [1, 2, 3].map(|seed| numbers::<T>(seed, len));
+    let (g, u, d) = (wide(&gate), wide(&up), wide(&dy));
+    let (mut y, mut dgate, mut dup) = (vec![0.0; len], vec![0.0; len], vec![0.0; len]);
+    let mut ws = Workspace::new(1);
+    swiglu::forward((&g).into(), (&u).into(), (&mut y).into(), &mut ws).unwrap();
+    swiglu::backward((&g).into(), (&u).into(), (&d).into(), (&mut dgate).into(), (&mut dup).into(), &mut ws).unwrap();
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let mut ws = Workspace::new(1);
+        let (gate, up, dy) = (cuda.upload(&gate)?, cuda.upload(&up)?, cuda.upload(&dy)?);
+        let [mut y, mut dgate, mut dup] = [cuda.unwritten::<T>(len)?, cuda.unwritten(len)?, cuda.unwritten(len)?];
+        swiglu::forward(gate.view(), up.view(), y.view_mut(), &mut ws)?;
+        swiglu::backward(gate.view(), up.view(), dy.view(), dgate.view_mut(), dup.view_mut(), &mut ws)?;
+        let [y, dgate, dup] = [y.download()?, dgate.download()?, dup.download()?];
+        Ok(vec![Written::new("y", &y), Written::new("dgate", &dgate), Written::new("dup", &dup)])
+    };
+    Case { name: format!("swiglu of {len} {}", T::NAME), run: Box::new(run), expected: vec![y, dgate, dup] }
+}
+
+#[test]
+fn gated_activations_agree_with_the_cpu() {
+    for len in [1, 8, 33, 4096, 5003] {
+        check(&[gated::<f32>(len), gated::<f64>(len), gated::<half::bf16>(len)]);
+    }
+}
+
+fn rotated<T: Sample<Wide: Sample>>(shape: PairShape, direction: Direction) -> Case {
+    let PairShape { rows, q_heads, k_heads, head_dim } = shape;
+    let (q, k) = (numbers::<T>(1, rows * q_heads * head_dim), numbers::<T>(2, rows * k_heads * head_dim));
+    let frequencies: Vec<f64> =
+        (0..head_dim / 2).map(|pair| 1e4f64.powf(-2.0 * pair as f64 / head_dim as f64)).collect();
+    // Positions that repeat and go back, as those of several completions do.
+    let positions: Vec<u32> = (0..rows as u32).map(|row| row * 7 % 40).collect();
+    let (exact, tables) = (Tables::<f64>::new(&frequencies, 40), Tables::<T::Wide>::new(&frequencies, 40));
+    let (mut on_q, mut on_k) = (wide(&q), wide(&k));
+    let (cos, sin) = ((&exact.cos).into(), (&exact.sin).into());
+    let mut ws = Workspace::new(1);
+    rope::apply_pair((&mut on_q).into(), (&mut on_k).into(), (&positions).into(), cos, sin, shape, direction, &mut ws)
+        .unwrap();
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let (mut q, mut k, positions) = (cuda.upload(&q)?, cuda.upload(&k)?, cuda.upload(&positions)?);
+        let (cos, sin) = (cuda.upload(&tables.cos)?, cuda.upload(&tables.sin)?);
+        let (cos, sin, mut ws) = (cos.view(), sin.view(), Workspace::new(1));
+        rope::apply_pair(q.view_mut(), k.view_mut(), positions.view(), cos, sin, shape, direction, &mut ws)?;
+        Ok(vec![Written::new("q", &q.download()?), Written::new("k", &k.download()?)])
+    };
+    Case {
+        name: format!("rope of {shape:?} {direction:?} {}", T::NAME),
+        run: Box::new(run),
+        expected: vec![on_q, on_k],
+    }
+}
+
+#[test]
+fn rotations_agree_with_the_cpu() {
+    for (rows, q_heads, k_heads, head_dim) in [(1, 1, 1, 2), (5, 3, 1, 6), (9, 14, 2, 64)] {
+        let shape = PairShape { rows, q_heads, k_heads, head_dim };
+        for direction in [Direction::Forward, Direction::Backward] {
+            check(&[
+                rotated::<f32>(shape, direction),
+                rotated::<f64>(shape, direction),
+                rotated::<half::bf16>(shape, direction),
+            ]);
+        }
+    }
+}
+
+fn looked_up<T: Sample<Wide: Sample>>(ids: &[u32], vocab: usize, hidden: usize) -> Case {
+    let ids = ids.to_vec();
+    let (table, dy) = (numbers::<T>(1, vocab * hidden), numbers::<T>(2, ids.len() * hidden));
+    let dtable = numbers::<T::Wide>(3, vocab * hidden);
+    let mut ws = Workspace::new(1);
+    let (mut y, mut sums) = (vec![0.0; ids.len() * hidden], wide(&dtable));
+    embedding::forward(&ids, (&wide(&table)).into(), (&mut y).into(), hidden, &mut ws).unwrap();
+    embedding::backward(&ids, (&wide(&dy)).into(), (&mut sums).into(), hidden, &mut ws).unwrap();
+    let name = format!("embedding of {} ids × {hidden} {}", ids.len(), T::NAME);
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let Buckets { ids: found, starts, members } = Buckets::of(&ids);
+        let (on_ids, on_table, on_dy) = (cuda.upload(&ids)?, cuda.upload(&table)?, cuda.upload(&dy)?);
+        let (found, starts, members) = (cuda.upload(&found)?, cuda.upload(&starts)?, cuda.upload(&members)?);
+        let (mut y, mut sums) = (cuda.unwritten::<T>(ids.len() * hidden)?, cuda.upload(&dtable)?);
+        embedding::gather(on_ids.view(), on_table.view(), y.view_mut(), hidden, &mut Workspace::new(1))?;
+        let buckets = BucketViews { ids: found.view(), starts: starts.view(), members: members.view() };
+        embedding::scatter(buckets, on_dy.view(), sums.view_mut(), hidden)?;
+        Ok(vec![Written::new("y", &y.download()?), Written::new("dtable", &sums.download()?)])
+    };
+    Case { name, run: Box::new(run), expected: vec![y, sums] }
+}
+
+#[test]
+fn embeddings_agree_with_the_cpu() {
+    let ids = [3, 0, 3, 3, 7, 1, 0, 9, 3];
+    for hidden in [1, 16, 33, 2088] {
+        check(&[
+            looked_up::<f32>(&ids, 11, hidden),
+            looked_up::<f64>(&ids, 11, hidden),
+            looked_up::<half::bf16>(&ids, 11, hidden),
+        ]);
+    }
+}
+
+#[test]
+fn buckets_hold_every_row_once() {
+    let buckets = Buckets::of(&[3, 0, 3, 7, 0]);
+    assert_eq!(buckets, Buckets { ids: vec![0, 3, 7], starts: vec![0, 2, 4, 5], members: vec![1, 4, 0, 2, 3] });
+    assert_eq!(Buckets::of(&[]), Buckets { ids: vec![], starts: vec![0], members: vec![] });
+}
