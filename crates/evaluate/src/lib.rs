@@ -4,6 +4,8 @@
 //! | to | see |
 //! |---|---|
 //! | compare objectives, settings and seeds | [`compare`] |
+//! | train a sweep of settings, every one resumable | [`sweep`] |
+//! | see which policies nothing beats in several objectives | [`pareto`] |
 //! | measure how well any score of completions agrees with held-out preferences | [`Preferences`] |
 //! | measure accuracy and calibration on them, by slice | [`PreferenceReport`] |
 //! | score rows by a score model, and measure how well it agrees with them | [`RowScorer`], [`ScoreTally`] |
@@ -15,15 +17,18 @@
 //!
 //! Nothing here prints, starts a thread or reads a clock.
 
+mod again;
 pub mod compare;
 mod diagnostics;
 mod drift;
 mod error;
 pub mod influence;
+pub mod pareto;
 mod preference_report;
 mod preferences;
 mod scoring;
 pub mod stats;
+pub mod sweep;
 pub mod tasks;
 
 pub use diagnostics::{Against, Change, Diagnostics, Extreme, Moment, SliceCourse, Trend, preferred_fall};
