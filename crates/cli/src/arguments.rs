@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::data::words::Data;
 use crate::eval_tasks::words::TaskArguments;
 use crate::failure::EXIT_CODES;
+use crate::pareto::words::Pareto;
 use crate::safety::Safety;
 use crate::sample::Sample;
 use crate::score::Score;
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Safety(Safety),
     /// Compare objectives, settings and seeds on one model and the same rows
     Compare(Compare),
+    /// Train a sweep of settings, or take policies that are there, and show which of them nothing beats in several objectives
+    Pareto(Pareto),
     /// Name the training rows that moved a model towards an answer, and those that seem wrongly labelled
     Why(Why),
     /// Show what a run learned, in what order and at what price, from what it left in its directory
@@ -111,16 +114,9 @@ pub(crate) struct Common {
     pub(crate) set: Vec<String>,
 }
 
-/// `wick train`
-#[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES, allow_negative_numbers = true)]
-pub(crate) struct Train {
-    /// Keys of the configuration.
-    #[command(flatten)]
-    pub(crate) common: Common,
-    /// Directory for the trained model, checkpoints and metrics [output.dir]
-    #[arg(long, short, value_name = "DIR")]
-    pub(crate) output: Option<String>,
+/// Keys of a single run that have a flag of their own.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Course {
     /// Optimizer steps [train.steps]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_STEPS))]
     pub(crate) steps: Option<u64>,
@@ -133,6 +129,21 @@ pub(crate) struct Train {
     /// Train a fresh LoRA adapter of this rank instead of all parameters [model.lora.rank]
     #[arg(long, value_name = "R", conflicts_with = "adapter")]
     pub(crate) lora: Option<usize>,
+}
+
+/// `wick train`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, allow_negative_numbers = true)]
+pub(crate) struct Train {
+    /// Keys of the configuration.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Directory for the trained model, checkpoints and metrics [output.dir]
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) output: Option<String>,
+    /// How far and what.
+    #[command(flatten)]
+    pub(crate) course: Course,
     /// Seed of the order of rows and of fresh weights [train.seed]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=MOST_SEED))]
     pub(crate) seed: Option<u64>,

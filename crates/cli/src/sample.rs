@@ -23,6 +23,29 @@ use crate::words;
 /// How often an empty answer is drawn anew.
 const DRAWS: usize = 8;
 
+/// How answers are drawn.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Draws {
+    /// Answers to each prompt; 64 or more where a multiplier is solved for
+    #[arg(long, short = 'k', value_name = "N", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
+    pub(crate) samples: usize,
+    /// Randomness; 1 draws from the model as it is, 0 takes the likeliest token each time
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub(crate) temperature: f64,
+    /// Draw among the K likeliest tokens only
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Draw among the likeliest tokens that hold this share of the probability
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+    /// Seed of the draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Longest answer, in tokens
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
+    pub(crate) max_new_tokens: usize,
+}
+
 /// `wick sample`
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
@@ -42,24 +65,9 @@ pub(crate) struct Sample {
     /// Directory of a PEFT adapter for it
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
-    /// Answers to each prompt; 64 or more where a multiplier is solved for
-    #[arg(long, short = 'k', value_name = "N", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
-    pub(crate) samples: usize,
-    /// Randomness; 1 draws from the model as it is, 0 takes the likeliest token each time
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    pub(crate) temperature: f64,
-    /// Draw among the K likeliest tokens only
-    #[arg(long, value_name = "K")]
-    pub(crate) top_k: Option<usize>,
-    /// Draw among the likeliest tokens that hold this share of the probability
-    #[arg(long, value_name = "P")]
-    pub(crate) top_p: Option<f64>,
-    /// Seed of the draws
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Longest answer, in tokens
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
-    pub(crate) max_new_tokens: usize,
+    /// How they are drawn.
+    #[command(flatten)]
+    pub(crate) draws: Draws,
     /// Threads, each with prompts of its own; all cores by default
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = crate::arguments::threads())]
     pub(crate) threads: usize,
@@ -70,11 +78,7 @@ pub(crate) struct Sample {
 
 /// Writes the answers.
 pub(crate) fn sample(arguments: &Sample) -> Result<()> {
-    if arguments.temperature <= 0.0 && arguments.samples > 1 {
-        bail!(Failure::Usage(
-            "--temperature 0: every answer to a prompt would be the same; leave --samples out".into()
-        ));
-    }
+    arguments.draws.check()?;
     let directory = places::directory(&arguments.model, Kind::Model)?;
     let mut model = CausalLm::<f32>::load(&directory)?;
     if let Some(adapter) = &arguments.adapter {
@@ -85,15 +89,62 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
     encoder.check_vocabulary(model.config().vocab_size)?;
     let existing = if arguments.force { Existing::Replace } else { Existing::Keep };
     let mut out = create(&arguments.out, existing)?;
-    let prompts = match &arguments.prompt_column {
-        Some(column) => prompts_of(column, arguments)?,
-        None => prompts(arguments)?,
-    };
+    let prompts = prompts(&arguments.rows, arguments.prompt_column.as_deref(), Some(&arguments.out))?;
     let interrupt = Interrupt::listen()?;
-    let answers = Answers { arguments, model: &model, encoder: &encoder };
-    let threads = words::threads(arguments.threads).min(prompts.len());
+    let threads = words::threads(arguments.threads);
+    let all = answers(&prompts, &model, &encoder, &arguments.draws, threads, &interrupt)?;
+    let mut empty = 0;
+    for answer in all.iter().flatten() {
+        match answer {
+            Some(answer) => out.write(&answer.record)?,
+            None => empty += 1,
+        }
+    }
+    if out.rows() == 0 {
+        bail!(Failure::Data(
+            "every answer was empty, and nothing was written; is the model trained on such prompts?".into()
+        ));
+    }
+    println!("{} answers to {} prompts written to {}", out.finish()?, prompts.len(), name(&arguments.out));
+    if empty > 0 {
+        println!("{empty} answers were left out that were empty in {DRAWS} draws");
+    }
+    Ok(())
+}
+
+impl Draws {
+    /// That they make sense together.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.temperature <= 0.0 && self.samples > 1 {
+            bail!(Failure::Usage(
+                "--temperature 0: every answer to a prompt would be the same; leave --samples out".into()
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// An answer to a prompt.
+pub(crate) struct Answer {
+    /// Prompt and answer.
+    pub(crate) record: Record,
+    /// The answer's tokens, with the one that ended it, if one did.
+    pub(crate) ids: Vec<u32>,
+}
+
+/// The answers to each prompt, on so many threads, which do not change them; nothing in the place of an empty one.
+pub(crate) fn answers(
+    prompts: &[Text],
+    model: &CausalLm,
+    encoder: &Encoder,
+    draws: &Draws,
+    threads: usize,
+    interrupt: &Interrupt,
+) -> Result<Vec<Vec<Option<Answer>>>> {
+    let answers = Answers { draws, model, encoder };
+    let threads = threads.min(prompts.len());
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let work = || -> Result<Vec<(usize, Vec<Option<Record>>)>> {
+    let work = || -> Result<Vec<(usize, Vec<Option<Answer>>)>> {
         let mut workspace = Workspace::new(1);
         let mut done = Vec::new();
         loop {
@@ -111,7 +162,7 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
             }
         }
     };
-    let results: Vec<Result<_>> = std::thread::scope(|scope| {
+    let mut results: Vec<Result<_>> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         workers
             .into_iter()
@@ -121,35 +172,29 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
     // The thread that failed says why; those that it stopped only that they were.
     let cause = |result: &Result<_>| matches!(result, Err(error) if !matches!(error.downcast_ref::<Failure>(), Some(Failure::Interrupted(_))));
     if let Some(place) = results.iter().position(cause) {
-        return results.into_iter().nth(place).map_or(Ok(()), |result| result.map(drop));
+        results.swap(0, place);
     }
-    let mut all = results.into_iter().collect::<Result<Vec<_>>>()?.concat();
+    let mut all: Vec<_> = results.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     all.sort_by_key(|(place, _)| *place);
-    let mut empty = 0;
-    for row in all.iter().flat_map(|(_, rows)| rows) {
-        match row {
-            Some(record) => out.write(record)?,
-            None => empty += 1,
-        }
+    Ok(all.into_iter().map(|(_, answers)| answers).collect())
+}
+
+/// The prompts of rows, each once: those of the rows' form, or the texts of a column. `out` is a file that is written.
+pub(crate) fn prompts(rows: &DataRows, column: Option<&str>, out: Option<&PathBuf>) -> Result<Vec<Text>> {
+    match column {
+        Some(column) => prompts_of(column, rows, out),
+        None => prompts_of_rows(rows, out),
     }
-    if out.rows() == 0 {
-        bail!(Failure::Data(
-            "every answer was empty, and nothing was written; is the model trained on such prompts?".into()
-        ));
-    }
-    println!("{} answers to {} prompts written to {}", out.finish()?, prompts.len(), name(&arguments.out));
-    if empty > 0 {
-        println!("{empty} answers were left out that were empty in {DRAWS} draws");
-    }
-    Ok(())
 }
 
 /// The prompts of the rows, each once.
-fn prompts(arguments: &Sample) -> Result<Vec<Text>> {
-    let source = source(&arguments.rows)?;
-    refuse_input(&arguments.out, &source.paths())?;
-    let others = source.paths().into_iter().chain([arguments.out.clone()]).collect::<Vec<_>>();
-    let mut dropped = Dropped::new(arguments.rows.dropped.as_deref(), arguments.rows.strict, &others)?;
+fn prompts_of_rows(rows: &DataRows, out: Option<&PathBuf>) -> Result<Vec<Text>> {
+    let source = source(rows)?;
+    if let Some(out) = out {
+        refuse_input(out, &source.paths())?;
+    }
+    let others = source.paths().into_iter().chain(out.cloned()).collect::<Vec<_>>();
+    let mut dropped = Dropped::new(rows.dropped.as_deref(), rows.strict, &others)?;
     let (mut seen, mut prompts) = (HashSet::new(), Vec::new());
     for row in source.records()? {
         let (origin, record) = match row? {
@@ -161,7 +206,7 @@ fn prompts(arguments: &Sample) -> Result<Vec<Text>> {
         };
         if !record.tools.is_empty() || !record.template_arguments.is_empty() {
             bail!(Failure::Data(format!(
-                "{origin}: the row brings tools or arguments of the chat template, which wick sample does not give to it; leave them out"
+                "{origin}: the row brings tools or arguments of the chat template, which a sampler does not give to it; leave them out"
             )));
         }
         let prompt = match record.row {
@@ -180,15 +225,15 @@ fn prompts(arguments: &Sample) -> Result<Vec<Text>> {
         eprintln!("{}", dropped.summary());
     }
     if prompts.is_empty() {
-        bail!(Failure::Data(format!("{}: no prompt could be read: {}", name(&arguments.rows.path), dropped.summary())));
+        bail!(Failure::Data(format!("{}: no prompt could be read: {}", name(&rows.path), dropped.summary())));
     }
     Ok(prompts)
 }
 
 /// The texts of one column, each once.
-fn prompts_of(column: &str, arguments: &Sample) -> Result<Vec<Text>> {
+fn prompts_of(column: &str, rows: &DataRows, out: Option<&PathBuf>) -> Result<Vec<Text>> {
     let DataRows { path, form, columns, criterion, ties, numbers, subset, split, rows, strict, dropped, safety_order } =
-        &arguments.rows;
+        rows;
     let others = [
         ("--form", form.is_some()),
         ("--columns", !columns.is_empty()),
@@ -205,8 +250,11 @@ fn prompts_of(column: &str, arguments: &Sample) -> Result<Vec<Text>> {
             "{flag}: --prompt-column reads one column of every row as it is; leave one of them out"
         )));
     }
-    refuse_input(&arguments.out, std::slice::from_ref(path))?;
-    let mut dropped = Dropped::new(dropped.as_deref(), *strict, &[path.clone(), arguments.out.clone()])?;
+    if let Some(out) = out {
+        refuse_input(out, std::slice::from_ref(path))?;
+    }
+    let others = out.into_iter().chain([path]).cloned().collect::<Vec<_>>();
+    let mut dropped = Dropped::new(dropped.as_deref(), *strict, &others)?;
     let (mut seen, mut prompts) = (HashSet::new(), Vec::new());
     for row in RawRows::open(path, None)? {
         let (origin, object) = match row? {
@@ -250,23 +298,21 @@ fn text_of(value: &Value) -> Option<Text> {
 }
 
 struct Answers<'a> {
-    arguments: &'a Sample,
+    draws: &'a Draws,
     model: &'a CausalLm,
     encoder: &'a Encoder,
 }
 
 impl Answers<'_> {
     /// The answers to a prompt; nothing in the place of an empty one.
-    fn of(&self, place: usize, prompt: &Text, workspace: &mut Workspace) -> Result<Vec<Option<Record>>> {
+    fn of(&self, place: usize, prompt: &Text, workspace: &mut Workspace) -> Result<Vec<Option<Answer>>> {
         let ids = self.encoder.encode_prompt(prompt)?;
         if ids.is_empty() {
-            bail!(Failure::Data(format!(
-                "prompt {place}, counted from 0: no token to go on from; leave it out by --rows"
-            )));
+            bail!(Failure::Data(format!("prompt {place}, counted from 0: no token to go on from; leave its row out")));
         }
         let before = self.encoder.decode_text(&ids);
         let mut rows = Vec::new();
-        let samples = self.arguments.samples;
+        let samples = self.draws.samples;
         // An answer that is empty is drawn anew, with a seed that no other answer has.
         let draws = |sample: usize| (0..DRAWS).map(move |draw| sample + draw * samples);
         for sample in 0..samples {
@@ -285,18 +331,18 @@ impl Answers<'_> {
         ids: &[u32],
         before: &str,
         workspace: &mut Workspace,
-    ) -> Result<Option<Record>> {
+    ) -> Result<Option<Answer>> {
         let sampling = Sampling {
-            max_new_tokens: self.arguments.max_new_tokens,
-            temperature: self.arguments.temperature,
-            top_k: self.arguments.top_k,
-            top_p: self.arguments.top_p,
+            max_new_tokens: self.draws.max_new_tokens,
+            temperature: self.draws.temperature,
+            top_k: self.draws.top_k,
+            top_p: self.draws.top_p,
             // Every answer has a seed of its own, whatever thread draws it.
-            seed: mixed(self.arguments.seed, place as u64, draw as u64),
+            seed: mixed(self.draws.seed, place as u64, draw as u64),
             stop: stops(self.model, self.encoder),
         };
-        let answer = self.model.generate(ids, &sampling, workspace)?;
-        let answer: Vec<u32> = answer.into_iter().filter(|id| !sampling.stop.contains(id)).collect();
+        let drawn = self.model.generate(ids, &sampling, workspace)?;
+        let answer: Vec<u32> = drawn.iter().copied().filter(|id| !sampling.stop.contains(id)).collect();
         // What the answer adds to the prompt: alone, some tokenizers take away the space it begins with.
         let whole = self.encoder.decode_text(&[ids, &answer].concat());
         let text = whole.strip_prefix(before).map_or_else(|| self.encoder.decode_text(&answer), str::to_owned);
@@ -307,7 +353,8 @@ impl Answers<'_> {
             Text::Plain(_) => Text::Plain(text),
             Text::Chat(_) => Text::Chat(vec![Message::new("assistant", text.trim())]),
         };
-        Ok(Some(Row::Demonstration { prompt: prompt.clone(), completion }.into()))
+        let record = Row::Demonstration { prompt: prompt.clone(), completion }.into();
+        Ok(Some(Answer { record, ids: drawn }))
     }
 }
 

@@ -202,7 +202,8 @@ impl ParetoReport {
         let of_point = |number: usize| {
             let dominating: Vec<usize> =
                 (0..points.len()).filter(|other| dominates(&points[*other], &points[number])).collect();
-            let others: Vec<Vec<f64>> = points.iter().enumerate().filter(|(i, _)| *i != number).map(|(_, p)| p.clone()).collect();
+            let others: Vec<Vec<f64>> =
+                points.iter().enumerate().filter(|(i, _)| *i != number).map(|(_, p)| p.clone()).collect();
             let on_front = best.contains(&number);
             let within_error = match on_front {
                 true => {

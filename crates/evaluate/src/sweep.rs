@@ -123,7 +123,8 @@ impl Sweep {
             if keys[..number].contains(key) {
                 return Err(Error::config(*key, "swept twice; give all its values at once"));
             }
-            let is_below = |fixed: &str| key.strip_prefix(fixed).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            let is_below =
+                |fixed: &str| key.strip_prefix(fixed).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
             if let Some((_, why)) = FIXED.iter().find(|(fixed, _)| is_below(fixed)) {
                 return Err(Error::config(*key, format!("no setting to sweep: {why}; leave it out")));
             }
@@ -214,9 +215,8 @@ impl SweepPoint {
             return Err(Error::results(&path, found));
         }
         if let Some(difference) = again::difference(&self.plan, &result.plan) {
-            let reason = format!(
-                "the run of another sweep ({difference}); name another output directory, or remove this run's"
-            );
+            let reason =
+                format!("the run of another sweep ({difference}); name another output directory, or remove this run's");
             return Err(Error::results(&path, reason));
         }
         Ok(Some(result).filter(|result| result.failure.is_some() || self.policy().is_dir()))
@@ -277,7 +277,8 @@ fn combinations(axes: &[Axis]) -> Vec<Vec<&Value>> {
 /// The shortest end of a key that no other one has.
 fn short<'a>(key: &'a str, keys: &[&str]) -> &'a str {
     let starts = key.char_indices().rev().filter(|(_, c)| *c == '.').map(|(at, _)| &key[at + 1..]);
-    let is_own = |end: &&str| keys.iter().filter(|other| **other == *end || other.ends_with(&format!(".{end}"))).count() < 2;
+    let is_own =
+        |end: &&str| keys.iter().filter(|other| **other == *end || other.ends_with(&format!(".{end}"))).count() < 2;
     starts.into_iter().find(is_own).unwrap_or(key)
 }
 
@@ -325,7 +326,10 @@ mod tests {
     #[test]
     fn points_are_named_by_what_tells_them_apart() {
         let lagrangian = "[objective]\ntype = \"safe_rlhf_lagrangian\"";
-        assert_eq!(names(lagrangian, &["objective.lambda=[0],[0.5],[1,2]"]), ["lambda=0", "lambda=0.5", "lambda=[1,2]"]);
+        assert_eq!(
+            names(lagrangian, &["objective.lambda=[0],[0.5],[1,2]"]),
+            ["lambda=0", "lambda=0.5", "lambda=[1,2]"]
+        );
         assert_eq!(
             names("", &["objective.beta=0.1,0.2", "optimizer.learning_rate=1e-3,1e-4"]),
             [

@@ -548,7 +548,8 @@ impl Words {
     /// The section of a key that names an element of a list, which must be there; nothing of other keys.
     fn lists_of(&self, key: &str) -> toml::Table {
         let names_element = key.split('.').any(|name| name.parse::<usize>().is_ok());
-        let section = key.split('.').next().filter(|_| names_element).and_then(|section| self.table.get_key_value(section));
+        let section =
+            key.split('.').next().filter(|_| names_element).and_then(|section| self.table.get_key_value(section));
         section.map(|(section, words)| (section.clone(), words.clone())).into_iter().collect()
     }
 
@@ -729,7 +730,8 @@ mod tests {
 
     #[test]
     fn an_assignment_reaches_into_a_list() {
-        let text = "[objective]\ntype = \"mix\"\nparts = [{ loss = { type = \"dpo\" } }, { loss = { type = \"sft\" } }]";
+        let text =
+            "[objective]\ntype = \"mix\"\nparts = [{ loss = { type = \"dpo\" } }, { loss = { type = \"sft\" } }]";
         let mut words = Words::parse(text, "test").unwrap();
         words.set("objective.parts.1.weight=0.25").unwrap();
         words.put_value("objective.parts.0.loss.beta", &0.5).unwrap();
