@@ -112,7 +112,7 @@ fn check(arguments: &Pareto) -> Result<()> {
         )));
     }
     let draws = &arguments.draws;
-    let is_as_it_is = draws.temperature == 1.0 && draws.top_k.is_none() && draws.top_p.is_none();
+    let is_as_it_is = (draws.temperature - 1.0).abs() < f64::EPSILON && draws.top_k.is_none() && draws.top_p.is_none();
     if arguments.reference.is_some() && !is_as_it_is {
         bail!(Failure::Usage(
             "--reference: kl is of the policy as it is; leave --temperature, --top-k and --top-p out, or --reference"
