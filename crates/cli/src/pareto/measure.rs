@@ -63,7 +63,7 @@ impl Measuring<'_> {
             .enumerate()
             .map(|(number, (_, answer))| (Origin::line(Arc::clone(&from), number as u64 + 1), answer.record.clone()))
             .collect();
-        let values = self.scores.score(&rows)?;
+        let values = self.scores.score(&rows, self.interrupt)?;
         let names = self.scores.names();
         let mut sums: BTreeMap<String, Vec<(f64, usize)>> = BTreeMap::new();
         let mut add = |column: &str, prompt: usize, value: f64| {

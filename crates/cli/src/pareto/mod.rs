@@ -37,6 +37,10 @@ pub(crate) fn pareto(arguments: &Pareto) -> Result<()> {
         None => arguments.common.threads.unwrap_or(0),
     });
     let prompts = sample::prompts(&DataRows::all(arguments.prompts.clone()), arguments.prompt_column.as_deref(), None)?;
+    if prompts.len() < 2 {
+        let place = arguments.prompts.display();
+        bail!(Failure::Data(format!("{place}: one prompt; an error of a mean wants two or more, better a hundred")));
+    }
     let swept = points.iter().map(Named::of_point).collect::<Result<Vec<_>>>()?;
     let base = arguments.common.model.as_deref().map(std::path::Path::new);
     let named = policies::of_places(&arguments.policies, base, &swept)?;

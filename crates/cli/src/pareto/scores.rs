@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use candlewick::data::{EncodeOptions, Encoder};
+use candlewick::data::{EncodeOptions, Encoder, Origin, Record};
 use candlewick::evaluate::pareto::{Aim, Direction};
 use candlewick::evaluate::{RowScorer, RowValues};
 use candlewick::model::{Config as ModelConfig, Normaliser, ScoreModel};
@@ -11,6 +11,7 @@ use candlewick::model::{Config as ModelConfig, Normaliser, ScoreModel};
 use super::policies::{AdapterFile, is_adapter, refused};
 use super::words::Pareto;
 use crate::failure::Failure;
+use crate::interrupt::Interrupt;
 use crate::places::{self, Kind};
 
 /// Tokens of an answer, its end included.
@@ -19,6 +20,9 @@ pub(super) const TOKENS: &str = "tokens";
 pub(super) const CUT: &str = "cut";
 /// Divergence from the reference, in nats an answer.
 pub(super) const KL: &str = "kl";
+
+/// Rows that are scored together.
+const BATCH: usize = 16;
 
 /// Score models, and the names of the numbers that they give.
 pub(super) struct Scores {
@@ -69,16 +73,15 @@ impl Scores {
         self.models.iter().flat_map(|scorer| &scorer.columns)
     }
 
-    /// The numbers of single completions, `[rows][1][names]`, `batch` rows at a time.
-    pub(super) fn score(
-        &mut self,
-        rows: &[(candlewick::data::Origin, candlewick::data::Record)],
-    ) -> Result<Vec<RowValues>> {
-        const BATCH: usize = 16;
+    /// The numbers of single completions, `[rows][1][names]`.
+    pub(super) fn score(&mut self, rows: &[(Origin, Record)], interrupt: &Interrupt) -> Result<Vec<RowValues>> {
         let mut all = vec![vec![Vec::new()]; rows.len()];
         for scorer in &mut self.models {
             let mut place = 0;
             for batch in rows.chunks(BATCH) {
+                if interrupt.asked() {
+                    bail!(Failure::Interrupted("interrupted; nothing was written".into()));
+                }
                 for values in scorer.scorer.score(batch)? {
                     let values = values.map_err(candlewick::data::Error::Rejected)?;
                     let Some(of_heads) = values.first() else { bail!("a row without a completion was scored") };

@@ -66,3 +66,54 @@ fn named_number(words: &str) -> Result<(String, f64), String> {
         words.split_once('=').and_then(|(name, value)| Some((name.trim().to_owned(), value.trim().parse().ok()?)));
     parsed.ok_or_else(|| "expected the name of an objective, =, and a number, as cost=3.5".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arguments::{Arguments, Command};
+    use candlewick::evaluate::sweep::Axis;
+    use clap::Parser;
+
+    /// The words of a line as a shell hands them on: quotes hold them together.
+    fn split(line: &str) -> Vec<String> {
+        let mut quoted = false;
+        let mut parts = vec![String::new()];
+        for letter in line.chars() {
+            match letter {
+                '\'' => quoted = !quoted,
+                ' ' if !quoted => parts.push(String::new()),
+                other => parts.last_mut().expect("one at least").push(other),
+            }
+        }
+        parts.into_iter().filter(|part| !part.is_empty()).collect()
+    }
+
+    #[test]
+    fn the_commands_in_the_docs_are_commands() {
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/pareto.md");
+        let page = std::fs::read_to_string(page).expect("the page is there").replace("\\\n", " ");
+        let blocks = page.split("```console").skip(1).filter_map(|rest| rest.split("```").next());
+        let mut swept = 0;
+        let lines: Vec<&str> = blocks.flat_map(str::lines).filter_map(|line| line.strip_prefix("$ ")).collect();
+        for line in &lines {
+            let arguments = Arguments::try_parse_from(split(line)).unwrap_or_else(|error| panic!("{line}: {error}"));
+            if let Command::Pareto(arguments) = arguments.command {
+                for words in &arguments.sweep {
+                    swept += Axis::parse(words).unwrap_or_else(|error| panic!("{line}: {error}")).points.len();
+                }
+            }
+        }
+        assert!(lines.len() > 8 && swept >= 6, "{lines:?}");
+        // So are the sweeps in the table.
+        let table =
+            page.split("| `--sweep` | runs |").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("a table");
+        let sweeps: Vec<&str> = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        assert_eq!(sweeps.iter().map(|words| Axis::parse(words).expect(words).points.len()).sum::<usize>(), 13);
+    }
+
+    #[test]
+    fn a_point_has_a_name_and_a_number() {
+        assert_eq!(named_number("cost = -3.5"), Ok(("cost".to_owned(), -3.5)));
+        assert!(named_number("cost").is_err() && named_number("cost=low").is_err());
+    }
+}
