@@ -222,7 +222,8 @@ impl ParetoReport {
                 on_front,
                 within_error,
                 dominated_by: dominating.iter().map(|other| policies[*other].name.clone()).collect(),
-                contribution: whole - hypervolume(&others, &worst),
+                // Of one that is dominated it is nothing, without the rounding of two sums.
+                contribution: if on_front { (whole - hypervolume(&others, &worst)).max(0.0) } else { 0.0 },
             }
         };
         Ok(Self {
