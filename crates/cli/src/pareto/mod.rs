@@ -6,11 +6,11 @@ mod scores;
 mod show;
 pub(crate) mod words;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use candlewick::evaluate::pareto::ParetoReport;
-use candlewick::evaluate::sweep::{Axis, Sweep, SweepPoint};
+use candlewick::evaluate::sweep::{Axis, PointResult, Sweep, SweepPoint};
 use candlewick::model::{CausalLm, Config as ModelConfig};
 use candlewick::train::{self, Fault, replace_file};
 use serde_json::json;
@@ -42,9 +42,9 @@ pub(crate) fn pareto(arguments: &Pareto) -> Result<()> {
         bail!(Failure::Data(format!("{place}: one prompt; an error of a mean wants two or more, better a hundred")));
     }
     let swept = points.iter().map(Named::of_point).collect::<Result<Vec<_>>>()?;
-    let base = arguments.common.model.as_deref().map(std::path::Path::new);
+    let base = arguments.common.model.as_deref().map(Path::new);
     let named = policies::of_places(&arguments.policies, base, &swept)?;
-    let reference = arguments.reference.as_deref().map(|place| reference(arguments, place)).transpose()?;
+    let reference = arguments.reference.as_deref().map(reference).transpose()?;
     // What is wrong shows before the first run; a run has the memory to itself.
     let aims = Scores::load(arguments, threads)?.aims(arguments)?;
     let interrupt = Interrupt::listen()?;
@@ -144,12 +144,12 @@ fn points(arguments: &Pareto) -> Result<Vec<SweepPoint>> {
 }
 
 /// The directory of the model that policies are to stay near.
-fn reference(arguments: &Pareto, place: &std::path::Path) -> Result<PathBuf> {
+fn reference(place: &Path) -> Result<PathBuf> {
     let directory = places::directory(place, Kind::Model)?;
     if ModelConfig::from_dir(&directory)?.is_score_model() {
         bail!(Failure::Model(format!(
             "--reference {}: a score model; name the language model that the policies were trained from",
-            arguments.reference.as_deref().unwrap_or(place).display()
+            place.display()
         )));
     }
     Ok(directory)
@@ -174,7 +174,7 @@ fn train(points: &[SweepPoint], threads: usize, interrupt: &Interrupt) -> Result
 }
 
 /// Drives a run to its end.
-fn one(point: &SweepPoint, interrupt: &Interrupt) -> Result<candlewick::evaluate::sweep::PointResult> {
+fn one(point: &SweepPoint, interrupt: &Interrupt) -> Result<PointResult> {
     let mut run = point.open()?;
     let driven = drive(&mut run, "training", interrupt, GO_ON, &mut |_, _, _| Ok(()));
     let steps = run.trainer().steps_done();
