@@ -329,6 +329,7 @@ fn check(aims: &[Aim], policies: &[Measured], prompts: usize) -> Result<()> {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "the numbers are exact")]
 mod tests {
     use super::*;
 

@@ -15,7 +15,7 @@ use candlewick::model::{CausalLm, Config as ModelConfig};
 use candlewick::train::{self, Fault, replace_file};
 use serde_json::json;
 
-use self::measure::{Measuring, shared};
+use self::measure::{ByPrompt, Measuring, shared};
 use self::policies::Named;
 use self::scores::Scores;
 use self::words::Pareto;
@@ -64,11 +64,22 @@ pub(crate) fn pareto(arguments: &Pareto) -> Result<()> {
         threads,
         interrupt: &interrupt,
     };
-    let directory = arguments.output.join("answers");
-    std::fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let found = measure(&policies, &mut measuring, &arguments.output.join("answers"))?;
+    let empty = policies.iter().zip(&found).map(|(policy, of)| (policy.name.clone(), of.empty)).collect();
+    let (measured, left_out) = shared(&policies, found);
+    let given = arguments.reference_point.iter().cloned().collect();
+    let report = ParetoReport::of(aims, &measured, &given)?;
+    let context = show::Context { arguments, left_out, empty, failures, plan: points.first().map(|point| &point.plan) };
+    write(arguments, &report, &context)
+}
+
+/// What each policy comes to; what they answer goes into a directory.
+fn measure(policies: &[Named], measuring: &mut Measuring<'_>, directory: &Path) -> Result<Vec<ByPrompt>> {
+    std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     let mut found = Vec::new();
-    for (number, (policy, file)) in policies.iter().zip(policies::files(&policies)).enumerate() {
-        eprintln!("{} of {} answers {} prompts: {}", number + 1, policies.len(), prompts.len(), policy.name);
+    for (number, (policy, file)) in policies.iter().zip(policies::files(policies)).enumerate() {
+        let (count, prompts) = (policies.len(), measuring.prompts.len());
+        eprintln!("{} of {count} answers {prompts} prompts: {}", number + 1, policy.name);
         let measured = measuring.measure(policy, &directory.join(file)).map_err(|error| match error.downcast_ref() {
             Some(Failure::Interrupted(_)) => {
                 Failure::Interrupted(format!("interrupted; what was trained is kept, and {GO_ON}")).into()
@@ -77,12 +88,7 @@ pub(crate) fn pareto(arguments: &Pareto) -> Result<()> {
         });
         found.push(measured?);
     }
-    let empty = policies.iter().zip(&found).map(|(policy, of)| (policy.name.clone(), of.empty)).collect();
-    let (measured, left_out) = shared(&policies, found);
-    let given = arguments.reference_point.iter().cloned().collect();
-    let report = ParetoReport::of(aims, &measured, &given)?;
-    let context = show::Context { arguments, left_out, empty, failures, plan: points.first().map(|point| &point.plan) };
-    write(arguments, &report, &context)
+    Ok(found)
 }
 
 /// That the words go together, as far as they alone tell.
