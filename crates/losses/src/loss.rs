@@ -119,6 +119,19 @@ pub trait Loss: Debug {
     fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
         Err(Error::State(format!("{} holds none, and the checkpoint has {state}", short_name::<Self>())))
     }
+
+    /// Begins a step that may fail; see [`Objective::mark`].
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        self.state()
+    }
+
+    /// Takes back what changed since the last mark.
+    ///
+    /// # Errors
+    /// If the mark is not one that [`mark`](Loss::mark) returned.
+    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
+        self.restore(mark)
+    }
 }
 
 /// A loss as a trainer sees it. Made for every [`Loss`]; also implemented by
@@ -184,6 +197,20 @@ pub trait Objective: Debug {
     /// # Errors
     /// If the state is not one that [`state`](Objective::state) returned.
     fn restore(&mut self, state: &serde_json::Value) -> Result<()>;
+
+    /// Begins a step that may fail: what [`undo`](Objective::undo) wants to come back to here, if there is any state. By default
+    /// all of it; an objective with more state than a step changes keeps what the step changes itself. One mark counts, the last.
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        self.state()
+    }
+
+    /// Takes back what changed since the last mark.
+    ///
+    /// # Errors
+    /// If the mark is not one that [`mark`](Objective::mark) returned.
+    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
+        self.restore(mark)
+    }
 }
 
 /// Whether a step trains or only measures.
@@ -312,6 +339,14 @@ impl<L: Loss> Objective for L {
     fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
         Loss::restore(self, state)
     }
+
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        Loss::mark(self)
+    }
+
+    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
+        Loss::undo(self, mark)
+    }
 }
 
 /// Implements [`Objective`] for types that hold one, by `objective` and `objective_mut`.
@@ -350,6 +385,12 @@ macro_rules! forward_objective {
             }
             fn restore(&mut self, state: &serde_json::Value) -> $crate::Result<()> {
                 self.objective_mut().restore(state)
+            }
+            fn mark(&mut self) -> Option<serde_json::Value> {
+                self.objective_mut().mark()
+            }
+            fn undo(&mut self, mark: &serde_json::Value) -> $crate::Result<()> {
+                self.objective_mut().undo(mark)
             }
         }
     )+ };

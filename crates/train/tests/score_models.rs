@@ -3,13 +3,18 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::f64::consts::LN_2;
 use std::path::Path;
+use std::rc::Rc;
 
 use candle_core::Tensor;
 use candlewick_data::Batch;
 use candlewick_kernels::{Float, Workspace};
-use candlewick_losses::{BradleyTerry, Context, Dpo, Loss, LossTerms, Needs, Outputs, Rows, Scores, Term, View};
+use candlewick_losses::{
+    BradleyTerry, Context, Dpo, Loss, LossTerms, Needs, Objective, Outputs, Pal, Phase, Rows, Scores, StepScores, Term,
+    View,
+};
 use candlewick_model::{Adapter, CompletionIds, ContextIds, LoraConfig, Packed, Recompute, ScoreModel, ScoredAt};
 use candlewick_train::{
     CausalPolicy, Checkpoint, Error, Event, Fault, MemoryPlan, Plan, Policy, Reference, Run, ScorePolicy, Trainable,
@@ -217,6 +222,87 @@ fn a_policy_says_what_it_has_and_refuses_the_rest_by_name() {
     // DPO compares with a reference; a trainer of values has none.
     let built = Trainer::new(policy, Reference::None, Box::new(Dpo::default()), options(0.01));
     assert!(built.unwrap_err().to_string().contains("compares with a reference"));
+}
+
+/// `pal`, whose loss is NaN when told so; counts how often its whole state is copied.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    pal: Pal,
+    nan: Rc<Cell<bool>>,
+    copies: Rc<Cell<u32>>,
+}
+
+impl Objective for Told {
+    fn needs(&self) -> Needs {
+        Objective::needs(&self.pal)
+    }
+
+    fn validate(&self) -> candlewick_losses::Result<()> {
+        Objective::validate(&self.pal)
+    }
+
+    fn prepare(&mut self, step: &StepScores<'_>, phase: Phase) -> candlewick_losses::Result<Context> {
+        Objective::prepare(&mut self.pal, step, phase)
+    }
+
+    fn evaluate(&self, scores: &Scores, context: &Context) -> candlewick_losses::Result<LossTerms> {
+        let mut terms = self.pal.evaluate(scores, context)?;
+        terms.terms[0].weight *= if self.nan.get() { f64::NAN } else { 1.0 };
+        Ok(terms)
+    }
+
+    fn loss_at_zero_margin(&self) -> Option<f64> {
+        Objective::loss_at_zero_margin(&self.pal)
+    }
+
+    fn state(&self) -> Option<serde_json::Value> {
+        self.copies.set(self.copies.get() + 1);
+        Objective::state(&self.pal)
+    }
+
+    fn restore(&mut self, state: &serde_json::Value) -> candlewick_losses::Result<()> {
+        Objective::restore(&mut self.pal, state)
+    }
+
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        Objective::mark(&mut self.pal)
+    }
+
+    fn undo(&mut self, mark: &serde_json::Value) -> candlewick_losses::Result<()> {
+        Objective::undo(&mut self.pal, mark)
+    }
+}
+
+#[test]
+fn a_failed_step_takes_back_what_was_learned_of_people_without_a_copy_of_it() {
+    let steps = steps_of(4).map(|mut step| {
+        for (i, example) in step.iter_mut().flat_map(|batch| &mut batch.examples).enumerate() {
+            example.numbers.insert("annotator".into(), (i % 5) as f64);
+        }
+        step
+    });
+    let told = Told { pal: Pal { dimensions: 2, ..Pal::default() }, ..Told::default() };
+    let run = |failing: bool| {
+        let told = Told { nan: Rc::default(), copies: Rc::default(), ..told.clone() };
+        let (nan, copies) = (told.nan.clone(), told.copies.clone());
+        let policy = ScorePolicy::new(fresh(&["a", "b"], false), Recompute::Nothing, 1);
+        let mut trainer = Trainer::new(policy, Reference::None, Box::new(told), options(0.01)).unwrap();
+        for step in &steps {
+            nan.set(failing);
+            if failing {
+                assert!(matches!(trainer.step(step), Err(Error::NotFinite { .. })));
+            }
+            nan.set(false);
+            trainer.step(step).unwrap();
+        }
+        assert_eq!(copies.get(), 0, "copies of the whole state");
+        let directory = tempfile::tempdir().unwrap();
+        trainer.save(&directory.path().join("end"), &serde_json::Value::Null, &[]).unwrap();
+        Checkpoint::open(&directory.path().join("end")).unwrap().state.objective
+    };
+    let learned = run(false);
+    assert!(learned.is_some());
+    assert_eq!(run(true), learned);
 }
 
 /// A directory with a causal model and pairs, and runs of reward models in it.
