@@ -101,7 +101,7 @@ pub trait Loss: Debug {
     /// Takes such costs. The next [`prepare`](Loss::prepare) of a step that trains acts on them, once.
     ///
     /// # Errors
-    /// If the loss reads none, or they are not those it expects.
+    /// If the loss reads none, or they are not those it expects; then nothing changes.
     fn observe(&mut self, observed: &Observed) -> Result<()> {
         let _ = observed;
         Err(Error::ReadsNoCosts { objective: short_name::<Self>() })
@@ -183,7 +183,7 @@ pub trait Objective: Debug {
     /// as often as there are new ones; the next [`prepare`](Objective::prepare) of a step that trains acts on them, once.
     ///
     /// # Errors
-    /// If the objective reads none, or they are not those it expects.
+    /// If the objective reads none, or they are not those it expects; then nothing changes.
     fn observe(&mut self, observed: &Observed) -> Result<()> {
         let _ = observed;
         Err(Error::ReadsNoCosts { objective: self.name() })

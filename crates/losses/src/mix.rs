@@ -105,12 +105,18 @@ impl<O: Objective> Objective for Mix<O> {
         self.parts.iter().any(|part| part.loss.observes())
     }
 
-    /// Every part that reads costs takes them.
+    /// Every part that reads costs takes them, or none does.
     fn observe(&mut self, observed: &Observed) -> Result<()> {
         if !self.observes() {
             return Err(Error::ReadsNoCosts { objective: self.name() });
         }
-        self.parts.iter_mut().filter(|part| part.loss.observes()).try_for_each(|part| part.loss.observe(observed))
+        let mark = self.mark();
+        let mut readers = self.parts.iter_mut().filter(|part| part.loss.observes());
+        let taken = readers.try_for_each(|part| part.loss.observe(observed));
+        if let (Err(_), Some(mark)) = (&taken, mark) {
+            self.undo(&mark)?;
+        }
+        taken
     }
 
     fn state(&self) -> Option<serde_json::Value> {
