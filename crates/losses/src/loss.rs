@@ -83,6 +83,11 @@ pub trait Loss: Debug {
         Self::Input::NEEDS.numbers
     }
 
+    /// How many heads a score model must have: one more than the place of the last that is read.
+    fn heads(&self) -> usize {
+        Self::Input::NEEDS.heads
+    }
+
     /// Whether and how the reference follows the policy.
     fn reference_update(&self) -> ReferenceUpdate {
         ReferenceUpdate::Frozen
@@ -295,7 +300,7 @@ impl Context {
 
 impl<L: Loss> Objective for L {
     fn needs(&self) -> Needs {
-        Needs { step_wide: self.step_wide(), numbers: Loss::numbers(self), ..L::Input::NEEDS }
+        Needs { step_wide: self.step_wide(), numbers: Loss::numbers(self), heads: Loss::heads(self), ..L::Input::NEEDS }
     }
 
     fn validate(&self) -> Result<()> {

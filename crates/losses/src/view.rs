@@ -82,6 +82,8 @@ pub struct Needs {
     pub scored: Scored,
     /// What it reads of a teacher.
     pub teacher: Teacher,
+    /// How many heads a score model must have for it, as many as its last one's place says; 0 where it does not say.
+    pub heads: usize,
 }
 
 /// A typed window on [`Scores`].
@@ -284,6 +286,7 @@ impl Needs {
             numbers: Numbers::NONE,
             scored: Scored::All,
             teacher: Teacher::None,
+            heads: 0,
         }
     }
 
@@ -299,6 +302,7 @@ impl Needs {
             numbers: self.numbers.union(other.numbers).unwrap_or(other.numbers),
             scored: if other.scored == Scored::All { self.scored } else { other.scored },
             teacher: self.teacher.max(other.teacher),
+            heads: self.heads.max(other.heads),
         }
     }
 

@@ -503,3 +503,35 @@ fn the_listed_loss_trains_to_the_same_numbers() {
     let (ours, theirs) = (run(Box::new(Logistic)), run(Box::<BradleyTerry>::default()));
     assert!(worst(&ours.0, &theirs.0) < 1e-12 && worst(&ours.1, &theirs.1) < 1e-10);
 }
+
+#[test]
+fn fewer_heads_than_the_objective_reads_are_told_before_anything_is_loaded() {
+    let folder = Folder::new();
+    // Nothing can be loaded from here: the weights are gone.
+    std::fs::remove_file(folder.0.path().join("model/model.safetensors")).unwrap();
+    let both = ["model.heads", "objective.head"];
+    for (objective, heads, count) in [
+        ("objective={ type = \"bradley_terry\", head = 2 }", "model.heads=[\"a\", \"b\"]", "3"),
+        (
+            "objective={ type = \"bradley_terry\", head = 9223372036854775807 }",
+            "model.heads=[\"a\"]",
+            "9223372036854775808",
+        ),
+        ("objective={ type = \"pal\", dimensions = 4, head = 1 }", "model.heads=[\"a\", \"b\", \"c\", \"d\"]", "5"),
+        (
+            "objective={ type = \"mix\", parts = [{ loss = { type = \"bradley_terry\" } }, { loss = { type = \"bradley_terry\", head = 1 } }] }",
+            "model.heads=[\"a\"]",
+            "2",
+        ),
+    ] {
+        let error = folder.try_plan("refused", &[objective, heads]).unwrap_err();
+        let text = error.to_string();
+        assert!(both.iter().all(|key| text.contains(key)) && text.contains(&format!("reads {count},")), "{text}");
+        assert_eq!(error.fault(), Fault::Configuration);
+    }
+    // One head by default.
+    folder.refuses(
+        &["objective={ type = \"dprm\" }"],
+        &["model.heads", "objective.head", "there are 1 (score)", "reads 6"],
+    );
+}

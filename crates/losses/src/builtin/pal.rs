@@ -133,6 +133,10 @@ impl Loss for Pal {
         StepWide::AllRows
     }
 
+    fn heads(&self) -> usize {
+        self.head.saturating_add(self.dimensions)
+    }
+
     fn validate(&self) -> Result<()> {
         let count = |parameter, got: usize| {
             in_range::<Self>(parameter, got as f64, (1..=MOST).contains(&got), "a whole number from 1 to 65536")
