@@ -10,7 +10,7 @@ use candlewick::kernels::Workspace;
 use candlewick::model::{CausalLm, Sampling};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::data::words::{DataRows, TiesWord};
 use crate::data::{Dropped, create, name, refuse_input, source};
@@ -22,6 +22,12 @@ use crate::words;
 
 /// How often an empty answer is drawn anew.
 const DRAWS: usize = 8;
+/// The column that says why an answer ends, in the words of OpenAI's and vLLM's interfaces.
+pub(crate) const FINISH_REASON: &str = "finish_reason";
+/// The model ended its answer.
+const STOP: &str = "stop";
+/// It was cut at --max-new-tokens.
+pub(crate) const LENGTH: &str = "length";
 
 /// `wick sample`
 #[derive(Debug, Args)]
@@ -125,10 +131,13 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
     }
     let mut all = results.into_iter().collect::<Result<Vec<_>>>()?.concat();
     all.sort_by_key(|(place, _)| *place);
-    let mut empty = 0;
+    let (mut empty, mut cut) = (0, 0);
     for row in all.iter().flat_map(|(_, rows)| rows) {
         match row {
-            Some(record) => out.write(record)?,
+            Some(record) => {
+                cut += usize::from(record.labels[FINISH_REASON] == LENGTH);
+                out.write(record)?;
+            }
             None => empty += 1,
         }
     }
@@ -138,39 +147,56 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
         ));
     }
     println!("{} answers to {} prompts written to {}", out.finish()?, prompts.len(), name(&arguments.out));
+    if cut > 0 {
+        println!(
+            "{cut} answers were cut at --max-new-tokens {}: {FINISH_REASON} is {LENGTH:?}",
+            arguments.max_new_tokens
+        );
+    }
     if empty > 0 {
         println!("{empty} answers were left out that were empty in {DRAWS} draws");
     }
     Ok(())
 }
 
+/// A prompt, and what its row tells the chat template.
+#[derive(Debug, Clone)]
+struct Prompt {
+    text: Text,
+    tools: Vec<Value>,
+    template_arguments: Map<String, Value>,
+}
+
+impl From<Text> for Prompt {
+    fn from(text: Text) -> Self {
+        Self { text, tools: Vec::new(), template_arguments: Map::new() }
+    }
+}
+
 /// The prompts of the rows, each once.
-fn prompts(arguments: &Sample) -> Result<Vec<Text>> {
+fn prompts(arguments: &Sample) -> Result<Vec<Prompt>> {
     let source = source(&arguments.rows)?;
     refuse_input(&arguments.out, &source.paths())?;
     let others = source.paths().into_iter().chain([arguments.out.clone()]).collect::<Vec<_>>();
     let mut dropped = Dropped::new(arguments.rows.dropped.as_deref(), arguments.rows.strict, &others)?;
     let (mut seen, mut prompts) = (HashSet::new(), Vec::new());
     for row in source.records()? {
-        let (origin, record) = match row? {
+        let (_, record) = match row? {
             Ok(row) => row,
             Err(rejection) => {
                 dropped.add(rejection, None)?;
                 continue;
             }
         };
-        if !record.tools.is_empty() || !record.template_arguments.is_empty() {
-            bail!(Failure::Data(format!(
-                "{origin}: the row brings tools or arguments of the chat template, which wick sample does not give to it; leave them out"
-            )));
-        }
-        let prompt = match record.row {
+        let Record { row, tools, template_arguments, .. } = record;
+        let text = match row {
             Row::Pair { prompt, .. }
             | Row::Labelled { prompt, .. }
             | Row::Demonstration { prompt, .. }
             | Row::Ranked { prompt, .. }
             | Row::Judged { prompt, .. } => prompt,
         };
+        let prompt = Prompt { text, tools, template_arguments };
         if seen.insert(format!("{prompt:?}")) {
             prompts.push(prompt);
         }
@@ -186,7 +212,7 @@ fn prompts(arguments: &Sample) -> Result<Vec<Text>> {
 }
 
 /// The texts of one column, each once.
-fn prompts_of(column: &str, arguments: &Sample) -> Result<Vec<Text>> {
+fn prompts_of(column: &str, arguments: &Sample) -> Result<Vec<Prompt>> {
     let DataRows { path, form, columns, criterion, ties, numbers, subset, split, rows, strict, dropped, safety_order } =
         &arguments.rows;
     let others = [
@@ -223,7 +249,7 @@ fn prompts_of(column: &str, arguments: &Sample) -> Result<Vec<Text>> {
             )));
         };
         if seen.insert(format!("{prompt:?}")) {
-            prompts.push(prompt);
+            prompts.push(prompt.into());
         }
     }
     dropped.finish()?;
@@ -257,8 +283,8 @@ struct Answers<'a> {
 
 impl Answers<'_> {
     /// The answers to a prompt; nothing in the place of an empty one.
-    fn of(&self, place: usize, prompt: &Text, workspace: &mut Workspace) -> Result<Vec<Option<Record>>> {
-        let ids = self.encoder.encode_prompt(prompt)?;
+    fn of(&self, place: usize, prompt: &Prompt, workspace: &mut Workspace) -> Result<Vec<Option<Record>>> {
+        let ids = self.encoder.encode_prompt_told(&prompt.text, &prompt.tools, &prompt.template_arguments)?;
         if ids.is_empty() {
             bail!(Failure::Data(format!(
                 "prompt {place}, counted from 0: no token to go on from; leave it out by --rows"
@@ -281,7 +307,7 @@ impl Answers<'_> {
         &self,
         place: usize,
         draw: usize,
-        prompt: &Text,
+        prompt: &Prompt,
         ids: &[u32],
         before: &str,
         workspace: &mut Workspace,
@@ -296,6 +322,7 @@ impl Answers<'_> {
             stop: stops(self.model, self.encoder),
         };
         let answer = self.model.generate(ids, &sampling, workspace)?;
+        let ended = answer.last().is_some_and(|id| sampling.stop.contains(id));
         let answer: Vec<u32> = answer.into_iter().filter(|id| !sampling.stop.contains(id)).collect();
         // What the answer adds to the prompt: alone, some tokenizers take away the space it begins with.
         let whole = self.encoder.decode_text(&[ids, &answer].concat());
@@ -303,11 +330,14 @@ impl Answers<'_> {
         if text.trim().is_empty() {
             return Ok(None);
         }
-        let completion = match prompt {
+        let completion = match prompt.text {
             Text::Plain(_) => Text::Plain(text),
             Text::Chat(_) => Text::Chat(vec![Message::new("assistant", text.trim())]),
         };
-        Ok(Some(Row::Demonstration { prompt: prompt.clone(), completion }.into()))
+        let Prompt { text: prompt, tools, template_arguments } = prompt.to_owned();
+        let labels = [(FINISH_REASON.to_owned(), if ended { STOP } else { LENGTH }.to_owned())].into();
+        let row = Row::Demonstration { prompt, completion };
+        Ok(Some(Record { labels, tools, template_arguments, ..row.into() }))
     }
 }
 
