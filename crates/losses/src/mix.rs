@@ -148,8 +148,8 @@ impl<O: Objective> Objective for Mix<O> {
 
     fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
         let marks = mark.as_array().into_iter().flatten();
-        let marked = self.parts.iter_mut().zip(marks).filter(|(_, mark)| !mark.is_null());
-        marked.map(|(part, mark)| part.loss.undo(mark)).collect()
+        let mut marked = self.parts.iter_mut().zip(marks).filter(|(_, mark)| !mark.is_null());
+        marked.try_for_each(|(part, mark)| part.loss.undo(mark))
     }
 }
 

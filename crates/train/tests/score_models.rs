@@ -466,9 +466,8 @@ fn heads_are_trained_together_by_a_mix() {
     let weight = model.parameters().get("score.weight").unwrap();
     let (first, second) = weight.split_at(16);
     assert!(first == second && first.iter().any(|x| *x != 0.0), "two heads of one loss start and stay the same");
-    // A head that is not there is named by its loss; losses of tokens have no place in it.
-    let mut run = Run::start(folder.try_plan("beyond", &["objective.head=1"]).unwrap()).unwrap();
-    assert!(run.advance().unwrap_err().to_string().contains("head"));
+    // A head that is not there is named; losses of tokens have no place in it.
+    folder.refuses(&["objective.head=1"], &["model.heads", "objective.head", "there are 1 (score)", "reads 2"]);
     let sft = format!("objective.parts=[{}, {{weight = 1.0, loss = {{type = \"sft\"}}}}]", part(0));
     folder.refuses(&["objective.type=mix", &sft], &["objective", "values of a score model", "no model gives both"]);
 }
@@ -509,29 +508,34 @@ fn fewer_heads_than_the_objective_reads_are_told_before_anything_is_loaded() {
     let folder = Folder::new();
     // Nothing can be loaded from here: the weights are gone.
     std::fs::remove_file(folder.0.path().join("model/model.safetensors")).unwrap();
-    let both = ["model.heads", "objective.head"];
-    for (objective, heads, count) in [
-        ("objective={ type = \"bradley_terry\", head = 2 }", "model.heads=[\"a\", \"b\"]", "3"),
+    let refused: [(&[&str], &str); 4] = [
+        (&["objective.head=2", "model.heads=[\"a\", \"b\"]"], "3"),
+        (&["objective.head=9223372036854775807", "model.heads=[\"a\"]"], "9223372036854775808"),
         (
-            "objective={ type = \"bradley_terry\", head = 9223372036854775807 }",
-            "model.heads=[\"a\"]",
-            "9223372036854775808",
+            &[
+                "objective.type=pal",
+                "objective.dimensions=4",
+                "objective.head=1",
+                "model.heads=[\"a\", \"b\", \"c\", \"d\"]",
+            ],
+            "5",
         ),
-        ("objective={ type = \"pal\", dimensions = 4, head = 1 }", "model.heads=[\"a\", \"b\", \"c\", \"d\"]", "5"),
         (
-            "objective={ type = \"mix\", parts = [{ loss = { type = \"bradley_terry\" } }, { loss = { type = \"bradley_terry\", head = 1 } }] }",
-            "model.heads=[\"a\"]",
+            &[
+                "objective.type=mix",
+                "objective.parts=[{loss = {type = \"bradley_terry\"}}, {loss = {type = \"bradley_terry\", head = 1}}]",
+                "model.heads=[\"a\"]",
+            ],
             "2",
         ),
-    ] {
-        let error = folder.try_plan("refused", &[objective, heads]).unwrap_err();
+    ];
+    for (assignments, count) in refused {
+        let error = folder.try_plan("refused", assignments).unwrap_err();
         let text = error.to_string();
-        assert!(both.iter().all(|key| text.contains(key)) && text.contains(&format!("reads {count},")), "{text}");
+        let said = ["model.heads", "objective.head", &format!("reads {count},")];
+        assert!(said.iter().all(|said| text.contains(said)), "{text}");
         assert_eq!(error.fault(), Fault::Configuration);
     }
     // One head by default.
-    folder.refuses(
-        &["objective={ type = \"dprm\" }"],
-        &["model.heads", "objective.head", "there are 1 (score)", "reads 6"],
-    );
+    folder.refuses(&["objective.type=dprm"], &["model.heads", "objective.head", "there are 1 (score)", "reads 6"]);
 }

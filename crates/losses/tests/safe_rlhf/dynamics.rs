@@ -126,17 +126,15 @@ fn without_a_penalty_nothing_settles_and_it_is_said() {
     let step = 1e-3;
     for order in [Order::Before, Order::After] {
         let settings = linear(step, order, Window::Latest);
-        assert_eq!(settings.largest_rate(0.0, VARIANCE, 1.0, 1), 0.0, "{order:?}");
+        assert_near(settings.largest_rate(0.0, VARIANCE, 1.0, 1), 0.0, 0.0, &format!("{order:?}"));
         let (first, last) = run_with(0.0, settings, 0.5, 200_000);
         assert!(first > 1e-6 && last > 0.9 * first, "{order:?} goes on: {first:e} to {last:e}");
         // With the penalty, the same rate settles.
         assert!(run_with(BETA, settings, 0.5, 200_000).1 < 1e-12);
     }
     for ascent in [Ascent::beaver(), Ascent::Exponentiated { rate: step, cap: 50.0, floor: 0.01 }] {
-        assert_eq!(
-            DualSettings { ascent, ..linear(step, Order::After, Window::Latest) }.largest_rate(0.0, 0.25, 1.0, 1),
-            0.0
-        );
+        let settings = DualSettings { ascent, ..linear(step, Order::After, Window::Latest) };
+        assert_near(settings.largest_rate(0.0, VARIANCE, 1.0, 1), 0.0, 0.0, &format!("{ascent:?}"));
     }
     // A proportional term damps in its place.
     let pid = Ascent::Pid { proportional: 0.5, integral: step, derivative: 0.0, smoothing: 0.0, cap: None };
