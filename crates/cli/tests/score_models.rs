@@ -151,8 +151,8 @@ fn a_checkpoint_is_measured_with_the_people_of_its_run() {
     ];
     bench.wick(&run.concat()).succeeds();
     let log = std::fs::read_to_string(bench.path("run/metrics.jsonl")).expect("a log");
-    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-    let evaluated = lines.filter(|line| line["eval_loss"].is_f64()).last().expect("an evaluation");
+    let mut lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let evaluated = lines.rfind(|line| line["eval_loss"].is_f64()).expect("an evaluation");
     let step = evaluated["step"].as_u64().expect("a step");
     let checkpoint = format!("run/checkpoints/step-{step:08}");
     let eval = |model: &str, more: &[&str]| {
