@@ -8,8 +8,8 @@ use candlewick::evaluate::{self, PreferenceReport, Preferences, SliceReport};
 use candlewick::losses::{Objective, StepWide};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
-    AdapterReference, CausalPolicy, Config, EvalReport, FrozenPolicy, HeldOut, ModelPolicy, Plan, Reference,
-    ReferenceKind, ReferencePlan, ScorePolicy, ScoredBatch, Trainer, TrainerOptions, TuningPlan,
+    AdapterReference, CausalPolicy, Checkpoint, Config, EvalReport, FrozenPolicy, HeldOut, ModelPolicy, Plan,
+    Reference, ReferenceKind, ReferencePlan, ScorePolicy, ScoredBatch, Trainer, TrainerOptions, TuningPlan,
 };
 use serde_json::{Value, json};
 
@@ -23,7 +23,8 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
         return crate::eval_tasks::eval(arguments);
     }
     let (config, slices) = configuration(arguments)?;
-    let plan = Plan::resolve(config)?;
+    let mut plan = Plan::resolve(config)?;
+    let has_learned = take_up_state(&mut plan);
     let threads = words::threads(plan.train.threads);
     eprintln!("measuring {}, {}", plan.data.name(), selected(&plan));
     if matches!((&plan.reference, &plan.model.tuning), (ReferencePlan::Frozen, TuningPlan::Full)) {
@@ -31,19 +32,20 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
             "the model is compared with itself, so every margin is 0; name what it started from by --reference DIR"
         );
     }
-    if plan.objective.state().is_some() {
+    let of_scores = plan.objective.needs().outputs.values;
+    if plan.objective.state().is_some() && !has_learned && !of_scores {
         eprintln!(
-            "wick: warning: the objective keeps a running value while training (of bco, delta), which is not read here and \
-             starts as new (delta at 0), so the loss is not that of the run; accuracies and margins of rewards do not depend \
-             on it, and the eval_ lines of the run's metrics.jsonl, from [evaluation], are measured with it"
+            "wick: warning: the objective keeps a running value while training (of bco, delta), which a checkpoint of its run holds and \
+             this directory does not, so that it starts as new (delta at 0) and the loss is not that of the run; accuracies and margins of \
+             rewards do not depend on it, and the eval_ lines of the run's metrics.jsonl, from [evaluation], are measured with it"
         );
     }
-    let of_scores = plan.objective.needs().outputs.values;
-    if of_scores && plan.objective.state().is_some() {
+    if plan.objective.state().is_some() && !has_learned && of_scores {
         let name = serde_json::to_value(&plan.objective)?["type"].clone();
         bail!(Failure::Usage(format!(
-            "objective.type = {name} keeps what it learned of people in the checkpoints of its run, which is not read here; the eval_ lines of the \
-             run's metrics.jsonl, from [evaluation], are measured with it"
+            "objective.type = {name} keeps what it learned of people in the checkpoints of its run, and none with these settings is named: give \
+             one as --model, or as --adapter where one was trained (RUN/checkpoints/step-…); the eval_ lines of the run's metrics.jsonl, from \
+             [evaluation], are measured with it too"
         )));
     }
     if of_scores && !slices.is_empty() {
@@ -77,6 +79,17 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
         eprintln!("{line}");
     }
     Ok(())
+}
+
+/// Takes up what the objective learned, where what is measured is a checkpoint of a run of it. Whether there was anything.
+fn take_up_state(plan: &mut Plan) -> bool {
+    let trained = match &plan.model.tuning {
+        TuningPlan::Adapter(directory) => directory,
+        _ => &plan.model.path,
+    };
+    let state = Checkpoint::open(trained).ok().and_then(|checkpoint| checkpoint.state.objective);
+    // That of another objective, or of one with other settings, is none of this one.
+    state.is_some_and(|state| plan.objective.restore(&state).is_ok())
 }
 
 /// The configuration, and the columns by which results are shown apart.

@@ -10,7 +10,7 @@ use candlewick::kernels::Workspace;
 use candlewick::model::{CausalLm, Sampling};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::data::words::{DataRows, TiesWord};
 use crate::data::{Dropped, create, name, refuse_input, source};
@@ -22,6 +22,12 @@ use crate::words;
 
 /// How often an empty answer is drawn anew.
 const DRAWS: usize = 8;
+/// The column that says why an answer ends, in the words of OpenAI's and vLLM's interfaces.
+pub(crate) const FINISH_REASON: &str = "finish_reason";
+/// The model ended its answer.
+const STOP: &str = "stop";
+/// It was cut at --max-new-tokens.
+pub(crate) const LENGTH: &str = "length";
 
 /// How answers are drawn.
 #[derive(Debug, Clone, Args)]
@@ -93,10 +99,13 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
     let interrupt = Interrupt::listen()?;
     let threads = words::threads(arguments.threads);
     let all = answers(&prompts, &model, &encoder, &arguments.draws, threads, &interrupt)?;
-    let mut empty = 0;
+    let (mut empty, mut cut) = (0, 0);
     for answer in all.iter().flatten() {
         match answer {
-            Some(answer) => out.write(&answer.record)?,
+            Some(Answer { record, .. }) => {
+                cut += usize::from(record.labels[FINISH_REASON] == LENGTH);
+                out.write(record)?;
+            }
             None => empty += 1,
         }
     }
@@ -106,6 +115,12 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
         ));
     }
     println!("{} answers to {} prompts written to {}", out.finish()?, prompts.len(), name(&arguments.out));
+    if cut > 0 {
+        println!(
+            "{cut} answers were cut at --max-new-tokens {}: {FINISH_REASON} is {LENGTH:?}",
+            arguments.draws.max_new_tokens
+        );
+    }
     if empty > 0 {
         println!("{empty} answers were left out that were empty in {DRAWS} draws");
     }
@@ -134,7 +149,7 @@ pub(crate) struct Answer {
 
 /// The answers to each prompt, on so many threads, which do not change them; nothing in the place of an empty one.
 pub(crate) fn answers(
-    prompts: &[Text],
+    prompts: &[Prompt],
     model: &CausalLm,
     encoder: &Encoder,
     draws: &Draws,
@@ -180,15 +195,36 @@ pub(crate) fn answers(
 }
 
 /// The prompts of rows, each once: those of the rows' form, or the texts of a column. `out` is a file that is written.
-pub(crate) fn prompts(rows: &DataRows, column: Option<&str>, out: Option<&PathBuf>) -> Result<Vec<Text>> {
+pub(crate) fn prompts(rows: &DataRows, column: Option<&str>, out: Option<&PathBuf>) -> Result<Vec<Prompt>> {
     match column {
         Some(column) => prompts_of(column, rows, out),
         None => prompts_of_rows(rows, out),
     }
 }
 
+/// A prompt, and what its row tells the chat template.
+#[derive(Debug, Clone)]
+pub(crate) struct Prompt {
+    pub(crate) text: Text,
+    tools: Vec<Value>,
+    template_arguments: Map<String, Value>,
+}
+
+impl Prompt {
+    /// Its tokens, up to where the answer begins.
+    pub(crate) fn ids(&self, encoder: &Encoder) -> Result<Vec<u32>> {
+        Ok(encoder.encode_prompt_told(&self.text, &self.tools, &self.template_arguments)?)
+    }
+}
+
+impl From<Text> for Prompt {
+    fn from(text: Text) -> Self {
+        Self { text, tools: Vec::new(), template_arguments: Map::new() }
+    }
+}
+
 /// The prompts of the rows, each once.
-fn prompts_of_rows(rows: &DataRows, out: Option<&PathBuf>) -> Result<Vec<Text>> {
+fn prompts_of_rows(rows: &DataRows, out: Option<&PathBuf>) -> Result<Vec<Prompt>> {
     let source = source(rows)?;
     if let Some(out) = out {
         refuse_input(out, &source.paths())?;
@@ -197,25 +233,22 @@ fn prompts_of_rows(rows: &DataRows, out: Option<&PathBuf>) -> Result<Vec<Text>> 
     let mut dropped = Dropped::new(rows.dropped.as_deref(), rows.strict, &others)?;
     let (mut seen, mut prompts) = (HashSet::new(), Vec::new());
     for row in source.records()? {
-        let (origin, record) = match row? {
+        let (_, record) = match row? {
             Ok(row) => row,
             Err(rejection) => {
                 dropped.add(rejection, None)?;
                 continue;
             }
         };
-        if !record.tools.is_empty() || !record.template_arguments.is_empty() {
-            bail!(Failure::Data(format!(
-                "{origin}: the row brings tools or arguments of the chat template, which a sampler does not give to it; leave them out"
-            )));
-        }
-        let prompt = match record.row {
+        let Record { row, tools, template_arguments, .. } = record;
+        let text = match row {
             Row::Pair { prompt, .. }
             | Row::Labelled { prompt, .. }
             | Row::Demonstration { prompt, .. }
             | Row::Ranked { prompt, .. }
             | Row::Judged { prompt, .. } => prompt,
         };
+        let prompt = Prompt { text, tools, template_arguments };
         if seen.insert(format!("{prompt:?}")) {
             prompts.push(prompt);
         }
@@ -231,7 +264,7 @@ fn prompts_of_rows(rows: &DataRows, out: Option<&PathBuf>) -> Result<Vec<Text>> 
 }
 
 /// The texts of one column, each once.
-fn prompts_of(column: &str, rows: &DataRows, out: Option<&PathBuf>) -> Result<Vec<Text>> {
+fn prompts_of(column: &str, rows: &DataRows, out: Option<&PathBuf>) -> Result<Vec<Prompt>> {
     let DataRows { path, form, columns, criterion, ties, numbers, subset, split, rows, strict, dropped, safety_order } =
         rows;
     let others = [
@@ -271,7 +304,7 @@ fn prompts_of(column: &str, rows: &DataRows, out: Option<&PathBuf>) -> Result<Ve
             )));
         };
         if seen.insert(format!("{prompt:?}")) {
-            prompts.push(prompt);
+            prompts.push(prompt.into());
         }
     }
     dropped.finish()?;
@@ -305,8 +338,8 @@ struct Answers<'a> {
 
 impl Answers<'_> {
     /// The answers to a prompt; nothing in the place of an empty one.
-    fn of(&self, place: usize, prompt: &Text, workspace: &mut Workspace) -> Result<Vec<Option<Answer>>> {
-        let ids = self.encoder.encode_prompt(prompt)?;
+    fn of(&self, place: usize, prompt: &Prompt, workspace: &mut Workspace) -> Result<Vec<Option<Answer>>> {
+        let ids = prompt.ids(self.encoder)?;
         if ids.is_empty() {
             bail!(Failure::Data(format!("prompt {place}, counted from 0: no token to go on from; leave its row out")));
         }
@@ -327,7 +360,7 @@ impl Answers<'_> {
         &self,
         place: usize,
         draw: usize,
-        prompt: &Text,
+        prompt: &Prompt,
         ids: &[u32],
         before: &str,
         workspace: &mut Workspace,
@@ -342,6 +375,7 @@ impl Answers<'_> {
             stop: stops(self.model, self.encoder),
         };
         let drawn = self.model.generate(ids, &sampling, workspace)?;
+        let ended = drawn.last().is_some_and(|id| sampling.stop.contains(id));
         let answer: Vec<u32> = drawn.iter().copied().filter(|id| !sampling.stop.contains(id)).collect();
         // What the answer adds to the prompt: alone, some tokenizers take away the space it begins with.
         let whole = self.encoder.decode_text(&[ids, &answer].concat());
@@ -349,12 +383,14 @@ impl Answers<'_> {
         if text.trim().is_empty() {
             return Ok(None);
         }
-        let completion = match prompt {
+        let completion = match prompt.text {
             Text::Plain(_) => Text::Plain(text),
             Text::Chat(_) => Text::Chat(vec![Message::new("assistant", text.trim())]),
         };
-        let record = Row::Demonstration { prompt: prompt.clone(), completion }.into();
-        Ok(Some(Answer { record, ids: drawn }))
+        let Prompt { text: prompt, tools, template_arguments } = prompt.to_owned();
+        let labels = [(FINISH_REASON.to_owned(), if ended { STOP } else { LENGTH }.to_owned())].into();
+        let row = Row::Demonstration { prompt, completion };
+        Ok(Some(Answer { record: Record { labels, tools, template_arguments, ..row.into() }, ids: drawn }))
     }
 }
 

@@ -136,6 +136,14 @@ impl<O: Objective> Objective for Humanline<O> {
     fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
         self.loss.restore(state)
     }
+
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        self.loss.mark()
+    }
+
+    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
+        self.loss.undo(mark)
+    }
 }
 
 /// Scores of a policy with clamped log-ratios.

@@ -83,6 +83,11 @@ pub trait Loss: Debug {
         Self::Input::NEEDS.numbers
     }
 
+    /// How many heads a score model must have: one more than the place of the last that is read.
+    fn heads(&self) -> usize {
+        Self::Input::NEEDS.heads
+    }
+
     /// Whether and how the reference follows the policy.
     fn reference_update(&self) -> ReferenceUpdate {
         ReferenceUpdate::Frozen
@@ -101,7 +106,7 @@ pub trait Loss: Debug {
     /// Takes such costs. The next [`prepare`](Loss::prepare) of a step that trains acts on them, once.
     ///
     /// # Errors
-    /// If the loss reads none, or they are not those it expects.
+    /// If the loss reads none, or they are not those it expects; then nothing changes.
     fn observe(&mut self, observed: &Observed) -> Result<()> {
         let _ = observed;
         Err(Error::ReadsNoCosts { objective: short_name::<Self>() })
@@ -118,6 +123,19 @@ pub trait Loss: Debug {
     /// If the state is not one that [`state`](Loss::state) returned.
     fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
         Err(Error::State(format!("{} holds none, and the checkpoint has {state}", short_name::<Self>())))
+    }
+
+    /// Begins a step that may fail; see [`Objective::mark`].
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        self.state()
+    }
+
+    /// Takes back what changed since the last mark.
+    ///
+    /// # Errors
+    /// If the mark is not one that [`mark`](Loss::mark) returned.
+    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
+        self.restore(mark)
     }
 }
 
@@ -170,7 +188,7 @@ pub trait Objective: Debug {
     /// as often as there are new ones; the next [`prepare`](Objective::prepare) of a step that trains acts on them, once.
     ///
     /// # Errors
-    /// If the objective reads none, or they are not those it expects.
+    /// If the objective reads none, or they are not those it expects; then nothing changes.
     fn observe(&mut self, observed: &Observed) -> Result<()> {
         let _ = observed;
         Err(Error::ReadsNoCosts { objective: self.name() })
@@ -184,6 +202,20 @@ pub trait Objective: Debug {
     /// # Errors
     /// If the state is not one that [`state`](Objective::state) returned.
     fn restore(&mut self, state: &serde_json::Value) -> Result<()>;
+
+    /// Begins a step that may fail: what [`undo`](Objective::undo) wants to come back to here, if there is any state. By default
+    /// all of it; an objective with more state than a step changes keeps what the step changes itself. One mark counts, the last.
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        self.state()
+    }
+
+    /// Takes back what changed since the last mark.
+    ///
+    /// # Errors
+    /// If the mark is not one that [`mark`](Objective::mark) returned.
+    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
+        self.restore(mark)
+    }
 }
 
 /// Whether a step trains or only measures.
@@ -268,7 +300,7 @@ impl Context {
 
 impl<L: Loss> Objective for L {
     fn needs(&self) -> Needs {
-        Needs { step_wide: self.step_wide(), numbers: Loss::numbers(self), ..L::Input::NEEDS }
+        Needs { step_wide: self.step_wide(), numbers: Loss::numbers(self), heads: Loss::heads(self), ..L::Input::NEEDS }
     }
 
     fn validate(&self) -> Result<()> {
@@ -312,6 +344,14 @@ impl<L: Loss> Objective for L {
     fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
         Loss::restore(self, state)
     }
+
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        Loss::mark(self)
+    }
+
+    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
+        Loss::undo(self, mark)
+    }
 }
 
 /// Implements [`Objective`] for types that hold one, by `objective` and `objective_mut`.
@@ -350,6 +390,12 @@ macro_rules! forward_objective {
             }
             fn restore(&mut self, state: &serde_json::Value) -> $crate::Result<()> {
                 self.objective_mut().restore(state)
+            }
+            fn mark(&mut self) -> Option<serde_json::Value> {
+                self.objective_mut().mark()
+            }
+            fn undo(&mut self, mark: &serde_json::Value) -> $crate::Result<()> {
+                self.objective_mut().undo(mark)
             }
         }
     )+ };

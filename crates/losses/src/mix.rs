@@ -105,19 +105,22 @@ impl<O: Objective> Objective for Mix<O> {
         self.parts.iter().any(|part| part.loss.observes())
     }
 
-    /// Every part that reads costs takes them.
+    /// Every part that reads costs takes them, or none does.
     fn observe(&mut self, observed: &Observed) -> Result<()> {
         if !self.observes() {
             return Err(Error::ReadsNoCosts { objective: self.name() });
         }
-        self.parts.iter_mut().filter(|part| part.loss.observes()).try_for_each(|part| part.loss.observe(observed))
+        let mark = self.mark();
+        let mut readers = self.parts.iter_mut().filter(|part| part.loss.observes());
+        let taken = readers.try_for_each(|part| part.loss.observe(observed));
+        if let (Err(_), Some(mark)) = (&taken, mark) {
+            self.undo(&mark)?;
+        }
+        taken
     }
 
     fn state(&self) -> Option<serde_json::Value> {
-        let states: Vec<_> = self.parts.iter().map(|part| part.loss.state()).collect();
-        states.iter().any(Option::is_some).then(|| {
-            serde_json::Value::Array(states.into_iter().map(|state| state.unwrap_or(serde_json::Value::Null)).collect())
-        })
+        of_parts(self.parts.iter().map(|part| part.loss.state()).collect())
     }
 
     fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
@@ -137,6 +140,16 @@ impl<O: Objective> Objective for Mix<O> {
             }
         }
         Ok(())
+    }
+
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        of_parts(self.parts.iter_mut().map(|part| part.loss.mark()).collect())
+    }
+
+    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
+        let marks = mark.as_array().into_iter().flatten();
+        let mut marked = self.parts.iter_mut().zip(marks).filter(|(_, mark)| !mark.is_null());
+        marked.try_for_each(|(part, mark)| part.loss.undo(mark))
     }
 }
 
@@ -203,6 +216,12 @@ impl<O: Objective> Mix<O> {
             None => Ok(()),
         }
     }
+}
+
+/// One value a part, null where it has none; None where no part has any.
+fn of_parts(values: Vec<Option<serde_json::Value>>) -> Option<serde_json::Value> {
+    let any = values.iter().any(Option::is_some);
+    any.then(|| values.into_iter().map(Option::unwrap_or_default).collect())
 }
 
 fn one() -> f64 {

@@ -151,6 +151,14 @@ impl<O: Objective> Objective for Tchebycheff<O> {
     fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
         self.mix.restore(state)
     }
+
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        self.mix.mark()
+    }
+
+    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
+        self.mix.undo(mark)
+    }
 }
 
 impl<O: Objective> Tchebycheff<O> {

@@ -134,6 +134,14 @@ impl<O: Objective> Objective for Wpo<O> {
     fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
         self.loss.restore(state)
     }
+
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        self.loss.mark()
+    }
+
+    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
+        self.loss.undo(mark)
+    }
 }
 
 impl<O: Objective> Wpo<O> {

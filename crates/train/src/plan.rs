@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::held_out::{EvaluationPlan, HeldOut, check_apart, resolve_evaluation};
 use crate::optimizer::{OptimizerOptions, check_lora_plus, in_range, of_any_age};
 use crate::schedule::Schedule;
+use crate::score_policy::check_head_count;
 use crate::trainer::moves_reference;
 use crate::udm;
 use crate::watch::WatchPlan;
@@ -519,7 +520,7 @@ fn check_heads(heads: &[String], needs: &Needs) -> Result<()> {
     match heads.iter().enumerate().find(|entry| is_odd(*entry)) {
         Some((_, name)) => refuse(format!("it holds {name:?}; expected names that differ and are not empty")),
         None if heads.is_empty() => refuse("an empty list; name at least one head, or leave it out".into()),
-        None => Ok(()),
+        None => check_head_count(heads, needs),
     }
 }
 

@@ -269,15 +269,15 @@ impl<P: Trainable> Trainer<P> {
                     .into(),
             ));
         }
-        let state = self.objective.state();
+        let mark = self.objective.mark();
         let Tuning { parameters, workspace, .. } = self.policy.tuning();
         self.optimizer.begin(parameters, workspace)?;
         let stepped = self.try_step(batches);
         if stepped.is_err() {
             self.optimizer.give_up(self.policy.tuning().parameters);
         }
-        if let (Err(_), Some(state)) = (&stepped, state) {
-            self.objective.restore(&state)?;
+        if let (Err(_), Some(mark)) = (&stepped, mark) {
+            self.objective.undo(&mark)?;
         }
         stepped
     }
@@ -648,10 +648,10 @@ impl<T: Element> Trainer<CausalPolicy<T>> {
         let needs = self.objective.needs();
         let micros = pack(batches, &needs)?;
         let totals = self.totals(&micros)?;
-        let state = self.objective.state();
+        let mark = self.objective.mark();
         let context = self.prepare(&micros, Phase::Evaluate)?;
-        if let Some(state) = state {
-            self.objective.restore(&state)?;
+        if let Some(mark) = mark {
+            self.objective.undo(&mark)?;
         }
         self.policy.tuning().gradients.clear();
         let mut sketched = Vec::new();

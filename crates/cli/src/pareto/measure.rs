@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use candlewick::data::{Existing, Origin, Text};
+use candlewick::data::{Existing, Origin};
 use candlewick::evaluate::pareto::Measured;
 use candlewick::evaluate::{Drift, with_values};
 use candlewick::kernels::Workspace;
@@ -17,11 +17,11 @@ use crate::data::create;
 use crate::failure::Failure;
 use crate::generate::stops;
 use crate::interrupt::Interrupt;
-use crate::sample::{Answer, Draws, answers};
+use crate::sample::{Answer, Draws, Prompt, answers};
 
 /// What all policies are measured with.
 pub(super) struct Measuring<'a> {
-    pub(super) prompts: &'a [Text],
+    pub(super) prompts: &'a [Prompt],
     pub(super) draws: &'a Draws,
     pub(super) scores: Scores,
     pub(super) reference: Option<CausalLm>,
@@ -86,7 +86,7 @@ impl Measuring<'_> {
                 if self.interrupt.asked() {
                     bail!(Failure::Interrupted("interrupted; nothing was written".into()));
                 }
-                let ids = encoder.encode_prompt(&self.prompts[*prompt])?;
+                let ids = self.prompts[*prompt].ids(&encoder)?;
                 add(KL, *prompt, Drift::of_answer(&model, reference, &ids, &answer.ids, &mut workspace)?);
             }
             writer.write(&with_values(record.clone(), &names, values))?;

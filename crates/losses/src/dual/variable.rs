@@ -128,7 +128,8 @@ impl DualSettings {
     /// term adds to `β`.
     ///
     /// It does not depend on the learning rate of the policy, to the first order. Where `τ` is 0 the first order says
-    /// nothing and the limit is infinite. `variance` is the mean over prompts of the variance of the measured cost
+    /// nothing and the limit is infinite. Without `β` and a proportional term nothing damps the two: no rate settles, and
+    /// the limit is 0. `variance` is the mean over prompts of the variance of the measured cost
     /// under the policy ([`Optimum::variances`](super::Optimum::variances) has it; of a rate it is at most ¼), and
     /// `multiplier` the one that it will settle at. Stay at a tenth of the limit.
     ///

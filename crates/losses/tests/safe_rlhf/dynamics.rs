@@ -2,7 +2,7 @@
 
 use candlewick_losses::dual::{Ascent, DualSettings, DualVariable, Order, Window};
 
-use crate::world::{assert_near, logit};
+use crate::world::{World, assert_near, logit};
 
 const BETA: f64 = 0.5;
 const LIMIT: f64 = -0.5;
@@ -16,8 +16,12 @@ const VARIANCE: f64 = SPREAD * COST_GAP * COST_GAP;
 
 /// Runs two arms and gives how far from its optimum the multiplier is at most, in the first and in the last tenth.
 fn run(settings: DualSettings, rate: f64, steps: usize) -> (f64, f64) {
-    let best = (2.0 - BETA * logit(P)) / COST_GAP;
-    assert_near(best, 1.274_653_072_167_027_5, 1e-14, "λ*");
+    assert_near((2.0 - BETA * logit(P)) / COST_GAP, 1.274_653_072_167_027_5, 1e-14, "λ*");
+    run_with(BETA, settings, rate, steps)
+}
+
+fn run_with(beta: f64, settings: DualSettings, rate: f64, steps: usize) -> (f64, f64) {
+    let best = (2.0 - beta * logit(P)) / COST_GAP;
     let mut dual = DualVariable::new(settings, best).unwrap();
     // Off the optimum by a little, so that the bounds of small deviations hold.
     let mut odds = logit(P) + 1e-4;
@@ -26,7 +30,7 @@ fn run(settings: DualSettings, rate: f64, steps: usize) -> (f64, f64) {
         let unsafe_share = 1.0 / (1.0 + (-odds).exp());
         dual.observe(&[-1.0 + COST_GAP * unsafe_share]).unwrap();
         let multiplier = dual.step().multiplier;
-        let slope = 2.0 - multiplier * COST_GAP - BETA * odds;
+        let slope = 2.0 - multiplier * COST_GAP - beta * odds;
         odds += rate * unsafe_share * (1.0 - unsafe_share) * slope;
         let off = (multiplier - best).abs();
         first = if step < steps / 10 { first.max(off) } else { first };
@@ -114,6 +118,32 @@ fn the_proportional_term_damps_like_a_stronger_beta() {
         assert_near(bound, (BETA + proportional * VARIANCE) / VARIANCE, 1e-12, "closed form");
         assert_bound(pid(proportional), bound, 0.1, 0.05, 120_000, &format!("proportional {proportional}"));
     }
+}
+
+#[test]
+fn without_a_penalty_nothing_settles_and_it_is_said() {
+    // Reward less multiplier times cost is bilinear in policy and multiplier: they go round each other.
+    let step = 1e-3;
+    for order in [Order::Before, Order::After] {
+        let settings = linear(step, order, Window::Latest);
+        assert_near(settings.largest_rate(0.0, VARIANCE, 1.0, 1), 0.0, 0.0, &format!("{order:?}"));
+        let (first, last) = run_with(0.0, settings, 0.5, 200_000);
+        assert!(first > 1e-6 && last > 0.9 * first, "{order:?} goes on: {first:e} to {last:e}");
+        // With the penalty, the same rate settles.
+        assert!(run_with(BETA, settings, 0.5, 200_000).1 < 1e-12);
+    }
+    for ascent in [Ascent::beaver(), Ascent::Exponentiated { rate: step, cap: 50.0, floor: 0.01 }] {
+        let settings = DualSettings { ascent, ..linear(step, Order::After, Window::Latest) };
+        assert_near(settings.largest_rate(0.0, VARIANCE, 1.0, 1), 0.0, 0.0, &format!("{ascent:?}"));
+    }
+    // A proportional term damps in its place.
+    let pid = Ascent::Pid { proportional: 0.5, integral: step, derivative: 0.0, smoothing: 0.0, cap: None };
+    let settings = DualSettings { ascent: pid, ..linear(step, Order::After, Window::Latest) };
+    assert_near(settings.largest_rate(0.0, VARIANCE, 1.0, 1), 0.5, 1e-15, "the proportional term alone");
+    assert!(run_with(0.0, settings, 0.5, 200_000).1 < 1e-9);
+    // The solver has no answer without one either, and names what is missing.
+    let error = World::two_arms().table().solve(0.0, &[LIMIT]).unwrap_err().to_string();
+    assert_eq!(error, "score table.beta: got 0, expected a positive number");
 }
 
 #[test]
