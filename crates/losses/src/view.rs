@@ -82,6 +82,8 @@ pub struct Needs {
     pub scored: Scored,
     /// What it reads of a teacher.
     pub teacher: Teacher,
+    /// How many preferences the model is told, by a Panacea adapter; 0 for none.
+    pub preferences: usize,
 }
 
 /// A typed window on [`Scores`].
@@ -284,6 +286,7 @@ impl Needs {
             numbers: Numbers::NONE,
             scored: Scored::All,
             teacher: Teacher::None,
+            preferences: 0,
         }
     }
 
@@ -299,6 +302,7 @@ impl Needs {
             numbers: self.numbers.union(other.numbers).unwrap_or(other.numbers),
             scored: if other.scored == Scored::All { self.scored } else { other.scored },
             teacher: self.teacher.max(other.teacher),
+            preferences: self.preferences.max(other.preferences),
         }
     }
 
