@@ -16,7 +16,8 @@ pub(crate) fn load_adapter(model: &mut CausalLm, adapter: Option<&Path>, prefere
     set(model, preference)
 }
 
-/// Lets a model be at the preference of the command line. A Panacea adapter that is told none stands at equal numbers, which is said.
+/// Lets a model be at the preference of the command line. A Panacea adapter that is told none stands at equal numbers,
+/// which is said.
 pub(crate) fn set(model: &mut CausalLm, preference: &[f64]) -> Result<()> {
     match (model.preference(), preference) {
         ([], []) => Ok(()),

@@ -13,13 +13,13 @@ use crate::reference_update::ReferenceUpdate;
 use crate::terms::{LossTerms, Normaliser};
 use crate::view::{Needs, Rows, StepWide};
 
-/// Any loss of pairs, with the pairs in the order that a number of the row says and not that of the file: what lets several
-/// losses of one row disagree on which side is the better one.
+/// Any loss of pairs, with the pairs in the order that a number of the row says and not that of the file: what lets
+/// several losses of one row disagree on which side is the better one.
 ///
 /// # Formula
-/// `loss(y_w, y_l)` where the number says that the chosen side is the better one, `loss(y_l, y_w)` where it says that the rejected
-/// side is, and 0 where it says neither; divided by the number of all pairs. How often the two orders agree, among pairs
-/// that are in some order, is reported as `agreement`.
+/// `loss(y_w, y_l)` where the number says that the chosen side is the better one, `loss(y_l, y_w)` where it says that
+/// the rejected side is, and 0 where it says neither; divided by the number of all pairs. How often the two orders
+/// agree, among pairs that are in some order, is reported as `agreement`.
 ///
 /// # Gradient
 /// That of the inner loss, with both sides exchanged where the order is turned.
@@ -32,8 +32,8 @@ use crate::view::{Needs, Rows, StepWide};
 /// None: bookkeeping. Confidence A.
 ///
 /// # Deviations
-/// From nothing published. Implicit rewards, and what else the inner loss reports, belong to the turned pairs, those in no order among
-/// them as the file has them.
+/// From nothing published. Implicit rewards, and what else the inner loss reports, belong to the turned pairs, those in
+/// no order among them as the file has them.
 ///
 /// # Checked by
 /// Properties only, because no other program has it; its own tests exchange the sides by hand.

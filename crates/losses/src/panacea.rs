@@ -17,33 +17,36 @@ use crate::view::{Needs, Rows, StepWide};
 /// has a singular value for each of its numbers: one model for all trade-offs.
 ///
 /// # Formula
-/// `Σ_k λ_k·w_k·L_k` over the parts of a mix, with `λ` the step's preference vector (non-negative, of sum 1), `L_k` the loss of
-/// part `k` and `w_k` its weight, which brings losses of different sizes to one scale. With `aggregate = "tchebycheff"` instead
-/// `max_k λ_k·w_k·(L_k − i_k)` over the whole step, with ideals `i_k`; what is reported is then the addend of the worst part
-/// without its ideal, whose gradient is that of the maximum. The policy is scored at the same `λ`: its Panacea adapter
-/// (`model.lora.preferences`) makes of each weight `W₀ + c·U·diag(σ₁ … σ_r, s·λ₁ … s·λ_m)·Vᵀ`.
+/// `Σ_k λ_k·w_k·L_k` over the parts of a mix, with `λ` the step's preference vector (non-negative, of sum 1), `L_k` the
+/// loss of part `k` and `w_k` its weight, which brings losses of different sizes to one scale. With
+/// `aggregate = "tchebycheff"` instead `max_k λ_k·w_k·(L_k − i_k)` over the whole step, with ideals `i_k`; what is
+/// reported is then the addend of the worst part without its ideal, whose gradient is that of the maximum. The policy
+/// is scored at the same `λ`: its Panacea adapter (`model.lora.preferences`) makes of each weight
+/// `W₀ + c·U·diag(σ₁ … σ_r, s·λ₁ … s·λ_m)·Vᵀ`.
 ///
-/// `λ` is drawn from a symmetric Dirichlet distribution, as a function of the run's seed and the number of the step alone. It
-/// is reported as `preference_1`, `preference_2`, ….
+/// `λ` is drawn from a symmetric Dirichlet distribution, as a function of the run's seed and the number of the step
+/// alone. It is reported as `preference_1`, `preference_2`, ….
 ///
 /// # Gradient
 /// `Σ_k λ_k·w_k·∇L_k`, or `λ_k·w_k·∇L_k` of the worst. None flows into `λ`.
 ///
 /// # When to use
-/// Two or more objectives that pull apart, and several trade-offs to be served or compared afterwards: each is a choice of
-/// `--preference` and no training. For one trade-off that is known, a `mix` of a plain adapter is simpler. Where pairs are to be
-/// in another order for each part, wrap them in [`Ordered`](crate::Ordered).
+/// Two or more objectives that pull apart, and several trade-offs to be served or compared afterwards: each is a choice
+/// of `--preference` and no training. For one trade-off that is known, a `mix` of a plain adapter is simpler. Where
+/// pairs are to be in another order for each part, wrap them in [`Ordered`](crate::Ordered).
 ///
 /// # Source
-/// Zhong et al. 2024 (Panacea), arXiv 2402.02030. Known second-hand: the adapter, that `λ` is drawn for each batch, and both aggregates.
-/// Confidence C; not verified are the distribution of `λ`, the penalty of the adapter and its weight.
+/// Zhong et al. 2024 (Panacea), arXiv 2402.02030. Known second-hand, from its abstract and a third party's
+/// implementation: the adapter, that `λ` is drawn from the simplex for each batch, and both aggregates. Confidence C;
+/// not verified are the distribution of `λ`, how the adapter starts, its penalty and the weight of that.
 ///
 /// # Deviations
-/// From the paper: losses of pairs take the place of PPO. The Tchebycheff aggregate is that of [`Tchebycheff`](crate::Tchebycheff). No
-/// reference may move.
+/// From the paper: its parts are trained by imitation, DPO or PPO, here by any objective of the library. The
+/// Tchebycheff aggregate is that of [`Tchebycheff`](crate::Tchebycheff). No reference may move.
 ///
 /// # Checked by
-/// Properties only, because no recorded values are at hand. The trade-off of a trained model: `crates/train/tests/panacea.rs`.
+/// Properties only, because no recorded values are at hand. The trade-off of a trained model:
+/// `crates/train/tests/panacea.rs`.
 ///
 /// # Example
 /// ```
@@ -74,8 +77,8 @@ pub struct Panacea<O = Recipe> {
     /// `i_k`, what the loss of every part could be at best, one a part; of `tchebycheff`. Default 0 for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ideals: Vec<f64>,
-    /// Of the Dirichlet distribution that `λ` is drawn from: 1 draws all vectors alike, less draws corners, more draws the
-    /// middle; positive. Default 1.
+    /// Of the Dirichlet distribution that `λ` is drawn from: 1 draws all vectors alike, less draws corners, more draws
+    /// the middle; positive. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concentration: Option<f64>,
     /// A `λ` that stays, in the place of draws. Default none.
@@ -282,8 +285,8 @@ fn factor_name(index: usize) -> String {
     format!("factor/{index}")
 }
 
-/// `count` numbers of sum 1 from a symmetric Dirichlet distribution: a function of its arguments alone. Gamma variates divided by their
-/// sum, in logarithms, so that a small concentration gives corners and not 0/0.
+/// `count` numbers of sum 1 from a symmetric Dirichlet distribution: a function of its arguments alone. Gamma variates
+/// divided by their sum, in logarithms, so that a small concentration gives corners and not 0/0.
 fn dirichlet(count: usize, concentration: f64, seed: u64, step: u64) -> Vec<f64> {
     let mut random = Random(seed ^ step.wrapping_mul(0xD134_2543_DE82_EF95));
     // The first number of neighbouring states would be neighbours' too.
@@ -295,7 +298,8 @@ fn dirichlet(count: usize, concentration: f64, seed: u64, step: u64) -> Vec<f64>
     weights.iter().map(|weight| weight / sum).collect()
 }
 
-/// The logarithm of a draw from a gamma distribution of that shape: Marsaglia and Tsang 2000, with their step up from shapes below 1.
+/// The logarithm of a draw from a gamma distribution of that shape: Marsaglia and Tsang 2000, with their step up from
+/// shapes below 1.
 fn log_gamma_variate(shape: f64, random: &mut Random) -> f64 {
     if shape < 1.0 {
         return log_gamma_variate(shape + 1.0, random) + random.uniform().ln() / shape;

@@ -1,11 +1,12 @@
 //! Panacea: an adapter of which some singular values are a preference vector.
 //!
-//! `W = W₀ + c·U·diag(σ₁ … σ_r, s·λ₁ … s·λ_m)·Vᵀ`. `U [out, r + m]` lies where LoRA has its B and `Vᵀ [r + m, in]` where it has its A;
-//! `c` is LoRA's scale. `σ [r]` and the one number `s` are trained, `λ` is no parameter: it is given, non-negative with a sum of 1, and
-//! may be another one for every pass. `U` and `V` start with orthonormal columns and `σ` and `s` at 0, so that a fresh adapter changes
-//! nothing at any `λ`.
+//! `W = W₀ + c·U·diag(σ₁ … σ_r, s·λ₁ … s·λ_m)·Vᵀ`. `U [out, r + m]` lies where LoRA has its B and `Vᵀ [r + m, in]`
+//! where it has its A; `c` is LoRA's scale. `σ [r]` and the one number `s` are trained, `λ` is no parameter: it is
+//! given, non-negative with a sum of 1, and may be another one for every pass. `U` and `V` start with orthonormal
+//! columns and `σ` and `s` at 0, so that a fresh adapter changes nothing at any `λ`.
 //!
-//! Zhong et al. 2024, arXiv 2402.02030; the penalty as in AdaLoRA, Zhang et al. 2023, arXiv 2303.10512. Both are known second-hand.
+//! Zhong et al. 2024, arXiv 2402.02030; the penalty as in AdaLoRA, Zhang et al. 2023, arXiv 2303.10512. Both are known
+//! second-hand.
 use candlewick_kernels::Float;
 use rand::rngs::StdRng;
 use serde_json::{Map, Value};
@@ -136,8 +137,8 @@ pub(crate) fn column_products<T: Float>(x: &[T], y: &[T], columns: usize) -> Vec
     sums
 }
 
-/// `count` orthonormal vectors of `size` numbers, one after another: normal draws by Gram and Schmidt, each projected twice.
-/// There are at most `size`.
+/// `count` orthonormal vectors of `size` numbers, one after another: normal draws by Gram and Schmidt, each projected
+/// twice. There are at most `size`.
 pub(crate) fn orthonormal(count: usize, size: usize, random: &mut StdRng) -> Vec<f64> {
     let mut vectors: Vec<Vec<f64>> = Vec::with_capacity(count);
     for _ in 0..count {
@@ -153,8 +154,8 @@ pub(crate) fn orthonormal(count: usize, size: usize, random: &mut StdRng) -> Vec
     vectors.concat()
 }
 
-/// `‖M·Mᵀ − 1‖²` of `M [k, n]`, of which row `i` starts at `i·row` and has its numbers `step` apart; adds `weight` times its gradient,
-/// `4·(M·Mᵀ − 1)·M`, to numbers that lie alike.
+/// `‖M·Mᵀ − 1‖²` of `M [k, n]`, of which row `i` starts at `i·row` and has its numbers `step` apart; adds `weight`
+/// times its gradient, `4·(M·Mᵀ − 1)·M`, to numbers that lie alike.
 pub(crate) fn add_penalty<T: Float>(
     m: &[T],
     [row, step]: [usize; 2],

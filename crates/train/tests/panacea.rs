@@ -33,7 +33,8 @@ fn trainer(objective: Recipe, options: TrainerOptions) -> Trainer<CausalPolicy<f
     Trainer::new(policy, Reference::AdapterOff, Box::new(objective), options).unwrap()
 }
 
-/// Pairs whose helpful side, of tokens 8 to 11, is preferred; in two of three the other, of tokens 12 to 15, is the safer one.
+/// Pairs whose helpful side, of tokens 8 to 11, is preferred; in two of three the other, of tokens 12 to 15, is the
+/// safer one.
 fn rows(count: usize, seed: u64) -> Vec<Example> {
     let mut random = Random(seed);
     (0..count)
