@@ -32,6 +32,17 @@ fn configurations_of_score_models_in_the_docs_are_configurations() {
 }
 
 #[test]
+fn the_configuration_of_one_adapter_for_all_trade_offs_is_one() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/panacea.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let blocks: Vec<&str> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 1);
+    let config = Words::parse(blocks[0], "docs/panacea.md").and_then(|words| words.config()).expect("a configuration");
+    let plan = candlewick::train::Plan::resolve(config).expect("it can be planned");
+    assert_eq!(plan.objective.needs().preferences, 2);
+}
+
+#[test]
 fn the_defaults_in_the_docs_are_the_defaults() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
     let page = std::fs::read_to_string(page).expect("the page is there");

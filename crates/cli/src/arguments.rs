@@ -194,6 +194,9 @@ pub(crate) struct Eval {
     /// Columns by whose words accuracy and calibration are shown apart, as category,annotator [evaluation.slices]
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
     pub(crate) slices: Vec<String>,
+    /// The preference that a Panacea adapter is told, a number for each of its objectives, of sum 1: 0.3,0.7. Equal ones by default
+    #[arg(long, value_name = "X,X", value_delimiter = ',')]
+    pub(crate) preference: Vec<f64>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -364,6 +367,9 @@ pub(crate) struct Merge {
     /// Rank of the merged adapter; without it nothing is lost, where that is possible
     #[arg(long, value_name = "R", conflicts_with_all = ["models", "base"])]
     pub(crate) rank: Option<usize>,
+    /// Take a Panacea adapter at this preference, a number for each of its objectives, of sum 1: 0.3,0.7
+    #[arg(long, value_name = "X,X", value_delimiter = ',', conflicts_with = "models")]
+    pub(crate) preference: Vec<f64>,
     /// Type of the numbers that are written; that of the base by default, else that of the first model or adapter
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<MergeDtype>,
@@ -426,6 +432,9 @@ pub(crate) struct Generate {
     /// Directory of a PEFT adapter for it
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
+    /// The preference that a Panacea adapter is told, a number for each of its objectives, of sum 1: 0.3,0.7. Equal ones by default
+    #[arg(long, value_name = "X,X", value_delimiter = ',')]
+    pub(crate) preference: Vec<f64>,
     /// What the model goes on from
     #[arg(long, short, value_name = "TEXT")]
     pub(crate) prompt: String,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use candlewick::data::{Batch, BatchOptions, Batches, Encoder, Order, RowRange};
 use candlewick::evaluate::{self, PreferenceReport, Preferences, SliceReport};
-use candlewick::losses::{Objective, StepWide};
+use candlewick::losses::{Objective, Recipe, StepWide};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
     AdapterReference, CausalPolicy, Checkpoint, Config, EvalReport, FrozenPolicy, HeldOut, ModelPolicy, Plan,
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::Eval;
 use crate::failure::Failure;
-use crate::{places, rows, words};
+use crate::{places, preference, rows, words};
 
 /// Measures and prints.
 pub(crate) fn eval(arguments: &Eval) -> Result<()> {
@@ -24,6 +24,10 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
     }
     let (config, slices) = configuration(arguments)?;
     let mut plan = Plan::resolve(config)?;
+    if let (Recipe::Panacea(panacea), false) = (&mut plan.objective, arguments.preference.is_empty()) {
+        panacea.evaluate_at = Some(arguments.preference.clone());
+        plan.objective.validate().map_err(|error| Failure::Usage(format!("--preference: {error}")))?;
+    }
     let has_learned = take_up_state(&mut plan);
     let threads = words::threads(plan.train.threads);
     eprintln!("measuring {}, {}", plan.data.name(), selected(&plan));
@@ -54,7 +58,7 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
         ));
     }
     let encoder = Arc::new(encoder(&plan)?);
-    let mut trainer = trainer(&plan, &encoder, threads)?;
+    let mut trainer = trainer(&plan, &encoder, &arguments.preference, threads)?;
     let mut batches = batches(&plan, Arc::clone(&encoder), &slices)?;
     let steps = std::iter::from_fn(|| batches.next_step().transpose());
     let mut scored = Scored::default();
@@ -173,13 +177,16 @@ fn encoder(plan: &Plan) -> Result<Encoder> {
     Ok(Encoder::from_dir(&plan.model.path, plan.encode_options())?)
 }
 
-fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<ModelPolicy>> {
+fn trainer(plan: &Plan, encoder: &Encoder, preference: &[f64], threads: usize) -> Result<Trainer<ModelPolicy>> {
     if matches!(plan.model.tuning, TuningPlan::Lora(_)) {
         bail!(Failure::Usage(
             "model.lora makes a fresh adapter, which changes nothing; name a trained one with --adapter".into()
         ));
     }
     if plan.objective.needs().outputs.values {
+        if !preference.is_empty() {
+            bail!(Failure::Usage("--preference: given, and a score model is told none; leave it out".into()));
+        }
         return score_trainer(plan, encoder, threads);
     }
     let load = |path: &std::path::Path| -> Result<CausalLm> {
@@ -193,6 +200,11 @@ fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<Mod
         TuningPlan::Adapter(directory) => model.load_adapter(directory)?,
         other => bail!(Failure::Usage(format!("model: wick eval does not know {other:?}"))),
     }
+    let told = match &plan.objective {
+        Recipe::Panacea(panacea) => panacea.evaluate_at.clone().or_else(|| panacea.preference.clone()),
+        _ => None,
+    };
+    preference::set(&mut model, told.as_deref().unwrap_or(preference))?;
     let frozen = |model: CausalLm| Reference::Frozen(Box::new(FrozenPolicy::new(model, threads)));
     let base = plan.model.path.to_string_lossy();
     let policy = |model| CausalPolicy::new(model, Recompute::Nothing, threads).with_base_name(base.as_ref());

@@ -8,15 +8,13 @@ use candlewick::model::{CausalLm, Sampling};
 use crate::arguments::Generate;
 use crate::failure::Failure;
 use crate::places::{self, Kind};
-use crate::words;
+use crate::{preference, words};
 
 /// Prints the continuation on standard output.
 pub(crate) fn generate(arguments: &Generate) -> Result<()> {
     let directory = places::directory(&arguments.model, Kind::Model)?;
     let mut model = CausalLm::<f32>::load(&directory)?;
-    if let Some(adapter) = &arguments.adapter {
-        model.load_adapter(&places::directory(adapter, Kind::Adapter)?)?;
-    }
+    preference::load_adapter(&mut model, arguments.adapter.as_deref(), &arguments.preference)?;
     let options = EncodeOptions { end_of_sequence: EndOfSequence::Keep, ..EncodeOptions::default() };
     let encoder = Encoder::from_dir(&directory, options)?;
     encoder.check_vocabulary(model.config().vocab_size)?;

@@ -27,6 +27,7 @@ mod objectives;
 mod pareto;
 mod places;
 mod precompute;
+mod preference;
 mod progress;
 mod quickstart;
 mod report;

@@ -2,8 +2,8 @@
 
 use anyhow::{Result, anyhow};
 use candlewick::losses::{
-    Builtin, Dpo, Humanline, Mix, Objective, Part, Recipe, ReferenceUpdate, Scored, Sft, StepWide, Tchebycheff,
-    Teacher, TrustRegion, Wpo,
+    Builtin, Dpo, Humanline, Mix, Objective, Ordered, OrderedBy, Panacea, Part, Recipe, ReferenceUpdate, Scored, Sft,
+    StepWide, Tchebycheff, Teacher, TrustRegion, Wpo,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -50,8 +50,9 @@ fn describe(name: &str) -> Result<()> {
 }
 
 /// The objectives that are made of others, each as it may be written, with one line about it.
-fn composites() -> [(Recipe, &'static str); 5] {
+fn composites() -> [(Recipe, &'static str); 7] {
     let dpo = || Recipe::Builtin(Dpo::default().into());
+    let safer = || Ordered { by: OrderedBy::Safer, loss: Box::new(dpo()) }.into();
     let sft = Recipe::Builtin(Sft {}.into());
     let mix = Mix { parts: vec![Part { weight: 1.0, loss: dpo() }, Part { weight: 0.5, loss: sft }] };
     [
@@ -69,6 +70,12 @@ fn composites() -> [(Recipe, &'static str); 5] {
             Tchebycheff { mix, ideals: Vec::new(), temperature: 0.0 }.into(),
             "the worst of several objectives, each weighed and measured from its ideal",
         ),
+        (
+            Panacea::new(Mix { parts: vec![Part { weight: 1.0, loss: dpo() }, Part { weight: 1.0, loss: safer() }] })
+                .into(),
+            "several objectives, weighted by a preference that is drawn for every step and told to the model (model.lora.preferences)",
+        ),
+        (safer(), "any loss of pairs, in the order that a number of the row says"),
     ]
 }
 

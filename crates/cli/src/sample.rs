@@ -18,7 +18,7 @@ use crate::failure::{EXIT_CODES, Failure};
 use crate::generate::stops;
 use crate::interrupt::Interrupt;
 use crate::places::{self, Kind};
-use crate::words;
+use crate::{preference, words};
 
 /// How often an empty answer is drawn anew.
 const DRAWS: usize = 8;
@@ -71,6 +71,9 @@ pub(crate) struct Sample {
     /// Directory of a PEFT adapter for it
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
+    /// The preference that a Panacea adapter is told, a number for each of its objectives, of sum 1: 0.3,0.7. Equal ones by default
+    #[arg(long, value_name = "X,X", value_delimiter = ',')]
+    pub(crate) preference: Vec<f64>,
     /// How they are drawn.
     #[command(flatten)]
     pub(crate) draws: Draws,
@@ -87,9 +90,7 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
     arguments.draws.check()?;
     let directory = places::directory(&arguments.model, Kind::Model)?;
     let mut model = CausalLm::<f32>::load(&directory)?;
-    if let Some(adapter) = &arguments.adapter {
-        model.load_adapter(&places::directory(adapter, Kind::Adapter)?)?;
-    }
+    preference::load_adapter(&mut model, arguments.adapter.as_deref(), &arguments.preference)?;
     let options = EncodeOptions { end_of_sequence: EndOfSequence::Keep, ..EncodeOptions::default() };
     let encoder = Encoder::from_dir(&directory, options)?;
     encoder.check_vocabulary(model.config().vocab_size)?;

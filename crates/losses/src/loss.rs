@@ -157,6 +157,14 @@ pub trait Objective: Debug {
     /// Names the hyperparameter, its value and its range.
     fn validate(&self) -> Result<()>;
 
+    /// Begins a step: of training, by the run's seed and the number of the step, or a measurement (`None`). Returns the
+    /// preference vector that the policy is to be told before it is scored, of an objective that has one, and weights by the
+    /// same one until the next call.
+    fn begin(&mut self, seed: u64, step: Option<u64>) -> Option<Vec<f64>> {
+        let _ = (seed, step);
+        None
+    }
+
     /// Computes what depends on the whole step. It may always be called; it must
     /// be where [`Needs::step_wide`] is not [`StepWide::Nothing`].
     ///
@@ -366,6 +374,9 @@ macro_rules! forward_objective {
             }
             fn validate(&self) -> $crate::Result<()> {
                 self.objective().validate()
+            }
+            fn begin(&mut self, seed: u64, step: Option<u64>) -> Option<Vec<f64>> {
+                self.objective_mut().begin(seed, step)
             }
             fn prepare(&mut self, step: &$crate::StepScores<'_>, phase: $crate::Phase) -> $crate::Result<$crate::Context> {
                 self.objective_mut().prepare(step, phase)

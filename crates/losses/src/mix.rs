@@ -177,6 +177,12 @@ impl<O: Objective> Mix<O> {
 
     fn check_together(&self) -> Result<()> {
         let needs: Vec<Needs> = self.parts.iter().map(|part| part.loss.needs()).collect();
+        if let Some(place) = needs.iter().position(|one| one.preferences > 0) {
+            let name = self.parts[place].loss.name();
+            return Err(Error::Mix(format!(
+                "part {place} is {name}, which tells the model its preference: put it outside"
+            )));
+        }
         if !self.needs().rows.any() {
             let reads: Vec<String> =
                 needs.iter().enumerate().map(|(i, one)| format!("part {i} reads {}", one.rows)).collect();

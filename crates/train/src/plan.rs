@@ -256,6 +256,14 @@ impl Plan {
                 "it reads values of a score model and compares with a reference; no run trains both, choose another objective",
             ));
         }
+        match &model.tuning {
+            TuningPlan::Lora(lora) => {
+                check_preferences(&objective, lora.preferences, &model.tuning, &reference_plan)?;
+            }
+            TuningPlan::Full => check_preferences(&objective, 0, &model.tuning, &reference_plan)?,
+            // Known from its files alone.
+            TuningPlan::Adapter(_) => {}
+        }
         if reference.shared && !matches!(reference_plan, ReferencePlan::Precomputed(_)) {
             return Err(Error::config(
                 "reference.shared",
@@ -580,6 +588,50 @@ fn check_may_move(objective: &Recipe, reference: &ReferencePlan, tuning: &Tuning
     }
 }
 
+/// Whether objective and adapter speak of the same preferences, and the reference is one at each of them.
+pub(crate) fn check_preferences(
+    objective: &Recipe,
+    of_adapter: usize,
+    tuning: &TuningPlan,
+    reference: &ReferencePlan,
+) -> Result<()> {
+    let wanted = objective.needs().preferences;
+    let place = if matches!(tuning, TuningPlan::Adapter(_)) { "model.adapter" } else { "model.lora.preferences" };
+    if wanted > 0 && !matches!(objective, Recipe::Panacea(_)) {
+        return Err(Error::config(
+            "objective",
+            format!("{} is made of a panacea, which must be the outermost: put it around the parts", objective.name()),
+        ));
+    }
+    if wanted != of_adapter {
+        let reason = match (wanted, of_adapter) {
+            (0, count) => format!(
+                "a Panacea adapter of {count} preferences, and the objective {} weighs none; give [objective] of type \"panacea\" with {count} \
+                 parts, or a plain LoRA adapter",
+                objective.name()
+            ),
+            (count, 0) => format!(
+                "no Panacea adapter, and the objective panacea has {count} parts to be told of; give model.lora.preferences = {count}"
+            ),
+            (count, other) => {
+                format!("{other}, and the objective panacea has {count} parts; give one preference a part")
+            }
+        };
+        return Err(Error::config(place, reason));
+    }
+    match reference {
+        ReferencePlan::Adapter(_) if wanted > 0 => Err(Error::config(
+            "reference.kind",
+            "\"adapter\", and a Panacea adapter is trained, whose place no other adapter takes; choose adapter_off or frozen",
+        )),
+        ReferencePlan::Precomputed(_) if wanted > 0 && matches!(tuning, TuningPlan::Adapter(_)) => Err(Error::config(
+            "reference.kind",
+            "\"precomputed\", and the Panacea adapter of model.adapter says something else at every preference; choose adapter_off or frozen",
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn resolve_output(words: OutputWords, dir: PathBuf, has_held_out: bool, tuning: &TuningPlan) -> Result<OutputPlan> {
     let OutputWords { save_every, save_minutes, keep, keep_best, result, background, .. } = words;
     if let Some(minutes) = save_minutes.filter(|minutes| !(*minutes > 0.0 && minutes.is_finite())) {
@@ -719,6 +771,48 @@ mod tests {
             assert_eq!(plan(assignments).unwrap().data.stratified, stratified, "{assignments:?}");
         }
         assert!(refused(&["data.stratified=true"]).starts_with("data.stratified: true, and the objective"));
+    }
+
+    #[test]
+    fn preferences_are_those_of_objective_and_adapter() {
+        let panacea = [
+            "objective.type=panacea",
+            "objective.mix={ parts = [ { loss = { type = \"dpo\" } }, { loss = { type = \"ipo\" } } ] }",
+        ];
+        let with = |more: &[&'static str]| [&panacea[..], more].concat();
+        let resolved = plan(&with(&["model.lora={ rank = 2, preferences = 2 }"])).unwrap();
+        assert_eq!(resolved.reference, ReferencePlan::AdapterOff);
+        assert!(resolved.to_string().contains("model.tuning.lora.preferences = 2\n"));
+        // The base says the same at every preference.
+        plan(&with(&["model.lora={ rank = 2, preferences = 2 }", "reference.kind=precomputed"])).unwrap();
+        for (assignments, words) in [
+            (
+                with(&["model.lora.rank=2"]),
+                "model.lora.preferences: no Panacea adapter, and the objective panacea has 2 parts",
+            ),
+            (with(&[]), "no Panacea adapter"),
+            (
+                with(&["model.lora={ rank = 2, preferences = 3 }"]),
+                "model.lora.preferences: 3, and the objective panacea has 2 parts",
+            ),
+            (
+                vec!["model.lora={ rank = 2, preferences = 2 }"],
+                "a Panacea adapter of 2 preferences, and the objective dpo weighs none",
+            ),
+            (
+                with(&["model.lora={ rank = 2, preferences = 2 }", "reference.kind=adapter", "reference.path=x"]),
+                "whose place no other adapter takes",
+            ),
+        ] {
+            let text = refused(&assignments);
+            assert!(text.contains(words), "{text}");
+        }
+        let inner = "objective.loss={ type = \"panacea\", mix = { parts = [ { loss = { type = \"dpo\" } }, { loss = { type = \"ipo\" } } ] } }";
+        let text = refused(&["objective.type=wpo", inner, "model.lora={ rank = 2, preferences = 2 }"]);
+        assert!(text.contains("which must be the outermost"), "{text}");
+        // Plans of before say the same as ever.
+        let plain = plan(&["model.lora.rank=2"]).unwrap().to_string();
+        assert!(!plain.contains("preferences") && !plain.contains("orthogonality"), "{plain}");
     }
 
     #[test]

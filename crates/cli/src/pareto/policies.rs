@@ -64,6 +64,11 @@ impl Named {
         if let Some(adapter) = &self.adapter {
             model.load_adapter(adapter)?;
         }
+        if !model.preference().is_empty() {
+            let reason = "is a Panacea adapter, which is another policy at every preference; write it out at each that is \
+                          to be compared by wick merge --preference, and name those";
+            bail!(refused(&self.place, reason));
+        }
         let options = EncodeOptions { end_of_sequence: EndOfSequence::Keep, ..EncodeOptions::default() };
         let encoder = Encoder::from_dir(&self.model, options)?;
         encoder.check_vocabulary(model.config().vocab_size)?;

@@ -88,6 +88,8 @@ pub struct Needs {
     pub scored: Scored,
     /// What it reads of a teacher.
     pub teacher: Teacher,
+    /// How many preferences the model is told, by a Panacea adapter; 0 for none.
+    pub preferences: usize,
     /// How many heads a score model must have for it, as many as its last one's place says; 0 where it does not say.
     pub heads: usize,
 }
@@ -174,6 +176,7 @@ impl Needs {
             numbers: Numbers::NONE,
             scored: Scored::All,
             teacher: Teacher::None,
+            preferences: 0,
             heads: 0,
         }
     }
@@ -190,6 +193,7 @@ impl Needs {
             numbers: self.numbers.union(other.numbers).unwrap_or(other.numbers),
             scored: if other.scored == Scored::All { self.scored } else { other.scored },
             teacher: self.teacher.max(other.teacher),
+            preferences: self.preferences.max(other.preferences),
             heads: self.heads.max(other.heads),
         }
     }

@@ -16,7 +16,7 @@ use crate::fingerprint::Fingerprint;
 use crate::held_out_log::HeldOutWriter;
 use crate::log::{MetricsLog, RejectedLog};
 use crate::model_policy::ModelPolicy;
-use crate::plan::{Plan, REFERENCE_FILE, ReferencePlan, TuningPlan};
+use crate::plan::{Plan, REFERENCE_FILE, ReferencePlan, TuningPlan, check_preferences};
 use crate::policy::{CausalPolicy, FrozenPolicy};
 use crate::reference::{AdapterReference, MovingReference, PrecomputedReference, Reference, reference_digest};
 use crate::rows;
@@ -68,6 +68,7 @@ impl Run {
                 ModelPolicy::Causal(_) => Outputs { entropy: true, is_top1: true, ..Outputs::NONE },
                 ModelPolicy::Score(_) => Outputs::NONE,
             },
+            seed: plan.train.seed,
         };
         let trainer = Trainer::new(policy, reference, Box::new(plan.objective.clone()), options)?;
         let log = MetricsLog::new(plan.output.dir.join(METRICS));
@@ -152,6 +153,7 @@ impl Parts {
             }
             TuningPlan::Adapter(directory) => model.load_adapter(directory)?,
         }
+        check_preferences(&plan.objective, model.preference().len(), &plan.model.tuning, &plan.reference)?;
         if digest.is_empty() && matches!(plan.reference, ReferencePlan::Precomputed(_)) {
             digest = reference_digest(&model);
         }
