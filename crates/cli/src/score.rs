@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Existing, Origin, Record, prompt_hash};
-use candlewick::evaluate::{HeadFigures, RowScorer, RowValues, ScoreTally, centre, with_values};
+use candlewick::evaluate::{HeadFigures, ScoreTally, centre, with_values};
 use candlewick::model::{Config as ModelConfig, ScoreModel};
+use candlewick::train::{RowScorer, RowValues};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use serde_json::{Value, json};

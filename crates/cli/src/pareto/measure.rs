@@ -10,14 +10,14 @@ use candlewick::evaluate::pareto::Measured;
 use candlewick::evaluate::{Drift, with_values};
 use candlewick::kernels::Workspace;
 use candlewick::model::CausalLm;
+use candlewick::train::{Answer, stops};
 
 use super::policies::Named;
 use super::scores::{CUT, KL, Scores, TOKENS};
 use crate::data::create;
 use crate::failure::Failure;
-use crate::generate::stops;
 use crate::interrupt::Interrupt;
-use crate::sample::{Answer, Draws, answers};
+use crate::sample::{Draws, answers};
 
 /// What all policies are measured with.
 pub(super) struct Measuring<'a> {
@@ -61,7 +61,7 @@ impl Measuring<'_> {
         let rows: Vec<_> = drawn
             .iter()
             .enumerate()
-            .map(|(number, (_, answer))| (Origin::line(Arc::clone(&from), number as u64 + 1), answer.record.clone()))
+            .map(|(number, (_, answer))| (Origin::line(Arc::clone(&from), number as u64 + 1), answer.row.clone().into()))
             .collect();
         let values = self.scores.score(&rows, self.interrupt)?;
         let names = self.scores.names();

@@ -25,6 +25,17 @@ pub struct DualSettings {
     pub order: Order,
 }
 
+/// A constraint of an objective whose multipliers move.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Constraint {
+    /// What it is, and how its multiplier follows it.
+    pub settings: DualSettings,
+    /// Where its multiplier starts.
+    pub start: f64,
+    /// The weight of the divergence from the reference, per nat.
+    pub beta: f64,
+}
+
 /// When a multiplier moves within a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -140,8 +151,31 @@ impl DualSettings {
     /// assert!((windowed.largest_rate(0.1, 0.25, 1.0, 16) - 2.0 * 0.1 / (7.0 * 0.25)).abs() < 1e-15);
     /// ```
     pub fn largest_rate(&self, beta: f64, variance: f64, multiplier: f64, costs_a_step: usize) -> f64 {
-        let delay = self.window.delay(costs_a_step) + if self.order == Order::After { 1.0 } else { 0.0 };
-        self.ascent.largest_rate(delay, beta, variance, multiplier)
+        self.largest_rate_of_rounds(beta, variance, multiplier, costs_a_step, 1)
+    }
+
+    /// The same where costs come in rounds, every so many steps of the policy: the multiplier steps once a round and stands
+    /// for `every` steps, which makes it `(every − 1)/2` steps older on average, and its rate a step that of a round divided
+    /// by `every`. A policy that is done moving before the next round comes has a limit of `2β/Var_π(c)` however rarely it
+    /// comes.
+    ///
+    /// ```
+    /// use candlewick_losses::dual::DualSettings;
+    /// let dual = DualSettings::default();
+    /// assert_eq!(dual.largest_rate_of_rounds(0.1, 0.25, 1.0, 16, 3), 3.0 * 0.1 / 0.25);
+    /// ```
+    pub fn largest_rate_of_rounds(
+        &self,
+        beta: f64,
+        variance: f64,
+        multiplier: f64,
+        costs_a_round: usize,
+        every: u64,
+    ) -> f64 {
+        let every = every.max(1) as f64;
+        let after = if self.order == Order::After { 1.0 } else { 0.0 };
+        let delay = every * self.window.delay(costs_a_round) + (every - 1.0) / 2.0 + after;
+        every * self.ascent.largest_rate(delay, beta, variance, multiplier)
     }
 }
 

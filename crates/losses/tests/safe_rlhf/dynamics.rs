@@ -16,6 +16,11 @@ const VARIANCE: f64 = SPREAD * COST_GAP * COST_GAP;
 
 /// Runs two arms and gives how far from its optimum the multiplier is at most, in the first and in the last tenth.
 fn run(settings: DualSettings, rate: f64, steps: usize) -> (f64, f64) {
+    run_rounds(settings, rate, steps, 1)
+}
+
+/// The same with costs every so many steps.
+fn run_rounds(settings: DualSettings, rate: f64, steps: usize, every: usize) -> (f64, f64) {
     let best = (2.0 - BETA * logit(P)) / COST_GAP;
     assert_near(best, 1.274_653_072_167_027_5, 1e-14, "λ*");
     let mut dual = DualVariable::new(settings, best).unwrap();
@@ -24,7 +29,9 @@ fn run(settings: DualSettings, rate: f64, steps: usize) -> (f64, f64) {
     let (mut first, mut last) = (0.0f64, 0.0f64);
     for step in 0..steps {
         let unsafe_share = 1.0 / (1.0 + (-odds).exp());
-        dual.observe(&[-1.0 + COST_GAP * unsafe_share]).unwrap();
+        if step % every == 0 {
+            dual.observe(&[-1.0 + COST_GAP * unsafe_share]).unwrap();
+        }
         let multiplier = dual.step().multiplier;
         let slope = 2.0 - multiplier * COST_GAP - BETA * odds;
         odds += rate * unsafe_share * (1.0 - unsafe_share) * slope;
@@ -85,6 +92,29 @@ fn a_window_takes_that_away() {
     // At once and with a window the delays add up.
     let both = |rate| linear(rate, Order::After, Window::Last { costs: 4 });
     assert_bound(both, both(1.0).largest_rate(BETA, VARIANCE, 1.0, 1), 0.1, 0.1, 120_000, "both");
+}
+
+#[test]
+fn costs_that_come_in_rounds_have_a_bound_of_their_own() {
+    for (every, order, slack) in
+        [(4, Order::Before, 0.1), (16, Order::Before, 0.1), (4, Order::After, 0.1), (16, Order::After, 0.1)]
+    {
+        let settings = |rate| linear(rate, order, Window::Latest);
+        let bound = settings(1.0).largest_rate_of_rounds(BETA, VARIANCE, 1.0, 1, every as u64);
+        // A slow policy, as the first order supposes.
+        let at = |share: f64| run_rounds(settings(share * bound), 0.1, 120_000, every);
+        let (first, last) = at(1.0 - slack);
+        assert!(last < 0.5 * first, "{every} {order:?}: {first:e} to {last:e} below {bound}");
+        let (first, last) = at(1.0 + slack);
+        assert!(last > 2.0 * first || last > 0.1, "{every} {order:?}: {first:e} to {last:e} above {bound}");
+    }
+    // A fast one is done before the next round comes, and 2β/Var(c) is the limit.
+    let settings = |rate| linear(rate, Order::Before, Window::Latest);
+    let bound = 2.0 * BETA / VARIANCE;
+    let at = |share: f64| run_rounds(settings(share * bound), 2.0, 64_000, 64);
+    assert!(at(0.95).1 < 0.5 * at(0.95).0 && at(1.05).1 > 0.1 * bound, "{:?} {:?}", at(0.95), at(1.05));
+    let first_order = settings(1.0).largest_rate_of_rounds(BETA, VARIANCE, 1.0, 1, 64);
+    assert!((first_order / bound - 64.0 / 63.0).abs() < 1e-12, "{first_order}");
 }
 
 #[test]
