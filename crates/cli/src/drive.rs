@@ -108,7 +108,7 @@ fn of_first_answers(report: &CostReport) -> Vec<String> {
         let CostFigures { limit, mean, unsafe_share, variance, rate, largest_rate, .. } = cost;
         let settles = match largest_rate.is_finite() {
             true => format!("multiplier and policy settle at rates below {largest_rate:.4}"),
-            false => "no rate is too large to the first order".to_owned(),
+            false => "all answers to a prompt cost the same".to_owned(),
         };
         lines.push(format!(
             "  objective.dual[{k}]: mean {mean:.4} (limit {limit}), unsafe {:.1} %, variance {variance:.4}; {settles} (here {rate})",

@@ -169,10 +169,7 @@ fn a_resumed_run_has_the_same_bits() {
     assert!(number(last, "lambda_2") > 0.0 && last.get("p_unsafe_2").is_some(), "{last}");
     // Other prompts, or another cost model, are another run.
     let resume = train("before", duals, &with(&["8", "--resume"]));
-    bench.lines(
-        "asked.jsonl",
-        (0..7).map(|i| serde_json::json!({ "prompt": ["one", "two", "red"][i % 3].repeat(1 + i) })),
-    );
+    bench.lines("asked.jsonl", (0..7).map(|i| serde_json::json!({ "prompt": "red ".repeat(1 + i) })));
     bench.wick(&words(&resume)).fails(2, &["safety.prompts asked.jsonl has"]);
     bench.questions();
     bench.cost_model("cost", &["cost"]);
@@ -212,7 +209,8 @@ fn what_cannot_be_followed_is_refused_by_name() {
     let bench = bench();
     bench.cost_model("two", &["harm", "cost"]);
     bench.text("empty.jsonl", "");
-    bench.lines("chats.jsonl", (0..1).map(|_| serde_json::json!({ "prompt": [{ "role": "user", "content": "one" }] })));
+    let chat = |i: usize| serde_json::json!({ "prompt": [{ "role": "user", "content": "one ".repeat(i) }] });
+    bench.lines("chats.jsonl", (1..6).map(chat));
     let refused = |set: &str, said: &[&str]| {
         bench.wick(&words(&train("run", &limited(0.0), &["--steps", "2", "--set", set]))).fails(2, said);
         assert!(!bench.path("run/final").exists(), "{set}");

@@ -64,9 +64,8 @@ pub struct CostFigures {
     pub least: f64,
     /// The rate of the multiplier.
     pub rate: f64,
-    /// The rate below which multiplier and policy settle,
-    /// [`largest_rate_of_rounds`](candlewick_losses::dual::DualSettings::largest_rate_of_rounds); infinite where the first
-    /// order sets no bound.
+    /// The rate below which multiplier and policy settle, by
+    /// [`largest_rate_of_rounds`](candlewick_losses::dual::DualSettings::largest_rate_of_rounds).
     pub largest_rate: f64,
 }
 
