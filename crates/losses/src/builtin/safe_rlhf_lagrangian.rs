@@ -32,7 +32,8 @@ use crate::view::AnchoredPair;
 /// mean cost: solve for `λ` once over a table of scores ([`ScoreTable`](crate::dual::ScoreTable), 64 completions a
 /// prompt or more), then train with it. Never take `λ` from the pairs alone: two completions a prompt show about 36 %
 /// of how far a policy has moved. With a `dual` the multipliers move, by costs of fresh completions that whoever
-/// trains observes: a run of a configuration by its `[safety]`. Which side is called chosen does not matter. `docs/safe-rlhf.md` has the whole picture.
+/// trains observes: a run of a configuration by its `[safety]`. Which side is called chosen does not matter.
+/// `docs/safe-rlhf.md` has the whole picture.
 ///
 /// # Source
 /// The offline form of Dai et al. 2023 (Safe RLHF), arXiv 2310.12773: the labels of Huang et al. 2024 (MoCAN and
