@@ -217,7 +217,7 @@ fn what_cannot_be_followed_is_refused_by_name() {
     };
     refused("safety.costs=[\"model\"]", &["safety.costs[0]: model: no score model"]);
     refused("safety.costs=[\"nowhere\"]", &["safety.costs[0]: nowhere: "]);
-    refused("safety.costs=[\"cost\", \"two\"]", &["safety.costs: it has 2 entries, and objective.dual 1"]);
+    refused("safety.costs=[\"cost\", \"two\"]", &["safety.costs: it has 2 entries, and objective.dual has 1"]);
     refused("safety.costs=[\"two\"]", &["safety.costs[0]: two has the heads harm, cost, and none is named"]);
     refused("safety.costs=[{ model = \"two\", head = \"good\" }]", &["\"good\" is none of them"]);
     refused("safety.prompts=empty.jsonl", &["safety.prompts: ", "empty.jsonl"]);

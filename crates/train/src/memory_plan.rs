@@ -183,9 +183,10 @@ impl MemoryPlan {
         let written = written + bytes(policy.largest_trained_tensor());
         let of_costs = plan.safety.as_ref().map(|safety| OfCosts::of(plan, safety, &base_size)).transpose()?;
         let OfCosts { models: cost_models, answers } = of_costs.unwrap_or_default();
-        let mut loading = weights + weight_files(&plan.model.path);
+        // The score models of costs are there before.
+        let mut loading = cost_models + weights + weight_files(&plan.model.path);
         if let ReferencePlan::Model(directory) = &plan.reference {
-            loading = loading.max(weights + adapter + of_reference + weight_files(directory));
+            loading = loading.max(cost_models + weights + adapter + of_reference + weight_files(directory));
         }
         Ok(Self {
             weights,

@@ -748,7 +748,7 @@ mod tests {
         let nobody = refused(&[&fixed[..], &section].concat());
         assert!(nobody.starts_with("safety: the objective of [objective] has no multipliers"), "{nobody}");
         for (assignment, text) in [
-            ("safety.costs=[]", "safety.costs: it has 0 entries, and objective.dual 1 of constraints"),
+            ("safety.costs=[]", "safety.costs: it has 0 entries, and objective.dual has 1; give"),
             ("safety.costs=[\"a\", \"b\"]", "safety.costs: it has 2 entries"),
             ("safety.costs=[[]]", "safety.costs[0]: it names no model"),
             ("safety.prompts=\"\"", "safety.prompts: missing; name a file of prompts"),

@@ -159,7 +159,7 @@ impl SafetyPlan {
             words;
         if words.costs.len() != constraints {
             let reason = format!(
-                "it has {} entries, and objective.dual {constraints} of constraints; give a score model, or a list of them, for each",
+                "it has {} entries, and objective.dual has {constraints}; give a score model, or a list of them, for each constraint",
                 words.costs.len()
             );
             return Err(Error::config("safety.costs", reason));
