@@ -61,7 +61,9 @@ impl Measuring<'_> {
         let rows: Vec<_> = drawn
             .iter()
             .enumerate()
-            .map(|(number, (_, answer))| (Origin::line(Arc::clone(&from), number as u64 + 1), answer.row.clone().into()))
+            .map(|(number, (_, answer))| {
+                (Origin::line(Arc::clone(&from), number as u64 + 1), answer.row.clone().into())
+            })
             .collect();
         let values = self.scores.score(&rows, self.interrupt)?;
         let names = self.scores.names();
