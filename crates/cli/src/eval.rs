@@ -131,6 +131,7 @@ fn configuration(arguments: &Eval) -> Result<(Config, Vec<String>)> {
              measures with the classifier while training"
         );
     }
+    warn_of_multipliers(&config);
     // Nothing is written.
     config.output.dir = Some(".".into());
     // An adapter is compared with its base unless another reference is named.
@@ -139,6 +140,16 @@ fn configuration(arguments: &Eval) -> Result<(Config, Vec<String>)> {
         config.reference.kind = Some(ReferenceKind::AdapterOff);
     }
     Ok((config, slices))
+}
+
+/// What a run's multipliers came to is in its log and its checkpoints, and not in a configuration.
+pub(crate) fn warn_of_multipliers(config: &Config) {
+    if config.objective.observes() {
+        eprintln!(
+            "wick: warning: [safety] belongs to training: here pairs are labelled with the multipliers of objective.lambda; give those that a \
+             run ended with (lambda in its metrics.jsonl) there"
+        );
+    }
 }
 
 /// The rows to measure on: those that are named, else the held-out ones of the configuration, else all of its data.

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use candlewick::data::{self, EncodeOptions, Encoder, EndOfSequence, Message, Text};
 use candlewick::kernels::Workspace;
 use candlewick::model::{CausalLm, Sampling};
+use candlewick::train::stops;
 
 use crate::arguments::Generate;
 use crate::failure::Failure;
@@ -50,11 +51,4 @@ pub(crate) fn generate(arguments: &Generate) -> Result<()> {
     let ids = model.generate(&prompt, &sampling, &mut workspace)?;
     println!("{}", encoder.decode_text(&ids).trim());
     Ok(())
-}
-
-/// Tokens that end an answer, by the model's configuration and the tokenizer's.
-pub(crate) fn stops(model: &CausalLm, encoder: &Encoder) -> Vec<u32> {
-    let mut stops = model.config().eos_token_ids.clone();
-    stops.extend(encoder.eos_id().filter(|id| !stops.contains(id)));
-    stops
 }

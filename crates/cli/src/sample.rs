@@ -2,32 +2,20 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Result, bail};
-use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Existing, Message, RawRows, Record, Row, Text};
-use candlewick::kernels::Workspace;
+use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Existing, RawRows, Text};
 use candlewick::model::{CausalLm, Sampling};
+use candlewick::train::{self, Answer, Answers, Prompt};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use serde_json::{Map, Value};
 
 use crate::data::words::{DataRows, TiesWord};
 use crate::data::{Dropped, create, name, refuse_input, source};
 use crate::failure::{EXIT_CODES, Failure};
-use crate::generate::stops;
 use crate::interrupt::Interrupt;
 use crate::places::{self, Kind};
 use crate::{preference, words};
-
-/// How often an empty answer is drawn anew.
-const DRAWS: usize = 8;
-/// The column that says why an answer ends, in the words of OpenAI's and vLLM's interfaces.
-pub(crate) const FINISH_REASON: &str = "finish_reason";
-/// The model ended its answer.
-const STOP: &str = "stop";
-/// It was cut at --max-new-tokens.
-pub(crate) const LENGTH: &str = "length";
 
 /// How answers are drawn.
 #[derive(Debug, Clone, Args)]
@@ -103,9 +91,9 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
     let (mut empty, mut cut) = (0, 0);
     for answer in all.iter().flatten() {
         match answer {
-            Some(Answer { record, .. }) => {
-                cut += usize::from(record.labels[FINISH_REASON] == LENGTH);
-                out.write(record)?;
+            Some(answer) => {
+                cut += usize::from(answer.is_cut);
+                out.write(&answer.record)?;
             }
             None => empty += 1,
         }
@@ -118,12 +106,13 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
     println!("{} answers to {} prompts written to {}", out.finish()?, prompts.len(), name(&arguments.out));
     if cut > 0 {
         println!(
-            "{cut} answers were cut at --max-new-tokens {}: {FINISH_REASON} is {LENGTH:?}",
-            arguments.draws.max_new_tokens
+            "{cut} answers were cut at --max-new-tokens {}: {} is \"length\"",
+            arguments.draws.max_new_tokens,
+            Answer::FINISH_REASON
         );
     }
     if empty > 0 {
-        println!("{empty} answers were left out that were empty in {DRAWS} draws");
+        println!("{empty} answers were left out that were empty in {} draws", Answers::DRAWS);
     }
     Ok(())
 }
@@ -140,14 +129,6 @@ impl Draws {
     }
 }
 
-/// An answer to a prompt.
-pub(crate) struct Answer {
-    /// Prompt and answer.
-    pub(crate) record: Record,
-    /// The answer's tokens, with the one that ended it, if one did.
-    pub(crate) ids: Vec<u32>,
-}
-
 /// The answers to each prompt, on so many threads, which do not change them; nothing in the place of an empty one.
 pub(crate) fn answers(
     prompts: &[Prompt],
@@ -157,42 +138,21 @@ pub(crate) fn answers(
     threads: usize,
     interrupt: &Interrupt,
 ) -> Result<Vec<Vec<Option<Answer>>>> {
-    let answers = Answers { draws, model, encoder };
-    let threads = threads.min(prompts.len());
-    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let work = || -> Result<Vec<(usize, Vec<Option<Answer>>)>> {
-        let mut workspace = Workspace::new(1);
-        let mut done = Vec::new();
-        loop {
-            let place = next.fetch_add(1, Ordering::Relaxed);
-            if interrupt.asked() || stop.load(Ordering::Relaxed) {
-                bail!(Failure::Interrupted("interrupted; nothing was written".into()));
-            }
-            let Some(prompt) = prompts.get(place) else { return Ok(done) };
-            match answers.of(place, prompt, &mut workspace) {
-                Ok(rows) => done.push((place, rows)),
-                Err(error) => {
-                    stop.store(true, Ordering::Relaxed);
-                    return Err(error);
-                }
-            }
-        }
+    let sampling = Sampling {
+        max_new_tokens: draws.max_new_tokens,
+        temperature: draws.temperature,
+        top_k: draws.top_k,
+        top_p: draws.top_p,
+        seed: draws.seed,
+        stop: Vec::new(),
     };
-    let mut results: Vec<Result<_>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
-    // The thread that failed says why; those that it stopped only that they were.
-    let cause = |result: &Result<_>| matches!(result, Err(error) if !matches!(error.downcast_ref::<Failure>(), Some(Failure::Interrupted(_))));
-    if let Some(place) = results.iter().position(cause) {
-        results.swap(0, place);
+    let places: Vec<(u64, &Prompt)> = (0..).zip(prompts).collect();
+    match Answers::new(model, encoder, draws.samples, sampling).of_all(&places, threads, &interrupt.flag()) {
+        Err(train::Error::Interrupted) => {
+            bail!(Failure::Interrupted("interrupted; nothing was written".into()))
+        }
+        all => Ok(all?),
     }
-    let mut all: Vec<_> = results.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-    all.sort_by_key(|(place, _)| *place);
-    Ok(all.into_iter().map(|(_, answers)| answers).collect())
 }
 
 /// The prompts of rows, each once: those of the rows' form, or the texts of a column. `out` is a file that is written.
@@ -200,27 +160,6 @@ pub(crate) fn prompts(rows: &DataRows, column: Option<&str>, out: Option<&PathBu
     match column {
         Some(column) => prompts_of(column, rows, out),
         None => prompts_of_rows(rows, out),
-    }
-}
-
-/// A prompt, and what its row tells the chat template.
-#[derive(Debug, Clone)]
-pub(crate) struct Prompt {
-    pub(crate) text: Text,
-    tools: Vec<Value>,
-    template_arguments: Map<String, Value>,
-}
-
-impl Prompt {
-    /// Its tokens, up to where the answer begins.
-    pub(crate) fn ids(&self, encoder: &Encoder) -> Result<Vec<u32>> {
-        Ok(encoder.encode_prompt_told(&self.text, &self.tools, &self.template_arguments)?)
-    }
-}
-
-impl From<Text> for Prompt {
-    fn from(text: Text) -> Self {
-        Self { text, tools: Vec::new(), template_arguments: Map::new() }
     }
 }
 
@@ -241,15 +180,7 @@ fn prompts_of_rows(rows: &DataRows, out: Option<&PathBuf>) -> Result<Vec<Prompt>
                 continue;
             }
         };
-        let Record { row, tools, template_arguments, .. } = record;
-        let text = match row {
-            Row::Pair { prompt, .. }
-            | Row::Labelled { prompt, .. }
-            | Row::Demonstration { prompt, .. }
-            | Row::Ranked { prompt, .. }
-            | Row::Judged { prompt, .. } => prompt,
-        };
-        let prompt = Prompt { text, tools, template_arguments };
+        let prompt = Prompt::of(record);
         if seen.insert(format!("{prompt:?}")) {
             prompts.push(prompt);
         }
@@ -298,7 +229,7 @@ fn prompts_of(column: &str, rows: &DataRows, out: Option<&PathBuf>) -> Result<Ve
                 continue;
             }
         };
-        let Some(prompt) = object.get(column).and_then(text_of) else {
+        let Some(prompt) = object.get(column).and_then(Text::of_json) else {
             bail!(Failure::Data(format!(
                 "{origin}: column {column:?} holds {}; expected a text, or a list of messages with role and content",
                 object.get(column).map_or("nothing".to_owned(), |value| crate::rows::shortened(&value.to_string()))
@@ -313,94 +244,4 @@ fn prompts_of(column: &str, rows: &DataRows, out: Option<&PathBuf>) -> Result<Ve
         bail!(Failure::Data(format!("{}: no prompt could be read: {}", name(path), dropped.summary())));
     }
     Ok(prompts)
-}
-
-/// A text that is not empty, or messages.
-fn text_of(value: &Value) -> Option<Text> {
-    match value {
-        Value::String(text) => (!text.is_empty()).then(|| Text::Plain(text.clone())),
-        Value::Array(messages) => {
-            let message = |message: &Value| {
-                let word = |key: &str| message.get(key).and_then(Value::as_str);
-                Some(Message::new(word("role")?, word("content")?))
-            };
-            let messages = messages.iter().map(message).collect::<Option<Vec<_>>>()?;
-            (!messages.is_empty()).then_some(Text::Chat(messages))
-        }
-        _ => None,
-    }
-}
-
-struct Answers<'a> {
-    draws: &'a Draws,
-    model: &'a CausalLm,
-    encoder: &'a Encoder,
-}
-
-impl Answers<'_> {
-    /// The answers to a prompt; nothing in the place of an empty one.
-    fn of(&self, place: usize, prompt: &Prompt, workspace: &mut Workspace) -> Result<Vec<Option<Answer>>> {
-        let ids = prompt.ids(self.encoder)?;
-        if ids.is_empty() {
-            bail!(Failure::Data(format!("prompt {place}, counted from 0: no token to go on from; leave its row out")));
-        }
-        let before = self.encoder.decode_text(&ids);
-        let mut rows = Vec::new();
-        let samples = self.draws.samples;
-        // An answer that is empty is drawn anew, with a seed that no other answer has.
-        let draws = |sample: usize| (0..DRAWS).map(move |draw| sample + draw * samples);
-        for sample in 0..samples {
-            let mut drawn = draws(sample).map(|draw| self.one(place, draw, prompt, &ids, &before, workspace));
-            rows.push(drawn.find_map(Result::transpose).transpose()?);
-        }
-        Ok(rows)
-    }
-
-    /// One answer; nothing in the place of an empty one.
-    fn one(
-        &self,
-        place: usize,
-        draw: usize,
-        prompt: &Prompt,
-        ids: &[u32],
-        before: &str,
-        workspace: &mut Workspace,
-    ) -> Result<Option<Answer>> {
-        let sampling = Sampling {
-            max_new_tokens: self.draws.max_new_tokens,
-            temperature: self.draws.temperature,
-            top_k: self.draws.top_k,
-            top_p: self.draws.top_p,
-            // Every answer has a seed of its own, whatever thread draws it.
-            seed: mixed(self.draws.seed, place as u64, draw as u64),
-            stop: stops(self.model, self.encoder),
-        };
-        let drawn = self.model.generate(ids, &sampling, workspace)?;
-        let ended = drawn.last().is_some_and(|id| sampling.stop.contains(id));
-        let answer: Vec<u32> = drawn.iter().copied().filter(|id| !sampling.stop.contains(id)).collect();
-        // What the answer adds to the prompt: alone, some tokenizers take away the space it begins with.
-        let whole = self.encoder.decode_text(&[ids, &answer].concat());
-        let text = whole.strip_prefix(before).map_or_else(|| self.encoder.decode_text(&answer), str::to_owned);
-        if text.trim().is_empty() {
-            return Ok(None);
-        }
-        let completion = match prompt.text {
-            Text::Plain(_) => Text::Plain(text),
-            Text::Chat(_) => Text::Chat(vec![Message::new("assistant", text.trim())]),
-        };
-        let Prompt { text: prompt, tools, template_arguments } = prompt.to_owned();
-        let labels = [(FINISH_REASON.to_owned(), if ended { STOP } else { LENGTH }.to_owned())].into();
-        let row = Row::Demonstration { prompt, completion };
-        Ok(Some(Answer { record: Record { labels, tools, template_arguments, ..row.into() }, ids: drawn }))
-    }
-}
-
-/// One seed of three numbers, by the steps of splitmix64.
-fn mixed(seed: u64, place: u64, sample: u64) -> u64 {
-    [place, sample].into_iter().fold(seed, |state, number| {
-        let mut z = state.wrapping_add(number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    })
 }

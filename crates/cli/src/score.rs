@@ -7,8 +7,9 @@ use anyhow::{Result, bail};
 use candlewick::data::{
     Boundary, EncodeOptions, Encoder, EndOfSequence, Existing, Origin, Record, Truncation, prompt_hash,
 };
-use candlewick::evaluate::{HeadFigures, RowScorer, RowValues, ScoreTally, centre, with_values};
+use candlewick::evaluate::{HeadFigures, ScoreTally, centre, with_values};
 use candlewick::model::{Config as ModelConfig, ScoreModel};
+use candlewick::train::{Answer, RowScorer, RowValues};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use serde_json::{Value, json};
@@ -18,7 +19,6 @@ use crate::data::{Dropped, create, name, refuse_input, source};
 use crate::failure::{EXIT_CODES, Failure};
 use crate::interrupt::Interrupt;
 use crate::places::{self, Kind};
-use crate::sample::FINISH_REASON;
 use crate::words;
 
 /// `wick score`
@@ -98,7 +98,7 @@ pub(crate) fn score(arguments: &Score) -> Result<()> {
     let mut tally = ScoreTally::new(heads.clone(), arguments.slices.clone())?;
     let mut out = arguments.out.as_deref().map(|out| create(out, existing(arguments))).transpose()?;
     // Why an answer ends goes along, as `wick sample` wrote it.
-    let labels: Vec<String> = arguments.slices.iter().cloned().chain([FINISH_REASON.to_owned()]).collect();
+    let labels: Vec<String> = arguments.slices.iter().cloned().chain([Answer::FINISH_REASON.to_owned()]).collect();
     let source = source(&arguments.rows)?.with_labels(labels);
     if let Some(out) = &arguments.out {
         refuse_input(out, &source.paths())?;

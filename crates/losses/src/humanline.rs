@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::dual::Observed;
+use crate::dual::{Constraint, Observed};
 use crate::error::{Error, Result};
 use crate::groups::{MismatchedScores, Scores};
 use crate::loss::{Context, Objective, Phase, StepScores};
@@ -121,8 +121,8 @@ impl<O: Objective> Objective for Humanline<O> {
         self.loss.loss_at_zero_margin()
     }
 
-    fn observes(&self) -> bool {
-        self.loss.observes()
+    fn constraints(&self) -> Vec<Constraint> {
+        self.loss.constraints()
     }
 
     fn observe(&mut self, observed: &Observed) -> Result<()> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use crate::collective::Collective;
-use crate::dual::Observed;
+use crate::dual::{Constraint, Observed};
 use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::numbers::Numbers;
@@ -98,9 +98,10 @@ pub trait Loss: Debug {
         None
     }
 
-    /// Whether it reads costs of fresh completions of the policy while it is trained.
-    fn observes(&self) -> bool {
-        false
+    /// The constraints whose multipliers follow costs of fresh completions of the policy while it is trained, in the order
+    /// of those costs; none unless it reads such costs.
+    fn constraints(&self) -> Vec<Constraint> {
+        Vec::new()
     }
 
     /// Takes such costs. The next [`prepare`](Loss::prepare) of a step that trains acts on them, once.
@@ -187,9 +188,15 @@ pub trait Objective: Debug {
     /// for DPO, nothing for imitation.
     fn loss_at_zero_margin(&self) -> Option<f64>;
 
+    /// The constraints whose multipliers follow costs of fresh completions of the policy while it is trained, in the order
+    /// of those costs; none unless it reads such costs.
+    fn constraints(&self) -> Vec<Constraint> {
+        Vec::new()
+    }
+
     /// Whether it reads costs of fresh completions of the policy while it is trained.
     fn observes(&self) -> bool {
-        false
+        !self.constraints().is_empty()
     }
 
     /// Takes such costs, for every constraint. Whoever trains gives those of all ranks to every rank, between two steps and
@@ -337,8 +344,8 @@ impl<L: Loss> Objective for L {
         Loss::loss_at_zero_margin(self)
     }
 
-    fn observes(&self) -> bool {
-        Loss::observes(self)
+    fn constraints(&self) -> Vec<Constraint> {
+        Loss::constraints(self)
     }
 
     fn observe(&mut self, observed: &Observed) -> Result<()> {
@@ -390,8 +397,8 @@ macro_rules! forward_objective {
             fn loss_at_zero_margin(&self) -> Option<f64> {
                 self.objective().loss_at_zero_margin()
             }
-            fn observes(&self) -> bool {
-                self.objective().observes()
+            fn constraints(&self) -> Vec<$crate::dual::Constraint> {
+                self.objective().constraints()
             }
             fn observe(&mut self, observed: &$crate::dual::Observed) -> $crate::Result<()> {
                 self.objective_mut().observe(observed)

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dual::Observed;
+use crate::dual::{Constraint, Observed};
 use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::loss::{Context, Objective, Phase, StepScores};
@@ -101,8 +101,9 @@ impl<O: Objective> Objective for Mix<O> {
         self.parts.iter().map(|part| Some(part.weight * part.loss.loss_at_zero_margin()?)).sum()
     }
 
-    fn observes(&self) -> bool {
-        self.parts.iter().any(|part| part.loss.observes())
+    /// Those of the first part that has some: every such part takes the same costs.
+    fn constraints(&self) -> Vec<Constraint> {
+        self.parts.iter().map(|part| part.loss.constraints()).find(|of| !of.is_empty()).unwrap_or_default()
     }
 
     /// Every part that reads costs takes them, or none does.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dual::Observed;
+use crate::dual::{Constraint, Observed};
 use crate::error::{Error, Result};
 use crate::groups::{Scores, Totals};
 use crate::loss::{Context, Objective, Phase, StepScores};
@@ -121,8 +121,8 @@ impl<O: Objective> Objective for Tchebycheff<O> {
         None
     }
 
-    fn observes(&self) -> bool {
-        self.mix.observes()
+    fn constraints(&self) -> Vec<Constraint> {
+        self.mix.constraints()
     }
 
     fn observe(&mut self, observed: &Observed) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dual::Observed;
+use crate::dual::{Constraint, Observed};
 use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::loss::{Context, Objective, Phase, StepScores};
@@ -110,8 +110,8 @@ impl<O: Objective> Objective for TrustRegion<O> {
         self.loss.loss_at_zero_margin()
     }
 
-    fn observes(&self) -> bool {
-        self.loss.observes()
+    fn constraints(&self) -> Vec<Constraint> {
+        self.loss.constraints()
     }
 
     fn observe(&mut self, observed: &Observed) -> Result<()> {

@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::dual::Observed;
+use crate::dual::{Constraint, Observed};
 use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::loss::{Context, Objective, Phase, StepScores};
@@ -119,8 +119,8 @@ impl<O: Objective> Objective for Wpo<O> {
         None
     }
 
-    fn observes(&self) -> bool {
-        self.loss.observes()
+    fn constraints(&self) -> Vec<Constraint> {
+        self.loss.constraints()
     }
 
     fn observe(&mut self, observed: &Observed) -> Result<()> {

@@ -237,6 +237,12 @@ impl ModelSize {
         Ok(Self { ranks: Some(ranks), preferences: beside.unwrap_or(0), ..self })
     }
 
+    /// Numbers that a text being continued keeps of each token: keys and values of every layer.
+    pub fn cached_per_token(&self) -> usize {
+        let config = &self.config;
+        2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    }
+
     /// Numbers of the base weights.
     pub fn base_elements(&self) -> usize {
         let config = &self.config;

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::kinds::of_kind;
 use crate::nearest::nearest;
 use crate::optimizer::{AdamWOptions, AdjustLr, OptimizerOptions};
+use crate::safety::SafetyWords;
 use crate::schedule::{Ramp, Schedule, ThresholdMode};
 use crate::watch::WatchWords;
 
@@ -46,6 +47,9 @@ pub struct Config {
     /// How rows get the number `desirable_prompt`; without this section it is a column of the data.
     #[serde(default)]
     pub udm: Option<UdmWords>,
+    /// Whose costs multipliers that move follow; none without this section.
+    #[serde(default)]
+    pub safety: Option<SafetyWords>,
     /// The optimizer and the clip.
     #[serde(default)]
     pub optimizer: OptimizerWords,

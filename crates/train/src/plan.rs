@@ -14,6 +14,7 @@ use crate::data_plan::DataPlan;
 use crate::error::{Error, Result};
 use crate::held_out::{EvaluationPlan, HeldOut, check_apart, resolve_evaluation};
 use crate::optimizer::{OptimizerOptions, check_lora_plus, in_range, of_any_age};
+use crate::safety::SafetyPlan;
 use crate::schedule::Schedule;
 use crate::score_policy::check_head_count;
 use crate::trainer::moves_reference;
@@ -41,6 +42,9 @@ pub struct Plan {
     /// How rows get the number `desirable_prompt`, where that is computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub udm: Option<UdmPlan>,
+    /// Whose costs multipliers that move follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safety: Option<SafetyPlan>,
     /// The optimizer.
     #[serde(deserialize_with = "of_any_age")]
     pub optimizer: OptimizerOptions,
@@ -216,16 +220,22 @@ impl Plan {
     /// # Errors
     /// A required key is missing, a value is out of range, or two keys contradict each other; each error names the keys.
     pub fn resolve(config: Config) -> Result<Self> {
-        let Config { model, data, evaluation, objective, reference, udm, optimizer, schedule, train, watch, output } =
-            config;
+        let Config {
+            model,
+            data,
+            evaluation,
+            objective,
+            reference,
+            udm,
+            safety,
+            optimizer,
+            schedule,
+            train,
+            watch,
+            output,
+        } = config;
         objective.validate().map_err(|e| Error::config("objective", e.to_string()))?;
-        if objective.observes() {
-            return Err(Error::config(
-                "objective.dual",
-                "given, and a run of a configuration has no completions whose costs multipliers could follow; leave it out and \
-                 give multipliers in objective.lambda, or drive a Trainer and its `observe`",
-            ));
-        }
+        let safety = SafetyPlan::resolve(safety, &objective)?;
         let dir = required("output.dir", "the directory for results", output.dir.clone())?;
         let mut data = DataPlan::resolve(data, &objective.needs(), &train)?;
         let model = resolve_model(model, &objective.needs())?;
@@ -309,6 +319,7 @@ impl Plan {
             objective,
             reference: reference_plan,
             shares_reference: reference.shared,
+            safety,
             optimizer: options,
             lora_plus_ratio: optimizer.lora_plus_ratio,
             max_grad_norm: optimizer.max_grad_norm,
@@ -820,10 +831,45 @@ mod tests {
         let fixed = ["objective.type=safe_rlhf_lagrangian", "objective.lambda=[1.5]"];
         plan(&fixed).unwrap();
         let moving = refused(&[fixed[0], "objective.dual=[{ limit = 0.5 }]"]);
-        assert!(
-            moving.starts_with("objective.dual: given, and a run of a configuration has no completions"),
-            "{moving}"
-        );
+        assert!(moving.starts_with("objective.dual: given, and nobody says what answers"), "{moving}");
+        assert!(moving.contains("[safety] with prompts and costs"), "{moving}");
+        let section = ["safety.prompts=asked.jsonl", "safety.costs=[\"cost\"]"];
+        let dual = [fixed[0], "objective.dual=[{ limit = 0.5 }]", section[0], section[1]];
+        let plan_of_it = plan(&dual).unwrap();
+        let safety = plan_of_it.safety.clone().unwrap();
+        assert_eq!((safety.costs[0].models.len(), &safety.costs[0].head, safety.every), (1, &None, 8));
+        let text = serde_json::to_string(&plan_of_it).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan_of_it);
+        let nobody = refused(&[&fixed[..], &section].concat());
+        assert!(nobody.starts_with("safety: the objective of [objective] has no multipliers"), "{nobody}");
+        for (assignment, text) in [
+            ("safety.costs=[]", "safety.costs: it has 0 entries, and objective.dual has 1; give"),
+            ("safety.costs=[\"a\", \"b\"]", "safety.costs: it has 2 entries"),
+            ("safety.costs=[[]]", "safety.costs[0]: it names no model"),
+            ("safety.prompts=\"\"", "safety.prompts: missing; name a file of prompts"),
+            ("safety.every=0", "safety.every: 0; expected at least 1"),
+            ("safety.completions=0", "safety.completions: 0; expected at least 1"),
+            ("safety.temperature=0", "safety.temperature: 0, and every one of the 4 answers"),
+            ("safety.temperature=-1.0", "safety.temperature: -1; expected 0 or a positive number"),
+            ("safety.top_p=1.5", "safety.top_p: 1.5; expected a number above 0 and at most 1"),
+            ("safety.top_k=0", "safety.top_k: 0; expected at least 1"),
+        ] {
+            let found = refused(&[&dual[..], &[assignment]].concat());
+            assert!(found.starts_with(text), "{found}");
+        }
+        for (costs, head) in
+            [("[[\"a\", \"b\"]]", None), ("[{ model = [\"a\", \"b\"], head = \"cost\" }]", Some("cost"))]
+        {
+            let safety = plan(&[&dual[..], &[&format!("safety.costs={costs}")]].concat()).unwrap().safety.unwrap();
+            assert_eq!((safety.costs[0].models.len(), safety.costs[0].head.as_deref()), (2, head));
+        }
+        let odd = Words::parse(MINIMAL, "test").unwrap().set("safety.costs=[{ model = \"a\", haed = \"cost\" }]");
+        let odd = odd.unwrap_err().to_string();
+        assert!(odd.starts_with("safety.costs[0]: ") && odd.contains("a directory of a score model, a list"), "{odd}");
+        // Another round is another run.
+        let text = plan(&[&dual[..], &["safety.every=3"]].concat()).unwrap();
+        let text = text.check_resumes(&plan_of_it.to_json(), 4).unwrap_err().to_string();
+        assert!(text.contains("safety.every is 3, was 8"), "{text}");
     }
 
     #[test]

@@ -10,14 +10,14 @@ use candlewick::evaluate::pareto::Measured;
 use candlewick::evaluate::{Drift, with_values};
 use candlewick::kernels::Workspace;
 use candlewick::model::CausalLm;
+use candlewick::train::{Answer, Prompt, stops};
 
 use super::policies::Named;
 use super::scores::{CUT, KL, Scores, TOKENS};
 use crate::data::create;
 use crate::failure::Failure;
-use crate::generate::stops;
 use crate::interrupt::Interrupt;
-use crate::sample::{Answer, Draws, Prompt, answers};
+use crate::sample::{Draws, answers};
 
 /// What all policies are measured with.
 pub(super) struct Measuring<'a> {

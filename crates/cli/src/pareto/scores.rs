@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use candlewick::data::{EncodeOptions, Encoder, Origin, Record};
 use candlewick::evaluate::pareto::{Aim, Direction};
-use candlewick::evaluate::{RowScorer, RowValues};
 use candlewick::model::{Config as ModelConfig, Normaliser, ScoreModel};
+use candlewick::train::{RowScorer, RowValues};
 
 use super::policies::{AdapterFile, is_adapter, refused};
 use super::words::Pareto;

@@ -211,6 +211,10 @@ impl Matrix {
             return Err(Error::config("objective", reason));
         }
         again::share_reference(&mut config, self.reference_path());
+        // The section speaks of the arms whose multipliers move.
+        if !config.objective.observes() {
+            config.safety = None;
+        }
         Plan::resolve(config).map_err(|error| match error {
             candlewick_train::Error::Config { key, reason } => Error::config(key, format!("{reason} (of {name})")),
             other => other.into(),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Named, Preset, check_beta, check_not_negative, check_reduction, in_range, with_margins};
 use crate::divergence::Divergence;
-use crate::dual::{DualSettings, Duals, Observed};
+use crate::dual::{Constraint, DualSettings, Duals, Observed};
 use crate::error::{Error, Result};
 use crate::loss::{Context, Loss, Phase, StepScores};
 use crate::math::{sigmoid, soft_logistic};
@@ -32,7 +32,8 @@ use crate::view::AnchoredPair;
 /// mean cost: solve for `λ` once over a table of scores ([`ScoreTable`](crate::dual::ScoreTable), 64 completions a
 /// prompt or more), then train with it. Never take `λ` from the pairs alone: two completions a prompt show about 36 %
 /// of how far a policy has moved. With a `dual` the multipliers move, by costs of fresh completions that whoever
-/// trains observes. Which side is called chosen does not matter. `docs/safe-rlhf.md` has the whole picture.
+/// trains observes: a run of a configuration by its `[safety]`. Which side is called chosen does not matter.
+/// `docs/safe-rlhf.md` has the whole picture.
 ///
 /// # Source
 /// The offline form of Dai et al. 2023 (Safe RLHF), arXiv 2310.12773: the labels of Huang et al. 2024 (MoCAN and
@@ -218,8 +219,9 @@ impl Loss for SafeRlhfLagrangian {
         (self.target == LagrangianTarget::Soft).then_some(std::f64::consts::LN_2)
     }
 
-    fn observes(&self) -> bool {
-        !self.dual.is_empty()
+    fn constraints(&self) -> Vec<Constraint> {
+        let constraint = |(&settings, &start)| Constraint { settings, start, beta: self.beta };
+        self.dual.iter().zip(&self.lambda).map(constraint).collect()
     }
 
     fn observe(&mut self, observed: &Observed) -> Result<()> {
@@ -422,6 +424,8 @@ mod tests {
         for json in shells {
             let mut recipe: Recipe = serde_json::from_str(&json).unwrap();
             recipe.validate().unwrap();
+            let [constraint] = recipe.constraints()[..] else { panic!("{json}") };
+            assert_eq!((constraint.settings.limit, constraint.start, constraint.beta), (0.5, 1.0, 0.1), "{json}");
             assert!(recipe.observes(), "{json}");
             recipe.observe(&cost(2.0)).unwrap();
             let context = recipe.prepare(&StepScores { micro: &[], collective: &Solo }, Phase::Train).unwrap();

@@ -146,6 +146,14 @@ impl Ascent {
         }
     }
 
+    /// The step a unit of violation: of a controller, that of its integral.
+    pub fn rate(self) -> f64 {
+        match self {
+            Self::Linear { rate, .. } | Self::LogGradient { rate, .. } | Self::Exponentiated { rate, .. } => rate,
+            Self::Pid { integral, .. } => integral,
+        }
+    }
+
     /// Where a multiplier starts.
     pub(super) fn start(self, multiplier: f64) -> Position {
         // The rules that do not step on the logarithm do not read it, and a 0 has none.
