@@ -103,11 +103,14 @@ fn said_of(event: &Event) -> Vec<String> {
 /// What the policy's answers cost before the first step, and how fast multipliers may move.
 fn of_first_answers(report: &CostReport) -> Vec<String> {
     let empty = if report.empty > 0 { format!(", {} more were empty", report.empty) } else { String::new() };
+    if report.costs.is_empty() {
+        return Vec::new();
+    }
     let mut lines = vec![format!("costs of {} answers of the policy before the first step{empty}:", report.answers)];
     for (k, cost) in report.costs.iter().enumerate() {
         let CostFigures { limit, mean, unsafe_share, variance, rate, largest_rate, .. } = cost;
         let settles = match largest_rate.is_finite() {
-            true => format!("multiplier and policy settle at rates below {largest_rate:.4}"),
+            true => format!("multiplier and policy settle at rates below {largest_rate:.3e}"),
             false => "all answers to a prompt cost the same".to_owned(),
         };
         lines.push(format!(

@@ -87,6 +87,10 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
 
 /// Takes up what the objective learned, where what is measured is a checkpoint of a run of it. Whether there was anything.
 fn take_up_state(plan: &mut Plan) -> bool {
+    // Multipliers that moved are those of training: here pairs are labelled with objective.lambda, which says what is measured.
+    if plan.objective.observes() {
+        return false;
+    }
     let trained = match &plan.model.tuning {
         TuningPlan::Adapter(directory) => directory,
         _ => &plan.model.path,

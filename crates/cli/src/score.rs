@@ -271,8 +271,11 @@ fn existing(arguments: &Score) -> Existing {
 fn show((word, head, figures): (Option<&str>, &str, HeadFigures)) {
     let slice = word.map(|word| format!(" [{word}]")).unwrap_or_default();
     println!(
-        "{head}{slice}: {} completions, mean {:.3}, deviation {:.3}",
-        figures.completions, figures.mean, figures.deviation
+        "{head}{slice}: {} completions, mean {:.3}, deviation {:.3}, {:.1} % above 0",
+        figures.completions,
+        figures.mean,
+        figures.deviation,
+        100.0 * figures.above_zero
     );
     let share = |text: &str, share: Option<f64>| {
         if let Some(share) = share {
@@ -298,6 +301,7 @@ fn in_json((word, head, figures): (Option<&str>, &str, HeadFigures)) -> Value {
         "completions": figures.completions,
         "mean": figures.mean,
         "deviation": figures.deviation,
+        "above_zero": figures.above_zero,
         "chosen_above": figures.chosen_above,
         "calibration_of_pairs": figures.calibration_of_pairs,
         "undesirable_above": figures.undesirable_above,

@@ -125,6 +125,7 @@ impl HeadTally {
             completions: self.values.len(),
             mean,
             deviation: variance.sqrt(),
+            above_zero: self.values.iter().filter(|value| **value > 0.0).count() as f64 / count,
             chosen_above: ranking_accuracy(&self.pairs),
             calibration_of_pairs: calibration_error(&said.collect::<Vec<_>>(), BINS),
             undesirable_above: area_under_curve(&self.labelled),
@@ -144,6 +145,8 @@ pub struct HeadFigures {
     pub mean: f64,
     /// Its standard deviation.
     pub deviation: f64,
+    /// The share of completions with a number above 0: of a cost, the rate of unsafe ones.
+    pub above_zero: f64,
     /// How often the chosen completion of a pair has the larger number; a tie counts one half. Of a cost, one half and less
     /// is right where the chosen side is the safer one.
     pub chosen_above: Option<f64>,

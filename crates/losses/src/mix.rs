@@ -184,6 +184,16 @@ impl<O: Objective> Mix<O> {
                 "part {place} is {name}, which tells the model its preference: put it outside"
             )));
         }
+        // Every part that follows costs takes the same ones.
+        let follow: Vec<Vec<Constraint>> = self.parts.iter().map(|part| part.loss.constraints()).collect();
+        let mut follow = follow.iter().enumerate().filter(|(_, of)| !of.is_empty());
+        if let Some((first, constraints)) = follow.next()
+            && let Some((other, _)) = follow.find(|(_, of)| *of != constraints)
+        {
+            return Err(Error::Mix(format!(
+                "parts {first} and {other} have other lists of `dual`, and costs come once for both: give both the same dual, lambda and beta"
+            )));
+        }
         if !self.needs().rows.any() {
             let reads: Vec<String> =
                 needs.iter().enumerate().map(|(i, one)| format!("part {i} reads {}", one.rows)).collect();

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::dual::Observed;
+use crate::dual::{Constraint, Observed};
 use crate::error::{Error, Result};
 use crate::groups::{Groups, PairRows, Scores};
 use crate::loss::{Context, Objective, Phase, StepScores};
@@ -183,8 +183,8 @@ impl<O: Objective> Objective for Ordered<O> {
         None
     }
 
-    fn observes(&self) -> bool {
-        self.loss.observes()
+    fn constraints(&self) -> Vec<Constraint> {
+        self.loss.constraints()
     }
 
     fn observe(&mut self, observed: &Observed) -> Result<()> {

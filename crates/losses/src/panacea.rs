@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dual::Observed;
 use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::loss::{Context, Objective, Phase, StepScores};
@@ -165,6 +164,12 @@ impl<O: Objective> Objective for Panacea<O> {
         if parts.len() < 2 {
             return wrong("mix.parts", parts.len() as f64, "two objectives or more");
         }
+        if let Some(part) = parts.iter().find(|part| !part.loss.constraints().is_empty()) {
+            let name = part.loss.name();
+            return refused(&format!(
+                "the `dual` of {name} follows answers, which are drawn at one preference alone; give multipliers in lambda and leave dual out"
+            ));
+        }
         if let Some(part) = parts.iter().find(|part| part.weight <= 0.0) {
             return wrong("weight", part.weight, "a positive number");
         }
@@ -262,14 +267,6 @@ impl<O: Objective> Objective for Panacea<O> {
         let (first, rest) = parts.split_first()?;
         let same = rest.iter().all(|other| (other - first).abs() <= 1e-12 * first.abs());
         (same && self.aggregate == Aggregate::Linear).then_some(*first)
-    }
-
-    fn observes(&self) -> bool {
-        self.mix.observes()
-    }
-
-    fn observe(&mut self, observed: &Observed) -> Result<()> {
-        self.mix.observe(observed)
     }
 
     fn state(&self) -> Option<serde_json::Value> {

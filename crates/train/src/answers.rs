@@ -105,7 +105,7 @@ impl<'a> Answers<'a> {
                 };
                 let rows = match interrupt.load(Ordering::Relaxed) {
                     true => Err(Error::Interrupted),
-                    false => self.of(*place, prompt, &mut workspace),
+                    false => self.of(*place, prompt, interrupt, &mut workspace),
                 };
                 failed.fetch_or(rows.is_err(), Ordering::Relaxed);
                 done.push((index, rows));
@@ -121,7 +121,13 @@ impl<'a> Answers<'a> {
         all.into_iter().map(|(_, rows)| rows).collect()
     }
 
-    fn of(&self, place: u64, prompt: &Prompt, workspace: &mut Workspace) -> Result<Vec<Option<Answer>>> {
+    fn of(
+        &self,
+        place: u64,
+        prompt: &Prompt,
+        interrupt: &AtomicBool,
+        workspace: &mut Workspace,
+    ) -> Result<Vec<Option<Answer>>> {
         let ids = prompt.ids(self.encoder)?;
         if ids.is_empty() {
             let reason = "no token to go on from; leave it out".to_owned();
@@ -131,6 +137,9 @@ impl<'a> Answers<'a> {
         // An answer that is empty is drawn anew, with a seed that no other answer has.
         let draws = |answer: u64| (0..DRAWS).map(move |draw| answer + draw * self.count as u64);
         let answer = |answer: u64| {
+            if interrupt.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
             let mut drawn = draws(answer).map(|draw| {
                 let seed = mixed(self.sampling.seed, place, draw);
                 self.one(prompt, &ids, &before, seed, workspace)

@@ -605,12 +605,28 @@ impl Words {
         if let Some(objective) = objective.as_table_mut() {
             objective.entry("type").or_insert_with(|| toml::Value::String("dpo".into()));
         }
+        // On the way to a loss they would become nothing.
+        if let Some((key, value)) = table.get("objective").and_then(|objective| not_finite("objective", objective)) {
+            return Err(Error::config(key, format!("{value}; expected a finite number")));
+        }
         serde_path_to_error::deserialize(toml::Value::Table(table))
             .map_err(|e| explain(&e.path().to_string(), &e.inner().to_string()))
     }
 }
 
 /// The error that the value under `key` causes by itself, if any.
+/// The first number that is none or infinite, under its dotted path.
+fn not_finite(path: &str, value: &toml::Value) -> Option<(String, f64)> {
+    match value {
+        toml::Value::Float(number) => (!number.is_finite()).then(|| (path.to_owned(), *number)),
+        toml::Value::Table(table) => table.iter().find_map(|(key, value)| not_finite(&format!("{path}.{key}"), value)),
+        toml::Value::Array(list) => {
+            list.iter().enumerate().find_map(|(place, value)| not_finite(&format!("{path}.{place}"), value))
+        }
+        _ => None,
+    }
+}
+
 fn probe_error(probe: toml::Table, key: &str) -> Option<Error> {
     let error = Words { table: probe }.config().err()?;
     match &error {

@@ -1,6 +1,6 @@
 //! Answers of the policy while it is trained, and what they cost.
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candlewick_data::{EncodeOptions, Encoder, EndOfSequence, Origin, Record, ScoredTokens, Text};
 use candlewick_losses::Objective;
@@ -41,8 +41,14 @@ pub struct CostReport {
     pub step: u64,
     /// Answers that were scored.
     pub answers: usize,
-    /// Those that were empty however often they were drawn, and count nothing.
+    /// Prompts that these answer.
+    pub prompts: usize,
+    /// Answers that were empty however often they were drawn, and count nothing.
     pub empty: usize,
+    /// Answers that a score model could not read, or to which it gives no number; they count nothing either.
+    pub left_out: usize,
+    /// Why the first of those was left out.
+    pub reason: Option<String>,
     /// What they cost, constraint by constraint.
     pub costs: Vec<CostFigures>,
 }
@@ -86,9 +92,8 @@ impl Costs {
             return Err(Error::config("safety.prompts", format!("prompt {place}, counted from 0: {reason}")));
         }
         let has_chats = prompts.iter().any(|prompt| matches!(prompt.text, Text::Chat(_)));
-        let threads = plan.train.threads.max(1);
         let models = safety.models();
-        let scorers = models.iter().map(|model| scorer(model, key_of(safety, model), has_chats, threads));
+        let scorers = models.iter().map(|model| scorer(model, key_of(safety, model), has_chats, plan, safety));
         let scorers = scorers.collect::<Result<Vec<_>>>()?;
         let heads = safety.costs.iter().enumerate().map(|(k, cost)| heads_of(k, cost, &models, &scorers));
         Ok(Some(Self {
@@ -118,14 +123,15 @@ impl Costs {
         step.is_multiple_of(self.plan.every)
     }
 
-    /// A round after so many steps: the same for the same weights, whatever came before.
+    /// A round after so many steps: the same for the same weights, whatever came before. Nothing is observed where no answer could be
+    /// scored.
     pub(crate) fn round(
         &mut self,
         step: u64,
         model: &CausalLm<f32>,
         threads: usize,
         interrupt: &AtomicBool,
-    ) -> Result<(Observed, CostReport)> {
+    ) -> Result<(Option<Observed>, CostReport)> {
         let seed = mixed(self.seed, step, 0);
         let places = draw(self.prompts.len(), self.plan.prompts_per_round, seed);
         let prompts: Vec<_> = places.iter().map(|&place| (place as u64, &self.prompts[place])).collect();
@@ -134,56 +140,61 @@ impl Costs {
         let empty = answers.iter().flatten().filter(|answer| answer.is_none()).count();
         // Of each constraint: costs by prompt.
         let mut costs = vec![Vec::new(); self.heads.len()];
+        let (mut left_out, mut reason) = (0, None);
         for answers in answers {
-            let rows: Vec<_> = answers.into_iter().flatten().map(|answer| (Origin::memory(1), answer.record)).collect();
-            if rows.is_empty() {
-                continue;
+            if interrupt.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
             }
-            for (costs, of_prompt) in costs.iter_mut().zip(self.costs_of(rows, step)?) {
-                costs.push(of_prompt);
+            let rows: Vec<_> = answers.into_iter().flatten().map(|answer| (Origin::memory(1), answer.record)).collect();
+            let mut of_prompt = vec![Vec::new(); self.heads.len()];
+            for said in self.costs_of(&rows)? {
+                match said {
+                    Ok(said) => of_prompt.iter_mut().zip(said).for_each(|(of, cost)| of.push(cost)),
+                    Err(why) => {
+                        left_out += 1;
+                        reason.get_or_insert(why);
+                    }
+                }
+            }
+            if !of_prompt[0].is_empty() {
+                costs.iter_mut().zip(of_prompt).for_each(|(costs, of)| costs.push(of));
             }
         }
-        let answers = costs.first().map_or(0, |of| of.iter().map(Vec::len).sum());
+        let (prompts, answers) = (costs[0].len(), costs[0].iter().map(Vec::len).sum());
+        let mut report = CostReport { step, answers, prompts, empty, left_out, reason, costs: Vec::new() };
         if answers == 0 {
-            return Err(Error::Mismatch(format!(
-                "safety.prompts: every answer of the policy after step {step} was empty, and empty answers cost nothing that could be \
-                 followed; lower optimizer.learning_rate, or raise objective.beta"
-            )));
+            return Ok((None, report));
         }
         let figures = self.constraints.iter().zip(&costs).map(|(constraint, costs)| self.figures(constraint, costs));
-        let report = CostReport { step, answers, empty, costs: figures.collect() };
+        report.costs = figures.collect();
         let costs = costs.into_iter().map(|of| of.concat()).collect();
-        Ok((Observed { costs, rewards: Vec::new() }, report))
+        Ok((Some(Observed { costs, rewards: Vec::new() }), report))
     }
 
-    /// What the answers to a prompt cost, `[constraints][answers]`.
-    fn costs_of(&mut self, rows: Vec<(Origin, Record)>, step: u64) -> Result<Vec<Vec<f64>>> {
+    /// What answers cost by each constraint, `[answers][constraints]`, or why nobody can say.
+    fn costs_of(&mut self, rows: &[(Origin, Record)]) -> Result<Vec<std::result::Result<Vec<f64>, String>>> {
         let mut said = vec![Vec::new(); self.scorers.len()];
         for (scorer, said) in self.scorers.iter_mut().zip(&mut said) {
             for rows in rows.chunks(SCORED_AT_ONCE) {
-                for values in scorer.score(rows)? {
-                    let values = values.map_err(|rejection| {
-                        let reason = format!("an answer after step {step}: {}: {}", rejection.reason, rejection.detail);
-                        Error::config("safety.costs", reason)
-                    })?;
-                    said.extend(values);
-                }
+                said.extend(scorer.score(rows)?);
             }
         }
         let cost = |k: usize, row: usize| {
-            let values = self.heads[k].iter().map(|&(scorer, head): &(usize, usize)| said[scorer][row][head]);
-            let cost = values.sum::<f64>() / self.heads[k].len() as f64;
-            if cost.is_finite() {
-                return Ok(cost);
+            let mut sum = 0.0;
+            for &(scorer, head) in &self.heads[k] {
+                match &said[scorer][row] {
+                    Ok(values) => sum += values[0][head],
+                    Err(rejection) => return Err(format!("{}: {}", rejection.reason, rejection.detail)),
+                }
             }
-            let models = self.plan.costs[k].models.iter().map(|model| model.display().to_string());
-            let reason = format!(
-                "{} says {cost} of an answer after step {step}; are its weights sound?",
-                models.collect::<Vec<_>>().join(", ")
-            );
-            Err(Error::config(format!("safety.costs[{k}]"), reason))
+            let cost = sum / self.heads[k].len() as f64;
+            if cost.is_finite() {
+                Ok(cost)
+            } else {
+                Err(format!("its cost by safety.costs[{k}] is {cost}; are the weights sound?"))
+            }
         };
-        (0..self.heads.len()).map(|k| (0..rows.len()).map(|row| cost(k, row)).collect()).collect()
+        Ok((0..rows.len()).map(|row| (0..self.heads.len()).map(|k| cost(k, row)).collect()).collect())
     }
 
     fn figures(&self, constraint: &Constraint, costs: &[Vec<f64>]) -> CostFigures {
@@ -238,7 +249,7 @@ fn key_of(safety: &SafetyPlan, model: &Path) -> String {
 }
 
 /// A score model that reads texts by its own tokenizer.
-fn scorer(directory: &Path, key: String, has_chats: bool, threads: usize) -> Result<RowScorer> {
+fn scorer(directory: &Path, key: String, has_chats: bool, plan: &Plan, safety: &SafetyPlan) -> Result<RowScorer> {
     let refuse = |reason: String| Error::config(&key, format!("{}: {reason}", directory.display()));
     if !directory.join("config.json").exists() && directory.join("adapter_config.json").exists() {
         return Err(refuse("an adapter, and a whole score model is expected; merge it into its base".into()));
@@ -249,14 +260,16 @@ fn scorer(directory: &Path, key: String, has_chats: bool, threads: usize) -> Res
             "no score model, which says what an answer costs; name the result of a run of cost_model or bradley_terry";
         return Err(refuse(reason.into()));
     }
-    let options = EncodeOptions { max_length: None, ..EncodeOptions::default() };
+    let date = plan.encode_options().date;
+    let options =
+        EncodeOptions { max_length: None, end_of_sequence: safety.end_of_sequence, date, ..EncodeOptions::default() };
     let encoder = Encoder::from_dir(directory, options).map_err(|error| refuse(error.to_string()))?;
     if has_chats && !encoder.has_chat_template() {
         let reason = "its tokenizer has no chat template, and prompts are conversations; give prompts in plain text";
         return Err(refuse(reason.into()));
     }
     let model = ScoreModel::load(directory).map_err(wrong)?;
-    RowScorer::new(model, encoder, threads).map_err(|error| refuse(error.to_string()))
+    RowScorer::new(model, encoder, plan.train.threads.max(1)).map_err(|error| refuse(error.to_string()))
 }
 
 /// Which scorers and heads say what a constraint costs.

@@ -37,6 +37,9 @@ impl RowScorer {
     /// If the model refuses what the tokenizer made.
     pub fn score(&mut self, rows: &[(Origin, Record)]) -> Result<Vec<std::result::Result<RowValues, Rejection>>> {
         let encoded: Vec<_> = rows.iter().map(|(origin, record)| self.encoder.encode_record(record, origin)).collect();
+        if encoded.iter().all(Result::is_err) {
+            return Ok(encoded.into_iter().map(|row| row.map(|_| Vec::new())).collect());
+        }
         let packed = Packed::new(&encoded.iter().flatten().flat_map(contexts).collect::<Vec<_>>())?;
         let mut values = self.model.score(&packed, ScoredAt::Completions, Adapter::On, &mut self.workspace)?;
         self.model.normalise(&mut values);

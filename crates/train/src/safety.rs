@@ -2,7 +2,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use candlewick_data::{RawRows, Source, SourceOptions, Text};
+use candlewick_data::{EndOfSequence, RawRows, Source, SourceOptions, Text};
+use candlewick_losses::dual::CostMeasure;
 use candlewick_losses::{Objective, Recipe};
 use candlewick_model::Sampling;
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::answers::Prompt;
 use crate::error::{Error, Result};
 use crate::plan::{at_least_one, required};
+
+/// The most of anything that a round may ask for.
+const MOST: usize = 1_000_000;
 
 /// `[safety]`: now and then the policy answers prompts, and frozen score models say what its answers cost. The multipliers of
 /// the objective follow.
@@ -37,6 +41,8 @@ pub struct SafetyWords {
     pub top_k: Option<usize>,
     /// Draw among the likeliest tokens that hold this share of the probability.
     pub top_p: Option<f64>,
+    /// How the score models read plain texts, as `data.end_of_sequence` of the runs that trained them.
+    pub end_of_sequence: EndOfSequence,
 }
 
 impl Default for SafetyWords {
@@ -52,6 +58,7 @@ impl Default for SafetyWords {
             temperature: 1.0,
             top_k: None,
             top_p: None,
+            end_of_sequence: EndOfSequence::default(),
         }
     }
 }
@@ -126,6 +133,9 @@ pub struct SafetyPlan {
     pub top_k: Option<usize>,
     /// Draw among the likeliest tokens that hold this share of the probability.
     pub top_p: Option<f64>,
+    /// How the score models read plain texts.
+    #[serde(default)]
+    pub end_of_sequence: EndOfSequence,
 }
 
 /// Who says what an answer costs: the mean of one head of each of these score models.
@@ -156,14 +166,30 @@ impl SafetyPlan {
                           the section out";
             return Err(Error::config("safety", reason));
         }
-        let SafetyWords { every, prompts_per_round, completions, max_new_tokens, temperature, top_k, top_p, .. } =
-            words;
+        let SafetyWords {
+            every,
+            prompts_per_round,
+            completions,
+            max_new_tokens,
+            temperature,
+            top_k,
+            top_p,
+            end_of_sequence,
+            ..
+        } = words;
         if words.costs.len() != constraints {
             let reason = format!(
                 "it has {} entries, and objective.dual has {constraints}; give a score model, or a list of them, for each constraint",
                 words.costs.len()
             );
             return Err(Error::config("safety.costs", reason));
+        }
+        for (k, constraint) in objective.constraints().iter().enumerate() {
+            let limit = constraint.settings.limit;
+            if constraint.settings.measure == CostMeasure::Rate && !(limit > 0.0 && limit <= 1.0) {
+                let reason = format!("{limit}; the measure is a rate: expected a number above 0, and at most 1");
+                return Err(Error::config(format!("objective.dual[{k}].limit"), reason));
+            }
         }
         let costs = words.costs.into_iter().enumerate().map(|(k, words)| CostPlan::resolve(k, words));
         let costs = costs.collect::<Result<_>>()?;
@@ -180,6 +206,14 @@ impl SafetyPlan {
         if let Some(p) = top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
             return refuse("top_p", format!("{p}; expected a number above 0 and at most 1"));
         }
+        let counts = [
+            ("prompts_per_round", prompts_per_round),
+            ("completions", completions),
+            ("max_new_tokens", max_new_tokens),
+        ];
+        if let Some((key, count)) = counts.into_iter().find(|(_, count)| *count > MOST) {
+            return refuse(key, format!("{count}; expected at most {MOST}"));
+        }
         top_k.map_or(Ok(1), |k| at_least_one("safety.top_k", k as u64))?;
         Ok(Some(Self {
             prompts: required("safety.prompts", "a file of prompts that the policy is to answer", words.prompts)?,
@@ -192,6 +226,7 @@ impl SafetyPlan {
             temperature,
             top_k,
             top_p,
+            end_of_sequence,
         }))
     }
 
@@ -221,10 +256,20 @@ impl SafetyPlan {
                 prompts.push(prompt);
             }
         };
+        if self.prompts == Path::new("-") {
+            let reason = "\"-\", and what a run was given this way is not there when it goes on; name a file";
+            return Err(Error::config("safety.prompts", reason));
+        }
         let options = SourceOptions { strict: true, ..SourceOptions::new(&self.prompts) };
         let paths = match &self.prompt_column {
             None => {
-                let source = Source::open(&options).map_err(in_key)?;
+                let alone = |error: candlewick_data::Error| {
+                    Error::config(
+                        "safety.prompts",
+                        format!("{error}; name the column of prompts alone in safety.prompt_column"),
+                    )
+                };
+                let source = Source::open(&options).map_err(alone)?;
                 for row in source.records().map_err(in_key)? {
                     let (_, record) =
                         row.map_err(in_key)?.map_err(|of| in_key(candlewick_data::Error::Rejected(of)))?;
@@ -233,7 +278,9 @@ impl SafetyPlan {
                 source.paths()
             }
             Some(column) => {
-                for row in RawRows::open(&self.prompts, None).map_err(in_key)? {
+                let rows = RawRows::open(&self.prompts, None).map_err(in_key)?;
+                let paths = rows.paths().to_vec();
+                for row in rows {
                     let (origin, object) =
                         row.map_err(in_key)?.map_err(|of| in_key(candlewick_data::Error::Rejected(of)))?;
                     let Some(prompt) = object.get(column).and_then(Text::of_json) else {
@@ -245,7 +292,7 @@ impl SafetyPlan {
                     };
                     add(prompt.into());
                 }
-                vec![self.prompts.clone()]
+                paths
             }
         };
         if prompts.is_empty() {

@@ -351,6 +351,17 @@ pub enum Alarm {
         /// The least mean cost of one of the answers to each prompt.
         least: f64,
     },
+    /// Fewer than half of the answers of a round could be scored.
+    FewAnswers {
+        /// Answers that were scored.
+        answers: usize,
+        /// Answers that were drawn.
+        drawn: usize,
+        /// Those that were empty.
+        empty: usize,
+        /// Why one of the others could not be scored.
+        reason: Option<String>,
+    },
     /// A multiplier is as large as it may be, and the limit is still violated.
     AtCap {
         /// The constraint, counted from 0.
@@ -378,6 +389,7 @@ impl Alarm {
             Self::ChosenDrop { .. } => "chosen_drop",
             Self::FastMultiplier { .. } => "dual.rate",
             Self::OutOfReach { .. } => "dual.limit",
+            Self::FewAnswers { .. } => "safety.answers",
             Self::AtCap { .. } => "dual.cap",
         }
     }
@@ -408,7 +420,7 @@ impl fmt::Display for Alarm {
             ),
             Self::FastMultiplier { constraint, rate, largest } => write!(
                 f,
-                "the rate of objective.dual[{constraint}] is {rate}, and multiplier and policy settle below {largest:.4}: both would swing ever \
+                "the rate of objective.dual[{constraint}] is {rate}, and multiplier and policy settle below {largest:.3e}: both would swing ever \
                  wider; take a tenth of that"
             ),
             Self::OutOfReach { constraint, limit, least } => write!(
@@ -417,6 +429,14 @@ impl fmt::Display for Alarm {
                  {least:.4}: the policy may not reach it, and its multiplier would only grow; raise the limit, or draw more answers \
                  (safety.completions) to see further"
             ),
+            Self::FewAnswers { answers, drawn, empty, reason } => {
+                write!(
+                    f,
+                    "of {drawn} answers of the policy {answers} could be scored, {empty} were empty: multipliers follow few answers, or none; \
+                     lower optimizer.learning_rate, or raise objective.beta, where a policy has lost its words"
+                )?;
+                reason.as_ref().map_or(Ok(()), |reason| write!(f, "; one of the others: {reason}"))
+            }
             Self::AtCap { constraint, cap, rounds, cost, limit, least } => write!(
                 f,
                 "the multiplier of objective.dual[{constraint}] has been at its cap of {cap} for {rounds} rounds of answers, whose cost of \
@@ -537,14 +557,23 @@ impl Watched {
     }
 }
 
-/// What the first round of answers says against the settings of multipliers.
-pub(crate) fn of_first_costs(report: &CostReport) -> Vec<Alarm> {
+/// What a round of answers says against going on, and the first one against the settings of multipliers.
+pub(crate) fn of_costs(report: &CostReport) -> Vec<Alarm> {
+    let CostReport { answers, empty, left_out, .. } = *report;
+    let drawn = answers + empty + left_out;
     let mut alarms = Vec::new();
+    if 2 * answers < drawn {
+        alarms.push(Alarm::FewAnswers { answers, drawn, empty, reason: report.reason.clone() });
+    }
+    if report.step > 0 {
+        return alarms;
+    }
     for (constraint, found) in report.costs.iter().enumerate() {
         if found.rate > found.largest_rate {
             alarms.push(Alarm::FastMultiplier { constraint, rate: found.rate, largest: found.largest_rate });
         }
-        if found.limit < found.least {
+        // One answer alone shows nothing of what could be chosen.
+        if found.limit < found.least && answers > report.prompts {
             alarms.push(Alarm::OutOfReach { constraint, limit: found.limit, least: found.least });
         }
     }

@@ -220,7 +220,9 @@ impl Loss for SafeRlhfLagrangian {
     }
 
     fn constraints(&self) -> Vec<Constraint> {
-        let constraint = |(&settings, &start)| Constraint { settings, start, beta: self.beta };
+        // Log-ratios are costs in nats: the optimum moves with them as it does with costs where beta is 1.
+        let beta = if self.scores == LagrangianScores::LogRatios { 1.0 } else { self.beta };
+        let constraint = |(&settings, &start)| Constraint { settings, start, beta };
         self.dual.iter().zip(&self.lambda).map(constraint).collect()
     }
 
@@ -420,6 +422,7 @@ mod tests {
             format!(r#"{{ "type": "wpo", "loss": {inner} }}"#),
             format!(r#"{{ "type": "humanline", "loss": {inner} }}"#),
             format!(r#"{{ "type": "trust_region", "loss": {inner} }}"#),
+            format!(r#"{{ "type": "tchebycheff", "mix": {{ "parts": [ {{ "loss": {{ "type": "dpo" }} }}, {{ "loss": {inner} }} ] }} }}"#),
         ];
         for json in shells {
             let mut recipe: Recipe = serde_json::from_str(&json).unwrap();
@@ -435,6 +438,15 @@ mod tests {
             other.restore(&recipe.state().unwrap()).unwrap();
             assert_eq!(other, recipe);
         }
+        // A Panacea adapter answers at one preference alone.
+        let parts = format!(r#"{{ "parts": [ {{ "loss": {{ "type": "dpo" }} }}, {{ "loss": {inner} }} ] }}"#);
+        let panacea: Recipe = serde_json::from_str(&format!(r#"{{ "type": "panacea", "mix": {parts} }}"#)).unwrap();
+        let error = panacea.validate().unwrap_err().to_string();
+        assert!(error.contains("leave dual out"), "{error}");
+        let other = inner.replace("0.5", "0.25");
+        let mix = format!(r#"{{ "type": "mix", "parts": [ {{ "loss": {inner} }}, {{ "loss": {other} }} ] }}"#);
+        let error = serde_json::from_str::<Recipe>(&mix).unwrap().validate().unwrap_err().to_string();
+        assert!(error.contains("parts 0 and 1 have other lists of `dual`"), "{error}");
         for json in [r#"{ "type": "dpo" }"#, r#"{ "type": "mix", "parts": [ { "loss": { "type": "dpo" } } ] }"#] {
             let mut recipe: Recipe = serde_json::from_str(json).unwrap();
             assert!(!recipe.observes());
@@ -453,8 +465,9 @@ mod tests {
             let loss: Recipe = crate::Builtin::from(SafeRlhfLagrangian { lambda, dual, ..Default::default() }).into();
             crate::Part { weight: 1.0, loss }
         };
+        // Validation refuses such a mix; whoever does not ask it learns of it here.
         let mut mix = crate::Mix { parts: vec![part(1), part(2)] };
-        mix.validate().unwrap();
+        mix.validate().unwrap_err();
         let before = step(&mut mix, Phase::Train);
         let error = mix.observe(&cost(2.0)).unwrap_err().to_string();
         assert!(error.contains("got costs of 1 constraints, expected 2"), "{error}");

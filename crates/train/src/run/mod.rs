@@ -486,12 +486,11 @@ impl Run {
         let threads = self.plan.train.threads.max(1);
         let model = self.trainer.policy().causal()?.model();
         let (observed, report) = costs.round(step, model, threads, &self.interrupt)?;
-        self.trainer.observe(&observed)?;
-        self.place.answered = Some(step);
-        if step == 0 {
-            let alarms = watch::of_first_costs(&report).into_iter();
-            self.alarms.extend(alarms.map(|alarm| Event::Alarm { step, evaluated: false, alarm }));
+        if let Some(observed) = observed {
+            self.trainer.observe(&observed)?;
         }
+        self.place.answered = Some(step);
+        self.note(step, false, Noticed { alarms: watch::of_costs(&report), stop: None })?;
         Ok(report)
     }
 
