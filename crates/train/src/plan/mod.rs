@@ -20,7 +20,6 @@ use crate::held_out::{EvaluationPlan, HeldOut, check_apart, resolve_evaluation};
 use crate::optimizer::{OptimizerOptions, check_lora_plus, in_range, of_any_age};
 use crate::safety::SafetyPlan;
 use crate::schedule::Schedule;
-use crate::score_policy::check_head_count;
 use crate::trainer::moves_reference;
 use crate::udm;
 use crate::watch::WatchPlan;

@@ -10,6 +10,7 @@ use crate::config::{ModelWords, OutputWords, POLICY, ReferenceKind, ResultKind, 
 use crate::error::{Error, Result};
 use crate::optimizer::OptimizerOptions;
 use crate::schedule::Schedule;
+use crate::score_policy::check_head_count;
 use crate::trainer::moves_reference;
 use crate::udm;
 
