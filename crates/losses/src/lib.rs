@@ -81,7 +81,7 @@ pub use numbers::{
     Safer, Score, Similarity, Strength, Uncertainty, With,
 };
 pub use ordered::{Ordered, OrderedBy};
-pub use panacea::{Aggregate, Panacea};
+pub use panacea::{Panacea, PanaceaAggregate};
 pub use recipe::Recipe;
 pub use reduction::Reduction;
 pub use reference_update::{Bema, ReferenceUpdate};

@@ -72,7 +72,7 @@ pub struct Panacea<O = Recipe> {
     pub mix: Mix<O>,
     /// How the parts become one loss. Default `linear`.
     #[serde(default)]
-    pub aggregate: Aggregate,
+    pub aggregate: PanaceaAggregate,
     /// `i_k`, what the loss of every part could be at best, one a part; of `tchebycheff`. Default 0 for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ideals: Vec<f64>,
@@ -94,7 +94,7 @@ pub struct Panacea<O = Recipe> {
 /// How the losses of a [`Panacea`] become one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Aggregate {
+pub enum PanaceaAggregate {
     /// Their weighted sum.
     #[default]
     Linear,
@@ -105,7 +105,7 @@ pub enum Aggregate {
 impl<O> Panacea<O> {
     /// The weighted sum of the parts, with preferences drawn from all alike.
     pub fn new(mix: Mix<O>) -> Self {
-        let aggregate = Aggregate::Linear;
+        let aggregate = PanaceaAggregate::Linear;
         Self {
             mix,
             aggregate,
@@ -141,8 +141,8 @@ impl<O: Objective> Objective for Panacea<O> {
     fn needs(&self) -> Needs {
         let needs = self.mix.needs();
         let step_wide = match self.aggregate {
-            Aggregate::Linear => needs.step_wide,
-            Aggregate::Tchebycheff => StepWide::AllRows,
+            PanaceaAggregate::Linear => needs.step_wide,
+            PanaceaAggregate::Tchebycheff => StepWide::AllRows,
         };
         Needs { step_wide, preferences: self.mix.parts.len(), ..needs }
     }
@@ -185,7 +185,7 @@ impl<O: Objective> Objective for Panacea<O> {
                 );
             }
         }
-        if self.aggregate == Aggregate::Linear && !self.ideals.is_empty() {
+        if self.aggregate == PanaceaAggregate::Linear && !self.ideals.is_empty() {
             return wrong(
                 "ideals",
                 self.ideals.len() as f64,
@@ -218,8 +218,8 @@ impl<O: Objective> Objective for Panacea<O> {
             );
         }
         match self.aggregate {
-            Aggregate::Linear => Ok(()),
-            Aggregate::Tchebycheff => check_known_before(NAME, &needs),
+            PanaceaAggregate::Linear => Ok(()),
+            PanaceaAggregate::Tchebycheff => check_known_before(NAME, &needs),
         }
     }
 
@@ -227,7 +227,7 @@ impl<O: Objective> Objective for Panacea<O> {
         let mut context = self.mix.prepare(step, phase)?;
         let preference = self.begun.clone().unwrap_or_else(|| self.of_evaluation());
         let mut factors = preference.clone();
-        if self.aggregate == Aggregate::Tchebycheff {
+        if self.aggregate == PanaceaAggregate::Tchebycheff {
             let losses = losses_of_step(&self.mix, step, &context)?;
             let ideal = |place: usize| self.ideals.get(place).copied().unwrap_or_default();
             let parts = self.mix.parts.iter().zip(&losses).zip(&preference).enumerate();
@@ -240,7 +240,7 @@ impl<O: Objective> Objective for Panacea<O> {
         }
         for (index, (weight, factor)) in preference.into_iter().zip(factors).enumerate() {
             context.scalars.insert(format!("preference_{}", index + 1), weight);
-            if self.aggregate == Aggregate::Tchebycheff {
+            if self.aggregate == PanaceaAggregate::Tchebycheff {
                 context.scalars.insert(factor_name(index), factor);
             }
         }
@@ -253,8 +253,8 @@ impl<O: Objective> Objective for Panacea<O> {
             return Err(needs.unmet(NAME, scores));
         }
         let factor = |index: usize| match self.aggregate {
-            Aggregate::Linear => context.scalar(&format!("preference_{}", index + 1)),
-            Aggregate::Tchebycheff => context.scalar(&factor_name(index)),
+            PanaceaAggregate::Linear => context.scalar(&format!("preference_{}", index + 1)),
+            PanaceaAggregate::Tchebycheff => context.scalar(&factor_name(index)),
         };
         let weights = self.mix.parts.iter().enumerate().map(|(index, part)| Ok(part.weight * factor(index)?));
         self.mix.evaluate_with(scores, context, &weights.collect::<Result<Vec<_>>>()?)
@@ -266,7 +266,7 @@ impl<O: Objective> Objective for Panacea<O> {
         let parts = parts.collect::<Option<Vec<f64>>>()?;
         let (first, rest) = parts.split_first()?;
         let same = rest.iter().all(|other| (other - first).abs() <= 1e-12 * first.abs());
-        (same && self.aggregate == Aggregate::Linear).then_some(*first)
+        (same && self.aggregate == PanaceaAggregate::Linear).then_some(*first)
     }
 
     fn state(&self) -> Option<serde_json::Value> {
