@@ -235,7 +235,8 @@ fn what_is_no_front_is_said() {
     fails(&format!("{swept} --top-k 0"), 2, &["--top-k 0", "1 or more"]);
     fails(&format!("{swept} --temperature=-1"), 2, &["--temperature -1", "a positive number"]);
     fails(&format!("{swept} --temperature nan"), 2, &["--temperature NaN"]);
-    let said = bench.wick(&words(&format!("pareto --prompts pairs.jsonl --output out {swept} --reference-point cost=inf")));
+    let said =
+        bench.wick(&words(&format!("pareto --prompts pairs.jsonl --output out {swept} --reference-point cost=inf")));
     assert!(said.code == Some(2) && said.err.contains("a finite number, as cost=3.5"), "{}", said.err);
     let twice = "--reference-point cost=3 --reference-point cost=5";
     fails(&format!("{swept} {twice}"), 2, &["--reference-point cost", "given twice"]);
