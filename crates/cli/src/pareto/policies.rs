@@ -19,7 +19,7 @@ pub(super) struct Named {
     pub(super) name: String,
     /// Its directory, as it was named.
     pub(super) place: PathBuf,
-    /// The directory of the model that it is made from: of a run, that with which it begins.
+    /// The directory of a model with its tokens: of a run that is not over, that with which it begins.
     base: PathBuf,
     /// How its prompts become tokens.
     options: EncodeOptions,
@@ -37,7 +37,9 @@ impl Named {
             true => (point.plan.model.path.clone(), Some(place.clone())),
             false => (place.clone(), None),
         };
-        let (base, date) = (point.plan.model.path.clone(), point.plan.encode_options().date);
+        let is_there = model.join("config.json").is_file();
+        let base = if is_there { model.clone() } else { point.plan.model.path.clone() };
+        let date = point.plan.encode_options().date;
         Ok(Self { name: point.name.clone(), place, base, options: options(date), model, adapter })
     }
 
