@@ -118,12 +118,23 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
 }
 
 impl Draws {
-    /// That they make sense together.
+    /// That each is in its range, and that they make sense together.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.temperature <= 0.0 && self.samples > 1 {
-            bail!(Failure::Usage(
-                "--temperature 0: every answer to a prompt would be the same; leave --samples out".into()
+        let Self { samples, temperature, top_k, top_p, .. } = *self;
+        let refuse = |reason: String| -> Result<()> { bail!(Failure::Usage(reason)) };
+        if !(temperature.is_finite() && temperature >= 0.0) {
+            return refuse(format!(
+                "--temperature {temperature}: expected a positive number, or 0 for the likeliest token each time"
             ));
+        }
+        if top_k == Some(0) {
+            return refuse("--top-k 0: expected 1 or more; leave it out to draw among all tokens".into());
+        }
+        if let Some(p) = top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
+            return refuse(format!("--top-p {p}: expected a number above 0 and at most 1"));
+        }
+        if temperature <= 0.0 && samples > 1 {
+            return refuse("--temperature 0: every answer to a prompt would be the same; leave --samples out".into());
         }
         Ok(())
     }

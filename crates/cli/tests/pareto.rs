@@ -228,6 +228,47 @@ fn what_is_no_front_is_said() {
     fails(&format!("{sweep} objective.betta=0.1"), 2, &["did you mean objective.beta?"]);
     fails(&format!("{sweep} objective.type=bradley_terry"), 2, &["trains score heads"]);
     fails(&format!("{sweep} output.dir=a,b"), 2, &["output.dir"]);
+
+    // What only the draws, the measuring or the end would have met is met before the first run too.
+    let swept = format!("{sweep} objective.beta=0.1,0.2");
+    fails(&format!("{swept} --top-p 2"), 2, &["--top-p 2", "at most 1"]);
+    fails(&format!("{swept} --top-k 0"), 2, &["--top-k 0", "1 or more"]);
+    fails(&format!("{swept} --temperature=-1"), 2, &["--temperature -1", "a positive number"]);
+    fails(&format!("{swept} --temperature nan"), 2, &["--temperature NaN"]);
+    let said =
+        bench.wick(&words(&format!("pareto --prompts pairs.jsonl --output out {swept} --reference-point cost=inf")));
+    assert!(said.code == Some(2) && said.err.contains("a finite number, as cost=3.5"), "{}", said.err);
+    let twice = "--reference-point cost=3 --reference-point cost=5";
+    fails(&format!("{swept} {twice}"), 2, &["--reference-point cost", "given twice"]);
+    let bare = "--policies model --maximise tokens --minimise cut --end-of-sequence keep";
+    fails(bare, 2, &["--end-of-sequence", "--score"]);
+    let parts = "objective.mix.parts=[{loss={type=\"dpo\"}},{loss={type=\"sft\"}}]";
+    let panacea = format!("{sweep} train.seed=0,1 --objective panacea --set {parts}");
+    fails(&panacea, 2, &["objective: panacea", "wick merge --preference"]);
+    std::fs::create_dir(bench.path("told")).expect("made");
+    bench.text("told/adapter_config.json", "{\"peft_type\":\"PANACEA\",\"base_model_name_or_path\":\"model\"}");
+    fails(&format!("{swept} --policies told"), 4, &["told is a Panacea adapter", "wick merge --preference"]);
+    bench.model("wide", 20);
+    fails(&format!("{swept} --reference wide"), 2, &["--reference wide", "it has 20 tokens", "beta=0.1 has 14"]);
+    bench.model("other", 14);
+    bench.cost_model("nine", &["cost", "cost_1", "cost_2", "cost_3", "cost_4", "cost_5", "cost_6", "cost_7", "cost_8"]);
+    std::fs::copy(bench.path("nine/tokenizer.json"), bench.path("other/tokenizer.json")).expect("copied");
+    fails(&format!("{swept} --reference other"), 2, &["--reference other: its token 3 is \"no\"", "\"one\""]);
+    fails("--policies model --score nine", 2, &["9 objectives", "8 at most", "--score NAME,NAME=DIR"]);
+    // A path with the sign that stands between a name and a path.
+    std::fs::create_dir(bench.path("lr=1")).expect("made");
+    std::fs::rename(bench.path("help"), bench.path("lr=1/help")).expect("moved");
+    fails("--policies model --score lr=1/help/final --maximise help", 2, &["one objective only (help)"]);
+    // Prompts that no policy, or not every score model can read.
+    let chat = |i: usize| json!({ "prompt": [{ "role": "user", "content": "one ".repeat(i) }] });
+    bench.lines("chats.jsonl", (1..4).map(chat));
+    let chats = swept.clone() + " --prompts chats.jsonl --prompt-column prompt --output out";
+    let said = bench.wick(&words(&format!("pareto {chats}")));
+    said.fails(3, &["chats.jsonl: prompt 0", "cannot be read by beta=0.1", "chat template"]);
+    bench.text("model/chat_template.jinja", "{% for m in messages %}{{ m['content'] }}{% endfor %}");
+    let said = bench.wick(&words(&format!("pareto {chats}")));
+    said.fails(3, &["chats.jsonl: prompt 0", "cannot be read by --score reward=reward/final", "chat template"]);
+    std::fs::remove_file(bench.path("model/chat_template.jinja")).expect("removed");
     assert!(!bench.path("out/points").exists(), "nothing was trained");
 
     // Two heads of one model are two objectives, in one pass.
@@ -242,8 +283,46 @@ fn what_is_no_front_is_said() {
     let line = format!("pareto --prompts pairs.jsonl --output diverged {diverges} {scores}");
     for _ in 0..2 {
         let said = run(&bench, &line);
-        assert!(said.out.contains("learning_rate=1e+30 stopped"), "{}", said.out);
+        assert!(said.out.contains("learning_rate=1e+30 is not measured: the run stopped: "), "{}", said.out);
     }
     let found = report(&bench, "diverged");
     assert_eq!((points(&found).len(), found["failures"].as_array().map(Vec::len)), (1, Some(1)), "{found}");
+}
+
+#[test]
+fn a_policy_that_answers_nothing_is_not_measured() {
+    let bench = Bench::new();
+    bench.questions();
+    let prompts = rows(&bench, "asked.jsonl");
+    // Policies that answer the first so many prompts, and say nothing to the others.
+    for (name, answered) in [("mute", 0), ("shy", 1), ("half", 5), ("whole", 9)] {
+        let said = |i: usize| if i < answered { " yes" } else { " </s>" };
+        let row = |(i, row): (usize, &Value)| json!({ "prompt": row["prompt"], "completion": said(i) });
+        bench.lines("taught.jsonl", prompts.iter().enumerate().map(row));
+        let more = ["--data", "taught.jsonl", "--objective", "sft", "--steps", "150", "--lr", "1e-2", "--output", name];
+        bench.train(&more).succeeds();
+    }
+    for head in ["reward", "cost"] {
+        bench.cost_model(head, &[head]);
+    }
+    let measure = |policies: &str, output: &str| {
+        bench.wick(&words(&format!(
+            "pareto --prompts asked.jsonl --prompt-column prompt --temperature 0 --max-new-tokens 4 --score reward --score cost \
+             --threads 1 --policies {policies} --output {output}"
+        )))
+    };
+    let said = measure("whole/final mute/final half/final", "out");
+    said.succeeds();
+    let found = report(&bench, "out");
+    let names: Vec<&str> = points(&found).iter().filter_map(|point| point["name"].as_str()).collect();
+    assert_eq!(names, ["whole", "half"]);
+    assert_eq!(found["failures"], json!([{ "name": "mute", "why": "every answer was empty" }]));
+    assert_eq!((&found["prompts"], &found["left_out"]), (&json!(5), &json!(4)));
+    assert!(said.out.contains("mute is not measured: every answer was empty"), "{}", said.out);
+    assert!(said.out.contains("4 prompts left out") && said.out.contains("half (4) have none"), "{}", said.out);
+    assert_eq!((rows(&bench, "out/answers/mute.jsonl").len(), rows(&bench, "out/answers/half.jsonl").len()), (0, 5));
+
+    measure("whole/final half/final shy/final", "few")
+        .fails(3, &["1 of 9 prompts", "shy has none to 8", "leave that policy"]);
+    measure("mute/final", "none").fails(3, &["every answer was empty (mute)"]);
 }

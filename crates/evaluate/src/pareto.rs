@@ -15,6 +15,9 @@ const ERRORS: f64 = 2.0;
 /// The reference point, where none is given, is so much of the range of an objective beyond its worst mean.
 const BEYOND: f64 = 0.1;
 
+/// Objectives of a report at most: the steps of [`hypervolume`] grow by a factor with each further one.
+pub const MOST_OBJECTIVES: usize = 8;
+
 /// Whether `a` is no worse than `b` in any objective and better in one; more is better. `[objectives]` each.
 pub fn dominates(a: &[f64], b: &[f64]) -> bool {
     a.iter().zip(b).all(|(a, b)| a >= b) && a.iter().zip(b).any(|(a, b)| a > b)
@@ -180,7 +183,7 @@ impl ParetoReport {
     /// given is a tenth of the objective's range beyond its worst mean; of a range of zero, 1 beyond it.
     ///
     /// # Errors
-    /// Fewer than two objectives, two prompts or one policy; columns that are missing, of unequal length or hold a value that is not
+    /// Fewer than two objectives or more than [`MOST_OBJECTIVES`], fewer than two prompts or one policy; columns that are missing, of unequal length or hold a value that is not
     /// finite; two policies of one name; a reference point of something that is no objective.
     pub fn of(aims: Vec<Aim>, policies: &[Measured], reference_point: &BTreeMap<String, f64>) -> Result<Self> {
         let prompts = policies.first().and_then(|policy| policy.columns.values().next()).map_or(0, Vec::len);
@@ -292,6 +295,10 @@ fn check(aims: &[Aim], policies: &[Measured], prompts: usize) -> Result<()> {
             aims.len(),
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         );
+        return Err(Error::config("objectives", reason));
+    }
+    if aims.len() > MOST_OBJECTIVES {
+        let reason = format!("{} given; the exact hypervolume is of {MOST_OBJECTIVES} at most", aims.len());
         return Err(Error::config("objectives", reason));
     }
     if let Some((number, aim)) =
@@ -491,6 +498,9 @@ mod tests {
         };
         refused(aims()[..1].to_vec(), &both, &[], "1 given (reward)");
         refused([aims(), aims()].concat(), &both, &[], "\"reward\" is there already");
+        let many = |count: usize| (0..count).map(|i| aim(&i.to_string(), Direction::Maximise)).collect::<Vec<_>>();
+        refused(many(9), &both, &[], "9 given; the exact hypervolume is of 8 at most");
+        refused(many(8), &both, &[], "nothing was measured under the name \"0\"");
         refused(aims(), &[], &[], "policies: none");
         refused(aims(), &[both[0].clone(), both[0].clone()], &[], "another policy has this name");
         refused(vec![aims()[0].clone(), aim("harm", Direction::Minimise)], &both, &[], "\"harm\"");

@@ -149,7 +149,7 @@ impl Sweep {
     /// The runs, in order.
     ///
     /// # Errors
-    /// Words of a run that do not go together; objectives that train score heads; two points that are one run.
+    /// Words of a run that do not go together; objectives that train score heads or one adapter for all preferences; two points that are one run.
     pub fn points(&self) -> Result<Vec<SweepPoint>> {
         let (mut points, mut directories): (Vec<SweepPoint>, _) = (Vec::new(), BTreeSet::new());
         for (name, config) in &self.settings {
@@ -180,6 +180,18 @@ impl Sweep {
                 config.objective.name()
             );
             return Err(Error::config("objective", reason));
+        }
+        if config.objective.needs().preferences > 0 {
+            let reason = format!(
+                "{} trains one adapter that is another policy at every preference, and a point of a sweep is one policy; train it with \
+                 wick train, write policies out by wick merge --preference, and name those by --policies (of {name})",
+                config.objective.name()
+            );
+            return Err(Error::config("objective", reason));
+        }
+        // The section speaks of the points whose multipliers move; where none does, it is refused.
+        if !config.objective.observes() && self.settings.iter().any(|(_, other)| other.objective.observes()) {
+            config.safety = None;
         }
         again::share_reference(&mut config, self.directory.join("reference-cache"));
         Plan::resolve(config).map_err(|error| match error {
@@ -364,6 +376,22 @@ mod tests {
         let run = "[model]\npath = \"m\"\n[data]\npath = \"d.jsonl\"";
         refused(run, &["objective.beta=0.1,0.10"], "are the same run");
         refused(run, &["objective.type=bradley_terry"], "trains score heads");
+        let panacea = format!(
+            "{run}\n[objective]\ntype = \"panacea\"\nmix.parts = [{{ loss = {{ type = \"dpo\" }} }}, {{ loss = {{ type = \"sft\" }} }}]"
+        );
+        refused(&panacea, &["train.seed=0,1"], "wick merge --preference");
         refused("", &["objective.beta=1"], "(of beta=1)");
+    }
+
+    #[test]
+    fn the_section_of_costs_is_for_points_whose_multipliers_move() {
+        let run = "[model]\npath = \"m\"\n[data]\npath = \"d.jsonl\"\n[objective]\ntype = \"safe_rlhf_lagrangian\"\n\
+            [safety]\nprompts = \"p.jsonl\"\ncosts = [\"c\"]";
+        let words = Words::parse(run, "test").expect("TOML");
+        let axes = [axis("objective.dual=[],[{limit=0.5}]")];
+        let points = Sweep::resolve(&words, &axes, Path::new("out")).and_then(|sweep| sweep.points()).expect("points");
+        assert_eq!(points.iter().map(|point| point.plan.safety.is_some()).collect::<Vec<_>>(), [false, true]);
+        // Of a sweep in which nothing moves it is an error, as of one run.
+        refused(run, &["objective.lambda=[0],[1]"], "no multipliers that move");
     }
 }

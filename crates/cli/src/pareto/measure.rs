@@ -29,27 +29,21 @@ pub(super) struct Measuring<'a> {
     pub(super) interrupt: &'a Interrupt,
 }
 
-/// The means of a policy by prompt; nothing in the place of a prompt without an answer. `[columns][prompts]`
-pub(super) struct ByPrompt {
-    pub(super) columns: BTreeMap<String, Vec<Option<f64>>>,
+/// What a policy comes to.
+pub(super) struct Policy {
+    pub(super) name: String,
+    place: String,
+    /// Means by prompt; nothing in the place of a prompt without an answer. `[columns][prompts]`
+    columns: BTreeMap<String, Vec<Option<f64>>>,
     /// Answers that were empty in all draws.
     pub(super) empty: usize,
 }
 
 impl Measuring<'_> {
-    /// Lets a policy answer, scores the answers, and writes them with their scores to `out`.
-    pub(super) fn measure(&mut self, policy: &Named, out: &Path) -> Result<ByPrompt> {
+    /// Lets a policy answer, scores the answers, and writes them with their scores to `out`; nothing of a policy whose answers are all
+    /// empty.
+    pub(super) fn measure(&mut self, policy: &Named, out: &Path) -> Result<Option<Policy>> {
         let (model, encoder) = policy.load()?;
-        if let Some(reference) = &self.reference
-            && reference.config().vocab_size != model.config().vocab_size
-        {
-            bail!(Failure::Usage(format!(
-                "--reference: it has {} tokens, and {} has {}; name the model that the policies were trained from",
-                reference.config().vocab_size,
-                policy.place.display(),
-                model.config().vocab_size
-            )));
-        }
         let stop = stops(&model, &encoder);
         let drawn = answers(self.prompts, &model, &encoder, self.draws, self.threads, self.interrupt)?;
         let empty = drawn.iter().flatten().filter(|answer| answer.is_none()).count();
@@ -91,32 +85,46 @@ impl Measuring<'_> {
             }
             writer.write(&with_values(record.clone(), &names, values))?;
         }
-        if drawn.is_empty() {
-            bail!(Failure::Data(format!(
-                "{}: every answer was empty; is the policy trained on such prompts?",
-                policy.place.display()
-            )));
-        }
         writer.finish().with_context(|| format!("writing {}", out.display()))?;
+        if drawn.is_empty() {
+            return Ok(None);
+        }
         let mean = |(sum, count): (f64, usize)| (count > 0).then(|| sum / count as f64);
         let columns = sums.into_iter().map(|(name, sums)| (name, sums.into_iter().map(mean).collect())).collect();
-        Ok(ByPrompt { columns, empty })
+        Ok(Some(Policy { name: policy.name.clone(), place: policy.place.display().to_string(), columns, empty }))
+    }
+}
+
+impl Policy {
+    /// Prompts to which it has no answer.
+    pub(super) fn missing(&self) -> usize {
+        self.columns.get(TOKENS).map_or(0, |means| means.iter().filter(|mean| mean.is_none()).count())
     }
 }
 
 /// The policies by the prompts that all of them answered, and how many prompts those are not.
-pub(super) fn shared(policies: &[Named], found: Vec<ByPrompt>) -> (Vec<Measured>, usize) {
-    let prompts = found.first().and_then(|of| of.columns.values().next()).map_or(0, Vec::len);
-    let is_shared = |prompt: &usize| found.iter().all(|of| of.columns.values().all(|means| means[*prompt].is_some()));
+pub(super) fn shared(policies: &[Policy]) -> Result<(Vec<Measured>, usize)> {
+    let prompts = policies.first().and_then(|of| of.columns.values().next()).map_or(0, Vec::len);
+    let is_shared =
+        |prompt: &usize| policies.iter().all(|of| of.columns.values().all(|means| means[*prompt].is_some()));
     let kept: Vec<usize> = (0..prompts).filter(is_shared).collect();
-    let measured = policies.iter().zip(&found).map(|(policy, of)| Measured {
+    if let Some(worst) = policies.iter().max_by_key(|policy| policy.missing()).filter(|_| kept.len() < 2) {
+        bail!(Failure::Data(format!(
+            "{} of {prompts} prompts have an answer of every policy, and an error of a mean wants two or more; {} has none to {}: leave \
+             that policy out, or draw more answers (-k)",
+            kept.len(),
+            worst.name,
+            worst.missing()
+        )));
+    }
+    let measured = policies.iter().map(|policy| Measured {
         name: policy.name.clone(),
-        place: policy.place.display().to_string(),
-        columns: of
+        place: policy.place.clone(),
+        columns: policy
             .columns
             .iter()
             .map(|(name, means)| (name.clone(), kept.iter().filter_map(|prompt| means[*prompt]).collect()))
             .collect(),
     });
-    (measured.collect(), prompts - kept.len())
+    Ok((measured.collect(), prompts - kept.len()))
 }

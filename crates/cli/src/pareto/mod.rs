@@ -1,5 +1,6 @@
 //! `wick pareto`: a sweep of settings, or policies that are there, by several objectives at once.
 
+mod check;
 mod measure;
 mod policies;
 mod scores;
@@ -15,7 +16,7 @@ use candlewick::model::{CausalLm, Config as ModelConfig};
 use candlewick::train::{self, Fault, replace_file};
 use serde_json::json;
 
-use self::measure::{ByPrompt, Measuring, shared};
+use self::measure::{Measuring, Policy, shared};
 use self::policies::Named;
 use self::scores::Scores;
 use self::words::Pareto;
@@ -30,7 +31,7 @@ const GO_ON: &str = "the same command goes on from there";
 
 /// Trains what is still to be trained, measures everything, and shows it.
 pub(crate) fn pareto(arguments: &Pareto) -> Result<()> {
-    check(arguments)?;
+    check::words(arguments)?;
     let points = points(arguments)?;
     let threads = configuration::threads(match points.first() {
         Some(point) => point.plan.train.threads,
@@ -46,9 +47,14 @@ pub(crate) fn pareto(arguments: &Pareto) -> Result<()> {
     let named = policies::of_places(&arguments.policies, base, &swept)?;
     let reference = arguments.reference.as_deref().map(reference).transpose()?;
     // What is wrong shows before the first run; a run has the memory to itself.
-    let aims = Scores::load(arguments, threads)?.aims(arguments)?;
+    let all: Vec<Named> = swept.iter().chain(&named).cloned().collect();
+    check::policies(&all, &prompts, reference.as_deref(), arguments)?;
+    let scores = Scores::load(arguments, threads)?;
+    let aims = scores.aims(arguments)?;
+    scores.check_prompts(&prompts, arguments)?;
+    drop(scores);
     let interrupt = Interrupt::listen()?;
-    let failures = train(&points, threads, &interrupt)?;
+    let mut failures = train(&points, threads, &interrupt)?;
     // Of a run that ended, the directory now holds a model or an adapter.
     let swept = points.iter().filter(|point| failures.iter().all(|(name, _)| *name != point.name));
     let mut policies = swept.map(Named::of_point).collect::<Result<Vec<_>>>()?;
@@ -64,19 +70,28 @@ pub(crate) fn pareto(arguments: &Pareto) -> Result<()> {
         threads,
         interrupt: &interrupt,
     };
-    let found = measure(&policies, &mut measuring, &arguments.output.join("answers"))?;
-    let empty = policies.iter().zip(&found).map(|(policy, of)| (policy.name.clone(), of.empty)).collect();
-    let (measured, left_out) = shared(&policies, found);
+    let (found, silent) = measure(&policies, &mut measuring, &arguments.output.join("answers"))?;
+    if found.is_empty() {
+        bail!(Failure::Data(format!(
+            "every answer was empty ({}); are the policies trained on such prompts?",
+            silent.join(", ")
+        )));
+    }
+    failures.extend(silent.into_iter().map(|name| (name, "every answer was empty".to_owned())));
+    let empty = found.iter().map(|policy| (policy.name.clone(), policy.empty)).collect();
+    let missing = found.iter().map(|policy| (policy.name.clone(), policy.missing())).collect();
+    let (measured, left_out) = shared(&found)?;
     let given = arguments.reference_point.iter().cloned().collect();
     let report = ParetoReport::of(aims, &measured, &given)?;
-    let context = show::Context { arguments, left_out, empty, failures, plan: points.first().map(|point| &point.plan) };
+    let context =
+        show::Context { arguments, left_out, missing, empty, failures, plan: points.first().map(|point| &point.plan) };
     write(arguments, &report, &context)
 }
 
-/// What each policy comes to; what they answer goes into a directory.
-fn measure(policies: &[Named], measuring: &mut Measuring<'_>, directory: &Path) -> Result<Vec<ByPrompt>> {
+/// What each policy comes to, and the names of those that answered nothing; what they answer goes into a directory.
+fn measure(policies: &[Named], measuring: &mut Measuring<'_>, directory: &Path) -> Result<(Vec<Policy>, Vec<String>)> {
     std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
-    let mut found = Vec::new();
+    let (mut found, mut silent) = (Vec::new(), Vec::new());
     for (number, (policy, file)) in policies.iter().zip(policies::files(policies)).enumerate() {
         let (count, prompts) = (policies.len(), measuring.prompts.len());
         eprintln!("{} of {count} answers {prompts} prompts: {}", number + 1, policy.name);
@@ -86,50 +101,12 @@ fn measure(policies: &[Named], measuring: &mut Measuring<'_>, directory: &Path) 
             }
             _ => error.context(policy.name.clone()),
         });
-        found.push(measured?);
+        match measured? {
+            Some(measured) => found.push(measured),
+            None => silent.push(policy.name.clone()),
+        }
     }
-    Ok(found)
-}
-
-/// That the words go together, as far as they alone tell.
-fn check(arguments: &Pareto) -> Result<()> {
-    arguments.draws.check()?;
-    let Pareto { common, course, .. } = arguments;
-    if arguments.sweep.is_empty() && arguments.policies.is_empty() {
-        bail!(Failure::Usage(
-            "nothing to compare: sweep a key, as --sweep 'objective.lambda=[0],[0.5],[1]', or name --policies DIR DIR"
-                .into()
-        ));
-    }
-    let of_training = [
-        ("--config", common.config.is_some()),
-        ("--adapter", common.adapter.is_some()),
-        ("--data", common.data.is_some()),
-        ("--subset", common.subset.is_some()),
-        ("--split", common.split.is_some()),
-        ("--objective", common.objective.is_some()),
-        ("--batch", common.batch.is_some()),
-        ("--max-length", common.max_length.is_some()),
-        ("--set", !common.set.is_empty()),
-        ("--steps", course.steps.is_some()),
-        ("--epochs", course.epochs.is_some()),
-        ("--lr", course.lr.is_some()),
-        ("--lora", course.lora.is_some()),
-    ];
-    if let Some((flag, _)) = of_training.iter().find(|(_, given)| *given && arguments.sweep.is_empty()) {
-        bail!(Failure::Usage(format!(
-            "{flag}: it is for training, and nothing is swept; add --sweep, or leave it out"
-        )));
-    }
-    let draws = &arguments.draws;
-    let is_as_it_is = (draws.temperature - 1.0).abs() < f64::EPSILON && draws.top_k.is_none() && draws.top_p.is_none();
-    if arguments.reference.is_some() && !is_as_it_is {
-        bail!(Failure::Usage(
-            "--reference: kl is of the policy as it is; leave --temperature, --top-k and --top-p out, or --reference"
-                .into()
-        ));
-    }
-    Ok(())
+    Ok((found, silent))
 }
 
 /// The runs of the sweep.
@@ -174,7 +151,7 @@ fn train(points: &[SweepPoint], threads: usize, interrupt: &Interrupt) -> Result
                 one(&point, interrupt).with_context(|| point.name.clone())?
             }
         };
-        failures.extend(result.failure.map(|failure| (point.name.clone(), failure)));
+        failures.extend(result.failure.map(|failure| (point.name.clone(), format!("the run stopped: {failure}"))));
     }
     Ok(failures)
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use candlewick::data::{EncodeOptions, Encoder, EndOfSequence};
+use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Moment};
 use candlewick::evaluate::sweep::SweepPoint;
 use candlewick::model::{CausalLm, Config as ModelConfig};
 use serde_json::Value;
@@ -19,6 +19,10 @@ pub(super) struct Named {
     pub(super) name: String,
     /// Its directory, as it was named.
     pub(super) place: PathBuf,
+    /// The directory of a model with its tokens: of a run that is not over, that with which it begins.
+    base: PathBuf,
+    /// How its prompts become tokens.
+    options: EncodeOptions,
     /// The directory of the model.
     model: PathBuf,
     /// The directory of the adapter over it.
@@ -33,17 +37,30 @@ impl Named {
             true => (point.plan.model.path.clone(), Some(place.clone())),
             false => (place.clone(), None),
         };
-        Ok(Self { name: point.name.clone(), place, model, adapter })
+        let is_there = model.join("config.json").is_file();
+        let base = if is_there { model.clone() } else { point.plan.model.path.clone() };
+        let date = point.plan.encode_options().date;
+        Ok(Self { name: point.name.clone(), place, base, options: options(date), model, adapter })
     }
 
     /// The policy in a directory, of an adapter over `base` or else the base that it names.
     fn find(place: &Path, base: Option<&Path>) -> Result<Self> {
         let directory = places::directory(place, Kind::Model)?;
-        let named = |model: PathBuf, adapter| Self { name: called(place), place: place.to_owned(), model, adapter };
+        let named = |model: PathBuf, adapter| Self {
+            name: called(place),
+            place: place.to_owned(),
+            base: model.clone(),
+            options: options(None),
+            model,
+            adapter,
+        };
         if is_adapter(&directory) {
             let written = AdapterFile::read(&directory)?;
             if written.of_scores {
                 bail!(refused(place, "is the adapter of a score model, which answers nothing; name it by --score"));
+            }
+            if written.is_panacea {
+                bail!(is_panacea(place));
             }
             let base = base.map(|base| places::directory(base, Kind::Model)).transpose()?;
             return Ok(named(written.base(place, base, "--model DIR")?, Some(directory)));
@@ -65,15 +82,36 @@ impl Named {
             model.load_adapter(adapter)?;
         }
         if !model.preference().is_empty() {
-            let reason = "is a Panacea adapter, which is another policy at every preference; write it out at each that is \
-                          to be compared by wick merge --preference, and name those";
-            bail!(refused(&self.place, reason));
+            bail!(is_panacea(&self.place));
         }
-        let options = EncodeOptions { end_of_sequence: EndOfSequence::Keep, ..EncodeOptions::default() };
-        let encoder = Encoder::from_dir(&self.model, options)?;
+        let encoder = Encoder::from_dir(&self.model, self.options)?;
         encoder.check_vocabulary(model.config().vocab_size)?;
         Ok((model, encoder))
     }
+
+    /// The tokenizer that it is going to have, and the number of its model's tokens: both are there before a run is.
+    pub(super) fn tokens(&self) -> Result<(Encoder, usize)> {
+        let encoder = Encoder::from_dir(&self.base, self.options)?;
+        let tokens = ModelConfig::from_dir(&self.base)?.vocab_size;
+        encoder.check_vocabulary(tokens)?;
+        Ok((encoder, tokens))
+    }
+
+    /// What [`Self::tokens`] is made of.
+    pub(super) fn tokens_of(&self) -> (&Path, &EncodeOptions) {
+        (&self.base, &self.options)
+    }
+}
+
+/// How prompts become tokens, as those of `wick sample` do.
+fn options(date: Option<Moment>) -> EncodeOptions {
+    EncodeOptions { end_of_sequence: EndOfSequence::Keep, date, ..EncodeOptions::default() }
+}
+
+fn is_panacea(place: &Path) -> Failure {
+    let reason = "is a Panacea adapter, which is another policy at every preference; write it out at each that is to be compared by \
+                  wick merge --preference, and name those";
+    refused(place, reason)
 }
 
 /// The policies in directories, each with a name of its own: that of its directory, or its path where another one has that name.
@@ -111,6 +149,8 @@ pub(super) fn files(policies: &[Named]) -> Vec<String> {
 pub(super) struct AdapterFile {
     /// Whether it has score heads beside it.
     pub(super) of_scores: bool,
+    /// Whether it is told a preference.
+    is_panacea: bool,
     base: Option<String>,
 }
 
@@ -124,6 +164,7 @@ impl AdapterFile {
         let word = |key: &str| words.get(key).and_then(Value::as_str);
         Ok(Self {
             of_scores: word("task_type") == Some("SEQ_CLS"),
+            is_panacea: word("peft_type") == Some("PANACEA"),
             base: word("base_model_name_or_path").map(str::to_owned),
         })
     }

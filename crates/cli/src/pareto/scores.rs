@@ -1,13 +1,14 @@
 //! What policies are measured by: score models with names, and which way each number is better.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use candlewick::data::{EncodeOptions, Encoder, Origin, Record};
-use candlewick::evaluate::pareto::{Aim, Direction};
+use candlewick::evaluate::pareto::{Aim, Direction, MOST_OBJECTIVES};
 use candlewick::model::{Config as ModelConfig, Normaliser, ScoreModel};
-use candlewick::train::{RowScorer, RowValues};
+use candlewick::train::{Prompt, RowScorer, RowValues};
 
+use super::check;
 use super::policies::{AdapterFile, is_adapter, refused};
 use super::words::Pareto;
 use crate::failure::Failure;
@@ -30,7 +31,11 @@ pub(super) struct Scores {
 }
 
 struct Scorer {
+    /// As it was named.
+    words: String,
     scorer: RowScorer,
+    /// The directory of its tokenizer.
+    tokenizer: PathBuf,
     columns: Vec<Column>,
 }
 
@@ -71,6 +76,14 @@ impl Scores {
 
     fn columns(&self) -> impl Iterator<Item = &Column> {
         self.models.iter().flat_map(|scorer| &scorer.columns)
+    }
+
+    /// That every score model can read every prompt.
+    pub(super) fn check_prompts(&self, prompts: &[Prompt], arguments: &Pareto) -> Result<()> {
+        for Scorer { words, tokenizer, .. } in &self.models {
+            check::prompts(prompts, &encoder(tokenizer, arguments)?, &format!("--score {words}"), arguments)?;
+        }
+        Ok(())
     }
 
     /// The numbers of single completions, `[rows][1][names]`.
@@ -124,6 +137,14 @@ impl Scores {
                 aims.first().map_or("none", |aim| aim.name.as_str())
             )));
         }
+        if aims.len() > MOST_OBJECTIVES {
+            bail!(Failure::Usage(format!(
+                "{} objectives ({}); the hypervolume is exact, and is of {MOST_OBJECTIVES} at most: name the heads that matter, as \
+                 --score NAME,NAME=DIR",
+                aims.len(),
+                names.join(", ")
+            )));
+        }
         if let Some((name, _)) = reference_point.iter().find(|(name, _)| !names.contains(name)) {
             let names = names.join(", ");
             bail!(Failure::Usage(format!("--reference-point {name}: no objective has that name; there are {names}")));
@@ -173,10 +194,11 @@ fn by_name(name: &str) -> Option<Direction> {
 impl Scorer {
     fn load(words: &str, arguments: &Pareto, threads: usize) -> Result<Self> {
         let (names, place) = match words.split_once('=') {
-            Some((names, place)) => {
+            // A path may hold the sign too, as those of the points of a sweep do.
+            Some((names, place)) if !Path::new(words).is_dir() => {
                 (names.split(',').map(|name| name.trim().to_owned()).collect(), PathBuf::from(place))
             }
-            None => (Vec::new(), PathBuf::from(words)),
+            _ => (Vec::new(), PathBuf::from(words)),
         };
         if names.iter().any(String::is_empty) || place.as_os_str().is_empty() {
             bail!(Failure::Usage(format!(
@@ -210,13 +232,15 @@ impl Scorer {
             (ScoreModel::load(&directory)?, directory)
         };
         let columns = columns(words, &names, &model)?;
-        let options = EncodeOptions {
-            end_of_sequence: arguments.end_of_sequence.unwrap_or_default(),
-            ..EncodeOptions::default()
-        };
-        let scorer = RowScorer::new(model, Encoder::from_dir(&tokenizer, options)?, threads)?;
-        Ok(Self { scorer, columns })
+        let scorer = RowScorer::new(model, encoder(&tokenizer, arguments)?, threads)?;
+        Ok(Self { words: words.to_owned(), scorer, tokenizer, columns })
     }
+}
+
+/// How a score model reads rows.
+fn encoder(tokenizer: &Path, arguments: &Pareto) -> Result<Encoder> {
+    let end_of_sequence = arguments.end_of_sequence.unwrap_or_default();
+    Ok(Encoder::from_dir(tokenizer, EncodeOptions { end_of_sequence, ..EncodeOptions::default() })?)
 }
 
 /// The heads that are meant: all without names, those of the names, or the only one under another name.

@@ -19,9 +19,11 @@ pub(super) struct Context<'a> {
     pub(super) arguments: &'a Pareto,
     /// Prompts that not every policy answered.
     pub(super) left_out: usize,
+    /// Prompts without an answer, by policy.
+    pub(super) missing: Vec<(String, usize)>,
     /// Answers that stayed empty, by policy.
     pub(super) empty: Vec<(String, usize)>,
-    /// Runs that stopped before their end, and why.
+    /// What is not measured, and why: runs that stopped before their end, policies that answered nothing.
     pub(super) failures: Vec<(String, String)>,
     /// The first run of the sweep.
     pub(super) plan: Option<&'a Plan>,
@@ -125,15 +127,22 @@ fn notes(report: &ParetoReport, context: &Context<'_>) -> Vec<String> {
     if !cut.is_empty() {
         notes.push(format!("answers cut at --max-new-tokens: {}", cut.join(", ")));
     }
-    let empty: Vec<String> =
-        context.empty.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} ({count})")).collect();
+    let counts = |of: &[(String, usize)]| {
+        let some = of.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} ({count})"));
+        some.collect::<Vec<_>>().join(", ")
+    };
+    let empty = counts(&context.empty);
     if !empty.is_empty() {
-        notes.push(format!("answers left out that stayed empty: {}", empty.join(", ")));
+        notes.push(format!("answers left out that stayed empty: {empty}"));
     }
     if context.left_out > 0 {
-        notes.push(format!("{} prompts left out, to which not every policy has an answer", context.left_out));
+        let of = counts(&context.missing);
+        notes.push(format!(
+            "{} prompts left out, to which not every policy has an answer: {of} have none",
+            context.left_out
+        ));
     }
-    notes.extend(context.failures.iter().map(|(name, why)| format!("{name} stopped, and is not measured: {why}")));
+    notes.extend(context.failures.iter().map(|(name, why)| format!("{name} is not measured: {why}")));
     notes
 }
 

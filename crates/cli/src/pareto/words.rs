@@ -62,9 +62,11 @@ pub(crate) struct Pareto {
 
 /// `--reference-point`.
 fn named_number(words: &str) -> Result<(String, f64), String> {
-    let parsed =
-        words.split_once('=').and_then(|(name, value)| Some((name.trim().to_owned(), value.trim().parse().ok()?)));
-    parsed.ok_or_else(|| "expected the name of an objective, =, and a number, as cost=3.5".to_owned())
+    let parsed = words
+        .split_once('=')
+        .and_then(|(name, value)| Some((name.trim().to_owned(), value.trim().parse::<f64>().ok()?)));
+    let finite = parsed.filter(|(_, value)| value.is_finite());
+    finite.ok_or_else(|| "expected the name of an objective, =, and a finite number, as cost=3.5".to_owned())
 }
 
 #[cfg(test)]
@@ -114,6 +116,8 @@ mod tests {
     #[test]
     fn a_point_has_a_name_and_a_number() {
         assert_eq!(named_number("cost = -3.5"), Ok(("cost".to_owned(), -3.5)));
-        assert!(named_number("cost").is_err() && named_number("cost=low").is_err());
+        for words in ["cost", "cost=low", "cost=inf", "cost=-inf", "cost=nan", "cost=1e999"] {
+            assert!(named_number(words).is_err(), "{words}");
+        }
     }
 }
