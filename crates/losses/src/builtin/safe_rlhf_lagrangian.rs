@@ -422,7 +422,9 @@ mod tests {
             format!(r#"{{ "type": "wpo", "loss": {inner} }}"#),
             format!(r#"{{ "type": "humanline", "loss": {inner} }}"#),
             format!(r#"{{ "type": "trust_region", "loss": {inner} }}"#),
-            format!(r#"{{ "type": "tchebycheff", "mix": {{ "parts": [ {{ "loss": {{ "type": "dpo" }} }}, {{ "loss": {inner} }} ] }} }}"#),
+            format!(
+                r#"{{ "type": "tchebycheff", "mix": {{ "parts": [ {{ "loss": {{ "type": "dpo" }} }}, {{ "loss": {inner} }} ] }} }}"#
+            ),
         ];
         for json in shells {
             let mut recipe: Recipe = serde_json::from_str(&json).unwrap();
@@ -505,7 +507,8 @@ mod tests {
                 let gradients = terms.loss(&scores.totals()).unwrap().backward().unwrap();
                 assert!(gradients.get(&reference).is_none());
                 let got = gradients.get(&log_probs).unwrap().to_vec2::<f64>().unwrap();
-                for (pair, (reward, cost)) in [1.0, -0.5, 2.0, 0.0].into_iter().zip([0.5, 1.5, -1.0, 0.25]).enumerate() {
+                for (pair, (reward, cost)) in [1.0, -0.5, 2.0, 0.0].into_iter().zip([0.5, 1.5, -1.0, 0.25]).enumerate()
+                {
                     // The slope of the loss whose label is a number: whatever flowed into it would add to this.
                     let (gap, margin) = (unit * (reward - lambda * cost), beta * (sums[pair] - sums[4 + pair]));
                     let slope = match target {
