@@ -369,6 +369,40 @@ impl<L: Loss> Objective for L {
     }
 }
 
+/// What an objective around another hands on to it unchanged, within `impl Objective`: costs, state, and how steps begin and are undone.
+macro_rules! forward_state {
+    ($inner:ident) => {
+        fn begin(&mut self, seed: u64, step: Option<u64>) -> Option<Vec<f64>> {
+            self.$inner.begin(seed, step)
+        }
+
+        fn constraints(&self) -> Vec<$crate::dual::Constraint> {
+            self.$inner.constraints()
+        }
+
+        fn observe(&mut self, observed: &$crate::dual::Observed) -> $crate::Result<()> {
+            self.$inner.observe(observed)
+        }
+
+        fn state(&self) -> Option<serde_json::Value> {
+            self.$inner.state()
+        }
+
+        fn restore(&mut self, state: &serde_json::Value) -> $crate::Result<()> {
+            self.$inner.restore(state)
+        }
+
+        fn mark(&mut self) -> Option<serde_json::Value> {
+            self.$inner.mark()
+        }
+
+        fn undo(&mut self, mark: &serde_json::Value) -> $crate::Result<()> {
+            self.$inner.undo(mark)
+        }
+    };
+}
+pub(crate) use forward_state;
+
 /// Implements [`Objective`] for types that hold one, by `objective` and `objective_mut`.
 macro_rules! forward_objective {
     ($($type:ty),+) => { $(

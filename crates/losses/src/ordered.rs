@@ -3,10 +3,9 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::dual::{Constraint, Observed};
 use crate::error::{Error, Result};
 use crate::groups::{Groups, PairRows, Scores};
-use crate::loss::{Context, Objective, Phase, StepScores};
+use crate::loss::{Context, Objective, Phase, StepScores, forward_state};
 use crate::numbers::{COST_GAPS, Margin, Number, Numbers, PerItem, RewardGap, Safer};
 use crate::recipe::Recipe;
 use crate::reference_update::ReferenceUpdate;
@@ -183,29 +182,7 @@ impl<O: Objective> Objective for Ordered<O> {
         None
     }
 
-    fn constraints(&self) -> Vec<Constraint> {
-        self.loss.constraints()
-    }
-
-    fn observe(&mut self, observed: &Observed) -> Result<()> {
-        self.loss.observe(observed)
-    }
-
-    fn state(&self) -> Option<serde_json::Value> {
-        self.loss.state()
-    }
-
-    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
-        self.loss.restore(state)
-    }
-
-    fn mark(&mut self) -> Option<serde_json::Value> {
-        self.loss.mark()
-    }
-
-    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
-        self.loss.undo(mark)
-    }
+    forward_state!(loss);
 }
 
 impl<O: Objective> Ordered<O> {

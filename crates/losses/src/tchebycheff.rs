@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dual::{Constraint, Observed};
 use crate::error::{Error, Result};
 use crate::groups::{Scores, Totals};
-use crate::loss::{Context, Objective, Phase, StepScores};
+use crate::loss::{Context, Objective, Phase, StepScores, forward_state};
 use crate::mix::Mix;
 use crate::recipe::Recipe;
 use crate::reference_update::ReferenceUpdate;
@@ -121,29 +120,7 @@ impl<O: Objective> Objective for Tchebycheff<O> {
         None
     }
 
-    fn constraints(&self) -> Vec<Constraint> {
-        self.mix.constraints()
-    }
-
-    fn observe(&mut self, observed: &Observed) -> Result<()> {
-        self.mix.observe(observed)
-    }
-
-    fn state(&self) -> Option<serde_json::Value> {
-        self.mix.state()
-    }
-
-    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
-        self.mix.restore(state)
-    }
-
-    fn mark(&mut self) -> Option<serde_json::Value> {
-        self.mix.mark()
-    }
-
-    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
-        self.mix.undo(mark)
-    }
+    forward_state!(mix);
 }
 
 impl<O: Objective> Tchebycheff<O> {
