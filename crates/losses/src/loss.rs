@@ -369,13 +369,11 @@ impl<L: Loss> Objective for L {
     }
 }
 
-/// What an objective around another hands on to it unchanged, within `impl Objective`: costs, state, and how steps begin and are undone.
+/// What an objective around another hands on to it unchanged, within `impl Objective`: costs, state, and how steps are undone.
+///
+/// Not [`Objective::begin`]: what tells the policy its preference must be the outermost, and the trainer refuses it elsewhere.
 macro_rules! forward_state {
     ($inner:ident) => {
-        fn begin(&mut self, seed: u64, step: Option<u64>) -> Option<Vec<f64>> {
-            self.$inner.begin(seed, step)
-        }
-
         fn constraints(&self) -> Vec<$crate::dual::Constraint> {
             self.$inner.constraints()
         }
