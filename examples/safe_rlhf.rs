@@ -15,11 +15,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Origin, Record, Row, SafetyPrompt, SafetyWorld, Text};
-use candlewick::evaluate::RowScorer;
 use candlewick::kernels::Workspace;
 use candlewick::losses::dual::{CostMeasure, PromptScores, ScoreTable, Solution};
 use candlewick::model::{CausalLm, Config, Sampling, ScoreModel};
-use candlewick::train::{Event, Plan, Run, Words};
+use candlewick::train::{Event, Plan, RowScorer, Run, Words};
 use clap::Parser;
 use serde_json::json;
 

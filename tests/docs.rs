@@ -10,7 +10,7 @@ fn configurations_in_the_docs_are_configurations() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
     let page = std::fs::read_to_string(page).expect("the page is there");
     let blocks: Vec<&str> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(blocks.len(), 7);
+    assert_eq!(blocks.len(), 8);
     for block in blocks {
         let words = Words::parse(block, "docs/configuration.md").expect("it is TOML");
         words.config().unwrap_or_else(|e| panic!("{e}\n{block}"));
@@ -29,6 +29,17 @@ fn configurations_of_score_models_in_the_docs_are_configurations() {
         assert!(config.model.heads.is_some() && config.objective.needs().outputs.values, "{block}");
         config.objective.validate().expect("it trains");
     }
+}
+
+#[test]
+fn the_configuration_of_one_adapter_for_all_trade_offs_is_one() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/panacea.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let blocks: Vec<&str> = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 1);
+    let config = Words::parse(blocks[0], "docs/panacea.md").and_then(|words| words.config()).expect("a configuration");
+    let plan = candlewick::train::Plan::resolve(config).expect("it can be planned");
+    assert_eq!(plan.objective.needs().preferences, 2);
 }
 
 #[test]
@@ -166,6 +177,30 @@ fn the_defaults_of_prompts_told_apart_are_those_in_the_docs() {
     let mut words = Words::default();
     words.set("objective.type=bco_udm").expect("a preset");
     assert_eq!(written.objective, words.config().expect("a configuration").objective);
+}
+
+#[test]
+fn the_defaults_of_rounds_of_answers_are_those_in_the_docs() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let blocks = page.split("```toml").skip(1).filter_map(|rest| rest.split("```").next());
+    let block = blocks.into_iter().find(|block| block.contains("[safety]")).expect("a block");
+    let config =
+        Words::parse(block, "docs/configuration.md").and_then(|words| words.config()).expect("a configuration");
+    config.objective.validate().expect("it trains");
+    let values = |words: &candlewick::train::SafetyWords| {
+        let mut words = serde_json::to_value(words).expect("JSON");
+        ["prompts", "costs"].into_iter().for_each(|key| words[key] = serde_json::Value::Null);
+        words
+    };
+    let written = config.safety.expect("the section");
+    assert!(written.prompts.is_some() && written.costs.len() == config.objective.constraints().len());
+    let default = values(&candlewick::train::SafetyWords::default());
+    assert_eq!(values(&written), default);
+    for key in default.as_object().expect("a table").keys() {
+        let is_named = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} ="));
+        assert!(block.lines().any(is_named), "{key}");
+    }
 }
 
 #[test]

@@ -12,8 +12,15 @@ use serde_json::Value;
 /// The sections that the doc comment of a loss must have, in this order.
 const SECTIONS: &[&str] = &["Formula", "Gradient", "When to use", "Source", "Deviations", "Checked by", "Example"];
 /// Objectives that are made of others, outside the list; a mix is no method of anybody's and needs no sections.
-const COMPOSITES: &[(&str, bool)] =
-    &[("mix", false), ("wpo", true), ("humanline", true), ("trust_region", true), ("tchebycheff", true)];
+const COMPOSITES: &[(&str, bool)] = &[
+    ("mix", false),
+    ("wpo", true),
+    ("humanline", true),
+    ("trust_region", true),
+    ("tchebycheff", true),
+    ("panacea", true),
+    ("ordered", true),
+];
 /// How well a formula may be known.
 const MARKS: &[&str] = &["A✓", "A", "B", "C", "D"];
 const LOSSES: &str = "crates/losses/src";

@@ -4,9 +4,11 @@
     python tools/merging/check.py target/release/wick
 
 Takes the small models and adapters under tests/expected/models, draws a second adapter, and compares logits with those of peft's
-`merge_and_unload` and `add_weighted_adapter`. Exits 1 where something differs by more than 1e-5, or has no place.
+`merge_and_unload` and `add_weighted_adapter`. Draws a Panacea adapter too, writes `W₀ + c·U·diag(σ, s·λ)·Vᵀ` out in torch, and compares what
+peft makes of `wick merge --preference`; peft must refuse the Panacea adapter itself. Exits 1 where something differs by more than 1e-5, or has no place.
 """
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -15,7 +17,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.save_and_load import get_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 WICK = Path(sys.argv[1]).resolve()
@@ -105,6 +107,57 @@ for name, first, targets in (
         compare(f"{label}: {kind}", again, model)
     cat = read(wick(f"{name} {first} whole", *whole, *both, "--method", "task_arithmetic", "--weight", "0.75,-1.5"))
     compare(f"{label}: cat and the whole model", cat, peft(name, {"merged": HERE / f"{name} {first} cat"}))
+
+def panacea(name, rank, alpha, preferences):
+    """Draws a Panacea adapter of two linears a layer; its directory, and the model that the formula makes of it at a preference."""
+    directory = HERE / f"{name} panacea"
+    directory.mkdir()
+    torch.manual_seed(11)
+    tensors, modules = {}, ("self_attn.q_proj", "mlp.down_proj")
+    weights = {key: value for key, value in base(name).named_parameters() if key.removesuffix(".weight").endswith(modules)}
+    for key, weight in weights.items():
+        module = "base_model.model." + key.removesuffix(".weight")
+        outputs, inputs = weight.shape
+        tensors[f"{module}.lora_A.weight"] = torch.randn(rank + preferences, inputs) / inputs**0.5
+        tensors[f"{module}.lora_B.weight"] = torch.randn(outputs, rank + preferences) / outputs**0.5
+        tensors[f"{module}.lora_sigma"], tensors[f"{module}.lora_s"] = torch.randn(rank), torch.randn(1)
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {
+        "peft_type": "PANACEA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": alpha, "bias": "none",
+        "target_modules": ["q_proj", "down_proj"], "preferences": preferences, "orthogonality": 0.1,
+    }
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+
+    @torch.no_grad()
+    def at(preference):
+        model = base(name)
+        for key, weight in model.named_parameters():
+            module = "base_model.model." + key.removesuffix(".weight")
+            if f"{module}.lora_s" not in tensors:
+                continue
+            values = torch.cat([tensors[f"{module}.lora_sigma"], tensors[f"{module}.lora_s"] * torch.tensor(preference)])
+            b, a = tensors[f"{module}.lora_B.weight"], tensors[f"{module}.lora_A.weight"]
+            weight += alpha / rank * b @ torch.diag(values) @ a
+        return model.eval()
+
+    return directory, at
+
+
+for name in ("untied_head", "gqa_tied"):
+    directory, at = panacea(name, 3, 4.0, 2)
+    for preference in ((0.3, 0.7), (1.0, 0.0)):
+        words = ["--adapter", directory, "--preference", ",".join(map(str, preference))]
+        lora = wick(f"{name} panacea {preference[0]}", *words)
+        model = peft(name, {"merged": lora})
+        placed(model, lora)
+        compare(f"{name}: panacea at {preference}", model, at(preference))
+        whole = wick(f"{name} panacea {preference[0]} whole", "--base", MODELS / name, *words)
+        compare(f"{name}: panacea at {preference}, the whole model", read(whole), at(preference))
+    try:
+        peft(name, {"x": directory})
+        failed.append(f"{name}: peft took a Panacea adapter for one of its own")
+    except (KeyError, ValueError) as error:
+        print(f"{name}: peft refuses a Panacea adapter: {error!r}")
 
 for name in ("sharded", "bf16", "rope_llama3", "rope_yarn"):
     compare(f"{name}: itself", read(wick(f"{name} itself", "--model", MODELS / name)), base(name))

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::data::words::Data;
 use crate::eval_tasks::words::TaskArguments;
 use crate::failure::EXIT_CODES;
+use crate::pareto::words::Pareto;
 use crate::safety::Safety;
 use crate::sample::Sample;
 use crate::score::Score;
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Safety(Safety),
     /// Compare objectives, settings and seeds on one model and the same rows
     Compare(Compare),
+    /// Train a sweep of settings, or take policies that are there, and show which of them nothing beats in several objectives
+    Pareto(Pareto),
     /// Name the training rows that moved a model towards an answer, and those that seem wrongly labelled
     Why(Why),
     /// Show what a run learned, in what order and at what price, from what it left in its directory
@@ -111,16 +114,9 @@ pub(crate) struct Common {
     pub(crate) set: Vec<String>,
 }
 
-/// `wick train`
-#[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES, allow_negative_numbers = true)]
-pub(crate) struct Train {
-    /// Keys of the configuration.
-    #[command(flatten)]
-    pub(crate) common: Common,
-    /// Directory for the trained model, checkpoints and metrics [output.dir]
-    #[arg(long, short, value_name = "DIR")]
-    pub(crate) output: Option<String>,
+/// Keys of a single run that have a flag of their own.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Course {
     /// Optimizer steps [train.steps]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MOST_STEPS))]
     pub(crate) steps: Option<u64>,
@@ -133,6 +129,21 @@ pub(crate) struct Train {
     /// Train a fresh LoRA adapter of this rank instead of all parameters [model.lora.rank]
     #[arg(long, value_name = "R", conflicts_with = "adapter")]
     pub(crate) lora: Option<usize>,
+}
+
+/// `wick train`
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, allow_negative_numbers = true)]
+pub(crate) struct Train {
+    /// Keys of the configuration.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Directory for the trained model, checkpoints and metrics [output.dir]
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) output: Option<String>,
+    /// How far and what.
+    #[command(flatten)]
+    pub(crate) course: Course,
     /// Seed of the order of rows and of fresh weights [train.seed]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=MOST_SEED))]
     pub(crate) seed: Option<u64>,
@@ -183,6 +194,9 @@ pub(crate) struct Eval {
     /// Columns by whose words accuracy and calibration are shown apart, as category,annotator [evaluation.slices]
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
     pub(crate) slices: Vec<String>,
+    /// The preference that a Panacea adapter is told, a number for each of its objectives, of sum 1: 0.3,0.7. Equal ones by default
+    #[arg(long, value_name = "X,X", value_delimiter = ',')]
+    pub(crate) preference: Vec<f64>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -353,6 +367,9 @@ pub(crate) struct Merge {
     /// Rank of the merged adapter; without it nothing is lost, where that is possible
     #[arg(long, value_name = "R", conflicts_with_all = ["models", "base"])]
     pub(crate) rank: Option<usize>,
+    /// Take a Panacea adapter at this preference, a number for each of its objectives, of sum 1: 0.3,0.7
+    #[arg(long, value_name = "X,X", value_delimiter = ',', conflicts_with = "models")]
+    pub(crate) preference: Vec<f64>,
     /// Type of the numbers that are written; that of the base by default, else that of the first model or adapter
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<MergeDtype>,
@@ -415,6 +432,9 @@ pub(crate) struct Generate {
     /// Directory of a PEFT adapter for it
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
+    /// The preference that a Panacea adapter is told, a number for each of its objectives, of sum 1: 0.3,0.7. Equal ones by default
+    #[arg(long, value_name = "X,X", value_delimiter = ',')]
+    pub(crate) preference: Vec<f64>,
     /// What the model goes on from
     #[arg(long, short, value_name = "TEXT")]
     pub(crate) prompt: String,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use candlewick::train::{self, Event, Run, Skipped, Summary, checkpoints};
+use candlewick::train::{self, CostFigures, CostReport, Event, Run, Skipped, Summary, checkpoints};
 
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
@@ -53,7 +53,7 @@ pub(crate) fn drive(
             stepping += took;
             progress.step(report, took);
         }
-        if let Some(line) = said_of(&event) {
+        for line in said_of(&event) {
             progress.say(&line);
         }
         seen(run, &event, &progress)?;
@@ -84,17 +84,39 @@ fn saved_stop(run: &mut Run, go_on: &str) -> Result<anyhow::Error> {
     Ok(Failure::Interrupted(text).into())
 }
 
-/// What is worth a line of its own, whatever the run is for.
-fn said_of(event: &Event) -> Option<String> {
+/// What is worth lines of its own, whatever the run is for.
+fn said_of(event: &Event) -> Vec<String> {
     match event {
-        Event::Precomputed { rows, done: true } => Some(format!("{rows} completions scored by the reference")),
+        Event::Precomputed { rows, done: true } => vec![format!("{rows} completions scored by the reference")],
+        Event::Answered(report) if report.step == 0 => of_first_answers(report),
         Event::Skipped(Skipped { step, what, value, rows, .. }) => {
-            Some(format!("wick: warning: step {step} changed nothing: the {what} is {value} on {rows}"))
+            vec![format!("wick: warning: step {step} changed nothing: the {what} is {value} on {rows}")]
         }
         Event::Alarm { step, evaluated, alarm } => {
             let of = if *evaluated { ", held-out rows" } else { "" };
-            Some(format!("wick: warning: step {step}{of}: {alarm}"))
+            vec![format!("wick: warning: step {step}{of}: {alarm}")]
         }
-        _ => None,
+        _ => Vec::new(),
     }
+}
+
+/// What the policy's answers cost before the first step, and how fast multipliers may move.
+fn of_first_answers(report: &CostReport) -> Vec<String> {
+    let empty = if report.empty > 0 { format!(", {} more were empty", report.empty) } else { String::new() };
+    if report.costs.is_empty() {
+        return Vec::new();
+    }
+    let mut lines = vec![format!("costs of {} answers of the policy before the first step{empty}:", report.answers)];
+    for (k, cost) in report.costs.iter().enumerate() {
+        let CostFigures { limit, mean, unsafe_share, variance, rate, largest_rate, .. } = cost;
+        let settles = match largest_rate.is_finite() {
+            true => format!("multiplier and policy settle at rates below {largest_rate:.3e}"),
+            false => "all answers to a prompt cost the same".to_owned(),
+        };
+        lines.push(format!(
+            "  objective.dual[{k}]: mean {mean:.4} (limit {limit}), unsafe {:.1} %, variance {variance:.4}; {settles} (here {rate})",
+            100.0 * unsafe_share
+        ));
+    }
+    lines
 }

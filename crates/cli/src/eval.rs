@@ -5,17 +5,17 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use candlewick::data::{Batch, BatchOptions, Batches, Encoder, Order, RowRange};
 use candlewick::evaluate::{self, PreferenceReport, Preferences, SliceReport};
-use candlewick::losses::{Objective, StepWide};
+use candlewick::losses::{Objective, Recipe, StepWide};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
-    AdapterReference, CausalPolicy, Config, EvalReport, FrozenPolicy, HeldOut, ModelPolicy, Plan, Reference,
-    ReferenceKind, ReferencePlan, ScorePolicy, ScoredBatch, Trainer, TrainerOptions, TuningPlan,
+    AdapterReference, CausalPolicy, Checkpoint, Config, EvalReport, FrozenPolicy, HeldOut, ModelPolicy, Plan,
+    Reference, ReferenceKind, ReferencePlan, ScorePolicy, ScoredBatch, Trainer, TrainerOptions, TuningPlan,
 };
 use serde_json::{Value, json};
 
 use crate::arguments::Eval;
 use crate::failure::Failure;
-use crate::{places, rows, words};
+use crate::{places, preference, rows, words};
 
 /// Measures and prints.
 pub(crate) fn eval(arguments: &Eval) -> Result<()> {
@@ -23,7 +23,12 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
         return crate::eval_tasks::eval(arguments);
     }
     let (config, slices) = configuration(arguments)?;
-    let plan = Plan::resolve(config)?;
+    let mut plan = Plan::resolve(config)?;
+    if let (Recipe::Panacea(panacea), false) = (&mut plan.objective, arguments.preference.is_empty()) {
+        panacea.evaluate_at = Some(arguments.preference.clone());
+        plan.objective.validate().map_err(|error| Failure::Usage(format!("--preference: {error}")))?;
+    }
+    let has_learned = take_up_state(&mut plan);
     let threads = words::threads(plan.train.threads);
     eprintln!("measuring {}, {}", plan.data.name(), selected(&plan));
     if matches!((&plan.reference, &plan.model.tuning), (ReferencePlan::Frozen, TuningPlan::Full)) {
@@ -31,19 +36,20 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
             "the model is compared with itself, so every margin is 0; name what it started from by --reference DIR"
         );
     }
-    if plan.objective.state().is_some() {
+    let of_scores = plan.objective.needs().outputs.values;
+    if plan.objective.state().is_some() && !has_learned && !of_scores {
         eprintln!(
-            "wick: warning: the objective keeps a running value while training (of bco, delta), which is not read here and \
-             starts as new (delta at 0), so the loss is not that of the run; accuracies and margins of rewards do not depend \
-             on it, and the eval_ lines of the run's metrics.jsonl, from [evaluation], are measured with it"
+            "wick: warning: the objective keeps a running value while training (of bco, delta), which a checkpoint of its run holds and \
+             this directory does not, so that it starts as new (delta at 0) and the loss is not that of the run; accuracies and margins of \
+             rewards do not depend on it, and the eval_ lines of the run's metrics.jsonl, from [evaluation], are measured with it"
         );
     }
-    let of_scores = plan.objective.needs().outputs.values;
-    if of_scores && plan.objective.state().is_some() {
+    if plan.objective.state().is_some() && !has_learned && of_scores {
         let name = serde_json::to_value(&plan.objective)?["type"].clone();
         bail!(Failure::Usage(format!(
-            "objective.type = {name} keeps what it learned of people in the checkpoints of its run, which is not read here; the eval_ lines of the \
-             run's metrics.jsonl, from [evaluation], are measured with it"
+            "objective.type = {name} keeps what it learned of people in the checkpoints of its run, and none with these settings is named: give \
+             one as --model, or as --adapter where one was trained (RUN/checkpoints/step-…); the eval_ lines of the run's metrics.jsonl, from \
+             [evaluation], are measured with it too"
         )));
     }
     if of_scores && !slices.is_empty() {
@@ -52,7 +58,7 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
         ));
     }
     let encoder = Arc::new(encoder(&plan)?);
-    let mut trainer = trainer(&plan, &encoder, threads)?;
+    let mut trainer = trainer(&plan, &encoder, &arguments.preference, threads)?;
     let mut batches = batches(&plan, Arc::clone(&encoder), &slices)?;
     let steps = std::iter::from_fn(|| batches.next_step().transpose());
     let mut scored = Scored::default();
@@ -77,6 +83,21 @@ pub(crate) fn eval(arguments: &Eval) -> Result<()> {
         eprintln!("{line}");
     }
     Ok(())
+}
+
+/// Takes up what the objective learned, where what is measured is a checkpoint of a run of it. Whether there was anything.
+fn take_up_state(plan: &mut Plan) -> bool {
+    // Multipliers that moved are those of training: here pairs are labelled with objective.lambda, which says what is measured.
+    if plan.objective.observes() {
+        return false;
+    }
+    let trained = match &plan.model.tuning {
+        TuningPlan::Adapter(directory) => directory,
+        _ => &plan.model.path,
+    };
+    let state = Checkpoint::open(trained).ok().and_then(|checkpoint| checkpoint.state.objective);
+    // That of another objective, or of one with other settings, is none of this one.
+    state.is_some_and(|state| plan.objective.restore(&state).is_ok())
 }
 
 /// The configuration, and the columns by which results are shown apart.
@@ -114,6 +135,7 @@ fn configuration(arguments: &Eval) -> Result<(Config, Vec<String>)> {
              measures with the classifier while training"
         );
     }
+    warn_of_multipliers(&config);
     // Nothing is written.
     config.output.dir = Some(".".into());
     // An adapter is compared with its base unless another reference is named.
@@ -122,6 +144,16 @@ fn configuration(arguments: &Eval) -> Result<(Config, Vec<String>)> {
         config.reference.kind = Some(ReferenceKind::AdapterOff);
     }
     Ok((config, slices))
+}
+
+/// What a run's multipliers came to is in its log and its checkpoints, and not in a configuration.
+pub(crate) fn warn_of_multipliers(config: &Config) {
+    if config.objective.observes() {
+        eprintln!(
+            "wick: warning: [safety] belongs to training: here pairs are labelled with the multipliers of objective.lambda; give those that a \
+             run ended with (lambda in its metrics.jsonl) there"
+        );
+    }
 }
 
 /// The rows to measure on: those that are named, else the held-out ones of the configuration, else all of its data.
@@ -160,13 +192,16 @@ fn encoder(plan: &Plan) -> Result<Encoder> {
     Ok(Encoder::from_dir(&plan.model.path, plan.encode_options())?)
 }
 
-fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<ModelPolicy>> {
+fn trainer(plan: &Plan, encoder: &Encoder, preference: &[f64], threads: usize) -> Result<Trainer<ModelPolicy>> {
     if matches!(plan.model.tuning, TuningPlan::Lora(_)) {
         bail!(Failure::Usage(
             "model.lora makes a fresh adapter, which changes nothing; name a trained one with --adapter".into()
         ));
     }
     if plan.objective.needs().outputs.values {
+        if !preference.is_empty() {
+            bail!(Failure::Usage("--preference: given, and a score model is told none; leave it out".into()));
+        }
         return score_trainer(plan, encoder, threads);
     }
     let load = |path: &std::path::Path| -> Result<CausalLm> {
@@ -180,6 +215,11 @@ fn trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<Mod
         TuningPlan::Adapter(directory) => model.load_adapter(directory)?,
         other => bail!(Failure::Usage(format!("model: wick eval does not know {other:?}"))),
     }
+    let told = match &plan.objective {
+        Recipe::Panacea(panacea) => panacea.evaluate_at.clone().or_else(|| panacea.preference.clone()),
+        _ => None,
+    };
+    preference::set(&mut model, told.as_deref().unwrap_or(preference))?;
     let frozen = |model: CausalLm| Reference::Frozen(Box::new(FrozenPolicy::new(model, threads)));
     let base = plan.model.path.to_string_lossy();
     let policy = |model| CausalPolicy::new(model, Recompute::Nothing, threads).with_base_name(base.as_ref());

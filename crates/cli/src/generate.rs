@@ -4,19 +4,18 @@ use anyhow::{Result, bail};
 use candlewick::data::{self, EncodeOptions, Encoder, EndOfSequence, Message, Text};
 use candlewick::kernels::Workspace;
 use candlewick::model::{CausalLm, Sampling};
+use candlewick::train::stops;
 
 use crate::arguments::Generate;
 use crate::failure::Failure;
 use crate::places::{self, Kind};
-use crate::words;
+use crate::{preference, words};
 
 /// Prints the continuation on standard output.
 pub(crate) fn generate(arguments: &Generate) -> Result<()> {
     let directory = places::directory(&arguments.model, Kind::Model)?;
     let mut model = CausalLm::<f32>::load(&directory)?;
-    if let Some(adapter) = &arguments.adapter {
-        model.load_adapter(&places::directory(adapter, Kind::Adapter)?)?;
-    }
+    preference::load_adapter(&mut model, arguments.adapter.as_deref(), &arguments.preference)?;
     let options = EncodeOptions { end_of_sequence: EndOfSequence::Keep, ..EncodeOptions::default() };
     let encoder = Encoder::from_dir(&directory, options)?;
     encoder.check_vocabulary(model.config().vocab_size)?;
@@ -52,11 +51,4 @@ pub(crate) fn generate(arguments: &Generate) -> Result<()> {
     let ids = model.generate(&prompt, &sampling, &mut workspace)?;
     println!("{}", encoder.decode_text(&ids).trim());
     Ok(())
-}
-
-/// Tokens that end an answer, by the model's configuration and the tokenizer's.
-pub(crate) fn stops(model: &CausalLm, encoder: &Encoder) -> Vec<u32> {
-    let mut stops = model.config().eos_token_ids.clone();
-    stops.extend(encoder.eos_id().filter(|id| !stops.contains(id)));
-    stops
 }

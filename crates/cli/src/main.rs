@@ -13,6 +13,7 @@ mod bench;
 mod bench_data;
 mod checkpoint;
 mod compare;
+mod csv;
 mod data;
 mod drive;
 mod eval;
@@ -23,8 +24,10 @@ mod interrupt;
 mod memory;
 mod merge;
 mod objectives;
+mod pareto;
 mod places;
 mod precompute;
+mod preference;
 mod progress;
 mod quickstart;
 mod report;
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Score(arguments) => score::score(arguments),
         Command::Why(arguments) => why::why(arguments),
         Command::Compare(arguments) => compare::compare(arguments),
+        Command::Pareto(arguments) => pareto::pareto(arguments),
         Command::Report(arguments) => run_report::report(arguments),
         Command::Checkpoint(command) => checkpoint::checkpoint(command),
         Command::Merge(arguments) => merge::merge(arguments),

@@ -32,10 +32,11 @@ pub(crate) fn merge(words: &Words) -> Result<()> {
     };
     let others = other_tokenizers(&first, &models);
     let count = models.len().max(adapters.len());
+    let preference = (!words.preference.is_empty()).then(|| words.preference.clone());
     let merge = match (adapters.is_empty(), base) {
         (true, base) => Merge::Models { models, base },
-        (false, Some(base)) => Merge::IntoBase { adapters, base },
-        (false, None) => Merge::Adapters { adapters, rank: words.rank },
+        (false, Some(base)) => Merge::IntoBase { adapters, base, preference },
+        (false, None) => Merge::Adapters { adapters, rank: words.rank, preference },
     };
     let bar = bar();
     let report = written(&merge, &method, words.dtype.map(stored), &first, output, &bar);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use candlewick::train::{Config, ReferenceKind};
+use candlewick::train::{Config, CostWords, ReferenceKind};
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,11 @@ pub(crate) fn resolve(config: &mut Config) -> Result<()> {
     for (place, kind) in places {
         if let Some(path) = place {
             *path = directory(path, kind)?;
+        }
+    }
+    if let Some(safety) = &mut config.safety {
+        for place in safety.costs.iter_mut().flat_map(CostWords::places) {
+            *place = directory(place, Kind::Model)?;
         }
     }
     resolve_data(config)?;

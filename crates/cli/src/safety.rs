@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use candlewick::data::{Existing, Record, Row, Text};
+use candlewick::data::{Existing, Origin, Reason, Record, Rejection, Row, Text};
 use candlewick::losses::dual::{
     CostMeasure, DualSettings, Optimum, Order, PromptScores, ScoreTable, Solution, threshold_for_target_rate,
 };
@@ -31,7 +31,7 @@ pub(crate) enum Safety {
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES, allow_negative_numbers = true)]
 pub(crate) struct Threshold {
-    /// Rows with costs: a column `cost` of single completions, or `cost_chosen` and `cost_rejected` of pairs
+    /// Rows with costs: a column `cost` of single completions, `cost_chosen` and `cost_rejected` of pairs, or `cost_1`, `cost_2`, … of several
     #[command(flatten)]
     pub(crate) rows: DataRows,
     /// Which share of completions may be unsafe
@@ -65,7 +65,7 @@ pub(crate) enum MeasureWord {
 /// Completions with scores.
 #[derive(Debug, Args)]
 pub(crate) struct Scored {
-    /// Rows of single completions with the columns below, several a prompt: what `wick sample` and then `wick score` write
+    /// Rows of single completions with the columns below, several a prompt: what `wick sample` and then `wick score` write; or rows of several completions with NAME_1, NAME_2, … for each column NAME
     #[command(flatten)]
     pub(crate) rows: DataRows,
     /// The column of rewards
@@ -136,11 +136,16 @@ fn threshold(arguments: &Threshold) -> Result<()> {
             "rows are looked at before they are read, and standard input can be read once; write it to a file first";
         bail!(Failure::Usage(reason.to_owned()));
     }
-    let is_pairs = first_is_pair(&arguments.rows)?;
     let cost = &arguments.cost;
-    let columns: Vec<(String, &str)> = match is_pairs {
-        true => vec![(format!("{cost}_chosen"), "safe_chosen"), (format!("{cost}_rejected"), "safe_rejected")],
-        false => vec![(cost.clone(), "safe")],
+    let columns: Vec<(String, &str)> = match first(&arguments.rows)? {
+        Row::Pair { .. } => {
+            vec![(format!("{cost}_chosen"), "safe_chosen"), (format!("{cost}_rejected"), "safe_rejected")]
+        }
+        Row::Ranked { .. } if arguments.flags => bail!(Failure::Usage(
+            "--flags: rows of several completions have no flag of each; write one completion a row, or leave it out"
+                .into()
+        )),
+        _ => vec![(cost.clone(), "safe")],
     };
     let flags = columns.iter().filter(|_| arguments.flags).map(|(_, flag)| (*flag).to_owned());
     let numbers: Vec<String> = columns.iter().map(|(cost, _)| cost.clone()).chain(flags).collect();
@@ -389,24 +394,34 @@ fn groups(scored: &Scored, out: Option<&PathBuf>) -> Result<Vec<(Text, Vec<Compl
     })?;
     if other > 0 {
         bail!(Failure::Data(format!(
-            "{}: {other} rows are no single completions; write one completion a row, as wick sample does",
+            "{}: {other} rows are neither single completions nor several of one prompt; write one completion a row, as wick sample does",
             name(&scored.rows.path)
         )));
     }
     Ok(groups)
 }
 
-fn first_is_pair(rows: &DataRows) -> Result<bool> {
+/// The first row that can be read.
+fn first(rows: &DataRows) -> Result<Row> {
     let first = source_with(rows, &[])?.records()?.find_map(|row| row.map(Result::ok).transpose());
     match first {
         None => bail!(Failure::Data(format!("{}: no row could be read", name(&rows.path)))),
-        Some(first) => Ok(matches!(first?.1.row, Row::Pair { .. })),
+        Some(first) => Ok(first?.1.row),
     }
 }
 
-/// Hands over every row that has the numbers.
+/// Hands over every row that has the numbers, and every completion of a row of several, which has them as `NAME_1`, `NAME_2`, ….
 fn read(rows: &DataRows, numbers: &[String], out: Option<&PathBuf>, mut each: impl FnMut(Record)) -> Result<()> {
-    let source = source_with(rows, numbers)?;
+    // Standard input can be read once, and then as rows of one completion only.
+    let most = if rows.path.as_os_str() == "-" { 0 } else { most_completions(rows)? };
+    let source = match most {
+        0 => source_with(rows, numbers)?,
+        most => {
+            // As words, since one row may have more completions than another.
+            let columns = numbers.iter().flat_map(|name| (1..=most).map(move |place| format!("{name}_{place}")));
+            source_with(rows, &[])?.with_labels(columns.collect::<Vec<_>>())
+        }
+    };
     if let Some(out) = out {
         refuse_input(out, &source.paths())?;
     }
@@ -414,16 +429,24 @@ fn read(rows: &DataRows, numbers: &[String], out: Option<&PathBuf>, mut each: im
     let mut dropped = Dropped::new(rows.dropped.as_deref(), rows.strict, &others)?;
     let (mut read, mut first) = (0_u64, None);
     for row in source.records()? {
-        match row? {
-            Ok((_, record)) => {
+        let rejection = match row? {
+            Ok((_, record)) if most == 0 => {
                 read += 1;
                 each(record);
+                continue;
             }
-            Err(rejection) => {
-                first.get_or_insert_with(|| rejection.to_string());
-                dropped.add(rejection, None)?;
-            }
-        }
+            Ok((origin, record)) => match apart(record, &origin, numbers) {
+                Ok(records) => {
+                    read += 1;
+                    records.into_iter().for_each(&mut each);
+                    continue;
+                }
+                Err(rejection) => rejection,
+            },
+            Err(rejection) => rejection,
+        };
+        first.get_or_insert_with(|| rejection.to_string());
+        dropped.add(rejection, None)?;
     }
     dropped.finish()?;
     if dropped.any() {
@@ -434,4 +457,43 @@ fn read(rows: &DataRows, numbers: &[String], out: Option<&PathBuf>, mut each: im
         bail!(Failure::Data(format!("{}: no row could be used; the first: {first}", name(&rows.path))));
     }
     Ok(())
+}
+
+/// The most completions that a row has, where rows have several; 0 for rows of other forms.
+fn most_completions(rows: &DataRows) -> Result<usize> {
+    let source = source_with(rows, &[])?;
+    let mut most = 0;
+    for row in source.records()? {
+        match row? {
+            Ok((_, Record { row: Row::Ranked { completions, .. }, .. })) => most = most.max(completions.len()),
+            // A file has rows of one form.
+            Ok(_) => return Ok(0),
+            Err(_) => {}
+        }
+    }
+    Ok(most)
+}
+
+/// The completions of a row of several, each with its numbers.
+fn apart(record: Record, origin: &Origin, numbers: &[String]) -> std::result::Result<Vec<Record>, Rejection> {
+    let Record { row, labels, tools, template_arguments, .. } = record;
+    let rejected = |detail: String| Rejection { origin: origin.clone(), reason: Reason::MissingColumn, detail };
+    let Row::Ranked { prompt, completions } = row else {
+        return Err(rejected("no row of several completions, as others of the file are".to_owned()));
+    };
+    let of = |(place, (completion, _)): (usize, (Text, f64))| {
+        let row = Row::Demonstration { prompt: prompt.clone(), completion };
+        let mut record = Record { tools: tools.clone(), template_arguments: template_arguments.clone(), ..row.into() };
+        for name in numbers {
+            let column = format!("{name}_{}", place + 1);
+            let value = labels.get(&column).and_then(|word| word.parse::<f64>().ok()).filter(|value| value.is_finite());
+            let value = value.ok_or_else(|| {
+                let found = labels.get(&column).map_or("nothing", String::as_str);
+                rejected(format!("`{column}` is {found}, expected a finite number for completion {}", place + 1))
+            })?;
+            record = record.with_number(name, value);
+        }
+        Ok(record)
+    };
+    completions.into_iter().enumerate().map(of).collect()
 }

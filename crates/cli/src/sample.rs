@@ -2,26 +2,43 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Result, bail};
-use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Existing, Message, RawRows, Record, Row, Text};
-use candlewick::kernels::Workspace;
+use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Existing, RawRows, Text};
 use candlewick::model::{CausalLm, Sampling};
+use candlewick::train::{self, Answer, Answers, Prompt};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use serde_json::Value;
 
 use crate::data::words::{DataRows, TiesWord};
 use crate::data::{Dropped, create, name, refuse_input, source};
 use crate::failure::{EXIT_CODES, Failure};
-use crate::generate::stops;
 use crate::interrupt::Interrupt;
 use crate::places::{self, Kind};
-use crate::words;
+use crate::{preference, words};
 
-/// How often an empty answer is drawn anew.
-const DRAWS: usize = 8;
+/// How answers are drawn.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Draws {
+    /// Answers to each prompt; 64 or more where a multiplier is solved for
+    #[arg(long, short = 'k', value_name = "N", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
+    pub(crate) samples: usize,
+    /// Randomness; 1 draws from the model as it is, 0 takes the likeliest token each time
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub(crate) temperature: f64,
+    /// Draw among the K likeliest tokens only
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Draw among the likeliest tokens that hold this share of the probability
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f64>,
+    /// Seed of the draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Longest answer, in tokens
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
+    pub(crate) max_new_tokens: usize,
+}
 
 /// `wick sample`
 #[derive(Debug, Args)]
@@ -42,24 +59,12 @@ pub(crate) struct Sample {
     /// Directory of a PEFT adapter for it
     #[arg(long, value_name = "DIR")]
     pub(crate) adapter: Option<PathBuf>,
-    /// Answers to each prompt; 64 or more where a multiplier is solved for
-    #[arg(long, short = 'k', value_name = "N", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
-    pub(crate) samples: usize,
-    /// Randomness; 1 draws from the model as it is, 0 takes the likeliest token each time
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    pub(crate) temperature: f64,
-    /// Draw among the K likeliest tokens only
-    #[arg(long, value_name = "K")]
-    pub(crate) top_k: Option<usize>,
-    /// Draw among the likeliest tokens that hold this share of the probability
-    #[arg(long, value_name = "P")]
-    pub(crate) top_p: Option<f64>,
-    /// Seed of the draws
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Longest answer, in tokens
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
-    pub(crate) max_new_tokens: usize,
+    /// The preference that a Panacea adapter is told, a number for each of its objectives, of sum 1: 0.3,0.7. Equal ones by default
+    #[arg(long, value_name = "X,X", value_delimiter = ',')]
+    pub(crate) preference: Vec<f64>,
+    /// How they are drawn.
+    #[command(flatten)]
+    pub(crate) draws: Draws,
     /// Threads, each with prompts of its own; all cores by default
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = crate::arguments::threads())]
     pub(crate) threads: usize,
@@ -70,65 +75,26 @@ pub(crate) struct Sample {
 
 /// Writes the answers.
 pub(crate) fn sample(arguments: &Sample) -> Result<()> {
-    if arguments.temperature <= 0.0 && arguments.samples > 1 {
-        bail!(Failure::Usage(
-            "--temperature 0: every answer to a prompt would be the same; leave --samples out".into()
-        ));
-    }
+    arguments.draws.check()?;
     let directory = places::directory(&arguments.model, Kind::Model)?;
     let mut model = CausalLm::<f32>::load(&directory)?;
-    if let Some(adapter) = &arguments.adapter {
-        model.load_adapter(&places::directory(adapter, Kind::Adapter)?)?;
-    }
+    preference::load_adapter(&mut model, arguments.adapter.as_deref(), &arguments.preference)?;
     let options = EncodeOptions { end_of_sequence: EndOfSequence::Keep, ..EncodeOptions::default() };
     let encoder = Encoder::from_dir(&directory, options)?;
     encoder.check_vocabulary(model.config().vocab_size)?;
     let existing = if arguments.force { Existing::Replace } else { Existing::Keep };
     let mut out = create(&arguments.out, existing)?;
-    let prompts = match &arguments.prompt_column {
-        Some(column) => prompts_of(column, arguments)?,
-        None => prompts(arguments)?,
-    };
+    let prompts = prompts(&arguments.rows, arguments.prompt_column.as_deref(), Some(&arguments.out))?;
     let interrupt = Interrupt::listen()?;
-    let answers = Answers { arguments, model: &model, encoder: &encoder };
-    let threads = words::threads(arguments.threads).min(prompts.len());
-    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let work = || -> Result<Vec<(usize, Vec<Option<Record>>)>> {
-        let mut workspace = Workspace::new(1);
-        let mut done = Vec::new();
-        loop {
-            let place = next.fetch_add(1, Ordering::Relaxed);
-            if interrupt.asked() || stop.load(Ordering::Relaxed) {
-                bail!(Failure::Interrupted("interrupted; nothing was written".into()));
+    let threads = words::threads(arguments.threads);
+    let all = answers(&prompts, &model, &encoder, &arguments.draws, threads, &interrupt)?;
+    let (mut empty, mut cut) = (0, 0);
+    for answer in all.iter().flatten() {
+        match answer {
+            Some(answer) => {
+                cut += usize::from(answer.is_cut);
+                out.write(&answer.record)?;
             }
-            let Some(prompt) = prompts.get(place) else { return Ok(done) };
-            match answers.of(place, prompt, &mut workspace) {
-                Ok(rows) => done.push((place, rows)),
-                Err(error) => {
-                    stop.store(true, Ordering::Relaxed);
-                    return Err(error);
-                }
-            }
-        }
-    };
-    let results: Vec<Result<_>> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
-    // The thread that failed says why; those that it stopped only that they were.
-    let cause = |result: &Result<_>| matches!(result, Err(error) if !matches!(error.downcast_ref::<Failure>(), Some(Failure::Interrupted(_))));
-    if let Some(place) = results.iter().position(cause) {
-        return results.into_iter().nth(place).map_or(Ok(()), |result| result.map(drop));
-    }
-    let mut all = results.into_iter().collect::<Result<Vec<_>>>()?.concat();
-    all.sort_by_key(|(place, _)| *place);
-    let mut empty = 0;
-    for row in all.iter().flat_map(|(_, rows)| rows) {
-        match row {
-            Some(record) => out.write(record)?,
             None => empty += 1,
         }
     }
@@ -138,39 +104,94 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
         ));
     }
     println!("{} answers to {} prompts written to {}", out.finish()?, prompts.len(), name(&arguments.out));
+    if cut > 0 {
+        println!(
+            "{cut} answers were cut at --max-new-tokens {}: {} is \"length\"",
+            arguments.draws.max_new_tokens,
+            Answer::FINISH_REASON
+        );
+    }
     if empty > 0 {
-        println!("{empty} answers were left out that were empty in {DRAWS} draws");
+        println!("{empty} answers were left out that were empty in {} draws", Answers::DRAWS);
     }
     Ok(())
 }
 
+impl Draws {
+    /// That each is in its range, and that they make sense together.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Self { samples, temperature, top_k, top_p, .. } = *self;
+        let refuse = |reason: String| -> Result<()> { bail!(Failure::Usage(reason)) };
+        if !(temperature.is_finite() && temperature >= 0.0) {
+            return refuse(format!(
+                "--temperature {temperature}: expected a positive number, or 0 for the likeliest token each time"
+            ));
+        }
+        if top_k == Some(0) {
+            return refuse("--top-k 0: expected 1 or more; leave it out to draw among all tokens".into());
+        }
+        if let Some(p) = top_p.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
+            return refuse(format!("--top-p {p}: expected a number above 0 and at most 1"));
+        }
+        if temperature <= 0.0 && samples > 1 {
+            return refuse("--temperature 0: every answer to a prompt would be the same; leave --samples out".into());
+        }
+        Ok(())
+    }
+}
+
+/// The answers to each prompt, on so many threads, which do not change them; nothing in the place of an empty one.
+pub(crate) fn answers(
+    prompts: &[Prompt],
+    model: &CausalLm,
+    encoder: &Encoder,
+    draws: &Draws,
+    threads: usize,
+    interrupt: &Interrupt,
+) -> Result<Vec<Vec<Option<Answer>>>> {
+    let sampling = Sampling {
+        max_new_tokens: draws.max_new_tokens,
+        temperature: draws.temperature,
+        top_k: draws.top_k,
+        top_p: draws.top_p,
+        seed: draws.seed,
+        stop: Vec::new(),
+    };
+    let places: Vec<(u64, &Prompt)> = (0..).zip(prompts).collect();
+    match Answers::new(model, encoder, draws.samples, sampling).of_all(&places, threads, &interrupt.flag()) {
+        Err(train::Error::Interrupted) => {
+            bail!(Failure::Interrupted("interrupted; nothing was written".into()))
+        }
+        all => Ok(all?),
+    }
+}
+
+/// The prompts of rows, each once: those of the rows' form, or the texts of a column. `out` is a file that is written.
+pub(crate) fn prompts(rows: &DataRows, column: Option<&str>, out: Option<&PathBuf>) -> Result<Vec<Prompt>> {
+    match column {
+        Some(column) => prompts_of(column, rows, out),
+        None => prompts_of_rows(rows, out),
+    }
+}
+
 /// The prompts of the rows, each once.
-fn prompts(arguments: &Sample) -> Result<Vec<Text>> {
-    let source = source(&arguments.rows)?;
-    refuse_input(&arguments.out, &source.paths())?;
-    let others = source.paths().into_iter().chain([arguments.out.clone()]).collect::<Vec<_>>();
-    let mut dropped = Dropped::new(arguments.rows.dropped.as_deref(), arguments.rows.strict, &others)?;
+fn prompts_of_rows(rows: &DataRows, out: Option<&PathBuf>) -> Result<Vec<Prompt>> {
+    let source = source(rows)?;
+    if let Some(out) = out {
+        refuse_input(out, &source.paths())?;
+    }
+    let others = source.paths().into_iter().chain(out.cloned()).collect::<Vec<_>>();
+    let mut dropped = Dropped::new(rows.dropped.as_deref(), rows.strict, &others)?;
     let (mut seen, mut prompts) = (HashSet::new(), Vec::new());
     for row in source.records()? {
-        let (origin, record) = match row? {
+        let (_, record) = match row? {
             Ok(row) => row,
             Err(rejection) => {
                 dropped.add(rejection, None)?;
                 continue;
             }
         };
-        if !record.tools.is_empty() || !record.template_arguments.is_empty() {
-            bail!(Failure::Data(format!(
-                "{origin}: the row brings tools or arguments of the chat template, which wick sample does not give to it; leave them out"
-            )));
-        }
-        let prompt = match record.row {
-            Row::Pair { prompt, .. }
-            | Row::Labelled { prompt, .. }
-            | Row::Demonstration { prompt, .. }
-            | Row::Ranked { prompt, .. }
-            | Row::Judged { prompt, .. } => prompt,
-        };
+        let prompt = Prompt::of(record);
         if seen.insert(format!("{prompt:?}")) {
             prompts.push(prompt);
         }
@@ -180,15 +201,15 @@ fn prompts(arguments: &Sample) -> Result<Vec<Text>> {
         eprintln!("{}", dropped.summary());
     }
     if prompts.is_empty() {
-        bail!(Failure::Data(format!("{}: no prompt could be read: {}", name(&arguments.rows.path), dropped.summary())));
+        bail!(Failure::Data(format!("{}: no prompt could be read: {}", name(&rows.path), dropped.summary())));
     }
     Ok(prompts)
 }
 
 /// The texts of one column, each once.
-fn prompts_of(column: &str, arguments: &Sample) -> Result<Vec<Text>> {
+fn prompts_of(column: &str, rows: &DataRows, out: Option<&PathBuf>) -> Result<Vec<Prompt>> {
     let DataRows { path, form, columns, criterion, ties, numbers, subset, split, rows, strict, dropped, safety_order } =
-        &arguments.rows;
+        rows;
     let others = [
         ("--form", form.is_some()),
         ("--columns", !columns.is_empty()),
@@ -205,8 +226,11 @@ fn prompts_of(column: &str, arguments: &Sample) -> Result<Vec<Text>> {
             "{flag}: --prompt-column reads one column of every row as it is; leave one of them out"
         )));
     }
-    refuse_input(&arguments.out, std::slice::from_ref(path))?;
-    let mut dropped = Dropped::new(dropped.as_deref(), *strict, &[path.clone(), arguments.out.clone()])?;
+    if let Some(out) = out {
+        refuse_input(out, std::slice::from_ref(path))?;
+    }
+    let others = out.into_iter().chain([path]).cloned().collect::<Vec<_>>();
+    let mut dropped = Dropped::new(dropped.as_deref(), *strict, &others)?;
     let (mut seen, mut prompts) = (HashSet::new(), Vec::new());
     for row in RawRows::open(path, None)? {
         let (origin, object) = match row? {
@@ -216,14 +240,14 @@ fn prompts_of(column: &str, arguments: &Sample) -> Result<Vec<Text>> {
                 continue;
             }
         };
-        let Some(prompt) = object.get(column).and_then(text_of) else {
+        let Some(prompt) = object.get(column).and_then(Text::of_json) else {
             bail!(Failure::Data(format!(
                 "{origin}: column {column:?} holds {}; expected a text, or a list of messages with role and content",
                 object.get(column).map_or("nothing".to_owned(), |value| crate::rows::shortened(&value.to_string()))
             )));
         };
         if seen.insert(format!("{prompt:?}")) {
-            prompts.push(prompt);
+            prompts.push(prompt.into());
         }
     }
     dropped.finish()?;
@@ -231,92 +255,4 @@ fn prompts_of(column: &str, arguments: &Sample) -> Result<Vec<Text>> {
         bail!(Failure::Data(format!("{}: no prompt could be read: {}", name(path), dropped.summary())));
     }
     Ok(prompts)
-}
-
-/// A text that is not empty, or messages.
-fn text_of(value: &Value) -> Option<Text> {
-    match value {
-        Value::String(text) => (!text.is_empty()).then(|| Text::Plain(text.clone())),
-        Value::Array(messages) => {
-            let message = |message: &Value| {
-                let word = |key: &str| message.get(key).and_then(Value::as_str);
-                Some(Message::new(word("role")?, word("content")?))
-            };
-            let messages = messages.iter().map(message).collect::<Option<Vec<_>>>()?;
-            (!messages.is_empty()).then_some(Text::Chat(messages))
-        }
-        _ => None,
-    }
-}
-
-struct Answers<'a> {
-    arguments: &'a Sample,
-    model: &'a CausalLm,
-    encoder: &'a Encoder,
-}
-
-impl Answers<'_> {
-    /// The answers to a prompt; nothing in the place of an empty one.
-    fn of(&self, place: usize, prompt: &Text, workspace: &mut Workspace) -> Result<Vec<Option<Record>>> {
-        let ids = self.encoder.encode_prompt(prompt)?;
-        if ids.is_empty() {
-            bail!(Failure::Data(format!(
-                "prompt {place}, counted from 0: no token to go on from; leave it out by --rows"
-            )));
-        }
-        let before = self.encoder.decode_text(&ids);
-        let mut rows = Vec::new();
-        let samples = self.arguments.samples;
-        // An answer that is empty is drawn anew, with a seed that no other answer has.
-        let draws = |sample: usize| (0..DRAWS).map(move |draw| sample + draw * samples);
-        for sample in 0..samples {
-            let mut drawn = draws(sample).map(|draw| self.one(place, draw, prompt, &ids, &before, workspace));
-            rows.push(drawn.find_map(Result::transpose).transpose()?);
-        }
-        Ok(rows)
-    }
-
-    /// One answer; nothing in the place of an empty one.
-    fn one(
-        &self,
-        place: usize,
-        draw: usize,
-        prompt: &Text,
-        ids: &[u32],
-        before: &str,
-        workspace: &mut Workspace,
-    ) -> Result<Option<Record>> {
-        let sampling = Sampling {
-            max_new_tokens: self.arguments.max_new_tokens,
-            temperature: self.arguments.temperature,
-            top_k: self.arguments.top_k,
-            top_p: self.arguments.top_p,
-            // Every answer has a seed of its own, whatever thread draws it.
-            seed: mixed(self.arguments.seed, place as u64, draw as u64),
-            stop: stops(self.model, self.encoder),
-        };
-        let answer = self.model.generate(ids, &sampling, workspace)?;
-        let answer: Vec<u32> = answer.into_iter().filter(|id| !sampling.stop.contains(id)).collect();
-        // What the answer adds to the prompt: alone, some tokenizers take away the space it begins with.
-        let whole = self.encoder.decode_text(&[ids, &answer].concat());
-        let text = whole.strip_prefix(before).map_or_else(|| self.encoder.decode_text(&answer), str::to_owned);
-        if text.trim().is_empty() {
-            return Ok(None);
-        }
-        let completion = match prompt {
-            Text::Plain(_) => Text::Plain(text),
-            Text::Chat(_) => Text::Chat(vec![Message::new("assistant", text.trim())]),
-        };
-        Ok(Some(Row::Demonstration { prompt: prompt.clone(), completion }.into()))
-    }
-}
-
-/// One seed of three numbers, by the steps of splitmix64.
-fn mixed(seed: u64, place: u64, sample: u64) -> u64 {
-    [place, sample].into_iter().fold(seed, |state, number| {
-        let mut z = state.wrapping_add(number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    })
 }

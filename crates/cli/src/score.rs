@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Existing, Origin, Record, prompt_hash};
-use candlewick::evaluate::{HeadFigures, RowScorer, RowValues, ScoreTally, centre, with_values};
+use candlewick::data::{
+    Boundary, EncodeOptions, Encoder, EndOfSequence, Existing, Origin, Record, Truncation, prompt_hash,
+};
+use candlewick::evaluate::{HeadFigures, ScoreTally, centre, with_values};
 use candlewick::model::{Config as ModelConfig, ScoreModel};
+use candlewick::train::{Answer, RowScorer, RowValues};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use serde_json::{Value, json};
@@ -43,6 +46,12 @@ pub(crate) struct Score {
     /// Longest prompt with completion, in tokens; without it nothing is cut
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_000_000_000))]
     pub(crate) max_length: Option<usize>,
+    /// What becomes of rows above --max-length, as data.truncation: keep_start, keep_end_of_prompt, reject or error
+    #[arg(long, value_name = "WHAT", requires = "max_length", value_parser = crate::data::word::<Truncation>)]
+    pub(crate) truncation: Option<Truncation>,
+    /// Where the completion begins, as data.boundary: offsets or common_prefix
+    #[arg(long, value_name = "HOW", value_parser = crate::data::word::<Boundary>)]
+    pub(crate) boundary: Option<Boundary>,
     /// Write log σ(v − reference) in the place of each number v, the reference being this quantile of the completions of its prompt, such as 0.85, and beside them their sum, `all`
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(crate) centred: Option<f64>,
@@ -88,7 +97,8 @@ pub(crate) fn score(arguments: &Score) -> Result<()> {
     }
     let mut tally = ScoreTally::new(heads.clone(), arguments.slices.clone())?;
     let mut out = arguments.out.as_deref().map(|out| create(out, existing(arguments))).transpose()?;
-    let labels: Vec<String> = arguments.slices.iter().cloned().collect();
+    // Why an answer ends goes along, as `wick sample` wrote it.
+    let labels: Vec<String> = arguments.slices.iter().cloned().chain([Answer::FINISH_REASON.to_owned()]).collect();
     let source = source(&arguments.rows)?.with_labels(labels);
     if let Some(out) = &arguments.out {
         refuse_input(out, &source.paths())?;
@@ -224,6 +234,8 @@ fn scorers(arguments: &Score) -> Result<Vec<RowScorer>> {
         }
         let options = EncodeOptions {
             max_length: arguments.max_length,
+            truncation: arguments.truncation.unwrap_or_default(),
+            boundary: arguments.boundary.unwrap_or_default(),
             end_of_sequence: arguments.end_of_sequence.unwrap_or_default(),
             ..EncodeOptions::default()
         };
@@ -259,8 +271,11 @@ fn existing(arguments: &Score) -> Existing {
 fn show((word, head, figures): (Option<&str>, &str, HeadFigures)) {
     let slice = word.map(|word| format!(" [{word}]")).unwrap_or_default();
     println!(
-        "{head}{slice}: {} completions, mean {:.3}, deviation {:.3}",
-        figures.completions, figures.mean, figures.deviation
+        "{head}{slice}: {} completions, mean {:.3}, deviation {:.3}, {:.1} % above 0",
+        figures.completions,
+        figures.mean,
+        figures.deviation,
+        100.0 * figures.above_zero
     );
     let share = |text: &str, share: Option<f64>| {
         if let Some(share) = share {
@@ -286,6 +301,7 @@ fn in_json((word, head, figures): (Option<&str>, &str, HeadFigures)) -> Value {
         "completions": figures.completions,
         "mean": figures.mean,
         "deviation": figures.deviation,
+        "above_zero": figures.above_zero,
         "chosen_above": figures.chosen_above,
         "calibration_of_pairs": figures.calibration_of_pairs,
         "undesirable_above": figures.undesirable_above,

@@ -122,6 +122,7 @@ fn configuration(arguments: &Why) -> Result<Config> {
     let mut config = words.config()?;
     words::put_data_first(&mut config, &arguments.common);
     places::resolve(&mut config)?;
+    crate::eval::warn_of_multipliers(&config);
     Ok(config)
 }
 

@@ -7,7 +7,7 @@ use candlewick::losses::Recipe;
 use candlewick::train::{Config, Words};
 use serde_json::Value;
 
-use crate::arguments::{Common, Train};
+use crate::arguments::{Common, Course, Train};
 
 /// The configuration file with the flags and then the assignments of `--set` written over it.
 pub(crate) fn of_common(common: &Common) -> Result<Words> {
@@ -58,34 +58,43 @@ fn leave_out_settings_of_another(words: &mut Words, name: &str) -> Result<()> {
 /// The configuration of `wick train`.
 pub(crate) fn of_train(arguments: &Train) -> Result<Config> {
     let mut words = of_common(&arguments.common)?;
-    let number = |value: Option<u64>| value.map(|value| value.to_string());
-    let flags = [
-        ("output.dir", arguments.output.clone()),
-        ("train.steps", number(arguments.steps)),
-        ("train.epochs", number(arguments.epochs)),
-        ("optimizer.learning_rate", arguments.lr.clone()),
-        ("model.lora.rank", arguments.lora.map(|rank| rank.to_string())),
-        ("train.seed", number(arguments.seed)),
-    ];
-    put(&mut words, flags)?;
+    put_course(&mut words, &arguments.course)?;
+    let seed = arguments.seed.map(|seed| seed.to_string());
+    put(&mut words, [("output.dir", arguments.output.clone()), ("train.seed", seed)])?;
     assign(&mut words, &arguments.common.set)?;
     let mut config = words.config()?;
-    put_data_first(&mut config, &arguments.common);
-    // A flag also takes the place of what the file says in its stead.
-    let by_hand = |key: &str| is_assigned(&arguments.common.set, key);
-    if arguments.steps.is_some() && !by_hand("train.epochs") {
+    put_flags_first(&mut config, &arguments.common, &arguments.course);
+    Ok(config)
+}
+
+/// Writes the flags of a single run over the configuration.
+pub(crate) fn put_course(words: &mut Words, course: &Course) -> Result<()> {
+    let number = |value: Option<u64>| value.map(|value| value.to_string());
+    let flags = [
+        ("train.steps", number(course.steps)),
+        ("train.epochs", number(course.epochs)),
+        ("optimizer.learning_rate", course.lr.clone()),
+        ("model.lora.rank", course.lora.map(|rank| rank.to_string())),
+    ];
+    put(words, flags)
+}
+
+/// Takes away what the configuration file says in a flag's stead.
+pub(crate) fn put_flags_first(config: &mut Config, common: &Common, course: &Course) {
+    put_data_first(config, common);
+    let by_hand = |key: &str| is_assigned(&common.set, key);
+    if course.steps.is_some() && !by_hand("train.epochs") {
         config.train.epochs = None;
     }
-    if arguments.epochs.is_some() && !by_hand("train.steps") {
+    if course.epochs.is_some() && !by_hand("train.steps") {
         config.train.steps = None;
     }
-    if arguments.common.adapter.is_some() && !by_hand("model.lora") {
+    if common.adapter.is_some() && !by_hand("model.lora") {
         config.model.lora = None;
     }
-    if arguments.lora.is_some() && !by_hand("model.adapter") {
+    if course.lora.is_some() && !by_hand("model.adapter") {
         config.model.adapter = None;
     }
-    Ok(config)
 }
 
 /// With `--data`, what the configuration file says of the place of other rows goes.

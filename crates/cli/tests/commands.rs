@@ -39,7 +39,7 @@ fn the_objectives_are_listed_and_described() {
         "WPO",
         &["wpo: ", "made of other objectives", "[objective]\ntype = \"wpo\"", "[objective.loss]\ntype = \"dpo\""],
     );
-    for name in ["mix", "wpo", "humanline", "trust_region", "tchebycheff"] {
+    for name in ["mix", "wpo", "humanline", "trust_region", "tchebycheff", "panacea", "ordered"] {
         assert!(list.out.lines().any(|line| line.split_whitespace().next() == Some(name)), "{name}: {}", list.out);
     }
     let typo = bench.wick(&["objectives", "dppo"]);

@@ -47,6 +47,14 @@ fn the_chain_of_commands_ends_in_a_policy() {
     let figures =
         run(&bench, "score world/held_out.jsonl --model first/final --adapter lora/final --heads reward --json");
     let figures: Value = serde_json::from_str(&figures.out).expect("JSON");
+    let mean = |said: Said| serde_json::from_str::<Value>(&said.out).expect("JSON")[0]["mean"].clone();
+    let scored_by =
+        "score world/held_out.jsonl --model first/final --adapter lora/final --heads reward --json --max-length 12";
+    let [start, end] =
+        ["keep_start", "keep_end_of_prompt"].map(|kept| mean(run(&bench, &format!("{scored_by} --truncation {kept}"))));
+    assert_ne!(start, end, "what is cut makes another text");
+    let prefix = "score world/held_out.jsonl --model first/final --adapter lora/final --heads reward --json --boundary common_prefix";
+    assert_eq!(mean(run(&bench, prefix)), figures[0]["mean"], "where the completion begins does not change the text");
     assert_eq!(figures[0]["head"], "reward");
     assert!(figures[0]["chosen_above"].as_f64().is_some_and(|share| share > 0.6), "{figures}");
     // What a cost model says is compared with what the rows say.
@@ -69,8 +77,22 @@ fn the_chain_of_commands_ends_in_a_policy() {
         "sample world/safety.jsonl again.jsonl --rows 0..30 --model first/final -k 8 --max-new-tokens 12 --threads 1",
     );
     assert_eq!(rows(&bench, "answers.jsonl"), rows(&bench, "again.jsonl"), "threads do not change answers");
+    // Why an answer ends is said of each, and goes along.
+    let shorter =
+        run(&bench, "sample world/safety.jsonl cut.jsonl --rows 0..30 --model first/final -k 2 --max-new-tokens 3");
+    let reasons = |name: &str| -> Vec<String> {
+        rows(&bench, name).iter().map(|row| row["finish_reason"].as_str().expect("a word").to_owned()).collect()
+    };
+    let cut = reasons("cut.jsonl").iter().filter(|reason| *reason == "length").count();
+    assert!(
+        cut > 0 && shorter.out.contains(&format!("{cut} answers were cut at --max-new-tokens 3")),
+        "{}",
+        shorter.out
+    );
+    assert!(reasons("answers.jsonl").iter().any(|reason| reason == "stop"));
     run(&bench, "score answers.jsonl scored.jsonl --model reward/final --model cost/final");
     let scored = rows(&bench, "scored.jsonl");
+    assert_eq!(reasons("scored.jsonl"), reasons("answers.jsonl"));
     assert_eq!(scored.len(), rows(&bench, "answers.jsonl").len());
     let number = |row: &Value, name: &str| row[name].as_f64().expect("a number");
 
@@ -106,6 +128,74 @@ fn the_chain_of_commands_ends_in_a_policy() {
     let threshold: Value = serde_json::from_str(&threshold.out).expect("JSON");
     let (safe, harmful) = (number(&threshold, "safe_mean"), number(&threshold, "unsafe_mean"));
     assert!((number(&threshold, "threshold") - (0.95 * safe + 0.05 * harmful)).abs() < 1e-9, "{threshold}");
+}
+
+/// A template that shows its tools, asked with and without them.
+#[test]
+fn rows_with_tools_are_asked_with_them() {
+    let bench = Bench::new();
+    let template = "{{ mood }} {% for tool in tools or [] %}{{ tool.name }} {% endfor %}{% for m in messages %}{{ m.content }} {% endfor %}";
+    std::fs::write(bench.path("model/chat_template.jinja"), template).expect("a template");
+    let row = |tools: Value, mood: &str| {
+        serde_json::json!({"prompt": [{"role": "user", "content": "one two"}],
+            "completion": [{"role": "assistant", "content": "yes"}], "tools": tools, "chat_template_kwargs": {"mood": mood}})
+    };
+    let tools = serde_json::json!([{"name": "red"}]);
+    // The third says what the first does.
+    let asked = [row(tools.clone(), "blue"), row(Value::Null, "blue"), row(tools.clone(), "blue"), row(tools, "green")];
+    bench.lines("tools.jsonl", asked.into_iter());
+    run(&bench, "sample tools.jsonl answers.jsonl --model model -k 2 --max-new-tokens 4 --seed 3");
+    let answers = rows(&bench, "answers.jsonl");
+    assert_eq!(answers.len(), 6, "{answers:?}");
+    assert_eq!(answers[0]["tools"][0]["name"], "red");
+    assert_eq!(answers[0]["chat_template_kwargs"]["mood"], "blue");
+    assert!(answers[2].get("tools").is_none_or(Value::is_null), "{}", answers[2]);
+    // They are rows to train on, each with its tools.
+    run(&bench, "train --model model --data answers.jsonl --objective sft --output asked --threads 1 --epochs 1");
+}
+
+/// Several completions in a row say the same as one in each.
+#[test]
+fn rows_of_several_completions_are_read() {
+    let bench = Bench::new();
+    let of_prompt = |prompt: usize| {
+        (0..3 + prompt % 2).map(move |place| {
+            let (reward, cost) = ((prompt * 7 + place * 5) % 9, (prompt * 5 + place * 3) % 7);
+            (format!(" answer {place} of {prompt}"), reward as f64 / 3.0, cost as f64 - 2.5)
+        })
+    };
+    let (mut single, mut several) = (String::new(), String::new());
+    for prompt in 0..12 {
+        let mut row = serde_json::json!({"prompt": format!("p{prompt}"), "completions": [], "ratings": []});
+        for (place, (completion, reward, cost)) in of_prompt(prompt).enumerate() {
+            let one =
+                serde_json::json!({"prompt": row["prompt"], "completion": completion, "reward": reward, "cost": cost});
+            single += &format!("{one}\n");
+            row["completions"].as_array_mut().expect("a list").push(completion.into());
+            row["ratings"].as_array_mut().expect("a list").push((place as f64).into());
+            row[format!("reward_{}", place + 1)] = reward.into();
+            row[format!("cost_{}", place + 1)] = cost.into();
+        }
+        several += &format!("{row}\n");
+    }
+    std::fs::write(bench.path("single.jsonl"), single).expect("a file");
+    std::fs::write(bench.path("several.jsonl"), &several).expect("a file");
+    for line in ["safety solve FILE --limit -0.5 --beta 0.5 --json", "safety threshold FILE --target-rate 0.05 --json"]
+    {
+        let [one, other] =
+            ["single", "several"].map(|file| run(&bench, &line.replace("FILE", &format!("{file}.jsonl"))).out);
+        assert_eq!(one, other, "{line}");
+    }
+    run(&bench, "safety pairs single.jsonl single-pairs.jsonl");
+    run(&bench, "safety pairs several.jsonl several-pairs.jsonl");
+    assert_eq!(rows(&bench, "single-pairs.jsonl"), rows(&bench, "several-pairs.jsonl"));
+    // A row that lacks a number is told by the column.
+    let broken = several.replacen("\"cost_2\"", "\"cost_9\"", 1);
+    std::fs::write(bench.path("broken.jsonl"), broken).expect("a file");
+    bench
+        .wick(&words("safety solve broken.jsonl --limit 0 --strict"))
+        .fails(3, &["broken.jsonl:1", "`cost_2` is nothing"]);
+    bench.wick(&words("safety threshold several.jsonl --target-rate 0.05 --flags")).fails(2, &["--flags"]);
 }
 
 #[test]

@@ -122,3 +122,49 @@ fn what_predicts_tokens_refuses_a_reward_model() {
         .wick(&["compare", "--config", "matrix.toml", "--output", "compared"])
         .fails(2, &["it trains score heads", "wick eval"]);
 }
+
+/// What was learned of people is read from the checkpoint that is measured, and from nowhere else.
+#[test]
+fn a_checkpoint_is_measured_with_the_people_of_its_run() {
+    let bench = Bench::new();
+    let people = |i: usize| {
+        let words = ["red yes", "blue no"];
+        let (chosen, rejected) = (words[i % 2], words[1 - i % 2]);
+        serde_json::json!({ "prompt": "one two", "chosen": format!(" {chosen}"), "rejected": format!(" {rejected}"), "annotator": i % 2 })
+    };
+    bench.lines("people.jsonl", (0..40).map(people));
+    let pal = ["--objective", "pal", "--set", "objective.dimensions=2", "--set", "objective.learning_rate=0.1"];
+    let run = [
+        &["train", "--model", "model", "--data", "people.jsonl", "--output", "run", "--batch", "4", "--lr", "1e-2"][..],
+        &pal,
+        &[
+            "--threads",
+            "1",
+            "--set",
+            "model.heads=[\"a\", \"b\"]",
+            "--set",
+            "train.epochs=3",
+            "--set",
+            "data.rows=..30",
+        ],
+        &["--set", "evaluation.rows=30..", "--set", "evaluation.every=1", "--set", "output.save_every=1"],
+    ];
+    bench.wick(&run.concat()).succeeds();
+    let log = std::fs::read_to_string(bench.path("run/metrics.jsonl")).expect("a log");
+    let mut lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let evaluated = lines.rfind(|line| line["eval_loss"].is_f64()).expect("an evaluation");
+    let step = evaluated["step"].as_u64().expect("a step");
+    let checkpoint = format!("run/checkpoints/step-{step:08}");
+    let eval = |model: &str, more: &[&str]| {
+        let words = [&["eval", "--data", "people.jsonl", "--rows", "30..", "--json", "--model", model][..], &pal, more];
+        bench.wick(&words.concat())
+    };
+    let said = eval(&checkpoint, &[]);
+    said.succeeds();
+    let measured: Value = serde_json::from_str(&said.out).expect("JSON");
+    let loss = |value: &Value| value.as_f64().expect("a loss");
+    assert!((loss(&measured["loss"]) - loss(&evaluated["eval_loss"])).abs() < 1e-6, "{measured} {evaluated}");
+    assert!(loss(&measured["loss"]) < 0.9, "both of them are understood: {measured}");
+    eval("run/final", &[]).fails(2, &["keeps what it learned of people", "RUN/checkpoints/step-"]);
+    eval(&checkpoint, &["--set", "objective.prototypes=3"]).fails(2, &["none with these settings"]);
+}

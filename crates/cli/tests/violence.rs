@@ -13,7 +13,7 @@ use common::{Bench, Said};
 use serde_json::json;
 
 /// What is trained and how: a name, and words of the command line.
-const RUNS: [(&str, &[&str]); 8] = [
+const RUNS: [(&str, &[&str]); 9] = [
     ("dpo, frozen reference", &[]),
     ("dpo, adapter off, in the background", &["--set", "model.lora={rank = 2}", "--set", "output.background=true"]),
     ("dpo, precomputed", &["--set", "reference.kind=precomputed", "--set", "train.order=file"]),
@@ -40,6 +40,29 @@ const RUNS: [(&str, &[&str]); 8] = [
             "watch.metric=rewards/accuracies",
         ],
     ),
+    (
+        "a multiplier that follows costs",
+        &[
+            "--objective",
+            "safe_rlhf_lagrangian",
+            "--data",
+            "gaps.jsonl",
+            "--set",
+            "objective.dual=[{ window = { last = { costs = 30 } } }]",
+            "--set",
+            "safety.prompts=asked.jsonl",
+            "--set",
+            "safety.prompt_column=prompt",
+            "--set",
+            "safety.costs=[\"cost\"]",
+            "--set",
+            "safety.every=2",
+            "--set",
+            "safety.prompts_per_round=3",
+            "--set",
+            "safety.max_new_tokens=4",
+        ],
+    ),
 ];
 
 #[test]
@@ -51,6 +74,8 @@ fn a_run_that_is_killed_again_and_again_ends_in_the_same_bits() {
         json!({ "prompt": format!("{other} {color}"), "completion": if i % 4 == 0 { " yes" } else { " no no" }, "label": i % 4 == 0 })
     });
     bench.lines("labelled.jsonl", rows);
+    bench.gaps("gaps.jsonl");
+    bench.cost_model("cost", &["cost"]);
     let mut random = Random(7);
     let (mut kills, mut halves) = (0, 0);
     for (number, (name, more)) in RUNS.into_iter().enumerate() {

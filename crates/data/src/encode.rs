@@ -320,7 +320,21 @@ impl Encoder {
     /// # Errors
     /// A conversation without a chat template, or a failure of template or tokenizer.
     pub fn encode_prompt(&self, prompt: &Text) -> Result<Vec<u32>, Error> {
-        sequence::prompt_alone(self, prompt).map_err(|fault| Error::Rejected(fault.at(&Origin::memory(1))))
+        self.encode_prompt_told(prompt, &[], &serde_json::Map::new())
+    }
+
+    /// The same, where the chat template is told of tools and further variables, as those of a [`Record`].
+    ///
+    /// # Errors
+    /// As [`encode_prompt`](Self::encode_prompt).
+    pub fn encode_prompt_told(
+        &self,
+        prompt: &Text,
+        tools: &[serde_json::Value],
+        template_arguments: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<Vec<u32>, Error> {
+        let told = RenderOptions { tools, template_arguments: Some(template_arguments), ..RenderOptions::default() };
+        sequence::prompt_alone(self, prompt, told).map_err(|fault| Error::Rejected(fault.at(&Origin::memory(1))))
     }
 
     /// The text of ids, special tokens shown.

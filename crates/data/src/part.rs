@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Fault, Reason, Rejection};
-use crate::form::{Form, Reading};
+use crate::form::{Form, Reading, Ties};
 use crate::numbers::{self, NumberColumn};
 use crate::pass::{Half, Item, ItemText};
 use crate::read::Files;
@@ -34,6 +34,8 @@ pub(crate) struct Part {
     pub(crate) teacher: TeacherColumn,
     pub(crate) unpair: bool,
     pub(crate) safety_order: Option<SafetyOrder>,
+    /// Whether ties of helpfulness are read, and dropped only where the order asks which completion is the more helpful.
+    pub(crate) defers_ties: bool,
     pub(crate) given_numbers: Arc<BTreeMap<String, f64>>,
     pub(crate) left_out: Option<WhyLeftOut>,
     pub(crate) wanted: Option<Wanted>,
@@ -84,6 +86,15 @@ impl fmt::Debug for Part {
 }
 
 impl Part {
+    /// Orders pairs by a label. One of safety may order a pair whose helpfulness is even.
+    pub(crate) fn order(&mut self, order: SafetyOrder) {
+        self.safety_order = Some(order);
+        if order.reads_safety() && self.reading.ties == Ties::Drop {
+            self.defers_ties = true;
+            self.reading = Arc::new(self.reading.with_ties(Ties::Keep));
+        }
+    }
+
     /// What an item says.
     pub(crate) fn look_into(&self, item: &Item) -> Look {
         let origin = origin(item);
@@ -113,7 +124,11 @@ impl Part {
             Ok(record) if self.wanted.as_ref().is_some_and(|wanted| !wanted(&record.row)) => {
                 Look::without_flags(Ok(Met::Elsewhere))
             }
-            Ok(record) => Look { safety: SafetyCounts::of(&record), met: self.settled(record, item.half, origin) },
+            Ok(record) => {
+                let without_better = u64::from(self.lacks_better(&record));
+                let safety = SafetyCounts { without_better, ..SafetyCounts::of(&record) };
+                Look { safety, met: self.settled(record, item.half, origin) }
+            }
         }
     }
 
@@ -149,6 +164,14 @@ impl Part {
             || self.numbers.iter().any(|number| ["safer", "safe_chosen", "safe_rejected"].contains(&&*number.name));
         let decides = || self.reading.form == Form::SafeRlhf && self.reading.decides_by_safety(&record.numbers);
         decides() || asked()
+    }
+
+    /// Whether a pair that is to stand in the order of helpfulness has no label of it, and stands in that of safety.
+    fn lacks_better(&self, record: &Record) -> bool {
+        self.reading.form == Form::SafeRlhf
+            && self.safety_order != Some(SafetyOrder::Safer)
+            && self.reading.criterion.is_none()
+            && self.reading.decides_by_safety(&record.numbers)
     }
 
     fn checked(&self, record: Record) -> Result<Record, Fault> {

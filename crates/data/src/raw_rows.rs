@@ -1,6 +1,6 @@
 //! Rows of files as they are, for readers with a meaning of their own for the columns.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -15,6 +15,7 @@ use crate::row::Origin;
 /// cannot be read.
 #[derive(Debug)]
 pub struct RawRows {
+    paths: Vec<PathBuf>,
     reader: Reader,
 }
 
@@ -29,7 +30,12 @@ impl RawRows {
             Some(names) => files.without_header(names)?,
             None => files,
         };
-        Ok(Self { reader: files.pass()? })
+        Ok(Self { paths: files.paths(), reader: files.pass()? })
+    }
+
+    /// The files, in order.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
     }
 }
 

@@ -38,6 +38,33 @@ pub enum Text {
     Chat(Vec<Message>),
 }
 
+impl Text {
+    /// A string that is not empty, or a list of messages, each with a role and a content; `None` of anything else.
+    ///
+    /// ```
+    /// use candlewick_data::{Message, Text};
+    /// use serde_json::json;
+    /// let asked = json!([{ "role": "user", "content": "Why?" }]);
+    /// assert_eq!(Text::of_json(&asked), Some(Text::Chat(vec![Message::new("user", "Why?")])));
+    /// assert_eq!(Text::of_json(&json!("")), None);
+    /// ```
+    #[must_use]
+    pub fn of_json(value: &serde_json::Value) -> Option<Self> {
+        match value {
+            serde_json::Value::String(text) => (!text.is_empty()).then(|| Self::Plain(text.clone())),
+            serde_json::Value::Array(messages) => {
+                let message = |message: &serde_json::Value| {
+                    let word = |key: &str| message.get(key).and_then(serde_json::Value::as_str);
+                    Some(Message::new(word("role")?, word("content")?))
+                };
+                let messages = messages.iter().map(message).collect::<Option<Vec<_>>>()?;
+                (!messages.is_empty()).then_some(Self::Chat(messages))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// One row of a data set, before tokenization.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Row {
@@ -95,6 +122,20 @@ pub enum Row {
         /// Whether the judgment finds nothing wrong.
         positive: bool,
     },
+}
+
+impl Row {
+    /// The prompt.
+    #[must_use]
+    pub fn prompt(&self) -> &Text {
+        match self {
+            Self::Pair { prompt, .. }
+            | Self::Labelled { prompt, .. }
+            | Self::Demonstration { prompt, .. }
+            | Self::Ranked { prompt, .. }
+            | Self::Judged { prompt, .. } => prompt,
+        }
+    }
 }
 
 /// A row with what its data set gives beside the texts.

@@ -56,7 +56,7 @@ pub(crate) fn tokenize(
     Ok(sequence)
 }
 
-pub(crate) fn prompt_alone(encoder: &Encoder, prompt: &Text) -> Result<Vec<u32>, Fault> {
+pub(crate) fn prompt_alone(encoder: &Encoder, prompt: &Text, told: RenderOptions<'_>) -> Result<Vec<u32>, Fault> {
     let mut ids = match prompt {
         Text::Plain(prompt) => {
             let encoding = run(encoder, prompt, true)?;
@@ -74,7 +74,7 @@ pub(crate) fn prompt_alone(encoder: &Encoder, prompt: &Text) -> Result<Vec<u32>,
         Text::Chat(messages) => {
             let ending = if continues(encoder, messages) { Ending::Continued } else { Ending::Generation };
             let messages: Vec<&Message> = messages.iter().collect();
-            let text = render(encoder, &messages, RenderOptions { ending, ..RenderOptions::default() })?;
+            let text = render(encoder, &messages, told.ending(ending))?;
             run(encoder, &text, false)?.get_ids().to_vec()
         }
     };

@@ -214,7 +214,7 @@ impl Source {
     /// The same source, whose pairs are ordered by a label of safety.
     #[must_use]
     pub fn ordered_by_safety(self, order: SafetyOrder) -> Self {
-        self.each(|part| part.safety_order = Some(order))
+        self.each(|part| part.order(order))
     }
 
     /// The same source without some rows: asked for the number of a row, counted from 0 over the selected rows in the order
@@ -338,7 +338,7 @@ impl Source {
     }
 
     fn of_part(name: Arc<str>, kind: Kind, reading: Reading, options: &SourceOptions) -> Self {
-        let part = Part {
+        let mut part = Part {
             name: name.clone(),
             kind,
             reading: Arc::new(reading),
@@ -348,21 +348,32 @@ impl Source {
             labels: options.labels.as_slice().into(),
             teacher: options.teacher,
             unpair: options.unpair,
-            safety_order: options.safety_order,
+            safety_order: None,
+            defers_ties: false,
             given_numbers: options.given_numbers.clone().into(),
             left_out: None,
             wanted: None,
             weight: 1.0,
         };
+        if let Some(order) = options.safety_order {
+            part.order(order);
+        }
         let (end, rows, shard) = (MixtureEnd::default(), RowRange::default(), Shard::default());
         Self { name, parts: vec![part], end, rows, left_out: None, shard }
     }
 }
 
+/// The preference of a tie.
+const EVEN: f64 = 0.5;
+
 /// What the object of a row says.
 pub(crate) fn record(part: &Part, object: &Map<String, Value>) -> Result<Record, Fault> {
     let mut record = form::parse(&part.reading, object)?;
     let columns = &part.reading.columns;
+    // A tie that was kept for the order to decide: no completion is the more helpful one.
+    if part.defers_ties && record.numbers.get("preference") == Some(&EVEN) {
+        record.numbers.entry("better".to_owned()).or_insert(0.0);
+    }
     if part.safety_order.is_some() {
         let labels = numbers::read_if_there(&SafetyOrder::numbers(), &record, object, columns)?;
         record.numbers.extend(labels);

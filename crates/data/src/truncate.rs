@@ -7,6 +7,7 @@ use crate::encode::{CompletionTruncation, EncodeOptions, Encoder, PromptTruncati
 use crate::error::{Error, Fault, Reason};
 use crate::row::{Completion, Context, Message, Text};
 use crate::sequence;
+use crate::template::RenderOptions;
 
 /// What cutting did to one context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -236,7 +237,9 @@ fn lengths(context: &Context) -> (usize, Vec<usize>) {
 
 /// How many tokens two prompts of different content end with alike: the end of a message and the head of the answer.
 fn header_tokens(encoder: &Encoder) -> usize {
-    let ids = |content| sequence::prompt_alone(encoder, &Text::Chat(vec![Message::new("user", content)]));
+    let ids = |content| {
+        sequence::prompt_alone(encoder, &Text::Chat(vec![Message::new("user", content)]), RenderOptions::default())
+    };
     // A template that cannot render one message says so where a row is encoded.
     let (Ok(one), Ok(other)) = (ids("1"), ids("Z")) else {
         return 0;

@@ -258,6 +258,23 @@ fn a_token_that_ends_the_whole_conversation_is_no_part_of_an_earlier_turn() {
     );
 }
 
+/// What a model is asked is what a row with the same answer is trained on.
+#[test]
+fn a_prompt_alone_is_told_of_tools_and_variables_as_a_row_is() {
+    const TEMPLATE: &str = "{% for tool in tools or [] %}<|user|> {{ tool.name }}{% endfor %}{% if mood %} {{ mood }}{% endif %}\
+        {% for m in messages %}<|{{ m.role }}|> {{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+    let encoder = with_template(TEMPLATE, EncodeOptions::default());
+    let prompt = chat(&[("user", "q")]);
+    let row = Row::Demonstration { prompt: prompt.clone(), completion: chat(&[("assistant", "a")]) };
+    let mut record = Record::from(row);
+    record.tools = vec![serde_json::json!({"name": "b"})];
+    record.template_arguments.insert("mood".to_owned(), "c".into());
+    let told = encoder.encode_prompt_told(&prompt, &record.tools, &record.template_arguments).unwrap();
+    let example = encoder.encode_record(&record, &Origin::memory(1)).unwrap();
+    assert_eq!(told, example.contexts[0].prompt);
+    assert!(told.len() > encoder.encode_prompt(&prompt).unwrap().len(), "{}", encoder.decode(&told));
+}
+
 #[test]
 fn conversations_with_tools_have_a_template_of_their_own() {
     let tokenizer = common::tokenizer_json(SMALL);

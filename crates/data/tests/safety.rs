@@ -118,6 +118,58 @@ fn a_contradiction_is_refused_where_a_label_of_safety_is_read_and_nowhere_else()
     assert_eq!(one(&alone, &SourceOptions::default()).unwrap_err().reason, Reason::LabelsContradict);
 }
 
+/// Helpfulness that is even stands in nobody's way where safety decides alone.
+#[test]
+fn a_tie_of_helpfulness_is_set_aside_only_where_helpfulness_decides() {
+    let tied = |safer: u8, safe: [bool; 2]| {
+        let mut row = pku(0, safer, safe);
+        row["better_response_id"] = json!("tie");
+        row
+    };
+    let rows = [tied(1, [false, true]), tied(1, [false, false]), tied(0, [true, true])];
+    for (order, expected) in [
+        (SafetyOrder::Helpful, [Err(Reason::Tied), Err(Reason::Tied), Err(Reason::Tied)]),
+        (SafetyOrder::Safer, [Ok(SECOND), Ok(SECOND), Ok(FIRST)]),
+        (SafetyOrder::SafeDpo, [Ok(SECOND), Err(Reason::BothUnsafe), Err(Reason::Tied)]),
+    ] {
+        let source = source(&rows, &SourceOptions::default()).ordered_by_safety(order);
+        let later: Vec<_> = source.records().unwrap().map(|row| row.unwrap().map(|(_, record)| record)).collect();
+        for read in [read(&rows, &ordered(order)).0, later] {
+            assert_eq!(read.iter().map(chosen).collect::<Vec<_>>(), expected, "{order:?}");
+            let decided = read.iter().flatten().map(|record| record.numbers["preference"]);
+            assert!(decided.into_iter().all(|preference| preference == 1.0), "a label decided: {order:?}");
+        }
+    }
+    // Of any form: even scores, and labels of safety beside them.
+    let row = json!({"prompt": "p", "chosen": "a", "rejected": "b", "score_chosen": 2, "score_rejected": 2,
+        "safe_chosen": false, "safe_rejected": true});
+    for (order, expected) in
+        [(SafetyOrder::Helpful, Err(Reason::Tied)), (SafetyOrder::Safer, Ok("b")), (SafetyOrder::SafeDpo, Ok("b"))]
+    {
+        assert_eq!(chosen(&one(&row, &ordered(order))), expected, "{order:?}");
+    }
+    let mut both_safe = row;
+    both_safe["safe_chosen"] = json!(true);
+    assert_eq!(chosen(&one(&both_safe, &ordered(SafetyOrder::SafeDpo))), Err(Reason::Tied));
+}
+
+#[test]
+fn rows_that_fall_back_to_safety_are_counted() {
+    let mut rows = rows();
+    rows.truncate(4);
+    rows[1].as_object_mut().unwrap().remove("better_response_id");
+    rows[3]["better_response_id"] = Value::Null;
+    let without = |options: &SourceOptions| read(&rows, options).1.without_better;
+    assert_eq!(without(&SourceOptions::default()), 2);
+    assert_eq!(without(&ordered(SafetyOrder::SafeDpo)), 2);
+    // Where safety is what was asked for, nothing is missing.
+    assert_eq!(without(&ordered(SafetyOrder::Safer)), 0);
+    assert_eq!(without(&SourceOptions { criterion: Some("safer".to_owned()), ..SourceOptions::default() }), 0);
+    let counts = read(&rows, &SourceOptions::default()).1;
+    let said = "; 2 without better_response_id, which stand in the order of safety";
+    assert!(counts.to_string().contains(said), "{counts}");
+}
+
 #[test]
 fn the_columns_of_2024_are_read_and_checked() {
     let with = |levels: [Value; 2], harms: Value| {

@@ -64,21 +64,40 @@ impl Drift {
             let answer = policy.generate(prompt, &sampling, workspace)?;
             cut += usize::from(answer.last().is_none_or(|id| !stop.contains(id)));
             lengths.push(answer.len() as f64);
-            // The last token says nothing about a next one.
-            let text: Vec<u32> = prompt.iter().chain(&answer).copied().take(prompt.len() + answer.len() - 1).collect();
-            let from = prompt.len() - 1;
-            let rows = |model: &CausalLm, workspace: &mut Workspace| -> Result<Vec<Vec<f32>>> {
-                let logits = model.logits(&text, workspace)?.to_vec2::<f32>().map_err(candlewick_train::Error::from)?;
-                Ok(logits.into_iter().skip(from).collect())
-            };
-            let (ours, theirs) = (rows(policy, workspace)?, rows(reference, workspace)?);
-            divergences.push(ours.iter().zip(&theirs).map(|(p, q)| divergence(p, q)).sum::<f64>());
+            divergences.push(Self::of_answer(policy, reference, prompt, &answer, workspace)?);
         }
         let (Some(kl), Some(tokens)) = (stats::mean(&divergences), stats::mean(&lengths)) else { return Ok(None) };
         let prompts = divergences.len();
         let spread = stats::standard_deviation(&divergences).unwrap_or_default();
         let standard_error = spread / (prompts as f64).sqrt();
         Ok(Some(Self { kl, standard_error, tokens, cut: cut as f64 / prompts as f64, prompts }))
+    }
+
+    /// Σ_t KL(π(·|x, y_<t) ‖ π_ref(·|x, y_<t)) over the tokens of one answer y to the prompt x, in nats; 0 of an answer without
+    /// tokens. Its mean over answers drawn from π at temperature 1 is their divergence.
+    ///
+    /// # Errors
+    /// Token ids that a model does not know; an empty prompt.
+    pub fn of_answer(
+        policy: &CausalLm,
+        reference: &CausalLm,
+        prompt: &[u32],
+        answer: &[u32],
+        workspace: &mut Workspace,
+    ) -> Result<f64> {
+        if prompt.is_empty() {
+            return Err(candlewick_model::Error::Input("an empty prompt, which no token follows".to_owned()).into());
+        }
+        // The last token says nothing about a next one.
+        let Some((_, shown)) = answer.split_last() else { return Ok(0.0) };
+        let text = [prompt, shown].concat();
+        let from = prompt.len() - 1;
+        let rows = |model: &CausalLm, workspace: &mut Workspace| -> Result<Vec<Vec<f32>>> {
+            let logits = model.logits(&text, workspace)?.to_vec2::<f32>().map_err(candlewick_train::Error::from)?;
+            Ok(logits.into_iter().skip(from).collect())
+        };
+        let (ours, theirs) = (rows(policy, workspace)?, rows(reference, workspace)?);
+        Ok(ours.iter().zip(&theirs).map(|(p, q)| divergence(p, q)).sum())
     }
 }
 

@@ -2,69 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use candlewick_data::{Encoder, Example, Origin, Record, Rejection, Row};
-use candlewick_kernels::Workspace;
+use candlewick_data::{Record, Row};
 use candlewick_losses::preference::{
     SignAccuracy, area_under_curve, calibration_error, centred_log_sigmoid, quantile, ranking_accuracy,
 };
-use candlewick_model::{Adapter, CompletionIds, ContextIds, Packed, ScoreModel, ScoredAt};
+use candlewick_train::RowValues;
 
 use crate::error::{Error, Result};
 
 /// Bins of a calibration error.
 const BINS: usize = 10;
-
-/// Gives the completions of rows the numbers of a score model's heads, normalised as the model says.
-#[derive(Debug)]
-pub struct RowScorer {
-    model: ScoreModel,
-    encoder: Encoder,
-    workspace: Workspace,
-}
-
-/// The numbers of the completions of a row: `[completions][heads]`.
-pub type RowValues = Vec<Vec<f64>>;
-
-impl RowScorer {
-    /// Scores on `threads` threads.
-    ///
-    /// # Errors
-    /// A tokenizer with more ids than the model has.
-    pub fn new(model: ScoreModel, encoder: Encoder, threads: usize) -> Result<Self> {
-        encoder.check_vocabulary(model.config().vocab_size)?;
-        Ok(Self { model, encoder, workspace: Workspace::new(threads) })
-    }
-
-    /// The names of the heads, in order.
-    pub fn heads(&self) -> &[String] {
-        self.model.heads()
-    }
-
-    /// Scores rows together; a row that cannot be tokenized is answered with the reason.
-    ///
-    /// # Errors
-    /// If the model refuses what the tokenizer made.
-    pub fn score(&mut self, rows: &[(Origin, Record)]) -> Result<Vec<std::result::Result<RowValues, Rejection>>> {
-        let encoded: Vec<_> = rows.iter().map(|(origin, record)| self.encoder.encode_record(record, origin)).collect();
-        let packed = Packed::new(&encoded.iter().flatten().flat_map(contexts).collect::<Vec<_>>())?;
-        let mut values = self.model.score(&packed, ScoredAt::Completions, Adapter::On, &mut self.workspace)?;
-        self.model.normalise(&mut values);
-        let mut all = values.chunks_exact(self.heads().len()).map(|row| row.iter().map(|x| f64::from(*x)).collect());
-        let mut of = |example: &Example| {
-            let completions: usize = example.contexts.iter().map(|context| context.completions.len()).sum();
-            all.by_ref().take(completions).collect()
-        };
-        Ok(encoded.iter().map(|row| row.as_ref().map(&mut of).map_err(Clone::clone)).collect())
-    }
-}
-
-fn contexts(example: &Example) -> impl Iterator<Item = ContextIds<'_>> {
-    example.contexts.iter().map(|context| ContextIds {
-        prompt: &context.prompt,
-        prompt_scored: &[],
-        completions: context.completions.iter().map(|completion| CompletionIds::all_scored(&completion.ids)).collect(),
-    })
-}
 
 /// The record with what was said of it, as numbers under the names of the heads: `NAME_chosen` and `NAME_rejected` of a
 /// pair, `NAME_1`, `NAME_2`, … of several completions, `NAME` of a single one.
@@ -178,6 +125,7 @@ impl HeadTally {
             completions: self.values.len(),
             mean,
             deviation: variance.sqrt(),
+            above_zero: self.values.iter().filter(|value| **value > 0.0).count() as f64 / count,
             chosen_above: ranking_accuracy(&self.pairs),
             calibration_of_pairs: calibration_error(&said.collect::<Vec<_>>(), BINS),
             undesirable_above: area_under_curve(&self.labelled),
@@ -197,6 +145,8 @@ pub struct HeadFigures {
     pub mean: f64,
     /// Its standard deviation.
     pub deviation: f64,
+    /// The share of completions with a number above 0: of a cost, the rate of unsafe ones.
+    pub above_zero: f64,
     /// How often the chosen completion of a pair has the larger number; a tie counts one half. Of a cost, one half and less
     /// is right where the chosen side is the safer one.
     pub chosen_above: Option<f64>,

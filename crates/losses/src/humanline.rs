@@ -3,10 +3,9 @@
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::dual::Observed;
 use crate::error::{Error, Result};
 use crate::groups::{MismatchedScores, Scores};
-use crate::loss::{Context, Objective, Phase, StepScores};
+use crate::loss::{Context, Objective, Phase, StepScores, forward_state};
 use crate::recipe::Recipe;
 use crate::reference_update::ReferenceUpdate;
 use crate::scores::TokenScores;
@@ -121,21 +120,7 @@ impl<O: Objective> Objective for Humanline<O> {
         self.loss.loss_at_zero_margin()
     }
 
-    fn observes(&self) -> bool {
-        self.loss.observes()
-    }
-
-    fn observe(&mut self, observed: &Observed) -> Result<()> {
-        self.loss.observe(observed)
-    }
-
-    fn state(&self) -> Option<serde_json::Value> {
-        self.loss.state()
-    }
-
-    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
-        self.loss.restore(state)
-    }
+    forward_state!(loss);
 }
 
 /// Scores of a policy with clamped log-ratios.

@@ -25,7 +25,7 @@
 //!
 //! | to | see |
 //! |---|---|
-//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Wpo`], [`Humanline`], [`TrustRegion`], [`Tchebycheff`], [`Objective`] |
+//! | use a loss | [`Builtin`], [`Recipe`], [`Mix`], [`Wpo`], [`Humanline`], [`TrustRegion`], [`Tchebycheff`], [`Panacea`], [`Ordered`], [`Objective`] |
 //! | write a loss | [`Loss`]; the views [`Pair`], [`AnchoredPair`], [`AnchoredLabels`], [`Demonstrations`], [`DemonstrationMeans`], [`EditedPair`], [`Ranked`], [`AnchoredRanked`], [`Judged`], [`TaughtPair`], [`AdvisedPair`], and any of them [`With`] a number |
 //! | weight undesirable rows by their prompts | [`udm`] |
 //! | bring settings of TRL | [`trl`] |
@@ -46,6 +46,8 @@ pub mod math;
 mod min_norm;
 mod mix;
 mod numbers;
+mod ordered;
+mod panacea;
 pub mod policy_gradient;
 pub mod preference;
 mod recipe;
@@ -78,6 +80,8 @@ pub use numbers::{
     Annotator, CostGap, Margin, Number, Numbers, Origin, PerItem, Preference, RewardGap, SafeChosen, SafeRejected,
     Safer, Score, Similarity, Strength, Uncertainty, With,
 };
+pub use ordered::{Ordered, OrderedBy};
+pub use panacea::{Panacea, PanaceaAggregate};
 pub use recipe::Recipe;
 pub use reduction::Reduction;
 pub use reference_update::{Bema, ReferenceUpdate};

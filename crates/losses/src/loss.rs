@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use crate::collective::Collective;
-use crate::dual::Observed;
+use crate::dual::{Constraint, Observed};
 use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::numbers::Numbers;
@@ -83,6 +83,11 @@ pub trait Loss: Debug {
         Self::Input::NEEDS.numbers
     }
 
+    /// How many heads a score model must have: one more than the place of the last that is read.
+    fn heads(&self) -> usize {
+        Self::Input::NEEDS.heads
+    }
+
     /// Whether and how the reference follows the policy.
     fn reference_update(&self) -> ReferenceUpdate {
         ReferenceUpdate::Frozen
@@ -93,15 +98,16 @@ pub trait Loss: Debug {
         None
     }
 
-    /// Whether it reads costs of fresh completions of the policy while it is trained.
-    fn observes(&self) -> bool {
-        false
+    /// The constraints whose multipliers follow costs of fresh completions of the policy while it is trained, in the order
+    /// of those costs; none unless it reads such costs.
+    fn constraints(&self) -> Vec<Constraint> {
+        Vec::new()
     }
 
     /// Takes such costs. The next [`prepare`](Loss::prepare) of a step that trains acts on them, once.
     ///
     /// # Errors
-    /// If the loss reads none, or they are not those it expects.
+    /// If the loss reads none, or they are not those it expects; then nothing changes.
     fn observe(&mut self, observed: &Observed) -> Result<()> {
         let _ = observed;
         Err(Error::ReadsNoCosts { objective: short_name::<Self>() })
@@ -118,6 +124,19 @@ pub trait Loss: Debug {
     /// If the state is not one that [`state`](Loss::state) returned.
     fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
         Err(Error::State(format!("{} holds none, and the checkpoint has {state}", short_name::<Self>())))
+    }
+
+    /// Begins a step that may fail; see [`Objective::mark`].
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        self.state()
+    }
+
+    /// Takes back what changed since the last mark.
+    ///
+    /// # Errors
+    /// If the mark is not one that [`mark`](Loss::mark) returned.
+    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
+        self.restore(mark)
     }
 }
 
@@ -138,6 +157,14 @@ pub trait Objective: Debug {
     /// # Errors
     /// Names the hyperparameter, its value and its range.
     fn validate(&self) -> Result<()>;
+
+    /// Begins a step: of training, by the run's seed and the number of the step, or a measurement (`None`). Returns the
+    /// preference vector that the policy is to be told before it is scored, of an objective that has one, and weights by the
+    /// same one until the next call.
+    fn begin(&mut self, seed: u64, step: Option<u64>) -> Option<Vec<f64>> {
+        let _ = (seed, step);
+        None
+    }
 
     /// Computes what depends on the whole step. It may always be called; it must
     /// be where [`Needs::step_wide`] is not [`StepWide::Nothing`].
@@ -161,16 +188,22 @@ pub trait Objective: Debug {
     /// for DPO, nothing for imitation.
     fn loss_at_zero_margin(&self) -> Option<f64>;
 
+    /// The constraints whose multipliers follow costs of fresh completions of the policy while it is trained, in the order
+    /// of those costs; none unless it reads such costs.
+    fn constraints(&self) -> Vec<Constraint> {
+        Vec::new()
+    }
+
     /// Whether it reads costs of fresh completions of the policy while it is trained.
     fn observes(&self) -> bool {
-        false
+        !self.constraints().is_empty()
     }
 
     /// Takes such costs, for every constraint. Whoever trains gives those of all ranks to every rank, between two steps and
     /// as often as there are new ones; the next [`prepare`](Objective::prepare) of a step that trains acts on them, once.
     ///
     /// # Errors
-    /// If the objective reads none, or they are not those it expects.
+    /// If the objective reads none, or they are not those it expects; then nothing changes.
     fn observe(&mut self, observed: &Observed) -> Result<()> {
         let _ = observed;
         Err(Error::ReadsNoCosts { objective: self.name() })
@@ -184,6 +217,20 @@ pub trait Objective: Debug {
     /// # Errors
     /// If the state is not one that [`state`](Objective::state) returned.
     fn restore(&mut self, state: &serde_json::Value) -> Result<()>;
+
+    /// Begins a step that may fail: what [`undo`](Objective::undo) wants to come back to here, if there is any state. By default
+    /// all of it; an objective with more state than a step changes keeps what the step changes itself. One mark counts, the last.
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        self.state()
+    }
+
+    /// Takes back what changed since the last mark.
+    ///
+    /// # Errors
+    /// If the mark is not one that [`mark`](Objective::mark) returned.
+    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
+        self.restore(mark)
+    }
 }
 
 /// Whether a step trains or only measures.
@@ -268,7 +315,7 @@ impl Context {
 
 impl<L: Loss> Objective for L {
     fn needs(&self) -> Needs {
-        Needs { step_wide: self.step_wide(), numbers: Loss::numbers(self), ..L::Input::NEEDS }
+        Needs { step_wide: self.step_wide(), numbers: Loss::numbers(self), heads: Loss::heads(self), ..L::Input::NEEDS }
     }
 
     fn validate(&self) -> Result<()> {
@@ -297,8 +344,8 @@ impl<L: Loss> Objective for L {
         Loss::loss_at_zero_margin(self)
     }
 
-    fn observes(&self) -> bool {
-        Loss::observes(self)
+    fn constraints(&self) -> Vec<Constraint> {
+        Loss::constraints(self)
     }
 
     fn observe(&mut self, observed: &Observed) -> Result<()> {
@@ -312,7 +359,47 @@ impl<L: Loss> Objective for L {
     fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
         Loss::restore(self, state)
     }
+
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        Loss::mark(self)
+    }
+
+    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
+        Loss::undo(self, mark)
+    }
 }
+
+/// What an objective around another hands on to it unchanged, within `impl Objective`: costs, state, and how steps are undone.
+///
+/// Not [`Objective::begin`]: what tells the policy its preference must be the outermost, and the trainer refuses it elsewhere.
+macro_rules! forward_state {
+    ($inner:ident) => {
+        fn constraints(&self) -> Vec<$crate::dual::Constraint> {
+            self.$inner.constraints()
+        }
+
+        fn observe(&mut self, observed: &$crate::dual::Observed) -> $crate::Result<()> {
+            self.$inner.observe(observed)
+        }
+
+        fn state(&self) -> Option<serde_json::Value> {
+            self.$inner.state()
+        }
+
+        fn restore(&mut self, state: &serde_json::Value) -> $crate::Result<()> {
+            self.$inner.restore(state)
+        }
+
+        fn mark(&mut self) -> Option<serde_json::Value> {
+            self.$inner.mark()
+        }
+
+        fn undo(&mut self, mark: &serde_json::Value) -> $crate::Result<()> {
+            self.$inner.undo(mark)
+        }
+    };
+}
+pub(crate) use forward_state;
 
 /// Implements [`Objective`] for types that hold one, by `objective` and `objective_mut`.
 macro_rules! forward_objective {
@@ -327,6 +414,9 @@ macro_rules! forward_objective {
             fn validate(&self) -> $crate::Result<()> {
                 self.objective().validate()
             }
+            fn begin(&mut self, seed: u64, step: Option<u64>) -> Option<Vec<f64>> {
+                self.objective_mut().begin(seed, step)
+            }
             fn prepare(&mut self, step: &$crate::StepScores<'_>, phase: $crate::Phase) -> $crate::Result<$crate::Context> {
                 self.objective_mut().prepare(step, phase)
             }
@@ -339,8 +429,8 @@ macro_rules! forward_objective {
             fn loss_at_zero_margin(&self) -> Option<f64> {
                 self.objective().loss_at_zero_margin()
             }
-            fn observes(&self) -> bool {
-                self.objective().observes()
+            fn constraints(&self) -> Vec<$crate::dual::Constraint> {
+                self.objective().constraints()
             }
             fn observe(&mut self, observed: &$crate::dual::Observed) -> $crate::Result<()> {
                 self.objective_mut().observe(observed)
@@ -350,6 +440,12 @@ macro_rules! forward_objective {
             }
             fn restore(&mut self, state: &serde_json::Value) -> $crate::Result<()> {
                 self.objective_mut().restore(state)
+            }
+            fn mark(&mut self) -> Option<serde_json::Value> {
+                self.objective_mut().mark()
+            }
+            fn undo(&mut self, mark: &serde_json::Value) -> $crate::Result<()> {
+                self.objective_mut().undo(mark)
             }
         }
     )+ };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dual::Observed;
+use crate::dual::{Constraint, Observed};
 use crate::error::{Error, Result};
 use crate::groups::Scores;
 use crate::loss::{Context, Objective, Phase, StepScores};
@@ -101,23 +101,27 @@ impl<O: Objective> Objective for Mix<O> {
         self.parts.iter().map(|part| Some(part.weight * part.loss.loss_at_zero_margin()?)).sum()
     }
 
-    fn observes(&self) -> bool {
-        self.parts.iter().any(|part| part.loss.observes())
+    /// Those of the first part that has some: every such part takes the same costs.
+    fn constraints(&self) -> Vec<Constraint> {
+        self.parts.iter().map(|part| part.loss.constraints()).find(|of| !of.is_empty()).unwrap_or_default()
     }
 
-    /// Every part that reads costs takes them.
+    /// Every part that reads costs takes them, or none does.
     fn observe(&mut self, observed: &Observed) -> Result<()> {
         if !self.observes() {
             return Err(Error::ReadsNoCosts { objective: self.name() });
         }
-        self.parts.iter_mut().filter(|part| part.loss.observes()).try_for_each(|part| part.loss.observe(observed))
+        let mark = self.mark();
+        let mut readers = self.parts.iter_mut().filter(|part| part.loss.observes());
+        let taken = readers.try_for_each(|part| part.loss.observe(observed));
+        if let (Err(_), Some(mark)) = (&taken, mark) {
+            self.undo(&mark)?;
+        }
+        taken
     }
 
     fn state(&self) -> Option<serde_json::Value> {
-        let states: Vec<_> = self.parts.iter().map(|part| part.loss.state()).collect();
-        states.iter().any(Option::is_some).then(|| {
-            serde_json::Value::Array(states.into_iter().map(|state| state.unwrap_or(serde_json::Value::Null)).collect())
-        })
+        of_parts(self.parts.iter().map(|part| part.loss.state()).collect())
     }
 
     fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
@@ -137,6 +141,16 @@ impl<O: Objective> Objective for Mix<O> {
             }
         }
         Ok(())
+    }
+
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        of_parts(self.parts.iter_mut().map(|part| part.loss.mark()).collect())
+    }
+
+    fn undo(&mut self, mark: &serde_json::Value) -> Result<()> {
+        let marks = mark.as_array().into_iter().flatten();
+        let mut marked = self.parts.iter_mut().zip(marks).filter(|(_, mark)| !mark.is_null());
+        marked.try_for_each(|(part, mark)| part.loss.undo(mark))
     }
 }
 
@@ -164,6 +178,22 @@ impl<O: Objective> Mix<O> {
 
     fn check_together(&self) -> Result<()> {
         let needs: Vec<Needs> = self.parts.iter().map(|part| part.loss.needs()).collect();
+        if let Some(place) = needs.iter().position(|one| one.preferences > 0) {
+            let name = self.parts[place].loss.name();
+            return Err(Error::Mix(format!(
+                "part {place} is {name}, which tells the model its preference: put it outside"
+            )));
+        }
+        // Every part that follows costs takes the same ones.
+        let follow: Vec<Vec<Constraint>> = self.parts.iter().map(|part| part.loss.constraints()).collect();
+        let mut follow = follow.iter().enumerate().filter(|(_, of)| !of.is_empty());
+        if let Some((first, constraints)) = follow.next()
+            && let Some((other, _)) = follow.find(|(_, of)| *of != constraints)
+        {
+            return Err(Error::Mix(format!(
+                "parts {first} and {other} have other lists of `dual`, and costs come once for both: give both the same dual, lambda and beta"
+            )));
+        }
         if !self.needs().rows.any() {
             let reads: Vec<String> =
                 needs.iter().enumerate().map(|(i, one)| format!("part {i} reads {}", one.rows)).collect();
@@ -203,6 +233,12 @@ impl<O: Objective> Mix<O> {
             None => Ok(()),
         }
     }
+}
+
+/// One value a part, null where it has none; None where no part has any.
+fn of_parts(values: Vec<Option<serde_json::Value>>) -> Option<serde_json::Value> {
+    let any = values.iter().any(Option::is_some);
+    any.then(|| values.into_iter().map(Option::unwrap_or_default).collect())
 }
 
 fn one() -> f64 {

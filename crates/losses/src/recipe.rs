@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 use crate::humanline::Humanline;
 use crate::loss::{Objective, forward_objective};
 use crate::mix::Mix;
+use crate::ordered::Ordered;
+use crate::panacea::Panacea;
 use crate::tchebycheff::Tchebycheff;
 use crate::trust_region::TrustRegion;
 use crate::wpo::Wpo;
@@ -24,6 +26,10 @@ recipes! {
     "trust_region" => TrustRegion,
     /// The worst of several.
     "tchebycheff" => Tchebycheff,
+    /// Several, weighted by a preference that the model is told.
+    "panacea" => Panacea,
+    /// Pairs in the order that a number says.
+    "ordered" => Ordered,
 }
 
 /// Makes [`Recipe`]: a single loss, or one of the objectives that are made of others, in the list above.

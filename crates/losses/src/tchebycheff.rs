@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dual::Observed;
 use crate::error::{Error, Result};
 use crate::groups::{Scores, Totals};
-use crate::loss::{Context, Objective, Phase, StepScores};
+use crate::loss::{Context, Objective, Phase, StepScores, forward_state};
 use crate::mix::Mix;
 use crate::recipe::Recipe;
 use crate::reference_update::ReferenceUpdate;
@@ -35,7 +34,7 @@ use crate::view::{Needs, Rows, StepWide, Teacher};
 /// details are second-hand. Confidence C.
 ///
 /// # Deviations
-/// From Panacea: the weights are fixed and not an input of the model, and its adapter is not here.
+/// From Panacea: the weights are fixed and not an input of the model; [`Panacea`](crate::Panacea) is the other way.
 ///
 /// # Checked by
 /// Properties only, because no recorded values are at hand. Against the maximum by central differences.
@@ -89,28 +88,13 @@ impl<O: Objective> Objective for Tchebycheff<O> {
         if !(self.temperature.is_finite() && self.temperature >= 0.0) {
             return wrong("temperature", self.temperature, "a number of at least 0");
         }
-        if !self.ideals.is_empty() && self.ideals.len() != self.mix.parts.len() {
-            return wrong("ideals", self.ideals.len() as f64, "one a part, or none");
-        }
-        if let Some(&ideal) = self.ideals.iter().find(|ideal| !ideal.is_finite()) {
-            return wrong("ideals", ideal, "a finite number");
-        }
-        let needs = self.mix.needs();
-        if needs.step_wide == StepWide::Mismatched || needs.teacher != Teacher::None {
-            return Err(Error::Wrapped {
-                outer: NAME,
-                inner: "a mix",
-                reason:
-                    "a part reads mismatched completions or a teacher, which are not there before the step; use a mix"
-                        .to_owned(),
-            });
-        }
-        Ok(())
+        check_ideals(NAME, &self.ideals, self.mix.parts.len())?;
+        check_known_before(NAME, &self.mix.needs())
     }
 
     fn prepare(&mut self, step: &StepScores<'_>, phase: Phase) -> Result<Context> {
         let mut context = self.mix.prepare(step, phase)?;
-        let losses = self.losses(step, &context)?;
+        let losses = losses_of_step(&self.mix, step, &context)?;
         for (index, (share, loss)) in self.shares(&losses).into_iter().zip(losses).enumerate() {
             context.scalars.insert(share_name(index), share);
             context.scalars.insert(format!("loss/{index}"), loss);
@@ -136,61 +120,73 @@ impl<O: Objective> Objective for Tchebycheff<O> {
         None
     }
 
-    fn observes(&self) -> bool {
-        self.mix.observes()
-    }
-
-    fn observe(&mut self, observed: &Observed) -> Result<()> {
-        self.mix.observe(observed)
-    }
-
-    fn state(&self) -> Option<serde_json::Value> {
-        self.mix.state()
-    }
-
-    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
-        self.mix.restore(state)
-    }
+    forward_state!(mix);
 }
 
 impl<O: Objective> Tchebycheff<O> {
-    /// The loss of every part over the whole step and all ranks.
-    fn losses(&self, step: &StepScores<'_>, context: &Context) -> Result<Vec<f64>> {
-        let mut totals = Totals::default();
-        step.micro.iter().for_each(|scores| totals += scores.totals());
-        let mut counts = totals.to_array();
-        step.collective.sum(&mut counts)?;
-        let totals = Totals::from_array(counts);
-        let mut losses = vec![0.0; self.mix.parts.len()];
-        for (index, scores) in step.micro.iter().enumerate() {
-            let context = context.micro(index);
-            for (place, (sum, part)) in losses.iter_mut().zip(&self.mix.parts).enumerate() {
-                let loss = part.loss.evaluate(scores, &context.part(place))?.loss(&totals)?;
-                *sum += loss.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
-            }
-        }
-        step.collective.sum(&mut losses)?;
-        Ok(losses)
-    }
-
     /// What part of the step each of the parts has; NaN for all where a loss is.
     fn shares(&self, losses: &[f64]) -> Vec<f64> {
         let ideal = |place: usize| self.ideals.get(place).copied().unwrap_or_default();
         let measured = losses.iter().zip(&self.mix.parts).enumerate();
         let measured: Vec<f64> = measured.map(|(place, (loss, part))| part.weight * (loss - ideal(place))).collect();
-        if measured.iter().any(|value| value.is_nan()) {
-            return vec![f64::NAN; losses.len()];
-        }
-        let highest = measured.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let of = |value: f64| if value >= highest { 1.0 } else { ((value - highest) / self.temperature).exp() };
-        let mut shares: Vec<f64> = measured.iter().map(|&value| of(value)).collect();
-        if self.temperature <= 0.0 {
-            let first = measured.iter().position(|&value| value >= highest);
-            shares = (0..losses.len()).map(|place| f64::from(u8::from(Some(place) == first))).collect();
-        }
-        let total: f64 = shares.iter().sum();
-        shares.iter().map(|share| share / total).collect()
+        shares(&measured, self.temperature)
     }
+}
+
+/// Refuses ideals that are not one finite number a part.
+pub(crate) fn check_ideals(loss: &str, ideals: &[f64], parts: usize) -> Result<()> {
+    let wrong = |got, expected| Err(Error::Parameter { loss: loss.to_owned(), parameter: "ideals", got, expected });
+    if !ideals.is_empty() && ideals.len() != parts {
+        return wrong(ideals.len() as f64, "one a part, or none");
+    }
+    match ideals.iter().find(|ideal| !ideal.is_finite()) {
+        Some(&ideal) => wrong(ideal, "a finite number"),
+        None => Ok(()),
+    }
+}
+
+/// Refuses parts whose loss over the whole step is not known before it.
+pub(crate) fn check_known_before(outer: &'static str, needs: &Needs) -> Result<()> {
+    if needs.step_wide != StepWide::Mismatched && needs.teacher == Teacher::None {
+        return Ok(());
+    }
+    let reason = "a part reads mismatched completions or a teacher, which are not there before the step; use a mix";
+    Err(Error::Wrapped { outer, inner: "a mix", reason: reason.to_owned() })
+}
+
+/// The loss of every part over the whole step and all ranks.
+pub(crate) fn losses_of_step<O: Objective>(mix: &Mix<O>, step: &StepScores<'_>, context: &Context) -> Result<Vec<f64>> {
+    let mut totals = Totals::default();
+    step.micro.iter().for_each(|scores| totals += scores.totals());
+    let mut counts = totals.to_array();
+    step.collective.sum(&mut counts)?;
+    let totals = Totals::from_array(counts);
+    let mut losses = vec![0.0; mix.parts.len()];
+    for (index, scores) in step.micro.iter().enumerate() {
+        let context = context.micro(index);
+        for (place, (sum, part)) in losses.iter_mut().zip(&mix.parts).enumerate() {
+            let loss = part.loss.evaluate(scores, &context.part(place))?.loss(&totals)?;
+            *sum += loss.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
+        }
+    }
+    step.collective.sum(&mut losses)?;
+    Ok(losses)
+}
+
+/// `softmax(measured/T)`, or at a temperature of 0 all of it for the first of the largest; NaN for all where one is.
+pub(crate) fn shares(measured: &[f64], temperature: f64) -> Vec<f64> {
+    if measured.iter().any(|value| value.is_nan()) {
+        return vec![f64::NAN; measured.len()];
+    }
+    let highest = measured.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let of = |value: f64| if value >= highest { 1.0 } else { ((value - highest) / temperature).exp() };
+    let mut shares: Vec<f64> = measured.iter().map(|&value| of(value)).collect();
+    if temperature <= 0.0 {
+        let first = measured.iter().position(|&value| value >= highest);
+        shares = (0..measured.len()).map(|place| f64::from(u8::from(Some(place) == first))).collect();
+    }
+    let total: f64 = shares.iter().sum();
+    shares.iter().map(|share| share / total).collect()
 }
 
 fn share_name(index: usize) -> String {

@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dual::Observed;
 use crate::error::{Error, Result};
 use crate::groups::Scores;
-use crate::loss::{Context, Objective, Phase, StepScores};
+use crate::loss::{Context, Objective, Phase, StepScores, forward_state};
 use crate::recipe::Recipe;
 use crate::reference_update::ReferenceUpdate;
 use crate::terms::LossTerms;
@@ -110,21 +109,7 @@ impl<O: Objective> Objective for TrustRegion<O> {
         self.loss.loss_at_zero_margin()
     }
 
-    fn observes(&self) -> bool {
-        self.loss.observes()
-    }
-
-    fn observe(&mut self, observed: &Observed) -> Result<()> {
-        self.loss.observe(observed)
-    }
-
-    fn state(&self) -> Option<serde_json::Value> {
-        self.loss.state()
-    }
-
-    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
-        self.loss.restore(state)
-    }
+    forward_state!(loss);
 }
 
 const NAME: &str = "trust_region";

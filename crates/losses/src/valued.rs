@@ -68,8 +68,8 @@ impl Values {
     /// `count` heads of the given rows, `[B, count]`.
     fn heads(&self, first: usize, count: usize, rows: &[usize]) -> Result<Tensor> {
         let heads = self.values.dims()[1];
-        if first + count > heads {
-            return Err(Error::Head { head: first + count - 1, heads });
+        if first.checked_add(count).is_none_or(|end| end > heads) {
+            return Err(Error::Head { head: first.saturating_add(count - 1), heads });
         }
         Ok(select_rows(&self.values, rows)?.narrow(1, first, count)?)
     }

@@ -3,10 +3,9 @@
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::dual::Observed;
 use crate::error::{Error, Result};
 use crate::groups::Scores;
-use crate::loss::{Context, Objective, Phase, StepScores};
+use crate::loss::{Context, Objective, Phase, StepScores, forward_state};
 use crate::math::guarded_exp;
 use crate::recipe::Recipe;
 use crate::reduction::Reduction;
@@ -119,21 +118,7 @@ impl<O: Objective> Objective for Wpo<O> {
         None
     }
 
-    fn observes(&self) -> bool {
-        self.loss.observes()
-    }
-
-    fn observe(&mut self, observed: &Observed) -> Result<()> {
-        self.loss.observe(observed)
-    }
-
-    fn state(&self) -> Option<serde_json::Value> {
-        self.loss.state()
-    }
-
-    fn restore(&mut self, state: &serde_json::Value) -> Result<()> {
-        self.loss.restore(state)
-    }
+    forward_state!(loss);
 }
 
 impl<O: Objective> Wpo<O> {

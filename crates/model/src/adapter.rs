@@ -1,7 +1,8 @@
 //! LoRA adapters and PEFT's files of them.
 //!
 //! A linear `y = x Wᵀ` becomes `y = x Wᵀ + s (x Aᵀ) Bᵀ` with `A [r, in]`, `B [out, r]` and `s = alpha / r`
-//! (`alpha / √r` with rank-stabilised scaling); Hu et al., arXiv 2106.09685.
+//! (`alpha / √r` with rank-stabilised scaling); Hu et al., arXiv 2106.09685. A Panacea adapter has a diagonal between A and B
+//! ([`panacea`]).
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -14,7 +15,8 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::layer::LINEARS;
 use crate::layout::{HeadKind, SCORE_HEAD};
-use crate::parameters::Parameters;
+use crate::panacea::{self, Panacea};
+use crate::parameters::{Gradients, Parameters};
 use crate::weights::{self, WeightFiles};
 
 /// The output head, which may have an adapter too.
@@ -38,12 +40,30 @@ pub struct LoraConfig {
     pub targets: Vec<String>,
     /// Scale by `alpha / √rank` (rsLoRA, arXiv 2312.03732).
     pub rank_stabilised: bool,
+    /// With 2 or more a Panacea adapter: beside `rank` directions with learned singular values so many whose singular values are the
+    /// preference vector that the model is asked for. 0 is LoRA.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub preferences: usize,
+    /// Of a Panacea adapter: the weight of the penalty that keeps its directions near-orthogonal, at least 0; by default
+    /// [`LoraConfig::ORTHOGONALITY`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub orthogonality: Option<f64>,
+}
+
+impl LoraConfig {
+    /// The weight of the penalty of a Panacea adapter where none is given. Not verified: of the order of AdaLoRA's.
+    pub const ORTHOGONALITY: f64 = 0.1;
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 impl Default for LoraConfig {
     fn default() -> Self {
         let targets = LINEARS.iter().map(|linear| linear.short_name().to_owned()).collect();
-        Self { rank: 16, alpha: 32.0, targets, rank_stabilised: false }
+        Self { rank: 16, alpha: 32.0, targets, rank_stabilised: false, preferences: 0, orthogonality: None }
     }
 }
 
@@ -64,8 +84,11 @@ pub struct AdapterWeights<T = f32> {
 pub(crate) struct LoraPair {
     pub(crate) a: usize,
     pub(crate) b: usize,
+    /// Rows of A; of a Panacea adapter those of the preferences are among them.
     pub(crate) rank: usize,
     pub(crate) scale: f64,
+    /// Places of the singular values, of a Panacea adapter.
+    pub(crate) values: Option<panacea::Places>,
 }
 
 /// An adapter over a model of a given configuration.
@@ -78,10 +101,13 @@ pub(crate) struct Lora<T> {
     score_head: Option<usize>,
     /// `adapter_config.json`, to be written back.
     config: Map<String, Value>,
+    /// What a Panacea adapter has beside.
+    panacea: Option<Panacea>,
 }
 
 impl<T: Float> Lora<T> {
-    /// A (uniform within ±1/√in, as PEFT draws it) and B (zero), so that the model is unchanged at first.
+    /// A (uniform within ±1/√in, as PEFT draws it) and B (zero), so that the model is unchanged at first. Of a Panacea adapter
+    /// both are orthonormal, and the singular values zero.
     /// The heads of a score model are zero, to be filled by the caller.
     pub(crate) fn fresh(model: &Config, head: HeadKind, lora: &LoraConfig, seed: u64) -> Result<Self> {
         if !(1..=MAX_RANK).contains(&lora.rank) {
@@ -102,6 +128,7 @@ impl<T: Float> Lora<T> {
                 )));
             }
         }
+        check_panacea(model, head, lora)?;
         let ranks: Vec<(String, usize)> = modules(model, head)
             .filter(|(path, ..)| lora.targets.iter().any(|target| path.rsplit('.').next() == Some(target)))
             .map(|(path, ..)| (path, lora.rank))
@@ -117,10 +144,21 @@ impl<T: Float> Lora<T> {
             "use_rslora": lora.rank_stabilised, "use_dora": false, "rank_pattern": {}, "alpha_pattern": {},
             "layers_to_transform": null, "layers_pattern": null, "revision": null,
         });
-        let Value::Object(config) = config else { unreachable!("the literal above is an object") };
+        let Value::Object(mut config) = config else { unreachable!("the literal above is an object") };
+        if lora.preferences > 0 {
+            let orthogonality = lora.orthogonality.unwrap_or(LoraConfig::ORTHOGONALITY);
+            config.insert("peft_type".into(), json!(panacea::PEFT_TYPE));
+            config.insert("init_lora_weights".into(), json!("orthogonal"));
+            config.insert(panacea::PREFERENCES.into(), json!(lora.preferences));
+            config.insert(panacea::ORTHOGONALITY.into(), json!(orthogonality));
+        }
         let mut lora = Self::laid_out(model, head, &ranks, config)?;
         let mut random = StdRng::seed_from_u64(seed);
         for pair in lora.pairs.clone().into_values() {
+            if pair.values.is_some() {
+                lora.draw_orthonormal(pair, &mut random);
+                continue;
+            }
             let bound = 1.0 / (lora.parameters.shape(pair.a)[1] as f64).sqrt();
             for x in lora.parameters.tensor_mut(pair.a) {
                 *x = T::from_f64(random.random_range(-bound..bound));
@@ -133,6 +171,13 @@ impl<T: Float> Lora<T> {
     pub(crate) fn load(model: &Config, head: HeadKind, directory: &Path) -> Result<Self> {
         let path = directory.join(CONFIG);
         let config = read_config(head, directory)?;
+        let panacea = Panacea::of(&config).map_err(|e| Error::config(&path, e.to_string()))?;
+        if panacea.is_some() && head != HeadKind::Tokens {
+            return Err(Error::Unsupported {
+                what: "a Panacea adapter of a score model".into(),
+                instead: "use it over a language model, or name another adapter".into(),
+            });
+        }
         let files = WeightFiles::open(directory, "adapter_model")?;
         let mut ranks = Vec::new();
         let mut known = 0;
@@ -157,14 +202,25 @@ impl<T: Float> Lora<T> {
             })?;
             files.check(&a, &[rank, inputs])?;
             files.check(&b, &[outputs, rank])?;
-            ranks.push((module, rank));
             known += 2;
+            let own = match &panacea {
+                None => rank,
+                Some(panacea) => {
+                    let own = check_values(&files, &module, rank, panacea.preference.len())?;
+                    known += 2;
+                    own
+                }
+            };
+            ranks.push((module, own));
         }
         if ranks.is_empty() || files.names().count() != known {
-            let odd = files
-                .names()
-                .filter(|name| head == HeadKind::Tokens || *name != score_head)
-                .find(|name| !ranks.iter().any(|(m, _)| *name == stored(m, 'A') || *name == stored(m, 'B')));
+            let odd = files.names().filter(|name| head == HeadKind::Tokens || *name != score_head).find(|name| {
+                let is_of = |m: &String| {
+                    let of_panacea = panacea.is_some() && panacea::stored(m).iter().any(|value| name == value);
+                    of_panacea || *name == stored(m, 'A') || *name == stored(m, 'B')
+                };
+                !ranks.iter().any(|(m, _)| is_of(m))
+            });
             let reason = match odd {
                 Some(name) => format!(
                     "the tensor {name} belongs to no linear of this model; expected names as {}",
@@ -201,9 +257,65 @@ impl<T: Float> Lora<T> {
         self.score_head
     }
 
-    /// `W ← W + s B A`.
+    /// The preference vector of a Panacea adapter; empty of another.
+    pub(crate) fn preference(&self) -> &[f64] {
+        self.panacea.as_ref().map_or(&[], |panacea| &panacea.preference)
+    }
+
+    pub(crate) fn set_preference(&mut self, preference: &[f64]) -> Result<()> {
+        match &mut self.panacea {
+            Some(panacea) => panacea.set_preference(preference),
+            None => Err(Error::Input(
+                "a preference is given, and the adapter is no Panacea adapter; leave it out, or train one with lora.preferences".into(),
+            )),
+        }
+    }
+
+    /// The singular values of a pair, `[rank]`; none of LoRA.
+    pub(crate) fn values(&self, pair: LoraPair) -> Option<Vec<T>> {
+        let (panacea, places) = (self.panacea.as_ref()?, pair.values?);
+        Some(panacea.values(self.parameters.tensor(places.sigma), self.parameters.tensor(places.s)[0]))
+    }
+
+    /// Adds the gradients of the singular values of a pair, given those of `low` and of `low` times the values, `[rows, rank]`.
+    pub(crate) fn add_value_gradients(&self, pair: LoraPair, low: &[T], d_scaled: &[T], gradients: &mut Gradients<T>) {
+        if let (Some(panacea), Some(places)) = (&self.panacea, pair.values) {
+            panacea.add_gradients(places, &panacea::column_products(low, d_scaled, pair.rank), gradients);
+        }
+    }
+
+    /// `Σ ‖A·Aᵀ − 1‖² + ‖Bᵀ·B − 1‖²` over the pairs of a Panacea adapter, and adds its gradient times the weight that the adapter
+    /// was made with; nothing of another adapter, or where the weight is 0.
+    pub(crate) fn add_orthogonality(&self, gradients: &mut Gradients<T>) -> Option<f64> {
+        let weight = self.panacea.as_ref()?.orthogonality;
+        let penalty = |pair: &LoraPair| {
+            let (a, b, k) = (self.parameters.tensor(pair.a), self.parameters.tensor(pair.b), pair.rank);
+            panacea::add_penalty(a, [a.len() / k, 1], k, weight, gradients.tensor_mut(pair.a))
+                + panacea::add_penalty(b, [1, k], k, weight, gradients.tensor_mut(pair.b))
+        };
+        (weight > 0.0).then(|| self.pairs.values().map(penalty).sum())
+    }
+
+    fn draw_orthonormal(&mut self, pair: LoraPair, random: &mut StdRng) {
+        let (k, inputs) = (pair.rank, self.parameters.shape(pair.a)[1]);
+        let rows = panacea::orthonormal(k, inputs, random);
+        self.parameters.tensor_mut(pair.a).iter_mut().zip(rows).for_each(|(x, row)| *x = T::from_f64(row));
+        let outputs = self.parameters.shape(pair.b)[0];
+        let columns = panacea::orthonormal(k, outputs, random);
+        for (i, x) in self.parameters.tensor_mut(pair.b).iter_mut().enumerate() {
+            *x = T::from_f64(columns[(i % k) * outputs + i / k]);
+        }
+    }
+
+    /// `W ← W + s B A`; of a Panacea adapter with its values between B and A.
     pub(crate) fn add_product(&self, pair: LoraPair, weight: &mut [T], workspace: &mut Workspace) -> Result<()> {
         let (a, b) = (self.parameters.tensor(pair.a), self.parameters.tensor(pair.b));
+        let scaled = self.values(pair).map(|values| {
+            let mut scaled = b.to_vec();
+            panacea::scale_columns(b, &values, &mut scaled);
+            scaled
+        });
+        let b = scaled.as_deref().unwrap_or(b);
         // Rows of B [out, r] times the matrix A [r, in].
         let (rows, in_features) = (b.len() / pair.rank, a.len() / pair.rank);
         let shape = linear::Shape { rows, in_features, out_features: pair.rank };
@@ -213,7 +325,8 @@ impl<T: Float> Lora<T> {
 
     /// The same adapter with other numbers.
     pub(crate) fn with_parameters<U>(&self, parameters: Parameters<U>) -> Lora<U> {
-        Lora { parameters, pairs: self.pairs.clone(), score_head: self.score_head, config: self.config.clone() }
+        let (pairs, config, panacea) = (self.pairs.clone(), self.config.clone(), self.panacea.clone());
+        Lora { parameters, pairs, score_head: self.score_head, config, panacea }
     }
 
     /// The scale of each pair, by module path.
@@ -233,15 +346,18 @@ impl<T: Float> Lora<T> {
     }
 
     fn laid_out(model: &Config, head: HeadKind, ranks: &[(String, usize)], config: Map<String, Value>) -> Result<Self> {
+        let panacea = Panacea::of(&config)?;
+        let preferences = panacea.as_ref().map_or(0, |panacea| panacea.preference.len());
         let mut layout = Vec::new();
         let mut pairs = BTreeMap::new();
         for (module, outputs, inputs) in modules(model, head) {
-            let Some((_, rank)) = ranks.iter().find(|(name, _)| *name == module) else { continue };
+            let Some((_, own)) = ranks.iter().find(|(name, _)| *name == module) else { continue };
+            let rank = own + preferences;
             let (a, b) = (layout.len(), layout.len() + 1);
-            layout.push((stored(&module, 'A'), vec![*rank, inputs]));
-            layout.push((stored(&module, 'B'), vec![outputs, *rank]));
-            let scale = scale(&config, &module, *rank)?;
-            pairs.insert(module, LoraPair { a, b, rank: *rank, scale });
+            layout.extend(tensors(&module, [outputs, inputs], *own, preferences));
+            let values = panacea.as_ref().map(|_| panacea::Places { sigma: b + 1, s: b + 2 });
+            let scale = scale(&config, &module, *own)?;
+            pairs.insert(module, LoraPair { a, b, rank, scale, values });
         }
         let score_head = match head {
             HeadKind::Tokens => None,
@@ -250,7 +366,7 @@ impl<T: Float> Lora<T> {
                 Some(layout.len() - 1)
             }
         };
-        Ok(Self { parameters: Parameters::zeros(layout)?, pairs, score_head, config })
+        Ok(Self { parameters: Parameters::zeros(layout)?, pairs, score_head, config, panacea })
     }
 }
 
@@ -317,6 +433,65 @@ pub(crate) fn stored(module: &str, side: char) -> String {
     format!("{PREFIX}{module}.lora_{side}.weight")
 }
 
+/// Names and shapes of what an adapter of width `own` has for a linear of so many outputs and inputs: A and B, and of a Panacea
+/// adapter the singular values.
+pub(crate) fn tensors(
+    module: &str,
+    [outputs, inputs]: [usize; 2],
+    own: usize,
+    preferences: usize,
+) -> Vec<(String, Vec<usize>)> {
+    let rank = own + preferences;
+    let mut tensors = vec![(stored(module, 'A'), vec![rank, inputs]), (stored(module, 'B'), vec![outputs, rank])];
+    if preferences > 0 {
+        tensors.extend(panacea::stored(module).into_iter().zip([vec![own], vec![1]]));
+    }
+    tensors
+}
+
+/// Checks the singular values of a linear whose A has so many rows, and says how many of them are learned.
+pub(crate) fn check_values(files: &WeightFiles, module: &str, rank: usize, preferences: usize) -> Result<usize> {
+    let Some(own) = rank.checked_sub(preferences).filter(|own| *own > 0) else {
+        let a = stored(module, 'A');
+        let reason = format!("{a} has {rank} rows; expected more than the {preferences} of the preferences");
+        return Err(Error::weights(files.directory(), reason));
+    };
+    let [sigma, s] = panacea::stored(module);
+    files.check(&sigma, &[own])?;
+    files.check(&s, &[1])?;
+    Ok(own)
+}
+
+/// Refuses a Panacea adapter that cannot be made, and its options on another.
+fn check_panacea(model: &Config, head: HeadKind, lora: &LoraConfig) -> Result<()> {
+    let orthogonality = match (lora.preferences, lora.orthogonality) {
+        (0, None) => return Ok(()),
+        (0, Some(weight)) => {
+            return Err(Error::Input(format!(
+                "lora orthogonality is {weight}, and LoRA has no such penalty; set preferences too, or leave it out"
+            )));
+        }
+        (_, given) => given.unwrap_or(LoraConfig::ORTHOGONALITY),
+    };
+    Panacea::new(lora.preferences, orthogonality).map_err(|e| Error::Input(format!("lora {e}")))?;
+    if head != HeadKind::Tokens || lora.targets.iter().any(|target| target == HEAD_MODULE) {
+        return Err(Error::Unsupported {
+            what: "a Panacea adapter (lora preferences) of a score model or of lm_head".into(),
+            instead: "set preferences = 0, or name linears of the layers alone in targets".into(),
+        });
+    }
+    let rank = lora.rank + lora.preferences;
+    let is_target = |path: &str| lora.targets.iter().any(|target| path.rsplit('.').next() == Some(target));
+    match modules(model, head).find(|(path, outputs, inputs)| is_target(path) && rank > *outputs.min(inputs)) {
+        None => Ok(()),
+        Some((path, outputs, inputs)) => Err(Error::Input(format!(
+            "lora rank and preferences are {rank} together, and {path} is [{outputs}, {inputs}], which has no more than {} \
+             orthogonal directions; lower the rank, or leave that linear out of targets",
+            outputs.min(inputs)
+        ))),
+    }
+}
+
 fn target_names(head: HeadKind) -> String {
     let of_tokens = (head == HeadKind::Tokens).then_some(HEAD_MODULE);
     LINEARS.iter().map(|linear| linear.short_name()).chain(of_tokens).collect::<Vec<_>>().join(", ")
@@ -355,7 +530,7 @@ pub(crate) fn refuse_what_is_not_built(config: &Map<String, Value>) -> Result<()
         Some(_) => true,
     };
     let kind = config.get("peft_type").and_then(Value::as_str).unwrap_or("LORA");
-    if kind != "LORA" {
+    if kind != "LORA" && !panacea::is_panacea(config) {
         return Err(Error::Unsupported {
             what: format!("an adapter of peft_type {kind:?}"),
             instead: "use a LORA adapter".into(),

@@ -175,6 +175,32 @@ impl<T: Float + WithDType> CausalLm<T> {
         self.trunk.merge_adapter(workspace)
     }
 
+    /// The preference vector at which a Panacea adapter stands, one number a preference: equal ones until
+    /// [`set_preference`](Self::set_preference). Empty without such an adapter.
+    pub fn preference(&self) -> &[f64] {
+        self.trunk.adapter.as_ref().map_or(&[], Lora::preference)
+    }
+
+    /// Lets all passes from now on be those of another preference vector. Nothing is built again.
+    ///
+    /// # Errors
+    /// There is no Panacea adapter, or the vector is not one number of at least 0 for each of its preferences with a sum of 1.
+    pub fn set_preference(&mut self, preference: &[f64]) -> Result<()> {
+        match &mut self.trunk.adapter {
+            Some(adapter) => adapter.set_preference(preference),
+            None => Err(Error::Input(
+                "a preference is given, and the model has no Panacea adapter; load one, or leave it out".into(),
+            )),
+        }
+    }
+
+    /// How far the directions of a Panacea adapter are from orthonormal, `Σ ‖A·Aᵀ − 1‖² + ‖Bᵀ·B − 1‖²` over its linears; adds the
+    /// gradient of that, times the weight that the adapter was made with, to `gradients`. Nothing without such an adapter, or where
+    /// that weight is 0.
+    pub fn add_orthogonality(&self, gradients: &mut Gradients<T>) -> Option<f64> {
+        self.trunk.adapter.as_ref()?.add_orthogonality(gradients)
+    }
+
     /// Removes the adapter, leaving the base weights.
     pub fn remove_adapter(&mut self) {
         self.trunk.adapter = None;
@@ -328,6 +354,12 @@ impl<T: Float + WithDType> CausalLm<T> {
             return Err(Error::Unsupported {
                 what: "sketching the gradient of each item with an adapter of the head".into(),
                 instead: format!("use an adapter without {HEAD_MODULE} among its targets"),
+            });
+        }
+        if !adapter.preference().is_empty() {
+            return Err(Error::Unsupported {
+                what: "sketching the gradient of each item with a Panacea adapter".into(),
+                instead: "write it at one preference as a LoRA adapter (`wick merge --preference`)".into(),
             });
         }
         let mut sums = SketchSums::new(sketch, packed, &adapter.parameters)?;

@@ -129,7 +129,7 @@ impl<'a, T: Float> Layer<'a, T> {
     fn linear(&self, name: LinearName) -> Linear<'a, T> {
         let place = self.places.linears[name as usize];
         let (outputs, inputs) = name.sizes(self.config);
-        let lora = self.lora.and_then(|lora| Some((&lora.parameters, lora.pair(&name.module(self.number))?)));
+        let lora = self.lora.and_then(|lora| Some((lora, lora.pair(&name.module(self.number))?)));
         Linear {
             weight: self.base.tensor(place),
             weight_place: place,

@@ -46,6 +46,7 @@ mod linear;
 mod memory;
 pub mod merge;
 mod packed;
+mod panacea;
 mod parameters;
 mod rope;
 mod score_head;

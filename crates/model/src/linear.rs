@@ -1,9 +1,9 @@
 //! A linear with or without a low-rank adapter, forward and backward.
 use candlewick_kernels::{Float, Workspace, linear};
 
-use crate::adapter::LoraPair;
+use crate::adapter::{Lora, LoraPair};
 use crate::error::Result;
-use crate::parameters::Parameters;
+use crate::panacea::scale_columns;
 use crate::sketch::GradientSink;
 
 /// One linear as the trunk sees it: its weight `[out, in]` and, when an adapter is on, the adapter's pair.
@@ -13,7 +13,7 @@ pub(crate) struct Linear<'a, T> {
     pub(crate) weight_place: usize,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    pub(crate) lora: Option<(&'a Parameters<T>, LoraPair)>,
+    pub(crate) lora: Option<(&'a Lora<T>, LoraPair)>,
     /// Whether the weight itself is trained.
     pub(crate) weight_trained: bool,
 }
@@ -23,15 +23,17 @@ impl<T: Float> Linear<'_, T> {
         linear::Shape { rows, in_features: self.inputs, out_features: self.outputs }
     }
 
-    /// `y = x Wᵀ (+ s (x Aᵀ) Bᵀ)`; returns `x Aᵀ` `[rows, r]` (empty without an adapter), which the backward needs.
+    /// `y = x Wᵀ (+ s (x Aᵀ) Bᵀ, of a Panacea adapter s (x Aᵀ) diag(values) Bᵀ)`; returns `x Aᵀ` `[rows, r]` (empty without an adapter), which the backward needs.
     pub(crate) fn forward(&self, x: &[T], y: &mut [T], rows: usize, workspace: &mut Workspace) -> Result<Vec<T>> {
         linear::forward(x.into(), self.weight.into(), (&mut *y).into(), self.shape(rows), T::ONE, false, workspace)?;
-        let Some((parameters, pair)) = self.lora else { return Ok(Vec::new()) };
+        let Some((lora, pair)) = self.lora else { return Ok(Vec::new()) };
+        let parameters = &lora.parameters;
         let mut low = workspace.take(rows * pair.rank);
         let (down, up) = self.low_rank_shapes(rows, pair.rank);
         linear::forward(x.into(), parameters.tensor(pair.a).into(), (&mut low).into(), down, T::ONE, false, workspace)?;
+        let scaled = lora.values(pair).map(|values| scaled(&low, &values, workspace));
         linear::forward(
-            (&low).into(),
+            scaled.as_ref().unwrap_or(&low).into(),
             parameters.tensor(pair.b).into(),
             y.into(),
             up,
@@ -39,6 +41,7 @@ impl<T: Float> Linear<'_, T> {
             true,
             workspace,
         )?;
+        workspace.give_back_all(scaled);
         Ok(low)
     }
 
@@ -63,10 +66,14 @@ impl<T: Float> Linear<'_, T> {
             let weight = self.weight.into();
             linear::backward_input(dy.into(), weight, (&mut **dx).into(), shape, T::ONE, *accumulate, workspace)?;
         }
-        let Some((parameters, pair)) = self.lora else { return Ok(()) };
+        let Some((lora, pair)) = self.lora else { return Ok(()) };
+        let parameters = &lora.parameters;
         let (down, up) = self.low_rank_shapes(rows, pair.rank);
         let scale = T::from_f64(pair.scale);
-        gradients.add_product(pair.b, low, dy, up, scale, workspace)?;
+        let values = lora.values(pair);
+        let scaled = values.as_ref().map(|values| scaled(low, values, workspace));
+        gradients.add_product(pair.b, scaled.as_deref().unwrap_or(low), dy, up, scale, workspace)?;
+        workspace.give_back_all(scaled);
         let mut d_low = workspace.take(rows * pair.rank);
         linear::backward_input(
             dy.into(),
@@ -77,6 +84,12 @@ impl<T: Float> Linear<'_, T> {
             false,
             workspace,
         )?;
+        if let Some(values) = &values {
+            lora.add_value_gradients(pair, low, &d_low, gradients.whole);
+            let d_scaled = std::mem::replace(&mut d_low, workspace.take(rows * pair.rank));
+            scale_columns(&d_scaled, values, &mut d_low);
+            workspace.give_back(d_scaled);
+        }
         gradients.add_product(pair.a, x, &d_low, down, T::ONE, workspace)?;
         if let Some((dx, _)) = dx {
             let a = parameters.tensor(pair.a).into();
@@ -92,4 +105,11 @@ impl<T: Float> Linear<'_, T> {
             linear::Shape { rows, in_features: rank, out_features: self.outputs },
         )
     }
+}
+
+/// `low diag(values)`, `[rows, rank]`.
+fn scaled<T: Float>(low: &[T], values: &[T], workspace: &mut Workspace) -> Vec<T> {
+    let mut scaled = workspace.take(low.len());
+    scale_columns(low, values, &mut scaled);
+    scaled
 }

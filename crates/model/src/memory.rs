@@ -7,7 +7,7 @@ use std::path::Path;
 
 use candlewick_kernels::{Lendable, Shelf, linear, token_log_probs};
 
-use crate::adapter::{HEAD_MODULE, LoraConfig, PREFIX, modules, stored};
+use crate::adapter::{HEAD_MODULE, LoraConfig, PREFIX, modules, stored, tensors};
 use crate::causal_lm::Statistics;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -15,6 +15,7 @@ use crate::head::MOST_KEPT;
 use crate::layer::{LINEARS, LinearName};
 use crate::layout::{HeadKind, SCORE_HEAD, layout};
 use crate::packed::Packed;
+use crate::panacea;
 use crate::score_model::stored_heads;
 use crate::trunk::{Adapter, Recompute};
 use crate::weights::WeightFiles;
@@ -171,19 +172,21 @@ impl Pool {
 pub struct ModelSize {
     config: Config,
     head: HeadKind,
-    /// By module path; None without an adapter.
+    /// By module path, the directions of the preferences among them; None without an adapter.
     ranks: Option<BTreeMap<String, usize>>,
+    /// How many preferences a Panacea adapter has; 0 without one.
+    preferences: usize,
 }
 
 impl ModelSize {
     /// A causal language model without an adapter.
     pub fn new(config: Config) -> Self {
-        Self { config, head: HeadKind::Tokens, ranks: None }
+        Self { config, head: HeadKind::Tokens, ranks: None, preferences: 0 }
     }
 
     /// A score model of so many heads, without an adapter.
     pub fn of_scores(config: Config, heads: usize) -> Self {
-        Self { config, head: HeadKind::Scores(heads), ranks: None }
+        Self { config, head: HeadKind::Scores(heads), ranks: None, preferences: 0 }
     }
 
     /// The model of a Hugging Face directory, of which `config.json` alone is read.
@@ -212,8 +215,9 @@ impl ModelSize {
     #[must_use]
     pub fn with_lora(self, lora: &LoraConfig) -> Self {
         let is_target = |path: &str| lora.targets.iter().any(|target| path.rsplit('.').next() == Some(target));
-        let ranks = self.modules().map(|(path, ..)| path).filter(|path| is_target(path)).map(|path| (path, lora.rank));
-        Self { ranks: Some(ranks.collect()), ..self }
+        let rank = lora.rank + lora.preferences;
+        let ranks = self.modules().map(|(path, ..)| path).filter(|path| is_target(path)).map(|path| (path, rank));
+        Self { ranks: Some(ranks.collect()), preferences: lora.preferences, ..self }
     }
 
     /// The same with the adapter of a directory, of which the headers of the weight files are read.
@@ -228,7 +232,15 @@ impl ModelSize {
         if ranks.is_empty() {
             return Err(Error::weights(directory, "it holds no pair of lora_A and lora_B for a linear of this model"));
         }
-        Ok(Self { ranks: Some(ranks), ..self })
+        let own = |path: &str| files.shape(&panacea::stored(path)[0]).and_then(|shape| shape.first().copied());
+        let beside = ranks.iter().find_map(|(path, rank)| rank.checked_sub(own(path)?));
+        Ok(Self { ranks: Some(ranks), preferences: beside.unwrap_or(0), ..self })
+    }
+
+    /// Numbers that a text being continued keeps of each token: keys and values of every layer.
+    pub fn cached_per_token(&self) -> usize {
+        let config = &self.config;
+        2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     }
 
     /// Numbers of the base weights.
@@ -247,8 +259,20 @@ impl ModelSize {
 
     /// Numbers of the adapter, with the heads of a score model that it holds; 0 without one.
     pub fn adapter_elements(&self) -> usize {
-        let pairs: usize = self.modules().map(|(path, outputs, inputs)| self.rank(&path) * (outputs + inputs)).sum();
+        let pair = |(path, outputs, inputs): (String, usize, usize)| {
+            let numbers = |(_, shape): &(String, Vec<usize>)| shape.iter().product::<usize>();
+            self.pair(&path, [outputs, inputs]).iter().map(numbers).sum::<usize>()
+        };
+        let pairs: usize = self.modules().map(pair).sum();
         if self.ranks.is_some() { pairs + self.score_elements() } else { 0 }
+    }
+
+    /// Names and shapes of what the adapter has for a linear.
+    fn pair(&self, path: &str, sizes: [usize; 2]) -> Vec<(String, Vec<usize>)> {
+        match self.rank(path) {
+            0 => Vec::new(),
+            rank => tensors(path, sizes, rank - self.preferences, self.preferences),
+        }
     }
 
     /// Numbers of the heads of a score model.
@@ -272,15 +296,12 @@ impl ModelSize {
         if self.ranks.is_none() {
             return Ok(layout(&self.config, self.head)?.tensors);
         }
-        let pair = |(path, outputs, inputs): (String, usize, usize)| {
-            let rank = self.rank(&path);
-            [(stored(&path, 'A'), vec![rank, inputs]), (stored(&path, 'B'), vec![outputs, rank])]
-        };
+        let pair = |(path, outputs, inputs): (String, usize, usize)| self.pair(&path, [outputs, inputs]);
         let heads = match self.head {
             HeadKind::Tokens => None,
             HeadKind::Scores(count) => Some((format!("{PREFIX}{SCORE_HEAD}"), vec![count, self.config.hidden_size])),
         };
-        Ok(self.modules().filter(|(path, ..)| self.rank(path) > 0).flat_map(pair).chain(heads).collect())
+        Ok(self.modules().flat_map(pair).chain(heads).collect())
     }
 
     /// Numbers of the gradient that the head's backward writes.
@@ -488,6 +509,7 @@ impl Walk<'_> {
     fn apply(&self, number: usize, linear: LinearName, part: Part, saved: &mut Vec<Lent>, pool: &mut Pool) -> Lent {
         let y = pool.take(part, self.outputs(linear));
         saved.push(pool.take(part, self.low(number, linear)));
+        self.scaled(number, linear, pool);
         y
     }
 
@@ -549,7 +571,17 @@ impl Walk<'_> {
     }
 
     fn undo(&self, number: usize, linear: LinearName, pool: &mut Pool) {
-        pool.lend(Part::Passing, self.low(number, linear));
+        self.scaled(number, linear, pool);
+        let d_scaled = pool.take(Part::Passing, self.low(number, linear));
+        self.scaled(number, linear, pool);
+        pool.give_back(d_scaled);
+    }
+
+    /// `x Aᵀ` times the singular values of a Panacea adapter.
+    fn scaled(&self, number: usize, linear: LinearName, pool: &mut Pool) {
+        if self.size.preferences > 0 {
+            pool.lend(Part::Passing, self.low(number, linear));
+        }
     }
 
     fn chunk(&self) -> usize {

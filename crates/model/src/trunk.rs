@@ -368,7 +368,7 @@ fn positions(packed: &Packed) -> usize {
 }
 
 /// A draw from N(0, 1) by Box and Muller's transform.
-fn standard_normal(random: &mut StdRng) -> f64 {
+pub(crate) fn standard_normal(random: &mut StdRng) -> f64 {
     let (u, v): (f64, f64) = (1.0 - random.random::<f64>(), random.random());
     (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
 }

@@ -134,12 +134,160 @@ fn adapter_on_all_linears() {
 fn adapter_on_some_linears() {
     let mut model = CausalLm::<f64>::random(config(false), 14).unwrap();
     let targets = vec!["q_proj".to_owned(), "down_proj".to_owned()];
-    model.add_lora(&LoraConfig { rank: 2, alpha: 2.0, targets, rank_stabilised: true }, 1).unwrap();
+    model
+        .add_lora(&LoraConfig { rank: 2, alpha: 2.0, targets, rank_stabilised: true, ..LoraConfig::default() }, 1)
+        .unwrap();
     for (i, x) in model.trainable_mut().data_mut().iter_mut().enumerate() {
         *x += 0.3 * (i as f64).cos();
     }
     assert_eq!(model.trainable().len(), 2 * 2 * 2);
     check_against_differences(model);
+}
+
+/// A Panacea adapter whose numbers all have been moved.
+fn panacea(preference: [f64; 3]) -> CausalLm<f64> {
+    let mut model = CausalLm::<f64>::random(config(false), 21).unwrap();
+    let lora = LoraConfig { rank: 3, alpha: 5.0, preferences: 3, ..LoraConfig::default() };
+    model.add_lora(&lora, 1).unwrap();
+    for (i, x) in model.trainable_mut().data_mut().iter_mut().enumerate() {
+        *x += 0.3 * (i as f64).sin();
+    }
+    model.set_preference(&preference).unwrap();
+    model
+}
+
+#[test]
+fn panacea_on_all_linears() {
+    for preference in [[0.2, 0.5, 0.3], [1.0, 0.0, 0.0]] {
+        let model = panacea(preference);
+        assert_eq!(model.trainable().len(), 2 * 7 * 4);
+        check_against_differences(model);
+    }
+}
+
+/// The adapted layers as the formula has them, and their gradients by candle's autograd.
+#[test]
+fn panacea_agrees_with_autograd_on_the_written_out_weights() {
+    use candle_core::{Device, Tensor, Var};
+    let preference = [0.2, 0.5, 0.3];
+    let model = panacea(preference);
+    let packed = batch();
+    let ours = gradients(&model, &packed, Recompute::Nothing);
+
+    // The gradient of each whole weight, from a model without an adapter that has the merged weights.
+    let mut merged = model.clone();
+    merged.merge_adapter(&mut Workspace::new(1)).unwrap();
+    let of_weights = gradients(&merged, &packed, Recompute::Nothing);
+    let prefix = "base_model.model.";
+    let mut checked = 0;
+    for a_place in (0..model.trainable().len()).filter(|i| model.trainable().name(*i).ends_with("lora_A.weight")) {
+        let module = model.trainable().name(a_place).strip_prefix(prefix).unwrap();
+        let module = module.strip_suffix(".lora_A.weight").unwrap().to_owned();
+        let place = |side: &str| model.trainable().position(&format!("{prefix}{module}.lora_{side}")).unwrap();
+        let places = ["A.weight", "B.weight", "sigma", "s"].map(place);
+        let variables = places.map(|place| {
+            let values = Tensor::new(model.trainable().tensor(place), &Device::Cpu).unwrap();
+            Var::from_tensor(&values.reshape(model.trainable().shape(place)).unwrap()).unwrap()
+        });
+        let [a, b, sigma, s] = &variables;
+        // W = W₀ + c·U·diag(σ, s·λ)·Vᵀ
+        let of_preference = Tensor::new(&preference, &Device::Cpu).unwrap().broadcast_mul(s).unwrap();
+        let values = Tensor::cat(&[sigma.as_tensor(), &of_preference], 0).unwrap();
+        let change = (b.broadcast_mul(&values).unwrap().matmul(a).unwrap() * (5.0 / 3.0)).unwrap();
+        let weight = model.parameters().position(&format!("{module}.weight")).unwrap();
+        let base = Tensor::new(model.parameters().tensor(weight), &Device::Cpu).unwrap();
+        let whole =
+            (base.reshape(change.dims()).unwrap() + &change).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        for (ours, theirs) in merged.parameters().tensor(weight).iter().zip(whole) {
+            assert!((ours - theirs).abs() < 1e-13, "{module}: {ours} {theirs}");
+        }
+        let d = Tensor::new(of_weights.tensor(weight), &Device::Cpu).unwrap().reshape(change.dims()).unwrap();
+        let mut theirs = (change * d).unwrap().sum_all().unwrap().backward().unwrap();
+        for (variable, place) in variables.iter().zip(places) {
+            let theirs = theirs.remove(variable).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            for (ours, theirs) in ours.tensor(place).iter().zip(theirs) {
+                let name = model.trainable().name(place);
+                assert!((ours - theirs).abs() < 1e-10 * theirs.abs().max(1.0), "{name}: {ours} {theirs}");
+            }
+        }
+        checked += 1;
+    }
+    assert_eq!(checked, 14);
+}
+
+#[test]
+fn a_fresh_panacea_adapter_changes_nothing_at_any_preference() {
+    let base = CausalLm::<f32>::random(config(true), 22).unwrap();
+    let score = |model: &CausalLm<f32>| {
+        model.score(&batch(), EVERYTHING, Adapter::On, &mut Workspace::new(1)).unwrap().log_probs
+    };
+    let expected = score(&base);
+    let mut model = base;
+    model.add_lora(&LoraConfig { rank: 2, preferences: 2, ..LoraConfig::default() }, 1).unwrap();
+    for preference in [[1.0, 0.0], [0.3, 0.7]] {
+        model.set_preference(&preference).unwrap();
+        assert_eq!(score(&model), expected);
+    }
+    // Its directions are orthonormal, and the penalty knows.
+    let mut gradients = Gradients::zeros(model.trainable());
+    assert!(model.add_orthogonality(&mut gradients).unwrap() < 1e-10);
+    for (wrong, words) in [(vec![1.0], "1 numbers"), (vec![0.5, 0.6], "sum of 1.1"), (vec![1.5, -0.5], "holds -0.5")] {
+        let text = model.set_preference(&wrong).unwrap_err().to_string();
+        assert!(text.contains(words), "{text}");
+    }
+    assert_eq!(model.preference(), [0.3, 0.7]);
+    model.remove_adapter();
+    assert!(model.set_preference(&[0.5, 0.5]).unwrap_err().to_string().contains("no Panacea adapter"));
+}
+
+#[test]
+fn the_penalty_of_a_panacea_adapter_is_its_formula_and_its_gradient_the_central_difference() {
+    let mut model = panacea([0.2, 0.5, 0.3]);
+    let mut gradients = Gradients::zeros(model.trainable());
+    let whole = model.add_orthogonality(&mut gradients).unwrap();
+    let mut by_hand = 0.0;
+    for i in (0..model.trainable().len()).filter(|i| model.trainable().name(*i).ends_with(".weight")) {
+        let (rows, columns) = (model.trainable().shape(i)[0], model.trainable().shape(i)[1]);
+        let m = model.trainable().tensor(i);
+        let of_rows = model.trainable().name(i).contains("lora_A");
+        let k = if of_rows { rows } else { columns };
+        let at = |vector: usize, j: usize| if of_rows { m[vector * columns + j] } else { m[j * columns + vector] };
+        for (p, q) in (0..k).flat_map(|p| (0..k).map(move |q| (p, q))) {
+            let product: f64 = (0..m.len() / k).map(|j| at(p, j) * at(q, j)).sum();
+            by_hand += (product - if p == q { 1.0 } else { 0.0 }).powi(2);
+        }
+    }
+    assert!((whole - by_hand).abs() < 1e-9 * by_hand, "{whole} {by_hand}");
+    let count = model.trainable().element_count();
+    let scratch = Gradients::zeros(model.trainable());
+    for at in (0..40).map(|i| i * 7919 % count) {
+        let mut moved = |by: f64| {
+            let before = model.trainable().data()[at];
+            model.trainable_mut().data_mut()[at] = before + by;
+            let penalty = model.add_orthogonality(&mut scratch.clone()).unwrap();
+            model.trainable_mut().data_mut()[at] = before;
+            penalty
+        };
+        let numeric = LoraConfig::ORTHOGONALITY * (moved(1e-5) - moved(-1e-5)) / 2e-5;
+        let ours = gradients.data()[at];
+        assert!((ours - numeric).abs() < 1e-6 * numeric.abs().max(1.0), "{at}: {ours} {numeric}");
+    }
+}
+
+#[test]
+fn a_panacea_adapter_that_cannot_be_is_refused() {
+    let refused = |lora: LoraConfig| {
+        CausalLm::<f64>::random(config(false), 23).unwrap().add_lora(&lora, 1).unwrap_err().to_string()
+    };
+    let of = |rank, preferences| LoraConfig { rank, preferences, ..LoraConfig::default() };
+    assert!(refused(of(2, 1)).contains("preferences is 1; expected 2 to 64"));
+    // Two heads of 4 for keys and values.
+    let text = refused(of(7, 2));
+    assert!(text.contains("k_proj is [8, 16], which has no more than 8 orthogonal directions"), "{text}");
+    assert!(refused(LoraConfig { orthogonality: Some(0.1), ..of(2, 0) }).contains("LoRA has no such penalty"));
+    assert!(refused(LoraConfig { orthogonality: Some(-1.0), ..of(2, 2) }).contains("orthogonality is -1"));
+    let targets = vec!["lm_head".to_owned()];
+    assert!(refused(LoraConfig { targets, ..of(2, 2) }).contains("of lm_head"));
 }
 
 #[test]

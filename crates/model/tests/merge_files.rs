@@ -55,7 +55,16 @@ impl Place {
         let mut model = CausalLm::<f64>::load(&self.at("base")).unwrap();
         let targets = targets.iter().map(|&target| target.to_owned()).collect();
         model
-            .add_lora(&LoraConfig { rank, alpha: 3.0, targets, rank_stabilised: seed.is_multiple_of(2) }, seed)
+            .add_lora(
+                &LoraConfig {
+                    rank,
+                    alpha: 3.0,
+                    targets,
+                    rank_stabilised: seed.is_multiple_of(2),
+                    ..LoraConfig::default()
+                },
+                seed,
+            )
             .unwrap();
         let mut state = seed;
         for x in model.trainable_mut().data_mut() {
@@ -303,8 +312,8 @@ fn adapters_are_added_up_without_loss() {
     let base = CausalLm::<f64>::load(&place.at("base")).unwrap().parameters().data().to_vec();
     let (x, y) = (place.applied(&place.at("x")), place.applied(&place.at("y")));
     let adapters = vec![place.at("x"), place.at("y")];
-    let both = Merge::Adapters { adapters: adapters.clone(), rank: None };
-    let into = Merge::IntoBase { adapters, base: place.at("base") };
+    let both = Merge::Adapters { adapters: adapters.clone(), rank: None, preference: None };
+    let into = Merge::IntoBase { adapters, base: place.at("base"), preference: None };
     for (method, want) in [
         (arithmetic(&[0.75, -1.5], 2.0), sum(&[(1.0 - 1.5 + 3.0, &base), (1.5, &x), (-3.0, &y)])),
         (linear(&[3.0, 1.0]), sum(&[(0.75, &x), (0.25, &y)])),
@@ -339,8 +348,77 @@ fn adapters_are_added_up_without_loss() {
         close(&place.applied(&place.at("adapter")), place.merged(&into, &method).parameters().data(), 1e-12);
     }
     // One adapter, written into its base.
-    let one = Merge::IntoBase { adapters: vec![place.at("x")], base: place.at("base") };
+    let one = Merge::IntoBase { adapters: vec![place.at("x")], base: place.at("base"), preference: None };
     close(place.merged(&one, &linear(&[1.0])).parameters().data(), &x, 1e-14);
+}
+
+/// Logits of the base with an adapter, at a preference where one is given.
+fn logits(place: &Place, adapter: &str, preference: Option<&[f64]>) -> Vec<f64> {
+    let mut model = CausalLm::<f64>::load(&place.at("base")).unwrap();
+    model.load_adapter(&place.at(adapter)).unwrap();
+    if let Some(preference) = preference {
+        model.set_preference(preference).unwrap();
+    }
+    let logits = model.logits(&[1, 5, 9, 2], &mut Workspace::new(1)).unwrap();
+    logits.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn a_panacea_adapter_becomes_a_lora_adapter_at_each_preference() {
+    let place = Place::new();
+    let mut model = place.model("base", 1);
+    model.add_lora(&LoraConfig { rank: 3, alpha: 5.0, preferences: 2, ..LoraConfig::default() }, 1).unwrap();
+    for (i, x) in model.trainable_mut().data_mut().iter_mut().enumerate() {
+        *x += 0.2 * (i as f64).sin();
+    }
+    model.save_adapter(&place.at("panacea"), "base").unwrap();
+    let adapters = vec![place.at("panacea")];
+    let mut seen: Vec<Vec<f64>> = Vec::new();
+    for preference in [[1.0, 0.0], [0.3, 0.7]] {
+        let expected = logits(&place, "panacea", Some(&preference));
+        assert!(!seen.contains(&expected), "the preference acts");
+        let given = Some(preference.to_vec());
+        let merge = Merge::Adapters { adapters: adapters.clone(), rank: None, preference: given.clone() };
+        let report = write(&merge, &linear(&[1.0]), None, &place.at("lora")).unwrap();
+        assert_eq!(report.rank, Some(5));
+        close(&logits(&place, "lora", None), &expected, 1e-12);
+        let config = std::fs::read_to_string(place.at("lora").join("adapter_config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        assert_eq!((&config["peft_type"], &config["r"], &config["lora_alpha"]), (&"LORA".into(), &5.into(), &5.into()));
+        assert!(config.get("preferences").is_none() && config.get("orthogonality").is_none(), "{config}");
+        let into = Merge::IntoBase { adapters: adapters.clone(), base: place.at("base"), preference: given };
+        let whole = place.merged(&into, &linear(&[1.0]));
+        let whole = whole.logits(&[1, 5, 9, 2], &mut Workspace::new(1)).unwrap();
+        close(&whole.flatten_all().unwrap().to_vec1().unwrap(), &expected, 1e-12);
+        seen.push(expected);
+    }
+    // Without being asked for any, a model stands at equal preferences.
+    assert_eq!(logits(&place, "panacea", None), logits(&place, "panacea", Some(&[0.5, 0.5])));
+
+    let refused = |adapter: &str, preference: Option<Vec<f64>>, words: &str| {
+        let merge = Merge::Adapters { adapters: vec![place.at(adapter)], rank: None, preference };
+        let error = write(&merge, &linear(&[1.0]), None, &place.at("out")).unwrap_err().to_string();
+        assert!(error.contains(words), "{words:?} is missing in: {error}");
+    };
+    refused("panacea", None, "is a Panacea adapter; say at which preference it is to be taken, 2 numbers");
+    refused("panacea", Some(vec![1.0]), "1 numbers and the adapter 2 preferences");
+    refused("panacea", Some(vec![0.5, 0.6]), "expected 1");
+    refused("lora", Some(vec![0.5, 0.5]), "there is no Panacea adapter");
+    // Settings that do not fit the tensors.
+    let path = place.at("panacea").join("adapter_config.json");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    for (settings, count, words) in [
+        (r#""preferences":1"#, 1, "expected 2 to 64"),
+        (r#""preferences":5"#, 5, "expected more than the 5"),
+        (r#""preferences":3"#, 3, "lora_sigma"),
+        (r#""preferences":"two""#, 2, "is missing or no count"),
+    ] {
+        let compact: serde_json::Value = serde_json::from_str(&whole).unwrap();
+        std::fs::write(&path, compact.to_string().replace(r#""preferences":2"#, settings)).unwrap();
+        refused("panacea", Some(vec![1.0 / f64::from(count); count as usize]), words);
+        let error = CausalLm::<f64>::load(&place.at("base")).unwrap().load_adapter(&place.at("panacea")).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
 }
 
 #[test]
@@ -349,7 +427,7 @@ fn a_smaller_rank_is_the_nearest_and_says_what_it_holds() {
     place.model("base", 1);
     place.adapter("x", 3, 4, &SEVEN);
     place.adapter("y", 5, 4, &SEVEN);
-    let merge = |rank| Merge::Adapters { adapters: vec![place.at("x"), place.at("y")], rank };
+    let merge = |rank| Merge::Adapters { adapters: vec![place.at("x"), place.at("y")], rank, preference: None };
     let base = CausalLm::<f64>::load(&place.at("base")).unwrap().parameters().data().to_vec();
     let squares = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>();
     let method = arithmetic(&[1.0, 1.0], 1.0);
@@ -374,7 +452,8 @@ fn a_smaller_rank_is_the_nearest_and_says_what_it_holds() {
     assert!(error.contains("give a rank") && error.contains("base"), "{error}");
     let full = write(&merge(Some(16)), &ties(2, 0.5), None, &place.at("cut")).unwrap();
     assert!(full.least.unwrap().1 > 1.0 - 1e-12);
-    let into = Merge::IntoBase { adapters: vec![place.at("x"), place.at("y")], base: place.at("base") };
+    let into =
+        Merge::IntoBase { adapters: vec![place.at("x"), place.at("y")], base: place.at("base"), preference: None };
     close(&place.applied(&place.at("cut")), place.merged(&into, &ties(2, 0.5)).parameters().data(), 1e-12);
 }
 
@@ -444,20 +523,24 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
         words.iter().for_each(|word| assert!(error.contains(word), "{word:?} is missing in: {error}"));
     };
     let adapters = |names: &[&str]| names.iter().map(|name| place.at(name)).collect::<Vec<_>>();
-    let among = |names: &[&str]| Merge::Adapters { adapters: adapters(names), rank: None };
+    let among = |names: &[&str]| Merge::Adapters { adapters: adapters(names), rank: None, preference: None };
     let wide = CausalLm::<f64>::random(Config::llama(29, 24, 2), 1).unwrap();
     wide.save(&place.at("wide")).unwrap();
     let mut other = wide.clone();
     other.add_lora(&LoraConfig { rank: 2, ..LoraConfig::default() }, 1).unwrap();
     other.save_adapter(&place.at("of wide"), "wide").unwrap();
     let one = linear(&[1.0]);
-    let into = |adapter: &str, base: &str| Merge::IntoBase { adapters: adapters(&[adapter]), base: place.at(base) };
+    let into = |adapter: &str, base: &str| Merge::IntoBase {
+        adapters: adapters(&[adapter]),
+        base: place.at(base),
+        preference: None,
+    };
     refused(&among(&["x", "of wide"]), &linear(&[1.0, 1.0]), &["of wide", "one base"]);
     refused(&into("of wide", "base"), &one, &["of wide", "down_proj", "[24, 64]", "[16, 48]"]);
     refused(&into("x", "x"), &one, &["config.json"]);
     refused(&among(&["base"]), &one, &["adapter_config.json", "PEFT"]);
     refused(&among(&["x"]), &Method::Linear { weights: vec![1.0], normalize: false }, &["task_arithmetic"]);
-    let ranked = |rank| Merge::Adapters { adapters: adapters(&["x"]), rank: Some(rank) };
+    let ranked = |rank| Merge::Adapters { adapters: adapters(&["x"]), rank: Some(rank), preference: None };
     refused(&ranked(0), &one, &["rank is 0"]);
     refused(&ranked(1 << 20), &one, &["rank is 1048576"]);
 
@@ -508,7 +591,7 @@ fn pairs_recorded_by_torch() {
         std::fs::write(directory.join("adapter_config.json"), config.to_string()).unwrap();
     }
     for (rank, want, share) in [(None, "sum", 1.0), (Some(3), "nearest", entry["share"].as_f64().unwrap())] {
-        let merge = Merge::Adapters { adapters: vec![place.at("0"), place.at("1")], rank };
+        let merge = Merge::Adapters { adapters: vec![place.at("0"), place.at("1")], rank, preference: None };
         let report = write(&merge, &arithmetic(&[0.75, 1.5], 1.0), None, &place.at("out")).unwrap();
         let tensors =
             candle_core::safetensors::load(place.at("out").join("adapter_model.safetensors"), &Device::Cpu).unwrap();

@@ -86,6 +86,21 @@ fn sizes_are_those_of_the_model() {
 }
 
 #[test]
+fn sizes_of_a_panacea_adapter_are_its_own() {
+    let mut model = CausalLm::<f32>::random(config(true), 1).unwrap();
+    let lora = LoraConfig { preferences: 2, ..lora(&["q_proj", "down_proj"]) };
+    model.add_lora(&lora, 1).unwrap();
+    let adapter = model.adapter().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    model.save_adapter(directory.path(), "base").unwrap();
+    let size = ModelSize::new(config(true));
+    for size in [size.clone().with_lora(&lora), size.with_adapter(directory.path()).unwrap()] {
+        assert_eq!(size.adapter_elements(), adapter.element_count());
+        assert_eq!(size.trained_tensors().unwrap(), layout(adapter));
+    }
+}
+
+#[test]
 fn batches_are_measured_with_each_prompt_once() {
     let packed = batch(&[[40, 30, 20], [7, 90, 3]]);
     assert_eq!(BatchSize::of(&packed), BatchSize { tokens: 190, targets: 143, longest: 97 });
@@ -97,16 +112,21 @@ fn a_pool_ends_with_the_buffers_of_a_workspace() {
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
     let entropy = Statistics { entropy: true, ..Statistics::default() };
     let with_head = ["v_proj", "lm_head"];
-    for (targets, threads) in
-        [(None, 1), (Some(&all[..]), 1), (Some(&["v_proj", "up_proj"][..]), 2), (Some(&with_head[..]), 1)]
-    {
+    for (targets, preferences, threads) in [
+        (None, 0, 1),
+        (Some(&all[..]), 0, 1),
+        (Some(&["v_proj", "up_proj"][..]), 0, 2),
+        (Some(&with_head[..]), 0, 1),
+        (Some(&all[..]), 2, 1),
+    ] {
         for recompute in [Recompute::Nothing, Recompute::Layers] {
             for want in [Statistics::default(), entropy] {
                 let mut model = CausalLm::<f32>::random(config(true), 1).unwrap();
                 let mut size = ModelSize::new(config(true));
                 if let Some(targets) = targets {
-                    model.add_lora(&lora(targets), 1).unwrap();
-                    size = size.with_lora(&lora(targets));
+                    let lora = LoraConfig { preferences, ..lora(targets) };
+                    model.add_lora(&lora, 1).unwrap();
+                    size = size.with_lora(&lora);
                 }
                 let (mut workspace, mut pool) = (Workspace::new(threads), Pool::default());
                 let threads = workspace.threads();

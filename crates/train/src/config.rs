@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::kinds::of_kind;
 use crate::nearest::nearest;
 use crate::optimizer::{AdamWOptions, AdjustLr, OptimizerOptions};
+use crate::safety::SafetyWords;
 use crate::schedule::{Ramp, Schedule, ThresholdMode};
 use crate::watch::WatchWords;
 
@@ -46,6 +47,9 @@ pub struct Config {
     /// How rows get the number `desirable_prompt`; without this section it is a column of the data.
     #[serde(default)]
     pub udm: Option<UdmWords>,
+    /// Whose costs multipliers that move follow; none without this section.
+    #[serde(default)]
+    pub safety: Option<SafetyWords>,
     /// The optimizer and the clip.
     #[serde(default)]
     pub optimizer: OptimizerWords,
@@ -505,7 +509,8 @@ impl Words {
         }
     }
 
-    /// Applies `section.key=value`. The value is read as TOML; where the key wants text, quotes may be left out.
+    /// Applies `section.key=value`. The value is read as TOML; where the key wants text, quotes may be left out. Elements of a list
+    /// that is there have numbers, counted from 0: `objective.parts.1.weight=0.5`.
     ///
     /// # Errors
     /// No `=`, no section, an unknown key, a value of the wrong type.
@@ -529,7 +534,7 @@ impl Words {
         };
         let mut first_error = None;
         for reading in readings {
-            let mut probe = toml::Table::new();
+            let mut probe = self.lists_of(key);
             insert(&mut probe, key, reading.clone())?;
             match probe_error(probe, key) {
                 None => return insert(&mut self.table, key, reading),
@@ -542,6 +547,14 @@ impl Words {
             Some(e) => Err(e),
             None => Ok(()),
         }
+    }
+
+    /// The section of a key that names an element of a list, which must be there; nothing of other keys.
+    fn lists_of(&self, key: &str) -> toml::Table {
+        let names_element = key.split('.').any(|name| name.parse::<usize>().is_ok());
+        let section =
+            key.split('.').next().filter(|_| names_element).and_then(|section| self.table.get_key_value(section));
+        section.map(|(section, words)| (section.clone(), words.clone())).into_iter().collect()
     }
 
     /// Puts a value under a key, or a whole section, whatever it was before.
@@ -592,12 +605,28 @@ impl Words {
         if let Some(objective) = objective.as_table_mut() {
             objective.entry("type").or_insert_with(|| toml::Value::String("dpo".into()));
         }
+        // On the way to a loss they would become nothing.
+        if let Some((key, value)) = table.get("objective").and_then(|objective| not_finite("objective", objective)) {
+            return Err(Error::config(key, format!("{value}; expected a finite number")));
+        }
         serde_path_to_error::deserialize(toml::Value::Table(table))
             .map_err(|e| explain(&e.path().to_string(), &e.inner().to_string()))
     }
 }
 
 /// The error that the value under `key` causes by itself, if any.
+/// The first number that is none or infinite, under its dotted path.
+fn not_finite(path: &str, value: &toml::Value) -> Option<(String, f64)> {
+    match value {
+        toml::Value::Float(number) => (!number.is_finite()).then(|| (path.to_owned(), *number)),
+        toml::Value::Table(table) => table.iter().find_map(|(key, value)| not_finite(&format!("{path}.{key}"), value)),
+        toml::Value::Array(list) => {
+            list.iter().enumerate().find_map(|(place, value)| not_finite(&format!("{path}.{place}"), value))
+        }
+        _ => None,
+    }
+}
+
 fn probe_error(probe: toml::Table, key: &str) -> Option<Error> {
     let error = Words { table: probe }.config().err()?;
     match &error {
@@ -607,20 +636,42 @@ fn probe_error(probe: toml::Table, key: &str) -> Option<Error> {
     }
 }
 
+/// Puts a value under a key with dots. A number in it names an element of a list that is there, counted from 0.
 fn insert(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<()> {
     let Some((path, last)) = key.rsplit_once('.') else {
         return Err(Error::config(key, "no section; expected section.key, such as train.steps"));
     };
-    let mut at = table;
+    let mut at = Place::Table(table);
     for name in path.split('.') {
-        let entry = at.entry(name).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        let entry = match at {
+            Place::Table(table) => table.entry(name).or_insert_with(|| toml::Value::Table(toml::Table::new())),
+            Place::List(list) => element(list, name, key)?,
+        };
         at = match entry {
-            toml::Value::Table(inner) => inner,
+            toml::Value::Table(inner) => Place::Table(inner),
+            toml::Value::Array(inner) => Place::List(inner),
             _ => return Err(Error::config(key, format!("{name} holds a value, not keys"))),
         };
     }
-    at.insert(last.to_owned(), value);
+    match at {
+        Place::Table(table) => drop(table.insert(last.to_owned(), value)),
+        Place::List(list) => *element(list, last, key)? = value,
+    }
     Ok(())
+}
+
+/// What keys lie in.
+enum Place<'a> {
+    Table(&'a mut toml::Table),
+    List(&'a mut Vec<toml::Value>),
+}
+
+fn element<'a>(list: &'a mut [toml::Value], name: &str, key: &str) -> Result<&'a mut toml::Value> {
+    let count = list.len();
+    let found = name.parse::<usize>().ok().and_then(|number| list.get_mut(number));
+    found.ok_or_else(|| {
+        Error::config(key, format!("{name} is no element of the list, which has {count}, counted from 0"))
+    })
 }
 
 /// Turns serde's words into ours: the key, what was found, what was expected, the nearest known word.
@@ -695,6 +746,28 @@ mod tests {
         assert!(text.starts_with("optimizer.learning_rate: invalid type: string \"fast\", expected"), "{text}");
         let text = error("[train]\nbatch_size = -1");
         assert!(text.starts_with("train.batch_size: "), "{text}");
+    }
+
+    #[test]
+    fn an_assignment_reaches_into_a_list() {
+        let text =
+            "[objective]\ntype = \"mix\"\nparts = [{ loss = { type = \"dpo\" } }, { loss = { type = \"sft\" } }]";
+        let mut words = Words::parse(text, "test").unwrap();
+        words.set("objective.parts.1.weight=0.25").unwrap();
+        words.put_value("objective.parts.0.loss.beta", &0.5).unwrap();
+        let objective = serde_json::to_value(words.config().unwrap().objective).unwrap();
+        assert_eq!(objective["parts"][1]["weight"], 0.25);
+        assert_eq!(objective["parts"][0]["loss"]["beta"], 0.5);
+        for (assignment, said) in [
+            ("objective.parts.2.weight=1", "2 is no element of the list, which has 2, counted from 0"),
+            ("objective.parts.first.weight=1", "first is no element"),
+            ("objective.parts.1.weight.x=1", "weight holds a value"),
+        ] {
+            let error = words.set(assignment).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        words.put("objective.parts.0", "{ loss = { type = \"ipo\" } }").unwrap();
+        assert_eq!(serde_json::to_value(words.config().unwrap().objective).unwrap()["parts"][0]["loss"]["type"], "ipo");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A step reads as one line: pack → forward → group → prepare → evaluate → divide by the totals of the whole step →
 //! cotangents → backward → clip → optimizer → report. Its caller drives it: there is no hidden loop or clock, no thread but
-//! the one that writes a checkpoint where a plan's `output.background` says so, and nothing is printed.
+//! the one that writes a checkpoint where a plan's `output.background` says so and those that draw answers at once, and nothing
+//! is printed.
 //!
 //! | to | see |
 //! |---|---|
@@ -12,11 +13,14 @@
 //! | have the reference score rows before any run | [`Precomputation`] |
 //! | know beforehand how much memory a run takes | [`MemoryPlan`] |
 //! | train a fast and a slow adapter against each other | [`FastSlow`] |
+//! | draw answers of a model, or score rows by a score model | [`Answers`], [`RowScorer`] |
 //! | keep and find checkpoints | [`Trainer::save`], [`Checkpoint`] |
 
+mod answers;
 mod checkpoint;
 mod combine;
 mod config;
+mod costs;
 mod data_plan;
 mod data_words;
 mod error;
@@ -37,8 +41,10 @@ mod plan;
 mod policy;
 mod precompute;
 mod reference;
+mod row_scorer;
 mod rows;
 mod run;
+mod safety;
 mod schedule;
 mod score;
 mod score_policy;
@@ -50,12 +56,14 @@ mod trainer;
 mod udm;
 mod watch;
 
+pub use answers::{Answer, Answers, Prompt, stops};
 pub use checkpoint::{Checkpoint, FORMAT_VERSION, FileRecord, Found, State, copy_into, replace_file, write_directory};
 pub use combine::{Combination, combine_adapters};
 pub use config::{
     Config, ModelWords, OptimizerKind, OptimizerWords, OrderKind, OutputWords, ReferenceKind, ReferenceWords,
     ResultKind, ScheduleKind, ScheduleWords, TrainWords, UdmWords, Words,
 };
+pub use costs::{CostFigures, CostReport};
 pub use data_plan::{DataPlan, PartPlan};
 pub use data_words::{DataWords, EvaluationWords, PartWords};
 pub use error::{Error, Fault, Result};
@@ -73,7 +81,9 @@ pub use plan::{EmbeddingPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan
 pub use policy::{CausalPolicy, Copied, Cotangents, FrozenPolicy, Policy, Trainable, Tuning, weights_digest};
 pub use precompute::Precomputation;
 pub use reference::{AdapterReference, MovingReference, PrecomputedReference, Reference, reference_digest};
+pub use row_scorer::{RowScorer, RowValues};
 pub use run::{Event, Place, Run, Skipped, Summary, checkpoints, tokenizer_files};
+pub use safety::{CostPlan, CostWords, HeadWords, Places, SafetyPlan, SafetyWords};
 pub use schedule::{Greedy, Plateau, Ramp, Schedule, ThresholdMode};
 pub use score::{CompletionScore, score_completions};
 pub use score_policy::{DEFAULT_HEAD, ScorePolicy};

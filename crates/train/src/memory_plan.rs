@@ -8,10 +8,12 @@ use candlewick_losses::{Objective, ReferenceUpdate, StepWide};
 use candlewick_model::{Adapter, BatchSize, ModelSize, Part, Pool, Statistics};
 use serde::Serialize;
 
+use crate::costs::{SCORED_AT_ONCE, encoder_of_answers};
 use crate::error::{Error, Result};
 use crate::plan::{Length, Plan, ReferencePlan, TuningPlan};
 use crate::policy::statistics;
 use crate::rows;
+use crate::safety::SafetyPlan;
 use crate::score_policy::score_heads;
 use crate::trainer::moves_reference;
 
@@ -64,6 +66,10 @@ pub struct MemoryPlan {
     pub reference_passes: u64,
     /// Reference log-probabilities held in memory.
     pub table: u64,
+    /// The score models that say what answers of the policy cost: weights, and what a pass over answers takes.
+    pub cost_models: u64,
+    /// Keys and values of the answers that are drawn at once.
+    pub answers: u64,
     /// What is copied to write a checkpoint.
     pub written: u64,
     /// The rest of the process: 0 until it is given.
@@ -120,6 +126,7 @@ impl MemoryPlan {
         };
         let heads = score_heads(plan)?;
         let base = ModelSize::from_dir(&plan.model.path)?;
+        let base_size = base.clone();
         let base = match heads {
             Some(heads) => base.with_score_heads(heads.count()),
             None => base,
@@ -174,9 +181,12 @@ impl MemoryPlan {
         };
         // Each tensor becomes bytes.
         let written = written + bytes(policy.largest_trained_tensor());
-        let mut loading = weights + weight_files(&plan.model.path);
+        let of_costs = plan.safety.as_ref().map(|safety| OfCosts::of(plan, safety, &base_size)).transpose()?;
+        let OfCosts { models: cost_models, answers } = of_costs.unwrap_or_default();
+        // The score models of costs are there before.
+        let mut loading = cost_models + weights + weight_files(&plan.model.path);
         if let ReferencePlan::Model(directory) = &plan.reference {
-            loading = loading.max(weights + adapter + of_reference + weight_files(directory));
+            loading = loading.max(cost_models + weights + adapter + of_reference + weight_files(directory));
         }
         Ok(Self {
             weights,
@@ -196,6 +206,8 @@ impl MemoryPlan {
                 ReferencePlan::Precomputed(_) => seen.completions * TABLE_ROW,
                 _ => 0,
             },
+            cost_models,
+            answers,
             written,
             process: 0,
             loading,
@@ -218,7 +230,7 @@ impl MemoryPlan {
 
     /// The parts that are there at once at the peak of training, by name: while the head's backward runs, or while a checkpoint is
     /// written, when all gradients are there and what the head had is gone.
-    pub fn parts(&self) -> [(&'static str, u64); 15] {
+    pub fn parts(&self) -> [(&'static str, u64); 17] {
         let in_head = self.head_alone + self.gradients_beside_head > self.gradients + self.written;
         let (gradients, head_alone, written) = match in_head {
             true => (("gradients so far", self.gradients_beside_head), self.head_alone, 0),
@@ -238,6 +250,8 @@ impl MemoryPlan {
             ("buffers of other sizes", self.of_other_sizes),
             ("passes of the reference", self.reference_passes),
             ("reference log-probabilities", self.table),
+            ("score models of costs", self.cost_models),
+            ("answers that are drawn", self.answers),
             ("to write a checkpoint", written),
             ("process", self.process),
         ]
@@ -273,6 +287,38 @@ impl fmt::Display for MemoryPlan {
             line(f, "while weights are read", self.loading)?;
         }
         line(f, "total at the peak", self.total())
+    }
+}
+
+/// What `[safety]` takes, in bytes.
+#[derive(Debug, Default)]
+struct OfCosts {
+    models: u64,
+    answers: u64,
+}
+
+impl OfCosts {
+    fn of(plan: &Plan, safety: &SafetyPlan, policy: &ModelSize) -> Result<Self> {
+        let encoder = encoder_of_answers(plan)?;
+        let mut longest = 0;
+        for prompt in &safety.read_prompts()?.1 {
+            longest = longest.max(prompt.ids(&encoder)?.len());
+        }
+        let longest = longest + safety.max_new_tokens;
+        let threads = plan.train.threads.max(1);
+        // An answer is scored in tokens of another tokenizer, of which there are taken to be as many.
+        let at_once = safety.completions.min(SCORED_AT_ONCE);
+        let batch = BatchSize { tokens: at_once * longest, targets: at_once * safety.max_new_tokens, longest };
+        let mut elements = 0;
+        for model in safety.models() {
+            let size = ModelSize::from_dir(model)?;
+            let mut pool = Pool::default();
+            size.score(batch, Statistics::default(), Adapter::On, threads, &mut pool);
+            elements += size.base_elements() + pool.all_elements() + size.packed(batch, false, threads);
+        }
+        let at_once = threads.min(safety.prompts_per_round);
+        let cache = policy.cached_per_token() * longest;
+        Ok(Self { models: elements as u64 * NUMBER, answers: (at_once * cache) as u64 * NUMBER })
     }
 }
 

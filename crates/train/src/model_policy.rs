@@ -115,6 +115,27 @@ impl<T: Element> Trainable for ModelPolicy<T> {
         }
     }
 
+    fn preferences(&self) -> usize {
+        match self {
+            Self::Causal(policy) => policy.preferences(),
+            Self::Score(policy) => policy.preferences(),
+        }
+    }
+
+    fn set_preference(&mut self, preference: &[f64]) -> Result<()> {
+        match self {
+            Self::Causal(policy) => policy.set_preference(preference),
+            Self::Score(policy) => policy.set_preference(preference),
+        }
+    }
+
+    fn add_penalty(&mut self) -> Option<f64> {
+        match self {
+            Self::Causal(policy) => policy.add_penalty(),
+            Self::Score(policy) => policy.add_penalty(),
+        }
+    }
+
     fn digest(&self) -> String {
         match self {
             Self::Causal(policy) => policy.digest(),

@@ -75,6 +75,24 @@ pub trait Trainable: Policy {
     /// Whether parameter `i` legitimately has a gradient of zero now, such as LoRA's A while B is zero.
     fn gradient_may_be_zero(&self, i: usize) -> bool;
 
+    /// How many preferences it is told, by a Panacea adapter; 0 without one.
+    fn preferences(&self) -> usize {
+        0
+    }
+
+    /// Lets all passes from now on be those of a preference vector.
+    ///
+    /// # Errors
+    /// There is no Panacea adapter, or the vector is none of its preferences.
+    fn set_preference(&mut self, preference: &[f64]) -> Result<()> {
+        Err(without_preferences(preference.len()))
+    }
+
+    /// Adds the gradient of a penalty on the parameters themselves to those held; the penalty before its weight, where there is one.
+    fn add_penalty(&mut self) -> Option<f64> {
+        None
+    }
+
     /// A digest of every weight, trained or not.
     fn digest(&self) -> String;
 
@@ -107,6 +125,14 @@ impl<T: Element> Copied for Trained<T> {
     fn save(&self, directory: &Path) -> Result<()> {
         Self::save(self, directory).map_err(|e| not_written(directory, e))
     }
+}
+
+/// An objective that tells the policy its preference, and a policy that cannot hear it.
+fn without_preferences(count: usize) -> Error {
+    Error::Mismatch(format!(
+        "the objective has {count} preferences, and the policy no Panacea adapter to be told them; give model.lora.preferences = {count} \
+         (LoraConfig::preferences), or an adapter that was made so"
+    ))
 }
 
 /// What is held in memory is sound; only the writing of it can fail.
@@ -294,7 +320,22 @@ impl<T: Element> Trainable for CausalPolicy<T> {
     }
 
     fn gradient_may_be_zero(&self, i: usize) -> bool {
-        may_be_zero_in_lora(self.model.trainable(), i)
+        may_be_zero_in_lora(self.model.trainable(), i) || may_be_zero_in_panacea(self.model.trainable(), i)
+    }
+
+    fn preferences(&self) -> usize {
+        self.model.preference().len()
+    }
+
+    fn set_preference(&mut self, preference: &[f64]) -> Result<()> {
+        if self.preferences() == 0 {
+            return Err(without_preferences(preference.len()));
+        }
+        Ok(self.model.set_preference(preference)?)
+    }
+
+    fn add_penalty(&mut self) -> Option<f64> {
+        self.model.add_orthogonality(&mut self.gradients)
     }
 
     fn digest(&self) -> String {
@@ -370,6 +411,17 @@ pub(crate) fn digest_of<T: Element>(parts: [Option<&Parameters<T>>; 2]) -> Strin
 pub(crate) fn may_be_zero_in_lora<T: Element>(parameters: &Parameters<T>, i: usize) -> bool {
     let b = parameters.name(i).replace(".lora_A.", ".lora_B.");
     b != parameters.name(i) && parameters.get(&b).is_some_and(|b| b.iter().all(|x| *x == T::ZERO))
+}
+
+/// Whether parameter `i` is a side of a Panacea pair whose singular values are all zero.
+fn may_be_zero_in_panacea<T: Element>(parameters: &Parameters<T>, i: usize) -> bool {
+    let name = parameters.name(i);
+    let Some(module) = ["lora_A.weight", "lora_B.weight"].iter().find_map(|side| name.strip_suffix(side)) else {
+        return false;
+    };
+    let is_zero =
+        |value: &str| parameters.get(&format!("{module}{value}")).is_some_and(|x| x.iter().all(|x| *x == T::ZERO));
+    is_zero("lora_sigma") && is_zero("lora_s")
 }
 
 /// What the head computes of the tokens; values of rows are no business of it.

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use candlewick_kernels::Workspace;
-use candlewick_losses::{Objective, Outputs, TokenScores};
+use candlewick_losses::{Needs, Objective, Outputs, TokenScores};
 use candlewick_model::{Adapter, Config, Gradients, Packed, Parameters, Recompute, ScoreModel, ScoreSaved, ScoredAt};
 
 use crate::error::{Error, Result};
@@ -199,8 +199,8 @@ pub(crate) enum StoredHeads {
 pub(crate) fn score_heads(plan: &Plan) -> Result<Option<StoredHeads>> {
     let path = &plan.model.path;
     let stored = if path.is_dir() { Config::from_dir(path)?.score_heads()? } else { None };
-    let wanted = plan.objective.needs().outputs.values;
-    match (wanted, stored, &plan.model.heads) {
+    let needs = plan.objective.needs();
+    match (needs.outputs.values, stored, &plan.model.heads) {
         (false, None, _) => Ok(None),
         (false, Some(_), _) => {
             let reason = format!(
@@ -219,11 +219,31 @@ pub(crate) fn score_heads(plan: &Plan) -> Result<Option<StoredHeads>> {
             );
             Err(Error::config("model.heads", reason))
         }
-        (true, Some(stored), _) => Ok(Some(StoredHeads::OfModel(stored))),
+        (true, Some(stored), _) => {
+            check_head_count(&stored, &needs)?;
+            Ok(Some(StoredHeads::OfModel(stored)))
+        }
         (true, None, named) => {
-            Ok(Some(StoredHeads::Fresh(named.clone().unwrap_or_else(|| vec![DEFAULT_HEAD.to_owned()]))))
+            let named = named.clone().unwrap_or_else(|| vec![DEFAULT_HEAD.to_owned()]);
+            check_head_count(&named, &needs)?;
+            Ok(Some(StoredHeads::Fresh(named)))
         }
     }
+}
+
+/// Refuses fewer heads than the objective reads.
+pub(crate) fn check_head_count(heads: &[String], needs: &Needs) -> Result<()> {
+    if heads.len() >= needs.heads {
+        return Ok(());
+    }
+    let reason = format!(
+        "there are {} ({}), and the objective reads {}, as objective.head, counted from 0, and how many it reads from there on say \
+         (objective.dimensions, of pal); name as many heads, or have the objective read others",
+        heads.len(),
+        heads.join(", "),
+        needs.heads
+    );
+    Err(Error::config("model.heads", reason))
 }
 
 impl StoredHeads {

@@ -45,6 +45,8 @@ pub struct TrainerOptions {
     pub starts_at_reference: bool,
     /// Statistics to compute for the metrics of evaluations, beside what the objective needs.
     pub monitor: Outputs,
+    /// What draws of the objective follow from, with the number of the step: preference vectors.
+    pub seed: u64,
 }
 
 impl Default for TrainerOptions {
@@ -57,6 +59,7 @@ impl Default for TrainerOptions {
             total_steps: 0,
             starts_at_reference: true,
             monitor: Outputs::default(),
+            seed: 0,
         }
     }
 }
@@ -115,6 +118,10 @@ pub struct ScoredBatch {
 /// with a statistic over the step ([`StepWide`]) takes more, without a gradient, before the first micro-batch:
 /// [`AllRows`](StepWide::AllRows) a second forward of policy and reference on every row (of a sort over the step, a running
 /// mean of rewards) unless the step is one micro-batch, [`Mismatched`](StepWide::Mismatched) one on every mismatched row.
+///
+/// # Preferences
+/// An objective with a preference vector ([`Objective::begin`]) tells the policy that of the step before anything is scored; all
+/// micro-batches of a step have one. Between steps the policy stands at that of evaluations.
 #[derive(Debug)]
 pub struct Trainer<P: Trainable> {
     policy: P,
@@ -138,11 +145,12 @@ impl<P: Trainable> Trainer<P> {
     ///
     /// # Errors
     /// Hyperparameters out of range; an optimizer that has nothing to do here; a reference that the objective needs and lacks, or has and
-    /// ignores; one that is to move under an objective that leaves it where it is.
+    /// ignores; one that is to move under an objective that leaves it where it is; an objective with preferences and a policy
+    /// that is told none, or other ones.
     pub fn new(
-        policy: P,
+        mut policy: P,
         mut reference: Reference<P::Element>,
-        objective: Box<dyn Objective>,
+        mut objective: Box<dyn Objective>,
         options: TrainerOptions,
     ) -> Result<Self> {
         objective.validate()?;
@@ -161,6 +169,18 @@ impl<P: Trainable> Trainer<P> {
                 ));
             }
             _ => {}
+        }
+        let preference = objective.begin(options.seed, None);
+        match (&preference, objective.needs().preferences) {
+            (Some(preference), _) => policy.set_preference(preference)?,
+            (None, 0) => {}
+            (None, _) => {
+                let outer = objective.name();
+                return Err(Error::Mismatch(format!(
+                    "{outer} is made of an objective that tells the policy its preference, which must be the outermost: put {outer} around \
+                     its parts"
+                )));
+            }
         }
         let optimizer = Optimizer::new(policy.parameters(), &options.optimizer, options.lora_plus_ratio)?;
         options.schedule.check(options.optimizer.learning_rate())?;
@@ -269,17 +289,34 @@ impl<P: Trainable> Trainer<P> {
                     .into(),
             ));
         }
-        let state = self.objective.state();
+        if self.policy.preferences() != self.objective.needs().preferences {
+            return Err(Error::Mismatch(format!(
+                "the policy has a Panacea adapter of {} preferences, and the objective {} weighs none; train it with panacea, or a plain \
+                 LoRA adapter with this one",
+                self.policy.preferences(),
+                self.objective.name()
+            )));
+        }
+        let mark = self.objective.mark();
         let Tuning { parameters, workspace, .. } = self.policy.tuning();
         self.optimizer.begin(parameters, workspace)?;
-        let stepped = self.try_step(batches);
+        let stepped = self.tell_preference(Some(self.steps_done + 1)).and_then(|()| self.try_step(batches));
         if stepped.is_err() {
             self.optimizer.give_up(self.policy.tuning().parameters);
         }
-        if let (Err(_), Some(state)) = (&stepped, state) {
-            self.objective.restore(&state)?;
+        if let (Err(_), Some(mark)) = (&stepped, mark) {
+            self.objective.undo(&mark)?;
         }
+        self.tell_preference(None)?;
         stepped
+    }
+
+    /// Lets objective and policy be at the preference vector of a step, or of evaluations, where there is one.
+    fn tell_preference(&mut self, step: Option<u64>) -> Result<()> {
+        match self.objective.begin(self.options.seed, step) {
+            Some(preference) => self.policy.set_preference(&preference),
+            None => Ok(()),
+        }
     }
 
     fn try_step(&mut self, batches: &[Batch]) -> Result<StepReport> {
@@ -315,6 +352,10 @@ impl<P: Trainable> Trainer<P> {
             }
         }
         tally.sum_over_ranks(&*self.collective)?;
+        self.sum_gradients()?;
+        if let Some(penalty) = self.policy.add_penalty() {
+            tally.metrics.record_scalars(&[("orthogonality".to_owned(), penalty)].into());
+        }
         let grad_norm = self.gradient_norm()?;
         self.check(&micros, &tally, grad_norm)?;
         let factor = self.rate_factor();
@@ -389,6 +430,7 @@ impl<P: Trainable> Trainer<P> {
     where
         Error: From<E>,
     {
+        self.tell_preference(None)?;
         let needs = self.objective.needs();
         let mut sums = TermSums::default();
         if needs.step_wide == StepWide::Nothing {
@@ -481,9 +523,9 @@ impl<P: Trainable> Trainer<P> {
         Ok((policy, self.reference.score(&mut self.policy, rows)?))
     }
 
-    /// Adds up the gradients of all ranks; their norm.
-    fn gradient_norm(&mut self) -> Result<f64> {
-        let Tuning { gradients, workspace, .. } = self.policy.tuning();
+    /// Adds up the gradients of all ranks.
+    fn sum_gradients(&mut self) -> Result<()> {
+        let gradients = self.policy.tuning().gradients;
         if self.collective.ranks() > 1 {
             for chunk in gradients.data_mut().chunks_mut(1 << 16) {
                 let mut sums: Vec<f64> = chunk.iter().map(|x| Float::to_f64(*x)).collect();
@@ -491,6 +533,11 @@ impl<P: Trainable> Trainer<P> {
                 chunk.iter_mut().zip(sums).for_each(|(x, sum)| *x = Float::from_f64(sum));
             }
         }
+        Ok(())
+    }
+
+    fn gradient_norm(&mut self) -> Result<f64> {
+        let Tuning { gradients, workspace, .. } = self.policy.tuning();
         Ok(adamw::sum_squares(gradients.data().into(), workspace)?.sqrt())
     }
 
@@ -601,6 +648,7 @@ impl<P: Trainable> Trainer<P> {
             ));
         }
         self.policy.restore(&checkpoint.path)?;
+        self.tell_preference(None)?;
         self.optimizer.load(&checkpoint.path.join(OPTIMIZER))?;
         if let Reference::Moving(moving) = &mut self.reference {
             moving.load(&checkpoint.path.join(MOVING_REFERENCE))?;
@@ -648,10 +696,10 @@ impl<T: Element> Trainer<CausalPolicy<T>> {
         let needs = self.objective.needs();
         let micros = pack(batches, &needs)?;
         let totals = self.totals(&micros)?;
-        let state = self.objective.state();
+        let mark = self.objective.mark();
         let context = self.prepare(&micros, Phase::Evaluate)?;
-        if let Some(state) = state {
-            self.objective.restore(&state)?;
+        if let Some(mark) = mark {
+            self.objective.undo(&mark)?;
         }
         self.policy.tuning().gradients.clear();
         let mut sketched = Vec::new();

@@ -2,8 +2,10 @@
 use std::fmt;
 
 use candlewick_losses::Needs;
+use candlewick_losses::dual::{Constraint, scalar_name};
 use serde::{Deserialize, Serialize};
 
+use crate::costs::CostReport;
 use crate::error::{Error, Result};
 use crate::metrics::{LOG_RATIOS, LOG_RATIOS_CHOSEN, Metrics};
 use crate::trainer::{EvalReport, StepReport};
@@ -218,8 +220,21 @@ pub struct Watched {
     /// Whether completions of either class were seen, where the objective tells two apart: safe or desirable ones, and the others.
     #[serde(default, skip_serializing_if = "is_none_seen")]
     pub classes: [bool; 2],
+    /// Of each constraint whose multiplier moves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constraints: Vec<Constrained>,
     /// Why the run stopped before its end.
     pub stopped: Option<Stop>,
+}
+
+/// What was seen of a constraint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Constrained {
+    /// The least expected cost so far; none before the first.
+    pub least: Option<f64>,
+    /// Rounds of costs in a row that found the multiplier at its cap and the limit violated.
+    pub capped: u64,
 }
 
 fn is_none_seen(classes: &[bool; 2]) -> bool {
@@ -230,6 +245,8 @@ fn is_none_seen(classes: &[bool; 2]) -> bool {
 const CLASSES: [[&str; 2]; 2] = [["costs/safe", "costs/unsafe"], ["rewards/chosen", "rewards/rejected"]];
 /// Steps after which one class alone is an alarm.
 const FIRST_CLASSES: u64 = 32;
+/// Rounds of costs after which a multiplier at its cap is an alarm: long enough for a policy to have answered it.
+const LONG_CAPPED: u64 = 10;
 
 /// The best evaluation so far.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -316,6 +333,50 @@ pub enum Alarm {
         /// The bound.
         bound: f64,
     },
+    /// A multiplier moves faster than it and the policy can settle.
+    FastMultiplier {
+        /// The constraint, counted from 0.
+        constraint: usize,
+        /// Its rate.
+        rate: f64,
+        /// The rate below which they settle.
+        largest: f64,
+    },
+    /// No choice among the first answers has a mean cost within the limit.
+    OutOfReach {
+        /// The constraint, counted from 0.
+        constraint: usize,
+        /// The limit.
+        limit: f64,
+        /// The least mean cost of one of the answers to each prompt.
+        least: f64,
+    },
+    /// Fewer than half of the answers of a round could be scored.
+    FewAnswers {
+        /// Answers that were scored.
+        answers: usize,
+        /// Answers that were drawn.
+        drawn: usize,
+        /// Those that were empty.
+        empty: usize,
+        /// Why one of the others could not be scored.
+        reason: Option<String>,
+    },
+    /// A multiplier is as large as it may be, and the limit is still violated.
+    AtCap {
+        /// The constraint, counted from 0.
+        constraint: usize,
+        /// The cap.
+        cap: f64,
+        /// For so many rounds of costs.
+        rounds: u64,
+        /// The expected cost now.
+        cost: f64,
+        /// The limit.
+        limit: f64,
+        /// The least expected cost so far.
+        least: f64,
+    },
 }
 
 impl Alarm {
@@ -326,6 +387,10 @@ impl Alarm {
             Self::NeverMoves { .. } => "update",
             Self::OneClass { .. } => "classes",
             Self::ChosenDrop { .. } => "chosen_drop",
+            Self::FastMultiplier { .. } => "dual.rate",
+            Self::OutOfReach { .. } => "dual.limit",
+            Self::FewAnswers { .. } => "safety.answers",
+            Self::AtCap { .. } => "dual.cap",
         }
     }
 }
@@ -352,6 +417,31 @@ impl fmt::Display for Alarm {
             Self::ChosenDrop { drop, bound } => write!(
                 f,
                 "chosen completions are {drop:.4} nats a token less likely than under the reference (watch.chosen_drop is {bound})"
+            ),
+            Self::FastMultiplier { constraint, rate, largest } => write!(
+                f,
+                "the rate of objective.dual[{constraint}] is {rate}, and multiplier and policy settle below {largest:.3e}: both would swing ever \
+                 wider; take a tenth of that"
+            ),
+            Self::OutOfReach { constraint, limit, least } => write!(
+                f,
+                "the limit of objective.dual[{constraint}] is {limit}, and the best of the first answers to each prompt have a mean cost of \
+                 {least:.4}: the policy may not reach it, and its multiplier would only grow; raise the limit, or draw more answers \
+                 (safety.completions) to see further"
+            ),
+            Self::FewAnswers { answers, drawn, empty, reason } => {
+                write!(
+                    f,
+                    "of {drawn} answers of the policy {answers} could be scored, {empty} were empty: multipliers follow few answers, or none; \
+                     lower optimizer.learning_rate, or raise objective.beta, where a policy has lost its words"
+                )?;
+                reason.as_ref().map_or(Ok(()), |reason| write!(f, "; one of the others: {reason}"))
+            }
+            Self::AtCap { constraint, cap, rounds, cost, limit, least } => write!(
+                f,
+                "the multiplier of objective.dual[{constraint}] has been at its cap of {cap} for {rounds} rounds of answers, whose cost of \
+                 {cost:.4} is above the limit of {limit}; the least so far is {least:.4}: raise the cap or the limit, or give pairs of answers \
+                 that the policy writes now"
             ),
         }
     }
@@ -397,6 +487,24 @@ impl Watched {
         }
         self.grad_norm += (report.grad_norm - usual) / self.grad_norms.min(LAST_NORMS) as f64;
         noticed
+    }
+
+    /// Takes note of what a step says of constraints whose multipliers have just followed new costs.
+    pub(crate) fn constrained(&mut self, constraints: &[Constraint], metrics: &Metrics) -> Vec<Alarm> {
+        self.constraints.resize(constraints.len(), Constrained::default());
+        let mut alarms = Vec::new();
+        for (k, (constraint, seen)) in constraints.iter().zip(&mut self.constraints).enumerate() {
+            let value = |name: &str| metrics.value(&scalar_name(name, k));
+            let (Some(multiplier), Some(cost)) = (value("lambda"), value("expected_cost")) else { continue };
+            let least = seen.least.map_or(cost, |least| least.min(cost));
+            let (limit, cap) = (constraint.settings.limit, constraint.settings.bounds().1);
+            let is_capped = multiplier >= cap * (1.0 - 1e-9) && cost > limit;
+            *seen = Constrained { least: Some(least), capped: if is_capped { seen.capped + 1 } else { 0 } };
+            if seen.capped == LONG_CAPPED {
+                alarms.push(Alarm::AtCap { constraint: k, cap, rounds: LONG_CAPPED, cost, limit, least });
+            }
+        }
+        alarms
     }
 
     /// Takes note of a step that was not finite; whether it was one too many in a row.
@@ -449,6 +557,29 @@ impl Watched {
     }
 }
 
+/// What a round of answers says against going on, and the first one against the settings of multipliers.
+pub(crate) fn of_costs(report: &CostReport) -> Vec<Alarm> {
+    let CostReport { answers, empty, left_out, .. } = *report;
+    let drawn = answers + empty + left_out;
+    let mut alarms = Vec::new();
+    if 2 * answers < drawn {
+        alarms.push(Alarm::FewAnswers { answers, drawn, empty, reason: report.reason.clone() });
+    }
+    if report.step > 0 {
+        return alarms;
+    }
+    for (constraint, found) in report.costs.iter().enumerate() {
+        if found.rate > found.largest_rate {
+            alarms.push(Alarm::FastMultiplier { constraint, rate: found.rate, largest: found.largest_rate });
+        }
+        // One answer alone shows nothing of what could be chosen.
+        if found.limit < found.least && answers > report.prompts {
+            alarms.push(Alarm::OutOfReach { constraint, limit: found.limit, least: found.least });
+        }
+    }
+    alarms
+}
+
 /// What is to be said of a step or an evaluation.
 #[derive(Debug, Default)]
 pub(crate) struct Noticed {
@@ -464,6 +595,8 @@ const LAST_NORMS: u64 = 50;
 
 #[cfg(test)]
 mod tests {
+    use candlewick_losses::dual::{Ascent, DualSettings};
+
     use super::*;
 
     fn evaluation(step: u64, loss: f64) -> EvalReport {
@@ -543,6 +676,34 @@ mod tests {
         // Of pairs both sides have rewards, and the costs tell.
         assert_eq!(alarms(&["costs/unsafe", "rewards/chosen", "rewards/rejected"]).len(), 1);
         assert!(alarms(&["costs/safe", "costs/unsafe"]).is_empty() && alarms(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_multiplier_that_stays_at_its_cap_is_an_alarm_once() {
+        let settings = DualSettings { limit: 0.1, ascent: Ascent::beaver(), ..DualSettings::default() };
+        let constraints = [Constraint { settings, start: 1.0, beta: 0.1 }];
+        let mut seen = Watched::default();
+        let mut alarms = |lambda: f64, cost: f64| {
+            let mut metrics = Metrics::default();
+            metrics.add("lambda", lambda, 1.0);
+            metrics.add("expected_cost", cost, 1.0);
+            seen.constrained(&constraints, &metrics)
+        };
+        assert!(alarms(4.9, 0.2).is_empty());
+        // Below the limit it may be as large as it likes.
+        assert!((0..2 * LONG_CAPPED).all(|_| alarms(5.0, 0.05).is_empty()));
+        let said: Vec<Alarm> = (0..3 * LONG_CAPPED).flat_map(|_| alarms(5.0, 0.3)).collect();
+        let expected =
+            Alarm::AtCap { constraint: 0, cap: 5.0, rounds: LONG_CAPPED, cost: 0.3, limit: 0.1, least: 0.05 };
+        assert_eq!(said, [expected]);
+        assert!(
+            said[0].to_string().contains("at its cap of 5 for 10 rounds") && said[0].to_string().contains("0.0500")
+        );
+        // It is said again where it came down in between.
+        assert!(alarms(4.0, 0.3).is_empty());
+        assert_eq!((0..LONG_CAPPED).flat_map(|_| alarms(5.0, 0.3)).count(), 1);
+        let text = serde_json::to_string(&seen).unwrap();
+        assert_eq!(serde_json::from_str::<Watched>(&text).unwrap(), seen);
     }
 
     #[test]

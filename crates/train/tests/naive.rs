@@ -35,6 +35,18 @@ fn every_objective_has_the_gradients_of_a_naive_step_on_an_adapter() {
     recipes().iter().for_each(|recipe| compare(recipe, &policy));
 }
 
+/// The policy is told the preference that its objective weighs by.
+#[test]
+fn panacea_has_the_loss_and_the_gradients_of_a_naive_step() {
+    let mut policy = model(3, false);
+    let lora = LoraConfig { rank: 2, alpha: 2.0 * LORA_SCALE, preferences: 2, ..LoraConfig::default() };
+    // The penalty has a gradient of its own, which the naive step has not.
+    policy.add_lora(&LoraConfig { orthogonality: Some(0.0), ..lora }, 1).unwrap();
+    policy.trainable_mut().data_mut().iter_mut().enumerate().for_each(|(i, x)| *x += 0.2 * (i as f64).sin());
+    let recipes: Vec<Recipe> = serde_json::from_str(PANACEA).unwrap();
+    recipes.iter().for_each(|recipe| compare(recipe, &policy));
+}
+
 #[test]
 fn every_option_has_the_loss_and_the_gradients_of_a_naive_step() {
     let policy = model(1, true);
@@ -87,7 +99,8 @@ fn split(needs: &Needs, examples: &[Example], size: usize) -> Vec<Batch> {
 
 fn compare_on(recipe: &Recipe, policy: &CausalLm<f64>, batches: &[Batch]) {
     let (loss, trainer) = step(recipe, policy, batches).unwrap();
-    let weights = Naive::new(policy, Adapter::On);
+    let preference = recipe.clone().begin(SEED, Some(1)).unwrap_or_default();
+    let weights = Naive { preference, ..Naive::new(policy, Adapter::On) };
     let reference = match policy.has_adapter() {
         true => Naive::new(policy, Adapter::Off),
         false => Naive::new(&model(2, true), Adapter::Off),
@@ -173,7 +186,9 @@ fn naive(recipe: &Recipe, policy: &Naive, reference: &Naive, batches: &[Batch]) 
         whole.mismatched = Some(MismatchedScores { policy, reference });
     }
     let step = StepScores { micro: &[whole], collective: &Solo };
-    let context = recipe.clone().prepare(&step, Phase::Train).unwrap();
+    let mut begun = recipe.clone();
+    begun.begin(SEED, Some(1));
+    let context = begun.prepare(&step, Phase::Train).unwrap();
     let loss = recipe.evaluate(&scores, &context.micro(0)).unwrap().loss(&scores.totals()).unwrap();
     Ok((loss.to_scalar()?, loss.backward()?))
 }
@@ -225,6 +240,8 @@ fn teacher(contexts: &[&Context]) -> Result<Option<TeacherScores>> {
 /// A Llama in candle's own operations; every weight is a variable.
 struct Naive {
     config: Config,
+    /// What a Panacea adapter is told.
+    preference: Vec<f64>,
     tensors: BTreeMap<String, Var>,
 }
 
@@ -240,7 +257,7 @@ impl Naive {
                 (parameters.name(i).to_owned(), Var::from_tensor(&tensor).unwrap())
             })
         });
-        Self { tensors: tensors.collect(), config: config.clone() }
+        Self { tensors: tensors.collect(), config: config.clone(), preference: Vec::new() }
     }
 
     /// What the heads say of the last token of every completion after a prompt of its own, and what they read of it.
@@ -367,11 +384,23 @@ impl Naive {
         let product = |x: &Tensor, name: &str| x.matmul(&self.tensors[name].t()?);
         let [a, b] = ["A", "B"].map(|side| format!("base_model.model.{module}.lora_{side}.weight"));
         let base = product(x, &format!("{module}.weight"))?;
-        if self.tensors.contains_key(&a) { base + (product(&product(x, &a)?, &b)? * LORA_SCALE)? } else { Ok(base) }
+        if !self.tensors.contains_key(&a) {
+            return Ok(base);
+        }
+        let mut low = product(x, &a)?;
+        let [sigma, s] =
+            ["sigma", "s"].map(|value| self.tensors.get(&format!("base_model.model.{module}.lora_{value}")));
+        if let (Some(sigma), Some(s)) = (sigma, s) {
+            let told = Tensor::new(&self.preference[..], &Device::Cpu)?.broadcast_mul(s)?;
+            low = low.broadcast_mul(&Tensor::cat(&[sigma.as_tensor(), &told], 0)?)?;
+        }
+        base + (product(&low, &b)? * LORA_SCALE)?
     }
 }
 
 const LORA_SCALE: f64 = 1.5;
+/// That of the trainer's options.
+const SEED: u64 = 0;
 
 /// Two layers with keys and values for two query heads each, and weights far enough from zero that every gradient is.
 fn model(seed: u64, tied: bool) -> CausalLm<f64> {
@@ -492,7 +521,18 @@ const WRAPPED: &str = r#"[
     { "type": "humanline", "loss": { "type": "kto" } },
     { "type": "humanline", "loss": { "type": "aot" } },
     { "type": "humanline", "loss": { "type": "wpo", "loss": { "type": "apo_down" } } },
+    { "type": "ordered", "by": "reward_gap", "loss": { "type": "simpo" } },
     { "type": "trust_region", "loss": { "type": "nca" } }
+]"#;
+
+const PANACEA: &str = r#"[
+    { "type": "panacea",
+      "mix": { "parts": [ { "loss": { "type": "dpo" } },
+                          { "weight": 0.5, "loss": { "type": "ordered", "by": "safer", "loss": { "type": "ipo" } } } ] } },
+    { "type": "panacea", "preference": [0.2, 0.8],
+      "mix": { "parts": [ { "loss": { "type": "dpo" } }, { "loss": { "type": "sft" } } ] } },
+    { "type": "panacea", "aggregate": "tchebycheff", "concentration": 4.0, "ideals": [0.1, 0.0],
+      "mix": { "parts": [ { "loss": { "type": "simpo" } }, { "weight": 0.3, "loss": { "type": "aot" } } ] } }
 ]"#;
 
 /// The hyperparameters by name.

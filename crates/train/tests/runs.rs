@@ -86,12 +86,17 @@ fn contents(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 #[test]
 fn a_resumed_run_is_the_uninterrupted_one_to_the_bit() {
     let folder = Folder::new();
-    let variants: [&[&str]; 5] = [
+    let variants: [&[&str]; 6] = [
         &["train.order=file"],
         &["train.order=shuffled", "train.seed=7", "train.shuffle_buffer=4"],
         &["model.lora={rank = 2}", "schedule.kind=cosine", "schedule.warmup_steps=2"],
         &["objective.type=sft", "train.recompute=layers", "optimizer.weight_decay=0.1"],
         &["reference.kind=precomputed", "objective.type=ipo"],
+        &[
+            "model.lora={rank = 2, preferences = 2}",
+            "objective.type=panacea",
+            "objective.mix={ parts = [ { loss = { type = \"dpo\" } }, { loss = { type = \"sft\" } } ] }",
+        ],
     ];
     for (i, variant) in variants.into_iter().enumerate() {
         let mut assignments = vec![

@@ -3,13 +3,18 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::f64::consts::LN_2;
 use std::path::Path;
+use std::rc::Rc;
 
 use candle_core::Tensor;
 use candlewick_data::Batch;
 use candlewick_kernels::{Float, Workspace};
-use candlewick_losses::{BradleyTerry, Context, Dpo, Loss, LossTerms, Needs, Outputs, Rows, Scores, Term, View};
+use candlewick_losses::{
+    BradleyTerry, Context, Dpo, Loss, LossTerms, Needs, Objective, Outputs, Pal, Phase, Rows, Scores, StepScores, Term,
+    View,
+};
 use candlewick_model::{Adapter, CompletionIds, ContextIds, LoraConfig, Packed, Recompute, ScoreModel, ScoredAt};
 use candlewick_train::{
     CausalPolicy, Checkpoint, Error, Event, Fault, MemoryPlan, Plan, Policy, Reference, Run, ScorePolicy, Trainable,
@@ -219,6 +224,87 @@ fn a_policy_says_what_it_has_and_refuses_the_rest_by_name() {
     assert!(built.unwrap_err().to_string().contains("compares with a reference"));
 }
 
+/// `pal`, whose loss is NaN when told so; counts how often its whole state is copied.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    pal: Pal,
+    nan: Rc<Cell<bool>>,
+    copies: Rc<Cell<u32>>,
+}
+
+impl Objective for Told {
+    fn needs(&self) -> Needs {
+        Objective::needs(&self.pal)
+    }
+
+    fn validate(&self) -> candlewick_losses::Result<()> {
+        Objective::validate(&self.pal)
+    }
+
+    fn prepare(&mut self, step: &StepScores<'_>, phase: Phase) -> candlewick_losses::Result<Context> {
+        Objective::prepare(&mut self.pal, step, phase)
+    }
+
+    fn evaluate(&self, scores: &Scores, context: &Context) -> candlewick_losses::Result<LossTerms> {
+        let mut terms = self.pal.evaluate(scores, context)?;
+        terms.terms[0].weight *= if self.nan.get() { f64::NAN } else { 1.0 };
+        Ok(terms)
+    }
+
+    fn loss_at_zero_margin(&self) -> Option<f64> {
+        Objective::loss_at_zero_margin(&self.pal)
+    }
+
+    fn state(&self) -> Option<serde_json::Value> {
+        self.copies.set(self.copies.get() + 1);
+        Objective::state(&self.pal)
+    }
+
+    fn restore(&mut self, state: &serde_json::Value) -> candlewick_losses::Result<()> {
+        Objective::restore(&mut self.pal, state)
+    }
+
+    fn mark(&mut self) -> Option<serde_json::Value> {
+        Objective::mark(&mut self.pal)
+    }
+
+    fn undo(&mut self, mark: &serde_json::Value) -> candlewick_losses::Result<()> {
+        Objective::undo(&mut self.pal, mark)
+    }
+}
+
+#[test]
+fn a_failed_step_takes_back_what_was_learned_of_people_without_a_copy_of_it() {
+    let steps = steps_of(4).map(|mut step| {
+        for (i, example) in step.iter_mut().flat_map(|batch| &mut batch.examples).enumerate() {
+            example.numbers.insert("annotator".into(), (i % 5) as f64);
+        }
+        step
+    });
+    let told = Told { pal: Pal { dimensions: 2, ..Pal::default() }, ..Told::default() };
+    let run = |failing: bool| {
+        let told = Told { nan: Rc::default(), copies: Rc::default(), ..told.clone() };
+        let (nan, copies) = (told.nan.clone(), told.copies.clone());
+        let policy = ScorePolicy::new(fresh(&["a", "b"], false), Recompute::Nothing, 1);
+        let mut trainer = Trainer::new(policy, Reference::None, Box::new(told), options(0.01)).unwrap();
+        for step in &steps {
+            nan.set(failing);
+            if failing {
+                assert!(matches!(trainer.step(step), Err(Error::NotFinite { .. })));
+            }
+            nan.set(false);
+            trainer.step(step).unwrap();
+        }
+        assert_eq!(copies.get(), 0, "copies of the whole state");
+        let directory = tempfile::tempdir().unwrap();
+        trainer.save(&directory.path().join("end"), &serde_json::Value::Null, &[]).unwrap();
+        Checkpoint::open(&directory.path().join("end")).unwrap().state.objective
+    };
+    let learned = run(false);
+    assert!(learned.is_some());
+    assert_eq!(run(true), learned);
+}
+
 /// A directory with a causal model and pairs, and runs of reward models in it.
 struct Folder(tempfile::TempDir);
 
@@ -380,9 +466,8 @@ fn heads_are_trained_together_by_a_mix() {
     let weight = model.parameters().get("score.weight").unwrap();
     let (first, second) = weight.split_at(16);
     assert!(first == second && first.iter().any(|x| *x != 0.0), "two heads of one loss start and stay the same");
-    // A head that is not there is named by its loss; losses of tokens have no place in it.
-    let mut run = Run::start(folder.try_plan("beyond", &["objective.head=1"]).unwrap()).unwrap();
-    assert!(run.advance().unwrap_err().to_string().contains("head"));
+    // A head that is not there is named; losses of tokens have no place in it.
+    folder.refuses(&["objective.head=1"], &["model.heads", "objective.head", "there are 1 (score)", "reads 2"]);
     let sft = format!("objective.parts=[{}, {{weight = 1.0, loss = {{type = \"sft\"}}}}]", part(0));
     folder.refuses(&["objective.type=mix", &sft], &["objective", "values of a score model", "no model gives both"]);
 }
@@ -416,4 +501,41 @@ fn the_listed_loss_trains_to_the_same_numbers() {
     };
     let (ours, theirs) = (run(Box::new(Logistic)), run(Box::<BradleyTerry>::default()));
     assert!(worst(&ours.0, &theirs.0) < 1e-12 && worst(&ours.1, &theirs.1) < 1e-10);
+}
+
+#[test]
+fn fewer_heads_than_the_objective_reads_are_told_before_anything_is_loaded() {
+    let folder = Folder::new();
+    // Nothing can be loaded from here: the weights are gone.
+    std::fs::remove_file(folder.0.path().join("model/model.safetensors")).unwrap();
+    let refused: [(&[&str], &str); 4] = [
+        (&["objective.head=2", "model.heads=[\"a\", \"b\"]"], "3"),
+        (&["objective.head=9223372036854775807", "model.heads=[\"a\"]"], "9223372036854775808"),
+        (
+            &[
+                "objective.type=pal",
+                "objective.dimensions=4",
+                "objective.head=1",
+                "model.heads=[\"a\", \"b\", \"c\", \"d\"]",
+            ],
+            "5",
+        ),
+        (
+            &[
+                "objective.type=mix",
+                "objective.parts=[{loss = {type = \"bradley_terry\"}}, {loss = {type = \"bradley_terry\", head = 1}}]",
+                "model.heads=[\"a\"]",
+            ],
+            "2",
+        ),
+    ];
+    for (assignments, count) in refused {
+        let error = folder.try_plan("refused", assignments).unwrap_err();
+        let text = error.to_string();
+        let said = ["model.heads", "objective.head", &format!("reads {count},")];
+        assert!(said.iter().all(|said| text.contains(said)), "{text}");
+        assert_eq!(error.fault(), Fault::Configuration);
+    }
+    // One head by default.
+    folder.refuses(&["objective.type=dprm"], &["model.heads", "objective.head", "there are 1 (score)", "reads 6"]);
 }

@@ -64,6 +64,26 @@ pub(crate) struct DataRows {
     pub(crate) dropped: Option<PathBuf>,
 }
 
+impl DataRows {
+    /// All rows of a file, in the form that they are told to have.
+    pub(crate) fn all(path: PathBuf) -> Self {
+        Self {
+            path,
+            form: None,
+            columns: Vec::new(),
+            criterion: None,
+            ties: TiesWord::Drop,
+            safety_order: None,
+            numbers: Vec::new(),
+            subset: None,
+            split: None,
+            rows: None,
+            strict: false,
+            dropped: None,
+        }
+    }
+}
+
 /// What becomes of ties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TiesWord {

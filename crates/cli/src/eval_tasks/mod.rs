@@ -193,7 +193,9 @@ impl Models {
         let given = &arguments.tasks;
         let threads = crate::words::threads(config.train.threads);
         let load = |directory: &Path, adapter: Option<&Path>| -> Result<Subject> {
-            let subject = subject(directory, adapter, threads)?;
+            // What the subject is compared with was told nothing.
+            let preference = if adapter.is_some() { &arguments.preference[..] } else { &[] };
+            let subject = subject(directory, adapter, preference, threads)?;
             match given.chat {
                 true => subject.in_chat().with_context(|| format!("--chat: {}", directory.display())),
                 false => Ok(subject),
@@ -206,6 +208,9 @@ impl Models {
             bail!(Failure::Usage(
                 "model.lora makes a fresh adapter, which changes nothing; name a trained one with --adapter".into()
             ));
+        }
+        if !arguments.preference.is_empty() && config.model.adapter.is_none() {
+            bail!(Failure::Usage("--preference: given, and no adapter to be told it; name one with --adapter".into()));
         }
         let subject = load(directory, config.model.adapter.as_deref())?;
         let is_needed = needs.iter().any(|needs| needs.reference);
@@ -250,12 +255,10 @@ fn configuration(arguments: &Eval) -> Result<Config> {
     Ok(config)
 }
 
-fn subject(directory: &Path, adapter: Option<&Path>, threads: usize) -> Result<Subject> {
+fn subject(directory: &Path, adapter: Option<&Path>, preference: &[f64], threads: usize) -> Result<Subject> {
     let directory = places::directory(directory, Kind::Model)?;
     let mut model = CausalLm::<f32>::load(&directory)?;
-    if let Some(adapter) = adapter {
-        model.load_adapter(&places::directory(adapter, Kind::Adapter)?)?;
-    }
+    crate::preference::load_adapter(&mut model, adapter, preference)?;
     let options = EncodeOptions { end_of_sequence: EndOfSequence::Keep, max_length: None, ..EncodeOptions::default() };
     let encoder = Encoder::from_dir(&directory, options)?;
     encoder.check_vocabulary(model.config().vocab_size)?;

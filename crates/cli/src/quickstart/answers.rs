@@ -4,9 +4,9 @@ use anyhow::Result;
 use candlewick::data::{Encoder, Text};
 use candlewick::kernels::Workspace;
 use candlewick::model::{CausalLm, Sampling};
+use candlewick::train::stops;
 
 use super::baseline::Share;
-use crate::generate::stops;
 use crate::world::grammar::{FAMILIES, Preference, Scene};
 
 /// Asks a model the prompts of scenes.

@@ -149,7 +149,7 @@ impl Found {
             }],
             levels: vec![],
         };
-        let charts = [
+        let mut charts = vec![
             chart("Loss", "loss", vec![]),
             chart("Accuracy of the implicit rewards", "rewards/accuracies", level("chance", 0.5)),
             chart("Margin of the implicit rewards", "rewards/margins", vec![]),
@@ -159,6 +159,9 @@ impl Found {
             single("Norm of the gradient", "grad_norm"),
             single("Learning rate", "learning_rate"),
         ];
+        if self.plan.safety.is_some() {
+            charts.extend([single("Multiplier", "lambda"), single("Expected cost", "expected_cost")]);
+        }
         charts.into_iter().filter(|chart| chart.series.iter().any(|series| !series.points.is_empty())).collect()
     }
 }

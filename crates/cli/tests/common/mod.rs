@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use candlewick::model::{CausalLm, Config};
+use candlewick::model::{CausalLm, Config, ScoreModel};
 use serde_json::{Map, Value, json};
 
 /// The program under test.
@@ -47,16 +47,38 @@ impl Bench {
         let directory = self.path(name);
         std::fs::create_dir_all(&directory).expect("a directory");
         CausalLm::<f32>::random(Config::llama(vocabulary, 32, 2), 1).expect("a model").save(&directory).expect("saved");
-        let ids: Map<String, Value> =
-            WORDS.iter().enumerate().map(|(id, word)| ((*word).to_owned(), json!(id))).collect();
-        let tokenizer = json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-            "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
-            "model": { "type": "WordLevel", "vocab": ids, "unk_token": "<unk>" },
-        });
-        std::fs::write(directory.join("tokenizer.json"), tokenizer.to_string()).expect("written");
-        let configuration = json!({ "eos_token": "</s>", "bos_token": "<s>" });
-        std::fs::write(directory.join("tokenizer_config.json"), configuration.to_string()).expect("written");
+        tokenizer(&directory, WORDS.into_iter());
+    }
+
+    /// A score model beside a tokenizer that gives the same words other ids.
+    pub(crate) fn cost_model(&self, name: &str, heads: &[&str]) {
+        let directory = self.path(name);
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
+        let model = ScoreModel::<f32>::random(Config::llama(WORDS.len(), 32, 2), &heads, 5).expect("a model");
+        model.save(&directory).expect("saved");
+        let words = WORDS[..3].iter().chain(WORDS[3..].iter().rev());
+        tokenizer(&directory, words.copied());
+    }
+
+    /// Pairs with a `reward_gap` and two costs, and prompts beside them.
+    pub(crate) fn gaps(&self, name: &str) {
+        let row = |i: usize| {
+            let (a, b) = (WORDS[3 + i % 6], WORDS[9 + i % 3]);
+            let gaps = ((i % 5) as f64 / 4.0, (i % 3) as f64 - 1.0, (i % 2) as f64);
+            json!({
+                "prompt": format!("{a} {b} {a}"), "chosen": format!(" {b} yes"), "rejected": format!(" {a} no {b}"),
+                "reward_gap": gaps.0, "cost_gap": gaps.1, "cost_gap_2": gaps.2,
+            })
+        };
+        self.lines(name, (0..48).map(row));
+        self.questions();
+    }
+
+    /// `asked.jsonl`: nine prompts.
+    pub(crate) fn questions(&self) {
+        let prompt = |i: usize| json!({ "prompt": format!("{} {}", WORDS[3 + i % 6], WORDS[9 + i / 3]) });
+        self.lines("asked.jsonl", (0..9).map(prompt));
     }
 
     pub(crate) fn lines(&self, name: &str, rows: impl Iterator<Item = Value>) {
@@ -123,6 +145,19 @@ pub(crate) const TRAIN: [&str; 13] = [
     "--threads",
     "1",
 ];
+
+/// A tokenizer that splits at spaces, with ids in the order of the words.
+fn tokenizer(directory: &Path, words: impl Iterator<Item = &'static str>) {
+    let ids: Map<String, Value> = words.enumerate().map(|(id, word)| (word.to_owned(), json!(id))).collect();
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": ids, "unk_token": "<unk>" },
+    });
+    std::fs::write(directory.join("tokenizer.json"), tokenizer.to_string()).expect("written");
+    let configuration = json!({ "eos_token": "</s>", "bos_token": "<s>" });
+    std::fs::write(directory.join("tokenizer_config.json"), configuration.to_string()).expect("written");
+}
 
 impl Said {
     pub(crate) fn of(output: Output) -> Self {

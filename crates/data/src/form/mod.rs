@@ -267,6 +267,11 @@ impl Reading {
         Ok(Self { form, columns, criterion, ties, counting: None })
     }
 
+    /// The same, with something else becoming of ties.
+    pub(crate) fn with_ties(&self, ties: Ties) -> Self {
+        Self { ties, ..self.clone() }
+    }
+
     /// Whether a pair of `safe_rlhf` with these numbers stands in the order of its label of safety.
     pub(crate) fn decides_by_safety(&self, numbers: &BTreeMap<String, f64>) -> bool {
         match self.criterion.as_deref() {

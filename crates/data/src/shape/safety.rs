@@ -17,7 +17,10 @@ use crate::shape::joined::swapped;
 /// |---|---|---|
 /// | `helpful` | the one that `better` prefers; without that number the pair stays as it stands | `better` of 0 |
 /// | `safer` | the one that `safer` prefers; where it is 0 or missing, the safe one of a mixed pair | pairs that neither tells apart; contradictions |
-/// | `safe_dpo` | the more helpful one if it is safe, else the other one if that is safe | both unsafe; contradictions |
+/// | `safe_dpo` | the more helpful one if it is safe, else the other one if that is safe | both unsafe; both safe with `better` of 0; contradictions |
+///
+/// A pair that is even in helpfulness is set aside only where helpfulness is to decide: under `safer`, and under `safe_dpo` of a safe and
+/// an unsafe completion, it stays whatever [`Ties`](crate::Ties) says.
 ///
 /// `safe_dpo` is the transform of SafeDPO (arXiv 2505.20065). A contradiction is a safer completion that is labelled unsafe
 /// while the other is labelled safe, or a flag that a severity of harm denies.
@@ -81,9 +84,11 @@ pub(crate) fn ordered(record: Record, order: SafetyOrder) -> Result<Record, Faul
         SafetyOrder::Helpful => by_helpfulness(record),
         SafetyOrder::Safer => by_label(by_safety(&record)?, record),
         SafetyOrder::SafeDpo => {
-            let record = by_helpfulness(record)?;
             match flags(&record).ok_or_else(|| no_labels("the flags `safe_chosen` and `safe_rejected`"))? {
-                [true, _] => Ok(record),
+                [true, true] => by_helpfulness(record),
+                // Which one is the more helpful does not matter.
+                [true, false] if record.numbers.get("better").is_none_or(|better| *better > 0.0) => Ok(record),
+                [true, false] => by_label(1.0, record),
                 [false, true] => by_label(-1.0, record),
                 [false, false] => Err(Fault::new(
                     Reason::BothUnsafe,
@@ -178,6 +183,9 @@ pub struct SafetyCounts {
     pub contradictions: u64,
     /// Pairs of these in which the more helpful completion is the less safe one, by `better` and `safer`.
     pub conflicts: u64,
+    /// Pairs of PKU-SafeRLHF without a label of helpfulness, which stand in the order of safety although that of helpfulness
+    /// was to decide.
+    pub without_better: u64,
     /// Single completions whose number `safe` says so.
     pub safe: u64,
     /// Single completions whose number `safe` denies it.
@@ -237,6 +245,7 @@ impl std::ops::AddAssign for SafetyCounts {
         self.both_unsafe += other.both_unsafe;
         self.contradictions += other.contradictions;
         self.conflicts += other.conflicts;
+        self.without_better += other.without_better;
         self.safe += other.safe;
         self.not_safe += other.not_safe;
     }
@@ -256,11 +265,16 @@ impl fmt::Display for SafetyCounts {
                 share(self.mixed),
                 share(self.both_unsafe)
             )?;
-        } else {
+        } else if singles > 0 {
             write!(f, "{singles} completions with flags of safety: {} safe, {} unsafe", self.safe, self.not_safe)?;
+        } else {
+            write!(f, "no flags of safety")?;
         }
         if self.contradictions > 0 {
             write!(f, "; {} with labels that contradict each other", self.contradictions)?;
+        }
+        if self.without_better > 0 {
+            write!(f, "; {} without better_response_id, which stand in the order of safety", self.without_better)?;
         }
         if let Some(safe) = self.one_class() {
             let class = if safe { "safe" } else { "unsafe" };
@@ -317,8 +331,8 @@ mod tests {
                     // Keep a safe winner, swap an unsafe one with a safe loser, drop two unsafe ones.
                     let expected = match (better > 0.0, flags) {
                         _ if contradicts => Err(Reason::LabelsContradict),
-                        _ if better == 0.0 => Err(Reason::Tied),
                         (_, [0.0, 0.0]) => Err(Reason::BothUnsafe),
+                        (_, [1.0, 1.0]) if better == 0.0 => Err(Reason::Tied),
                         (first, [1.0, 1.0]) => ab(first),
                         (_, flags) => ab(flags[0] > 0.0),
                     };

@@ -148,6 +148,10 @@ fn of_safety(out: &mut String, safety: &SafetySummary) {
             &format!("{} have labels that contradict each other", of(counts.contradictions, pairs)),
         );
     }
+    if counts.without_better > 0 {
+        let detail = format!("{} pairs without better_response_id stand in the order of safety", counts.without_better);
+        entry(out, "no helpfulness", &detail);
+    }
     let singles = counts.safe + counts.not_safe;
     if singles > 0 {
         entry(out, "safe", &format!("{} of the single completions", of(counts.safe, singles)));

@@ -1,7 +1,7 @@
 //! One run of a comparison: driven by its caller, measured on the way, resumable at any moment.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use candlewick_data::Encoder;
@@ -9,12 +9,13 @@ use candlewick_kernels::Workspace;
 use candlewick_losses::{Dpo, Recipe};
 use candlewick_model::CausalLm;
 use candlewick_train::{
-    Checkpoint, Event, Fault, FrozenPolicy, Plan, ReferencePlan, Run, StepReport, TuningPlan, checkpoints, replace_file,
+    Event, Fault, FrozenPolicy, Plan, ReferencePlan, Run, StepReport, TuningPlan, checkpoints, replace_file,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::matrix::{Cell, Matrix};
+use crate::again;
 use crate::drift::{Drift, DriftOptions};
 use crate::error::{Error, Result};
 use crate::preferences::{Half, Preferences};
@@ -210,12 +211,7 @@ impl CellResult {
             );
             return Err(Error::results(&path, found));
         }
-        let length = |plan: &Value| plan["train"]["length"].clone();
-        let other = plan.check_resumes(&result.plan, 0).err().map(|error| error.to_string());
-        let other = other.or_else(|| {
-            (length(&result.plan) != length(&plan.to_json())).then(|| "it is of another length".to_owned())
-        });
-        match other {
+        match again::difference(plan, &result.plan) {
             Some(difference) => Err(Error::results(
                 &path,
                 format!(
@@ -280,17 +276,7 @@ impl<'a> CellRun<'a> {
     pub fn open(cell: &Cell, common: &'a Common) -> Result<Self> {
         let plan = &cell.plan;
         let stored = CellResult::read(plan)?;
-        let found = Checkpoint::latest(&checkpoints(&plan.output.dir))?;
-        let run = match &found.checkpoint {
-            Some(checkpoint) => Run::resume(plan.clone(), &checkpoint.path)?,
-            None => {
-                // Nothing of a run without a whole checkpoint is of use.
-                for old in [checkpoints(&plan.output.dir), plan.output.dir.join("final")] {
-                    remove(&old)?;
-                }
-                Run::start(plan.clone())?
-            }
-        };
+        let run = again::open(plan)?;
         let step = run.trainer().steps_done();
         let mut result = stored.unwrap_or_else(|| CellResult::new(plan));
         result.points.retain(|point| point.step <= step);
@@ -389,16 +375,9 @@ impl<'a> CellRun<'a> {
         if !self.common.keep_models {
             let directory = &self.run.plan().output.dir;
             for left in [checkpoints(directory), directory.join("final")] {
-                remove(&left)?;
+                again::remove(&left)?;
             }
         }
         Ok(CellEvent::Finished(Box::new(self.result.clone())))
-    }
-}
-
-fn remove(directory: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing", directory)(error)),
-        _ => Ok(()),
     }
 }

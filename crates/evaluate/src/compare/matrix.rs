@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use candlewick_losses::{Builtin, Objective, Recipe, ReferenceUpdate};
-use candlewick_train::{Config, EvaluationPlan, HeldOut, Plan, ReferenceKind, ReferenceWords, Words};
+use candlewick_losses::{Builtin, Objective, Recipe};
+use candlewick_train::{Config, EvaluationPlan, HeldOut, Plan, Words};
 use serde_json::Value;
 
 use super::words::{ArmWords, CompareWords, flat};
+use crate::again::{self, slug};
 use crate::drift::DriftOptions;
 use crate::error::{Error, Result};
 
@@ -209,18 +210,10 @@ impl Matrix {
             );
             return Err(Error::config("objective", reason));
         }
-        // One that moves cannot be known beforehand.
-        let moves = config.objective.reference_update() != ReferenceUpdate::Frozen;
-        let is_open = config.reference.kind.is_none() && config.reference.path.is_none() && !moves;
-        match config.objective.needs().reference {
-            // The section speaks of the arms that have a reference.
-            false => config.reference = ReferenceWords::default(),
-            true if is_open => {
-                config.reference.kind = Some(ReferenceKind::Precomputed);
-                config.reference.path = Some(self.reference_path());
-                config.reference.shared = true;
-            }
-            true => {}
+        again::share_reference(&mut config, self.reference_path());
+        // The section speaks of the arms whose multipliers move.
+        if !config.objective.observes() {
+            config.safety = None;
         }
         Plan::resolve(config).map_err(|error| match error {
             candlewick_train::Error::Config { key, reason } => Error::config(key, format!("{reason} (of {name})")),
@@ -243,12 +236,6 @@ impl Matrix {
     pub fn chooses(&self) -> bool {
         self.arms.iter().any(|arm| arm.variants.len() > 1)
     }
-}
-
-/// A name that is a name of a directory everywhere.
-fn slug(name: &str) -> String {
-    let safe = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '=' | '-' | '_') { c } else { '_' };
-    name.chars().map(safe).collect::<String>().trim_matches('.').to_owned()
 }
 
 fn arms(compare: &CompareWords, words: &Words) -> Result<Vec<Arm>> {

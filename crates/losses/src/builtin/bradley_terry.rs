@@ -87,6 +87,10 @@ impl Loss for BradleyTerry {
         check_not_negative::<Self>("l2", self.l2)
     }
 
+    fn heads(&self) -> usize {
+        self.head.saturating_add(1)
+    }
+
     fn loss_at_zero_margin(&self) -> Option<f64> {
         Some(std::f64::consts::LN_2)
     }

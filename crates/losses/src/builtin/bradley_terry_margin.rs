@@ -66,6 +66,10 @@ impl Loss for BradleyTerryMargin {
         let losses = log_sigmoid(&(rewards.margins()? - input.number())?)?.neg()?;
         Ok(LossTerms::new([Term::per_item(Self::NAME, losses)]).with_rewards(of_sides(&rewards)))
     }
+
+    fn heads(&self) -> usize {
+        self.head.saturating_add(1)
+    }
 }
 
 #[cfg(test)]

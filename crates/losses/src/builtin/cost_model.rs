@@ -144,6 +144,10 @@ impl Loss for CostModel {
         check_not_negative::<Self>("l2", self.l2)
     }
 
+    fn heads(&self) -> usize {
+        self.head.saturating_add(1)
+    }
+
     fn loss_at_zero_margin(&self) -> Option<f64> {
         // Where a number says which side is the safer one, pairs without one have no term of their order.
         let order = (self.order == SafetyOrder::Chosen).then_some(1.0);

@@ -99,6 +99,10 @@ impl Loss for Dprm {
         Ok(LossTerms::new([Term::per_item(Self::NAME, losses)]).with_metric("satisfaction", &satisfaction))
     }
 
+    fn heads(&self) -> usize {
+        self.head.saturating_add(CATEGORIES)
+    }
+
     fn numbers(&self) -> Numbers {
         Numbers::of_all(&VOTES.map(|name| Number {
             name,

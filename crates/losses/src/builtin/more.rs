@@ -108,6 +108,10 @@ impl Loss for More {
     fn step_wide(&self) -> StepWide {
         StepWide::AllRows
     }
+
+    fn heads(&self) -> usize {
+        self.head.saturating_add(1)
+    }
 }
 
 fn source(item: usize, value: f64) -> Result<usize> {

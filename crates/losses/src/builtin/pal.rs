@@ -133,6 +133,10 @@ impl Loss for Pal {
         StepWide::AllRows
     }
 
+    fn heads(&self) -> usize {
+        self.head.saturating_add(self.dimensions)
+    }
+
     fn validate(&self) -> Result<()> {
         let count = |parameter, got: usize| {
             in_range::<Self>(parameter, got as f64, (1..=MOST).contains(&got), "a whole number from 1 to 65536")
@@ -155,6 +159,17 @@ impl Loss for Pal {
                 format!("format {FORMAT} with {} prototypes of {} numbers", self.prototypes, self.dimensions);
             Error::State(format!("pal reads {expected}, and got another state"))
         })?;
+        Ok(())
+    }
+
+    /// A step changes the prototypes and the people in it, who may be few of those that are known: only they are kept.
+    fn mark(&mut self) -> Option<Value> {
+        self.people.before = Some(Before::default());
+        Some(Value::Bool(true))
+    }
+
+    fn undo(&mut self, _: &Value) -> Result<()> {
+        self.people.go_back();
         Ok(())
     }
 }
@@ -222,6 +237,15 @@ pub struct IdealPoints {
     prototypes: Learned,
     weights: BTreeMap<u64, Learned>,
     size: usize,
+    before: Option<Before>,
+}
+
+/// What was changed since the last mark, as it was there.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Before {
+    prototypes: Option<Learned>,
+    /// None for somebody who was not known.
+    weights: BTreeMap<u64, Option<Learned>>,
 }
 
 /// Numbers that Adam moves.
@@ -284,6 +308,7 @@ impl IdealPoints {
         // Of variance 1/d, so that a prototype is about as long as 1.
         let width = (12.0 / size as f64).sqrt();
         self.size = size;
+        self.keep_prototypes();
         self.prototypes = Learned::new((0..prototypes * size).map(|_| width * (uniform() - 0.5)).collect());
     }
 
@@ -304,9 +329,32 @@ impl IdealPoints {
         point
     }
 
+    fn keep_prototypes(&mut self) {
+        if let Some(before) = &mut self.before {
+            before.prototypes.get_or_insert_with(|| self.prototypes.clone());
+        }
+    }
+
+    fn go_back(&mut self) {
+        let Some(Before { prototypes, weights }) = self.before.take() else { return };
+        if let Some(prototypes) = prototypes {
+            self.prototypes = prototypes;
+        }
+        for (person, weights) in weights {
+            match weights {
+                Some(weights) => self.weights.insert(person, weights),
+                None => self.weights.remove(&person),
+            };
+        }
+    }
+
     fn step(&mut self, slopes: &Slopes, rate: f64) {
+        self.keep_prototypes();
         self.prototypes.step(&slopes.prototypes, rate);
         for (person, slopes) in &slopes.weights {
+            if let Some(before) = &mut self.before {
+                before.weights.entry(*person).or_insert_with(|| self.weights.get(person).cloned());
+            }
             let weights = self.weights.entry(*person).or_insert_with(|| Learned::new(vec![0.0; slopes.len()]));
             weights.step(slopes, rate);
         }
@@ -328,7 +376,7 @@ impl IdealPoints {
         let person =
             |(person, weights): (&String, &Value)| Some((person.parse().ok()?, Learned::of_json(weights, prototypes)?));
         let weights = state.get("weights")?.as_object()?.iter().map(person).collect::<Option<BTreeMap<_, _>>>()?;
-        Some(Self { prototypes: learned, weights, size: if begun { 0 } else { size } })
+        Some(Self { prototypes: learned, weights, size: if begun { 0 } else { size }, before: None })
     }
 }
 
@@ -426,6 +474,29 @@ mod tests {
         let mut again = Pal::default();
         Objective::restore(&mut again, &Objective::state(&fresh).unwrap()).unwrap();
         assert_eq!(again, fresh);
+    }
+
+    #[test]
+    fn a_step_is_undone_to_the_bit_from_the_first_on() {
+        let (mut pal, scores) = sample();
+        for _ in 0..3 {
+            let state = Objective::state(&pal);
+            let mark = Objective::mark(&mut pal).unwrap();
+            assert!(mark.to_string().len() < 8, "a mark holds no state: {mark}");
+            prepare(&mut pal, &scores, Phase::Train);
+            assert_ne!(Objective::state(&pal), state);
+            Objective::undo(&mut pal, &mark).unwrap();
+            assert_eq!(Objective::state(&pal), state);
+            // The next mark begins where others are known too.
+            prepare(&mut pal, &scores, Phase::Train);
+        }
+        let mark = Objective::mark(&mut pal).unwrap();
+        let mut others = scores.clone();
+        others.groups.numbers.insert("annotator".to_owned(), vec![3.0, 5.0, 5.0, 7.0]);
+        let state = Objective::state(&pal);
+        (0..2).for_each(|_| drop(prepare(&mut pal, &others, Phase::Train)));
+        Objective::undo(&mut pal, &mark).unwrap();
+        assert_eq!(Objective::state(&pal), state);
     }
 
     #[test]

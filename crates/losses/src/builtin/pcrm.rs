@@ -85,6 +85,10 @@ impl Loss for Pcrm {
         Ok(terms.with_metric("bands", &widths))
     }
 
+    fn heads(&self) -> usize {
+        self.head.saturating_add(1)
+    }
+
     fn validate(&self) -> Result<()> {
         check_not_negative::<Self>("scale", self.scale)?;
         let positive = self.offset.is_finite() && self.offset > 0.0;

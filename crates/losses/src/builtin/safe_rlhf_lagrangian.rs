@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Named, Preset, check_beta, check_not_negative, check_reduction, in_range, with_margins};
 use crate::divergence::Divergence;
-use crate::dual::{DualSettings, Duals, Observed};
+use crate::dual::{Constraint, DualSettings, Duals, Observed};
 use crate::error::{Error, Result};
 use crate::loss::{Context, Loss, Phase, StepScores};
 use crate::math::{sigmoid, soft_logistic};
@@ -32,7 +32,8 @@ use crate::view::AnchoredPair;
 /// mean cost: solve for `λ` once over a table of scores ([`ScoreTable`](crate::dual::ScoreTable), 64 completions a
 /// prompt or more), then train with it. Never take `λ` from the pairs alone: two completions a prompt show about 36 %
 /// of how far a policy has moved. With a `dual` the multipliers move, by costs of fresh completions that whoever
-/// trains observes. Which side is called chosen does not matter. `docs/safe-rlhf.md` has the whole picture.
+/// trains observes: a run of a configuration by its `[safety]`. Which side is called chosen does not matter.
+/// `docs/safe-rlhf.md` has the whole picture.
 ///
 /// # Source
 /// The offline form of Dai et al. 2023 (Safe RLHF), arXiv 2310.12773: the labels of Huang et al. 2024 (MoCAN and
@@ -218,8 +219,11 @@ impl Loss for SafeRlhfLagrangian {
         (self.target == LagrangianTarget::Soft).then_some(std::f64::consts::LN_2)
     }
 
-    fn observes(&self) -> bool {
-        !self.dual.is_empty()
+    fn constraints(&self) -> Vec<Constraint> {
+        // Log-ratios are costs in nats: the optimum moves with them as it does with costs where beta is 1.
+        let beta = if self.scores == LagrangianScores::LogRatios { 1.0 } else { self.beta };
+        let constraint = |(&settings, &start)| Constraint { settings, start, beta };
+        self.dual.iter().zip(&self.lambda).map(constraint).collect()
     }
 
     fn observe(&mut self, observed: &Observed) -> Result<()> {
@@ -325,7 +329,7 @@ mod tests {
         SafeRlhfLagrangian { dual: vec![settings], ..SafeRlhfLagrangian::default() }
     }
 
-    fn step(objective: &mut SafeRlhfLagrangian, phase: Phase) -> Context {
+    fn step(objective: &mut impl Objective, phase: Phase) -> Context {
         Objective::prepare(objective, &StepScores { micro: &[], collective: &Solo }, phase).unwrap()
     }
 
@@ -418,10 +422,15 @@ mod tests {
             format!(r#"{{ "type": "wpo", "loss": {inner} }}"#),
             format!(r#"{{ "type": "humanline", "loss": {inner} }}"#),
             format!(r#"{{ "type": "trust_region", "loss": {inner} }}"#),
+            format!(
+                r#"{{ "type": "tchebycheff", "mix": {{ "parts": [ {{ "loss": {{ "type": "dpo" }} }}, {{ "loss": {inner} }} ] }} }}"#
+            ),
         ];
         for json in shells {
             let mut recipe: Recipe = serde_json::from_str(&json).unwrap();
             recipe.validate().unwrap();
+            let [constraint] = recipe.constraints()[..] else { panic!("{json}") };
+            assert_eq!((constraint.settings.limit, constraint.start, constraint.beta), (0.5, 1.0, 0.1), "{json}");
             assert!(recipe.observes(), "{json}");
             recipe.observe(&cost(2.0)).unwrap();
             let context = recipe.prepare(&StepScores { micro: &[], collective: &Solo }, Phase::Train).unwrap();
@@ -431,6 +440,15 @@ mod tests {
             other.restore(&recipe.state().unwrap()).unwrap();
             assert_eq!(other, recipe);
         }
+        // A Panacea adapter answers at one preference alone.
+        let parts = format!(r#"{{ "parts": [ {{ "loss": {{ "type": "dpo" }} }}, {{ "loss": {inner} }} ] }}"#);
+        let panacea: Recipe = serde_json::from_str(&format!(r#"{{ "type": "panacea", "mix": {parts} }}"#)).unwrap();
+        let error = panacea.validate().unwrap_err().to_string();
+        assert!(error.contains("leave dual out"), "{error}");
+        let other = inner.replace("0.5", "0.25");
+        let mix = format!(r#"{{ "type": "mix", "parts": [ {{ "loss": {inner} }}, {{ "loss": {other} }} ] }}"#);
+        let error = serde_json::from_str::<Recipe>(&mix).unwrap().validate().unwrap_err().to_string();
+        assert!(error.contains("parts 0 and 1 have other lists of `dual`"), "{error}");
         for json in [r#"{ "type": "dpo" }"#, r#"{ "type": "mix", "parts": [ { "loss": { "type": "dpo" } } ] }"#] {
             let mut recipe: Recipe = serde_json::from_str(json).unwrap();
             assert!(!recipe.observes());
@@ -442,15 +460,69 @@ mod tests {
     }
 
     #[test]
+    fn costs_that_one_part_refuses_reach_none() {
+        let part = |constraints: usize| {
+            let lambda = vec![1.0; constraints];
+            let dual = vec![DualSettings::default(); constraints];
+            let loss: Recipe = crate::Builtin::from(SafeRlhfLagrangian { lambda, dual, ..Default::default() }).into();
+            crate::Part { weight: 1.0, loss }
+        };
+        // Validation refuses such a mix; whoever does not ask it learns of it here.
+        let mut mix = crate::Mix { parts: vec![part(1), part(2)] };
+        mix.validate().unwrap_err();
+        let before = step(&mut mix, Phase::Train);
+        let error = mix.observe(&cost(2.0)).unwrap_err().to_string();
+        assert!(error.contains("got costs of 1 constraints, expected 2"), "{error}");
+        assert_eq!(step(&mut mix, Phase::Train), before);
+        // Within a mix, too.
+        let inner = crate::Part { weight: 1.0, loss: mix.clone().into() };
+        let mut outer = crate::Mix { parts: vec![part(1), inner] };
+        let before = step(&mut outer, Phase::Train);
+        outer.observe(&cost(2.0)).unwrap_err();
+        assert_eq!(step(&mut outer, Phase::Train), before);
+        let mut agreeing = crate::Mix { parts: vec![part(1), part(1)] };
+        agreeing.observe(&cost(2.0)).unwrap();
+        assert_eq!(step(&mut agreeing, Phase::Train).scalar("lambda/1").unwrap(), 1.1);
+    }
+
+    #[test]
     fn nothing_flows_into_scores_or_multipliers() {
-        let (log_probs, scores) = scored();
-        for target in [LagrangianTarget::Soft, LagrangianTarget::Regress] {
-            let objective = SafeRlhfLagrangian { target, ..SafeRlhfLagrangian::default() };
-            let terms = objective.evaluate(&scores, &Context::default()).unwrap();
-            let gradients = terms.loss(&scores.totals()).unwrap().backward().unwrap();
-            // The policy's log-probabilities are the only variable there is: labels are made of numbers.
-            assert!(gradients.get(&log_probs).is_some());
-            assert!(!terms.metrics[0].values.track_op());
+        let (log_probs, mut scores) = scored();
+        // The reference is a variable too: it is held fixed by the view.
+        let reference = Var::from_tensor(scores.reference.as_ref().unwrap().log_probs()).unwrap();
+        scores.reference = Some(scores.policy.with_log_probs(reference.as_tensor()).unwrap());
+        let log_ratios = (log_probs.as_tensor() - reference.as_tensor()).unwrap().to_vec2::<f64>().unwrap();
+        let lengths = scores.policy.lengths().to_vec();
+        let sums: Vec<f64> = log_ratios.iter().zip(&lengths).map(|(row, &length)| row[..length].iter().sum()).collect();
+        let mut objective = moving();
+        Objective::observe(&mut objective, &cost(3.0)).unwrap();
+        step(&mut objective, Phase::Train);
+        let lambda = objective.multipliers()[0];
+        assert!(lambda > 1.3, "it has moved: {lambda}");
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        for (target, beta) in [(LagrangianTarget::Soft, 0.1), (LagrangianTarget::Regress, 0.3)] {
+            for (scores_as, unit) in [(LagrangianScores::default(), 1.0), (LagrangianScores::LogRatios, beta)] {
+                let objective = SafeRlhfLagrangian { target, beta, scores: scores_as, ..objective.clone() };
+                let terms = objective.evaluate(&scores, &Context::default()).unwrap();
+                let gradients = terms.loss(&scores.totals()).unwrap().backward().unwrap();
+                assert!(gradients.get(&reference).is_none());
+                let got = gradients.get(&log_probs).unwrap().to_vec2::<f64>().unwrap();
+                for (pair, (reward, cost)) in [1.0, -0.5, 2.0, 0.0].into_iter().zip([0.5, 1.5, -1.0, 0.25]).enumerate()
+                {
+                    // The slope of the loss whose label is a number: whatever flowed into it would add to this.
+                    let (gap, margin) = (unit * (reward - lambda * cost), beta * (sums[pair] - sums[4 + pair]));
+                    let slope = match target {
+                        LagrangianTarget::Soft => sigmoid(margin) - sigmoid(gap),
+                        LagrangianTarget::Regress => 2.0 * (margin - gap),
+                    };
+                    for (row, sign) in [(pair, 1.0), (4 + pair, -1.0)] {
+                        let expected = sign * beta * slope / 4.0;
+                        let (scored, padding) = got[row].split_at(lengths[row]);
+                        assert!(scored.iter().all(|got| (got - expected).abs() < 1e-14), "{scored:?} {expected}");
+                        assert!(padding.iter().all(|got| *got == 0.0));
+                    }
+                }
+            }
         }
     }
 

@@ -96,6 +96,10 @@ impl Loss for ScoreRegression {
         Ok(terms.with_metric("scores/predicted", &values).with_metric("scores/error", &residuals.abs()?))
     }
 
+    fn heads(&self) -> usize {
+        self.head.saturating_add(1)
+    }
+
     fn numbers(&self) -> Numbers {
         Numbers::of(self.attribute.number())
     }

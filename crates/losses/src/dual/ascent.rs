@@ -146,6 +146,14 @@ impl Ascent {
         }
     }
 
+    /// The step a unit of violation: of a controller, that of its integral.
+    pub fn rate(self) -> f64 {
+        match self {
+            Self::Linear { rate, .. } | Self::LogGradient { rate, .. } | Self::Exponentiated { rate, .. } => rate,
+            Self::Pid { integral, .. } => integral,
+        }
+    }
+
     /// Where a multiplier starts.
     pub(super) fn start(self, multiplier: f64) -> Position {
         // The rules that do not step on the logarithm do not read it, and a 0 has none.
@@ -175,12 +183,19 @@ impl Ascent {
     /// The largest rate (of a controller, `integral`) that is stable where the cost that is looked at is `delay` steps
     /// old; see [`DualSettings::largest_rate`](super::DualSettings::largest_rate).
     pub(super) fn largest_rate(self, delay: f64, beta: f64, variance: f64, multiplier: f64) -> f64 {
-        let linear = beta / (delay * variance);
+        let damping = match self {
+            Self::Pid { proportional, .. } => beta + proportional * variance,
+            _ => beta,
+        };
+        // Without any it swings for ever, however slow it is.
+        if damping <= 0.0 {
+            return 0.0;
+        }
+        let linear = damping / (delay * variance);
         match self {
-            Self::Linear { .. } => linear,
+            Self::Linear { .. } | Self::Pid { .. } => linear,
             Self::LogGradient { .. } => linear / (multiplier * multiplier),
             Self::Exponentiated { .. } => linear / multiplier,
-            Self::Pid { proportional, .. } => (beta + proportional * variance) / (delay * variance),
         }
     }
 }

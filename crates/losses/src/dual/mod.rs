@@ -25,11 +25,10 @@ mod weights;
 mod window;
 
 pub use ascent::Ascent;
-pub(crate) use several::scalar_name;
-pub use several::{Duals, Observed};
+pub use several::{Duals, Observed, scalar_name};
 pub use solve::{Infeasible, Optimum, Solution};
 pub use table::{CostMeasure, Moments, PromptScores, ScoreTable, SmallSample};
 pub use threshold::{TargetThreshold, threshold_for_target_rate};
-pub use variable::{DualSettings, DualVariable, Order, Readings};
+pub use variable::{Constraint, DualSettings, DualVariable, Order, Readings};
 pub use weights::Weights;
 pub use window::Window;

@@ -130,8 +130,9 @@ impl Duals {
     }
 }
 
-/// The name of a number of a constraint, counted from 0: the first has none behind it.
-pub(crate) fn scalar_name(name: &str, constraint: usize) -> String {
+/// The name under which a number of a constraint is logged, such as `lambda`; constraints count from 0, and the first has
+/// nothing behind the name.
+pub fn scalar_name(name: &str, constraint: usize) -> String {
     if constraint == 0 { name.to_owned() } else { format!("{name}_{}", constraint + 1) }
 }
 

@@ -25,6 +25,17 @@ pub struct DualSettings {
     pub order: Order,
 }
 
+/// A constraint of an objective whose multipliers move.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Constraint {
+    /// What it is, and how its multiplier follows it.
+    pub settings: DualSettings,
+    /// Where its multiplier starts.
+    pub start: f64,
+    /// The weight of the divergence from the reference, per nat.
+    pub beta: f64,
+}
+
 /// When a multiplier moves within a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -128,7 +139,8 @@ impl DualSettings {
     /// term adds to `β`.
     ///
     /// It does not depend on the learning rate of the policy, to the first order. Where `τ` is 0 the first order says
-    /// nothing and the limit is infinite. `variance` is the mean over prompts of the variance of the measured cost
+    /// nothing and the limit is infinite. Without `β` and a proportional term nothing damps the two: no rate settles, and
+    /// the limit is 0. `variance` is the mean over prompts of the variance of the measured cost
     /// under the policy ([`Optimum::variances`](super::Optimum::variances) has it; of a rate it is at most ¼), and
     /// `multiplier` the one that it will settle at. Stay at a tenth of the limit.
     ///
@@ -140,8 +152,38 @@ impl DualSettings {
     /// assert!((windowed.largest_rate(0.1, 0.25, 1.0, 16) - 2.0 * 0.1 / (7.0 * 0.25)).abs() < 1e-15);
     /// ```
     pub fn largest_rate(&self, beta: f64, variance: f64, multiplier: f64, costs_a_step: usize) -> f64 {
-        let delay = self.window.delay(costs_a_step) + if self.order == Order::After { 1.0 } else { 0.0 };
+        let delay = self.window.delay(costs_a_step) + self.lag();
         self.ascent.largest_rate(delay, beta, variance, multiplier)
+    }
+
+    /// The same where costs come in rounds, every so many steps of the policy, and the multiplier steps once a round: the
+    /// lower of two limits. To the first order it is `every·β/(τ·Var_π(c))`, where a window counts rounds and
+    /// [`After`](Order::After) one step of the policy. A policy that is done moving before the next round comes settles
+    /// below `2β/Var_π(c)`, however rarely it comes; one that takes longer admits more.
+    ///
+    /// ```
+    /// use candlewick_losses::dual::{DualSettings, Window};
+    /// let dual = DualSettings::default();
+    /// assert_eq!(dual.largest_rate_of_rounds(0.1, 0.25, 1.0, 16, 8), 2.0 * 0.1 / 0.25);
+    /// let windowed = DualSettings { window: Window::Last { costs: 128 }, ..dual };
+    /// let rate = windowed.largest_rate_of_rounds(0.1, 0.25, 1.0, 16, 8);
+    /// assert!((rate - 2.0 * 0.1 / (7.0 * 0.25)).abs() < 1e-15);
+    /// ```
+    pub fn largest_rate_of_rounds(
+        &self,
+        beta: f64,
+        variance: f64,
+        multiplier: f64,
+        costs_a_round: usize,
+        every: u64,
+    ) -> f64 {
+        let rounds = self.window.delay(costs_a_round) + self.lag() / every.max(1) as f64;
+        self.ascent.largest_rate(rounds.max(0.5), beta, variance, multiplier)
+    }
+
+    /// Steps of the policy that the multiplier comes late by.
+    fn lag(&self) -> f64 {
+        if self.order == Order::After { 1.0 } else { 0.0 }
     }
 }
 

@@ -28,7 +28,7 @@ fn wrapped() -> Vec<Recipe> {
     WRAPPED.iter().map(|json| serde_json::from_str(json).unwrap()).collect()
 }
 
-const WRAPPED: [&str; 12] = [
+const WRAPPED: [&str; 16] = [
     r#"{ "type": "mix", "parts": [ { "weight": 0.5, "loss": { "type": "dpo" } }, { "loss": { "type": "sft" } } ] }"#,
     r#"{ "type": "mix", "parts": [ { "loss": { "type": "kto" } }, { "weight": 0.3, "loss": { "type": "kto_s" } } ] }"#,
     r#"{ "type": "mix", "parts": [ { "loss": { "type": "aot" } }, { "weight": 0.3, "loss": { "type": "sft" } } ] }"#,
@@ -41,6 +41,13 @@ const WRAPPED: [&str; 12] = [
     r#"{ "type": "tchebycheff", "temperature": 0.3,
          "mix": { "parts": [ { "loss": { "type": "dpo" } }, { "loss": { "type": "sft" } } ] } }"#,
     r#"{ "type": "tchebycheff", "temperature": 0.3,
+         "mix": { "parts": [ { "loss": { "type": "aot" } }, { "loss": { "type": "sft" } } ] } }"#,
+    r#"{ "type": "ordered", "by": "safer", "loss": { "type": "dpo" } }"#,
+    r#"{ "type": "ordered", "by": "cost_gap", "loss": { "type": "simpo" } }"#,
+    r#"{ "type": "panacea", "evaluate_at": [0.3, 0.7],
+         "mix": { "parts": [ { "loss": { "type": "dpo" } },
+                             { "loss": { "type": "ordered", "by": "safer", "loss": { "type": "ipo" } } } ] } }"#,
+    r#"{ "type": "panacea", "aggregate": "tchebycheff",
          "mix": { "parts": [ { "loss": { "type": "aot" } }, { "loss": { "type": "sft" } } ] } }"#,
     r#"{ "type": "trust_region", "update": "lagged", "loss": { "type": "humanline", "loss": { "type": "dpo" } } }"#,
 ];
@@ -357,6 +364,9 @@ fn with_other(recipe: &Recipe, key: &str) -> Recipe {
         Value::Number(number) if number.is_u64() => vec![Value::from(number.as_u64().unwrap() + 1)],
         Value::Number(number) => vec![Value::from(number.as_f64().unwrap() * 1.3 + 0.01)],
         Value::Bool(flag) => vec![Value::from(!flag)],
+        Value::Array(list) if list.len() > 1 && list.iter().all(Value::is_number) => {
+            vec![list.iter().rev().cloned().collect()]
+        }
         Value::Object(fields) if fields.values().all(Value::is_number) => {
             let other = |(key, value): (&String, &Value)| (key.clone(), Value::from(value.as_f64().unwrap() * 1.3));
             vec![Value::Object(fields.iter().map(other).collect())]
@@ -373,7 +383,7 @@ fn with_other(recipe: &Recipe, key: &str) -> Recipe {
 }
 
 /// Values of hyperparameters that are no numbers.
-const OTHERS: [&str; 23] = [
+const OTHERS: [&str; 26] = [
     r#""mean""#,
     r#""sum""#,
     r#""forward_kl""#,
@@ -396,5 +406,8 @@ const OTHERS: [&str; 23] = [
     r#""log_ratios""#,
     r#""measured""#,
     r#""labels""#,
+    r#""reward_gap""#,
+    r#""tchebycheff""#,
+    r#""linear""#,
     "[2.5]",
 ];

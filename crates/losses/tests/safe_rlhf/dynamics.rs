@@ -2,7 +2,7 @@
 
 use candlewick_losses::dual::{Ascent, DualSettings, DualVariable, Order, Window};
 
-use crate::world::{assert_near, logit};
+use crate::world::{World, assert_near, logit};
 
 const BETA: f64 = 0.5;
 const LIMIT: f64 = -0.5;
@@ -16,17 +16,26 @@ const VARIANCE: f64 = SPREAD * COST_GAP * COST_GAP;
 
 /// Runs two arms and gives how far from its optimum the multiplier is at most, in the first and in the last tenth.
 fn run(settings: DualSettings, rate: f64, steps: usize) -> (f64, f64) {
-    let best = (2.0 - BETA * logit(P)) / COST_GAP;
-    assert_near(best, 1.274_653_072_167_027_5, 1e-14, "λ*");
+    run_with(BETA, settings, rate, steps, 1)
+}
+
+/// The same with another weight of the KL, and costs every so many steps.
+fn run_with(beta: f64, settings: DualSettings, rate: f64, steps: usize, every: usize) -> (f64, f64) {
+    let best = (2.0 - beta * logit(P)) / COST_GAP;
+    if beta == BETA {
+        assert_near(best, 1.274_653_072_167_027_5, 1e-14, "λ*");
+    }
     let mut dual = DualVariable::new(settings, best).unwrap();
     // Off the optimum by a little, so that the bounds of small deviations hold.
     let mut odds = logit(P) + 1e-4;
     let (mut first, mut last) = (0.0f64, 0.0f64);
     for step in 0..steps {
         let unsafe_share = 1.0 / (1.0 + (-odds).exp());
-        dual.observe(&[-1.0 + COST_GAP * unsafe_share]).unwrap();
+        if step % every == 0 {
+            dual.observe(&[-1.0 + COST_GAP * unsafe_share]).unwrap();
+        }
         let multiplier = dual.step().multiplier;
-        let slope = 2.0 - multiplier * COST_GAP - BETA * odds;
+        let slope = 2.0 - multiplier * COST_GAP - beta * odds;
         odds += rate * unsafe_share * (1.0 - unsafe_share) * slope;
         let off = (multiplier - best).abs();
         first = if step < steps / 10 { first.max(off) } else { first };
@@ -88,6 +97,30 @@ fn a_window_takes_that_away() {
 }
 
 #[test]
+fn costs_that_come_in_rounds_have_a_bound_of_their_own() {
+    // A window of rounds, with a policy that is slow beside them; and policies that are done before the next round comes.
+    let (window, latest) = (Window::Last { costs: 4 }, Window::Latest);
+    for (every, order, window, rate, slack, of_beta) in [
+        (8, Order::Before, window, 0.1, 0.1, 1.0 / 1.5),
+        (16, Order::After, window, 0.02, 0.05, 1.0 / (1.5 + 1.0 / 16.0)),
+        (64, Order::Before, latest, 2.0, 0.05, 2.0),
+        (64, Order::After, latest, 2.0, 0.05, 2.0),
+    ] {
+        let settings = |rate| linear(rate, order, window);
+        let bound = settings(1.0).largest_rate_of_rounds(BETA, VARIANCE, 1.0, 1, every as u64);
+        assert_near(bound, of_beta * BETA / VARIANCE, 1e-12, "closed form");
+        let at = |share: f64| run_with(BETA, settings(share * bound), rate, 400_000, every);
+        let (first, last) = at(1.0 - slack);
+        assert!(last < 0.5 * first, "{every} {order:?}: {first:e} to {last:e} below {bound}");
+        let (first, last) = at(1.0 + slack);
+        assert!(last > 2.0 * first || last > 0.1, "{every} {order:?}: {first:e} to {last:e} above {bound}");
+    }
+    // What it takes to be done is not asked: a slower policy settles there too.
+    let settings = linear(1.9 * BETA / VARIANCE, Order::Before, latest);
+    assert!(run_with(BETA, settings, 0.1, 120_000, 8).1 < 1e-9);
+}
+
+#[test]
 fn on_the_logarithm_the_bound_is_that_of_the_slope() {
     let best = 1.274_653_072_167_027_5;
     let with = |ascent| DualSettings { limit: LIMIT, ascent, order: Order::After, ..DualSettings::default() };
@@ -114,6 +147,32 @@ fn the_proportional_term_damps_like_a_stronger_beta() {
         assert_near(bound, (BETA + proportional * VARIANCE) / VARIANCE, 1e-12, "closed form");
         assert_bound(pid(proportional), bound, 0.1, 0.05, 120_000, &format!("proportional {proportional}"));
     }
+}
+
+#[test]
+fn without_a_penalty_nothing_settles_and_it_is_said() {
+    // Reward less multiplier times cost is bilinear in policy and multiplier: they go round each other.
+    let step = 1e-3;
+    for order in [Order::Before, Order::After] {
+        let settings = linear(step, order, Window::Latest);
+        assert_near(settings.largest_rate(0.0, VARIANCE, 1.0, 1), 0.0, 0.0, &format!("{order:?}"));
+        let (first, last) = run_with(0.0, settings, 0.5, 200_000, 1);
+        assert!(first > 1e-6 && last > 0.9 * first, "{order:?} goes on: {first:e} to {last:e}");
+        // With the penalty, the same rate settles.
+        assert!(run(settings, 0.5, 200_000).1 < 1e-12);
+    }
+    for ascent in [Ascent::beaver(), Ascent::Exponentiated { rate: step, cap: 50.0, floor: 0.01 }] {
+        let settings = DualSettings { ascent, ..linear(step, Order::After, Window::Latest) };
+        assert_near(settings.largest_rate(0.0, VARIANCE, 1.0, 1), 0.0, 0.0, &format!("{ascent:?}"));
+    }
+    // A proportional term damps in its place.
+    let pid = Ascent::Pid { proportional: 0.5, integral: step, derivative: 0.0, smoothing: 0.0, cap: None };
+    let settings = DualSettings { ascent: pid, ..linear(step, Order::After, Window::Latest) };
+    assert_near(settings.largest_rate(0.0, VARIANCE, 1.0, 1), 0.5, 1e-15, "the proportional term alone");
+    assert!(run_with(0.0, settings, 0.5, 200_000, 1).1 < 1e-9);
+    // The solver has no answer without one either, and names what is missing.
+    let error = World::two_arms().table().solve(0.0, &[LIMIT]).unwrap_err().to_string();
+    assert_eq!(error, "score table.beta: got 0, expected a positive number");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Closed forms and recorded optima: the solver and runs with exact gradients must land on them.
 
+use candle_core::{Device, Tensor};
 use candlewick_losses::dual::{
     Ascent, DualSettings, DualVariable, Optimum, Order, PromptScores, ScoreTable, Solution, Window,
 };
@@ -199,16 +200,24 @@ fn a_normal_policy_has_a_closed_form() {
     assert_near(response.costs[0], limit, 1e-10, "E[c] at λ†");
 }
 
-#[test]
-fn sampled_policy_gradients_end_near_the_optimum() {
-    let (world, beta, limit) = (World::two_prompts(), 0.4, -0.25);
-    let optimum = world.table().policy(beta, &[1.185_853_180_202_354_2]).unwrap();
+/// What a sampled run of two prompts had in its second half, on average.
+#[derive(Debug, Default)]
+struct Sampled {
+    multiplier: f64,
+    cost: f64,
+    reward: f64,
+    policy: Vec<f64>,
+}
+
+/// Policy gradients of samples, by advantages `[P, G]` made of rewards, costs, log-ratios and the multiplier.
+fn sampled(limit: f64, advantages: impl Fn(&Tensor, &Tensor, &Tensor, f64) -> Tensor) -> Sampled {
+    let world = World::two_prompts();
     let (prompts, samples, steps) = (16, 16, 2500);
     let (mut uniform, mut logits) = (uniform(11), world.reference.clone());
     logits.iter_mut().flatten().for_each(|p| *p = p.ln());
     let settings = DualSettings { limit, ascent: Ascent::Linear { rate: 0.05, cap: None }, ..DualSettings::default() };
     let mut dual = DualVariable::new(settings, 1.0).unwrap();
-    let mut sums = (0.0, 0.0, vec![vec![0.0; 3]; 2]);
+    let mut mean = Sampled { policy: vec![0.0; 6], ..Sampled::default() };
     for step in 0..steps {
         let policy: Vec<Vec<f64>> = logits.iter().map(|row| softmax(row)).collect();
         let mut draw = |x: usize| {
@@ -220,15 +229,14 @@ fn sampled_policy_gradients_end_near_the_optimum() {
         let of = |values: &dyn Fn(usize, usize) -> f64| {
             let rows =
                 drawn.iter().enumerate().map(|(row, arms)| arms.iter().map(|&arm| values(row % 2, arm)).collect());
-            candle_core::Tensor::new(rows.collect::<Vec<Vec<f64>>>(), &candle_core::Device::Cpu).unwrap()
+            Tensor::new(rows.collect::<Vec<Vec<f64>>>(), &Device::Cpu).unwrap()
         };
         let costs = of(&|x, arm| world.costs[x][arm]);
         dual.observe(&costs.flatten_all().unwrap().to_vec1::<f64>().unwrap()).unwrap();
         let multiplier = dual.step().multiplier;
         let ratios = of(&|x, arm| (policy[x][arm] / world.reference[x][arm]).ln());
         let rewards = of(&|x, arm| world.rewards[x][arm]);
-        let mixed = KlPlacement::default().mixed_rewards(&rewards, &costs, &ratios, beta, multiplier).unwrap();
-        let advantages = Advantages::CONSTRAINED.of(&mixed).unwrap().to_vec2::<f64>().unwrap();
+        let advantages = advantages(&rewards, &costs, &ratios, multiplier).to_vec2::<f64>().unwrap();
         for (row, (arms, advantages)) in drawn.iter().zip(advantages).enumerate() {
             for (&arm, advantage) in arms.iter().zip(advantages) {
                 for (other, p) in policy[row % 2].iter().enumerate() {
@@ -239,18 +247,42 @@ fn sampled_policy_gradients_end_near_the_optimum() {
         }
         if step >= steps / 2 {
             let share = 2.0 / steps as f64;
-            sums.0 += share * multiplier;
-            sums.1 += share * World::mean(&policy, &world.costs);
-            for (sum, p) in sums.2.iter_mut().flatten().zip(policy.concat()) {
-                *sum += share * p;
-            }
+            mean.multiplier += share * multiplier;
+            mean.cost += share * World::mean(&policy, &world.costs);
+            mean.reward += share * World::mean(&policy, &world.rewards);
+            mean.policy.iter_mut().zip(policy.concat()).for_each(|(sum, p)| *sum += share * p);
         }
     }
-    assert_near(sums.0, 1.185_853, 0.05, "mean λ");
-    assert_near(sums.1, limit, 0.01, "mean E[c]");
-    for (got, expected) in sums.2.concat().into_iter().zip(optimum.concat()) {
+    mean
+}
+
+const WEIGHT: f64 = 0.4;
+
+#[test]
+fn sampled_policy_gradients_end_near_the_optimum() {
+    let optimum = World::two_prompts().table().policy(WEIGHT, &[1.185_853_180_202_354_2]).unwrap();
+    let mean = sampled(-0.25, |rewards, costs, ratios, multiplier| {
+        let mixed = KlPlacement::default().mixed_rewards(rewards, costs, ratios, WEIGHT, multiplier).unwrap();
+        Advantages::CONSTRAINED.of(&mixed).unwrap()
+    });
+    assert_near(mean.multiplier, 1.185_853, 0.05, "mean λ");
+    assert_near(mean.cost, -0.25, 0.01, "mean E[c]");
+    assert_near(mean.reward, 0.760, 0.02, "mean E[r]");
+    for (got, expected) in mean.policy.into_iter().zip(optimum.concat()) {
         assert_near(got, expected, 0.02, "mean π");
     }
+}
+
+#[test]
+fn streams_divided_each_by_its_own_deviation_keep_the_limit_and_lose_the_reward() {
+    // The penalty is only centred, with the weight of the reward.
+    let mean = sampled(-0.25, |rewards, costs, ratios, multiplier| {
+        let own = Advantages::SampleStd { epsilon: 1e-4 }.constrained(rewards, costs, multiplier).unwrap();
+        let penalty = Advantages::CONSTRAINED.of(&(ratios * (WEIGHT / (1.0 + multiplier))).unwrap()).unwrap();
+        (own - penalty).unwrap()
+    });
+    assert_near(mean.cost, -0.25, 0.01, "mean E[c]");
+    assert_near(mean.reward, 0.354, 0.02, "mean E[r], of 0.760");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::write::{Slot, Stored, write};
 use crate::adapter::{self, CONFIG, MAX_RANK, PREFIX};
 use crate::error::{Error, Result};
 use crate::layout::{HeadKind, StoredModel};
+use crate::panacea::{self, Panacea};
 use crate::weights::{WeightFiles, save_json};
 
 /// Adapters of one base.
@@ -25,6 +26,8 @@ struct Adapter {
     config: Map<String, Value>,
     files: WeightFiles,
     pairs: BTreeMap<String, Pair>,
+    /// Of a Panacea adapter, at the preference that was asked for.
+    panacea: Option<Panacea>,
 }
 
 /// The pair of one linear.
@@ -53,11 +56,12 @@ pub(super) struct Factors {
 }
 
 impl Adapters {
-    pub(super) fn open(directories: &[PathBuf]) -> Result<Self> {
+    /// Panacea adapters at a preference.
+    pub(super) fn open(directories: &[PathBuf], preference: Option<&[f64]>) -> Result<Self> {
         let mut adapters = Vec::new();
         let mut modules: BTreeMap<String, [usize; 2]> = BTreeMap::new();
         for directory in directories {
-            let adapter = Adapter::open(directory)?;
+            let adapter = Adapter::open(directory, preference)?;
             for (module, Pair { size, .. }) in &adapter.pairs {
                 let known = modules.entry(module.clone()).or_insert(*size);
                 if known != size {
@@ -70,6 +74,9 @@ impl Adapters {
                 }
             }
             adapters.push(adapter);
+        }
+        if preference.is_some() && adapters.iter().all(|adapter| adapter.panacea.is_none()) {
+            return Err(Error::Input("a preference is given, and there is no Panacea adapter; leave it out".into()));
         }
         Ok(Self { adapters, modules })
     }
@@ -185,6 +192,9 @@ impl Adapters {
         let mut config = first.config.clone();
         let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
         set("peft_type", json!("LORA"));
+        if first.panacea.is_some() {
+            set("init_lora_weights", json!(true));
+        }
         set("r", json!(rank));
         set("lora_alpha", json!(rank));
         set("use_rslora", json!(false));
@@ -197,16 +207,37 @@ impl Adapters {
                 set(key, Value::Null);
             }
         }
+        if first.panacea.is_some() {
+            config.remove(panacea::PREFERENCES);
+            config.remove(panacea::ORTHOGONALITY);
+        }
         config
     }
 }
 
 impl Adapter {
-    fn open(directory: &Path) -> Result<Self> {
+    fn open(directory: &Path, preference: Option<&[f64]>) -> Result<Self> {
         let config = adapter::read_config(HeadKind::Tokens, directory)?;
+        let mut panacea =
+            Panacea::of(&config).map_err(|error| Error::config(directory.join(CONFIG), error.to_string()))?;
+        match (&mut panacea, preference) {
+            (Some(panacea), Some(preference)) => panacea.set_preference(preference)?,
+            (Some(panacea), None) => {
+                return Err(Error::Input(format!(
+                    "{} is a Panacea adapter; say at which preference it is to be taken, {} numbers with a sum of 1",
+                    directory.display(),
+                    panacea.preference.len()
+                )));
+            }
+            (None, _) => {}
+        }
         let files = WeightFiles::open(directory, "adapter_model")?;
         let mut pairs = BTreeMap::new();
         for name in files.names() {
+            // The singular values are checked with the pair that they belong to.
+            if panacea.is_some() && (name.ends_with(".lora_sigma") || name.ends_with(".lora_s")) {
+                continue;
+            }
             let side = |side: char| {
                 name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(&format!(".lora_{side}.weight")))
             };
@@ -227,7 +258,11 @@ impl Adapter {
             };
             let outputs = files.shape(&b).and_then(|shape| shape.first()).copied().unwrap_or(0).max(1);
             files.check(&b, &[outputs, rank])?;
-            let scale = adapter::scale(&config, module, rank).map_err(|error| match error {
+            let own = match &panacea {
+                None => rank,
+                Some(panacea) => adapter::check_values(&files, module, rank, panacea.preference.len())?,
+            };
+            let scale = adapter::scale(&config, module, own).map_err(|error| match error {
                 Error::Input(reason) => Error::config(directory.join(CONFIG), reason),
                 other => other,
             })?;
@@ -236,14 +271,24 @@ impl Adapter {
         if pairs.is_empty() {
             return Err(Error::weights(directory, "it holds no pair of lora_A and lora_B"));
         }
-        Ok(Self { config, files, pairs })
+        if panacea.is_some() && files.names().count() != 4 * pairs.len() {
+            let reason = "it holds singular values without a pair; expected lora_A, lora_B, lora_sigma and lora_s of each linear";
+            return Err(Error::weights(directory, reason));
+        }
+        Ok(Self { config, files, pairs, panacea })
     }
 
     /// The pair of a linear with its A and B, if it has one.
     fn pair(&self, module: &str) -> Result<Option<Sides>> {
         let Some(pair) = self.pairs.get(module).copied() else { return Ok(None) };
         let side = |side| numbers(&self.files, &adapter::stored(module, side));
-        Ok(Some(Sides { pair, a: side('A')?, b: side('B')? }))
+        let (a, mut b) = (side('A')?, side('B')?);
+        if let Some(panacea) = &self.panacea {
+            let [sigma, s] = panacea::stored(module);
+            let values = panacea.values(&numbers(&self.files, &sigma)?, numbers(&self.files, &s)?[0]);
+            panacea::scale_columns(&b.clone(), &values, &mut b);
+        }
+        Ok(Some(Sides { pair, a, b }))
     }
 }
 

@@ -45,7 +45,7 @@ use crate::layout::StoredModel;
 use crate::weights::{SHARD_BYTES, save_json};
 
 /// What is merged, and into what.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Merge {
     /// Whole models into a whole model.
     Models {
@@ -60,6 +60,8 @@ pub enum Merge {
         adapters: Vec<PathBuf>,
         /// That of their base.
         base: PathBuf,
+        /// The preference vector at which Panacea adapters are taken.
+        preference: Option<Vec<f64>>,
     },
     /// Adapters into an adapter.
     Adapters {
@@ -67,6 +69,8 @@ pub enum Merge {
         adapters: Vec<PathBuf>,
         /// The rank of the result; without it a rank at which nothing is lost.
         rank: Option<usize>,
+        /// The preference vector at which Panacea adapters are taken.
+        preference: Option<Vec<f64>>,
     },
 }
 
@@ -121,8 +125,14 @@ impl Merge {
         }
         match self {
             Self::Models { models, base } => of_models(models, base.as_deref(), method, stored, directory, done),
-            Self::IntoBase { adapters, base } => into_base(adapters, base, method, stored, directory, done),
-            Self::Adapters { adapters, rank } => of_adapters(adapters, *rank, method, stored, directory, done),
+            Self::IntoBase { adapters, base, preference } => {
+                let adapters = Adapters::open(adapters, preference.as_deref())?;
+                into_base(&adapters, base, method, stored, directory, done)
+            }
+            Self::Adapters { adapters, rank, preference } => {
+                let adapters = Adapters::open(adapters, preference.as_deref())?;
+                of_adapters(&adapters, *rank, method, stored, directory, done)
+            }
         }
     }
 }
@@ -164,7 +174,7 @@ fn of_models(
 }
 
 fn into_base(
-    adapters: &[PathBuf],
+    adapters: &Adapters,
     base: &Path,
     method: &Method,
     stored: Option<Stored>,
@@ -172,7 +182,6 @@ fn into_base(
     done: Done<'_>,
 ) -> Result<MergeReport> {
     let base = StoredModel::open(base)?;
-    let adapters = Adapters::open(adapters)?;
     adapters.check(&base)?;
     let angles = angles(method, adapters.modules(), |module| adapters.products(module))?;
     let tensor = |i: usize| {
@@ -190,14 +199,13 @@ fn into_base(
 }
 
 fn of_adapters(
-    adapters: &[PathBuf],
+    adapters: &Adapters,
     rank: Option<usize>,
     method: &Method,
     stored: Option<Stored>,
     directory: &Path,
     done: Done<'_>,
 ) -> Result<MergeReport> {
-    let adapters = Adapters::open(adapters)?;
     let whole = adapters.whole_rank();
     let rank = match (rank, method) {
         (Some(rank), _) if !(1..=MAX_RANK).contains(&rank) => {

@@ -32,6 +32,12 @@ impl<T: Element> AdapterReference<T> {
         let Some(ours) = model.adapter() else {
             return Err(refuse("an adapter, and the policy has none to change places with".into()));
         };
+        if !model.preference().is_empty() {
+            return Err(refuse(
+                "an adapter, and the policy's is a Panacea adapter, whose place no other takes; choose adapter_off"
+                    .into(),
+            ));
+        }
         let AdapterWeights { parameters, scales, base, .. } = model.read_adapter(directory)?;
         let wanted = "the reference takes the place of the policy's adapter to be scored: name an adapter of the same linears, ranks and scales";
         if let Some(difference) = difference(&parameters, ours) {

@@ -11,6 +11,7 @@ use crate::fingerprint::Fingerprint;
 use crate::plan::{Plan, UdmPlan};
 use crate::reference::Reference;
 use crate::rows;
+use crate::safety::SafetyPlan;
 use crate::udm::{Fit, Udm};
 
 /// What a checkpoint remembers beside the trainer.
@@ -45,6 +46,12 @@ pub(super) struct Bookmark {
     /// The file of embeddings, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) embeddings: Option<Fingerprint>,
+    /// The prompts that the policy answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) prompts: Option<Fingerprint>,
+    /// The files of the score models that say what answers cost, by directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) costs: Option<BTreeMap<String, Files>>,
 }
 
 impl Bookmark {
@@ -76,6 +83,8 @@ impl Run {
             held_out_rows: self.held_out.clone(),
             udm: self.udm.as_ref().map(|udm| udm.fit().clone()),
             embeddings: self.udm.as_ref().and_then(Udm::file).cloned(),
+            prompts: self.costs.as_ref().map(|costs| costs.prompts_file().clone()),
+            costs: self.cost_files.clone(),
         };
         serde_json::to_value(bookmark).map_err(|e| Error::checkpoint(&self.plan.output.dir, e.to_string()))
     }
@@ -101,6 +110,18 @@ impl Run {
             (self.plan.reference.directory(), &self.reference_files, &bookmark.reference)
         {
             check_files("reference.path", directory, found, stored)?;
+        }
+        if let (Some(costs), Some(safety), Some(stored)) = (&self.costs, &self.plan.safety, &bookmark.prompts)
+            && costs.prompts_file() != stored
+        {
+            let (path, found) = (safety.prompts.display(), costs.prompts_file());
+            return other(format!("safety.prompts {path} has {found}, had {stored}"));
+        }
+        if let (Some(found), Some(stored)) = (&self.cost_files, &bookmark.costs) {
+            for (directory, found) in found {
+                let none = Files::new();
+                check_files("safety.costs", Path::new(directory), found, stored.get(directory).unwrap_or(&none))?;
+            }
         }
         let length = |plan: &serde_json::Value| plan["train"]["length"].clone();
         let (ours, theirs) = (self.total_steps, bookmark.total_steps);
@@ -136,6 +157,16 @@ fn check_files(key: &str, directory: &Path, found: &Files, stored: &Files) -> Re
 pub(super) fn deciding_files(model: &Path) -> Result<Files> {
     let tokenizer = tokenizer_files(model).into_iter().filter(|path| !path.ends_with("generation_config.json"));
     fingerprints(tokenizer.chain(Some(model.join("config.json"))))
+}
+
+/// What decides what answers cost, of each score model: its weights, its configuration and its tokenizer.
+pub(super) fn files_of_costs(safety: &SafetyPlan) -> Result<BTreeMap<String, Files>> {
+    let of = |directory: &Path| -> Result<Files> {
+        let mut files = deciding_files(directory)?;
+        files.extend(files_of_weights(directory)?);
+        Ok(files)
+    };
+    safety.models().into_iter().map(|model| Ok((model.display().to_string(), of(model)?))).collect()
 }
 
 /// Weights and their configuration, of a model or an adapter.

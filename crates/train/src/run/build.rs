@@ -8,15 +8,16 @@ use candlewick_data::{Encoder, Source};
 use candlewick_losses::{Objective, Outputs};
 use candlewick_model::CausalLm;
 
-use super::bookmark::{deciding_files, files_of_weights};
+use super::bookmark::{deciding_files, files_of_costs, files_of_weights};
 use super::{METRICS, Place, Precompute, REJECTED, Run, tokenizer_files};
 use crate::checkpoint::Checkpoint;
+use crate::costs::Costs;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::held_out_log::HeldOutWriter;
 use crate::log::{MetricsLog, RejectedLog};
 use crate::model_policy::ModelPolicy;
-use crate::plan::{Plan, REFERENCE_FILE, ReferencePlan, TuningPlan};
+use crate::plan::{Plan, REFERENCE_FILE, ReferencePlan, TuningPlan, check_preferences};
 use crate::policy::{CausalPolicy, FrozenPolicy};
 use crate::reference::{AdapterReference, MovingReference, PrecomputedReference, Reference, reference_digest};
 use crate::rows;
@@ -36,6 +37,8 @@ impl Run {
         let held_out_data = held_out_source.as_ref().map(|rows| Fingerprint::of_all(&rows.paths())).transpose()?;
         let model_files = deciding_files(&plan.model.path)?;
         let reference_files = plan.reference.directory().map(files_of_weights).transpose()?;
+        let costs = Costs::of_plan(&plan)?;
+        let cost_files = plan.safety.as_ref().map(files_of_costs).transpose()?;
         let mut batches = rows::training_batches(&plan, &source, &encoder, &needs)?;
         batches.hold_rejections();
         rows::check_first(&plan, &source, &encoder, &needs)?;
@@ -68,6 +71,7 @@ impl Run {
                 ModelPolicy::Causal(_) => Outputs { entropy: true, is_top1: true, ..Outputs::NONE },
                 ModelPolicy::Score(_) => Outputs::NONE,
             },
+            seed: plan.train.seed,
         };
         let trainer = Trainer::new(policy, reference, Box::new(plan.objective.clone()), options)?;
         let log = MetricsLog::new(plan.output.dir.join(METRICS));
@@ -89,6 +93,7 @@ impl Run {
             held_out_data,
             model_files,
             reference_files,
+            cost_files,
             total_steps,
             place,
             saved: None,
@@ -103,6 +108,8 @@ impl Run {
             finished: false,
             companions,
             udm,
+            costs,
+            interrupt: Arc::default(),
         })
     }
 }
@@ -152,6 +159,7 @@ impl Parts {
             }
             TuningPlan::Adapter(directory) => model.load_adapter(directory)?,
         }
+        check_preferences(&plan.objective, model.preference().len(), &plan.model.tuning, &plan.reference)?;
         if digest.is_empty() && matches!(plan.reference, ReferencePlan::Precomputed(_)) {
             digest = reference_digest(&model);
         }

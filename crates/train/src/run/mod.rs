@@ -2,7 +2,7 @@
 mod bookmark;
 mod build;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use self::bookmark::{Bookmark, Files};
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::ResultKind;
+use crate::costs::{CostReport, Costs};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::held_out_log::HeldOutWriter;
@@ -26,7 +27,7 @@ use crate::rows;
 use crate::snapshot::Writing;
 use crate::trainer::{EvalReport, StepReport, Trainer};
 use crate::udm::Udm;
-use crate::watch::{Alarm, Best, Noticed, WatchPlan, Watched};
+use crate::watch::{self, Alarm, Best, Noticed, WatchPlan, Watched};
 
 /// A run in f32. Nothing happens between calls of [`advance`](Self::advance), but for a checkpoint that is being written where
 /// `output.background` says so.
@@ -64,6 +65,8 @@ pub struct Run {
     held_out_data: Option<Fingerprint>,
     model_files: Files,
     reference_files: Option<Files>,
+    /// By directory.
+    cost_files: Option<BTreeMap<String, Files>>,
     total_steps: u64,
     place: Place,
     saved: Option<u64>,
@@ -82,6 +85,9 @@ pub struct Run {
     finished: bool,
     companions: Vec<PathBuf>,
     udm: Option<Udm>,
+    costs: Option<Costs>,
+    /// Set by somebody who wants what is under way to end.
+    interrupt: Arc<AtomicBool>,
 }
 
 /// How far a run has come.
@@ -94,6 +100,9 @@ pub struct Place {
     pub tokens: u64,
     /// The step of the last evaluation.
     pub evaluated: Option<u64>,
+    /// Steps done before the last round of answers whose costs were taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<u64>,
     /// What was watched so far.
     #[serde(default)]
     pub watched: Watched,
@@ -111,6 +120,8 @@ pub enum Event {
         /// Whether these were the last.
         done: bool,
     },
+    /// The policy answered prompts, and the multipliers of the objective will follow what its answers cost.
+    Answered(CostReport),
     /// An optimizer step.
     Step(StepReport),
     /// A step whose loss or gradient was not finite: it is counted, and changed nothing.
@@ -241,7 +252,7 @@ impl Run {
         if !matches!(plan.reference, ReferencePlan::Precomputed(_)) {
             return Err(Error::config("reference.kind", "not \"precomputed\", and there is nothing to compute before"));
         }
-        Self::build(plan, None, 0)
+        Self::build(Plan { safety: None, ..plan }, None, 0)
     }
 
     /// Of a reference that would follow the policy, had the run more steps.
@@ -311,13 +322,17 @@ impl Run {
             }
             return Ok(Some(Event::Finished(self.finish())));
         }
+        if self.place.answered != Some(step) && self.costs.as_ref().is_some_and(|costs| costs.are_due(step)) {
+            return self.answer().map(|report| Some(Event::Answered(report)));
+        }
         self.step().map(Some)
     }
 
     /// Looks at `interrupt` in the middle of steps and evaluations too. [`advance`](Self::advance) gives up with [`Error::Interrupted`] once it
     /// is set; the run is then where it was before, and can be saved or go on.
     pub fn set_interrupt(&mut self, interrupt: Arc<AtomicBool>) {
-        self.trainer.set_interrupt(interrupt);
+        self.trainer.set_interrupt(interrupt.clone());
+        self.interrupt = interrupt;
     }
 
     /// Tells how long the run has been going, by the clock of its caller: what `output.save_minutes` is measured by. Time decides when
@@ -464,6 +479,21 @@ impl Run {
         rows::sample(&self.source, &self.encoder)
     }
 
+    /// Lets the policy answer prompts, and hands what its answers cost to the objective.
+    fn answer(&mut self) -> Result<CostReport> {
+        let Some(costs) = &mut self.costs else { unreachable!("advance looked") };
+        let step = self.trainer.steps_done();
+        let threads = self.plan.train.threads.max(1);
+        let model = self.trainer.policy().causal()?.model();
+        let (observed, report) = costs.round(step, model, threads, &self.interrupt)?;
+        if let Some(observed) = observed {
+            self.trainer.observe(&observed)?;
+        }
+        self.place.answered = Some(step);
+        self.note(step, false, Noticed { alarms: watch::of_costs(&report), stop: None })?;
+        Ok(report)
+    }
+
     fn step(&mut self) -> Result<Event> {
         self.check_metric()?;
         let (rejected, rows) = (self.rejected.length(), self.batches.report().clone());
@@ -492,7 +522,10 @@ impl Run {
         self.place.cursor = self.batches.cursor();
         self.place.tokens += report.tokens;
         self.log.step(&report, &self.place, self.epoch())?;
-        let noticed = self.place.watched.step(&self.plan.watch, &report);
+        let mut noticed = self.place.watched.step(&self.plan.watch, &report);
+        if let Some(costs) = self.costs.as_ref().filter(|_| self.place.answered == Some(report.step - 1)) {
+            noticed.alarms.extend(self.place.watched.constrained(costs.constraints(), &report.metrics));
+        }
         self.note(report.step, false, noticed)?;
         Ok(Event::Step(report))
     }
