@@ -4,7 +4,7 @@ use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
 /// What operands on a device may hold: `f32`, `f64`, or `bf16`, which is computed with in `f32`. Sealed.
-pub trait Element: sealed::Plain {
+pub trait Element: sealed::Plain + sealed::Multiplied<Sum = <Self as Element>::Wide> {
     /// The type of sums and statistics, and of the arithmetic itself.
     type Wide: Float;
     /// The name of the type, as in the names of CUDA kernels.
@@ -91,6 +91,59 @@ pub(crate) mod sealed {
     impl Plain for f32 {}
     impl Plain for f64 {}
     impl Plain for half::bf16 {}
+
+    /// The types of elements, where types are values.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    pub enum Kind {
+        /// `f32`.
+        F32,
+        /// `f64`.
+        F64,
+        /// `bf16`.
+        Bf16,
+    }
+
+    impl Kind {
+        /// The type that products of factors of this type are summed in.
+        pub fn sums(self) -> Self {
+            match self {
+                Self::Bf16 | Self::F32 => Self::F32,
+                Self::F64 => Self::F64,
+            }
+        }
+    }
+
+    /// What products on a device need to know of an element type.
+    pub trait Multiplied: Sized {
+        /// The type of sums.
+        type Sum;
+        /// Which type it is.
+        const KIND: Kind;
+        /// The same value.
+        fn widen(self) -> Self::Sum;
+        /// The nearest value of this type, ties to even.
+        fn narrow(sum: Self::Sum) -> Self;
+    }
+
+    macro_rules! multiplied {
+        ($type:ty, $sum:ty, $kind:ident, $widen:expr, $narrow:expr) => {
+            impl Multiplied for $type {
+                type Sum = $sum;
+                const KIND: Kind = Kind::$kind;
+
+                fn widen(self) -> $sum {
+                    $widen(self)
+                }
+
+                fn narrow(sum: $sum) -> Self {
+                    $narrow(sum)
+                }
+            }
+        };
+    }
+    multiplied!(f32, f32, F32, std::convert::identity, std::convert::identity);
+    multiplied!(f64, f64, F64, std::convert::identity, std::convert::identity);
+    multiplied!(half::bf16, f32, Bf16, half::bf16::to_f32, half::bf16::from_f32);
 
     /// What the crate needs to know of an element type and nobody else.
     pub trait Packed: Sized {

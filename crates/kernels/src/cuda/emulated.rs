@@ -4,8 +4,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::product::{Place, Product};
 use super::{Grid, Order};
-use crate::{Error, Result};
+use crate::float::sealed::Kind;
+use crate::matmul::{self, At, Size};
+use crate::{Element, Error, Float, Result};
 
 type Alloc = unsafe extern "C" fn(usize) -> *mut c_void;
 type Free = unsafe extern "C" fn(*mut c_void);
@@ -76,6 +79,28 @@ impl Driver {
         Ok(())
     }
 
+    pub(super) fn zero(&self, _op: &'static str, address: u64, bytes: usize) -> Result<()> {
+        let _turn = turn();
+        // SAFETY: as in `write`.
+        unsafe { std::ptr::write_bytes(address as *mut u8, 0, bytes) };
+        Ok(())
+    }
+
+    /// Makes a product; always does.
+    pub(super) fn multiply(&self, _op: &'static str, product: &Product) -> Result<bool> {
+        let _turn = turn();
+        // SAFETY: matrices inside of buffers, of these types, as `product` has checked.
+        unsafe {
+            match (product.factors, product.result) {
+                (Kind::F64, _) => multiply::<f64, f64>(product),
+                (Kind::F32, _) => multiply::<f32, f32>(product),
+                (Kind::Bf16, Kind::Bf16) => multiply::<half::bf16, half::bf16>(product),
+                (Kind::Bf16, _) => multiply::<half::bf16, f32>(product),
+            }
+        }
+        Ok(true)
+    }
+
     pub(super) fn synchronize(&self, _op: &'static str) -> Result<()> {
         Ok(())
     }
@@ -109,6 +134,40 @@ impl Driver {
         let reason = unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned();
         Err(Error::Cuda { op, reason: format!("{kernel}: {reason}") })
     }
+}
+
+/// A product by the CPU's kernels, as a library of the device would make it.
+///
+/// # Safety
+/// The three matrices lie in memory of the types `T` and `S`, and the result overlaps no factor.
+unsafe fn multiply<T: Element, S: Element<Wide = T::Wide>>(product: &Product) {
+    let Size { m, n, k } = product.size;
+    // SAFETY: matrices in memory.
+    let (a, b) = unsafe { (widened::<T>(product.a, m, k), widened::<T>(product.b, k, n)) };
+    let at = product.c.address as *mut S;
+    // SAFETY: as above.
+    let mut c = if product.accumulate { unsafe { widened::<S>(product.c, m, n) } } else { vec![T::Wide::ZERO; m * n] };
+    let scale = T::Wide::from_f64(product.scale);
+    let (a, b) = (At::rows(a.as_ptr(), k), At::rows(b.as_ptr(), n));
+    // SAFETY: whole matrices of their own.
+    unsafe { matmul::product(product.size, At::rows(c.as_mut_ptr(), n), product.accumulate, a, b, scale) };
+    for (row, sums) in c.chunks_exact(n).enumerate() {
+        for (column, &sum) in sums.iter().enumerate() {
+            // SAFETY: an element of the result.
+            unsafe { at.add(row * product.c.stride + column).write(S::narrow(sum)) };
+        }
+    }
+}
+
+/// A copy of a matrix `[rows, cols]` in the type of sums, row by row.
+///
+/// # Safety
+/// The matrix lies in memory of the type `T`.
+unsafe fn widened<T: Element>(place: Place, rows: usize, cols: usize) -> Vec<T::Wide> {
+    let from = place.address as *const T;
+    let at = |r, c| if place.is_transposed { c * place.stride + r } else { r * place.stride + c };
+    // SAFETY: elements of the matrix.
+    (0..rows).flat_map(|r| (0..cols).map(move |c| unsafe { from.add(at(r, c)).read() }.widen())).collect()
 }
 
 fn turn() -> MutexGuard<'static, ()> {

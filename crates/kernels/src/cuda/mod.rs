@@ -1,16 +1,22 @@
 //! A CUDA device and buffers on it. The types exist in every build; without the feature `cuda` the only device is the emulated one,
 //! which runs the same kernels on the host for tests.
 mod call;
+#[cfg(feature = "cuda")]
+mod cublas_lt;
 #[cfg(unix)]
 mod emulated;
+mod own_product;
 #[cfg(feature = "cuda")]
 mod present;
+mod product;
 
 use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use call::{Call, Grid, lanes};
+use product::Multiplier;
+pub(crate) use product::{Factor, product};
 
 use crate::float::sealed::Plain;
 use crate::{Error, Result, View, ViewMut};
@@ -32,6 +38,7 @@ pub enum Order {
 #[derive(Debug, Clone)]
 pub struct Cuda {
     driver: Arc<Driver>,
+    multiplier: Multiplier,
 }
 
 /// What runs kernels and holds their operands.
@@ -64,7 +71,7 @@ impl Cuda {
     /// device; [`Error::Cuda`] where the driver refuses the kernels.
     pub fn new(ordinal: usize) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        return Ok(Self { driver: Arc::new(Driver::Present(present::Driver::new(ordinal)?)) });
+        return Ok(Self::of(Driver::Present(present::Driver::new(ordinal)?)));
         #[cfg(not(feature = "cuda"))]
         Err(Error::NoDevice {
             reason: format!("this build has no cuda back end for device {ordinal}; build with the feature `cuda`"),
@@ -78,11 +85,22 @@ impl Cuda {
     /// [`Error::NoDevice`] where the library cannot be loaded or is none of ours, and on systems without shared libraries of that kind.
     pub fn emulated(library: &Path, order: Order) -> Result<Self> {
         #[cfg(unix)]
-        return Ok(Self { driver: Arc::new(Driver::Emulated(emulated::Driver::new(library, order)?)) });
+        return Ok(Self::of(Driver::Emulated(emulated::Driver::new(library, order)?)));
         #[cfg(not(unix))]
         Err(Error::NoDevice {
             reason: format!("{} ({order:?}): kernels are emulated on Unix alone", library.display()),
         })
+    }
+
+    fn of(driver: Driver) -> Self {
+        Self { driver: Arc::new(driver), multiplier: Multiplier::Library }
+    }
+
+    /// The same device and buffers, with products of matrices by the crate's own kernel instead of cuBLASLt. Without cuBLASLt they
+    /// are made so anyway.
+    #[must_use]
+    pub fn with_own_products(&self) -> Self {
+        Self { multiplier: Multiplier::Own, ..self.clone() }
     }
 
     /// A new buffer of elements that nobody has written yet.

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use super::Grid;
+use super::cublas_lt::{self, CublasLt};
+use super::product::Product;
 use crate::{Error, Result};
 
 // A fat binary of every source, and the names of all kernels.
@@ -15,6 +17,7 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 pub(super) struct Driver {
     stream: Arc<CudaStream>,
     functions: HashMap<&'static str, sys::CUfunction>,
+    products: Option<CublasLt>,
 }
 
 // SAFETY: functions belong to the context, which every thread may use once it is bound to it.
@@ -53,7 +56,10 @@ impl Driver {
                 functions.insert(*name, function);
             }
         }
-        Ok(Self { stream, functions })
+        // SAFETY: what an algorithm does not write in its workspace it does not read.
+        let workspace = || unsafe { result::malloc_sync(cublas_lt::WORKSPACE) }.map_err(refused(OP));
+        let products = CublasLt::new(workspace)?;
+        Ok(Self { stream, functions, products })
     }
 
     pub(super) fn alloc(&self, op: &'static str, bytes: usize) -> Result<u64> {
@@ -81,6 +87,19 @@ impl Driver {
         // SAFETY: the buffer is at least as long, and the copy is waited for.
         unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }.map_err(refused(op))?;
         self.synchronize(op)
+    }
+
+    pub(super) fn zero(&self, op: &'static str, address: u64, bytes: usize) -> Result<()> {
+        self.bind(op)?;
+        // SAFETY: the buffer is at least as long.
+        unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }.map_err(refused(op))
+    }
+
+    /// Queues a product where there is a library that makes it, and says whether there is.
+    pub(super) fn multiply(&self, op: &'static str, product: &Product) -> Result<bool> {
+        let Some(library) = &self.products else { return Ok(false) };
+        self.bind(op)?;
+        library.multiply(op, product, self.stream.cu_stream().cast())
     }
 
     pub(super) fn synchronize(&self, op: &'static str) -> Result<()> {

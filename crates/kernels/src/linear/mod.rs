@@ -1,9 +1,10 @@
-//! Products with a weight matrix, `y = x·wᵀ`, and their two gradients.
+//! Products with a weight matrix, `y = x·wᵀ`, and their two gradients, with a CUDA back end beside the CPU's.
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
-use crate::{Float, Result, View, ViewMut, Workspace, check};
+use crate::{Element, Float, Result, View, ViewMut, Workspace, check};
 
 /// The sizes of a linear map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,18 +32,21 @@ type Operand = (usize, &'static str);
 /// `x` `[N, I]`, `w` `[O, I]`, `y` `[N, O]`.
 ///
 /// # Errors
-/// A length that is not its shape's; operands that are not on the CPU.
-pub fn forward<T: Float>(
+/// A length that is not its shape's; operands on different devices.
+pub fn forward<T: Element>(
     x: View<'_, T>,
     w: View<'_, T>,
     y: ViewMut<'_, T>,
     shape: Shape,
-    scale: T,
+    scale: T::Wide,
     accumulate: bool,
     ws: &mut Workspace,
 ) -> Result<()> {
     const OP: &str = "linear::forward";
     shape.check(OP, (x.len(), "x"), (w.len(), "w"), (y.len(), "y"))?;
+    if let Some(device) = x.device() {
+        return cuda::forward(OP, device, x, w, y, shape, scale, accumulate);
+    }
     cpu::forward(x.cpu(OP)?, w.cpu(OP)?, y.cpu(OP)?, shape, scale, accumulate, ws);
     Ok(())
 }
@@ -58,39 +62,45 @@ pub fn most_packed<T: Float>(shape: Shape, trains: bool, threads: usize) -> usiz
 /// `dy` `[N, O]`, `w` `[O, I]`, `dx` `[N, I]`.
 ///
 /// # Errors
-/// A length that is not its shape's; operands that are not on the CPU.
-pub fn backward_input<T: Float>(
+/// A length that is not its shape's; operands on different devices.
+pub fn backward_input<T: Element>(
     dy: View<'_, T>,
     w: View<'_, T>,
     dx: ViewMut<'_, T>,
     shape: Shape,
-    scale: T,
+    scale: T::Wide,
     accumulate: bool,
     ws: &mut Workspace,
 ) -> Result<()> {
     const OP: &str = "linear::backward_input";
     shape.check(OP, (dx.len(), "dx"), (w.len(), "w"), (dy.len(), "dy"))?;
+    if let Some(device) = dy.device() {
+        return cuda::backward_input(OP, device, dy, w, dx, shape, scale, accumulate);
+    }
     cpu::backward_input(dy.cpu(OP)?, w.cpu(OP)?, dx.cpu(OP)?, shape, scale, accumulate, ws);
     Ok(())
 }
 
 /// dw = scale·dyᵀ·x, or dw += … where `accumulate`.
 ///
-/// `x` `[N, I]`, `dy` `[N, O]`, `dw` `[O, I]`.
+/// `x` `[N, I]`, `dy` `[N, O]`, `dw` `[O, I]`, which has the type of the sums.
 ///
 /// # Errors
-/// A length that is not its shape's; operands that are not on the CPU.
-pub fn backward_weight<T: Float>(
+/// A length that is not its shape's; operands on different devices.
+pub fn backward_weight<T: Element>(
     x: View<'_, T>,
     dy: View<'_, T>,
-    dw: ViewMut<'_, T>,
+    dw: ViewMut<'_, T::Wide>,
     shape: Shape,
-    scale: T,
+    scale: T::Wide,
     accumulate: bool,
     ws: &mut Workspace,
 ) -> Result<()> {
     const OP: &str = "linear::backward_weight";
     shape.check(OP, (x.len(), "x"), (dw.len(), "dw"), (dy.len(), "dy"))?;
+    if let Some(device) = x.device() {
+        return cuda::backward_weight(OP, device, x, dy, dw, shape, scale, accumulate);
+    }
     cpu::backward_weight(x.cpu(OP)?, dy.cpu(OP)?, dw.cpu(OP)?, shape, scale, accumulate, ws);
     Ok(())
 }

@@ -34,7 +34,7 @@ impl<P> At<P> {
 }
 
 /// The sizes of a product `[m, k] · [k, n]`.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Size {
     pub(crate) m: usize,
     pub(crate) n: usize,

@@ -6,4 +6,5 @@
 
 mod elementwise;
 mod harness;
+mod linear;
 mod rms_norm;
