@@ -6,7 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Kernels by the path of their source, without its ending.
-const SOURCES: [&str; 4] = ["src/embedding/embedding", "src/rms_norm/rms_norm", "src/rope/rope", "src/swiglu/swiglu"];
+const SOURCES: [&str; 5] = [
+    "src/embedding/embedding",
+    "src/rms_norm/rms_norm",
+    "src/rope/rope",
+    "src/swiglu/swiglu",
+    "src/token_log_probs/token_log_probs",
+];
 
 /// Code for any device since 8.0, which the driver translates, and for 9.0 as it is.
 const CODE: [&str; 4] = ["-gencode", "arch=compute_80,code=compute_80", "-gencode", "arch=compute_90a,code=sm_90a"];

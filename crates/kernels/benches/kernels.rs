@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use candlewick_kernels::attention::Segment;
-use candlewick_kernels::token_log_probs::{Cotangents, Keep, Kept, KeptSoftmax, Outputs};
+use candlewick_kernels::token_log_probs::{Cotangents, Keep, Kept, KeptSoftmax, Outputs, Targets};
 use candlewick_kernels::{
     View, Workspace, adafactor, adamw, adamw_8bit, attention, embedding, linear, lion, muon, rms_norm, rmsprop, rope,
     schedule_free, swiglu, token_log_probs,
@@ -258,7 +258,7 @@ impl Bench<'_> {
             |[log_probs]| {
                 let out = Outputs::log_probs(log_probs.into());
                 let (h, w, lse) = ((&h).into(), (&w).into(), (&mut lse).into());
-                token_log_probs::forward(h, w, &rows, &ids, &[], out, lse, Keep::Nothing, shape, ws)
+                token_log_probs::forward(h, w, Targets::new(&rows, &ids, &[]), out, lse, Keep::Nothing, shape, ws)
             },
             || Ok(vec![naive(&th, &tw)?]),
         )?;
@@ -271,7 +271,7 @@ impl Bench<'_> {
                 None => Keep::Pulls((&mut pulls).into()),
             };
             let (h, w) = ((&h).into(), (&w).into());
-            token_log_probs::forward(h, w, &rows, &ids, &[], out, (&mut lse).into(), keep, shape, ws)?;
+            token_log_probs::forward(h, w, Targets::new(&rows, &ids, &[]), out, (&mut lse).into(), keep, shape, ws)?;
             d_hidden.fill(0.0);
             let d = Cotangents { log_probs: Some((&d).into()), ..Cotangents::default() };
             let kept = match d_weight {
@@ -285,9 +285,7 @@ impl Bench<'_> {
             token_log_probs::backward(
                 h,
                 w,
-                &rows,
-                &ids,
-                &[],
+                Targets::new(&rows, &ids, &[]),
                 (&lse).into(),
                 kept,
                 d,

@@ -131,9 +131,7 @@ impl<T: Float + WithDType> CausalLm<T> {
         token_log_probs::forward(
             hidden.into(),
             weight.into(),
-            &rows,
-            &ids,
-            given,
+            token_log_probs::Targets::new(&rows, &ids, given),
             out,
             (&mut lse).into(),
             keep,
@@ -180,9 +178,7 @@ impl<T: Float + WithDType> CausalLm<T> {
         token_log_probs::backward(
             hidden.into(),
             weight.into(),
-            &rows,
-            &ids,
-            given,
+            token_log_probs::Targets::new(&rows, &ids, given),
             (&saved.lse).into(),
             kept,
             cotangents,

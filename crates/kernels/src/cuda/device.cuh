@@ -103,6 +103,8 @@ DEVICE float largest(float a, float b) { return fmaxf(a, b); }
 DEVICE double largest(double a, double b) { return fmax(a, b); }
 DEVICE float minus_infinity(float) { return -INFINITY; }
 DEVICE double minus_infinity(double) { return -INFINITY; }
+DEVICE float not_a_number(float) { return NAN; }
+DEVICE double not_a_number(double) { return NAN; }
 
 // The sum of `value` over a warp, the same bits in each lane.
 template <typename T> DEVICE T sum_over_warp(T value) {
@@ -114,6 +116,19 @@ template <typename T> DEVICE T sum_over_warp(T value) {
 template <typename T> DEVICE T largest_over_warp(T value) {
     for (int distance = WARP / 2; distance > 0; distance /= 2)
         value = largest(value, __shfl_xor_sync(0xffffffffu, value, distance));
+    return value;
+}
+
+// The largest `value` of a block's threads, the same in each; see sum_over_block.
+template <typename T> DEVICE T largest_over_block(T value) {
+    SHARED(T, of_warp, MOST_WARPS);
+    value = largest_over_warp(value);
+    if (threadIdx.x % WARP == 0)
+        of_warp[threadIdx.x / WARP] = value;
+    __syncthreads();
+    for (unsigned warp = 0; warp < blockDim.x / WARP; warp++)
+        value = largest(value, of_warp[warp]);
+    __syncthreads();
     return value;
 }
 

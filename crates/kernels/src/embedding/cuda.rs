@@ -7,7 +7,7 @@ const MOST_THREADS: usize = 256;
 const MOST_BLOCKS: usize = 1 << 20;
 const WARP: usize = 32;
 
-pub(super) fn gather<T: Element>(
+pub(crate) fn gather<T: Element>(
     op: &'static str,
     device: &Cuda,
     ids: View<'_, u32>,

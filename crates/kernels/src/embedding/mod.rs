@@ -1,6 +1,6 @@
 //! Rows of a table by id.
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 #[cfg(test)]
 mod tests;
 

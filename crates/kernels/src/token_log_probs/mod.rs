@@ -1,11 +1,13 @@
 //! Log-probabilities of target tokens under `softmax(hidden·weightᵀ)`, by blocks of the vocabulary and chunks of targets, so that no
-//! `[M, V]` tensor exists unless it is kept on purpose.
+//! `[M, V]` tensor exists unless it is kept on purpose, with a CUDA back end beside the CPU's.
 mod cpu;
+mod cuda;
 mod row;
 #[cfg(test)]
 mod tests;
 
-use crate::{Float, Result, View, ViewMut, Workspace, check};
+use crate::embedding::BucketViews;
+use crate::{Element, Float, Result, View, ViewMut, Workspace, check};
 
 /// The sizes of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,15 +20,43 @@ pub struct Shape {
     pub vocab: usize,
     /// Targets, `[M]`.
     pub targets: usize,
-    /// Targets whose logits exist at once where gradients are made of them; 0 chooses by [`automatic_chunk`]. It decides memory
-    /// and speed, and results only in their rounding.
+    /// Targets whose logits exist at once: on the CPU where gradients are made of them, on a device always. 0 chooses by
+    /// [`automatic_chunk`], or [`automatic_device_chunk`]. It decides memory and speed, and results only in their rounding.
     pub chunk: usize,
+}
+
+/// What is scored, where the hidden states are.
+#[derive(Debug, Clone, Copy)]
+pub struct Targets<'a> {
+    /// The row of the hidden states that predicts each target, `[M]`, in any order and repeated at will.
+    pub rows: View<'a, u32>,
+    /// The id of each target, `[M]`.
+    pub ids: View<'a, u32>,
+    /// Further ids whose log-probabilities are wanted, `[M, K]`, or nothing.
+    pub given: View<'a, u32>,
+    /// `rows` in [`Buckets`](crate::embedding::Buckets) of equal ones, which [`backward`] wants on a device and nobody else.
+    pub by_row: Option<BucketViews<'a>>,
+}
+
+impl<'a> Targets<'a> {
+    /// Targets on the CPU.
+    pub fn new(rows: &'a [u32], ids: &'a [u32], given: &'a [u32]) -> Self {
+        Self { rows: rows.into(), ids: ids.into(), given: given.into(), by_row: None }
+    }
 }
 
 /// The chunk for a vocabulary: 512 targets, fewer where their logits would exceed 32 million elements.
 pub fn automatic_chunk(vocab: usize) -> usize {
     const LOGITS: usize = 1 << 25;
     (LOGITS / vocab.max(1)).clamp(16, 512)
+}
+
+/// The chunk on a device for elements `T`: as many targets as have 512 MiB of logits, from 128 to 2048, in whole multiples of 128.
+///
+/// Fewer than 512 leave a product of large matrices waiting for its weight; more than 2048 gain nothing.
+pub fn automatic_device_chunk<T: Element>(vocab: usize) -> usize {
+    const BYTES: usize = 1 << 29;
+    (BYTES / size_of::<T>() / vocab.max(1)).clamp(128, 2048) / 128 * 128
 }
 
 /// Tokens of the vocabulary whose logits are computed together.
@@ -43,7 +73,7 @@ pub fn most_packed<T: Float>(shape: Shape, keeps: bool, trains: bool, threads: u
     cpu::most_packed::<T>(shape, keeps, trains, threads)
 }
 
-/// Numbers that [`forward`] needs for each target and block meanwhile, for a plan of memory.
+/// Numbers that [`forward`] needs for each target and block meanwhile on the CPU, for a plan of memory.
 pub fn numbers_per_block(statistics: bool) -> usize {
     if statistics { row::Sums::ALL } else { row::Sums::FEW }
 }
@@ -113,7 +143,7 @@ impl<T> Copy for Cotangents<'_, T> {}
 pub enum Keep<'a, T> {
     /// Nothing: `backward` makes the logits again, chunk by chunk.
     Nothing,
-    /// The softmax of every target's logits, for a head that is trained: two products in `backward` instead of three.
+    /// The softmax of every target's logits, for a head that is trained: two products in `backward` instead of three. On the CPU only.
     Softmax(KeptSoftmax<'a, T>),
     /// The gradients of the log-probabilities with respect to the hidden states, `[M, H]`, for a head that is frozen: made
     /// while the logits of a chunk are there, so that they are needed once. `backward` scales them.
@@ -142,31 +172,30 @@ pub enum Kept<'a, T> {
 
 /// log p\[i\] = l\[target_ids\[i\]\] − log Σ over j of exp(l\[j\]), with l = hidden\[target_rows\[i\]\]·weightᵀ.
 ///
-/// `hidden` `[N, H]`; `weight` `[V, H]`; `target_rows` and `target_ids` `[M]`, rows in any order and repeated at will;
-/// `given` `[M, K]` or empty: further ids whose log-probabilities are wanted. `lse` `[M]`, the logarithm of each row's sum
-/// of exponentials, is what [`backward`] needs besides the inputs, and `keep` what it may have on top. Sums are taken
-/// relative to the largest logit of each block, and put together in `f64`. Logits are taken to be finite.
+/// with `target_rows`, `target_ids` and the further ids those of [`Targets`]. `hidden` `[N, H]`; `weight` `[V, H]`. `lse` `[M]`, the
+/// logarithm of each row's sum of exponentials, is what [`backward`] needs besides the inputs, and `keep` what it may have on top.
+/// Sums are taken relative to the largest logit of each block, and put together in `f64`; on a device relative to the largest logit of
+/// the row, of logits that are rounded to `T`. Logits are taken to be finite. On a device rows and ids are not looked at before they
+/// are used: rows must be in range, and an id that is not has a log-probability of NaN.
 ///
 /// # Errors
-/// A length that is not its shape's, a row or id out of range, given ids without a place for their log-probabilities, or
-/// operands that are not on the CPU.
+/// A length that is not its shape's, a row or id out of range on the CPU, given ids without a place for their log-probabilities, a kept
+/// softmax on a device, or operands on different devices.
 #[expect(clippy::too_many_arguments, reason = "operands of one op")]
-pub fn forward<T: Float>(
+pub fn forward<T: Element>(
     hidden: View<'_, T>,
     weight: View<'_, T>,
-    target_rows: &[u32],
-    target_ids: &[u32],
-    given: &[u32],
-    out: Outputs<'_, T>,
-    lse: ViewMut<'_, T>,
+    targets: Targets<'_>,
+    out: Outputs<'_, T::Wide>,
+    lse: ViewMut<'_, T::Wide>,
     keep: Keep<'_, T>,
     shape: Shape,
     ws: &mut Workspace,
 ) -> Result<()> {
     const OP: &str = "token_log_probs::forward";
-    check_inputs(OP, hidden, weight, target_rows, target_ids, given, shape)?;
+    check_inputs(OP, hidden, weight, targets, shape)?;
     check::length(OP, "lse", lse.len(), &[shape.targets], "targets")?;
-    check::shape(OP, given.is_empty() || out.given_log_probs.is_some(), || {
+    check::shape(OP, targets.given.is_empty() || out.given_log_probs.is_some(), || {
         "ids are given, but there is no buffer for given_log_probs".into()
     })?;
     let lens = [
@@ -176,7 +205,14 @@ pub fn forward<T: Float>(
         ("entropy", out.entropy.as_ref().map(ViewMut::len)),
         ("is_top1", out.is_top1.as_ref().map(ViewMut::len)),
     ];
-    check_results(OP, &lens, out.given_log_probs.as_ref().map(ViewMut::len), given, shape)?;
+    check_results(OP, &lens, out.given_log_probs.as_ref().map(ViewMut::len), targets, shape)?;
+    if let Keep::Pulls(pulls) = &keep {
+        check::length(OP, "keep.pulls", pulls.len(), &[shape.targets, shape.hidden], "targets × hidden")?;
+    }
+    if let Some(device) = hidden.device() {
+        return cuda::forward(OP, device, hidden, weight, targets, out, lse, keep, shape);
+    }
+    let targets = targets.cpu(OP, shape)?;
     let rows = cpu::Rows {
         lse: lse.cpu(OP)?,
         log_probs: out.log_probs.cpu(OP)?,
@@ -189,13 +225,10 @@ pub fn forward<T: Float>(
     let keep = match keep {
         Keep::Nothing => cpu::Kept::Nothing,
         Keep::Softmax(kept) => softmax(OP, kept, shape)?,
-        Keep::Pulls(pulls) => {
-            check::length(OP, "keep.pulls", pulls.len(), &[shape.targets, shape.hidden], "targets × hidden")?;
-            cpu::Kept::Pulls(pulls.cpu(OP)?)
-        }
+        Keep::Pulls(pulls) => cpu::Kept::Pulls(pulls.cpu(OP)?),
     };
     let head = cpu::Head { hidden: hidden.cpu(OP)?, weight: weight.cpu(OP)?, shape };
-    cpu::forward(head, cpu::Targets { rows: target_rows, ids: target_ids, given }, rows, keep, ws);
+    cpu::forward(head, targets, rows, keep, ws);
     Ok(())
 }
 
@@ -208,59 +241,66 @@ pub fn forward<T: Float>(
 ///
 /// d_hidden += dl·weight at the target's row and d_weight += dlᵀ·hidden; both accumulate. Without `d_weight` (a frozen
 /// head) that product is not made. Shapes as for [`forward`]; `d_hidden` `[N, H]`, `d_weight` `[V, H]`. Rows of dl sum to
-/// zero to the precision of `T` however large the logits are, since p is normalised again.
+/// zero to the precision of `T` however large the logits are: p is normalised again, but for `bf16` without cotangents of
+/// statistics, where the logits are the same rounded ones that `lse` was made of.
 ///
 /// From what [`Keep::Softmax`] kept come the gradients of log-probabilities, given ids included; from [`Keep::Pulls`] those of
 /// the targets' log-probabilities with respect to the hidden states.
 ///
 /// # Errors
-/// As [`forward`]; a cotangent of given ids without ids; a cotangent or `d_weight` that what was kept does not serve.
+/// As [`forward`]; a cotangent of given ids without ids; a cotangent or `d_weight` that what was kept does not serve; targets on a
+/// device without [`Targets::by_row`].
 #[expect(clippy::too_many_arguments, reason = "operands of one op")]
-pub fn backward<T: Float>(
+pub fn backward<T: Element>(
     hidden: View<'_, T>,
     weight: View<'_, T>,
-    target_rows: &[u32],
-    target_ids: &[u32],
-    given: &[u32],
-    lse: View<'_, T>,
+    targets: Targets<'_>,
+    lse: View<'_, T::Wide>,
     kept: Kept<'_, T>,
-    d: Cotangents<'_, T>,
+    d: Cotangents<'_, T::Wide>,
     d_hidden: ViewMut<'_, T>,
-    d_weight: Option<ViewMut<'_, T>>,
+    d_weight: Option<ViewMut<'_, T::Wide>>,
     shape: Shape,
     ws: &mut Workspace,
 ) -> Result<()> {
     const OP: &str = "token_log_probs::backward";
-    check_inputs(OP, hidden, weight, target_rows, target_ids, given, shape)?;
+    check_inputs(OP, hidden, weight, targets, shape)?;
     check::length(OP, "lse", lse.len(), &[shape.targets], "targets")?;
-    let len = |view: &Option<View<'_, T>>| view.as_ref().map(View::len);
+    let len = |view: &Option<View<'_, T::Wide>>| view.as_ref().map(View::len);
     let lens = [
         ("d.log_probs", len(&d.log_probs)),
         ("d.mean_log_probs", len(&d.mean_log_probs)),
         ("d.log_sum_sq_probs", len(&d.log_sum_sq_probs)),
         ("d.entropy", len(&d.entropy)),
     ];
-    check_results(OP, &lens, len(&d.given_log_probs), given, shape)?;
+    check_results(OP, &lens, len(&d.given_log_probs), targets, shape)?;
     check::length(OP, "d_hidden", d_hidden.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
     if let Some(d_weight) = &d_weight {
         check::length(OP, "d_weight", d_weight.len(), &[shape.vocab, shape.hidden], "vocab × hidden")?;
     }
     let statistics = d.mean_log_probs.is_some() || d.log_sum_sq_probs.is_some() || d.entropy.is_some();
-    let kept = match kept {
-        Kept::Nothing => cpu::Kept::Nothing,
-        Kept::Softmax(kept) => {
-            check::shape(OP, !statistics, || {
-                "a kept softmax gives the gradients of log-probabilities only; keep nothing where statistics have cotangents".into()
-            })?;
-            softmax(OP, kept, shape)?
-        }
+    match &kept {
+        Kept::Nothing => {}
+        Kept::Softmax(_) => check::shape(OP, !statistics, || {
+            "a kept softmax gives the gradients of log-probabilities only; keep nothing where statistics have cotangents".into()
+        })?,
         Kept::Pulls(pulls) => {
             check::shape(OP, !statistics && d.given_log_probs.is_none() && d_weight.is_none(), || {
                 "kept pulls give the gradients of the targets' log-probabilities with respect to the hidden states only; keep nothing where there are other cotangents or the head is trained".into()
             })?;
             check::length(OP, "kept.pulls", pulls.len(), &[shape.targets, shape.hidden], "targets × hidden")?;
+        }
+    }
+    if let Some(device) = hidden.device() {
+        return cuda::backward(OP, device, hidden, weight, targets, lse, kept, d, d_hidden, d_weight, shape);
+    }
+    let targets = targets.cpu(OP, shape)?;
+    let kept = match kept {
+        Kept::Nothing => cpu::Kept::Nothing,
+        Kept::Softmax(kept) => softmax(OP, kept, shape)?,
+        Kept::Pulls(pulls) => {
             let d_log_probs = d.log_probs.map(|view| view.cpu(OP)).transpose()?.unwrap_or(&[]);
-            cpu::scatter(pulls.cpu(OP)?, target_rows, d_log_probs, d_hidden.cpu(OP)?, shape.hidden);
+            cpu::scatter(pulls.cpu(OP)?, targets.rows, d_log_probs, d_hidden.cpu(OP)?, shape.hidden);
             return Ok(());
         }
     };
@@ -273,45 +313,49 @@ pub fn backward<T: Float>(
     };
     let grads = cpu::Gradients { hidden: d_hidden.cpu(OP)?, weight: d_weight.map(|view| view.cpu(OP)).transpose()? };
     let head = cpu::Head { hidden: hidden.cpu(OP)?, weight: weight.cpu(OP)?, shape };
-    let targets = cpu::Targets { rows: target_rows, ids: target_ids, given };
     cpu::backward(head, targets, lse.cpu(OP)?, kept, d, grads, ws);
     Ok(())
 }
 
-fn softmax<'a, T: Float>(op: &'static str, kept: KeptSoftmax<'a, T>, shape: Shape) -> Result<cpu::Kept<'a, T>> {
+impl<'a> Targets<'a> {
+    /// On the CPU, and looked at.
+    fn cpu(self, op: &'static str, shape: Shape) -> Result<cpu::Targets<'a>> {
+        let targets = cpu::Targets { rows: self.rows.host(op)?, ids: self.ids.host(op)?, given: self.given.host(op)? };
+        check::indices(op, "target_rows", targets.rows, shape.rows)?;
+        check::indices(op, "target_ids", targets.ids, shape.vocab)?;
+        check::indices(op, "given", targets.given, shape.vocab)?;
+        Ok(targets)
+    }
+}
+
+fn softmax<'a, T: Element>(op: &'static str, kept: KeptSoftmax<'a, T>, shape: Shape) -> Result<cpu::Kept<'a, T::Wide>> {
     check::length(op, "exps", kept.exps.len(), &[shape.targets, shape.vocab], "targets × vocab")?;
     check::length(op, "factors", kept.factors.len(), &[shape.targets, blocks(shape.vocab)], "targets × blocks")?;
     Ok(cpu::Kept::Softmax { exps: kept.exps.cpu(op)?, factors: kept.factors.cpu(op)? })
 }
 
-fn check_inputs<T: Float>(
+fn check_inputs<T: Element>(
     op: &'static str,
     hidden: View<'_, T>,
     weight: View<'_, T>,
-    target_rows: &[u32],
-    target_ids: &[u32],
-    given: &[u32],
+    targets: Targets<'_>,
     shape: Shape,
 ) -> Result<()> {
     check::length(op, "hidden", hidden.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
     check::length(op, "weight", weight.len(), &[shape.vocab, shape.hidden], "vocab × hidden")?;
-    check::length(op, "target_rows", target_rows.len(), &[shape.targets], "targets")?;
-    check::length(op, "target_ids", target_ids.len(), &[shape.targets], "targets")?;
-    check::shape(
-        op,
-        given.len().is_multiple_of(shape.targets.max(1)) && (shape.targets > 0 || given.is_empty()),
-        || format!("{} ids are given, expected as many for each of the {} targets", given.len(), shape.targets),
-    )?;
-    check::indices(op, "target_rows", target_rows, shape.rows)?;
-    check::indices(op, "target_ids", target_ids, shape.vocab)?;
-    check::indices(op, "given", given, shape.vocab)
+    check::length(op, "target_rows", targets.rows.len(), &[shape.targets], "targets")?;
+    check::length(op, "target_ids", targets.ids.len(), &[shape.targets], "targets")?;
+    let given = targets.given.len();
+    check::shape(op, given.is_multiple_of(shape.targets.max(1)) && (shape.targets > 0 || given == 0), || {
+        format!("{given} ids are given, expected as many for each of the {} targets", shape.targets)
+    })
 }
 
 fn check_results(
     op: &'static str,
     lens: &[(&'static str, Option<usize>)],
     given_results: Option<usize>,
-    given: &[u32],
+    targets: Targets<'_>,
     shape: Shape,
 ) -> Result<()> {
     for &(name, len) in lens {
@@ -320,7 +364,7 @@ fn check_results(
         }
     }
     match given_results {
-        Some(len) => check::length(op, "given_log_probs", len, &[given.len()], "as many as the given ids"),
+        Some(len) => check::length(op, "given_log_probs", len, &[targets.given.len()], "as many as the given ids"),
         None => Ok(()),
     }
 }

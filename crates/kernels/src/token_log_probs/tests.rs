@@ -10,21 +10,27 @@ const IDS: [u32; 8] = [12, 0, 7, 3, 3, 11, 5, 1];
 const GIVEN: [u32; 16] = [0, 12, 5, 5, 7, 1, 2, 3, 4, 11, 6, 8, 9, 10, 12, 1];
 
 #[derive(Clone)]
-struct Targets {
+struct Owned {
     rows: Vec<u32>,
     ids: Vec<u32>,
     given: Vec<u32>,
 }
 
-fn small() -> Targets {
-    Targets { rows: ROWS.to_vec(), ids: IDS.to_vec(), given: GIVEN.to_vec() }
+impl Owned {
+    fn views(&self) -> Targets<'_> {
+        Targets::new(&self.rows, &self.ids, &self.given)
+    }
 }
 
-fn random(shape: Shape) -> Targets {
+fn small() -> Owned {
+    Owned { rows: ROWS.to_vec(), ids: IDS.to_vec(), given: GIVEN.to_vec() }
+}
+
+fn random(shape: Shape) -> Owned {
     let ids = |seed, n: usize, limit: usize| {
         numbers(seed, n).iter().map(|v| ((v + 1.5) / 3.0 * limit as f64) as u32).collect()
     };
-    Targets { rows: ids(5, shape.targets, shape.rows), ids: ids(6, shape.targets, shape.vocab), given: vec![] }
+    Owned { rows: ids(5, shape.targets, shape.rows), ids: ids(6, shape.targets, shape.vocab), given: vec![] }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -38,7 +44,7 @@ struct Scores<T> {
     lse: Vec<T>,
 }
 
-fn scores<T: Float>(hidden: &[f64], weight: &[f64], targets: &Targets, shape: Shape, threads: usize) -> Scores<T> {
+fn scores<T: Float>(hidden: &[f64], weight: &[f64], targets: &Owned, shape: Shape, threads: usize) -> Scores<T> {
     let nan = |len: usize| vec![T::from_f64(f64::NAN); len];
     let m = shape.targets;
     let mut s = Scores {
@@ -62,7 +68,7 @@ fn scores<T: Float>(hidden: &[f64], weight: &[f64], targets: &Targets, shape: Sh
     let (h, w) = ((&hidden).into(), (&weight).into());
     let ws = &mut Workspace::new(threads);
     let lse = (&mut s.lse).into();
-    forward(h, w, &targets.rows, &targets.ids, &targets.given, out, lse, Keep::Nothing, shape, ws).unwrap();
+    forward(h, w, targets.views(), out, lse, Keep::Nothing, shape, ws).unwrap();
     s
 }
 
@@ -72,7 +78,7 @@ type D5 = [Vec<f64>; 5];
 fn gradients<T: Float>(
     hidden: &[f64],
     weight: &[f64],
-    targets: &Targets,
+    targets: &Owned,
     d: &D5,
     shape: Shape,
     threads: usize,
@@ -92,8 +98,7 @@ fn gradients<T: Float>(
     let (h, w, l) = ((&hidden).into(), (&weight).into(), (&lse).into());
     let (into_h, into_w) = ((&mut dh).into(), Some((&mut dw).into()));
     let ws = &mut Workspace::new(threads);
-    let Targets { rows, ids, given } = targets;
-    backward(h, w, rows, ids, given, l, Kept::Nothing, cotangents, into_h, into_w, shape, ws).unwrap();
+    backward(h, w, targets.views(), l, Kept::Nothing, cotangents, into_h, into_w, shape, ws).unwrap();
     (dh, dw)
 }
 
@@ -101,13 +106,13 @@ fn case(shape: Shape) -> (Vec<f64>, Vec<f64>) {
     (numbers(1, shape.rows * shape.hidden), numbers(2, shape.vocab * shape.hidden))
 }
 
-fn all_cotangents(targets: &Targets) -> D5 {
+fn all_cotangents(targets: &Owned) -> D5 {
     let m = targets.ids.len();
     [numbers(11, m), numbers(12, m), numbers(13, m), numbers(14, m), numbers(15, targets.given.len())]
 }
 
 /// The five differentiable outputs through candle, each `[M]`, the last `[M, K]`.
-fn decomposed(hidden: &Tensor, weight: &Tensor, targets: &Targets) -> [Tensor; 5] {
+fn decomposed(hidden: &Tensor, weight: &Tensor, targets: &Owned) -> [Tensor; 5] {
     let device = hidden.device();
     let ids = |ids: &[u32], k: usize| Tensor::from_slice(ids, (ids.len() / k, k), device).unwrap();
     let rows = hidden.index_select(&Tensor::new(&targets.rows[..], device).unwrap(), 0).unwrap();
@@ -167,7 +172,7 @@ fn a_row_by_hand() {
     // Logits 0, ln 2, ln 5: p = 1/8, 2/8, 5/8.
     let weight = [0.0, 2f64.ln(), 5f64.ln()];
     let shape = Shape { rows: 1, hidden: 1, vocab: 3, targets: 2, chunk: 0 };
-    let targets = Targets { rows: vec![0, 0], ids: vec![1, 2], given: vec![] };
+    let targets = Owned { rows: vec![0, 0], ids: vec![1, 2], given: vec![] };
     let s = scores::<f64>(&[1.0], &weight, &targets, shape, 1);
     assert_near(&s.log_probs, &[0.25f64.ln(), 0.625f64.ln()], 1e-14, "log_probs");
     assert_near(&s.sum_sq[..1], &[(30.0f64 / 64.0).ln()], 1e-14, "log Σp²");
@@ -179,7 +184,7 @@ fn a_row_by_hand() {
 #[test]
 fn of_equal_logits_the_first_is_the_top() {
     let shape = Shape { rows: 1, hidden: 1, vocab: 4, targets: 4, chunk: 0 };
-    let targets = Targets { rows: vec![0; 4], ids: vec![0, 1, 2, 3], given: vec![] };
+    let targets = Owned { rows: vec![0; 4], ids: vec![0, 1, 2, 3], given: vec![] };
     assert_eq!(scores::<f32>(&[1.0], &[1.0, 3.0, 3.0, 2.0], &targets, shape, 1).top1, [0.0, 1.0, 0.0, 0.0]);
 }
 
@@ -236,7 +241,7 @@ fn rows_of_the_gradient_of_logits_sum_to_zero() {
     let shape = Shape { rows: 1, hidden: 1, vocab: 777, targets: 1, chunk: 0 };
     for (size, all) in [(1.0, false), (1.0, true), (1e3, false), (1e4, true)] {
         let w: Vec<f64> = numbers(1, 777).iter().map(|v| v * size).collect();
-        let targets = Targets { rows: vec![0], ids: vec![5], given: vec![] };
+        let targets = Owned { rows: vec![0], ids: vec![5], given: vec![] };
         let rest = if all { vec![0.7] } else { vec![] };
         let d = [vec![1.3], rest.clone(), rest.clone(), rest, vec![]];
         let (_, dl) = gradients::<f32>(&[1.0], &w, &targets, &d, shape, 1);
@@ -270,7 +275,8 @@ fn gradients_accumulate_and_a_frozen_head_has_none() {
         let cotangents = Cotangents { log_probs: Some((&d).into()), ..Cotangents::default() };
         let (hv, wv, into_w) = ((&h).into(), (&w).into(), into_w.map(ViewMut::from));
         let (lv, kept) = ((&lse).into(), Kept::Nothing);
-        backward(hv, wv, &ROWS, &IDS, &[], lv, kept, cotangents, into_h.into(), into_w, SHAPE, &mut ws).unwrap();
+        backward(hv, wv, Targets::new(&ROWS, &IDS, &[]), lv, kept, cotangents, into_h.into(), into_w, SHAPE, &mut ws)
+            .unwrap();
     };
     let (mut into_h, mut into_w) = (vec![1.0; dh.len()], vec![1.0; dw.len()]);
     run(&mut into_h, Some(&mut into_w));
@@ -284,7 +290,7 @@ fn gradients_accumulate_and_a_frozen_head_has_none() {
 /// Results of a forward that keeps, and the gradients from what it kept; with `pulls` those of a frozen head.
 fn kept<T: Float>(
     (h, w): &(Vec<f64>, Vec<f64>),
-    targets: &Targets,
+    targets: &Owned,
     d: &D5,
     shape: Shape,
     pulls: bool,
@@ -315,7 +321,7 @@ fn kept<T: Float>(
         false => Keep::Softmax(KeptSoftmax { exps: (&mut exps).into(), factors: (&mut factors).into() }),
     };
     let (hv, wv, lse) = (View::from(&h), View::from(&w), (&mut s.lse).into());
-    forward(hv, wv, &targets.rows, &targets.ids, &targets.given, out, lse, keep, shape, ws).unwrap();
+    forward(hv, wv, targets.views(), out, lse, keep, shape, ws).unwrap();
     let d = d.each_ref().map(|d| cast::<T>(d));
     let of = |i: usize| Some(View::from(&d[i])).filter(|view| !view.is_empty());
     let cotangents = Cotangents { log_probs: of(0), given_log_probs: of(4), ..Cotangents::default() };
@@ -325,8 +331,7 @@ fn kept<T: Float>(
     };
     let (mut dh, mut dw) = (vec![T::ZERO; h.len()], vec![T::ZERO; w.len()]);
     let (into_h, into_w) = ((&mut dh).into(), (!pulls).then(|| (&mut dw).into()));
-    let Targets { rows, ids, given } = targets;
-    backward(hv, wv, rows, ids, given, (&s.lse).into(), kept, cotangents, into_h, into_w, shape, ws).unwrap();
+    backward(hv, wv, targets.views(), (&s.lse).into(), kept, cotangents, into_h, into_w, shape, ws).unwrap();
     (s, dh, dw)
 }
 
@@ -379,7 +384,7 @@ fn the_first_of_equals_is_the_first_of_all_blocks() {
         w[top] = 3.0;
     }
     let shape = Shape { rows: 1, hidden: 1, vocab: w.len(), targets: 5, chunk: 0 };
-    let targets = Targets { rows: vec![0; 5], ids: vec![100, 700, 1_500, 99, 1_599], given: vec![] };
+    let targets = Owned { rows: vec![0; 5], ids: vec![100, 700, 1_500, 99, 1_599], given: vec![] };
     for threads in [1, 2] {
         assert_eq!(scores::<f64>(&[1.0], &w, &targets, shape, threads).top1, [1.0, 0.0, 0.0, 0.0, 0.0]);
         w[100] = -9.0;
@@ -391,7 +396,7 @@ fn the_first_of_equals_is_the_first_of_all_blocks() {
 #[test]
 fn no_targets_and_several_blocks_are_fine() {
     let shape = Shape { rows: 3, hidden: 4, vocab: 1_100, targets: 0, chunk: 0 };
-    let targets = Targets { rows: vec![], ids: vec![], given: vec![] };
+    let targets = Owned { rows: vec![], ids: vec![], given: vec![] };
     for pulls in [false, true] {
         let (_, dh, dw) = kept::<f32>(&case(shape), &targets, &[const { vec![] }; 5], shape, pulls, 2);
         assert!(dh.iter().chain(&dw).all(|&d| d == 0.0));
@@ -425,7 +430,18 @@ fn what_was_kept_serves_log_probs_only() {
         let (mut into_h, mut into_w) = (vec![0.0; h.len()], vec![0.0; w.len()]);
         let into_w = trained.then(|| (&mut into_w).into());
         let (hv, wv, lv) = ((&h).into(), (&w).into(), (&lse).into());
-        backward(hv, wv, &ROWS, &IDS, &[], lv, kept, cotangents, (&mut into_h).into(), into_w, SHAPE, &mut ws)
+        backward(
+            hv,
+            wv,
+            Targets::new(&ROWS, &IDS, &[]),
+            lv,
+            kept,
+            cotangents,
+            (&mut into_h).into(),
+            into_w,
+            SHAPE,
+            &mut ws,
+        )
     };
     let (mut exps, mut factors, rows) = (vec![1.0; 8 * 13], vec![1.0; 8], vec![1.0; 8 * 5]);
     let entropy = Cotangents { entropy: Some((&d).into()), ..Cotangents::default() };
@@ -449,7 +465,7 @@ fn what_does_not_fit_is_refused_and_no_targets_are_fine() {
         let (mut a, mut b) = (vec![0.0f32; m], vec![0.0f32; m]);
         let shape = Shape { targets: ids.len(), ..SHAPE };
         let out = Outputs::log_probs((&mut a).into());
-        forward(h, (&w).into(), rows, ids, given, out, (&mut b).into(), Keep::Nothing, shape, &mut ws)
+        forward(h, (&w).into(), Targets::new(rows, ids, given), out, (&mut b).into(), Keep::Nothing, shape, &mut ws)
     };
     let (rows, ids) = (&ROWS[..], &IDS[..]);
     assert_length(run((&h[1..]).into(), rows, ids, &[], 8), "hidden");

@@ -1,0 +1,249 @@
+//! The head on a device: chunks of targets, whose logits lie in one buffer that is used again.
+use std::ops::Range;
+
+use super::{Cotangents, Keep, Kept, Outputs, Shape, Targets, automatic_device_chunk};
+use crate::cuda::{Call, Cuda, CudaBuffer, Factor, Grid, lanes, product};
+use crate::embedding::{self, BucketViews};
+use crate::matmul::Size;
+use crate::{Element, Error, Float, Result, View, ViewMut};
+
+const MOST_THREADS: usize = 512;
+const WARP: usize = 32;
+
+/// The operands of a head and the buffers of its chunks.
+struct Head<'a, T> {
+    op: &'static str,
+    device: &'a Cuda,
+    hidden: View<'a, T>,
+    weight: View<'a, T>,
+    targets: Targets<'a>,
+    shape: Shape,
+    /// Targets of a chunk.
+    chunk: usize,
+    /// The hidden rows of a chunk, `[chunk, H]`.
+    gathered: CudaBuffer<T>,
+    /// Its logits, `[chunk, V]`.
+    logits: CudaBuffer<T>,
+}
+
+impl<'a, T: Element> Head<'a, T> {
+    fn new(
+        op: &'static str,
+        device: &'a Cuda,
+        hidden: View<'a, T>,
+        weight: View<'a, T>,
+        targets: Targets<'a>,
+        shape: Shape,
+    ) -> Result<Self> {
+        let chunk = if shape.chunk == 0 { automatic_device_chunk::<T>(shape.vocab) } else { shape.chunk };
+        let chunk = chunk.min(shape.targets);
+        let (gathered, logits) = (device.unwritten(chunk * shape.hidden)?, device.unwritten(chunk * shape.vocab)?);
+        Ok(Self { op, device, hidden, weight, targets, shape, chunk, gathered, logits })
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<T> {
+        let (chunk, count) = (self.chunk, self.shape.targets);
+        (0..count).step_by(chunk.max(1)).map(move |start| start..(start + chunk).min(count))
+    }
+
+    fn given_each(&self) -> usize {
+        self.targets.given.len() / self.shape.targets
+    }
+
+    /// The given ids of some targets.
+    fn given(&self, range: &Range<usize>) -> Result<View<'a, u32>> {
+        self.targets.given.part(self.each_given(range))
+    }
+
+    fn each_given(&self, range: &Range<usize>) -> Range<usize> {
+        range.start * self.given_each()..range.end * self.given_each()
+    }
+
+    /// Makes the logits of some targets, rounded to `T`.
+    fn score(&mut self, range: &Range<usize>) -> Result<()> {
+        let Shape { hidden, vocab, .. } = self.shape;
+        let gathered = self.gathered.view_mut().part(0..range.len() * hidden)?;
+        let rows = self.targets.rows.part(range.clone())?;
+        embedding::cuda::gather(self.op, self.device, rows, self.hidden, gathered, hidden)?;
+        let size = Size { m: range.len(), n: vocab, k: hidden };
+        let hidden_rows = Factor::new(self.gathered.view(), hidden);
+        let weight = Factor::new(self.weight, hidden).transposed();
+        product(self.op, self.device, size, self.logits.view_mut(), vocab, false, hidden_rows, weight, T::Wide::ONE)
+    }
+
+    /// What of a chunk's logits makes their gradient; `d` has the cotangents of the chunk, or there is a one for each log-probability.
+    fn differentiate(
+        &mut self,
+        range: &Range<usize>,
+        lse: View<'_, T::Wide>,
+        d: Option<Cotangents<'_, T::Wide>>,
+    ) -> Result<()> {
+        let vocab = self.shape.vocab;
+        let ones = d.is_none();
+        let d = d.unwrap_or_default();
+        let statistics = d.mean_log_probs.is_some() || d.log_sum_sq_probs.is_some() || d.entropy.is_some();
+        let kernel = if statistics { "token_log_probs_statistics_gradient" } else { "token_log_probs_gradient" };
+        let (kernel, width) = lanes(kernel, vocab, &[Some(self.logits.view())]);
+        let given_each = self.given_each();
+        let d_given = part(d.given_log_probs, &self.each_given(range))?;
+        let mut kept = self.device.unwritten::<T::Wide>(range.len() * given_each)?;
+        let (ids, given) = (self.targets.ids.part(range.clone())?, self.given(range)?);
+        Call::new(self.op, self.device)
+            .write(&mut self.logits.view_mut())
+            .read(ids)
+            .read(given)
+            .index(given_each)
+            .read(lse.part(range.clone())?)
+            .flag(ones)
+            .read_if(part(d.log_probs, range)?)
+            .read_if(part(d.mean_log_probs, range)?)
+            .read_if(part(d.log_sum_sq_probs, range)?)
+            .read_if(part(d.entropy, range)?)
+            .read_if(d_given)
+            .write(&mut kept.view_mut())
+            .index(vocab)
+            .launch(&kernel, by_rows(range.len(), vocab, width))
+    }
+
+    /// What the gradient of a chunk's logits pulls the hidden rows of its targets to.
+    fn pull(&self, range: &Range<usize>, pulls: ViewMut<'_, T>) -> Result<()> {
+        let Shape { hidden, vocab, .. } = self.shape;
+        let size = Size { m: range.len(), n: hidden, k: vocab };
+        let (logits, weight) = (Factor::new(self.logits.view(), vocab), Factor::new(self.weight, hidden));
+        product(self.op, self.device, size, pulls, hidden, false, logits, weight, T::Wide::ONE)
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "operands of one op")]
+pub(super) fn forward<T: Element>(
+    op: &'static str,
+    device: &Cuda,
+    hidden: View<'_, T>,
+    weight: View<'_, T>,
+    targets: Targets<'_>,
+    mut out: Outputs<'_, T::Wide>,
+    mut lse: ViewMut<'_, T::Wide>,
+    mut keep: Keep<'_, T>,
+    shape: Shape,
+) -> Result<()> {
+    if matches!(keep, Keep::Softmax(_)) {
+        return Err(no_softmax(op));
+    }
+    if shape.targets == 0 {
+        return Ok(());
+    }
+    let mut head = Head::new(op, device, hidden, weight, targets, shape)?;
+    let statistics = out.log_sum_sq_probs.is_some() || out.entropy.is_some();
+    let kernel = if statistics { "token_log_probs_statistics" } else { "token_log_probs_score" };
+    let (kernel, width) = lanes(kernel, shape.vocab, &[Some(head.logits.view())]);
+    for range in head.chunks() {
+        head.score(&range)?;
+        Call::new(op, device)
+            .read(head.logits.view())
+            .read(head.targets.ids.part(range.clone())?)
+            .read(head.given(&range)?)
+            .index(head.given_each())
+            .write(&mut lse.reborrow().part(range.clone())?)
+            .write(&mut out.log_probs.reborrow().part(range.clone())?)
+            .write_if(part_mut(&mut out.mean_log_probs, &range)?.as_mut())
+            .write_if(part_mut(&mut out.log_sum_sq_probs, &range)?.as_mut())
+            .write_if(part_mut(&mut out.entropy, &range)?.as_mut())
+            .write_if(part_mut(&mut out.is_top1, &range)?.as_mut())
+            .write_if(part_mut(&mut out.given_log_probs, &head.each_given(&range))?.as_mut())
+            .index(shape.vocab)
+            .launch(&kernel, by_rows(range.len(), shape.vocab, width))?;
+        if let Keep::Pulls(pulls) = &mut keep {
+            head.differentiate(&range, lse.as_view(), None)?;
+            let place = range.start * shape.hidden..range.end * shape.hidden;
+            head.pull(&range, pulls.reborrow().part(place)?)?;
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "operands of one op")]
+pub(super) fn backward<T: Element>(
+    op: &'static str,
+    device: &Cuda,
+    hidden: View<'_, T>,
+    weight: View<'_, T>,
+    targets: Targets<'_>,
+    lse: View<'_, T::Wide>,
+    kept: Kept<'_, T>,
+    d: Cotangents<'_, T::Wide>,
+    d_hidden: ViewMut<'_, T>,
+    mut d_weight: Option<ViewMut<'_, T::Wide>>,
+    shape: Shape,
+) -> Result<()> {
+    let Shape { hidden: width, vocab, targets: count, .. } = shape;
+    if count == 0 {
+        return Ok(());
+    }
+    let by_row = targets.by_row.ok_or_else(|| Error::Shape {
+        op,
+        reason: "targets on a device come with `by_row`, the buckets of their rows (embedding::Buckets::of)".into(),
+    })?;
+    let pulls = match kept {
+        Kept::Softmax(_) => return Err(no_softmax(op)),
+        Kept::Pulls(pulls) => return scatter(op, device, by_row, pulls, d.log_probs, d_hidden, width),
+        Kept::Nothing => {
+            let mut pulls = device.unwritten::<T>(count * width)?;
+            let mut head = Head::new(op, device, hidden, weight, targets, shape)?;
+            for range in head.chunks() {
+                head.score(&range)?;
+                head.differentiate(&range, lse, Some(d))?;
+                head.pull(&range, pulls.view_mut().part(range.start * width..range.end * width)?)?;
+                if let Some(d_weight) = &mut d_weight {
+                    let size = Size { m: vocab, n: width, k: range.len() };
+                    let logits = Factor::new(head.logits.view(), vocab).transposed();
+                    let rows = Factor::new(head.gathered.view(), width);
+                    product(op, device, size, d_weight.reborrow(), width, true, logits, rows, T::Wide::ONE)?;
+                }
+            }
+            pulls
+        }
+    };
+    scatter(op, device, by_row, pulls.view(), None, d_hidden, width)
+}
+
+/// Adds what pulls at each row, times the weights of the targets.
+fn scatter<T: Element>(
+    op: &'static str,
+    device: &Cuda,
+    by_row: BucketViews<'_>,
+    pulls: View<'_, T>,
+    weights: Option<View<'_, T::Wide>>,
+    mut d_hidden: ViewMut<'_, T>,
+    hidden: usize,
+) -> Result<()> {
+    let (kernel, width) = lanes("token_log_probs_pull", hidden, &[Some(pulls), Some(d_hidden.as_view())]);
+    let threads = hidden.div_ceil(width).next_multiple_of(WARP).min(MOST_THREADS);
+    let blocks = [by_row.ids.len() as u32, hidden.div_ceil(threads * width) as u32, 1];
+    Call::new(op, device)
+        .read(by_row.ids)
+        .read(by_row.starts)
+        .read(by_row.members)
+        .read(pulls)
+        .read_if(weights)
+        .write(&mut d_hidden)
+        .index(hidden)
+        .launch(&kernel, Grid { blocks, ..Grid::line(1, threads) })
+}
+
+fn part<'a, W>(view: Option<View<'a, W>>, range: &Range<usize>) -> Result<Option<View<'a, W>>> {
+    view.map(|view| view.part(range.clone())).transpose()
+}
+
+fn part_mut<'a, W>(view: &'a mut Option<ViewMut<'_, W>>, range: &Range<usize>) -> Result<Option<ViewMut<'a, W>>> {
+    view.as_mut().map(|view| view.reborrow().part(range.clone())).transpose()
+}
+
+/// A block of threads for each row.
+fn by_rows(rows: usize, vocab: usize, width: usize) -> Grid {
+    Grid::line(rows, vocab.div_ceil(width).next_multiple_of(WARP).min(MOST_THREADS))
+}
+
+fn no_softmax(op: &'static str) -> Error {
+    let reason = "a device keeps no softmax; keep nothing, or pulls where the head is frozen".into();
+    Error::Shape { op, reason }
+}
