@@ -119,7 +119,8 @@ template <typename T> DEVICE T largest_over_warp(T value) {
     return value;
 }
 
-// The largest `value` of a block's threads, the same in each; see sum_over_block.
+// The largest `value` of a block's threads, the same in each; see sum_over_block. A kernel calls it once: there is no barrier behind it
+// that would let it write `of_warp` again.
 template <typename T> DEVICE T largest_over_block(T value) {
     SHARED(T, of_warp, MOST_WARPS);
     value = largest_over_warp(value);
@@ -128,7 +129,6 @@ template <typename T> DEVICE T largest_over_block(T value) {
     __syncthreads();
     for (unsigned warp = 0; warp < blockDim.x / WARP; warp++)
         value = largest(value, of_warp[warp]);
-    __syncthreads();
     return value;
 }
 

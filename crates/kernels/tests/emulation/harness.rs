@@ -147,6 +147,11 @@ pub(crate) fn check_barriers(source: &str, cases: &[Case]) {
     }
 }
 
+/// A device for what is no case.
+pub(crate) fn device() -> Option<Cuda> {
+    library().map(|library| Cuda::emulated(&library.path, Order::Ascending).unwrap())
+}
+
 /// The kernels' sources, made into a library by a host compiler.
 pub(crate) struct Library {
     path: PathBuf,

@@ -8,3 +8,4 @@ mod elementwise;
 mod harness;
 mod linear;
 mod rms_norm;
+mod token_log_probs;
