@@ -1,6 +1,6 @@
 //! The gated activation `silu(gate)·up`.
 mod cpu;
-mod cuda;
+pub(crate) mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +17,7 @@ pub fn forward<T: Element>(gate: View<'_, T>, up: View<'_, T>, y: ViewMut<'_, T>
     check::length(OP, "up", up.len(), &[gate.len()], "as many as gate")?;
     check::length(OP, "y", y.len(), &[gate.len()], "as many as gate")?;
     if let Some(device) = gate.device() {
-        return cuda::forward(OP, device, gate, up, y);
+        return cuda::forward(OP, "swiglu", device, gate, up, y);
     }
     cpu::forward(gate.cpu(OP)?, up.cpu(OP)?, y.cpu(OP)?, &ws.crew());
     Ok(())
@@ -38,13 +38,25 @@ pub fn backward<T: Element>(
     ws: &mut Workspace,
 ) -> Result<()> {
     const OP: &str = "swiglu::backward";
-    check::length(OP, "up", up.len(), &[gate.len()], "as many as gate")?;
-    check::length(OP, "dy", dy.len(), &[gate.len()], "as many as gate")?;
-    check::length(OP, "dgate", dgate.len(), &[gate.len()], "as many as gate")?;
-    check::length(OP, "dup", dup.len(), &[gate.len()], "as many as gate")?;
+    check_gradients(OP, gate, up, dy, &dgate, &dup)?;
     if let Some(device) = gate.device() {
-        return cuda::backward(OP, device, gate, up, dy, dgate, dup);
+        return cuda::backward(OP, "swiglu", device, gate, up, dy, dgate, dup);
     }
     cpu::backward(gate.cpu(OP)?, up.cpu(OP)?, dy.cpu(OP)?, dgate.cpu(OP)?, dup.cpu(OP)?, &ws.crew());
     Ok(())
+}
+
+/// Refuses operands of a gated activation's backward that are not of one length.
+pub(crate) fn check_gradients<T>(
+    op: &'static str,
+    gate: View<'_, T>,
+    up: View<'_, T>,
+    dy: View<'_, T>,
+    dgate: &ViewMut<'_, T>,
+    dup: &ViewMut<'_, T>,
+) -> Result<()> {
+    check::length(op, "up", up.len(), &[gate.len()], "as many as gate")?;
+    check::length(op, "dy", dy.len(), &[gate.len()], "as many as gate")?;
+    check::length(op, "dgate", dgate.len(), &[gate.len()], "as many as gate")?;
+    check::length(op, "dup", dup.len(), &[gate.len()], "as many as gate")
 }

@@ -1,33 +1,45 @@
 //! `swiglu.cu`, `rope.cu` and `embedding.cu`
 use candlewick_kernels::embedding::{self, BucketViews, Buckets};
 use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
-use candlewick_kernels::{Cuda, Result, Workspace, swiglu};
+use candlewick_kernels::{Cuda, Result, Workspace, geglu, swiglu};
 
 use crate::harness::{Case, Sample, Written, check, numbers, wide};
 
-fn gated<T: Sample>(len: usize) -> Case {
-    let [gate, up, dy] = [1, 2, 3].map(|seed| numbers::<T>(seed, len));
-    let (g, u, d) = (wide(&gate), wide(&up), wide(&dy));
-    let (mut y, mut dgate, mut dup) = (vec![0.0; len], vec![0.0; len], vec![0.0; len]);
-    let mut ws = Workspace::new(1);
-    swiglu::forward((&g).into(), (&u).into(), (&mut y).into(), &mut ws).unwrap();
-    swiglu::backward((&g).into(), (&u).into(), (&d).into(), (&mut dgate).into(), (&mut dup).into(), &mut ws).unwrap();
-    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
-        let mut ws = Workspace::new(1);
-        let (gate, up, dy) = (cuda.upload(&gate)?, cuda.upload(&up)?, cuda.upload(&dy)?);
-        let [mut y, mut dgate, mut dup] = [cuda.unwritten::<T>(len)?, cuda.unwritten(len)?, cuda.unwritten(len)?];
-        swiglu::forward(gate.view(), up.view(), y.view_mut(), &mut ws)?;
-        swiglu::backward(gate.view(), up.view(), dy.view(), dgate.view_mut(), dup.view_mut(), &mut ws)?;
-        let [y, dgate, dup] = [y.download()?, dgate.download()?, dup.download()?];
-        Ok(vec![Written::new("y", &y), Written::new("dgate", &dgate), Written::new("dup", &dup)])
+/// A case of a gated activation, which has its functions in a module.
+macro_rules! gated {
+    ($activation:ident) => {
+        fn $activation<T: Sample>(len: usize) -> Case {
+            let [gate, up, dy] = [1, 2, 3].map(|seed| numbers::<T>(seed, len));
+            let (g, u, d) = (wide(&gate), wide(&up), wide(&dy));
+            let (mut y, mut dgate, mut dup) = (vec![0.0; len], vec![0.0; len], vec![0.0; len]);
+            let mut ws = Workspace::new(1);
+            $activation::forward((&g).into(), (&u).into(), (&mut y).into(), &mut ws).unwrap();
+            let (into_gate, into_up) = ((&mut dgate).into(), (&mut dup).into());
+            $activation::backward((&g).into(), (&u).into(), (&d).into(), into_gate, into_up, &mut ws).unwrap();
+            let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+                let mut ws = Workspace::new(1);
+                let (gate, up, dy) = (cuda.upload(&gate)?, cuda.upload(&up)?, cuda.upload(&dy)?);
+                let [mut y, mut dgate, mut dup] =
+                    [cuda.unwritten::<T>(len)?, cuda.unwritten(len)?, cuda.unwritten(len)?];
+                $activation::forward(gate.view(), up.view(), y.view_mut(), &mut ws)?;
+                let (into_gate, into_up) = (dgate.view_mut(), dup.view_mut());
+                $activation::backward(gate.view(), up.view(), dy.view(), into_gate, into_up, &mut ws)?;
+                let [y, dgate, dup] = [y.download()?, dgate.download()?, dup.download()?];
+                Ok(vec![Written::new("y", &y), Written::new("dgate", &dgate), Written::new("dup", &dup)])
+            };
+            let name = format!("{} of {len} {}", stringify!($activation), T::NAME);
+            Case { name, run: Box::new(run), expected: vec![y, dgate, dup] }
+        }
     };
-    Case { name: format!("swiglu of {len} {}", T::NAME), run: Box::new(run), expected: vec![y, dgate, dup] }
 }
+gated!(swiglu);
+gated!(geglu);
 
 #[test]
 fn gated_activations_agree_with_the_cpu() {
     for len in [1, 8, 33, 4096, 5003] {
-        check(&[gated::<f32>(len), gated::<f64>(len), gated::<half::bf16>(len)]);
+        check(&[swiglu::<f32>(len), swiglu::<f64>(len), swiglu::<half::bf16>(len)]);
+        check(&[geglu::<f32>(len), geglu::<f64>(len), geglu::<half::bf16>(len)]);
     }
 }
 

@@ -7,5 +7,6 @@
 mod elementwise;
 mod harness;
 mod linear;
+mod lora;
 mod rms_norm;
 mod token_log_probs;
