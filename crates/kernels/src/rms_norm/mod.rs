@@ -4,7 +4,7 @@ mod cuda;
 #[cfg(test)]
 mod tests;
 
-use crate::{Element, Result, View, ViewMut, Workspace, check};
+use crate::{Element, Result, View, ViewMut, Workspace, check, elementwise};
 
 /// The sizes of a normalisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,16 +33,61 @@ pub fn forward<T: Element>(
     ws: &mut Workspace,
 ) -> Result<()> {
     const OP: &str = "rms_norm::forward";
-    check::shape(OP, shape.hidden > 0, || "hidden is 0, expected at least 1".into())?;
-    check::length(OP, "x", x.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
-    check::length(OP, "weight", weight.len(), &[shape.hidden], "hidden")?;
-    check::length(OP, "y", y.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
-    check::length(OP, "rstd", rstd.len(), &[shape.rows], "rows")?;
+    check_forward(OP, x, weight, &y, &rstd, shape)?;
     if let Some(device) = x.device() {
         return cuda::forward(OP, device, x, None, weight, y, rstd, shape, eps);
     }
     cpu::forward(x.cpu(OP)?, weight.cpu(OP)?, y.cpu(OP)?, rstd.cpu(OP)?, shape, eps, &ws.crew());
     Ok(())
+}
+
+/// sum = x + residual and y = [`forward`] of sum, in one pass over memory on a device.
+///
+/// `x`, `residual`, `sum`, `y` `[N, H]`, `weight` `[H]`, `rstd` `[N]`. `sum` is what goes on as the residual, and what [`backward`] takes
+/// for `x`: with `accumulate_dx` it adds to the gradient of the residual that came from behind, and the result is the gradient of `x` and
+/// of `residual` alike.
+///
+/// # Errors
+/// As [`forward`].
+#[expect(clippy::too_many_arguments, reason = "operands of one op")]
+pub fn forward_residual<T: Element>(
+    x: View<'_, T>,
+    residual: View<'_, T>,
+    weight: View<'_, T>,
+    mut sum: ViewMut<'_, T>,
+    y: ViewMut<'_, T>,
+    rstd: ViewMut<'_, T::Wide>,
+    shape: Shape,
+    eps: f64,
+    ws: &mut Workspace,
+) -> Result<()> {
+    const OP: &str = "rms_norm::forward_residual";
+    check_forward(OP, x, weight, &y, &rstd, shape)?;
+    check::length(OP, "residual", residual.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
+    check::length(OP, "sum", sum.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
+    if let Some(device) = x.device() {
+        return cuda::forward(OP, device, x, Some(cuda::Residual { residual, sum }), weight, y, rstd, shape, eps);
+    }
+    sum.reborrow().cpu(OP)?.copy_from_slice(residual.cpu(OP)?);
+    let sum = sum.cpu(OP)?;
+    elementwise::add_assign((&mut *sum).into(), x.cpu(OP)?.into(), ws)?;
+    cpu::forward(sum, weight.cpu(OP)?, y.cpu(OP)?, rstd.cpu(OP)?, shape, eps, &ws.crew());
+    Ok(())
+}
+
+fn check_forward<T: Element>(
+    op: &'static str,
+    x: View<'_, T>,
+    weight: View<'_, T>,
+    y: &ViewMut<'_, T>,
+    rstd: &ViewMut<'_, T::Wide>,
+    shape: Shape,
+) -> Result<()> {
+    check::shape(op, shape.hidden > 0, || "hidden is 0, expected at least 1".into())?;
+    check::length(op, "x", x.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
+    check::length(op, "weight", weight.len(), &[shape.hidden], "hidden")?;
+    check::length(op, "y", y.len(), &[shape.rows, shape.hidden], "rows × hidden")?;
+    check::length(op, "rstd", rstd.len(), &[shape.rows], "rows")
 }
 
 /// The gradients of [`forward`]: with x̂ = x·rstd and g = dy·weight,

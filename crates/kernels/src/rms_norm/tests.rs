@@ -53,6 +53,23 @@ fn gradients_are_those_of_autograd_and_of_differences() {
 }
 
 #[test]
+fn with_a_residual_it_is_the_sum_that_is_normalised() {
+    let (x, w, residual) = case(SHAPE);
+    let [mut sum, mut y] = [vec![f64::NAN; x.len()], vec![f64::NAN; x.len()]];
+    let (mut rstd, ws) = (vec![f64::NAN; SHAPE.rows], &mut Workspace::new(2));
+    let mut run = |residual: &[f64], sum: &mut [f64]| {
+        let (into_y, into_rstd) = ((&mut y).into(), (&mut rstd).into());
+        forward_residual((&x).into(), residual.into(), (&w).into(), sum.into(), into_y, into_rstd, SHAPE, EPS, ws)
+    };
+    run(&residual, &mut sum).unwrap();
+    let error = run(&residual[1..], &mut sum).unwrap_err().to_string();
+    assert!(error.contains("residual has 65 elements, expected 66 (rows × hidden)"), "{error}");
+    let expected: Vec<f64> = x.iter().zip(&residual).map(|(x, residual)| x + residual).collect();
+    assert_eq!(sum, expected);
+    assert_eq!((y, rstd), normalised::<f64>(&sum, &w, SHAPE, 1));
+}
+
+#[test]
 fn single_precision_and_threads_change_nothing_but_rounding() {
     let shape = Shape { rows: 300, hidden: 577 };
     let (x, w, dy) = case(shape);

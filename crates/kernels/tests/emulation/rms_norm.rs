@@ -62,9 +62,40 @@ fn expected(
     vec![y, rstd, dx, dw]
 }
 
+fn with_residual<T: Sample<Wide: Sample>>(rows: usize, hidden: usize) -> Case {
+    let shape = Shape { rows, hidden };
+    let (x, residual, weight) =
+        (numbers::<T>(1, rows * hidden), numbers::<T>(2, rows * hidden), numbers::<T>(3, hidden));
+    let (mut sum, mut y, mut rstd) = (vec![0.0; x.len()], vec![0.0; x.len()], vec![0.0; rows]);
+    let (wide_x, wide_r, wide_w, ws) = (wide(&x), wide(&residual), wide(&weight), &mut Workspace::new(1));
+    let (into_sum, into_y, into_rstd) = ((&mut sum).into(), (&mut y).into(), (&mut rstd).into());
+    let (of_x, of_r, of_w) = ((&wide_x).into(), (&wide_r).into(), (&wide_w).into());
+    rms_norm::forward_residual(of_x, of_r, of_w, into_sum, into_y, into_rstd, shape, EPS, ws).unwrap();
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let (x, residual, weight) = (cuda.upload(&x)?, cuda.upload(&residual)?, cuda.upload(&weight)?);
+        let (mut sum, mut y) = (cuda.unwritten::<T>(rows * hidden)?, cuda.unwritten::<T>(rows * hidden)?);
+        let (mut rstd, ws) = (cuda.unwritten::<T::Wide>(rows)?, &mut Workspace::new(1));
+        let (into_sum, into_y, into_rstd) = (sum.view_mut(), y.view_mut(), rstd.view_mut());
+        let (x, residual, weight) = (x.view(), residual.view(), weight.view());
+        rms_norm::forward_residual(x, residual, weight, into_sum, into_y, into_rstd, shape, EPS, ws)?;
+        let rstd = Written { bound: T::BOUND, ..Written::new("rstd", &rstd.download()?) };
+        // The sum is rounded to the type, and so is what is normalised.
+        let y = Written { bound: 2.0 * T::BOUND, ..Written::new("y", &y.download()?) };
+        Ok(vec![Written::new("sum", &sum.download()?), y, rstd])
+    };
+    Case {
+        name: format!("rms_norm of {rows} × {hidden} {} with a residual", T::NAME),
+        run: Box::new(run),
+        expected: vec![sum, y, rstd],
+    }
+}
+
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (rows, hidden) in [(1, 3), (7, 33), (10, 200), (3, 2088)] {
+        cases.push(with_residual::<f32>(rows, hidden));
+        cases.push(with_residual::<f64>(rows, hidden));
+        cases.push(with_residual::<half::bf16>(rows, hidden));
         for (accumulate, with_dw) in [(true, true), (false, true), (true, false)] {
             cases.push(case::<f32>(rows, hidden, accumulate, with_dw));
             cases.push(case::<f64>(rows, hidden, accumulate, with_dw));
