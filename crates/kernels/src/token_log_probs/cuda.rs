@@ -9,6 +9,8 @@ use crate::{Element, Error, Float, Result, View, ViewMut};
 
 const MOST_THREADS: usize = 512;
 const WARP: usize = 32;
+/// Blocks that look for the targets of a chunk among all rows: enough to fill a large device, few enough to cost nothing.
+const MOST_BLOCKS: usize = 4096;
 
 /// The operands of a head and the buffers of its chunks.
 struct Head<'a, T> {
@@ -171,7 +173,7 @@ pub(super) fn backward<T: Element>(
     lse: View<'_, T::Wide>,
     kept: Kept<'_, T>,
     d: Cotangents<'_, T::Wide>,
-    d_hidden: ViewMut<'_, T>,
+    mut d_hidden: ViewMut<'_, T>,
     mut d_weight: Option<ViewMut<'_, T::Wide>>,
     shape: Shape,
 ) -> Result<()> {
@@ -183,30 +185,32 @@ pub(super) fn backward<T: Element>(
         op,
         reason: "targets on a device come with `by_row`, the buckets of their rows (embedding::Buckets::of)".into(),
     })?;
-    let pulls = match kept {
+    match kept {
         Kept::Softmax(_) => return Err(no_softmax(op)),
-        Kept::Pulls(pulls) => return scatter(op, device, by_row, pulls, d.log_probs, d_hidden, width),
-        Kept::Nothing => {
-            let mut pulls = device.unwritten::<T>(count * width)?;
-            let mut head = Head::new(op, device, hidden, weight, targets, shape)?;
-            for range in head.chunks() {
-                head.score(&range)?;
-                head.differentiate(&range, lse, Some(d))?;
-                head.pull(&range, pulls.view_mut().part(range.start * width..range.end * width)?)?;
-                if let Some(d_weight) = &mut d_weight {
-                    let size = Size { m: vocab, n: width, k: range.len() };
-                    let logits = Factor::new(head.logits.view(), vocab).transposed();
-                    let rows = Factor::new(head.gathered.view(), width);
-                    product(op, device, size, d_weight.reborrow(), width, true, logits, rows, T::Wide::ONE)?;
-                }
-            }
-            pulls
+        Kept::Pulls(pulls) => {
+            return scatter(op, device, by_row, pulls, d.log_probs, d_hidden.reborrow(), 0..count, width);
         }
-    };
-    scatter(op, device, by_row, pulls.view(), None, d_hidden, width)
+        Kept::Nothing => {}
+    }
+    let mut head = Head::new(op, device, hidden, weight, targets, shape)?;
+    let mut pulls = device.unwritten::<T>(head.chunk * width)?;
+    for range in head.chunks() {
+        head.score(&range)?;
+        head.differentiate(&range, lse, Some(d))?;
+        head.pull(&range, pulls.view_mut().part(0..range.len() * width)?)?;
+        if let Some(d_weight) = &mut d_weight {
+            let size = Size { m: vocab, n: width, k: range.len() };
+            let logits = Factor::new(head.logits.view(), vocab).transposed();
+            let rows = Factor::new(head.gathered.view(), width);
+            product(op, device, size, d_weight.reborrow(), width, true, logits, rows, T::Wide::ONE)?;
+        }
+        scatter(op, device, by_row, pulls.view(), None, d_hidden.reborrow(), range, width)?;
+    }
+    Ok(())
 }
 
-/// Adds what pulls at each row, times the weights of the targets.
+/// Adds what the targets of `range` pull their rows to, times their weights: `pulls` `[range, H]`, `weights` of all targets.
+#[expect(clippy::too_many_arguments, reason = "operands of one launch")]
 fn scatter<T: Element>(
     op: &'static str,
     device: &Cuda,
@@ -214,11 +218,13 @@ fn scatter<T: Element>(
     pulls: View<'_, T>,
     weights: Option<View<'_, T::Wide>>,
     mut d_hidden: ViewMut<'_, T>,
+    range: Range<usize>,
     hidden: usize,
 ) -> Result<()> {
     let (kernel, width) = lanes("token_log_probs_pull", hidden, &[Some(pulls), Some(d_hidden.as_view())]);
     let threads = hidden.div_ceil(width).next_multiple_of(WARP).min(MOST_THREADS);
-    let blocks = [by_row.ids.len() as u32, hidden.div_ceil(threads * width) as u32, 1];
+    let buckets = by_row.ids.len();
+    let blocks = [buckets.min(MOST_BLOCKS) as u32, hidden.div_ceil(threads * width) as u32, 1];
     Call::new(op, device)
         .read(by_row.ids)
         .read(by_row.starts)
@@ -226,6 +232,9 @@ fn scatter<T: Element>(
         .read(pulls)
         .read_if(weights)
         .write(&mut d_hidden)
+        .index(buckets)
+        .index(range.start)
+        .index(range.end)
         .index(hidden)
         .launch(&kernel, Grid { blocks, ..Grid::line(1, threads) })
 }

@@ -193,24 +193,32 @@ DEVICE void differentiate(T *logits, const unsigned *ids, const unsigned *given,
             logits[given[k]] = narrow<T>(kept[k]);
 }
 
-// d_hidden[ids[b]] += the sum of weight * pulls[members[m]] for m from starts[b] to starts[b + 1], in that order, with the weight that
-// the member has, or 1; a block along x has a bucket, along y a part of the columns.
+// d_hidden[ids[b]] += the sum of weight * pulls[members[m] - first] for m from starts[b] to starts[b + 1], in that order, of the members
+// from `first` on and before `end`, with the weight that the member has, or 1. Blocks along x take buckets in turn, along y they have a
+// part of the columns.
 template <typename T, bool PACKED>
 DEVICE void pull(const unsigned *ids, const unsigned *starts, const unsigned *members, const T *pulls, const Wide<T> *weights, T *d_hidden,
-                 Index hidden) {
+                 Index buckets, Index first, Index end, Index hidden) {
     typedef Lane<T, PACKED> L;
-    Index c = ((Index)blockIdx.y * blockDim.x + threadIdx.x) * L::WIDTH, bucket = blockIdx.x;
+    Index c = ((Index)blockIdx.y * blockDim.x + threadIdx.x) * L::WIDTH;
     if (c >= hidden)
         return;
-    T *to = d_hidden + (Index)ids[bucket] * hidden + c;
-    L sum = L::load(to);
-    for (unsigned m = starts[bucket]; m < starts[bucket + 1]; m++) {
-        L lane = L::load(pulls + (Index)members[m] * hidden + c);
-        Wide<T> weight = weights ? weights[members[m]] : 1;
-        for (int i = 0; i < L::WIDTH; i++)
-            sum.of[i] += weight * lane.of[i];
+    for (Index bucket = blockIdx.x; bucket < buckets; bucket += gridDim.x) {
+        unsigned m = starts[bucket], last = starts[bucket + 1];
+        while (m < last && members[m] < first)
+            m++;
+        if (m == last || members[m] >= end)
+            continue;
+        T *to = d_hidden + (Index)ids[bucket] * hidden + c;
+        L sum = L::load(to);
+        for (; m < last && members[m] < end; m++) {
+            L lane = L::load(pulls + (members[m] - first) * hidden + c);
+            Wide<T> weight = weights ? weights[members[m]] : 1;
+            for (int i = 0; i < L::WIDTH; i++)
+                sum.of[i] += weight * lane.of[i];
+        }
+        L::store(to, sum);
     }
-    L::store(to, sum);
 }
 
 #define SCORE(T, name, PACKED, STATISTICS)                                                                                               \
@@ -238,8 +246,8 @@ DEVICE void pull(const unsigned *ids, const unsigned *starts, const unsigned *me
     DIFFERENTIATE(T, statistics_gradient_##name, PACKED, true, true)                                                              \
     KERNEL(THREADS, token_log_probs_pull_##name,                                                                                  \
            (const unsigned *ids, const unsigned *starts, const unsigned *members, const T *pulls, const Wide<T> *weights, T *d_hidden, \
-            Index hidden)) {                                                                                                      \
-        pull<T, PACKED>(ids, starts, members, pulls, weights, d_hidden, hidden);                                                  \
+            Index buckets, Index first, Index end, Index hidden)) {                                                               \
+        pull<T, PACKED>(ids, starts, members, pulls, weights, d_hidden, buckets, first, end, hidden);                             \
     }
 
 #define FOR_TYPE(T, name, NORMALISED)             \
