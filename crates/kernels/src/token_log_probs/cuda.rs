@@ -24,8 +24,10 @@ struct Head<'a, T> {
     chunk: usize,
     /// The hidden rows of a chunk, `[chunk, H]`.
     gathered: CudaBuffer<T>,
-    /// Its logits, `[chunk, V]`.
+    /// Its logits, `[chunk, V]`, in rows of `stride`.
     logits: CudaBuffer<T>,
+    /// The vocabulary in whole packs, so that rows begin on them.
+    stride: usize,
 }
 
 impl<'a, T: Element> Head<'a, T> {
@@ -39,8 +41,9 @@ impl<'a, T: Element> Head<'a, T> {
     ) -> Result<Self> {
         let chunk = if shape.chunk == 0 { automatic_device_chunk::<T>(shape.vocab) } else { shape.chunk };
         let chunk = chunk.min(shape.targets);
-        let (gathered, logits) = (device.unwritten(chunk * shape.hidden)?, device.unwritten(chunk * shape.vocab)?);
-        Ok(Self { op, device, hidden, weight, targets, shape, chunk, gathered, logits })
+        let stride = shape.vocab.next_multiple_of(16 / size_of::<T>());
+        let (gathered, logits) = (device.unwritten(chunk * shape.hidden)?, device.unwritten(chunk * stride)?);
+        Ok(Self { op, device, hidden, weight, targets, shape, chunk, gathered, logits, stride })
     }
 
     fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<T> {
@@ -70,7 +73,17 @@ impl<'a, T: Element> Head<'a, T> {
         let size = Size { m: range.len(), n: vocab, k: hidden };
         let hidden_rows = Factor::new(self.gathered.view(), hidden);
         let weight = Factor::new(self.weight, hidden).transposed();
-        product(self.op, self.device, size, self.logits.view_mut(), vocab, false, hidden_rows, weight, T::Wide::ONE)
+        product(
+            self.op,
+            self.device,
+            size,
+            self.logits.view_mut(),
+            self.stride,
+            false,
+            hidden_rows,
+            weight,
+            T::Wide::ONE,
+        )
     }
 
     /// What of a chunk's logits makes their gradient; `d` has the cotangents of the chunk, or there is a one for each log-probability.
@@ -85,7 +98,7 @@ impl<'a, T: Element> Head<'a, T> {
         let d = d.unwrap_or_default();
         let statistics = d.mean_log_probs.is_some() || d.log_sum_sq_probs.is_some() || d.entropy.is_some();
         let kernel = if statistics { "token_log_probs_statistics_gradient" } else { "token_log_probs_gradient" };
-        let (kernel, width) = lanes(kernel, vocab, &[Some(self.logits.view())]);
+        let kernel = format!("{kernel}_{}", T::NAME);
         let given_each = self.given_each();
         let d_given = part(d.given_log_probs, &self.each_given(range))?;
         let mut kept = self.device.unwritten::<T::Wide>(range.len() * given_each)?;
@@ -104,14 +117,15 @@ impl<'a, T: Element> Head<'a, T> {
             .read_if(d_given)
             .write(&mut kept.view_mut())
             .index(vocab)
-            .launch(&kernel, by_rows(range.len(), vocab, width))
+            .index(self.stride)
+            .launch(&kernel, by_rows::<T>(range.len(), vocab))
     }
 
     /// What the gradient of a chunk's logits pulls the hidden rows of its targets to.
     fn pull(&self, range: &Range<usize>, pulls: ViewMut<'_, T>) -> Result<()> {
         let Shape { hidden, vocab, .. } = self.shape;
         let size = Size { m: range.len(), n: hidden, k: vocab };
-        let (logits, weight) = (Factor::new(self.logits.view(), vocab), Factor::new(self.weight, hidden));
+        let (logits, weight) = (Factor::new(self.logits.view(), self.stride), Factor::new(self.weight, hidden));
         product(self.op, self.device, size, pulls, hidden, false, logits, weight, T::Wide::ONE)
     }
 }
@@ -137,7 +151,7 @@ pub(super) fn forward<T: Element>(
     let mut head = Head::new(op, device, hidden, weight, targets, shape)?;
     let statistics = out.log_sum_sq_probs.is_some() || out.entropy.is_some();
     let kernel = if statistics { "token_log_probs_statistics" } else { "token_log_probs_score" };
-    let (kernel, width) = lanes(kernel, shape.vocab, &[Some(head.logits.view())]);
+    let kernel = format!("{kernel}_{}", T::NAME);
     for range in head.chunks() {
         head.score(&range)?;
         Call::new(op, device)
@@ -153,7 +167,8 @@ pub(super) fn forward<T: Element>(
             .write_if(part_mut(&mut out.is_top1, &range)?.as_mut())
             .write_if(part_mut(&mut out.given_log_probs, &head.each_given(&range))?.as_mut())
             .index(shape.vocab)
-            .launch(&kernel, by_rows(range.len(), shape.vocab, width))?;
+            .index(head.stride)
+            .launch(&kernel, by_rows::<T>(range.len(), shape.vocab))?;
         if let Keep::Pulls(pulls) = &mut keep {
             head.differentiate(&range, lse.as_view(), None)?;
             let place = range.start * shape.hidden..range.end * shape.hidden;
@@ -200,7 +215,7 @@ pub(super) fn backward<T: Element>(
         head.pull(&range, pulls.view_mut().part(0..range.len() * width)?)?;
         if let Some(d_weight) = &mut d_weight {
             let size = Size { m: vocab, n: width, k: range.len() };
-            let logits = Factor::new(head.logits.view(), vocab).transposed();
+            let logits = Factor::new(head.logits.view(), head.stride).transposed();
             let rows = Factor::new(head.gathered.view(), width);
             product(op, device, size, d_weight.reborrow(), width, true, logits, rows, T::Wide::ONE)?;
         }
@@ -247,9 +262,9 @@ fn part_mut<'a, W>(view: &'a mut Option<ViewMut<'_, W>>, range: &Range<usize>) -
     view.as_mut().map(|view| view.reborrow().part(range.clone())).transpose()
 }
 
-/// A block of threads for each row.
-fn by_rows(rows: usize, vocab: usize, width: usize) -> Grid {
-    Grid::line(rows, vocab.div_ceil(width).next_multiple_of(WARP).min(MOST_THREADS))
+/// A block of threads for each row, which they read in packs.
+fn by_rows<T>(rows: usize, vocab: usize) -> Grid {
+    Grid::line(rows, vocab.div_ceil(16 / size_of::<T>()).next_multiple_of(WARP).min(MOST_THREADS))
 }
 
 fn no_softmax(op: &'static str) -> Error {

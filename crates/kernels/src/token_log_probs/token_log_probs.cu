@@ -1,5 +1,8 @@
 // Rows of logits: their sums and what follows from them, and their gradient in place. One block of threads has a row; the sums of a
 // thread run relative to the largest logit that it has seen, and are put together in a fixed order.
+//
+// Rows of [rows, vocab] logits are `stride` elements apart, which are whole packs; what lies between the vocabulary's end and the next
+// row is read as minus infinity and may be written.
 #include "../cuda/device.cuh"
 
 #define THREADS 512
@@ -23,13 +26,24 @@ template <typename W, bool STATISTICS> DEVICE void raise(Sums<W> &sums, W larges
     sums.largest = largest_of_them;
 }
 
+// The logits of a thread from `c` on.
+template <typename T> DEVICE Lane<T, true> logits_at(const T *logits, Index c, Index vocab) {
+    typedef Lane<T, true> L;
+    L lane = L::load(logits + c);
+    if (c + L::WIDTH > vocab)
+        for (int i = 0; i < L::WIDTH; i++)
+            if (c + i >= vocab)
+                lane.of[i] = minus_infinity(Wide<T>());
+    return lane;
+}
+
 // The sums of a row; the same bits in each thread.
-template <typename T, bool PACKED, bool STATISTICS> DEVICE Sums<Wide<T>> sums_of_row(const T *logits, Index vocab) {
+template <typename T, bool STATISTICS> DEVICE Sums<Wide<T>> sums_of_row(const T *logits, Index vocab) {
     typedef Wide<T> W;
-    typedef Lane<T, PACKED> L;
+    typedef Lane<T, true> L;
     Sums<W> sums = {minus_infinity(W()), 0, 0, 0};
     for (Index c = threadIdx.x * L::WIDTH; c < vocab; c += blockDim.x * L::WIDTH) {
-        L lane = L::load(logits + c);
+        L lane = logits_at(logits, c, vocab);
         W most = lane.of[0];
         for (int i = 1; i < L::WIDTH; i++)
             most = largest(most, lane.of[i]);
@@ -39,7 +53,7 @@ template <typename T, bool PACKED, bool STATISTICS> DEVICE Sums<Wide<T>> sums_of
             sums.exp += e;
             if constexpr (STATISTICS) {
                 sums.exp_sq += e * e;
-                sums.exp_shifted += e * shifted;
+                sums.exp_shifted += e > 0 ? e * shifted : 0;
             }
         }
     }
@@ -57,16 +71,16 @@ template <typename W> DEVICE W beats(W logit, Index id, W of_target, Index targe
     return logit > of_target || (logit == of_target && id < target) ? 1 : 0;
 }
 
-// What follows from the row `blockIdx.x` of logits [rows, vocab]: see `Outputs`. An output that is not wanted is null.
-template <typename T, bool PACKED, bool STATISTICS>
+// What follows from the row `blockIdx.x`: see `Outputs`. An output that is not wanted is null.
+template <typename T, bool STATISTICS>
 DEVICE void score(const T *logits, const unsigned *ids, const unsigned *given, Index given_each, Wide<T> *lse, Wide<T> *log_probs,
                   Wide<T> *mean_log_probs, Wide<T> *log_sum_sq_probs, Wide<T> *entropy, Wide<T> *is_top1, Wide<T> *given_log_probs,
-                  Index vocab) {
+                  Index vocab, Index stride) {
     typedef Wide<T> W;
-    typedef Lane<T, PACKED> L;
+    typedef Lane<T, true> L;
     Index row = blockIdx.x, target = ids[row];
-    logits += row * vocab;
-    Sums<W> sums = sums_of_row<T, PACKED, STATISTICS>(logits, vocab);
+    logits += row * stride;
+    Sums<W> sums = sums_of_row<T, STATISTICS>(logits, vocab);
     W log_sum = logarithm(sums.exp), nan = not_a_number(W());
     W of_target = target < vocab ? widen(logits[target]) : nan;
     if (threadIdx.x == 0) {
@@ -86,9 +100,9 @@ DEVICE void score(const T *logits, const unsigned *ids, const unsigned *given, I
         return;
     W shifted = 0, better = 0;
     for (Index c = threadIdx.x * L::WIDTH; c < vocab; c += blockDim.x * L::WIDTH) {
-        L lane = L::load(logits + c);
+        L lane = logits_at(logits, c, vocab);
         for (int i = 0; i < L::WIDTH; i++) {
-            shifted += lane.of[i] - sums.largest;
+            shifted += c + i < vocab ? lane.of[i] - sums.largest : 0;
             better += beats(lane.of[i], c + i, of_target, target);
         }
     }
@@ -127,17 +141,17 @@ DEVICE W direct_of(Index id, Index target, W of_target, const unsigned *given, c
     return sum;
 }
 
-// Replaces the row `blockIdx.x` of logits [rows, vocab] by its gradient: see `backward` for the terms. Cotangents that are null are zero,
+// Replaces the row `blockIdx.x` by its gradient: see `backward` for the terms. Cotangents that are null are zero,
 // but where `ones`, that of the log-probability is 1. `kept` [rows, given_each] is scratch. NORMALISED computes sums again; without
 // it `lse` is that of the very logits.
-template <typename T, bool PACKED, bool NORMALISED, bool STATISTICS>
+template <typename T, bool NORMALISED, bool STATISTICS>
 DEVICE void differentiate(T *logits, const unsigned *ids, const unsigned *given, Index given_each, const Wide<T> *lse, int ones,
                           const Wide<T> *d_log_probs, const Wide<T> *d_mean, const Wide<T> *d_log_sum_sq, const Wide<T> *d_entropy,
-                          const Wide<T> *d_given, Wide<T> *kept, Index vocab) {
+                          const Wide<T> *d_given, Wide<T> *kept, Index vocab, Index stride) {
     typedef Wide<T> W;
-    typedef Lane<T, PACKED> L;
+    typedef Lane<T, true> L;
     Index row = blockIdx.x, target = ids[row];
-    logits += row * vocab;
+    logits += row * stride;
     given += row * given_each;
     kept += row * given_each;
     if (d_given)
@@ -160,7 +174,7 @@ DEVICE void differentiate(T *logits, const unsigned *ids, const unsigned *given,
         return;
     }
     if constexpr (NORMALISED) {
-        Sums<W> sums = sums_of_row<T, PACKED, STATISTICS>(logits, vocab);
+        Sums<W> sums = sums_of_row<T, STATISTICS>(logits, vocab);
         weights.shift = sums.largest;
         weights.log_sum = logarithm(sums.exp);
         weights.inverse_sum = 1 / sums.exp;
@@ -178,7 +192,7 @@ DEVICE void differentiate(T *logits, const unsigned *ids, const unsigned *given,
     if (given_each > 0)
         __syncthreads();
     for (Index c = threadIdx.x * L::WIDTH; c < vocab; c += blockDim.x * L::WIDTH) {
-        L lane = L::load(logits + c);
+        L lane = logits_at(logits, c, vocab);
         for (int i = 0; i < L::WIDTH; i++) {
             lane.of[i] = gradient_of<W, STATISTICS>(lane.of[i], weights);
             if (c + i == target)
@@ -221,38 +235,38 @@ DEVICE void pull(const unsigned *ids, const unsigned *starts, const unsigned *me
     }
 }
 
-#define SCORE(T, name, PACKED, STATISTICS)                                                                                               \
-    KERNEL(THREADS, token_log_probs_##name,                                                                                              \
-           (const T *logits, const unsigned *ids, const unsigned *given, Index given_each, Wide<T> *lse, Wide<T> *log_probs,             \
-            Wide<T> *mean_log_probs, Wide<T> *log_sum_sq_probs, Wide<T> *entropy, Wide<T> *is_top1, Wide<T> *given_log_probs,            \
-            Index vocab)) {                                                                                                              \
-        score<T, PACKED, STATISTICS>(logits, ids, given, given_each, lse, log_probs, mean_log_probs, log_sum_sq_probs, entropy, is_top1, \
-                                     given_log_probs, vocab);                                                                            \
+#define SCORE(T, name, STATISTICS)                                                                                               \
+    KERNEL(THREADS, token_log_probs_##name,                                                                                      \
+           (const T *logits, const unsigned *ids, const unsigned *given, Index given_each, Wide<T> *lse, Wide<T> *log_probs,     \
+            Wide<T> *mean_log_probs, Wide<T> *log_sum_sq_probs, Wide<T> *entropy, Wide<T> *is_top1, Wide<T> *given_log_probs,    \
+            Index vocab, Index stride)) {                                                                                        \
+        score<T, STATISTICS>(logits, ids, given, given_each, lse, log_probs, mean_log_probs, log_sum_sq_probs, entropy, is_top1, \
+                             given_log_probs, vocab, stride);                                                                    \
     }
 
-#define DIFFERENTIATE(T, name, PACKED, NORMALISED, STATISTICS)                                                                           \
-    KERNEL(THREADS, token_log_probs_##name,                                                                                              \
-           (T * logits, const unsigned *ids, const unsigned *given, Index given_each, const Wide<T> *lse, int ones,                      \
-            const Wide<T> *d_log_probs, const Wide<T> *d_mean, const Wide<T> *d_log_sum_sq, const Wide<T> *d_entropy,                    \
-            const Wide<T> *d_given, Wide<T> *kept, Index vocab)) {                                                                       \
-        differentiate<T, PACKED, NORMALISED, STATISTICS>(logits, ids, given, given_each, lse, ones, d_log_probs, d_mean, d_log_sum_sq,   \
-                                                         d_entropy, d_given, kept, vocab);                                               \
+#define DIFFERENTIATE(T, name, NORMALISED, STATISTICS)                                                                         \
+    KERNEL(THREADS, token_log_probs_##name,                                                                                    \
+           (T * logits, const unsigned *ids, const unsigned *given, Index given_each, const Wide<T> *lse, int ones,            \
+            const Wide<T> *d_log_probs, const Wide<T> *d_mean, const Wide<T> *d_log_sum_sq, const Wide<T> *d_entropy,          \
+            const Wide<T> *d_given, Wide<T> *kept, Index vocab, Index stride)) {                                               \
+        differentiate<T, NORMALISED, STATISTICS>(logits, ids, given, given_each, lse, ones, d_log_probs, d_mean, d_log_sum_sq, \
+                                                 d_entropy, d_given, kept, vocab, stride);                                     \
     }
 
-#define FOR_LAYOUT(T, name, PACKED, NORMALISED)                                                                                   \
-    SCORE(T, score_##name, PACKED, false)                                                                                         \
-    SCORE(T, statistics_##name, PACKED, true)                                                                                     \
-    DIFFERENTIATE(T, gradient_##name, PACKED, NORMALISED, false)                                                                  \
-    DIFFERENTIATE(T, statistics_gradient_##name, PACKED, true, true)                                                              \
-    KERNEL(THREADS, token_log_probs_pull_##name,                                                                                  \
-           (const unsigned *ids, const unsigned *starts, const unsigned *members, const T *pulls, const Wide<T> *weights, T *d_hidden, \
-            Index buckets, Index first, Index end, Index hidden)) {                                                               \
-        pull<T, PACKED>(ids, starts, members, pulls, weights, d_hidden, buckets, first, end, hidden);                             \
+#define PULL(T, name, PACKED)                                                                                             \
+    KERNEL(THREADS, token_log_probs_pull_##name,                                                                          \
+           (const unsigned *ids, const unsigned *starts, const unsigned *members, const T *pulls, const Wide<T> *weights, \
+            T *d_hidden, Index buckets, Index first, Index end, Index hidden)) {                                          \
+        pull<T, PACKED>(ids, starts, members, pulls, weights, d_hidden, buckets, first, end, hidden);                     \
     }
 
-#define FOR_TYPE(T, name, NORMALISED)             \
-    FOR_LAYOUT(T, name, false, NORMALISED)        \
-    FOR_LAYOUT(T, packed_##name, true, NORMALISED)
+#define FOR_TYPE(T, name, NORMALISED)                        \
+    SCORE(T, score_##name, false)                            \
+    SCORE(T, statistics_##name, true)                        \
+    DIFFERENTIATE(T, gradient_##name, NORMALISED, false)     \
+    DIFFERENTIATE(T, statistics_gradient_##name, true, true) \
+    PULL(T, name, false)                                     \
+    PULL(T, packed_##name, true)
 
 FOR_TYPE(float, f32, true)
 FOR_TYPE(double, f64, true)
