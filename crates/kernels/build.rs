@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Kernels by the path of their source, without its ending.
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 6] = [
+    "src/cuda/product",
     "src/embedding/embedding",
     "src/rms_norm/rms_norm",
     "src/rope/rope",
@@ -20,6 +21,7 @@ const CODE: [&str; 4] = ["-gencode", "arch=compute_80,code=compute_80", "-gencod
 fn main() {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
     println!("cargo::rerun-if-changed=src/cuda/device.cuh");
+    println!("cargo::rerun-if-changed=src/cuda/tensor_cores.cuh");
     if variable("CARGO_FEATURE_CUDA").is_none() {
         return;
     }

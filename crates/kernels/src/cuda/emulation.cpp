@@ -74,6 +74,14 @@ struct Context {
 
 enum class State { Ready, AtBarrier, AtMeeting, Ended };
 
+// An asynchronous copy that has not landed.
+struct Copy {
+    unsigned char *to;
+    const unsigned char *from;
+    unsigned bytes;
+    unsigned long group;
+};
+
 struct Fiber {
     Context context;
     std::unique_ptr<char[]> stack{new char[STACK]};
@@ -82,6 +90,9 @@ struct Fiber {
     State state = State::Ready;
     Site site{};
     unsigned long meetings = 0;
+    std::vector<Copy> copies;
+    // How many groups of copies the thread has made.
+    unsigned long groups = 0;
 };
 
 // Poisoned memory with a border on both sides.
@@ -218,6 +229,8 @@ void run_block(size_t dynamic_bytes, bool descending) {
         fiber.number = unsigned(i);
         fiber.state = State::Ready;
         fiber.meetings = 0;
+        fiber.copies.clear();
+        fiber.groups = 0;
         fiber.index.x = unsigned(i) % blockDim.x;
         fiber.index.y = unsigned(i) / blockDim.x % blockDim.y;
         fiber.index.z = unsigned(i) / blockDim.x / blockDim.y;
@@ -232,6 +245,30 @@ void run_block(size_t dynamic_bytes, bool descending) {
     if (!dynamic.whole())
         say("a kernel wrote outside of its dynamic shared memory", Site{nullptr, 0});
 }
+
+// Notes a place where threads wait for others, or for copies.
+bool is_left_out(Site site) {
+    barriers.insert({site.file, site.line});
+    return dropped.second == site.line && dropped.first == site.file;
+}
+
+bool is_shared(const void *pointer, size_t bytes) {
+    if (dynamic.holds(pointer, bytes))
+        return true;
+    for (auto &[place, memory] : shared)
+        if (memory.holds(pointer, bytes))
+            return true;
+    return false;
+}
+
+bool is_in_buffer(const void *pointer, size_t bytes) {
+    auto next = buffers.upper_bound(reinterpret_cast<uintptr_t>(pointer));
+    return next != buffers.begin() && std::prev(next)->second->holds(pointer, bytes);
+}
+
+bool is_on_pack(const void *pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+float value_of(unsigned reg, unsigned half) { return __bfloat162float(bf16{uint16_t(reg >> 16 * half)}); }
 
 const char *told() { return error.empty() ? nullptr : error.c_str(); }
 
@@ -253,10 +290,13 @@ void *shared_at(const void *place, size_t bytes, size_t) {
 void *dynamic_shared() { return dynamic.data(); }
 
 void barrier(Site site) {
-    barriers.insert({site.file, site.line});
-    if (dropped.second == site.line && dropped.first == site.file)
-        return;
-    wait_as(State::AtBarrier, site);
+    if (!is_left_out(site))
+        wait_as(State::AtBarrier, site);
+}
+
+void warp_barrier(Site site) {
+    if (!is_left_out(site))
+        meet("", 0, site);
 }
 
 unsigned lane() { return running->number % WARP_SIZE; }
@@ -273,18 +313,70 @@ const unsigned char *meet(const void *mine, size_t bytes, Site site) {
 }
 
 void check_access(const void *pointer, size_t bytes, bool, Site site) {
-    auto at = reinterpret_cast<uintptr_t>(pointer);
-    if (at % bytes)
+    if (reinterpret_cast<uintptr_t>(pointer) % bytes)
         fail("an access is not aligned", site);
-    auto next = buffers.upper_bound(at);
-    if (next != buffers.begin() && std::prev(next)->second->holds(pointer, bytes))
+    if (!is_in_buffer(pointer, bytes) && !is_shared(pointer, bytes))
+        fail("an access is outside of every buffer", site);
+}
+
+void mma(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site) {
+    struct Left {
+        unsigned a[4], b[2];
+    } mine = {{a[0], a[1], a[2], a[3]}, {b0, b1}};
+    const unsigned char *all = meet(&mine, sizeof mine, site);
+    auto left = [&](unsigned lane) { return reinterpret_cast<const Left *>(all + lane * MOST_LEFT); };
+    unsigned group = lane() / 4, pair = lane() % 4;
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned column = 2 * pair + i % 2;
+        for (unsigned k = 0; k < 16; k++) {
+            unsigned owner = k % 8 / 2, upper = k / 8;
+            sums[i] += value_of(left(4 * group + owner)->a[2 * upper + i / 2], k % 2) * value_of(left(4 * column + owner)->b[upper], k % 2);
+        }
+    }
+}
+
+void load_matrices(unsigned (&into)[4], const void *row, bool transposed, Site site) {
+    if (!is_on_pack(row))
+        fail("a row of a matrix does not begin on 16 bytes", site);
+    if (!is_shared(row, 16))
+        fail("a row of a matrix is not in shared memory", site);
+    const unsigned char *all = meet(row, 16, site);
+    unsigned group = lane() / 4, pair = lane() % 4;
+    for (unsigned i = 0; i < 4; i++) {
+        auto element = [&](unsigned row, unsigned column) {
+            uint16_t bits;
+            std::memcpy(&bits, all + (8 * i + row) * MOST_LEFT + 2 * column, sizeof bits);
+            return unsigned(bits);
+        };
+        into[i] = transposed ? element(2 * pair, group) | element(2 * pair + 1, group) << 16
+                             : element(group, 2 * pair) | element(group, 2 * pair + 1) << 16;
+    }
+}
+
+void copy_async(void *to, const void *from, unsigned bytes, Site site) {
+    if (!is_on_pack(to) || !is_on_pack(from))
+        fail("an asynchronous copy is not aligned", site);
+    if (!is_shared(to, 16))
+        fail("an asynchronous copy does not go to shared memory", site);
+    if (bytes > 16 || (bytes > 0 && !is_in_buffer(from, bytes)))
+        fail("an asynchronous copy reads outside of every buffer", site);
+    std::memset(to, POISON, 16);
+    running->copies.push_back({static_cast<unsigned char *>(to), static_cast<const unsigned char *>(from), bytes, running->groups});
+}
+
+void commit_copies() { running->groups++; }
+
+void wait_for_copies(unsigned pending, Site site) {
+    if (is_left_out(site))
         return;
-    if (dynamic.holds(pointer, bytes))
-        return;
-    for (auto &[place, memory] : shared)
-        if (memory.holds(pointer, bytes))
-            return;
-    fail("an access is outside of every buffer", site);
+    auto &copies = running->copies;
+    size_t landed = 0;
+    for (; landed < copies.size() && copies[landed].group + pending < running->groups; landed++) {
+        const Copy &copy = copies[landed];
+        std::memcpy(copy.to, copy.from, copy.bytes);
+        std::memset(copy.to + copy.bytes, 0, 16 - copy.bytes);
+    }
+    copies.erase(copies.begin(), copies.begin() + ptrdiff_t(landed));
 }
 
 void add_kernel(const char *name, unsigned most_threads, void (*call)(void *, void **), void *function) {
@@ -308,10 +400,10 @@ extern "C" void emulated_free(void *data) { buffers.erase(reinterpret_cast<uintp
 
 extern "C" int emulated_has(const char *name) { return kernels().count(name) ? 1 : 0; }
 
-// Leaves out the barrier at this line from now on, or none where `line` is 0.
+// Leaves out the barrier or wait at this line from now on, or none where `line` is 0.
 extern "C" void emulated_drop(const char *file, int line) { dropped = {file, line}; }
 
-// The number `at` of the barriers that threads have come to since the program began; 0 where there is no such number.
+// The number `at` of the barriers and waits that threads have come to since the program began; 0 where there is no such number.
 extern "C" int emulated_barrier(size_t at, const char **file) {
     for (auto &[name, line] : barriers)
         if (at-- == 0) {

@@ -5,14 +5,15 @@
 // the first fiber that can go on: the one with the lowest number, or with the highest. A warp thus runs ahead of all others
 // as far as the program lets it. In the two orders different warps do, so a program with a data race (a barrier that is
 // missing, above all) gives different results, while a correct one gives the same bits. That comparison is the race
-// detector; `emulated_drop` leaves one barrier out, so that a test can see that the detector works.
+// detector; `emulated_drop` leaves one barrier or wait out, so that a test can see that the detector works.
 //
 // * Memory of the device and shared memory is filled with 0xFF bytes (a NaN in every type), so that what nobody wrote shows,
 //   and has a border on both sides that is looked at after every launch.
 // * A barrier is a meeting of all threads of a block, at one line. If some wait there while others have ended, or wait
 //   elsewhere, the launch fails with the number of the block and the line.
 // * A shuffle is a meeting of the 32 threads of a warp, at one line: each leaves its value, all arrive, each takes others'.
-// * `mma`, `ldmatrix` and asynchronous copies are meetings too, with the fragments where the documentation of PTX has them.
+// * `mma` and `load_matrices` are meetings too, with the elements where the documentation of PTX has them.
+// * An asynchronous copy poisons where it goes to and lands when its thread waits for its group.
 // * Accesses of 16 bytes check that they are aligned and inside one buffer.
 //
 // It cannot see what depends on time or on hardware: fences between blocks, register limits, bank conflicts, fast-math
@@ -69,6 +70,15 @@ constexpr size_t MOST_LEFT = 64;
 const unsigned char *meet(const void *mine, size_t bytes, Site site);
 unsigned lane();
 void check_access(const void *pointer, size_t bytes, bool writes, Site site);
+// A barrier of the warp: a meeting at which nothing is left.
+void warp_barrier(Site site);
+
+// See tensor_cores.cuh.
+void mma(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site);
+void load_matrices(unsigned (&into)[4], const void *row, bool transposed, Site site);
+void copy_async(void *to, const void *from, unsigned bytes, Site site);
+void commit_copies();
+void wait_for_copies(unsigned pending, Site site);
 
 // A kernel by its name, called as the driver calls one: with an array of pointers to its arguments.
 void add_kernel(const char *name, unsigned most_threads, void (*call)(void *function, void **arguments), void *function);
@@ -104,7 +114,7 @@ template <typename T> T taken_from(T value, unsigned other, Site site) {
 #define CHECK_ACCESS(pointer, bytes, writes) emulation::check_access(pointer, bytes, writes, EMULATION_SITE)
 
 #define __syncthreads() emulation::barrier(EMULATION_SITE)
-#define __syncwarp() ((void)emulation::taken_from(0, emulation::lane(), EMULATION_SITE))
+#define __syncwarp() emulation::warp_barrier(EMULATION_SITE)
 // Only meetings of a whole warp are emulated.
 #define EMULATION_WHOLE(mask) ((mask) == 0xffffffffu ? (void)0 : emulation::fail("a shuffle of a part of a warp", EMULATION_SITE))
 #define __shfl_xor_sync(mask, value, distance) \

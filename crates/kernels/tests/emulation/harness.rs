@@ -114,8 +114,8 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
     if difference == 0.0 { 0.0 } else { (difference / size).sqrt() }
 }
 
-/// Kernels run as they are while it is read, and with a barrier less while it is written.
-static AS_THEY_ARE: RwLock<()> = RwLock::new(());
+/// Kernels run as they are while it is read; while it is written, with a barrier less, or without an op.
+pub(crate) static AS_THEY_ARE: RwLock<()> = RwLock::new(());
 
 /// Every case gives the right numbers, the same bits in both orders of threads.
 pub(crate) fn check(cases: &[Case]) {
@@ -128,7 +128,7 @@ pub(crate) fn check(cases: &[Case]) {
     }
 }
 
-/// Leaving out any barrier that a case comes to is noticed by one of the cases, but for those at the lines named.
+/// Leaving out any barrier, or any wait for copies, that a case comes to is noticed by one of the cases.
 pub(crate) fn check_barriers(source: &str, cases: &[Case]) {
     let Some(library) = library() else { return };
     let _write = AS_THEY_ARE.write().unwrap_or_else(PoisonError::into_inner);
@@ -163,14 +163,14 @@ impl Library {
         [Order::Ascending, Order::Descending].map(|order| Cuda::emulated(&self.path, order).unwrap())
     }
 
-    fn symbol(&self, name: &CStr) -> *mut c_void {
+    pub(crate) fn symbol(&self, name: &CStr) -> *mut c_void {
         // SAFETY: the handle is open and stays so.
         let symbol = unsafe { libc::dlsym(self.handle as *mut c_void, name.as_ptr()) };
         assert!(!symbol.is_null(), "{name:?}");
         symbol
     }
 
-    /// Every barrier that threads have come to in this process.
+    /// Every barrier and wait that threads have come to in this process.
     fn barriers(&self) -> Vec<(String, i32)> {
         type Barrier = unsafe extern "C" fn(usize, *mut *const c_char) -> c_int;
         // SAFETY: the function of this name.
@@ -209,7 +209,8 @@ fn compile() -> Option<Library> {
         return None;
     };
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut kernels = files(&sources, "cu");
+    let probes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulation");
+    let mut kernels = [files(&sources, "cu"), files(&probes, "cu")].concat();
     kernels.sort();
     let mut all = DefaultHasher::new();
     for file in [&kernels[..], &files(&sources, "cuh"), &files(&sources, "h"), &files(&sources, "cpp")].concat() {

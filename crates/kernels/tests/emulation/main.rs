@@ -4,9 +4,12 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, clippy::print_stdout, unsafe_code, reason = "helpers of tests, which load a library")]
 
+mod direct;
 mod elementwise;
 mod harness;
 mod linear;
 mod lora;
+mod product;
 mod rms_norm;
+mod tensor_cores;
 mod token_log_probs;
