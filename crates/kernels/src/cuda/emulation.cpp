@@ -144,6 +144,7 @@ Context scheduler;
 const Kernel *kernel = nullptr;
 void **arguments = nullptr;
 std::string error;
+int conflicts = 0;
 std::set<std::pair<std::string, int>> barriers;
 std::pair<std::string, int> dropped;
 
@@ -340,12 +341,24 @@ void load_matrices(unsigned (&into)[4], const void *row, bool transposed, Site s
         fail("a row of a matrix does not begin on 16 bytes", site);
     if (!is_shared(row, 16))
         fail("a row of a matrix is not in shared memory", site);
-    const unsigned char *all = meet(row, 16, site);
+    struct Left {
+        unsigned char row[16];
+        const void *from;
+    } mine;
+    std::memcpy(mine.row, row, sizeof mine.row);
+    mine.from = row;
+    const unsigned char *all = meet(&mine, sizeof mine, site);
+    auto left = [&](unsigned lane) { return reinterpret_cast<const Left *>(all + lane * MOST_LEFT); };
     unsigned group = lane() / 4, pair = lane() % 4;
+    // The rows of a matrix are read at once, and all banks are 128 bytes wide.
+    for (unsigned other = lane() / 8 * 8; other < lane(); other++) {
+        auto at = reinterpret_cast<uintptr_t>(row), of_other = reinterpret_cast<uintptr_t>(left(other)->from);
+        conflicts += at != of_other && at % 128 == of_other % 128;
+    }
     for (unsigned i = 0; i < 4; i++) {
         auto element = [&](unsigned row, unsigned column) {
             uint16_t bits;
-            std::memcpy(&bits, all + (8 * i + row) * MOST_LEFT + 2 * column, sizeof bits);
+            std::memcpy(&bits, left(8 * i + row)->row + 2 * column, sizeof bits);
             return unsigned(bits);
         };
         into[i] = transposed ? element(2 * pair, group) | element(2 * pair + 1, group) << 16
@@ -413,9 +426,13 @@ extern "C" int emulated_barrier(size_t at, const char **file) {
     return 0;
 }
 
+// How many pairs of rows of matrices met in a bank of shared memory during the last launch.
+extern "C" int emulated_conflicts() { return conflicts; }
+
 // Runs a kernel to its end; the words of an error where it failed, which stay until the next launch.
 extern "C" const char *emulated_launch(const char *name, const unsigned *grid, const unsigned *block, size_t dynamic_bytes, void **with, int descending) {
     error.clear();
+    conflicts = 0;
     gridDim = Dim3{grid[0], grid[1], grid[2]};
     blockDim = Dim3{block[0], block[1], block[2]};
     blockIdx = Dim3{0, 0, 0};

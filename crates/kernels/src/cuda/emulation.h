@@ -13,10 +13,11 @@
 //   elsewhere, the launch fails with the number of the block and the line.
 // * A shuffle is a meeting of the 32 threads of a warp, at one line: each leaves its value, all arrive, each takes others'.
 // * `mma` and `load_matrices` are meetings too, with the elements where the documentation of PTX has them.
+//   How often rows that `load_matrices` reads at once meet in a bank of shared memory is counted.
 // * An asynchronous copy poisons where it goes to and lands when its thread waits for its group.
 // * Accesses of 16 bytes check that they are aligned and inside one buffer.
 //
-// It cannot see what depends on time or on hardware: fences between blocks, register limits, bank conflicts, fast-math
+// It cannot see what depends on time or on hardware: fences between blocks, register limits, other bank conflicts, fast-math
 // differences. A meeting costs some 0.1 microseconds a thread: use small sizes.
 #pragma once
 #include <cmath>

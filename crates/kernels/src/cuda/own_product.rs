@@ -1,7 +1,7 @@
 //! Launches of the kernels in `product.cu`.
+use super::Cuda;
 use super::call::{Call, Grid};
 use super::product::{Place, Product};
-use super::Cuda;
 use crate::Result;
 use crate::float::sealed::Kind;
 use crate::matmul::Size;
@@ -50,7 +50,7 @@ fn cut(product: &Product) -> (usize, usize) {
     let Size { m, n, k } = product.size;
     let tiles = |side: usize| m.div_ceil(side) * n.div_ceil(side);
     let is_large = m > SMALL_SIDE && n > SMALL_SIDE && tiles(SIDE) >= LARGE_TILES;
-    if is_large && product.factors == Kind::Bf16 {
+    if is_large && product.factors == Kind::Bf16 && are_packed(product) {
         return (SIDE, k);
     }
     let parts = (PARTS / tiles(SMALL_SIDE)).clamp(1, (k / LEAST_PART).max(1));
@@ -63,21 +63,17 @@ fn launch(op: &'static str, device: &Cuda, product: &Product, side: usize, part:
     let blocks = [(m.div_ceil(side) * n.div_ceil(side)) as u32, k.div_ceil(part) as u32, 1];
     let (call, kernel, threads) = if factors == Kind::Bf16 {
         let layout = |place: Place| if place.is_transposed { 't' } else { 'n' };
-        let is_packed = |place: Place, kind: Kind| {
-            place.address.is_multiple_of(16) && (place.stride * bytes(kind)).is_multiple_of(16)
-        };
+        let prefix = if are_packed(product) { "packed_" } else { "" };
         let call = Call::new(op, device)
             .word(a.address)
             .index(a.stride)
-            .flag(is_packed(a, factors))
             .word(b.address)
             .index(b.stride)
-            .flag(is_packed(b, factors))
             .word(c.address)
             .index(c.stride)
             .flag(is_packed(c, result) && (n * bytes(result)).is_multiple_of(16))
             .flag(result != factors);
-        (call, format!("product_bf16_{}{}_{side}", layout(a), layout(b)), 2 * side)
+        (call, format!("product_bf16_{prefix}{}{}_{side}", layout(a), layout(b)), 2 * side)
     } else {
         // Elements from a row to the next, and from a column.
         let steps = |place: Place| if place.is_transposed { (1, place.stride) } else { (place.stride, 1) };
@@ -88,6 +84,15 @@ fn launch(op: &'static str, device: &Cuda, product: &Product, side: usize, part:
     };
     let call = call.flag(accumulate).double(scale).index(m).index(n).index(k).index(part);
     call.launch(&kernel, Grid { blocks, threads: [threads as u32, 1, 1], shared_bytes: 0 })
+}
+
+/// Whether rows begin on packs of 16 bytes.
+fn is_packed(place: Place, kind: Kind) -> bool {
+    place.address.is_multiple_of(16) && (place.stride * bytes(kind)).is_multiple_of(16)
+}
+
+fn are_packed(product: &Product) -> bool {
+    is_packed(product.a, product.factors) && is_packed(product.b, product.factors)
 }
 
 fn bytes(kind: Kind) -> usize {

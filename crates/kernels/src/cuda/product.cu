@@ -11,11 +11,10 @@
 //   the same tile, each for a range of k of its own: `c` is then [parts, m, n], and product_sum_parts adds them in order.
 #include "../cuda/tensor_cores.cuh"
 
-// A matrix in memory: `rows` of `columns` elements, `stride` from one to the next. Every row begins on 16 bytes if `packed`.
+// A matrix in memory: `rows` of `columns` elements, `stride` from one to the next.
 struct Matrix {
     const bf16 *first;
     Index stride, rows, columns;
-    int packed;
 };
 
 // Where the result goes. `packed`: rows begin on 16 bytes and are whole packs.
@@ -41,48 +40,72 @@ struct Place {
 #define DEPTH 32
 #define STAGES 3
 
+// How far it is from `at` to `end`, and `most` if it is more.
+DEVICE int distance(Index at, Index end, int most) { return at >= end ? 0 : end - at < Index(most) ? int(end - at) : most; }
+
 // LENGTH rows of a or columns of b, DEPTH deep, in shared memory, as they lie in memory: a row goes along the depth (DEEP) or
 // along the length. The packs of a row are exchanged by its number, so that those of eight rows at one place, which are read
 // at once, are in different banks.
-template <int LENGTH, bool DEEP> struct Tile {
+template <int LENGTH, bool DEEP, bool PACKED, int THREADS> struct Tile {
     static constexpr int ELEMENTS = LENGTH * DEPTH;
     static constexpr int ROWS = DEEP ? LENGTH : DEPTH;
     static constexpr int PACKS = (DEEP ? DEPTH : LENGTH) / 8;
+    // Packs of a thread.
+    static constexpr int EACH = ROWS * PACKS / THREADS;
     static_assert(PACKS == 4 || PACKS % 8 == 0, "eight packs are 128 bytes, as all banks are");
+    static_assert(EACH * THREADS == ROWS * PACKS, "all threads have as many packs");
 
-    DEVICE int at(int row, int pack) { return (row * PACKS + (pack ^ (PACKS == 4 ? row / 2 % 4 : row % 8))) * 8; }
+    DEVICE unsigned at(unsigned row, unsigned pack) { return (row * PACKS + (pack ^ (PACKS == 4 ? row / 2 % 4 : row % 8))) * 8; }
+    DEVICE unsigned row_of(unsigned e) { return (threadIdx.x + e * THREADS) / PACKS; }
+    DEVICE unsigned pack_of(unsigned e) { return (threadIdx.x + e * THREADS) % PACKS; }
 
-    // From `start` on along the length and `depth` along the depth; zeros beyond the matrix.
-    DEVICE void load(bf16 *tile, const Matrix &from, Index start, Index depth, int threads) {
-        for (int i = threadIdx.x; i < ROWS * PACKS; i += threads) {
-            Index row = (DEEP ? start : depth) + i / PACKS, column = (DEEP ? depth : start) + i % PACKS * 8;
-            const bf16 *source = from.first;
-            int count = 0;
-            if (row < from.rows && column < from.columns) {
-                source += row * from.stride + column;
-                count = from.columns - column < 8 ? int(from.columns - column) : 8;
-            }
-            bf16 *to = tile + at(i / PACKS, i % PACKS);
-            if (from.packed) {
-                copy_async(to, source, unsigned(count) * 2);
+    // What a thread copies in each step: from where in the next one, and how many elements along the rows are in the matrix.
+    struct Share {
+        const bf16 *from[EACH];
+        int count[EACH];
+        Index next;
+    };
+
+    // From `start` on along the length and `depth` along the depth.
+    DEVICE Share share(const Matrix &matrix, Index start, Index depth) {
+        Share share;
+        share.next = DEEP ? DEPTH : DEPTH * matrix.stride;
+        for (int e = 0; e < EACH; e++) {
+            Index row = (DEEP ? start : depth) + row_of(e), column = (DEEP ? depth : start) + pack_of(e) * 8;
+            share.from[e] = matrix.first + row * matrix.stride + column;
+            share.count[e] = DEEP ? (row < matrix.rows ? 8 : 0) : distance(column, matrix.columns, 8);
+        }
+        return share;
+    }
+
+    // Begins to copy a step, or copies it where rows are not packed: `depth` of it are in the matrix, beyond which are zeros.
+    DEVICE void copy(bf16 *tile, Share &share, int depth) {
+        for (int e = 0; e < EACH; e++) {
+            int deep = DEEP ? depth - int(pack_of(e)) * 8 : int(row_of(e)) < depth ? 8 : 0;
+            int count = deep < share.count[e] ? (deep > 0 ? deep : 0) : share.count[e];
+            bf16 *to = tile + at(row_of(e), pack_of(e));
+            if constexpr (PACKED) {
+                copy_async(to, share.from[e], unsigned(count) * 2);
             } else {
                 Pack<bf16> pack;
-                for (int e = 0; e < 8; e++)
-                    pack.of[e] = e < count ? source[e] : narrow<bf16>(0);
+                for (int i = 0; i < 8; i++)
+                    pack.of[i] = i < count ? share.from[e][i] : narrow<bf16>(0);
                 store_pack(to, pack);
             }
+            share.from[e] += share.next;
         }
     }
 
-    // The 16 rows or columns from `start` on, 16 deep from `depth` on. Registers 0 and 2 hold the first 8 of them, 1 and 3 the
-    // others; 0 and 1 the first half of the depth.
-    DEVICE void fragment(unsigned (&into)[4], const bf16 *tile, int start, int depth) {
-        int lane = threadIdx.x % WARP, matrix = lane / 8;
-        int along = start + matrix % 2 * 8, deep = depth + matrix / 2 * 8;
+    // 16 rows of a, or columns of b, from `start` on, 16 deep from `depth` on, as mma wants them: of a, registers 0 and 2 hold
+    // the first 8 rows and 0 and 1 the first half of the depth; of b, 0 and 1 the first 8 columns and 0 and 2 the first half.
+    template <bool IS_A> DEVICE void fragment(unsigned (&into)[4], const bf16 *tile, unsigned start, unsigned depth) {
+        unsigned lane = threadIdx.x % WARP, low = lane / 8 % 2 * 8, high = lane / 16 * 8;
+        unsigned along = IS_A ? low : high, deep = IS_A ? high : low;
+        // Steps of 8 rows change no exchange, so they are the same for every lane.
         if constexpr (DEEP)
-            load_matrices<false>(into, tile + at(along + lane % 8, deep / 8));
+            load_matrices<false>(into, tile + start * DEPTH + at(along + lane % 8, (depth + deep) / 8));
         else
-            load_matrices<true>(into, tile + at(deep + lane % 8, along / 8));
+            load_matrices<true>(into, tile + depth * LENGTH + at(deep + lane % 8, (start + along) / 8));
     }
 };
 
@@ -114,44 +137,52 @@ DEVICE void store_sums(const Result &c, const float *sums, Index row, Index colu
 
 // The tile [HEIGHT, WIDTH] of c whose number is blockIdx.x, from the part of k whose number is blockIdx.y, by two rows of warps, each
 // of which makes [HEIGHT / 2, WARP_WIDTH].
-template <int HEIGHT, int WIDTH, bool A_DEEP, bool B_DEEP>
+template <int HEIGHT, int WIDTH, bool A_DEEP, bool B_DEEP, bool PACKED>
 DEVICE void multiply(const Matrix &a, const Matrix &b, Result c, Index m, Index n, Index k, Index part) {
-    typedef Tile<HEIGHT, A_DEEP> TileA;
-    typedef Tile<WIDTH, B_DEEP> TileB;
     constexpr int ACROSS = WIDTH / WARP_WIDTH, THREADS = 2 * ACROSS * WARP, FRAGMENTS = HEIGHT / 32;
-    SHARED(bf16, memory, STAGES * (TileA::ELEMENTS + TileB::ELEMENTS));
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    int down = warp / ACROSS * (HEIGHT / 2), right = warp % ACROSS * WARP_WIDTH;
+    typedef Tile<HEIGHT, A_DEEP, PACKED, THREADS> TileA;
+    typedef Tile<WIDTH, B_DEEP, PACKED, THREADS> TileB;
+    constexpr int STAGE = TileA::ELEMENTS + TileB::ELEMENTS;
+    SHARED(bf16, memory, STAGES * STAGE);
+    unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    unsigned down = warp / ACROSS * (HEIGHT / 2), right = warp % ACROSS * WARP_WIDTH;
     Place place = Place::of(blockIdx.x, m, n, HEIGHT, WIDTH);
-    Index from = blockIdx.y * part, to = from + part < k ? from + part : k;
+    Index depth = blockIdx.y * part, end = depth + part < k ? depth + part : k;
 
-    auto stage = [&](Index step) { return memory + int(step % STAGES) * (TileA::ELEMENTS + TileB::ELEMENTS); };
-    auto load = [&](Index step) {
-        Index depth = from + step * DEPTH;
-        if (depth < to) {
-            TileA::load(stage(step), a, place.row, depth, THREADS);
-            TileB::load(stage(step) + TileA::ELEMENTS, b, place.column, depth, THREADS);
+    auto of_a = TileA::share(a, place.row, depth);
+    auto of_b = TileB::share(b, place.column, depth);
+    int filled = 0, used = 0;
+    Index ahead = depth;
+    auto load = [&] {
+        bf16 *stage = memory + filled * STAGE;
+        if (ahead < end) {
+            int inside = distance(ahead, k, DEPTH);
+            TileA::copy(stage, of_a, inside);
+            TileB::copy(stage + TileA::ELEMENTS, of_b, inside);
         }
         commit_copies();
+        ahead += DEPTH;
+        filled = filled + 1 < STAGES ? filled + 1 : 0;
     };
-    for (int step = 0; step < STAGES - 1; step++)
-        load(step);
+    for (int stage = 0; stage < STAGES - 1; stage++)
+        load();
     float sums[FRAGMENTS][WARP_WIDTH / 8][4] = {};
-    for (Index step = 0; from + step * DEPTH < to; step++) {
+    for (; depth < end; depth += DEPTH) {
         WAIT_FOR_COPIES(STAGES - 2);
         // Everybody's copies have landed, and nobody reads the stage of the last step any more.
         __syncthreads();
-        load(step + STAGES - 1);
-        const bf16 *of_a = stage(step), *of_b = of_a + TileA::ELEMENTS;
-        for (int depth = 0; depth < DEPTH; depth += 16) {
-            unsigned left[FRAGMENTS][4], top[WARP_WIDTH / 16][4];
+        load();
+        const bf16 *tile_a = memory + used * STAGE, *tile_b = tile_a + TileA::ELEMENTS;
+        used = used + 1 < STAGES ? used + 1 : 0;
+        for (int at = 0; at < DEPTH; at += 16) {
+            unsigned side[FRAGMENTS][4], top[WARP_WIDTH / 16][4];
             for (int i = 0; i < FRAGMENTS; i++)
-                TileA::fragment(left[i], of_a, down + 16 * i, depth);
+                TileA::template fragment<true>(side[i], tile_a, down + 16 * i, at);
             for (int j = 0; j < WARP_WIDTH / 16; j++)
-                TileB::fragment(top[j], of_b, right + 16 * j, depth);
+                TileB::template fragment<false>(top[j], tile_b, right + 16 * j, at);
             for (int i = 0; i < FRAGMENTS; i++)
                 for (int j = 0; j < WARP_WIDTH / 8; j++)
-                    mma(sums[i][j], left[i], top[j / 2][j % 2], top[j / 2][j % 2 + 2]);
+                    mma(sums[i][j], side[i], top[j / 2][j % 2 * 2], top[j / 2][j % 2 * 2 + 1]);
         }
     }
 
@@ -234,23 +265,24 @@ DEVICE void sum_parts(const Wide<T> *parts, T *c, Index stride, int accumulate, 
 }
 
 // How a factor is stored: n as it is, t transposed.
-#define FOR_LAYOUT(name, SIZE, A_DEEP, B_DEEP)                                                                                    \
-    KERNEL(2 * SIZE, product_bf16_##name##_##SIZE, (const bf16 *a, Index a_stride, int a_packed, const bf16 *b, Index b_stride,   \
-                                                    int b_packed, void *c, Index c_stride, int c_packed, int is_float,            \
-                                                    int accumulate, double scale, Index m, Index n, Index k, Index part)) {       \
-        Matrix of_a{a, a_stride, A_DEEP ? m : k, A_DEEP ? k : m, a_packed}, of_b{b, b_stride, B_DEEP ? n : k, B_DEEP ? k : n, b_packed}; \
+#define FOR_LAYOUT(name, SIZE, A_DEEP, B_DEEP, PACKED)                                                                            \
+    KERNEL(2 * SIZE, product_bf16_##name##_##SIZE, (const bf16 *a, Index a_stride, const bf16 *b, Index b_stride, void *c,        \
+                                                    Index c_stride, int c_packed, int is_float, int accumulate, double scale,     \
+                                                    Index m, Index n, Index k, Index part)) {                                     \
+        Matrix of_a{a, a_stride, A_DEEP ? m : k, A_DEEP ? k : m}, of_b{b, b_stride, B_DEEP ? n : k, B_DEEP ? k : n};              \
         Index elements = blockIdx.y * m * n;                                                                                      \
         void *into = is_float ? (void *)((float *)c + elements) : (void *)((bf16 *)c + elements);                                 \
         Result of_c{into, c_stride, c_packed, is_float, accumulate, (float)scale};                                                \
-        multiply<SIZE, SIZE, A_DEEP, B_DEEP>(of_a, of_b, of_c, m, n, k, part);                                                    \
+        multiply<SIZE, SIZE, A_DEEP, B_DEEP, PACKED>(of_a, of_b, of_c, m, n, k, part);                                            \
     }
-#define FOR_SIZE(SIZE)                 \
-    FOR_LAYOUT(nn, SIZE, true, false)  \
-    FOR_LAYOUT(nt, SIZE, true, true)   \
-    FOR_LAYOUT(tn, SIZE, false, false) \
-    FOR_LAYOUT(tt, SIZE, false, true)
-FOR_SIZE(128)
-FOR_SIZE(64)
+#define FOR_SIZE(prefix, SIZE, PACKED)                 \
+    FOR_LAYOUT(prefix##nn, SIZE, true, false, PACKED)  \
+    FOR_LAYOUT(prefix##nt, SIZE, true, true, PACKED)   \
+    FOR_LAYOUT(prefix##tn, SIZE, false, false, PACKED) \
+    FOR_LAYOUT(prefix##tt, SIZE, false, true, PACKED)
+FOR_SIZE(packed_, 128, true)
+FOR_SIZE(packed_, 64, true)
+FOR_SIZE(, 64, false)
 
 #define FOR_TYPE(T, name)                                                                                                          \
     KERNEL(256, product_##name, (const T *a, Index a_rows, Index a_depth, const T *b, Index b_columns, Index b_depth, T *c,        \

@@ -28,10 +28,16 @@ impl Direct {
     pub(crate) fn unwritten(&self, bytes: usize) -> Memory<'_> {
         type Alloc = unsafe extern "C" fn(usize) -> *mut c_void;
         // SAFETY: the function of this name.
-        let address = unsafe {
-            std::mem::transmute::<*mut c_void, Alloc>(self.library.symbol(c"emulated_alloc"))(bytes)
-        };
+        let address =
+            unsafe { std::mem::transmute::<*mut c_void, Alloc>(self.library.symbol(c"emulated_alloc"))(bytes) };
         Memory { direct: self, address, bytes }
+    }
+
+    /// How many pairs of rows of matrices met in a bank of shared memory during the last launch.
+    pub(crate) fn conflicts(&self) -> i32 {
+        type Conflicts = unsafe extern "C" fn() -> c_int;
+        // SAFETY: the function of this name.
+        unsafe { std::mem::transmute::<*mut c_void, Conflicts>(self.library.symbol(c"emulated_conflicts"))() }
     }
 
     /// Runs a kernel whose parameters are words, or the first bytes of words; the error's text where it fails.

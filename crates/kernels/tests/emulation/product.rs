@@ -54,7 +54,7 @@ fn case<T: Sample<Wide: Sample>>(rows: usize, in_features: usize, out_features: 
 #[test]
 fn agree_with_the_cpu() {
     // Less than a tile; ragged and whole packs in more than one tile; a depth that several blocks share.
-    for (rows, in_features, out_features) in [(1, 1, 1), (7, 33, 5), (70, 97, 67), (72, 104, 136), (520, 40, 24)] {
+    for (rows, in_features, out_features) in [(1, 1, 1), (7, 33, 5), (70, 97, 67), (72, 104, 136), (520, 40, 24), (24, 520, 40)] {
         for first in [0, 3] {
             check(&[
                 case::<f32>(rows, in_features, out_features, first),
@@ -87,49 +87,48 @@ fn laid_out(values: &[bf16], rows: usize, columns: usize, is_transposed: bool, s
 #[test]
 fn large_tiles_agree_with_a_sum_over_the_depth() {
     let Some(direct) = direct() else { return };
-    let (m, n, k, part) = (135, 144, 70, 64);
+    let (m, n, k, stride) = (135, 144, 70, 152);
     let (a, b) = (numbers::<bf16>(1, m * k), numbers::<bf16>(2, k * n));
-    let expected: Vec<f64> = (0..m * n)
-        .map(|i| (0..k).map(|d| a[i / n * k + d].to_f64() * b[d * n + i % n].to_f64()).sum())
-        .collect();
+    let expected: Vec<f64> =
+        (0..m * n).map(|i| (0..k).map(|d| a[i / n * k + d].to_f64() * b[d * n + i % n].to_f64()).sum()).collect();
     for (layout, a_transposed, b_transposed) in
         [("nn", false, false), ("nt", false, true), ("tn", true, false), ("tt", true, true)]
     {
-        // Strides of whole packs, copied as packs, and others.
-        for stride in [152, 147] {
-            let packed = u64::from(stride % 8 == 0);
-            let on_a = direct.upload(&laid_out(&a, m, k, a_transposed, stride));
-            let on_b = direct.upload(&laid_out(&b, k, n, b_transposed, stride));
+        let on_a = direct.upload(&laid_out(&a, m, k, a_transposed, stride));
+        let on_b = direct.upload(&laid_out(&b, k, n, b_transposed, stride));
+        // Two parts of the depth, whose sums are apart, in rows on packs; and the whole depth, in other rows.
+        for (parts, columns) in [(2, n), (1, n + 3)] {
             let both = [false, true].map(|is_descending| {
-                // Two parts of the depth, whose sums are apart.
-                let into = direct.unwritten(2 * m * n * 4);
+                let into = direct.upload(&vec![0.0f32; parts * m * columns]);
                 let words = [
                     on_a.at(0),
                     stride as u64,
-                    packed,
                     on_b.at(0),
                     stride as u64,
-                    packed,
                     into.at(0),
-                    n as u64,
-                    packed,
+                    columns as u64,
+                    u64::from(columns == n),
                     1,
                     0,
                     1.0f64.to_bits(),
                     m as u64,
                     n as u64,
                     k as u64,
-                    part,
+                    if parts == 2 { 64 } else { 96 },
                 ];
-                let kernel = format!("product_bf16_{layout}_128");
-                direct.launch(&kernel, [4, 2, 1], 256, is_descending, &words).unwrap();
+                let kernel = format!("product_bf16_packed_{layout}_128");
+                direct.launch(&kernel, [4, parts as u32, 1], 256, is_descending, &words).unwrap();
                 into.download::<f32>()
             });
-            assert_eq!(both[0], both[1], "{layout}, stride {stride}: a race");
+            assert_eq!(direct.conflicts(), 0, "{layout}: conflicts of banks");
+            assert_eq!(both[0], both[1], "{layout}, {parts} parts: a race");
             for (i, expected) in expected.iter().enumerate() {
-                let sum = f64::from(both[0][i]) + f64::from(both[0][m * n + i]);
-                assert!((sum - expected).abs() < 1e-5, "{layout}, stride {stride}, {i}: {sum}, not {expected}");
+                let at = i / n * columns + i % n;
+                let sum: f64 = (0..parts).map(|part| f64::from(both[0][part * m * n + at])).sum();
+                assert!((sum - expected).abs() < 1e-5, "{layout}, {parts} parts, {i}: {sum}, not {expected}");
             }
+            let mut between = (0..parts * m * columns).filter(|at| at % columns >= n);
+            assert!(between.all(|at| both[0][at] == 0.0), "{layout}: what is between rows is left alone");
         }
     }
 }

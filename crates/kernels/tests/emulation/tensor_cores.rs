@@ -60,6 +60,8 @@ fn matrices_come_to_the_lanes_of_their_elements() {
         direct.launch("probe_load_matrices", [1, 1, 1], 32, false, &[on_rows.at(0), into.at(0), distance])
     };
     launch(16).unwrap();
+    // Rows 32 bytes apart: 0 and 4, 1 and 5, 2 and 6, 3 and 7 of each of four matrices, which are read twice.
+    assert_eq!(direct.conflicts(), 4 * 4 * 2);
     let element = |i: usize, row: usize, column: usize| u32::from(rows[(8 * i + row) * 8 + column]);
     let registers = into.download::<u32>();
     for lane in 0..LANES {
