@@ -1,14 +1,16 @@
 // Products of matrices, c (+)= scale·a·b for a [m, k], b [k, n] and c [m, n], of which a and b may be stored transposed.
 //
-// A block of threads makes one tile of c. It goes along k in steps: rows of a and columns of b of that depth come to shared
-// memory, and every warp multiplies the parts that its own share of the tile wants. Each sum is made by one thread (or, on tensor
-// cores, in one place) in the order of k, so a product has the same bits whenever it is made.
+// A block of threads makes one tile of c. It goes along k in steps: a strip of a's rows and one of b's columns, as deep as a
+// step, come to shared memory, and each warp multiplies the rows and columns of its own part of the tile. Every sum is made
+// in one place in the order of k, so a product has the same bits whenever it is made.
 //
-// * bf16: tensor cores, sums in float. Three steps are in shared memory at once: while one is multiplied, the copies of the next two
-//   are under way. Packs of 16 bytes lie there in an order in which neither copies nor ldmatrix meet in a bank.
+// * bf16: tensor cores, with sums in float. Shared memory holds three steps: while one is multiplied, copies of the next two
+//   are under way. Packs of 16 bytes lie there in an order in which ldmatrix meets no conflict of banks. Where rows of a or b
+//   do not begin on packs, elements are copied one by one, at once.
 // * float and double: in full precision by the ordinary units, for checking and for small models.
-// * Where c has too few tiles for a device and k is long, as for the gradients of thin matrices, several blocks make parts of
-//   the same tile, each for a range of k of its own: `c` is then [parts, m, n], and product_sum_parts adds them in order.
+// * Where c has too few tiles to fill a device and k is long, as for the gradients of LoRA's factors, each block makes only a
+//   part of the sums of its tile, over its own range of k. The parts are apart, [parts, m, n], and product_sum_parts adds them in
+//   their order.
 #include "../cuda/tensor_cores.cuh"
 
 // A matrix in memory: `rows` of `columns` elements, `stride` from one to the next.
@@ -149,16 +151,16 @@ DEVICE void multiply(const Matrix &a, const Matrix &b, Result c, Index m, Index 
     Place place = Place::of(blockIdx.x, m, n, HEIGHT, WIDTH);
     Index depth = blockIdx.y * part, end = depth + part < k ? depth + part : k;
 
-    auto of_a = TileA::share(a, place.row, depth);
-    auto of_b = TileB::share(b, place.column, depth);
+    auto share_a = TileA::share(a, place.row, depth);
+    auto share_b = TileB::share(b, place.column, depth);
     int filled = 0, used = 0;
     Index ahead = depth;
     auto load = [&] {
         bf16 *stage = memory + filled * STAGE;
         if (ahead < end) {
             int inside = distance(ahead, k, DEPTH);
-            TileA::copy(stage, of_a, inside);
-            TileB::copy(stage + TileA::ELEMENTS, of_b, inside);
+            TileA::copy(stage, share_a, inside);
+            TileB::copy(stage + TileA::ELEMENTS, share_b, inside);
         }
         commit_copies();
         ahead += DEPTH;
@@ -175,14 +177,14 @@ DEVICE void multiply(const Matrix &a, const Matrix &b, Result c, Index m, Index 
         const bf16 *tile_a = memory + used * STAGE, *tile_b = tile_a + TileA::ELEMENTS;
         used = used + 1 < STAGES ? used + 1 : 0;
         for (int at = 0; at < DEPTH; at += 16) {
-            unsigned side[FRAGMENTS][4], top[WARP_WIDTH / 16][4];
+            unsigned left[FRAGMENTS][4], top[WARP_WIDTH / 16][4];
             for (int i = 0; i < FRAGMENTS; i++)
-                TileA::template fragment<true>(side[i], tile_a, down + 16 * i, at);
+                TileA::template fragment<true>(left[i], tile_a, down + 16 * i, at);
             for (int j = 0; j < WARP_WIDTH / 16; j++)
                 TileB::template fragment<false>(top[j], tile_b, right + 16 * j, at);
             for (int i = 0; i < FRAGMENTS; i++)
                 for (int j = 0; j < WARP_WIDTH / 8; j++)
-                    mma(sums[i][j], side[i], top[j / 2][j % 2 * 2], top[j / 2][j % 2 * 2 + 1]);
+                    mma(sums[i][j], left[i], top[j / 2][j % 2 * 2], top[j / 2][j % 2 * 2 + 1]);
         }
     }
 

@@ -54,7 +54,9 @@ fn case<T: Sample<Wide: Sample>>(rows: usize, in_features: usize, out_features: 
 #[test]
 fn agree_with_the_cpu() {
     // Less than a tile; ragged and whole packs in more than one tile; a depth that several blocks share.
-    for (rows, in_features, out_features) in [(1, 1, 1), (7, 33, 5), (70, 97, 67), (72, 104, 136), (520, 40, 24), (24, 520, 40)] {
+    for (rows, in_features, out_features) in
+        [(1, 1, 1), (7, 33, 5), (70, 97, 67), (72, 104, 136), (520, 40, 24), (24, 520, 40)]
+    {
         for first in [0, 3] {
             check(&[
                 case::<f32>(rows, in_features, out_features, first),
@@ -129,6 +131,29 @@ fn large_tiles_agree_with_a_sum_over_the_depth() {
             }
             let mut between = (0..parts * m * columns).filter(|at| at % columns >= n);
             assert!(between.all(|at| both[0][at] == 0.0), "{layout}: what is between rows is left alone");
+        }
+    }
+}
+
+#[test]
+fn parts_are_added_in_rows_of_their_own_stride() {
+    let Some(direct) = direct() else { return };
+    let (m, n, stride, count) = (3, 5, 8, 4);
+    let (parts, c) = (numbers::<f32>(1, count * m * n), numbers::<bf16>(2, m * stride));
+    for accumulate in [false, true] {
+        let (on_parts, on_c) = (direct.upload(&parts), direct.upload(&c));
+        let [into, accumulates, scale] = [on_c.at(0), u64::from(accumulate), 0.5f64.to_bits()];
+        let words = [on_parts.at(0), into, stride as u64, accumulates, scale, m as u64, n as u64, count as u64];
+        direct.launch("product_sum_parts_bf16", [1, 1, 1], 256, false, &words).unwrap();
+        for (i, found) in on_c.download::<bf16>().into_iter().enumerate() {
+            let (row, column) = (i / stride, i % stride);
+            let sum: f64 = (0..count).map(|part| f64::from(parts[(part * m + row) * n + column.min(n - 1)])).sum();
+            let expected = match (column < n, accumulate) {
+                (false, _) => c[i].to_f64(),
+                (true, false) => 0.5 * sum,
+                (true, true) => c[i].to_f64() + 0.5 * sum,
+            };
+            assert!((found.to_f64() - expected).abs() <= 4e-3 * expected.abs(), "{i}: {found}, not {expected}");
         }
     }
 }
