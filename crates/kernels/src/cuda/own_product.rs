@@ -9,13 +9,13 @@ use crate::matmul::Size;
 /// Sides of the tiles of the result that a block makes.
 const SIDE: usize = 128;
 const SMALL_SIDE: usize = 64;
-/// How many of the small tiles' parts are made at once where there are few of them, and the least depth of a part. Constants, so that a
-/// product has the same bits on every device.
+/// From so many large tiles on they are faster: about as many as a large device has multiprocessors.
+const LARGE_TILES: usize = 128;
+/// Where there are fewer small tiles than this, each is made in parts, until there are as many or a part is this deep. These are
+/// constants, so that a product has the same bits on every device.
 const PARTS: usize = 256;
 const LEAST_PART: usize = 256;
-/// Large tiles are worth their while from this number on: about as many as a large device has multiprocessors.
-const LARGE_TILES: usize = 128;
-/// Parts begin where packs of a factor do, and tiles' steps along the depth.
+/// The depth of parts is a multiple of that of a kernel's steps.
 const STEP: usize = 32;
 /// Threads of the kernels that make one element, or a few, each.
 const THREADS: usize = 256;
@@ -109,5 +109,30 @@ fn name(kind: Kind) -> &'static str {
         Kind::F64 => "f64",
         Kind::F32 => "f32",
         Kind::Bf16 => "bf16",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut_of(m: usize, n: usize, k: usize, factors: Kind, stride: usize) -> (usize, usize) {
+        let place = Place { address: 256, stride, is_transposed: false };
+        let (size, c) = (Size { m, n, k }, place);
+        cut(&Product { size, a: place, b: place, c, factors, result: factors, scale: 1.0, accumulate: false })
+    }
+
+    #[test]
+    fn tiles_are_large_or_enough_parts_of_small_ones() {
+        let bf16 = Kind::Bf16;
+        assert_eq!(cut_of(16_384, 4_096, 4_096, bf16, 4_096), (128, 4_096));
+        // Rows that do not begin on packs, or another type.
+        assert_eq!(cut_of(16_384, 4_096, 4_096, bf16, 4_097), (64, 4_096));
+        assert_eq!(cut_of(16_384, 4_096, 4_096, Kind::F32, 4_096), (64, 4_096));
+        // The gradient of a LoRA factor: 64 tiles in 4 parts.
+        assert_eq!(cut_of(16, 4_096, 16_384, bf16, 4_096), (64, 4_096));
+        // One tile, of a depth that is no multiple of steps: 3 parts of 288, the last of which ends with the depth.
+        assert_eq!(cut_of(8, 8, 801, bf16, 808), (64, 288));
+        assert_eq!(cut_of(8, 8, 7, bf16, 8), (64, 32));
     }
 }

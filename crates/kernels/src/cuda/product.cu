@@ -57,7 +57,11 @@ template <int LENGTH, bool DEEP, bool PACKED, int THREADS> struct Tile {
     static_assert(PACKS == 4 || PACKS % 8 == 0, "eight packs are 128 bytes, as all banks are");
     static_assert(EACH * THREADS == ROWS * PACKS, "all threads have as many packs");
 
-    DEVICE unsigned at(unsigned row, unsigned pack) { return (row * PACKS + (pack ^ (PACKS == 4 ? row / 2 % 4 : row % 8))) * 8; }
+    // The first element of a pack.
+    DEVICE unsigned at(unsigned row, unsigned pack) {
+        return (row * PACKS + (pack ^ (PACKS == 4 ? row / 2 % 4 : row % 8))) * 8;
+    }
+    // The thread's packs, by their number.
     DEVICE unsigned row_of(unsigned e) { return (threadIdx.x + e * THREADS) / PACKS; }
     DEVICE unsigned pack_of(unsigned e) { return (threadIdx.x + e * THREADS) % PACKS; }
 
@@ -137,8 +141,8 @@ DEVICE void store_sums(const Result &c, const float *sums, Index row, Index colu
     }
 }
 
-// The tile [HEIGHT, WIDTH] of c whose number is blockIdx.x, from the part of k whose number is blockIdx.y, by two rows of warps, each
-// of which makes [HEIGHT / 2, WARP_WIDTH].
+// The tile [HEIGHT, WIDTH] of c whose number is blockIdx.x, from the part of k whose number is blockIdx.y, by two rows of
+// warps, each of which makes [HEIGHT / 2, WARP_WIDTH].
 template <int HEIGHT, int WIDTH, bool A_DEEP, bool B_DEEP, bool PACKED>
 DEVICE void multiply(const Matrix &a, const Matrix &b, Result c, Index m, Index n, Index k, Index part) {
     constexpr int ACROSS = WIDTH / WARP_WIDTH, THREADS = 2 * ACROSS * WARP, FRAGMENTS = HEIGHT / 32;
@@ -210,37 +214,69 @@ DEVICE void multiply(const Matrix &a, const Matrix &b, Result c, Index m, Index 
     }
 }
 
-// The tile [64, 64] of c, each thread 4 × 4 elements of it: element (r, i) of a is a_rows·r + a_depth·i from `a`, (i, c) of b
-// b_depth·i + b_columns·c from `b`.
+// The tile [SIDE, SIDE] of c in the type itself, each thread 4 × 4 elements of it.
 #define SIDE 64
-#define SMALL_DEPTH 16
+#define PLAIN_THREADS 256
+#define PLAIN_DEPTH 16
+// Of a row of a strip in shared memory, so that those who write a column meet in no bank.
+#define PLAIN_PITCH (SIDE + 1)
+
+// SIDE rows of a, or columns of b, and what a thread copies of them in each step: four elements, `hop` apart in memory. Element
+// (r, i) is along·r + deep·i after the first one.
+template <typename T> struct Strip {
+    static constexpr int EACH = SIDE * PLAIN_DEPTH / PLAIN_THREADS;
+    const T *from;
+    Index hop, next;
+    int row, row_hop, depth, depth_hop, rows;
+
+    DEVICE Strip of(const T *matrix, Index along, Index deep, Index start, Index length, Index depth) {
+        Strip strip;
+        int i = threadIdx.x;
+        // Threads that follow each other read what follows each other.
+        bool is_deep = deep == 1;
+        strip.row = is_deep ? i / PLAIN_DEPTH : i % SIDE;
+        strip.row_hop = is_deep ? PLAIN_THREADS / PLAIN_DEPTH : 0;
+        strip.depth = is_deep ? i % PLAIN_DEPTH : i / SIDE;
+        strip.depth_hop = is_deep ? 0 : PLAIN_THREADS / SIDE;
+        strip.from = matrix + (start + strip.row) * along + (depth + strip.depth) * deep;
+        strip.hop = strip.row_hop * along + strip.depth_hop * deep;
+        strip.next = PLAIN_DEPTH * deep;
+        strip.rows = distance(start, length, SIDE);
+        return strip;
+    }
+
+    // Copies a step, of which `depth` is in the matrix, with zeros beyond it.
+    DEVICE void copy(T *tile, Strip &strip, int depth) {
+        for (int e = 0; e < EACH; e++) {
+            int row = strip.row + e * strip.row_hop, deep = strip.depth + e * strip.depth_hop;
+            tile[deep * PLAIN_PITCH + row] = row < strip.rows && deep < depth ? strip.from[e * strip.hop] : T(0);
+        }
+        strip.from += strip.next;
+    }
+};
+
+// Element (r, i) of a is a_rows·r + a_depth·i after `a`, (i, c) of b b_depth·i + b_columns·c after `b`.
 template <typename T>
-DEVICE void multiply_plain(const T *a, Index a_rows, Index a_depth, const T *b, Index b_columns, Index b_depth, T *c, Index c_stride, int accumulate,
-                           T scale, Index m, Index n, Index k, Index part) {
-    // A row longer than the tile, so that those who write a column meet in no bank.
-    SHARED(T, of_a, SMALL_DEPTH *(SIDE + 1));
-    SHARED(T, of_b, SMALL_DEPTH *(SIDE + 1));
+DEVICE void multiply_plain(const T *a, Index a_rows, Index a_depth, const T *b, Index b_columns, Index b_depth, T *c,
+                           Index c_stride, int accumulate, T scale, Index m, Index n, Index k, Index part) {
+    SHARED(T, tile_a, PLAIN_DEPTH * PLAIN_PITCH);
+    SHARED(T, tile_b, PLAIN_DEPTH * PLAIN_PITCH);
     int down = threadIdx.x / 16, right = threadIdx.x % 16;
     Place place = Place::of(blockIdx.x, m, n, SIDE, SIDE);
-    Index from = blockIdx.y * part, to = from + part < k ? from + part : k;
-    auto load = [&](T *tile, const T *matrix, Index along, Index deep, Index start, Index length, Index depth) {
-        for (int i = threadIdx.x; i < SIDE * SMALL_DEPTH; i += 256) {
-            // Neighbours read neighbours.
-            int r = deep == 1 ? i / SMALL_DEPTH : i % SIDE, d = deep == 1 ? i % SMALL_DEPTH : i / SIDE;
-            bool is_inside = start + r < length && depth + d < to;
-            tile[d * (SIDE + 1) + r] = is_inside ? matrix[(start + r) * along + (depth + d) * deep] : T(0);
-        }
-    };
+    Index depth = blockIdx.y * part, end = depth + part < k ? depth + part : k;
+    auto strip_a = Strip<T>::of(a, a_rows, a_depth, place.row, m, depth);
+    auto strip_b = Strip<T>::of(b, b_columns, b_depth, place.column, n, depth);
     T sums[4][4] = {};
-    for (Index depth = from; depth < to; depth += SMALL_DEPTH) {
-        load(of_a, a, a_rows, a_depth, place.row, m, depth);
-        load(of_b, b, b_columns, b_depth, place.column, n, depth);
+    for (; depth < end; depth += PLAIN_DEPTH) {
+        int inside = distance(depth, end, PLAIN_DEPTH);
+        Strip<T>::copy(tile_a, strip_a, inside);
+        Strip<T>::copy(tile_b, strip_b, inside);
         __syncthreads();
-        for (int d = 0; d < SMALL_DEPTH; d++)
+        for (int d = 0; d < PLAIN_DEPTH; d++)
             for (int i = 0; i < 4; i++)
                 for (int j = 0; j < 4; j++)
-                    sums[i][j] += of_a[d * (SIDE + 1) + down + 16 * i] * of_b[d * (SIDE + 1) + right + 16 * j];
-        // The next step's numbers go to the same place.
+                    sums[i][j] += tile_a[d * PLAIN_PITCH + down + 16 * i] * tile_b[d * PLAIN_PITCH + right + 16 * j];
+        // The next step's elements go to the same place.
         __syncthreads();
     }
     for (int i = 0; i < 4; i++)
@@ -255,7 +291,8 @@ DEVICE void multiply_plain(const T *a, Index a_rows, Index a_depth, const T *b, 
 
 // c (+)= scale·(the sum of `parts` [parts, m, n]), one thread an element.
 template <typename T>
-DEVICE void sum_parts(const Wide<T> *parts, T *c, Index stride, int accumulate, Wide<T> scale, Index m, Index n, Index count) {
+DEVICE void sum_parts(const Wide<T> *parts, T *c, Index stride, int accumulate, Wide<T> scale, Index m, Index n,
+                      Index count) {
     Index i = (Index)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= m * n)
         return;
@@ -267,15 +304,15 @@ DEVICE void sum_parts(const Wide<T> *parts, T *c, Index stride, int accumulate, 
 }
 
 // How a factor is stored: n as it is, t transposed.
-#define FOR_LAYOUT(name, SIZE, A_DEEP, B_DEEP, PACKED)                                                                            \
-    KERNEL(2 * SIZE, product_bf16_##name##_##SIZE, (const bf16 *a, Index a_stride, const bf16 *b, Index b_stride, void *c,        \
-                                                    Index c_stride, int c_packed, int is_float, int accumulate, double scale,     \
-                                                    Index m, Index n, Index k, Index part)) {                                     \
-        Matrix of_a{a, a_stride, A_DEEP ? m : k, A_DEEP ? k : m}, of_b{b, b_stride, B_DEEP ? n : k, B_DEEP ? k : n};              \
-        Index elements = blockIdx.y * m * n;                                                                                      \
-        void *into = is_float ? (void *)((float *)c + elements) : (void *)((bf16 *)c + elements);                                 \
-        Result of_c{into, c_stride, c_packed, is_float, accumulate, (float)scale};                                                \
-        multiply<SIZE, SIZE, A_DEEP, B_DEEP, PACKED>(of_a, of_b, of_c, m, n, k, part);                                            \
+#define FOR_LAYOUT(name, SIZE, A_DEEP, B_DEEP, PACKED)                                                                \
+    KERNEL(2 * SIZE, product_bf16_##name##_##SIZE,                                                                    \
+           (const bf16 *a, Index a_stride, const bf16 *b, Index b_stride, void *c, Index c_stride, int c_packed,      \
+            int is_float, int accumulate, double scale, Index m, Index n, Index k, Index part)) {                     \
+        Matrix of_a{a, a_stride, A_DEEP ? m : k, A_DEEP ? k : m}, of_b{b, b_stride, B_DEEP ? n : k, B_DEEP ? k : n};  \
+        Index before = blockIdx.y * m * n;                                                                            \
+        void *into = is_float ? (void *)((float *)c + before) : (void *)((bf16 *)c + before);                         \
+        Result of_c{into, c_stride, c_packed, is_float, accumulate, (float)scale};                                    \
+        multiply<SIZE, SIZE, A_DEEP, B_DEEP, PACKED>(of_a, of_b, of_c, m, n, k, part);                                \
     }
 #define FOR_SIZE(prefix, SIZE, PACKED)                 \
     FOR_LAYOUT(prefix##nn, SIZE, true, false, PACKED)  \
@@ -286,19 +323,20 @@ FOR_SIZE(packed_, 128, true)
 FOR_SIZE(packed_, 64, true)
 FOR_SIZE(, 64, false)
 
-#define FOR_TYPE(T, name)                                                                                                          \
-    KERNEL(256, product_##name, (const T *a, Index a_rows, Index a_depth, const T *b, Index b_columns, Index b_depth, T *c,        \
-                                 Index c_stride, int accumulate, double scale, Index m, Index n, Index k, Index part)) {           \
-        multiply_plain<T>(a, a_rows, a_depth, b, b_columns, b_depth, c + blockIdx.y * m * n, c_stride, accumulate, (T)scale, m, n, \
-                          k, part);                                                                                                \
+#define FOR_TYPE(T, name)                                                                                             \
+    KERNEL(PLAIN_THREADS, product_##name,                                                                             \
+           (const T *a, Index a_rows, Index a_depth, const T *b, Index b_columns, Index b_depth, T *c, Index c_stride,\
+            int accumulate, double scale, Index m, Index n, Index k, Index part)) {                                   \
+        c += blockIdx.y * m * n;                                                                                      \
+        multiply_plain<T>(a, a_rows, a_depth, b, b_columns, b_depth, c, c_stride, accumulate, (T)scale, m, n, k, part);\
     }
 FOR_TYPE(float, f32)
 FOR_TYPE(double, f64)
 
-#define FOR_RESULT(T, name)                                                                                                           \
-    KERNEL(256, product_sum_parts_##name, (const Wide<T> *parts, T *c, Index stride, int accumulate, double scale, Index m, Index n, \
-                                           Index count)) {                                                                            \
-        sum_parts<T>(parts, c, stride, accumulate, (Wide<T>)scale, m, n, count);                                                      \
+#define FOR_RESULT(T, name)                                                                                           \
+    KERNEL(PLAIN_THREADS, product_sum_parts_##name,                                                                   \
+           (const Wide<T> *parts, T *c, Index stride, int accumulate, double scale, Index m, Index n, Index count)) { \
+        sum_parts<T>(parts, c, stride, accumulate, (Wide<T>)scale, m, n, count);                                      \
     }
 FOR_RESULT(float, f32)
 FOR_RESULT(double, f64)

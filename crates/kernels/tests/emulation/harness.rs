@@ -78,6 +78,7 @@ impl Written {
 /// An op on a device, and what it has to come to.
 pub(crate) struct Case {
     pub(crate) name: String,
+    #[expect(clippy::type_complexity, reason = "a function of one argument")]
     pub(crate) run: Box<dyn Fn(&Cuda) -> Result<Vec<Written>>>,
     pub(crate) expected: Vec<Vec<f64>>,
 }
