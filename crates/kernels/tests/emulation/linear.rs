@@ -4,7 +4,8 @@ use candlewick_kernels::{Cuda, Float, Result, Workspace};
 
 use crate::harness::{Case, Sample, Written, check, numbers, wide};
 
-fn case<T: Sample<Wide: Sample>>(shape: Shape, accumulate: bool) -> Case {
+/// With the crate's own products, or as they come.
+fn case<T: Sample<Wide: Sample>>(shape: Shape, accumulate: bool, are_own: bool) -> Case {
     let Shape { rows, in_features, out_features } = shape;
     let (x, w) = (numbers::<T>(1, rows * in_features), numbers::<T>(2, out_features * in_features));
     let dy = numbers::<T>(3, rows * out_features);
@@ -19,6 +20,7 @@ fn case<T: Sample<Wide: Sample>>(shape: Shape, accumulate: bool) -> Case {
     linear::backward_weight((&of_x).into(), (&of_dy).into(), (&mut on_dw).into(), shape, 0.5, accumulate, &mut ws)
         .unwrap();
     let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let cuda = if are_own { cuda.with_own_products() } else { cuda.clone() };
         let mut ws = Workspace::new(1);
         let (x, w, dy) = (cuda.upload(&x)?, cuda.upload(&w)?, cuda.upload(&dy)?);
         let (mut y, mut dx, mut dw) = (cuda.upload(&y)?, cuda.upload(&dx)?, cuda.upload(&dw)?);
@@ -33,7 +35,7 @@ fn case<T: Sample<Wide: Sample>>(shape: Shape, accumulate: bool) -> Case {
         ])
     };
     Case {
-        name: format!("linear of {shape:?} {}, accumulate {accumulate}", T::NAME),
+        name: format!("linear of {shape:?} {}, accumulate {accumulate}, own {are_own}", T::NAME),
         run: Box::new(run),
         expected: vec![on_y, on_dx, on_dw],
     }
@@ -43,11 +45,11 @@ fn case<T: Sample<Wide: Sample>>(shape: Shape, accumulate: bool) -> Case {
 fn products_agree_with_the_cpu() {
     for (rows, in_features, out_features) in [(1, 1, 1), (7, 33, 5), (16, 64, 40), (0, 3, 2), (5, 0, 3)] {
         let shape = Shape { rows, in_features, out_features };
-        for accumulate in [false, true] {
+        for (accumulate, are_own) in [(false, false), (true, false), (false, true), (true, true)] {
             check(&[
-                case::<f32>(shape, accumulate),
-                case::<f64>(shape, accumulate),
-                case::<half::bf16>(shape, accumulate),
+                case::<f32>(shape, accumulate, are_own),
+                case::<f64>(shape, accumulate, are_own),
+                case::<half::bf16>(shape, accumulate, are_own),
             ]);
         }
     }
