@@ -6,33 +6,41 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Kernels by the path of their source, without its ending.
-const SOURCES: [&str; 6] = [
+const SOURCES: &[&str] = &[
+    "src/adamw/adamw",
+    "src/clip/clip",
     "src/cuda/product",
     "src/embedding/embedding",
     "src/rms_norm/rms_norm",
     "src/rope/rope",
+    "src/segment_sum/segment_sum",
     "src/swiglu/swiglu",
     "src/token_log_probs/token_log_probs",
 ];
+
+/// Sources whose every operation rounds as the CPU's does: an optimizer's bits are the same on both.
+const UNFUSED: &[&str] = &["src/adamw/adamw"];
 
 /// Code for any device since 8.0, which the driver translates, and for 9.0 as it is.
 const CODE: [&str; 4] = ["-gencode", "arch=compute_80,code=compute_80", "-gencode", "arch=compute_90a,code=sm_90a"];
 
 fn main() {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
-    println!("cargo::rerun-if-changed=src/cuda/device.cuh");
-    println!("cargo::rerun-if-changed=src/cuda/tensor_cores.cuh");
+    for header in ["device", "quad", "stochastic", "tensor_cores"] {
+        println!("cargo::rerun-if-changed=src/cuda/{header}.cuh");
+    }
     if variable("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
     let out = PathBuf::from(variable("OUT_DIR").expect("cargo sets OUT_DIR"));
     let mut modules = String::new();
     for source in SOURCES {
+        let fused = format!("-fmad={}", !UNFUSED.contains(source));
         let source = PathBuf::from(format!("{source}.cu"));
         println!("cargo::rerun-if-changed={}", source.display());
         let name = Path::new(source.file_name().expect("a source has a name"));
         let (image, ptx) = (out.join(name.with_extension("fatbin")), out.join(name.with_extension("ptx")));
-        compile(&source, &[&["-fatbin"], &CODE[..]].concat(), &image);
+        compile(&source, &[&["-fatbin", &fused], &CODE[..]].concat(), &image);
         // Text, for the names of kernels that macros have made.
         compile(&source, &["-ptx", "-arch=compute_80"], &ptx);
         let text = fs::read_to_string(&ptx).expect("nvcc has written it");

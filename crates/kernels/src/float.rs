@@ -88,6 +88,7 @@ pub(crate) mod sealed {
     pub trait Plain: Copy + Default + Send + Sync + std::fmt::Debug + 'static {}
     impl Plain for u8 {}
     impl Plain for u32 {}
+    impl Plain for u64 {}
     impl Plain for f32 {}
     impl Plain for f64 {}
     impl Plain for half::bf16 {}

@@ -30,6 +30,7 @@ pub mod adafactor;
 pub mod adamw;
 pub mod adamw_8bit;
 pub mod attention;
+pub mod clip;
 pub mod count_sketch;
 pub mod elementwise;
 pub mod embedding;
@@ -43,6 +44,7 @@ pub mod rmsprop;
 pub mod rope;
 pub mod running_mean;
 pub mod schedule_free;
+pub mod segment_sum;
 pub mod swiglu;
 pub mod token_log_probs;
 
@@ -55,6 +57,7 @@ mod pages;
 mod parallel;
 mod shelf;
 mod simd;
+mod stochastic;
 #[cfg(test)]
 mod testing;
 mod view;

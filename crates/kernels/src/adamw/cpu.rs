@@ -1,11 +1,50 @@
 //! One pass over the flat buffers; the norm by blocks whose sums are added in order.
-use super::Hyper;
+use std::ops::Range;
+
+use half::bf16;
+
+use super::Numbers;
 use crate::parallel::{Crew, Disjoint};
 use crate::simd::{squares, vectorised};
-use crate::{Float, Workspace};
+use crate::stochastic::{self, Draws};
+use crate::{Float, Result, Workspace, check};
 
 /// Elements of one partial sum of squares.
 const BLOCK: usize = 1 << 14;
+/// Parameters in bf16 that are widened at a time.
+const WIDENED: usize = 1 << 10;
+
+/// [`super::Groups`] that fit, or one of all parameters.
+pub(super) struct Groups<'a> {
+    ends: Option<&'a [u64]>,
+    lr: &'a [f64],
+    weight_decay: &'a [f64],
+}
+
+impl<'a> Groups<'a> {
+    pub(super) fn one() -> Self {
+        Self { ends: None, lr: &[1.0], weight_decay: &[1.0] }
+    }
+
+    pub(super) fn of(op: &'static str, groups: Option<super::Groups<'a>>, len: usize) -> Result<Self> {
+        let Some(groups) = groups else { return Ok(Self::one()) };
+        let (ends, lr, weight_decay) = (groups.ends.host(op)?, groups.lr.cpu(op)?, groups.weight_decay.cpu(op)?);
+        check::shape(op, ends.is_sorted() && ends.last() == Some(&(len as u64)), || {
+            format!("groups end at {ends:?}, expected ascending ends up to the {len} parameters")
+        })?;
+        Ok(Self { ends: Some(ends), lr, weight_decay })
+    }
+
+    /// Calls `work` for the parameters of each group.
+    fn each<T: Float>(&self, len: usize, numbers: &Numbers, scale: f64, work: impl Fn(Range<usize>, Factors<T>)) {
+        let mut start = 0;
+        for (group, (&lr, &weight_decay)) in self.lr.iter().zip(self.weight_decay).enumerate() {
+            let end = self.ends.map_or(len, |ends| ends[group] as usize);
+            work(start..end, Factors::of(numbers, scale, lr, weight_decay));
+            start = end;
+        }
+    }
+}
 
 #[expect(clippy::too_many_arguments, reason = "operands of one op")]
 pub(super) fn step<T: Float>(
@@ -13,29 +52,66 @@ pub(super) fn step<T: Float>(
     grads: &[T],
     m: &mut [T],
     v: &mut [T],
-    step: u64,
+    copy: Option<&mut [bf16]>,
     grad_scale: f64,
-    hyper: Hyper,
+    numbers: &Numbers,
+    groups: &Groups<'_>,
     crew: &Crew,
 ) {
-    let t = step as f64;
-    let factors = Factors {
-        grad_scale: T::from_f64(grad_scale),
-        keep: T::from_f64(1.0 - hyper.lr * hyper.weight_decay),
-        beta1: T::from_f64(hyper.beta1),
-        one_minus_beta1: T::from_f64(1.0 - hyper.beta1),
-        beta2: T::from_f64(hyper.beta2),
-        one_minus_beta2: T::from_f64(1.0 - hyper.beta2),
-        step_size: T::from_f64(hyper.lr / (1.0 - hyper.beta1.powf(t))),
-        root_correction2: T::from_f64((1.0 - hyper.beta2.powf(t)).sqrt()),
-        eps: T::from_f64(hyper.eps),
-    };
     let (params, m, v) = (Disjoint::new(params), Disjoint::new(m), Disjoint::new(v));
-    crew.rows(grads.len(), 1, |range| {
-        // SAFETY: the ranges do not overlap.
-        let (p, m, v) = unsafe { (params.part(range.clone()), m.part(range.clone()), v.part(range.clone())) };
-        update(p, &grads[range], m, v, factors);
+    let copy = copy.map(Disjoint::new);
+    groups.each(grads.len(), numbers, grad_scale, |group, factors| {
+        crew.rows(group.len(), 1, |rows| {
+            let range = group.start + rows.start..group.start + rows.end;
+            // SAFETY: the ranges do not overlap.
+            let (p, m, v) = unsafe { (params.part(range.clone()), m.part(range.clone()), v.part(range.clone())) };
+            update(p, &grads[range.clone()], m, v, factors);
+            if let Some(copy) = &copy {
+                // SAFETY: as above.
+                let copy = unsafe { copy.part(range) };
+                copy.iter_mut().zip(p).for_each(|(copy, p)| *copy = bf16::from_f32(p.to_f64() as f32));
+            }
+        });
     });
+}
+
+#[expect(clippy::too_many_arguments, reason = "operands of one op")]
+pub(super) fn step_bf16(
+    params: &mut [bf16],
+    grads: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    grad_scale: f64,
+    numbers: &Numbers,
+    groups: &Groups<'_>,
+    draws: Draws,
+    crew: &Crew,
+) {
+    let (params, m, v) = (Disjoint::new(params), Disjoint::new(m), Disjoint::new(v));
+    groups.each(grads.len(), numbers, grad_scale, |group, factors| {
+        crew.pieces(group.len(), WIDENED, |_, rows| {
+            let range = group.start + rows.start..group.start + rows.end;
+            // SAFETY: the pieces do not overlap.
+            let (p, m, v) = unsafe { (params.part(range.clone()), m.part(range.clone()), v.part(range.clone())) };
+            let mut wide = [0.0; WIDENED];
+            let wide = &mut wide[..p.len()];
+            wide.iter_mut().zip(&*p).for_each(|(wide, p)| *wide = p.to_f32());
+            update(wide, &grads[range.clone()], m, v, factors);
+            round(wide, p, range.start as u64, draws);
+        });
+    });
+}
+
+/// Rounds consecutive elements, of which the first has the index `first`.
+fn round(wide: &[f32], to: &mut [bf16], first: u64, draws: Draws) {
+    let mut words = draws.of_block(first / stochastic::BLOCK);
+    for (i, (to, &wide)) in (first..).zip(to.iter_mut().zip(wide)) {
+        let lane = i % stochastic::BLOCK;
+        if lane == 0 {
+            words = draws.of_block(i / stochastic::BLOCK);
+        }
+        *to = stochastic::round(wide, words[lane as usize]);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -49,6 +125,23 @@ struct Factors<T> {
     step_size: T,
     root_correction2: T,
     eps: T,
+}
+
+impl<T: Float> Factors<T> {
+    /// Those of a group, with the factors of its learning rate and weight decay.
+    fn of(numbers: &Numbers, grad_scale: f64, lr: f64, weight_decay: f64) -> Self {
+        Self {
+            grad_scale: T::from_f64(grad_scale),
+            keep: T::from_f64(1.0 - numbers.lr * lr * (numbers.weight_decay * weight_decay)),
+            beta1: T::from_f64(numbers.beta1),
+            one_minus_beta1: T::from_f64(numbers.one_minus_beta1),
+            beta2: T::from_f64(numbers.beta2),
+            one_minus_beta2: T::from_f64(numbers.one_minus_beta2),
+            step_size: T::from_f64(numbers.step_size * lr),
+            root_correction2: T::from_f64(numbers.root_correction2),
+            eps: T::from_f64(numbers.eps),
+        }
+    }
 }
 
 pub(crate) fn sum_squares<T: Float>(grads: &[T], ws: &mut Workspace) -> f64 {

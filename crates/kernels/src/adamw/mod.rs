@@ -1,8 +1,15 @@
 //! Adam with decoupled weight decay over one flat buffer, and the sum of squares for clipping by the global norm.
+//!
+//! [`step`] is told how to scale gradients. [`step_clipped`] and [`step_bf16`] read it from where
+//! [`clip::by_norm`](crate::clip::by_norm) has left it and have a CUDA back end, whose bits are those of the CPU.
 pub(crate) mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
+use half::bf16;
+
+use crate::clip::OUTCOME;
 use crate::{Float, Result, View, ViewMut, Workspace, check};
 
 /// The hyperparameters of one step.
@@ -43,13 +50,106 @@ pub fn step<T: Float>(
     ws: &mut Workspace,
 ) -> Result<()> {
     const OP: &str = "adamw::step";
-    check::length(OP, "grads", grads.len(), &[params.len()], "as many as params")?;
-    check::length(OP, "m", m.len(), &[params.len()], "as many as params")?;
-    check::length(OP, "v", v.len(), &[params.len()], "as many as params")?;
-    check::counted(OP, step)?;
-    check::fraction(OP, "beta1", hyper.beta1)?;
-    check::fraction(OP, "beta2", hyper.beta2)?;
-    cpu::step(params.cpu(OP)?, grads.cpu(OP)?, m.cpu(OP)?, v.cpu(OP)?, step, grad_scale, hyper, &ws.crew());
+    check_operands(OP, params.len(), grads.len(), m.len(), v.len())?;
+    let numbers = hyper.at(OP, step)?;
+    let (params, m, v) = (params.cpu(OP)?, m.cpu(OP)?, v.cpu(OP)?);
+    cpu::step(params, grads.cpu(OP)?, m, v, None, grad_scale, &numbers, &cpu::Groups::one(), &ws.crew());
+    Ok(())
+}
+
+/// Consecutive parameters that learn at rates of their own, or do not decay. The norms of a model lie between its
+/// matrices, so that the groups are many and most of them small; all are done in one pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Groups<'a> {
+    /// Where each group ends, ascending, the last at the number of parameters, `[G]`.
+    pub ends: View<'a, u64>,
+    /// What the learning rate is multiplied by in each group, `[G]`.
+    pub lr: View<'a, f64>,
+    /// What the weight decay is multiplied by in each group, `[G]`: 0 for norms and biases.
+    pub weight_decay: View<'a, f64>,
+}
+
+/// As [`step`], with gradients scaled as [`clip::by_norm`](crate::clip::by_norm) has found, and a copy of the
+/// parameters in bf16.
+///
+/// `clip` `[3]` is its outcome. Where the norm is not finite, nothing is written: `params`, `m`, `v` and `copy` keep
+/// their bits, and whoever counts steps has counted one that was none. `params`, `grads`, `m`, `v` of one length, and
+/// `copy` too, which takes what has become of `params`, rounded to nearest. Without `groups` all parameters learn
+/// alike. On a device groups are not looked at before they are used.
+///
+/// # Errors
+/// Lengths that differ; a step of 0; a β outside of [0, 1); groups that do not end where the parameters do, on the
+/// CPU; operands on different devices.
+#[expect(clippy::too_many_arguments, reason = "operands of one op")]
+pub fn step_clipped<T: Float>(
+    params: ViewMut<'_, T>,
+    grads: View<'_, T>,
+    m: ViewMut<'_, T>,
+    v: ViewMut<'_, T>,
+    copy: Option<ViewMut<'_, bf16>>,
+    clip: View<'_, f64>,
+    step: u64,
+    hyper: Hyper,
+    groups: Option<Groups<'_>>,
+    ws: &mut Workspace,
+) -> Result<()> {
+    const OP: &str = "adamw::step_clipped";
+    check_operands(OP, params.len(), grads.len(), m.len(), v.len())?;
+    if let Some(copy) = &copy {
+        check::length(OP, "copy", copy.len(), &[params.len()], "as many as params")?;
+    }
+    check_clip(OP, clip, groups)?;
+    let numbers = hyper.at(OP, step)?;
+    if let Some(device) = grads.device() {
+        return cuda::step_clipped(OP, device, params, grads, m, v, copy, clip, &numbers, groups);
+    }
+    let groups = cpu::Groups::of(OP, groups, params.len())?;
+    let (params, m, v) = (params.cpu(OP)?, m.cpu(OP)?, v.cpu(OP)?);
+    let copy = copy.map(|copy| copy.host(OP)).transpose()?;
+    let (grads, clip) = (grads.cpu(OP)?, clip.cpu(OP)?);
+    if clip[2] > 0.0 {
+        cpu::step(params, grads, m, v, copy, clip[1], &numbers, &groups, &ws.crew());
+    }
+    Ok(())
+}
+
+/// As [`step_clipped`] with parameters that exist in bf16 alone: each is computed in `f32` and rounded up or down by
+/// chance, so that on average it moves as it should, however small the step is beside it.
+///
+/// `params` `[N]` in bf16; `grads`, `m`, `v` `[N]`. The chance of a parameter is decided by `seed`, `step` and its
+/// index: the same bits every time, on the CPU and on a device. Different buffers of one step want different seeds.
+/// The generator is Philox4x32-10 of Salmon et al., “Parallel random numbers: as easy as 1, 2, 3” (2011). What is
+/// finite stays finite: values beyond the largest of bf16 become that one.
+///
+/// # Errors
+/// As [`step_clipped`].
+#[expect(clippy::too_many_arguments, reason = "operands of one op")]
+pub fn step_bf16(
+    params: ViewMut<'_, bf16>,
+    grads: View<'_, f32>,
+    m: ViewMut<'_, f32>,
+    v: ViewMut<'_, f32>,
+    clip: View<'_, f64>,
+    seed: u64,
+    step: u64,
+    hyper: Hyper,
+    groups: Option<Groups<'_>>,
+    ws: &mut Workspace,
+) -> Result<()> {
+    const OP: &str = "adamw::step_bf16";
+    check_operands(OP, params.len(), grads.len(), m.len(), v.len())?;
+    check_clip(OP, clip, groups)?;
+    let numbers = hyper.at(OP, step)?;
+    let draws = crate::stochastic::Draws { seed, step };
+    if let Some(device) = grads.device() {
+        return cuda::step_bf16(OP, device, params, grads, m, v, clip, &numbers, groups, draws);
+    }
+    let groups = cpu::Groups::of(OP, groups, params.len())?;
+    let (params, m, v) = (params.host(OP)?, m.cpu(OP)?, v.cpu(OP)?);
+    let (grads, clip) = (grads.cpu(OP)?, clip.cpu(OP)?);
+    if clip[2] > 0.0 {
+        cpu::step_bf16(params, grads, m, v, clip[1], &numbers, &groups, draws, &ws.crew());
+    }
     Ok(())
 }
 
@@ -60,4 +160,53 @@ pub fn step<T: Float>(
 pub fn sum_squares<T: Float>(grads: View<'_, T>, ws: &mut Workspace) -> Result<f64> {
     const OP: &str = "adamw::sum_squares";
     Ok(cpu::sum_squares(grads.cpu(OP)?, ws))
+}
+
+/// What all elements of a step share, in `f64`.
+#[derive(Debug, Clone, Copy)]
+struct Numbers {
+    lr: f64,
+    weight_decay: f64,
+    beta1: f64,
+    one_minus_beta1: f64,
+    beta2: f64,
+    one_minus_beta2: f64,
+    step_size: f64,
+    root_correction2: f64,
+    eps: f64,
+}
+
+impl Hyper {
+    fn at(self, op: &'static str, step: u64) -> Result<Numbers> {
+        check::counted(op, step)?;
+        check::fraction(op, "beta1", self.beta1)?;
+        check::fraction(op, "beta2", self.beta2)?;
+        let Self { lr, beta1, beta2, eps, weight_decay } = self;
+        let t = step as f64;
+        Ok(Numbers {
+            lr,
+            weight_decay,
+            beta1,
+            one_minus_beta1: 1.0 - beta1,
+            beta2,
+            one_minus_beta2: 1.0 - beta2,
+            step_size: lr / (1.0 - beta1.powf(t)),
+            root_correction2: (1.0 - beta2.powf(t)).sqrt(),
+            eps,
+        })
+    }
+}
+
+fn check_operands(op: &'static str, params: usize, grads: usize, m: usize, v: usize) -> Result<()> {
+    check::length(op, "grads", grads, &[params], "as many as params")?;
+    check::length(op, "m", m, &[params], "as many as params")?;
+    check::length(op, "v", v, &[params], "as many as params")
+}
+
+fn check_clip(op: &'static str, clip: View<'_, f64>, groups: Option<Groups<'_>>) -> Result<()> {
+    check::length(op, "clip", clip.len(), &[OUTCOME], "norm, factor, finite")?;
+    let Some(Groups { ends, lr, weight_decay }) = groups else { return Ok(()) };
+    check::shape(op, !ends.is_empty(), || "there are no groups, expected at least 1, or None".into())?;
+    check::length(op, "groups.lr", lr.len(), &[ends.len()], "groups")?;
+    check::length(op, "groups.weight_decay", weight_decay.len(), &[ends.len()], "groups")
 }

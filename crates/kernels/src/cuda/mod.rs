@@ -9,6 +9,7 @@ mod own_product;
 #[cfg(feature = "cuda")]
 mod present;
 mod product;
+pub(crate) mod quads;
 
 use std::marker::PhantomData;
 use std::path::Path;

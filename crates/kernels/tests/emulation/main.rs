@@ -4,6 +4,8 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, clippy::print_stdout, unsafe_code, reason = "helpers of tests, which load a library")]
 
+mod adamw;
+mod clip;
 mod direct;
 mod elementwise;
 mod harness;
@@ -11,5 +13,6 @@ mod linear;
 mod lora;
 mod product;
 mod rms_norm;
+mod segment_sum;
 mod tensor_cores;
 mod token_log_probs;

@@ -1,0 +1,129 @@
+// AdamW over flat buffers. Built without fused multiply-adds (build.rs), so that every operation rounds as the CPU's
+// does and the bits are the same. What all elements share comes in double and is rounded once.
+#include "../cuda/quad.cuh"
+#include "../cuda/stochastic.cuh"
+
+#define THREADS 256
+
+DEVICE float root(float x) { return sqrtf(x); }
+DEVICE double root(double x) { return sqrt(x); }
+
+struct Numbers {
+    double lr, weight_decay, beta1, rest1, beta2, rest2, step_size, root_correction2, eps;
+};
+
+// Parameters from ends[g - 1] to ends[g] learn lr[g] times as fast and decay weight_decay[g] times as much.
+struct Groups {
+    const Index *ends;
+    const double *lr, *weight_decay;
+    Index count;
+};
+
+// The first group that ends beyond element i, or the last.
+DEVICE Index group_of(const Groups &groups, Index i) {
+    Index low = 0, high = groups.count - 1;
+    while (low < high) {
+        Index middle = (low + high) / 2;
+        if (groups.ends[middle] > i)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+// What a group's parameters keep in a step, and how far they go in it.
+template <typename W> struct Pace {
+    W keep, step_size;
+};
+
+template <typename W> DEVICE Pace<W> pace(const Numbers &n, double lr, double weight_decay) {
+    return Pace<W>{(W)(1.0 - n.lr * lr * (n.weight_decay * weight_decay)), (W)(n.step_size * lr)};
+}
+
+// Gives the parameter back; m and v are updated in place.
+template <typename W> DEVICE W advance(W p, W g, W &m, W &v, const Numbers &n, Pace<W> pace) {
+    W rest1 = (W)n.rest1;
+    // PyTorch interpolates from the nearer end.
+    m = rest1 < W(0.5) ? m + rest1 * (g - m) : g - (g - m) * (W)n.beta1;
+    v = v * (W)n.beta2 + (W)n.rest2 * g * g;
+    W denominator = root(v) / (W)n.root_correction2 + (W)n.eps;
+    return p * pace.keep - pace.step_size * m / denominator;
+}
+
+// A parameter as it is kept; in bf16 it is rounded by chance.
+template <typename T> struct Kept {
+    DEVICE T of(T p, unsigned) { return p; }
+};
+template <> struct Kept<bf16> {
+    DEVICE bf16 of(float p, unsigned word) { return round_stochastically(p, word); }
+};
+
+// `clip` is the outcome of clip.cu: the factor of gradients, and whether there is to be a step at all. Without
+// `groups.ends` all parameters learn alike. `copy` takes the parameters in bf16, rounded to nearest.
+template <typename T, bool PACKED>
+DEVICE void step(T *params, const Wide<T> *grads, Wide<T> *m, Wide<T> *v, bf16 *copy, const double *clip,
+                 const Groups &groups, const Numbers &n, Index seed, Index count, Index len) {
+    typedef Wide<T> W;
+    Index i = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * QUAD;
+    if (i >= len || clip[2] == 0)
+        return;
+    Index there = len - i;
+    W scale = (W)clip[1];
+    Quad<T> p = load_quad<PACKED>(params + i, there);
+    Quad<W> g = load_quad<PACKED>(grads + i, there);
+    Quad<W> qm = load_quad<PACKED>(m + i, there), qv = load_quad<PACKED>(v + i, there);
+    Words words = {};
+    if (sizeof(T) == sizeof(bf16))
+        words = draw(seed, count, i / QUAD);
+    // Where the group ends that `now` is of.
+    Index end = groups.ends ? 0 : len;
+    Pace<W> now = pace<W>(n, 1, 1);
+    for (int e = 0; e < QUAD; e++) {
+        if (i + e >= end && (Index)e < there) {
+            Index group = group_of(groups, i + e);
+            end = groups.ends[group];
+            now = pace<W>(n, groups.lr[group], groups.weight_decay[group]);
+        }
+        W value = advance(widen(p.of[e]), g.of[e] * scale, qm.of[e], qv.of[e], n, now);
+        p.of[e] = Kept<T>::of(value, words.of[e]);
+    }
+    store_quad<PACKED>(m + i, qm, there);
+    store_quad<PACKED>(v + i, qv, there);
+    store_quad<PACKED>(params + i, p, there);
+    if (copy) {
+        Quad<bf16> nearest;
+        for (int e = 0; e < QUAD; e++)
+            nearest.of[e] = narrow<bf16>((float)widen(p.of[e]));
+        store_quad<PACKED>(copy + i, nearest, there);
+    }
+}
+
+#define SHARED_PARAMETERS                                                                                  \
+    const double *clip, const Index *ends, const double *group_lr, const double *group_decay,              \
+        Index group_count, double lr, double weight_decay, double beta1, double rest1, double beta2,       \
+        double rest2, double step_size, double root_correction2, double eps
+#define GROUPS \
+    Groups { ends, group_lr, group_decay, group_count }
+#define NUMBERS \
+    Numbers { lr, weight_decay, beta1, rest1, beta2, rest2, step_size, root_correction2, eps }
+
+#define FOR_LAYOUT(T, name, PACKED)                                                                        \
+    KERNEL(THREADS, adamw_##name,                                                                          \
+           (T *params, const T *grads, T *m, T *v, bf16 *copy, SHARED_PARAMETERS, Index len)) {            \
+        step<T, PACKED>(params, grads, m, v, copy, clip, GROUPS, NUMBERS, 0, 0, len);                      \
+    }
+
+FOR_LAYOUT(float, f32, false)
+FOR_LAYOUT(float, packed_f32, true)
+FOR_LAYOUT(double, f64, false)
+FOR_LAYOUT(double, packed_f64, true)
+
+#define FOR_ROUNDED_LAYOUT(name, PACKED)                                                                   \
+    KERNEL(THREADS, adamw_##name, (bf16 *params, const float *grads, float *m, float *v, SHARED_PARAMETERS, \
+                                   Index seed, Index count, Index len)) {                                  \
+        step<bf16, PACKED>(params, grads, m, v, nullptr, clip, GROUPS, NUMBERS, seed, count, len);         \
+    }
+
+FOR_ROUNDED_LAYOUT(bf16, false)
+FOR_ROUNDED_LAYOUT(packed_bf16, true)

@@ -1,0 +1,84 @@
+//! Launches of the kernels in `adamw.cu`.
+use half::bf16;
+
+use super::{Groups, Numbers};
+use crate::cuda::{Call, Cuda, Grid, quads};
+use crate::stochastic::Draws;
+use crate::{Float, Result, View, ViewMut};
+
+const THREADS: usize = 256;
+
+#[expect(clippy::too_many_arguments, reason = "operands of one op")]
+pub(super) fn step_clipped<T: Float>(
+    op: &'static str,
+    device: &Cuda,
+    mut params: ViewMut<'_, T>,
+    grads: View<'_, T>,
+    mut m: ViewMut<'_, T>,
+    mut v: ViewMut<'_, T>,
+    mut copy: Option<ViewMut<'_, bf16>>,
+    clip: View<'_, f64>,
+    numbers: &Numbers,
+    groups: Option<Groups<'_>>,
+) -> Result<()> {
+    let len = grads.len();
+    let layout = quads::layout(&[
+        quads::begins(params.as_view()),
+        quads::begins(grads),
+        quads::begins(m.as_view()),
+        quads::begins(v.as_view()),
+        copy.as_ref().is_none_or(|copy| quads::begins(copy.as_view())),
+    ]);
+    let call = Call::new(op, device).write(&mut params).read(grads).write(&mut m).write(&mut v).write_if(copy.as_mut());
+    launch(shared(call, clip, numbers, groups).index(len), &format!("adamw_{layout}{}", T::NAME), len)
+}
+
+#[expect(clippy::too_many_arguments, reason = "operands of one op")]
+pub(super) fn step_bf16(
+    op: &'static str,
+    device: &Cuda,
+    mut params: ViewMut<'_, bf16>,
+    grads: View<'_, f32>,
+    mut m: ViewMut<'_, f32>,
+    mut v: ViewMut<'_, f32>,
+    clip: View<'_, f64>,
+    numbers: &Numbers,
+    groups: Option<Groups<'_>>,
+    draws: Draws,
+) -> Result<()> {
+    let len = grads.len();
+    let layout = quads::layout(&[
+        quads::begins(params.as_view()),
+        quads::begins(grads),
+        quads::begins(m.as_view()),
+        quads::begins(v.as_view()),
+    ]);
+    let call = Call::new(op, device).write(&mut params).read(grads).write(&mut m).write(&mut v);
+    let call = shared(call, clip, numbers, groups).word(draws.seed).word(draws.step).index(len);
+    launch(call, &format!("adamw_{layout}bf16"), len)
+}
+
+/// The parameters that both kernels have.
+fn shared<'a>(call: Call<'a>, clip: View<'_, f64>, numbers: &Numbers, groups: Option<Groups<'_>>) -> Call<'a> {
+    call.read(clip)
+        .read_if(groups.map(|groups| groups.ends))
+        .read_if(groups.map(|groups| groups.lr))
+        .read_if(groups.map(|groups| groups.weight_decay))
+        .index(groups.map_or(0, |groups| groups.ends.len()))
+        .double(numbers.lr)
+        .double(numbers.weight_decay)
+        .double(numbers.beta1)
+        .double(numbers.one_minus_beta1)
+        .double(numbers.beta2)
+        .double(numbers.one_minus_beta2)
+        .double(numbers.step_size)
+        .double(numbers.root_correction2)
+        .double(numbers.eps)
+}
+
+fn launch(call: Call<'_>, kernel: &str, len: usize) -> Result<()> {
+    match quads::blocks(len, THREADS) {
+        0 => Ok(()),
+        blocks => call.launch(kernel, Grid::line(blocks, THREADS)),
+    }
+}
