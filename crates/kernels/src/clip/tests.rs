@@ -13,7 +13,13 @@ fn the_norm_and_its_factor_by_hand() {
     assert_near(&outcome(&[3.0f64, 0.0, -4.0], 6.0, 1), &[5.0, 1.0, 1.0], 1e-15, "below the limit");
     assert_near(&outcome(&[3.0f64, 0.0, -4.0], 0.0, 1), &[5.0, 1.0, 1.0], 1e-15, "no limit");
     assert_near(&outcome::<f32>(&[], 1.0, 1), &[0.0, 1.0, 1.0], 1e-15, "no gradient");
+}
+
+#[test]
+fn the_factor_is_torchs() {
     assert!((factor(4.0, 1.0) - 1.0 / 4.000_001).abs() < 1e-15);
+    assert!((factor(0.5, 1.0) - 1.0).abs() < f64::EPSILON);
+    assert!((factor(1e9, 0.0) - 1.0).abs() < f64::EPSILON);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
+pub(crate) use candlewick_kernels::clip::factor as clip_factor;
 use candlewick_kernels::{Float, Workspace};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -314,12 +315,6 @@ pub(crate) fn check_lora_plus(ratio: Option<f64>, has_adapter: bool) -> Result<(
         "optimizer.lora_plus_ratio",
         format!("{ratio}, and there is no adapter whose lora_B it could speed up; give model.lora or leave it out"),
     ))
-}
-
-/// The factor that brings gradients of norm `norm` down to `limit`, as `torch.nn.utils.clip_grad_norm_` computes it:
-/// `min(1, limit / (norm + 1e-6))`. A limit of 0 means none.
-pub(crate) fn clip_factor(norm: f64, limit: f64) -> f64 {
-    if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }
 }
 
 fn any_nonzero<T: Element>(numbers: &[T]) -> bool {
