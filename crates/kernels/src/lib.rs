@@ -1,8 +1,8 @@
 //! Forward and backward kernels of a transformer training step over borrowed buffers.
 //!
 //! Every op is a pair of functions: `forward` writes into buffers the caller gives (and into what its backward needs
-//! later), `backward` turns the gradient of the output into gradients of the inputs ([`count_sketch`] and the steps of
-//! optimizers have none). Nothing here allocates a tensor, keeps one, or knows what the numbers are for.
+//! later), `backward` turns the gradient of the output into gradients of the inputs ([`count_sketch`], [`clip`] and the
+//! steps of optimizers have none). Nothing here allocates a tensor, keeps one, or knows what the numbers are for.
 //!
 //! * Operands are [`View`]s and [`ViewMut`]s: a slice on the CPU or a range of a [`CudaBuffer`]. An op without a kernel
 //!   for the device of its operands returns [`Error::NoKernel`].

@@ -66,7 +66,7 @@ DEVICE void step(T *params, const Wide<T> *grads, Wide<T> *m, Wide<T> *v, bf16 *
                  const Groups &groups, const Numbers &n, Index seed, Index count, Index len) {
     typedef Wide<T> W;
     Index i = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * QUAD;
-    if (i >= len || clip[2] == 0)
+    if (i >= len || !(clip[2] > 0))
         return;
     Index there = len - i;
     W scale = (W)clip[1];
