@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::product::{Place, Product};
-use super::{Grid, Order};
+use super::{Grid, Order, Properties};
 use crate::float::sealed::Kind;
 use crate::matmul::{self, At, Size};
 use crate::{Element, Error, Float, Result};
@@ -99,6 +99,22 @@ impl Driver {
             }
         }
         Ok(true)
+    }
+
+    pub(super) fn copy(&self, _op: &'static str, from: u64, to: u64, bytes: usize) -> Result<()> {
+        let _turn = turn();
+        // SAFETY: two buffers of the host, at least as long.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
+    }
+
+    pub(super) fn time(&self, _op: &'static str, _work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        Err(Error::NoDevice { reason: "kernels that are emulated take no time of a device".into() })
+    }
+
+    pub(super) fn properties(&self, _op: &'static str) -> Result<Properties> {
+        let name = format!("emulated, threads {:?}", self.order).to_lowercase();
+        Ok(Properties { name, compute_capability: (0, 0), multiprocessors: 1, l2_bytes: 0, memory_bytes: 0 })
     }
 
     pub(super) fn synchronize(&self, _op: &'static str) -> Result<()> {

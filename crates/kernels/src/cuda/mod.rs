@@ -20,7 +20,7 @@ use product::Multiplier;
 pub(crate) use product::{Factor, product};
 
 use crate::float::sealed::Plain;
-use crate::{Error, Result, View, ViewMut};
+use crate::{Error, Result, View, ViewMut, check};
 
 /// What errors call the device.
 pub(crate) const NAME: &str = "cuda";
@@ -131,9 +131,42 @@ impl Cuda {
         on!(self.driver, driver => driver.synchronize("Cuda::synchronize"))
     }
 
+    /// The seconds that the device takes for what `work` queues, by events before and after it in the stream, once all that was queued
+    /// earlier is done. Reading the time waits for the work. Events count half microseconds, so what is shorter is queued often.
+    ///
+    /// # Errors
+    /// What `work` returns; [`Error::Cuda`] where the driver reports an error; [`Error::NoDevice`] on the emulated device, whose time
+    /// would say nothing of a device's.
+    pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        on!(self.driver, driver => driver.time("Cuda::time", work))
+    }
+
+    /// What the device is.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] where the driver reports an error.
+    pub fn properties(&self) -> Result<Properties> {
+        on!(self.driver, driver => driver.properties("Cuda::properties"))
+    }
+
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.driver, &other.driver)
     }
+}
+
+/// What a device is; see [`Cuda::properties`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Properties {
+    /// Its name, as the driver tells it.
+    pub name: String,
+    /// The major and minor number of its architecture, such as (9, 0).
+    pub compute_capability: (usize, usize),
+    /// Streaming multiprocessors.
+    pub multiprocessors: usize,
+    /// Bytes of its second-level cache.
+    pub l2_bytes: usize,
+    /// Bytes of its memory, free or not.
+    pub memory_bytes: usize,
 }
 
 /// Bytes of a device, which are freed in the order of its stream.
@@ -212,6 +245,20 @@ impl<T: Plain> CudaBuffer<T> {
         // SAFETY: a plain type is its bytes.
         let bytes = unsafe { std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
         on!(self.memory.device.driver, driver => driver.write(OP, self.memory.address, bytes))
+    }
+
+    /// Copies all elements of another buffer of the same device and length, in the order of the stream.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for another length, [`Error::MixedDevices`] for another device, [`Error::Cuda`] where the driver reports an error.
+    pub fn copy_from(&mut self, from: &Self) -> Result<()> {
+        const OP: &str = "CudaBuffer::copy_from";
+        check::length(OP, "from", from.len, &[self.len], "as many as there are")?;
+        if !self.device().is(from.device()) {
+            return Err(Error::MixedDevices { op: OP });
+        }
+        let bytes = self.len * size_of::<T>();
+        on!(self.memory.device.driver, driver => driver.copy(OP, from.memory.address, self.memory.address, bytes))
     }
 
     /// Waits for the work queued so far and copies the elements to the host.

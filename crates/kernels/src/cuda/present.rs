@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
-use super::Grid;
 use super::cublas_lt::{self, CublasLt};
 use super::product::Product;
+use super::{Grid, Properties};
 use crate::{Error, Result};
 
 // A fat binary of every source, and the names of all kernels.
@@ -100,6 +100,41 @@ impl Driver {
         let Some(library) = &self.products else { return Ok(false) };
         self.bind(op)?;
         library.multiply(op, product, self.stream.cu_stream().cast())
+    }
+
+    pub(super) fn copy(&self, op: &'static str, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.bind(op)?;
+        // SAFETY: two buffers of this device, at least as long.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }.map_err(refused(op))
+    }
+
+    pub(super) fn time(&self, op: &'static str, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let event = || {
+            let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
+            self.stream.record_event(Some(flags)).map_err(refused(op))
+        };
+        let begin = event()?;
+        work()?;
+        let end = event()?;
+        let milliseconds = begin.elapsed_ms(&end).map_err(refused(op))?;
+        Ok(f64::from(milliseconds) / 1e3)
+    }
+
+    pub(super) fn properties(&self, op: &'static str) -> Result<Properties> {
+        use sys::CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR, CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE as L2,
+            CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as MULTIPROCESSORS,
+        };
+        let context = self.stream.context();
+        let attribute = |which| context.attribute(which).map(|value| value.max(0) as usize).map_err(refused(op));
+        Ok(Properties {
+            name: context.name().map_err(refused(op))?,
+            compute_capability: (attribute(MAJOR)?, attribute(MINOR)?),
+            multiprocessors: attribute(MULTIPROCESSORS)?,
+            l2_bytes: attribute(L2)?,
+            memory_bytes: context.total_mem().map_err(refused(op))?,
+        })
     }
 
     pub(super) fn synchronize(&self, op: &'static str) -> Result<()> {

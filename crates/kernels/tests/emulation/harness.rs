@@ -1,4 +1,4 @@
-//! The library of emulated kernels, and what a case of an op has to show.
+//! The library of emulated kernels, which runs the cases in both orders of threads.
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs;
@@ -7,112 +7,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{OnceLock, PoisonError, RwLock};
 
-use candlewick_kernels::{Cuda, Element, Order, Result};
+use candlewick_kernels::{Cuda, Order};
 
-/// An element type that tests make values of.
-pub(crate) trait Sample: Element + PartialEq {
-    /// Relative distance that a result in this type may have from one in `f64`.
-    const BOUND: f64;
-    fn of(value: f64) -> Self;
-    fn value(self) -> f64;
+use crate::cases::Case;
+
+/// The sizes that a case runs at: here the small ones.
+pub(crate) fn sizes<S: Copy>(small: &[S], _large: &[S]) -> Vec<S> {
+    small.to_vec()
 }
 
-impl Sample for f32 {
-    const BOUND: f64 = 2e-6;
-    fn of(value: f64) -> Self {
-        value as Self
-    }
-    fn value(self) -> f64 {
-        f64::from(self)
-    }
-}
-
-impl Sample for f64 {
-    const BOUND: f64 = 1e-13;
-    fn of(value: f64) -> Self {
-        value
-    }
-    fn value(self) -> f64 {
-        self
-    }
-}
-
-impl Sample for half::bf16 {
-    const BOUND: f64 = 4e-3;
-    fn of(value: f64) -> Self {
-        Self::from_f64(value)
-    }
-    fn value(self) -> f64 {
-        self.to_f64()
-    }
-}
-
-/// Numbers in [−1, 1), which `T` holds.
-pub(crate) fn numbers<T: Sample>(seed: u64, len: usize) -> Vec<T> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        T::of((state >> 11) as f64 / (1u64 << 52) as f64 - 1.0)
-    };
-    (0..len).map(|_| next()).collect()
-}
-
-pub(crate) fn wide<T: Sample>(values: &[T]) -> Vec<f64> {
-    values.iter().map(|value| value.value()).collect()
-}
-
-/// What an op has written: a name, the numbers, and how far they may be from those of `f64`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Written {
-    pub(crate) name: &'static str,
-    pub(crate) values: Vec<f64>,
-    pub(crate) bound: f64,
-}
-
-impl Written {
-    pub(crate) fn new<T: Sample>(name: &'static str, values: &[T]) -> Self {
-        Self { name, values: wide(values), bound: T::BOUND }
-    }
-}
-
-/// An op on a device, and what it has to come to.
-pub(crate) struct Case {
-    pub(crate) name: String,
-    #[expect(clippy::type_complexity, reason = "a function of one argument")]
-    pub(crate) run: Box<dyn Fn(&Cuda) -> Result<Vec<Written>>>,
-    pub(crate) expected: Vec<Vec<f64>>,
-}
-
-impl Case {
-    /// Why the case fails, if it does: an error, a race, or wrong numbers.
-    fn fault(&self, devices: &[Cuda; 2]) -> Option<String> {
-        let [ascending, descending] = match devices.each_ref().map(|device| (self.run)(device)) {
-            [Ok(ascending), Ok(descending)] => [ascending, descending],
-            [Err(error), _] | [_, Err(error)] => return Some(error.to_string()),
-        };
-        let bits = |written: &[Written]| -> Vec<u64> {
-            written.iter().flat_map(|one| one.values.iter().map(|value| value.to_bits())).collect()
-        };
-        if bits(&ascending) != bits(&descending) {
-            return Some("the order of threads changes a result: a race".into());
-        }
-        assert_eq!(ascending.len(), self.expected.len(), "{}: everything is compared", self.name);
-        ascending.iter().zip(&self.expected).find_map(|(one, expected)| {
-            let distance = distance(&one.values, expected);
-            // NaN is no small distance.
-            let is_near = distance <= one.bound;
-            (!is_near)
-                .then(|| format!("{} is {distance:.1e} from what it is in f64, expected {:.0e}", one.name, one.bound))
-        })
-    }
-}
-
-/// Relative, in the Euclidean norm.
-fn distance(a: &[f64], b: &[f64]) -> f64 {
-    assert_eq!(a.len(), b.len(), "as many numbers");
-    let difference: f64 = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum();
-    let size: f64 = b.iter().map(|b| b.powi(2)).sum();
-    if difference == 0.0 { 0.0 } else { (difference / size).sqrt() }
+/// A device of either order of threads, or none where there is no compiler.
+pub(crate) fn devices() -> Option<[Cuda; 2]> {
+    Some(library()?.devices())
 }
 
 /// Kernels run as they are while it is read; while it is written, with a barrier less, or without an op.
@@ -150,7 +56,8 @@ pub(crate) fn check_barriers(source: &str, cases: &[Case]) {
 
 /// A device for what is no case.
 pub(crate) fn device() -> Option<Cuda> {
-    library().map(|library| Cuda::emulated(&library.path, Order::Ascending).unwrap())
+    let [device, _] = devices()?;
+    Some(device)
 }
 
 /// The kernels' sources, made into a library by a host compiler.

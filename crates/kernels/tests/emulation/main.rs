@@ -4,15 +4,9 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, clippy::print_stdout, unsafe_code, reason = "helpers of tests, which load a library")]
 
-mod adamw;
-mod clip;
+#[path = "../cases/mod.rs"]
+mod cases;
 mod direct;
-mod elementwise;
 mod harness;
-mod linear;
-mod lora;
-mod product;
-mod rms_norm;
-mod segment_sum;
 mod tensor_cores;
-mod token_log_probs;
+mod tiles;

@@ -1,8 +1,8 @@
 //! `tensor_cores.cuh`: where every element of a matrix lies, and what copies do.
 use half::bf16;
 
+use crate::cases::numbers;
 use crate::direct::{Direct, direct};
-use crate::harness::numbers;
 
 const LANES: usize = 32;
 /// Memory that nobody has written.

@@ -3,7 +3,8 @@ use candlewick_kernels::embedding::{self, BucketViews, Buckets};
 use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
 use candlewick_kernels::{Cuda, Result, Workspace, geglu, swiglu};
 
-use crate::harness::{Case, Sample, Written, check, numbers, wide};
+use super::{Case, Sample, Written, numbers, wide};
+use crate::harness::{check, sizes};
 
 /// A case of a gated activation, which has its functions in a module.
 macro_rules! gated {
@@ -37,7 +38,7 @@ gated!(geglu);
 
 #[test]
 fn gated_activations_agree_with_the_cpu() {
-    for len in [1, 8, 33, 4096, 5003] {
+    for len in sizes(&[1, 8, 33, 4096, 5003], &[1_000_003, 1 << 22]) {
         check(&[swiglu::<f32>(len), swiglu::<f64>(len), swiglu::<half::bf16>(len)]);
         check(&[geglu::<f32>(len), geglu::<f64>(len), geglu::<half::bf16>(len)]);
     }
@@ -72,7 +73,9 @@ fn rotated<T: Sample<Wide: Sample>>(shape: PairShape, direction: Direction) -> C
 
 #[test]
 fn rotations_agree_with_the_cpu() {
-    for (rows, q_heads, k_heads, head_dim) in [(1, 1, 1, 2), (5, 3, 1, 6), (9, 14, 2, 64)] {
+    for (rows, q_heads, k_heads, head_dim) in
+        sizes(&[(1, 1, 1, 2), (5, 3, 1, 6), (9, 14, 2, 64)], &[(2000, 32, 8, 128)])
+    {
         let shape = PairShape { rows, q_heads, k_heads, head_dim };
         for direction in [Direction::Forward, Direction::Backward] {
             check(&[
@@ -108,12 +111,13 @@ fn looked_up<T: Sample<Wide: Sample>>(ids: &[u32], vocab: usize, hidden: usize) 
 
 #[test]
 fn embeddings_agree_with_the_cpu() {
-    let ids = [3, 0, 3, 3, 7, 1, 0, 9, 3];
-    for hidden in [1, 16, 33, 2088] {
+    for (rows, vocab, hidden) in sizes(&[(9, 11, 1), (9, 11, 16), (9, 11, 33), (9, 11, 2088)], &[(3000, 5000, 2048)]) {
+        // Most ids several times, in no order.
+        let ids: Vec<u32> = (0..rows).map(|row| row * row * 7 % vocab).collect();
         check(&[
-            looked_up::<f32>(&ids, 11, hidden),
-            looked_up::<f64>(&ids, 11, hidden),
-            looked_up::<half::bf16>(&ids, 11, hidden),
+            looked_up::<f32>(&ids, vocab as usize, hidden),
+            looked_up::<f64>(&ids, vocab as usize, hidden),
+            looked_up::<half::bf16>(&ids, vocab as usize, hidden),
         ]);
     }
 }

@@ -2,7 +2,8 @@
 use candlewick_kernels::linear::{self, Shape};
 use candlewick_kernels::{Cuda, Float, Result, Workspace};
 
-use crate::harness::{Case, Sample, Written, check, numbers, wide};
+use super::{Case, Sample, Written, numbers, wide};
+use crate::harness::{check, sizes};
 
 /// With the crate's own products, or as they come.
 fn case<T: Sample<Wide: Sample>>(shape: Shape, accumulate: bool, are_own: bool) -> Case {
@@ -43,7 +44,9 @@ fn case<T: Sample<Wide: Sample>>(shape: Shape, accumulate: bool, are_own: bool) 
 
 #[test]
 fn products_agree_with_the_cpu() {
-    for (rows, in_features, out_features) in [(1, 1, 1), (7, 33, 5), (16, 64, 40), (0, 3, 2), (5, 0, 3)] {
+    for (rows, in_features, out_features) in
+        sizes(&[(1, 1, 1), (7, 33, 5), (16, 64, 40), (0, 3, 2), (5, 0, 3)], &[(300, 1000, 129), (512, 896, 1024)])
+    {
         let shape = Shape { rows, in_features, out_features };
         for (accumulate, are_own) in [(false, false), (true, false), (false, true), (true, true)] {
             check(&[

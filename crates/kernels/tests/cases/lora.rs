@@ -2,7 +2,8 @@
 use candlewick_kernels::lora::{self, Gradients, Projection, Shape};
 use candlewick_kernels::{Cuda, CudaBuffer, Element, Float, Result, View, Workspace};
 
-use crate::harness::{Case, Sample, Written, check, numbers, wide};
+use super::{Case, Sample, Written, numbers, wide};
+use crate::harness::{check, sizes};
 
 /// Rank, output, scale of each projection.
 type Sizes = [(usize, usize, f64); 3];
@@ -71,17 +72,14 @@ fn case<T: Sample<Wide: Sample>>(shape: Shape, sizes: Sizes, with_dx: bool) -> C
 
 #[test]
 fn adapters_agree_with_the_cpu() {
-    let sizes = [(8, 24, 0.5), (4, 7, 2.0), (1, 16, 1.0)];
-    for (shape, with_dx) in [
-        (Shape { rows: 1, in_features: 1 }, true),
-        (Shape { rows: 9, in_features: 33 }, true),
-        (Shape { rows: 16, in_features: 64 }, false),
-        (Shape { rows: 0, in_features: 3 }, true),
-    ] {
+    let adapters = [(8, 24, 0.5), (4, 7, 2.0), (1, 16, 1.0)];
+    let shape = |rows, in_features| Shape { rows, in_features };
+    let small = [(shape(1, 1), true), (shape(9, 33), true), (shape(16, 64), false), (shape(0, 3), true)];
+    for (shape, with_dx) in sizes(&small, &[(shape(700, 896), true)]) {
         check(&[
-            case::<f32>(shape, sizes, with_dx),
-            case::<f64>(shape, sizes, with_dx),
-            case::<half::bf16>(shape, sizes, with_dx),
+            case::<f32>(shape, adapters, with_dx),
+            case::<f64>(shape, adapters, with_dx),
+            case::<half::bf16>(shape, adapters, with_dx),
         ]);
     }
 }

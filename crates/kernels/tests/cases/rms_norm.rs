@@ -2,7 +2,8 @@
 use candlewick_kernels::rms_norm::{self, Shape};
 use candlewick_kernels::{Cuda, Result, Workspace};
 
-use crate::harness::{Case, Sample, Written, check, check_barriers, numbers, wide};
+use super::{Case, Sample, Written, numbers, wide};
+use crate::harness::{check, check_barriers, sizes};
 
 const EPS: f64 = 1e-5;
 
@@ -92,7 +93,7 @@ fn with_residual<T: Sample<Wide: Sample>>(rows: usize, hidden: usize) -> Case {
 
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (rows, hidden) in [(1, 3), (7, 33), (10, 200), (3, 2088)] {
+    for (rows, hidden) in sizes(&[(1, 3), (7, 33), (10, 200), (3, 2088)], &[(300, 577), (1000, 4096)]) {
         cases.push(with_residual::<f32>(rows, hidden));
         cases.push(with_residual::<f64>(rows, hidden));
         cases.push(with_residual::<half::bf16>(rows, hidden));

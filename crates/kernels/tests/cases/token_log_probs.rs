@@ -5,7 +5,8 @@ use candlewick_kernels::token_log_probs::{
 };
 use candlewick_kernels::{Cuda, CudaBuffer, Result, View, Workspace};
 
-use crate::harness::{Case, Sample, Written, check, check_barriers, device, numbers, wide};
+use super::{Case, Sample, Written, numbers, wide};
+use crate::harness::{check, check_barriers, device, sizes};
 
 /// Which outputs are wanted and have a cotangent, besides the log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,7 +182,9 @@ const LARGE: Shape = Shape { rows: 5, hidden: 16, vocab: 4104, targets: 7, chunk
 
 #[test]
 fn scores_and_gradients_agree_with_the_cpu() {
-    for shape in [SMALL, LARGE, Shape { vocab: 521, chunk: 0, ..LARGE }, Shape { targets: 0, ..SMALL }] {
+    let small = [SMALL, LARGE, Shape { vocab: 521, chunk: 0, ..LARGE }, Shape { targets: 0, ..SMALL }];
+    let large = Shape { rows: 100, hidden: 16, vocab: 32_003, targets: 250, chunk: 128 };
+    for shape in sizes(&small, &[large, Shape { vocab: 32_000, ..large }]) {
         for want in [ALL, FEW, GIVEN, Want { d_weight: true, ..GIVEN }] {
             check(&[
                 case::<f32>(shape, want, false),

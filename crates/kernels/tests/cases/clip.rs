@@ -1,7 +1,8 @@
 //! `clip.cu`
 use candlewick_kernels::{Cuda, Float, Result, Workspace, clip};
 
-use crate::harness::{Case, Sample, Written, check, numbers, wide};
+use super::{Case, Sample, Written, numbers, wide};
+use crate::harness::{check, sizes};
 
 /// The outcome for all gradients but the first `from`, so that they begin off a pack where `from` is 1.
 fn case<T: Sample + Float>(grads: Vec<T>, from: usize, max_norm: f64) -> Case {
@@ -27,7 +28,7 @@ fn measured<T: Sample + Float>(cuda: &Cuda, grads: &[T], from: usize, max_norm: 
 
 #[test]
 fn norms_agree_with_double_precision() {
-    for len in [1, 2, 7, 1023, 70_001] {
+    for len in sizes(&[1, 2, 7, 1023, 70_001], &[5_000_011]) {
         for from in [0, 1] {
             check(&[
                 case(numbers::<f32>(1, len), from.min(len - 1), 0.5),

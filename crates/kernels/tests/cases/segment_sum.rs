@@ -1,7 +1,8 @@
 //! `segment_sum.cu`
 use candlewick_kernels::{Cuda, Element, Float, Result, segment_sum};
 
-use crate::harness::{Case, Sample, Written, check, numbers, wide};
+use super::{Case, Sample, Written, numbers, wide};
+use crate::harness::{check, sizes};
 
 fn case<T: Sample + Float>(starts: &[u32], is_weighted: bool) -> Case {
     let (len, segments) = (starts[starts.len() - 1] as usize, starts.len() - 1);
@@ -31,7 +32,7 @@ fn case<T: Sample + Float>(starts: &[u32], is_weighted: bool) -> Case {
 
 #[test]
 fn agrees_with_the_cpu() {
-    for starts in [&[0][..], &[0, 1], &[0, 0, 3, 3, 40, 300, 1811, 1811]] {
+    for starts in sizes(&[&[0][..], &[0, 1], &[0, 0, 3, 3, 40, 300, 1811, 1811]], &[&[0, 70_000, 70_001, 500_000]]) {
         for is_weighted in [false, true] {
             check(&[case::<f32>(starts, is_weighted), case::<f64>(starts, is_weighted)]);
         }

@@ -3,7 +3,8 @@ use candlewick_kernels::adamw::{self, Groups, Hyper};
 use candlewick_kernels::{Cuda, CudaBuffer, Element, Float, Result, View, ViewMut, Workspace};
 use half::bf16;
 
-use crate::harness::{Case, Sample, Written, check, numbers};
+use super::{Case, Sample, Written, numbers};
+use crate::harness::{check, sizes};
 
 const HYPER: Hyper = Hyper { lr: 3e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
 const SEED: u64 = 0x1234_5678_9abc_def0;
@@ -143,7 +144,7 @@ fn check_all(setting: &Setting) {
 
 #[test]
 fn steps_have_the_bits_of_the_cpu() {
-    for len in [1, 3, 4, 1031, 5000] {
+    for len in sizes(&[1, 3, 4, 1031, 5000], &[1 << 20, 3_000_001]) {
         for from in [0, 1] {
             check_all(&Setting::new(len, from.min(len - 1)));
         }
