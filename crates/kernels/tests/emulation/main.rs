@@ -8,5 +8,6 @@
 mod cases;
 mod direct;
 mod harness;
+mod measured;
 mod tensor_cores;
 mod tiles;

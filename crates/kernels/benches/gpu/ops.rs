@@ -1,0 +1,316 @@
+//! Every op that is measured on a device: its operands, the bytes it has to move and the arithmetic it does, by formula.
+use std::cell::Cell;
+
+use candlewick_kernels::embedding::{self, BucketViews, Buckets};
+use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
+use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, linear, rms_norm, swiglu};
+use half::bf16;
+
+const BF16: usize = 2;
+const F32: usize = 4;
+const ID: usize = 4;
+const EPS: f64 = 1e-5;
+
+/// The sizes of a model's layers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Model {
+    pub(crate) hidden: usize,
+    pub(crate) intermediate: usize,
+    pub(crate) q_heads: usize,
+    pub(crate) k_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) vocab: usize,
+}
+
+/// A model's layers on so many rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At {
+    pub(crate) rows: usize,
+    pub(crate) model: Model,
+}
+
+/// What is measured of a model. A new op is a line here and a function below.
+pub(crate) fn of_model(at: At) -> Vec<Op> {
+    vec![
+        embedding_forward(at),
+        embedding_backward(at, "embedding backward", |row| row / 4 * 7919),
+        // As a template's tokens do: every eighth row has the same id.
+        embedding_backward(at, "embedding backward, one id often", |row| if row % 8 == 0 { 0 } else { row * 7919 }),
+        rms_norm_forward(at),
+        rms_norm_backward(at, true),
+        rms_norm_backward(at, false),
+        rope_in_place(at),
+        swiglu_forward(at),
+        swiglu_backward(at),
+        linear_forward(at),
+        linear_backward_input(at),
+        linear_backward_weight(at),
+    ]
+}
+
+/// What the memory can do: one buffer to another.
+pub(crate) fn copy(len: usize) -> Op {
+    Work::new("copy", format!("{} MiB", (len * BF16) >> 20)).moves(2 * BF16 * len).on(move |of| {
+        let (x, mut y) = (of.random(len)?, of.random(len)?);
+        Ok(move |_: &mut Workspace| y.copy_from(&x))
+    })
+}
+
+/// What the arithmetic can do: a product of two square matrices.
+pub(crate) fn product(side: usize) -> Op {
+    let shape = linear::Shape { rows: side, in_features: side, out_features: side };
+    products("product", shape, BF16 * 3 * side * side).on(move |of| {
+        let (x, w, mut y) = (of.random(side * side)?, of.random(side * side)?, of.random(side * side)?);
+        Ok(move |ws: &mut Workspace| linear::forward(x.view(), w.view(), y.view_mut(), shape, 1.0, false, ws))
+    })
+}
+
+fn embedding_forward(At { rows, model: Model { hidden, vocab, .. } }: At) -> Op {
+    let len = rows * hidden;
+    // No id twice in `vocab` rows.
+    let ids: Vec<u32> = (0..rows).map(|row| (row * 7919 % vocab) as u32).collect();
+    Work::new("embedding forward", format!("{rows} × {hidden}")).moves(2 * BF16 * len + ID * rows).on(move |of| {
+        let (ids, table, mut y) = (of.ids(&ids)?, of.random(vocab * hidden)?, of.random(len)?);
+        Ok(move |ws: &mut Workspace| embedding::gather(ids.view(), table.view(), y.view_mut(), hidden, ws))
+    })
+}
+
+fn embedding_backward(
+    At { rows, model: Model { hidden, vocab, .. } }: At,
+    name: &'static str,
+    id: impl Fn(usize) -> usize,
+) -> Op {
+    let len = rows * hidden;
+    let ids: Vec<u32> = (0..rows).map(|row| (id(row) % vocab) as u32).collect();
+    let buckets = Buckets::of(&ids);
+    let found = buckets.ids.len();
+    Work::new(name, format!("{rows} × {hidden} into {found} rows"))
+        .moves(BF16 * len + 2 * F32 * found * hidden + ID * (rows + 2 * found))
+        .computes(len)
+        .on(move |of| {
+            let (dy, mut dtable) = (of.random(len)?, of.sums(vocab * hidden)?);
+            let (ids, starts) = (of.ids(&buckets.ids)?, of.ids(&buckets.starts)?);
+            let members = of.ids(&buckets.members)?;
+            Ok(move |_: &mut Workspace| {
+                let buckets = BucketViews { ids: ids.view(), starts: starts.view(), members: members.view() };
+                embedding::scatter(buckets, dy.view(), dtable.view_mut(), hidden)
+            })
+        })
+}
+
+fn rms_norm_forward(At { rows, model: Model { hidden, .. } }: At) -> Op {
+    let (len, shape) = (rows * hidden, rms_norm::Shape { rows, hidden });
+    Work::new("rms_norm forward", format!("{rows} × {hidden}"))
+        .moves(BF16 * (2 * len + hidden) + F32 * rows)
+        .computes(4 * len)
+        .on(move |of| {
+            let (x, weight) = (of.random(len)?, of.random(hidden)?);
+            let (mut y, mut rstd) = (of.random(len)?, of.sums(rows)?);
+            Ok(move |ws: &mut Workspace| {
+                rms_norm::forward(x.view(), weight.view(), y.view_mut(), rstd.view_mut(), shape, EPS, ws)
+            })
+        })
+}
+
+/// Into a gradient that is there: the one that goes around the layer.
+fn rms_norm_backward(At { rows, model: Model { hidden, .. } }: At, with_dw: bool) -> Op {
+    let (len, shape) = (rows * hidden, rms_norm::Shape { rows, hidden });
+    let name = if with_dw { "rms_norm backward" } else { "rms_norm backward, frozen" };
+    Work::new(name, format!("{rows} × {hidden}"))
+        .moves(BF16 * (4 * len + hidden) + F32 * (rows + if with_dw { 2 * hidden } else { 0 }))
+        .computes(if with_dw { 11 } else { 8 } * len)
+        .on(move |of| {
+            let (x, weight, dy) = (of.random(len)?, of.random(hidden)?, of.random(len)?);
+            let (rstd, mut dx, mut dw) = (of.sums(rows)?, of.random(len)?, of.sums(hidden)?);
+            Ok(move |ws: &mut Workspace| {
+                let into_w = with_dw.then(|| dw.view_mut());
+                let (x, weight, rstd, dy) = (x.view(), weight.view(), rstd.view(), dy.view());
+                rms_norm::backward(x, weight, rstd, dy, dx.view_mut(), true, into_w, shape, ws)
+            })
+        })
+}
+
+fn rope_in_place(At { rows, model: Model { q_heads, k_heads, head_dim, .. } }: At) -> Op {
+    let shape = PairShape { rows, q_heads, k_heads, head_dim };
+    let (q_len, k_len) = (rows * q_heads * head_dim, rows * k_heads * head_dim);
+    let positions = rows.min(4096);
+    Work::new("rope", format!("{rows} × ({q_heads} + {k_heads}) × {head_dim}"))
+        .moves(2 * BF16 * (q_len + k_len) + F32 * positions * head_dim + ID * rows)
+        .computes(3 * (q_len + k_len))
+        .on(move |of| {
+            let frequencies: Vec<f64> =
+                (0..head_dim / 2).map(|pair| 1e4f64.powf(-2.0 * pair as f64 / head_dim as f64)).collect();
+            let tables = Tables::<f32>::new(&frequencies, positions);
+            let (mut q, mut k) = (of.random(q_len)?, of.random(k_len)?);
+            let (cos, sin) = (of.table(&tables.cos)?, of.table(&tables.sin)?);
+            let places: Vec<u32> = (0..rows).map(|row| (row % positions) as u32).collect();
+            let places = of.ids(&places)?;
+            Ok(move |ws: &mut Workspace| {
+                let (places, cos, sin) = (places.view(), cos.view(), sin.view());
+                rope::apply_pair(q.view_mut(), k.view_mut(), places, cos, sin, shape, Direction::Forward, ws)
+            })
+        })
+}
+
+fn swiglu_forward(At { rows, model: Model { intermediate, .. } }: At) -> Op {
+    let len = rows * intermediate;
+    Work::new("swiglu forward", format!("{rows} × {intermediate}")).moves(3 * BF16 * len).computes(5 * len).on(
+        move |of| {
+            let (gate, up, mut y) = (of.random(len)?, of.random(len)?, of.random(len)?);
+            Ok(move |ws: &mut Workspace| swiglu::forward(gate.view(), up.view(), y.view_mut(), ws))
+        },
+    )
+}
+
+fn swiglu_backward(At { rows, model: Model { intermediate, .. } }: At) -> Op {
+    let len = rows * intermediate;
+    Work::new("swiglu backward", format!("{rows} × {intermediate}")).moves(5 * BF16 * len).computes(12 * len).on(
+        move |of| {
+            let (gate, up, dy) = (of.random(len)?, of.random(len)?, of.random(len)?);
+            let (mut dgate, mut dup) = (of.random(len)?, of.random(len)?);
+            Ok(move |ws: &mut Workspace| {
+                swiglu::backward(gate.view(), up.view(), dy.view(), dgate.view_mut(), dup.view_mut(), ws)
+            })
+        },
+    )
+}
+
+/// The gate projection.
+fn gate(At { rows, model: Model { hidden, intermediate, .. } }: At) -> (linear::Shape, [usize; 3]) {
+    let shape = linear::Shape { rows, in_features: hidden, out_features: intermediate };
+    (shape, [rows * hidden, intermediate * hidden, rows * intermediate])
+}
+
+fn linear_forward(at: At) -> Op {
+    let (shape, [x, w, y]) = gate(at);
+    products("linear forward", shape, BF16 * (x + w + y)).on(move |of| {
+        let (x, w, mut y) = (of.random(x)?, of.random(w)?, of.random(y)?);
+        Ok(move |ws: &mut Workspace| linear::forward(x.view(), w.view(), y.view_mut(), shape, 1.0, false, ws))
+    })
+}
+
+fn linear_backward_input(at: At) -> Op {
+    let (shape, [dx, w, dy]) = gate(at);
+    products("linear backward, dx", shape, BF16 * (dx + w + dy)).on(move |of| {
+        let (mut dx, w, dy) = (of.random(dx)?, of.random(w)?, of.random(dy)?);
+        Ok(move |ws: &mut Workspace| linear::backward_input(dy.view(), w.view(), dx.view_mut(), shape, 1.0, false, ws))
+    })
+}
+
+/// Into sums of micro-batches before.
+fn linear_backward_weight(at: At) -> Op {
+    let (shape, [x, dw, dy]) = gate(at);
+    products("linear backward, dw", shape, BF16 * (x + dy) + 2 * F32 * dw).on(move |of| {
+        let (x, dy, mut dw) = (of.random(x)?, of.random(dy)?, of.sums(dw)?);
+        Ok(move |ws: &mut Workspace| linear::backward_weight(x.view(), dy.view(), dw.view_mut(), shape, 1.0, true, ws))
+    })
+}
+
+/// A product of these sizes that moves so many bytes.
+fn products(name: &'static str, shape: linear::Shape, bytes: usize) -> Work {
+    let linear::Shape { rows, in_features, out_features } = shape;
+    Work::new(name, format!("{rows} × {in_features} → {out_features}"))
+        .moves(bytes)
+        .computes(2 * rows * in_features * out_features)
+}
+
+/// An op on one set of operands, which it keeps.
+pub(crate) type Once = Box<dyn FnMut(&mut Workspace) -> Result<()>>;
+/// What makes one.
+type Make = Box<dyn Fn(&Operands<'_>) -> Result<Once>>;
+
+/// What an op at one size has to do.
+#[derive(Debug, Clone)]
+pub(crate) struct Work {
+    pub(crate) name: &'static str,
+    pub(crate) size: String,
+    /// Bytes of operands that have to be read and written, each once.
+    pub(crate) bytes: usize,
+    /// Operations on numbers: a multiplication and an addition are two, an exponential is one.
+    pub(crate) flops: usize,
+}
+
+impl Work {
+    fn new(name: &'static str, size: String) -> Self {
+        Self { name, size, bytes: 0, flops: 0 }
+    }
+
+    fn moves(self, bytes: usize) -> Self {
+        Self { bytes, ..self }
+    }
+
+    fn computes(self, flops: usize) -> Self {
+        Self { flops, ..self }
+    }
+
+    /// How a set of operands is made, and the op on it.
+    fn on<O>(self, make: impl Fn(&Operands<'_>) -> Result<O> + 'static) -> Op
+    where
+        O: FnMut(&mut Workspace) -> Result<()> + 'static,
+    {
+        Op { work: self, make: Box::new(move |of| Ok(Box::new(make(of)?))) }
+    }
+}
+
+/// An op at one size.
+pub(crate) struct Op {
+    pub(crate) work: Work,
+    make: Make,
+}
+
+impl Op {
+    /// The op on new operands of `cuda`.
+    pub(crate) fn once(&self, cuda: &Cuda) -> Result<Once> {
+        let Work { name, bytes, .. } = self.work;
+        let operands = Operands { cuda, bytes: Cell::new(0) };
+        let once = (self.make)(&operands)?;
+        let held = operands.bytes.get();
+        assert!(bytes <= 2 * held, "{name}: {held} bytes of operands, of which {bytes} bytes are moved");
+        Ok(once)
+    }
+}
+
+/// Makes operands, and counts their bytes.
+struct Operands<'a> {
+    cuda: &'a Cuda,
+    bytes: Cell<usize>,
+}
+
+impl Operands<'_> {
+    /// Numbers in [−1, 1).
+    fn random(&self, len: usize) -> Result<CudaBuffer<bf16>> {
+        self.add(BF16 * len);
+        self.cuda.upload(&numbers(len, bf16::from_f32))
+    }
+
+    /// Numbers in [−1, 1), of the type of sums.
+    fn sums(&self, len: usize) -> Result<CudaBuffer<f32>> {
+        self.table(&numbers(len, |number| number))
+    }
+
+    fn table(&self, numbers: &[f32]) -> Result<CudaBuffer<f32>> {
+        self.add(size_of_val(numbers));
+        self.cuda.upload(numbers)
+    }
+
+    fn ids(&self, ids: &[u32]) -> Result<CudaBuffer<u32>> {
+        self.add(size_of_val(ids));
+        self.cuda.upload(ids)
+    }
+
+    fn add(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes);
+    }
+}
+
+/// Repeats after a while, since a buffer can have billions.
+fn numbers<T: Copy>(len: usize, of: impl Fn(f32) -> T) -> Vec<T> {
+    const PERIOD: usize = (1 << 20) + 7;
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        of((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0)
+    };
+    let few: Vec<T> = (0..len.min(PERIOD)).map(|_| next()).collect();
+    few.iter().copied().cycle().take(len).collect()
+}
