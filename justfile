@@ -82,6 +82,19 @@ cuda dir="target/cuda":
     [ -x {{ dir }}/bin/nvcc ] || tools/cuda_home.sh {{ dir }}
     CUDA_HOME={{ absolute_path(dir) }} cargo test --package candlewick-kernels --features cuda
 
+# Registers and spills of every CUDA kernel beside those on record; --renew writes them down.
+registers *arguments:
+    [ -n "${CUDA_HOME:-}" ] || [ -x target/cuda/bin/nvcc ] || tools/cuda_home.sh target/cuda
+    CUDA_HOME="${CUDA_HOME:-$PWD/target/cuda}" tools/gpu/registers.py {{ arguments }}
+
+# The GPU suite for a machine with a GPU and no cargo, in DIR and DIR.tar.gz.
+gpu-pack dir="target/gpu":
+    tools/gpu/pack.sh {{ dir }}
+
+# The GPU suite here, on a machine that has one: tests, then each kernel's share of the roof, into OUT.
+gpu out="target/gpu-out" *arguments: gpu-pack
+    bash target/gpu/run.sh {{ out }} {{ arguments }}
+
 # Python reads what is written here, and gives the same logits.
 interop: _venv && interop-trained
     rm -rf target/interop target/interop-scores

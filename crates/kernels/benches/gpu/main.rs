@@ -89,7 +89,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
             }
         }
     }
-    if let Some(path) = words.output {
+    for path in words.output {
         let is_csv = path.extension().is_some_and(|ending| ending == "csv");
         fs::write(&path, if is_csv { table.csv() } else { table.markdown() })
             .map_err(|error| format!("{}: {error}", path.display()))?;
@@ -113,13 +113,13 @@ struct Words {
     repeats: usize,
     given: Ceilings,
     note: String,
-    output: Option<PathBuf>,
+    output: Vec<PathBuf>,
 }
 
 impl Words {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, Box<dyn Error>> {
         let given = Ceilings { bytes_per_second: 4.3e12, flops_per_second: 790e12 };
-        let (wanted, note, output) = (Vec::new(), String::new(), None);
+        let (wanted, note, output) = (Vec::new(), String::new(), Vec::new());
         let mut this = Self { wanted, rows: 16_384, repeats: 30, given, note, output };
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} wants a value after it"));
@@ -129,7 +129,7 @@ impl Words {
                 "--bandwidth" => this.given.bytes_per_second = trillions(&word, &value()?)?,
                 "--flops" => this.given.flops_per_second = trillions(&word, &value()?)?,
                 "--note" => this.note = value()?,
-                "--output" => this.output = Some(value()?.into()),
+                "--output" => this.output.push(value()?.into()),
                 // Cargo's own.
                 "--bench" => {}
                 name if !name.starts_with('-') => this.wanted.push(name.to_owned()),

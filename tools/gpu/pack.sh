@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# The GPU suite for a machine that has a GPU and neither cargo nor a network: test and benchmark programs, stripped, with their runner.
+#
+#   tools/gpu/pack.sh [DIR]      # makes DIR, by default target/gpu, and DIR.tar.gz; on the other machine: bash run.sh OUT
+#
+# Builds with nvcc of CUDA_HOME; where that is not set, tools/cuda_home.sh puts one into target/cuda. The programs load the driver and
+# cuBLASLt when they run, and need a glibc no older than the one the file ABOUT names. Fails above 64 MiB.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+# What is packed: test or bench, the crate, the name of the target. They are run in this order.
+programs=(
+  'test candlewick-kernels gpu'
+  'bench candlewick-kernels gpu'
+)
+most=$((64 << 20))
+
+if [ -z "${CUDA_HOME:-}" ]; then
+  [ -x target/cuda/bin/nvcc ] || tools/cuda_home.sh target/cuda
+  export CUDA_HOME=$PWD/target/cuda
+fi
+dir=${1:-target/gpu}
+rm -rf "$dir" "$dir.tar.gz"
+mkdir -p "$dir"
+
+for program in "${programs[@]}"; do
+  read -r kind package name <<<"$program"
+  echo "building $kind $name of $package"
+  case $kind in
+    test) build=(cargo test --release) ;;
+    bench) build=(cargo bench) ;;
+    *) echo "$kind is neither test nor bench" >&2 && exit 1 ;;
+  esac
+  built=$("${build[@]}" --package "$package" --features cuda "--$kind" "$name" --no-run --message-format=json |
+    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+  [ -x "$built" ] || { echo "cargo has not told where $kind $name of $package is: '$built'" >&2 && exit 1; }
+  strip -o "$dir/$kind-$package-$name" "$built"
+done
+cp tools/gpu/run.sh "$dir/"
+
+glibc=$(for program in "$dir"/test-* "$dir"/bench-*; do objdump -T "$program"; done |
+  sed -n 's/.*[( ]GLIBC_\([0-9.]*\)).*/\1/p' | sort -uV | tail -n 1)
+{
+  echo "commit $(git rev-parse HEAD)$(git diff --quiet HEAD || echo ', and changes that are not committed')"
+  echo "packed $(date -u +%Y-%m-%dT%H:%MZ)"
+  echo "nvcc $("$CUDA_HOME/bin/nvcc" --version | sed -n 's/.*, V//p')"
+  echo "glibc $glibc"
+} >"$dir/ABOUT"
+
+tar -C "$(dirname "$dir")" -czf "$dir.tar.gz" "$(basename "$dir")"
+bytes=$(du -sb "$dir" | cut -f 1)
+printf '%s: %d bytes, %s: %d bytes\n' "$dir" "$bytes" "$dir.tar.gz" "$(stat -c %s "$dir.tar.gz")"
+cat "$dir/ABOUT"
+if [ "$bytes" -gt "$most" ]; then
+  echo "$dir has more than $most bytes: leave out what is not needed" >&2
+  exit 1
+fi
