@@ -2,7 +2,9 @@
 use std::cell::Cell;
 
 use candlewick_kernels::embedding::{self, BucketViews, Buckets};
+use candlewick_kernels::lora::{self, Gradients, Projection};
 use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
+use candlewick_kernels::token_log_probs::{self, Cotangents, Keep, Kept, Outputs, Targets};
 use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, linear, rms_norm, swiglu};
 use half::bf16;
 
@@ -37,6 +39,7 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         // As a template's tokens do: every eighth row has the same id.
         embedding_backward(at, "embedding backward, one id often", |row| if row % 8 == 0 { 0 } else { row * 7919 }),
         rms_norm_forward(at),
+        rms_norm_forward_residual(at),
         rms_norm_backward(at, true),
         rms_norm_backward(at, false),
         rope_in_place(at),
@@ -45,6 +48,11 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         linear_forward(at),
         linear_backward_input(at),
         linear_backward_weight(at),
+        lora_forward(at),
+        lora_backward(at),
+        head_forward(at, false),
+        head_forward(at, true),
+        head_backward(at),
     ]
 }
 
@@ -108,6 +116,22 @@ fn rms_norm_forward(At { rows, model: Model { hidden, .. } }: At) -> Op {
             let (mut y, mut rstd) = (of.random(len)?, of.sums(rows)?);
             Ok(move |ws: &mut Workspace| {
                 rms_norm::forward(x.view(), weight.view(), y.view_mut(), rstd.view_mut(), shape, EPS, ws)
+            })
+        })
+}
+
+fn rms_norm_forward_residual(At { rows, model: Model { hidden, .. } }: At) -> Op {
+    let (len, shape) = (rows * hidden, rms_norm::Shape { rows, hidden });
+    Work::new("rms_norm forward, residual", format!("{rows} × {hidden}"))
+        .moves(BF16 * (4 * len + hidden) + F32 * rows)
+        .computes(5 * len)
+        .on(move |of| {
+            let (x, residual, weight) = (of.random(len)?, of.random(len)?, of.random(hidden)?);
+            let (mut sum, mut y, mut rstd) = (of.random(len)?, of.random(len)?, of.sums(rows)?);
+            Ok(move |ws: &mut Workspace| {
+                let (x, residual, weight) = (x.view(), residual.view(), weight.view());
+                let (into_sum, into_y) = (sum.view_mut(), y.view_mut());
+                rms_norm::forward_residual(x, residual, weight, into_sum, into_y, rstd.view_mut(), shape, EPS, ws)
             })
         })
 }
@@ -206,6 +230,145 @@ fn linear_backward_weight(at: At) -> Op {
     })
 }
 
+/// Adapters of the gate and up projections.
+const ADAPTERS: usize = 2;
+const RANK: usize = 16;
+
+/// The second factors of both, as the op wants them.
+fn adapters(b: &[CudaBuffer<bf16>], out_features: usize) -> Vec<Projection<'_, bf16>> {
+    b.iter().map(|b| Projection { b: b.view(), rank: RANK, out_features, scale: 2.0 }).collect()
+}
+
+/// Into products that are there.
+fn lora_forward(At { rows, model: Model { hidden, intermediate, .. } }: At) -> Op {
+    let shape = lora::Shape { rows, in_features: hidden };
+    let (x, a, u) = (rows * hidden, ADAPTERS * RANK * hidden, rows * ADAPTERS * RANK);
+    let (b, y) = (intermediate * RANK, rows * intermediate);
+    Work::new("lora forward", format!("{rows} × {hidden} → {RANK} → {ADAPTERS} × {intermediate}"))
+        .moves(BF16 * (x + a + u + ADAPTERS * (b + 2 * y)))
+        .computes(2 * u * hidden + ADAPTERS * 2 * y * RANK)
+        .on(move |of| {
+            let (x, a, mut u) = (of.random(x)?, of.random(a)?, of.random(u)?);
+            let (b, mut y) = (of.several(ADAPTERS, b)?, of.several(ADAPTERS, y)?);
+            Ok(move |ws: &mut Workspace| {
+                let into = y.iter_mut().map(CudaBuffer::view_mut).collect();
+                lora::forward(x.view(), a.view(), &adapters(&b, intermediate), u.view_mut(), into, shape, ws)
+            })
+        })
+}
+
+fn lora_backward(At { rows, model: Model { hidden, intermediate, .. } }: At) -> Op {
+    let shape = lora::Shape { rows, in_features: hidden };
+    let (x, a, u) = (rows * hidden, ADAPTERS * RANK * hidden, rows * ADAPTERS * RANK);
+    let (b, dy) = (intermediate * RANK, rows * intermediate);
+    Work::new("lora backward", format!("{rows} × {hidden} → {RANK} → {ADAPTERS} × {intermediate}"))
+        .moves(BF16 * (3 * x + a + u + ADAPTERS * (b + dy)) + 2 * F32 * (a + ADAPTERS * b))
+        .computes(2 * 2 * u * hidden + ADAPTERS * 2 * 2 * dy * RANK)
+        .on(move |of| {
+            let (x, mut dx, mut da) = (of.random(x)?, of.random(x)?, of.sums(a)?);
+            let (a, u, b, dy) = (of.random(a)?, of.random(u)?, of.several(ADAPTERS, b)?, of.several(ADAPTERS, dy)?);
+            let mut db = b.iter().map(|b| of.sums(b.len())).collect::<Result<Vec<_>>>()?;
+            Ok(move |ws: &mut Workspace| {
+                let dy: Vec<_> = dy.iter().map(CudaBuffer::view).collect();
+                let into_b = db.iter_mut().map(CudaBuffer::view_mut).collect();
+                let d = Gradients { x: Some(dx.view_mut()), a: da.view_mut(), b: into_b };
+                lora::backward(x.view(), a.view(), &adapters(&b, intermediate), u.view(), &dy, d, shape, ws)
+            })
+        })
+}
+
+/// Every fourth row is scored.
+fn head(At { rows, model: Model { hidden, vocab, .. } }: At) -> token_log_probs::Shape {
+    token_log_probs::Shape { rows, hidden, vocab, targets: rows / 4, chunk: 0 }
+}
+
+/// Targets and what they are scored from.
+struct Scored {
+    hidden: CudaBuffer<bf16>,
+    weight: CudaBuffer<bf16>,
+    rows: CudaBuffer<u32>,
+    ids: CudaBuffer<u32>,
+    none: CudaBuffer<u32>,
+    starts: CudaBuffer<u32>,
+    members: CudaBuffer<u32>,
+    lse: CudaBuffer<f32>,
+    log_probs: CudaBuffer<f32>,
+    shape: token_log_probs::Shape,
+}
+
+impl Scored {
+    fn new(of: &Operands<'_>, shape: token_log_probs::Shape) -> Result<Self> {
+        let of_all = |number: &dyn Fn(usize) -> usize| (0..shape.targets).map(|i| number(i) as u32).collect::<Vec<_>>();
+        let rows = of_all(&|i| i * 4);
+        let buckets = Buckets::of(&rows);
+        Ok(Self {
+            hidden: of.random(shape.rows * shape.hidden)?,
+            weight: of.random(shape.vocab * shape.hidden)?,
+            rows: of.ids(&rows)?,
+            ids: of.ids(&of_all(&|i| i * 7919 % shape.vocab))?,
+            none: of.ids(&[])?,
+            starts: of.ids(&buckets.starts)?,
+            members: of.ids(&buckets.members)?,
+            lse: of.sums(shape.targets)?,
+            log_probs: of.sums(shape.targets)?,
+            shape,
+        })
+    }
+
+    fn forward(&mut self, keep: Keep<'_, bf16>, ws: &mut Workspace) -> Result<()> {
+        let Self { hidden, weight, rows, ids, none, starts, members, lse, log_probs, shape } = self;
+        let targets = Self::targets([rows, ids, none, starts, members]);
+        let (out, lse) = (Outputs::log_probs(log_probs.view_mut()), lse.view_mut());
+        token_log_probs::forward(hidden.view(), weight.view(), targets, out, lse, keep, *shape, ws)
+    }
+
+    /// Each row is one target's, so that the rows are the buckets' ids too.
+    fn targets<'a>([rows, ids, none, starts, members]: [&'a CudaBuffer<u32>; 5]) -> Targets<'a> {
+        let by_row = Some(BucketViews { ids: rows.view(), starts: starts.view(), members: members.view() });
+        Targets { rows: rows.view(), ids: ids.view(), given: none.view(), by_row }
+    }
+}
+
+/// With the gradients of hidden states where the head is frozen.
+fn head_forward(at: At, is_frozen: bool) -> Op {
+    let shape = head(at);
+    let (targets, weight) = (shape.targets * shape.hidden, shape.vocab * shape.hidden);
+    let name = if is_frozen { "head forward, frozen" } else { "head forward" };
+    let (written, products) = if is_frozen { (targets, 2) } else { (0, 1) };
+    Work::new(name, format!("{} × {} → {}", shape.targets, shape.hidden, shape.vocab))
+        .moves(BF16 * (targets + weight + written) + 2 * F32 * shape.targets)
+        .computes(products * 2 * targets * shape.vocab)
+        .on(move |of| {
+            let (mut scored, mut pulls) = (Scored::new(of, shape)?, of.random(written)?);
+            Ok(move |ws: &mut Workspace| {
+                scored.forward(if is_frozen { Keep::Pulls(pulls.view_mut()) } else { Keep::Nothing }, ws)
+            })
+        })
+}
+
+/// Of a head that is trained: the logits again, then two products.
+fn head_backward(at: At) -> Op {
+    let shape = head(at);
+    let (targets, weight) = (shape.targets * shape.hidden, shape.vocab * shape.hidden);
+    Work::new("head backward", format!("{} × {} → {}", shape.targets, shape.hidden, shape.vocab))
+        .moves(BF16 * (3 * targets + weight) + 2 * F32 * (weight + shape.targets))
+        .computes(3 * 2 * targets * shape.vocab)
+        .on(move |of| {
+            let mut scored = Scored::new(of, shape)?;
+            scored.forward(Keep::Nothing, &mut Workspace::new(1))?;
+            let (mut d_hidden, mut d_weight) = (of.random(shape.rows * shape.hidden)?, of.sums(weight)?);
+            Ok(move |ws: &mut Workspace| {
+                let Scored { hidden, weight, rows, ids, none, starts, members, lse, log_probs, .. } = &scored;
+                let targets = Scored::targets([rows, ids, none, starts, members]);
+                let d = Cotangents { log_probs: Some(log_probs.view()), ..Cotangents::default() };
+                let (hidden, weight, lse) = (hidden.view(), weight.view(), lse.view());
+                let (into_hidden, into_weight) = (d_hidden.view_mut(), Some(d_weight.view_mut()));
+                let kept = Kept::Nothing;
+                token_log_probs::backward(hidden, weight, targets, lse, kept, d, into_hidden, into_weight, shape, ws)
+            })
+        })
+}
+
 /// A product of these sizes that moves so many bytes.
 fn products(name: &'static str, shape: linear::Shape, bytes: usize) -> Work {
     let linear::Shape { rows, in_features, out_features } = shape;
@@ -281,6 +444,10 @@ impl Operands<'_> {
     fn random(&self, len: usize) -> Result<CudaBuffer<bf16>> {
         self.add(BF16 * len);
         self.cuda.upload(&numbers(len, bf16::from_f32))
+    }
+
+    fn several(&self, count: usize, len: usize) -> Result<Vec<CudaBuffer<bf16>>> {
+        (0..count).map(|_| self.random(len)).collect()
     }
 
     /// Numbers in [−1, 1), of the type of sums.
