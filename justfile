@@ -91,6 +91,10 @@ registers *arguments:
 gpu-pack dir="target/gpu":
     tools/gpu/pack.sh {{ dir }}
 
+# The package's programs against a driver and a library that are played, on a machine without a GPU.
+gpu-rehearse *arguments: gpu-pack
+    tools/gpu/rehearse.sh target/gpu {{ arguments }}
+
 # The GPU suite here, on a machine that has one: tests, then each kernel's share of the roof, into OUT.
 gpu out="target/gpu-out" *arguments: gpu-pack
     bash target/gpu/run.sh {{ out }} {{ arguments }}

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Further words: `--rows N` (of each layer, 16384), `--repeats N` (times of which the median is taken, 30), `--bandwidth TB/S` and
-//! `--flops TFLOP/S` (ceilings of an H200-class device, 4.3 and 790), `--note TEXT` (a line above the table).
+//! `--flops TFLOP/S` (ceilings of an H200-class device, 4.3 and 790), `--note TEXT` (a line above the table), `--rehearse`
+//! (sizes so small that a played device runs them: `tools/gpu/rehearse.sh`).
 //!
 //! * A time is that of the device, by events around many launches in a row; sets of operands take turns, so that together they are more
 //!   than twice the second-level cache. Elements are bf16, sums f32.
@@ -36,6 +37,8 @@ const MODELS: [(&str, Model); 3] = [
     ("1B", Model { hidden: 2048, intermediate: 8192, q_heads: 32, k_heads: 8, head_dim: 64, vocab: 128_256 }),
     ("8B", Model { hidden: 4096, intermediate: 14_336, q_heads: 32, k_heads: 8, head_dim: 128, vocab: 128_256 }),
 ];
+/// For a rehearsal, where nothing is measured.
+const SMALL: Model = Model { hidden: 24, intermediate: 40, q_heads: 3, k_heads: 1, head_dim: 8, vocab: 50 };
 /// Elements that are copied, 1 GiB, and the side of the matrices that are multiplied, to measure the ceilings.
 const COPIED: usize = 1 << 29;
 const SIDE: usize = 8192;
@@ -72,7 +75,8 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
             None
         }
     };
-    let (copy, product) = (attempt(&ops::copy(COPIED)), attempt(&ops::product(SIDE)));
+    let (copied, side) = if words.rehearses { (1 << 12, 24) } else { (COPIED, SIDE) };
+    let (copy, product) = (attempt(&ops::copy(copied)), attempt(&ops::product(side)));
     let measured = Ceilings {
         bytes_per_second: copy.as_ref().map_or(0.0, |copy| copy.work.bytes as f64 / copy.seconds),
         flops_per_second: product.as_ref().map_or(0.0, |product| product.work.flops as f64 / product.seconds),
@@ -82,7 +86,8 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
     for ceiling in [copy, product].into_iter().flatten() {
         println!("{}", table.add("", ceiling));
     }
-    for (name, model) in MODELS {
+    let models = if words.rehearses { vec![("small", SMALL)] } else { MODELS.to_vec() };
+    for (name, model) in models {
         for op in ops::of_model(At { rows: words.rows, model }).iter().filter(|op| words.want(op.work.name)) {
             if let Some(measured) = attempt(op) {
                 println!("{}", table.add(name, measured));
@@ -109,6 +114,7 @@ fn is_needed() -> bool {
 /// What the command line asks for.
 struct Words {
     wanted: Vec<String>,
+    rehearses: bool,
     rows: usize,
     repeats: usize,
     given: Ceilings,
@@ -120,7 +126,7 @@ impl Words {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, Box<dyn Error>> {
         let given = Ceilings { bytes_per_second: 4.3e12, flops_per_second: 790e12 };
         let (wanted, note, output) = (Vec::new(), String::new(), Vec::new());
-        let mut this = Self { wanted, rows: 16_384, repeats: 30, given, note, output };
+        let mut this = Self { wanted, rehearses: false, rows: 16_384, repeats: 30, given, note, output };
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} wants a value after it"));
             match word.as_str() {
@@ -130,11 +136,12 @@ impl Words {
                 "--flops" => this.given.flops_per_second = trillions(&word, &value()?)?,
                 "--note" => this.note = value()?,
                 "--output" => this.output.push(value()?.into()),
+                "--rehearse" => (this.rehearses, this.rows) = (true, 13),
                 // Cargo's own.
                 "--bench" => {}
                 name if !name.starts_with('-') => this.wanted.push(name.to_owned()),
                 _ => {
-                    let known = "--rows, --repeats, --bandwidth, --flops, --note, --output, or a part of an op's name";
+                    let known = "--rows, --repeats, --bandwidth, --flops, --note, --output, --rehearse, or a part of an op's name";
                     return Err(format!("{word} is not known; expected {known}").into());
                 }
             }

@@ -80,7 +80,7 @@ impl Table {
         ];
         let [name, _, size, time, spread, _, tb, tflop, given, here] = &line;
         let said = format!(
-            "{model:>5} {name:<30} {size:<30} {time:>9} µs ± {spread:>4} % {tb:>6} TB/s {tflop:>6} TFLOP/s {given:>4} % {here:>4} %"
+            "{model:>5} {name:<34} {size:<34} {time:>9} µs, spread {spread:>4} %, {tb:>6} TB/s, {tflop:>6} TFLOP/s, {given:>4} % or {here:>4} % of the roof"
         );
         self.lines.push(line);
         said

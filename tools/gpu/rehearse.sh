@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Runs the programs of a package (tools/gpu/pack.sh) on a machine without a GPU: libcuda is played by the emulation of the kernels,
+# libcublasLt by plain loops.
+#
+#   tools/gpu/rehearse.sh [DIR [WORDS…]]     # DIR: the package, by default target/gpu; WORDS: for the tests, such as parts of their names
+#
+# It shows that the programs load what they need, find every kernel by its name, hand over arguments and matrices as the driver and the
+# library want them, and that the benchmark ends with a table. Its numbers mean nothing. Needs g++ and takes some minutes.
+set -euo pipefail
+dir=$(realpath "${1:-target/gpu}")
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+played=$(mktemp -d)
+trap 'rm -rf "$played"' EXIT
+build=(g++ -std=c++17 -O2 -Wall -Wextra -ffp-contract=off -fPIC -shared)
+mapfile -t kernels < <(find crates/kernels/src -name '*.cu')
+"${build[@]}" -o "$played/libcuda.so.1" tools/gpu/played_driver.cpp crates/kernels/src/cuda/emulation.cpp -x c++ "${kernels[@]}"
+ln -s libcuda.so.1 "$played/libcuda.so"
+"${build[@]}" -o "$played/libcublasLt.so.13" tools/gpu/played_cublas_lt.cpp
+export LD_LIBRARY_PATH=$played${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} CANDLEWICK_NEEDS_GPU=1
+
+for program in "$dir"/test-*; do
+  "$program" "${@:2}"
+done
+for program in "$dir"/bench-*; do
+  "$program" --rehearse --repeats 3 --output "$played/table.md"
+done
+cat "$played/table.md"
