@@ -177,7 +177,7 @@ struct Bench {
 impl Bench {
     fn measure(&self, op: &Op) -> candlewick_kernels::Result<Measured> {
         // A set is no smaller than half of what is moved: an operand in place is read and written.
-        let sets = (4 * self.l2_bytes).div_ceil(op.work.bytes).max(2);
+        let sets = (4 * self.l2_bytes).div_ceil(op.work.bytes);
         let mut sets = (0..sets).map(|_| op.once(&self.cuda)).collect::<Result<Vec<Once>, _>>()?;
         let ws = &mut Workspace::new(1);
         // Scratch and algorithms are chosen in a first round; a second tells how many make a time that events can tell.

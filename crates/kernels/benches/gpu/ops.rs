@@ -1,11 +1,12 @@
 //! Every op that is measured on a device: its operands, the bytes it has to move and the arithmetic it does, by formula.
 use std::cell::Cell;
 
+use candlewick_kernels::adamw::{self, Hyper};
 use candlewick_kernels::embedding::{self, BucketViews, Buckets};
 use candlewick_kernels::lora::{self, Gradients, Projection};
 use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
 use candlewick_kernels::token_log_probs::{self, Cotangents, Keep, Kept, Outputs, Targets};
-use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, linear, rms_norm, swiglu};
+use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, clip, linear, rms_norm, swiglu};
 use half::bf16;
 
 const BF16: usize = 2;
@@ -45,7 +46,8 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         rope_in_place(at),
         swiglu_forward(at),
         swiglu_backward(at),
-        linear_forward(at),
+        linear_forward(at, false),
+        linear_forward(at, true),
         linear_backward_input(at),
         linear_backward_weight(at),
         lora_forward(at),
@@ -53,6 +55,9 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         head_forward(at, false),
         head_forward(at, true),
         head_backward(at),
+        clip_by_norm(at),
+        adamw_masters(at),
+        adamw_bf16(at),
     ]
 }
 
@@ -205,9 +210,12 @@ fn gate(At { rows, model: Model { hidden, intermediate, .. } }: At) -> (linear::
     (shape, [rows * hidden, intermediate * hidden, rows * intermediate])
 }
 
-fn linear_forward(at: At) -> Op {
+/// By cuBLASLt, or by the crate's own kernel.
+fn linear_forward(at: At, is_own: bool) -> Op {
     let (shape, [x, w, y]) = gate(at);
-    products("linear forward", shape, BF16 * (x + w + y)).on(move |of| {
+    let name = if is_own { "linear forward, own product" } else { "linear forward" };
+    products(name, shape, BF16 * (x + w + y)).on(move |of| {
+        let of = if is_own { &of.with_own_products() } else { of };
         let (x, w, mut y) = (of.random(x)?, of.random(w)?, of.random(y)?);
         Ok(move |ws: &mut Workspace| linear::forward(x.view(), w.view(), y.view_mut(), shape, 1.0, false, ws))
     })
@@ -369,6 +377,49 @@ fn head_backward(at: At) -> Op {
         })
 }
 
+const HYPER: Hyper = Hyper { lr: 1e-5, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
+/// The norm, the factor of gradients, and that there is to be a step.
+const CLIP: [f64; clip::OUTCOME] = [1.0, 0.5, 1.0];
+
+/// As many as a few layers have.
+fn parameters(at: At) -> usize {
+    4 * at.model.hidden * at.model.intermediate
+}
+
+fn clip_by_norm(at: At) -> Op {
+    let len = parameters(at);
+    Work::new("clip by norm", format!("{len}")).moves(F32 * len).computes(2 * len).on(move |of| {
+        let (grads, mut outcome) = (of.sums(len)?, of.cuda.upload(&CLIP)?);
+        Ok(move |ws: &mut Workspace| clip::by_norm(grads.view(), 1.0, outcome.view_mut(), ws))
+    })
+}
+
+/// Parameters in f32, which are copied in bf16.
+fn adamw_masters(at: At) -> Op {
+    let len = parameters(at);
+    Work::new("adamw, masters", format!("{len}")).moves((7 * F32 + BF16) * len).computes(15 * len).on(move |of| {
+        let [mut params, grads, mut m] = [of.sums(len)?, of.sums(len)?, of.sums(len)?];
+        let (mut v, mut copy, clip) = (of.squares(len)?, of.random(len)?, of.cuda.upload(&CLIP)?);
+        Ok(move |ws: &mut Workspace| {
+            let (params, m, v, copy) = (params.view_mut(), m.view_mut(), v.view_mut(), Some(copy.view_mut()));
+            adamw::step_clipped(params, grads.view(), m, v, copy, clip.view(), 1, HYPER, None, ws)
+        })
+    })
+}
+
+/// Parameters in bf16 alone.
+fn adamw_bf16(at: At) -> Op {
+    let len = parameters(at);
+    Work::new("adamw, bf16", format!("{len}")).moves((5 * F32 + 2 * BF16) * len).computes(15 * len).on(move |of| {
+        let (mut params, grads, mut m) = (of.random(len)?, of.sums(len)?, of.sums(len)?);
+        let (mut v, clip) = (of.squares(len)?, of.cuda.upload(&CLIP)?);
+        Ok(move |ws: &mut Workspace| {
+            let (params, m, v) = (params.view_mut(), m.view_mut(), v.view_mut());
+            adamw::step_bf16(params, grads.view(), m, v, clip.view(), 7, 1, HYPER, None, ws)
+        })
+    })
+}
+
 /// A product of these sizes that moves so many bytes.
 fn products(name: &'static str, shape: linear::Shape, bytes: usize) -> Work {
     let linear::Shape { rows, in_features, out_features } = shape;
@@ -425,9 +476,9 @@ impl Op {
     /// The op on new operands of `cuda`.
     pub(crate) fn once(&self, cuda: &Cuda) -> Result<Once> {
         let Work { name, bytes, .. } = self.work;
-        let operands = Operands { cuda, bytes: Cell::new(0) };
-        let once = (self.make)(&operands)?;
-        let held = operands.bytes.get();
+        let counted = Cell::new(0);
+        let once = (self.make)(&Operands { cuda: cuda.clone(), bytes: &counted })?;
+        let held = counted.get();
         assert!(bytes <= 2 * held, "{name}: {held} bytes of operands, of which {bytes} bytes are moved");
         Ok(once)
     }
@@ -435,11 +486,15 @@ impl Op {
 
 /// Makes operands, and counts their bytes.
 struct Operands<'a> {
-    cuda: &'a Cuda,
-    bytes: Cell<usize>,
+    cuda: Cuda,
+    bytes: &'a Cell<usize>,
 }
 
 impl Operands<'_> {
+    fn with_own_products(&self) -> Self {
+        Self { cuda: self.cuda.with_own_products(), bytes: self.bytes }
+    }
+
     /// Numbers in [−1, 1).
     fn random(&self, len: usize) -> Result<CudaBuffer<bf16>> {
         self.add(BF16 * len);
@@ -453,6 +508,11 @@ impl Operands<'_> {
     /// Numbers in [−1, 1), of the type of sums.
     fn sums(&self, len: usize) -> Result<CudaBuffer<f32>> {
         self.table(&numbers(len, |number| number))
+    }
+
+    /// Second moments.
+    fn squares(&self, len: usize) -> Result<CudaBuffer<f32>> {
+        self.table(&numbers(len, |number| number * number))
     }
 
     fn table(&self, numbers: &[f32]) -> Result<CudaBuffer<f32>> {
