@@ -5,8 +5,8 @@
 #   bash run.sh OUT --tests      # the tests alone; --benches: the benchmarks alone
 #   bash run.sh --where          # only says which driver and libraries are found
 #
-# Needs bash, the NVIDIA driver and cuBLASLt: of a toolkit (CUDA_HOME, /usr/local/cuda, what ldconfig knows) or of the wheels that
-# PyTorch brings (site-packages/nvidia of $PYTHON, by default python3). Nothing of Rust.
+# Needs bash, the NVIDIA driver and cuBLASLt: in LD_LIBRARY_PATH, of a toolkit (CUDA_HOME, /usr/local/cuda, what ldconfig knows) or of
+# the wheels that PyTorch brings (site-packages/nvidia of $PYTHON, by default python3). Nothing of Rust.
 #
 # In OUT: environment.txt, tests.log, benches.log, a table of each benchmark (.md and .csv), summary.txt. Fails where a test or a
 # benchmark failed, and where a test was skipped: without a device nothing has been tested.
@@ -21,6 +21,7 @@ usage() {
 # Folders in which there may be CUDA libraries, the first ones first.
 folders() {
   local home program folder
+  tr : '\n' <<<"${LD_LIBRARY_PATH:-}" | grep .
   for home in ${CUDA_HOME:+"$CUDA_HOME"} ${CUDA_PATH:+"$CUDA_PATH"} "${USUAL_CUDA_HOME:-/usr/local/cuda}"; do
     printf '%s\n' "$home/lib64" "$home/targets/x86_64-linux/lib" "$home/lib"
   done
@@ -56,7 +57,8 @@ done
 
 # The programs are made for the libraries of CUDA 13.
 cublas=$(folders | first libcublasLt.so.13 libcublasLt.so 'libcublasLt.so.[0-9]*')
-driver=$({ printf '%s\n' /usr/lib/x86_64-linux-gnu /usr/lib64 /usr/local/nvidia/lib64 /usr/lib/wsl/lib &&
+driver=$({ tr : '\n' <<<"${LD_LIBRARY_PATH:-}" | grep . || true
+  printf '%s\n' /usr/lib/x86_64-linux-gnu /usr/lib64 /usr/local/nvidia/lib64 /usr/lib/wsl/lib
   { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null | sed -n 's,.*=> \(/.*\)/libcuda\.so\.1$,\1,p'; } | first libcuda.so.1)
 for file in "$cublas" "$driver"; do
   [ -n "$file" ] && LD_LIBRARY_PATH=$(dirname "$file")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
