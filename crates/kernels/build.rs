@@ -11,10 +11,10 @@ const SOURCES: &[&str] = &[
     "src/clip/clip",
     "src/cuda/product",
     "src/embedding/embedding",
+    "src/gated/gated",
     "src/rms_norm/rms_norm",
     "src/rope/rope",
     "src/segment_sum/segment_sum",
-    "src/swiglu/swiglu",
     "src/token_log_probs/token_log_probs",
 ];
 

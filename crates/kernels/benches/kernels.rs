@@ -15,10 +15,11 @@ use std::time::Duration;
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use candlewick_kernels::attention::Segment;
+use candlewick_kernels::gated::{self, Activation};
 use candlewick_kernels::token_log_probs::{Cotangents, Keep, Kept, KeptSoftmax, Outputs, Targets};
 use candlewick_kernels::{
     View, Workspace, adafactor, adamw, adamw_8bit, attention, embedding, linear, lion, muon, rms_norm, rmsprop, rope,
-    schedule_free, swiglu, token_log_probs,
+    schedule_free, token_log_probs,
 };
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion};
@@ -177,15 +178,23 @@ impl Bench<'_> {
         self.compare(
             "swiglu/forward",
             [zeros(&gate)],
-            |[y]| swiglu::forward((&gate).into(), (&up).into(), y.into(), ws),
+            |[y]| gated::forward(Activation::Silu, (&gate).into(), (&up).into(), y.into(), ws),
             || Ok(vec![(tgate.silu()? * &tup)?]),
         )?;
         self.compare(
             "swiglu/forward_backward",
             [zeros(&gate), zeros(&up)],
             |[dgate, dup]| {
-                swiglu::forward((&gate).into(), (&up).into(), (&mut kept).into(), ws)?;
-                swiglu::backward((&gate).into(), (&up).into(), (&dy).into(), dgate.into(), dup.into(), ws)
+                gated::forward(Activation::Silu, (&gate).into(), (&up).into(), (&mut kept).into(), ws)?;
+                gated::backward(
+                    Activation::Silu,
+                    (&gate).into(),
+                    (&up).into(),
+                    (&dy).into(),
+                    dgate.into(),
+                    dup.into(),
+                    ws,
+                )
             },
             || gradients(&(vgate.silu()? * vup.as_tensor())?, &tdy, &[&vgate, &vup]),
         )

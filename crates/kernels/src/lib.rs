@@ -34,7 +34,7 @@ pub mod clip;
 pub mod count_sketch;
 pub mod elementwise;
 pub mod embedding;
-pub mod geglu;
+pub mod gated;
 pub mod linear;
 pub mod lion;
 pub mod lora;
@@ -45,7 +45,6 @@ pub mod rope;
 pub mod running_mean;
 pub mod schedule_free;
 pub mod segment_sum;
-pub mod swiglu;
 pub mod token_log_probs;
 
 mod check;

@@ -9,8 +9,9 @@
 //!
 //! Kept for the backward: x, x', the norms' 1/root-mean-square, rotated q and k, v, the attention's output and
 //! log-sum-exp, gate and up. The normalised rows and h are cheap and computed again.
+use candlewick_kernels::gated::{self, Activation};
 use candlewick_kernels::rope::{Direction, Tables};
-use candlewick_kernels::{Float, Workspace, attention, elementwise, rms_norm, rope, swiglu};
+use candlewick_kernels::{Float, Workspace, attention, elementwise, rms_norm, rope};
 
 use crate::adapter::Lora;
 use crate::config::Config;
@@ -225,7 +226,8 @@ impl<'a, T: Float> Layer<'a, T> {
         self.undo(Down, &inner, saved, d, Some((&mut d_inner, false)), gradients, workspace)?;
         workspace.give_back(inner);
         let (mut d_gate, mut d_up) = (workspace.take(d_inner.len()), workspace.take(d_inner.len()));
-        swiglu::backward(
+        gated::backward(
+            Activation::Silu,
             (&saved.gate).into(),
             (&saved.up).into(),
             (&d_inner).into(),
@@ -405,6 +407,6 @@ pub(crate) fn norm<T: Float>(
 /// `SiLU(gate) ∘ up`.
 pub(crate) fn gated<T: Float>(gate: &[T], up: &[T], workspace: &mut Workspace) -> Result<Vec<T>> {
     let mut inner = workspace.take(gate.len());
-    swiglu::forward(gate.into(), up.into(), (&mut inner).into(), workspace)?;
+    gated::forward(Activation::Silu, gate.into(), up.into(), (&mut inner).into(), workspace)?;
     Ok(inner)
 }

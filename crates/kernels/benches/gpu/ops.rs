@@ -3,10 +3,11 @@ use std::cell::Cell;
 
 use candlewick_kernels::adamw::{self, Hyper};
 use candlewick_kernels::embedding::{self, BucketViews, Buckets};
+use candlewick_kernels::gated::{self, Activation};
 use candlewick_kernels::lora::{self, Gradients, Projection};
 use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
 use candlewick_kernels::token_log_probs::{self, Cotangents, Keep, Kept, Outputs, Targets};
-use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, clip, linear, rms_norm, swiglu};
+use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, clip, linear, rms_norm};
 use half::bf16;
 
 const BF16: usize = 2;
@@ -186,7 +187,7 @@ fn swiglu_forward(At { rows, model: Model { intermediate, .. } }: At) -> Op {
     Work::new("swiglu forward", format!("{rows} × {intermediate}")).moves(3 * BF16 * len).computes(5 * len).on(
         move |of| {
             let (gate, up, mut y) = (of.random(len)?, of.random(len)?, of.random(len)?);
-            Ok(move |ws: &mut Workspace| swiglu::forward(gate.view(), up.view(), y.view_mut(), ws))
+            Ok(move |ws: &mut Workspace| gated::forward(Activation::Silu, gate.view(), up.view(), y.view_mut(), ws))
         },
     )
 }
@@ -198,7 +199,15 @@ fn swiglu_backward(At { rows, model: Model { intermediate, .. } }: At) -> Op {
             let (gate, up, dy) = (of.random(len)?, of.random(len)?, of.random(len)?);
             let (mut dgate, mut dup) = (of.random(len)?, of.random(len)?);
             Ok(move |ws: &mut Workspace| {
-                swiglu::backward(gate.view(), up.view(), dy.view(), dgate.view_mut(), dup.view_mut(), ws)
+                gated::backward(
+                    Activation::Silu,
+                    gate.view(),
+                    up.view(),
+                    dy.view(),
+                    dgate.view_mut(),
+                    dup.view_mut(),
+                    ws,
+                )
             })
         },
     )

@@ -1,46 +1,43 @@
-//! `swiglu.cu`, `rope.cu` and `embedding.cu`
+//! `gated.cu`, `rope.cu` and `embedding.cu`
 use candlewick_kernels::embedding::{self, BucketViews, Buckets};
+use candlewick_kernels::gated::{self, Activation};
 use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
-use candlewick_kernels::{Cuda, Result, Workspace, geglu, swiglu};
+use candlewick_kernels::{Cuda, Result, Workspace};
 
 use super::{Case, Sample, Written, numbers, wide};
 use crate::harness::{check, sizes};
 
-/// A case of a gated activation, which has its functions in a module.
-macro_rules! gated {
-    ($activation:ident) => {
-        fn $activation<T: Sample>(len: usize) -> Case {
-            let [gate, up, dy] = [1, 2, 3].map(|seed| numbers::<T>(seed, len));
-            let (g, u, d) = (wide(&gate), wide(&up), wide(&dy));
-            let (mut y, mut dgate, mut dup) = (vec![0.0; len], vec![0.0; len], vec![0.0; len]);
-            let mut ws = Workspace::new(1);
-            $activation::forward((&g).into(), (&u).into(), (&mut y).into(), &mut ws).unwrap();
-            let (into_gate, into_up) = ((&mut dgate).into(), (&mut dup).into());
-            $activation::backward((&g).into(), (&u).into(), (&d).into(), into_gate, into_up, &mut ws).unwrap();
-            let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
-                let mut ws = Workspace::new(1);
-                let (gate, up, dy) = (cuda.upload(&gate)?, cuda.upload(&up)?, cuda.upload(&dy)?);
-                let [mut y, mut dgate, mut dup] =
-                    [cuda.unwritten::<T>(len)?, cuda.unwritten(len)?, cuda.unwritten(len)?];
-                $activation::forward(gate.view(), up.view(), y.view_mut(), &mut ws)?;
-                let (into_gate, into_up) = (dgate.view_mut(), dup.view_mut());
-                $activation::backward(gate.view(), up.view(), dy.view(), into_gate, into_up, &mut ws)?;
-                let [y, dgate, dup] = [y.download()?, dgate.download()?, dup.download()?];
-                Ok(vec![Written::new("y", &y), Written::new("dgate", &dgate), Written::new("dup", &dup)])
-            };
-            let name = format!("{} of {len} {}", stringify!($activation), T::NAME);
-            Case { name, run: Box::new(run), expected: vec![y, dgate, dup] }
-        }
+fn gated<T: Sample>(activation: Activation, len: usize) -> Case {
+    let [gate, up, dy] = [1, 2, 3].map(|seed| numbers::<T>(seed, len));
+    let (g, u, d) = (wide(&gate), wide(&up), wide(&dy));
+    let (mut y, mut dgate, mut dup) = (vec![0.0; len], vec![0.0; len], vec![0.0; len]);
+    let mut ws = Workspace::new(1);
+    gated::forward(activation, (&g).into(), (&u).into(), (&mut y).into(), &mut ws).unwrap();
+    let (into_gate, into_up) = ((&mut dgate).into(), (&mut dup).into());
+    gated::backward(activation, (&g).into(), (&u).into(), (&d).into(), into_gate, into_up, &mut ws).unwrap();
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let mut ws = Workspace::new(1);
+        let (gate, up, dy) = (cuda.upload(&gate)?, cuda.upload(&up)?, cuda.upload(&dy)?);
+        let [mut y, mut dgate, mut dup] = [cuda.unwritten::<T>(len)?, cuda.unwritten(len)?, cuda.unwritten(len)?];
+        gated::forward(activation, gate.view(), up.view(), y.view_mut(), &mut ws)?;
+        let (into_gate, into_up) = (dgate.view_mut(), dup.view_mut());
+        gated::backward(activation, gate.view(), up.view(), dy.view(), into_gate, into_up, &mut ws)?;
+        let [y, dgate, dup] = [y.download()?, dgate.download()?, dup.download()?];
+        Ok(vec![Written::new("y", &y), Written::new("dgate", &dgate), Written::new("dup", &dup)])
     };
+    Case { name: format!("{activation:?} of {len} {}", T::NAME), run: Box::new(run), expected: vec![y, dgate, dup] }
 }
-gated!(swiglu);
-gated!(geglu);
 
 #[test]
 fn gated_activations_agree_with_the_cpu() {
     for len in sizes(&[1, 8, 33, 4096, 5003], &[1_000_003, 1 << 22]) {
-        check(&[swiglu::<f32>(len), swiglu::<f64>(len), swiglu::<half::bf16>(len)]);
-        check(&[geglu::<f32>(len), geglu::<f64>(len), geglu::<half::bf16>(len)]);
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            check(&[
+                gated::<f32>(activation, len),
+                gated::<f64>(activation, len),
+                gated::<half::bf16>(activation, len),
+            ]);
+        }
     }
 }
 

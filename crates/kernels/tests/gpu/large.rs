@@ -1,5 +1,6 @@
 //! Operands of more than 2³² elements, which the emulation cannot hold.
-use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, embedding, rms_norm, swiglu};
+use candlewick_kernels::gated::{self, Activation};
+use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, embedding, rms_norm};
 use half::bf16;
 
 use crate::harness::device;
@@ -23,7 +24,7 @@ fn computed(cuda: &Cuda, x: &CudaBuffer<bf16>) -> Result<CudaBuffer<bf16>> {
     let (mut y, mut rstd) = (cuda.unwritten::<bf16>(x.len())?, cuda.unwritten::<f32>(shape.rows)?);
     rms_norm::forward(x.view(), weight.view(), y.view_mut(), rstd.view_mut(), shape, 1e-5, &mut ws)?;
     let mut gated = cuda.unwritten::<bf16>(x.len())?;
-    swiglu::forward(y.view(), y.view(), gated.view_mut(), &mut ws)?;
+    gated::forward(Activation::Silu, y.view(), y.view(), gated.view_mut(), &mut ws)?;
     Ok(gated)
 }
 

@@ -1,13 +1,14 @@
-//! Launches of the kernels in `swiglu.cu`, for each `activation`: swiglu or geglu.
+//! Launches of the kernels in `gated.cu`.
+use super::Activation;
 use crate::cuda::{Call, Cuda, Grid, lanes};
 use crate::{Element, Result, View, ViewMut};
 
 const THREADS: usize = 256;
 
-pub(crate) fn forward<T: Element>(
+pub(super) fn forward<T: Element>(
     op: &'static str,
-    activation: &str,
     device: &Cuda,
+    activation: Activation,
     gate: View<'_, T>,
     up: View<'_, T>,
     mut y: ViewMut<'_, T>,
@@ -16,16 +17,17 @@ pub(crate) fn forward<T: Element>(
     if len == 0 {
         return Ok(());
     }
-    let (kernel, width) = lanes(&format!("{activation}_forward"), len, &[Some(gate), Some(up), Some(y.as_view())]);
+    let (kernel, width) =
+        lanes(&format!("{}_forward", name(activation)), len, &[Some(gate), Some(up), Some(y.as_view())]);
     let call = Call::new(op, device).read(gate).read(up).write(&mut y);
     call.index(1).index(len).index(len).index(len).launch(&kernel, one_row(len, width))
 }
 
 #[expect(clippy::too_many_arguments, reason = "operands of one op")]
-pub(crate) fn backward<T: Element>(
+pub(super) fn backward<T: Element>(
     op: &'static str,
-    activation: &str,
     device: &Cuda,
+    activation: Activation,
     gate: View<'_, T>,
     up: View<'_, T>,
     dy: View<'_, T>,
@@ -37,9 +39,16 @@ pub(crate) fn backward<T: Element>(
         return Ok(());
     }
     let operands = [Some(gate), Some(up), Some(dy), Some(dgate.as_view()), Some(dup.as_view())];
-    let (kernel, width) = lanes(&format!("{activation}_backward"), len, &operands);
+    let (kernel, width) = lanes(&format!("{}_backward", name(activation)), len, &operands);
     let call = Call::new(op, device).read(gate).read(up).read(dy).write(&mut dgate).write(&mut dup);
     call.index(1).index(len).index(len).index(len).index(len).launch(&kernel, one_row(len, width))
+}
+
+fn name(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Silu => "swiglu",
+        Activation::GeluTanh => "geglu",
+    }
 }
 
 /// A thread for every `width` elements.
