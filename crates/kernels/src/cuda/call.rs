@@ -38,8 +38,11 @@ impl<'a> Call<'a> {
         Self { op, device, words: [0; MOST], len: 0, is_mixed: false }
     }
 
-    /// An operand that is read.
+    /// An operand that is read. One of no elements may be anywhere.
     pub(crate) fn read<T>(mut self, operand: View<'_, T>) -> Self {
+        if operand.is_empty() {
+            return self.word(0);
+        }
         match operand.buffer() {
             Some((buffer, start)) if buffer.device().is(self.device) => self.word(buffer.address(start)),
             _ => {

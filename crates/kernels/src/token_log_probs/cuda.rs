@@ -1,7 +1,7 @@
 //! The head on a device: chunks of targets, whose logits lie in one buffer that is used again.
 use std::ops::Range;
 
-use super::{Cotangents, Keep, Kept, Outputs, Shape, Targets, automatic_device_chunk};
+use super::{Cotangents, Keep, Kept, LEAST_CHUNK, Outputs, Shape, Targets, automatic_device_chunk, logits_stride};
 use crate::cuda::{Call, Cuda, CudaBuffer, Factor, Grid, lanes, product};
 use crate::embedding::{self, BucketViews};
 use crate::matmul::Size;
@@ -24,9 +24,7 @@ struct Head<'a, T> {
     chunk: usize,
     /// The hidden rows of a chunk, `[chunk, H]`.
     gathered: CudaBuffer<T>,
-    /// Its logits, `[chunk, V]`, in rows of `stride`.
-    logits: CudaBuffer<T>,
-    /// The vocabulary in whole packs, so that rows begin on them.
+    /// From a row of logits to the next.
     stride: usize,
 }
 
@@ -37,13 +35,23 @@ impl<'a, T: Element> Head<'a, T> {
         hidden: View<'a, T>,
         weight: View<'a, T>,
         targets: Targets<'a>,
+        keeps_logits: bool,
         shape: Shape,
     ) -> Result<Self> {
-        let chunk = if shape.chunk == 0 { automatic_device_chunk::<T>(shape.vocab) } else { shape.chunk };
-        let chunk = chunk.min(shape.targets);
-        let stride = shape.vocab.next_multiple_of(16 / size_of::<T>());
-        let (gathered, logits) = (device.unwritten(chunk * shape.hidden)?, device.unwritten(chunk * stride)?);
-        Ok(Self { op, device, hidden, weight, targets, shape, chunk, gathered, logits, stride })
+        let count = shape.targets;
+        let chunk = match shape.chunk {
+            // There is room for all of them.
+            0 if keeps_logits => count,
+            // As many chunks as there have to be, of about one size.
+            0 => {
+                let chunks = count.div_ceil(automatic_device_chunk::<T>(shape.vocab));
+                count.div_ceil(chunks).next_multiple_of(LEAST_CHUNK).min(count)
+            }
+            chunk => chunk.min(count),
+        };
+        let stride = logits_stride::<T>(shape.vocab);
+        let gathered = device.unwritten(chunk * shape.hidden)?;
+        Ok(Self { op, device, hidden, weight, targets, shape, chunk, gathered, stride })
     }
 
     fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<T> {
@@ -64,32 +72,38 @@ impl<'a, T: Element> Head<'a, T> {
         range.start * self.given_each()..range.end * self.given_each()
     }
 
-    /// Makes the logits of some targets, rounded to `T`.
-    fn score(&mut self, range: &Range<usize>) -> Result<()> {
-        let Shape { hidden, vocab, .. } = self.shape;
+    /// Where the logits of some targets are among those of all.
+    fn of_all(&self, range: &Range<usize>) -> Range<usize> {
+        range.start * self.stride..range.end * self.stride
+    }
+
+    /// A buffer for the logits of a chunk.
+    fn buffer(&self) -> Result<CudaBuffer<T>> {
+        self.device.unwritten(self.chunk * self.stride)
+    }
+
+    fn gather(&mut self, range: &Range<usize>) -> Result<()> {
+        let hidden = self.shape.hidden;
         let gathered = self.gathered.view_mut().part(0..range.len() * hidden)?;
         let rows = self.targets.rows.part(range.clone())?;
-        embedding::cuda::gather(self.op, self.device, rows, self.hidden, gathered, hidden)?;
+        embedding::cuda::gather(self.op, self.device, rows, self.hidden, gathered, hidden)
+    }
+
+    /// Makes the logits of the targets that are gathered, rounded to `T`.
+    fn score(&self, range: &Range<usize>, logits: ViewMut<'_, T>) -> Result<()> {
+        let Shape { hidden, vocab, .. } = self.shape;
         let size = Size { m: range.len(), n: vocab, k: hidden };
         let hidden_rows = Factor::new(self.gathered.view(), hidden);
         let weight = Factor::new(self.weight, hidden).transposed();
-        product(
-            self.op,
-            self.device,
-            size,
-            self.logits.view_mut(),
-            self.stride,
-            false,
-            hidden_rows,
-            weight,
-            T::Wide::ONE,
-        )
+        product(self.op, self.device, size, logits, self.stride, false, hidden_rows, weight, T::Wide::ONE)
     }
 
-    /// What of a chunk's logits makes their gradient; `d` has the cotangents of the chunk, or there is a one for each log-probability.
+    /// Makes the gradient of some targets' logits of them; `d` has the cotangents of all targets, or there is a one for each
+    /// log-probability.
     fn differentiate(
-        &mut self,
+        &self,
         range: &Range<usize>,
+        mut logits: ViewMut<'_, T>,
         lse: View<'_, T::Wide>,
         d: Option<Cotangents<'_, T::Wide>>,
     ) -> Result<()> {
@@ -104,7 +118,7 @@ impl<'a, T: Element> Head<'a, T> {
         let mut kept = self.device.unwritten::<T::Wide>(range.len() * given_each)?;
         let (ids, given) = (self.targets.ids.part(range.clone())?, self.given(range)?);
         Call::new(self.op, self.device)
-            .write(&mut self.logits.view_mut())
+            .write(&mut logits)
             .read(ids)
             .read(given)
             .index(given_each)
@@ -121,11 +135,11 @@ impl<'a, T: Element> Head<'a, T> {
             .launch(&kernel, by_rows::<T>(range.len(), vocab))
     }
 
-    /// What the gradient of a chunk's logits pulls the hidden rows of its targets to.
-    fn pull(&self, range: &Range<usize>, pulls: ViewMut<'_, T>) -> Result<()> {
+    /// What the gradient of some targets' logits pulls their hidden rows to.
+    fn pull(&self, range: &Range<usize>, logits: View<'_, T>, pulls: ViewMut<'_, T>) -> Result<()> {
         let Shape { hidden, vocab, .. } = self.shape;
         let size = Size { m: range.len(), n: hidden, k: vocab };
-        let (logits, weight) = (Factor::new(self.logits.view(), self.stride), Factor::new(self.weight, hidden));
+        let (logits, weight) = (Factor::new(logits, self.stride), Factor::new(self.weight, hidden));
         product(self.op, self.device, size, pulls, hidden, false, logits, weight, T::Wide::ONE)
     }
 }
@@ -139,23 +153,32 @@ pub(super) fn forward<T: Element>(
     targets: Targets<'_>,
     mut out: Outputs<'_, T::Wide>,
     mut lse: ViewMut<'_, T::Wide>,
-    mut keep: Keep<'_, T>,
+    keep: Keep<'_, T>,
     shape: Shape,
 ) -> Result<()> {
-    if matches!(keep, Keep::Softmax(_)) {
-        return Err(no_softmax(op));
-    }
+    let (mut all, mut pulls) = match keep {
+        Keep::Softmax(_) => return Err(no_softmax(op)),
+        Keep::Logits(all) => (Some(all), None),
+        Keep::Pulls(pulls) => (None, Some(pulls)),
+        Keep::Nothing => (None, None),
+    };
     if shape.targets == 0 {
         return Ok(());
     }
-    let mut head = Head::new(op, device, hidden, weight, targets, shape)?;
+    let mut head = Head::new(op, device, hidden, weight, targets, all.is_some(), shape)?;
     let statistics = out.log_sum_sq_probs.is_some() || out.entropy.is_some();
     let kernel = if statistics { "token_log_probs_statistics" } else { "token_log_probs_score" };
     let kernel = format!("{kernel}_{}", T::NAME);
+    let mut own = if all.is_some() { None } else { Some(head.buffer()?) };
     for range in head.chunks() {
-        head.score(&range)?;
+        let mut logits = match (&mut all, &mut own) {
+            (Some(all), _) => all.reborrow().part(head.of_all(&range))?,
+            (None, own) => own.as_mut().expect("made where none are kept").view_mut(),
+        };
+        head.gather(&range)?;
+        head.score(&range, logits.reborrow())?;
         Call::new(op, device)
-            .read(head.logits.view())
+            .write(&mut logits)
             .read(head.targets.ids.part(range.clone())?)
             .read(head.given(&range)?)
             .index(head.given_each())
@@ -169,10 +192,10 @@ pub(super) fn forward<T: Element>(
             .index(shape.vocab)
             .index(head.stride)
             .launch(&kernel, by_rows::<T>(range.len(), shape.vocab))?;
-        if let Keep::Pulls(pulls) = &mut keep {
-            head.differentiate(&range, lse.as_view(), None)?;
+        if let Some(pulls) = &mut pulls {
+            head.differentiate(&range, logits.reborrow(), lse.as_view(), None)?;
             let place = range.start * shape.hidden..range.end * shape.hidden;
-            head.pull(&range, pulls.reborrow().part(place)?)?;
+            head.pull(&range, logits.as_view(), pulls.reborrow().part(place)?)?;
         }
     }
     Ok(())
@@ -200,22 +223,33 @@ pub(super) fn backward<T: Element>(
         op,
         reason: "targets on a device come with `by_row`, the buckets of their rows (embedding::Buckets::of)".into(),
     })?;
-    match kept {
+    let mut all = match kept {
         Kept::Softmax(_) => return Err(no_softmax(op)),
         Kept::Pulls(pulls) => {
-            return scatter(op, device, by_row, pulls, d.log_probs, d_hidden.reborrow(), 0..count, width);
+            let Some(weights) = d.log_probs else { return Ok(()) };
+            return scatter(op, device, by_row, pulls, Some(weights), d_hidden, 0..count, width);
         }
-        Kept::Nothing => {}
-    }
-    let mut head = Head::new(op, device, hidden, weight, targets, shape)?;
+        Kept::Logits(all) => Some(all),
+        Kept::Nothing => None,
+    };
+    let mut head = Head::new(op, device, hidden, weight, targets, all.is_some(), shape)?;
+    let mut own = if all.is_some() { None } else { Some(head.buffer()?) };
     let mut pulls = device.unwritten::<T>(head.chunk * width)?;
     for range in head.chunks() {
-        head.score(&range)?;
-        head.differentiate(&range, lse, Some(d))?;
-        head.pull(&range, pulls.view_mut().part(0..range.len() * width)?)?;
+        head.gather(&range)?;
+        let mut logits = match (&mut all, &mut own) {
+            (Some(all), _) => all.reborrow().part(head.of_all(&range))?,
+            (None, own) => {
+                let mut logits = own.as_mut().expect("made where none are kept").view_mut();
+                head.score(&range, logits.reborrow())?;
+                logits
+            }
+        };
+        head.differentiate(&range, logits.reborrow(), lse, Some(d))?;
+        head.pull(&range, logits.as_view(), pulls.view_mut().part(0..range.len() * width)?)?;
         if let Some(d_weight) = &mut d_weight {
             let size = Size { m: vocab, n: width, k: range.len() };
-            let logits = Factor::new(head.logits.view(), head.stride).transposed();
+            let logits = Factor::new(logits.as_view(), head.stride).transposed();
             let rows = Factor::new(head.gathered.view(), width);
             product(op, device, size, d_weight.reborrow(), width, true, logits, rows, T::Wide::ONE)?;
         }
@@ -236,6 +270,9 @@ fn scatter<T: Element>(
     range: Range<usize>,
     hidden: usize,
 ) -> Result<()> {
+    if by_row.ids.is_empty() {
+        return Ok(());
+    }
     let (kernel, width) = lanes("token_log_probs_pull", hidden, &[Some(pulls), Some(d_hidden.as_view())]);
     let threads = hidden.div_ceil(width).next_multiple_of(WARP).min(MOST_THREADS);
     let buckets = by_row.ids.len();
@@ -268,6 +305,6 @@ fn by_rows<T>(rows: usize, vocab: usize) -> Grid {
 }
 
 fn no_softmax(op: &'static str) -> Error {
-    let reason = "a device keeps no softmax; keep nothing, or pulls where the head is frozen".into();
+    let reason = "a device keeps no softmax; keep logits, or nothing, or pulls where the head is frozen".into();
     Error::Shape { op, reason }
 }

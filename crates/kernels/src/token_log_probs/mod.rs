@@ -7,7 +7,7 @@ mod row;
 mod tests;
 
 use crate::embedding::BucketViews;
-use crate::{Element, Float, Result, View, ViewMut, Workspace, check};
+use crate::{Element, Error, Float, Result, View, ViewMut, Workspace, check};
 
 /// The sizes of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +51,22 @@ pub fn automatic_chunk(vocab: usize) -> usize {
     (LOGITS / vocab.max(1)).clamp(16, 512)
 }
 
-/// The chunk on a device for elements `T`: as many targets as have 512 MiB of logits, from 128 to 2048, in whole multiples of 128.
+/// Chunks on a device are multiples of this.
+const LEAST_CHUNK: usize = 128;
+
+/// The largest chunk on a device for elements `T`: as many targets as have 512 MiB of logits, from 128 to 2048, in whole multiples of
+/// 128. A batch is cut into chunks of about one size, none larger than this.
 ///
-/// Fewer than 512 leave a product of large matrices waiting for its weight; more than 2048 gain nothing.
+/// With fewer than 512 targets a product waits for the head's weight. The gradient of the weight is read and written once a chunk, which
+/// more targets would make rarer.
 pub fn automatic_device_chunk<T: Element>(vocab: usize) -> usize {
     const BYTES: usize = 1 << 29;
-    (BYTES / size_of::<T>() / vocab.max(1)).clamp(128, 2048) / 128 * 128
+    (BYTES / size_of::<T>() / vocab.max(1)).clamp(LEAST_CHUNK, 2048) / LEAST_CHUNK * LEAST_CHUNK
+}
+
+/// Elements from a row of logits to the next on a device: the vocabulary in whole packs of 16 bytes.
+pub fn logits_stride<T: Element>(vocab: usize) -> usize {
+    vocab.next_multiple_of(16 / size_of::<T>())
 }
 
 /// Tokens of the vocabulary whose logits are computed together.
@@ -143,6 +153,9 @@ impl<T> Copy for Cotangents<'_, T> {}
 pub enum Keep<'a, T> {
     /// Nothing: `backward` makes the logits again, chunk by chunk.
     Nothing,
+    /// The logits of all targets, `[M, S]` with S the [`logits_stride`], for a head that is trained: three products instead of four. On a
+    /// device only. Unless [`Shape::chunk`] says otherwise, all targets are one chunk.
+    Logits(ViewMut<'a, T>),
     /// The softmax of every target's logits, for a head that is trained: two products in `backward` instead of three. On the CPU only.
     Softmax(KeptSoftmax<'a, T>),
     /// The gradients of the log-probabilities with respect to the hidden states, `[M, H]`, for a head that is frozen: made
@@ -164,6 +177,8 @@ pub struct KeptSoftmax<'a, T> {
 pub enum Kept<'a, T> {
     /// Nothing was kept.
     Nothing,
+    /// See [`Keep::Logits`]. They are overwritten.
+    Logits(ViewMut<'a, T>),
     /// See [`Keep::Softmax`]. The rows are overwritten.
     Softmax(KeptSoftmax<'a, T>),
     /// See [`Keep::Pulls`].
@@ -206,8 +221,12 @@ pub fn forward<T: Element>(
         ("is_top1", out.is_top1.as_ref().map(ViewMut::len)),
     ];
     check_results(OP, &lens, out.given_log_probs.as_ref().map(ViewMut::len), targets, shape)?;
-    if let Keep::Pulls(pulls) = &keep {
-        check::length(OP, "keep.pulls", pulls.len(), &[shape.targets, shape.hidden], "targets × hidden")?;
+    match &keep {
+        Keep::Pulls(pulls) => {
+            check::length(OP, "keep.pulls", pulls.len(), &[shape.targets, shape.hidden], "targets × hidden")?;
+        }
+        Keep::Logits(logits) => check_logits(OP, "keep.logits", logits, shape)?,
+        Keep::Nothing | Keep::Softmax(_) => {}
     }
     if let Some(device) = hidden.device() {
         return cuda::forward(OP, device, hidden, weight, targets, out, lse, keep, shape);
@@ -224,6 +243,7 @@ pub fn forward<T: Element>(
     };
     let keep = match keep {
         Keep::Nothing => cpu::Kept::Nothing,
+        Keep::Logits(_) => return Err(no_logits(OP)),
         Keep::Softmax(kept) => softmax(OP, kept, shape)?,
         Keep::Pulls(pulls) => cpu::Kept::Pulls(pulls.cpu(OP)?),
     };
@@ -241,8 +261,8 @@ pub fn forward<T: Element>(
 ///
 /// d_hidden += dl·weight at the target's row and d_weight += dlᵀ·hidden; both accumulate. Without `d_weight` (a frozen
 /// head) that product is not made. Shapes as for [`forward`]; `d_hidden` `[N, H]`, `d_weight` `[V, H]`. Rows of dl sum to
-/// zero to the precision of `T` however large the logits are: p is normalised again, but for `bf16` without cotangents of
-/// statistics, where the logits are the same rounded ones that `lse` was made of.
+/// zero to the precision of `T` however large the logits are, since p is normalised again. Only for `bf16` without cotangents of statistics
+/// it is not: there p comes from `lse`, which is rounded to `f32`, and that is within the rounding of `bf16` while logits are below 2¹⁵.
 ///
 /// From what [`Keep::Softmax`] kept come the gradients of log-probabilities, given ids included; from [`Keep::Pulls`] those of
 /// the targets' log-probabilities with respect to the hidden states.
@@ -281,6 +301,7 @@ pub fn backward<T: Element>(
     let statistics = d.mean_log_probs.is_some() || d.log_sum_sq_probs.is_some() || d.entropy.is_some();
     match &kept {
         Kept::Nothing => {}
+        Kept::Logits(logits) => check_logits(OP, "kept.logits", logits, shape)?,
         Kept::Softmax(_) => check::shape(OP, !statistics, || {
             "a kept softmax gives the gradients of log-probabilities only; keep nothing where statistics have cotangents".into()
         })?,
@@ -291,12 +312,17 @@ pub fn backward<T: Element>(
             check::length(OP, "kept.pulls", pulls.len(), &[shape.targets, shape.hidden], "targets × hidden")?;
         }
     }
+    if let Some(by_row) = &targets.by_row {
+        check::length(OP, "by_row.members", by_row.members.len(), &[shape.targets], "targets")?;
+        check::length(OP, "by_row.starts", by_row.starts.len(), &[by_row.ids.len() + 1], "buckets + 1")?;
+    }
     if let Some(device) = hidden.device() {
         return cuda::backward(OP, device, hidden, weight, targets, lse, kept, d, d_hidden, d_weight, shape);
     }
     let targets = targets.cpu(OP, shape)?;
     let kept = match kept {
         Kept::Nothing => cpu::Kept::Nothing,
+        Kept::Logits(_) => return Err(no_logits(OP)),
         Kept::Softmax(kept) => softmax(OP, kept, shape)?,
         Kept::Pulls(pulls) => {
             let d_log_probs = d.log_probs.map(|view| view.cpu(OP)).transpose()?.unwrap_or(&[]);
@@ -326,6 +352,20 @@ impl<'a> Targets<'a> {
         check::indices(op, "given", targets.given, shape.vocab)?;
         Ok(targets)
     }
+}
+
+fn check_logits<T: Element>(
+    op: &'static str,
+    name: &'static str,
+    logits: &ViewMut<'_, T>,
+    Shape { targets, vocab, .. }: Shape,
+) -> Result<()> {
+    check::length(op, name, logits.len(), &[targets, logits_stride::<T>(vocab)], "targets × logits_stride")
+}
+
+fn no_logits(op: &'static str) -> Error {
+    let reason = "the CPU keeps no logits; keep their softmax, or nothing, or pulls where the head is frozen".into();
+    Error::Shape { op, reason }
 }
 
 fn softmax<'a, T: Element>(op: &'static str, kept: KeptSoftmax<'a, T>, shape: Shape) -> Result<cpu::Kept<'a, T::Wide>> {

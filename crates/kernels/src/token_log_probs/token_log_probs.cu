@@ -111,7 +111,8 @@ DEVICE void score(const T *logits, const unsigned *ids, const unsigned *given, I
     if (threadIdx.x == 0 && mean_log_probs)
         mean_log_probs[row] = shifted / (W)vocab - log_sum;
     if (threadIdx.x == 0 && is_top1)
-        is_top1[row] = better == 0 ? 1 : 0;
+        // A logit that is NaN is beaten by nobody.
+        is_top1[row] = better == 0 && of_target == of_target ? 1 : 0;
 }
 
 // Cotangents of one row, and what of it they are multiplied with.
