@@ -47,10 +47,10 @@ fn main() {
         let names: Vec<_> =
             text.lines().filter_map(|line| line.strip_prefix(".visible .entry ")?.strip_suffix('(')).collect();
         assert!(!names.is_empty(), "{} has kernels", source.display());
-        writeln!(modules, "    (include_bytes!({:?}), &{names:?}),", image.display().to_string())
+        writeln!(modules, "    (&Aligned(*include_bytes!({:?})), &{names:?}),", image.display().to_string())
             .expect("a string grows");
     }
-    let text = format!("const MODULES: &[(&[u8], &[&str])] = &[\n{modules}];\n");
+    let text = format!("const MODULES: &[(&Aligned<[u8]>, &[&str])] = &[\n{modules}];\n");
     fs::write(out.join("kernels.rs"), text).expect("OUT_DIR can be written to");
 }
 

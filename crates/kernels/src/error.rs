@@ -44,13 +44,21 @@ pub enum Error {
         /// What does not fit, and what would.
         reason: String,
     },
-    /// The op has no kernel for the device its operands are on.
-    #[error("{op} has no kernel for {device}; copy its operands to the cpu")]
+    /// An operand is on a device for which the op has no kernel, or where its other operands are not.
+    #[error(
+        "{op}: an operand is on {device}, where the op has no kernel or its other operands are not; move all of them to one device, or to the cpu"
+    )]
     NoKernel {
         /// The op.
         op: &'static str,
         /// The device.
         device: &'static str,
+    },
+    /// Operands of a type that the CPU does not compute with.
+    #[error("{op}: the cpu does not compute in bf16; convert the operands to f32, or move them to a device")]
+    Narrow {
+        /// The op.
+        op: &'static str,
     },
     /// Operands of one call are on different devices.
     #[error("{op}: operands are on different devices; move all of them to one")]

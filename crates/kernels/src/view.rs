@@ -172,18 +172,15 @@ impl<'a, T> ViewMut<'a, T> {
 impl<'a, T: Element> View<'a, T> {
     /// The slice for an op that has no other kernel than the CPU's, or its refusal.
     pub(crate) fn cpu(self, op: &'static str) -> Result<&'a [T::Wide]> {
-        T::wide(self.host(op)?).ok_or(Error::NoKernel { op, device: NARROW })
+        T::wide(self.host(op)?).ok_or(Error::Narrow { op })
     }
 }
 
 impl<'a, T: Element> ViewMut<'a, T> {
     pub(crate) fn cpu(self, op: &'static str) -> Result<&'a mut [T::Wide]> {
-        T::wide_mut(self.host(op)?).ok_or(Error::NoKernel { op, device: NARROW })
+        T::wide_mut(self.host(op)?).ok_or(Error::Narrow { op })
     }
 }
-
-/// What errors call the CPU where elements are narrower than its arithmetic.
-const NARROW: &str = "bf16 on the cpu";
 
 fn inside(range: &Range<usize>, len: usize) -> Result<()> {
     if range.start <= range.end && range.end <= len {

@@ -43,12 +43,15 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(device: Properties, given: Ceilings, measured: Ceilings, note: &str) -> Self {
-        let Properties { name, compute_capability: (major, minor), multiprocessors, l2_bytes, memory_bytes } = device;
+        let (major, minor) = device.compute_capability;
+        let products = if device.has_cublas_lt { "cuBLASLt" } else { "the crate's own kernel: no cuBLASLt was found" };
         let mut heading = format!(
-            "{name}: compute capability {major}.{minor}, {multiprocessors} multiprocessors, {} MB of second-level cache, \
-             {:.1} GB of memory\nceilings given: {given}\nceilings measured: {measured}\n",
-            l2_bytes / 1_000_000,
-            memory_bytes as f64 / 1e9
+            "{}: compute capability {major}.{minor}, {} multiprocessors, {} MB of second-level cache, {:.1} GB of memory\n\
+             products by {products}\nceilings given: {given}\nceilings measured: {measured}\n",
+            device.name,
+            device.multiprocessors,
+            device.l2_bytes / 1_000_000,
+            device.memory_bytes as f64 / 1e9
         );
         if !note.is_empty() {
             heading += note;

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
+use cudarc::driver::result as driver;
 
 use super::product::{Place, Product};
 use crate::float::sealed::Kind;
@@ -13,11 +14,11 @@ use crate::matmul::Size;
 /// Bytes that algorithms may use: what NVIDIA advises for devices of capability 9.0.
 pub(super) const WORKSPACE: usize = 32 << 20;
 
-/// The library, its workspace on the device, and the algorithms it has chosen.
+/// The library, its workspace on the device, and the algorithms it has chosen, or that it has none.
 pub(super) struct CublasLt {
     handle: sys::cublasLtHandle_t,
     workspace: u64,
-    chosen: Mutex<HashMap<Key, sys::cublasLtMatmulAlgo_t>>,
+    chosen: Mutex<HashMap<Key, Option<sys::cublasLtMatmulAlgo_t>>>,
 }
 
 // SAFETY: the library allows a handle to be used by several threads at once.
@@ -50,13 +51,10 @@ impl CublasLt {
 
     /// Queues a product on a stream, unless the library has no algorithm for it.
     pub(super) fn multiply(&self, op: &'static str, product: &Product, stream: *mut c_void) -> crate::Result<bool> {
-        match self.try_multiply(product, stream) {
-            Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => Ok(false),
-            made => made.map(|()| true).map_err(refused(op)),
-        }
+        self.try_multiply(product, stream).map_err(refused(op))
     }
 
-    fn try_multiply(&self, product: &Product, stream: *mut c_void) -> Result<(), CublasError> {
+    fn try_multiply(&self, product: &Product, stream: *mut c_void) -> Result<bool, CublasError> {
         let Product { size: Size { m, n, k }, a, b, c, factors, result: kind, scale, accumulate } = *product;
         // The library knows columns one after the other: there the result is cᵀ = bᵀ·aᵀ, and our rows are its columns.
         let description = Description::new(factors, b.is_transposed, a.is_transposed)?;
@@ -74,7 +72,7 @@ impl CublasLt {
             result: kind,
             accumulate,
         };
-        let algorithm = self.algorithm(key, &description, &left, &right, &into)?;
+        let Some(algorithm) = self.algorithm(key, &description, &left, &right, &into)? else { return Ok(false) };
         let (scales_f32, scales_f64) = ([scale as f32, f32::from(accumulate)], [scale, f64::from(accumulate)]);
         let [alpha, beta]: [*const c_void; 2] = match factors {
             Kind::F64 => scales_f64.each_ref().map(|scale| std::ptr::from_ref(scale).cast()),
@@ -101,7 +99,8 @@ impl CublasLt {
                 WORKSPACE,
                 stream.cast(),
             )
-        }
+        }?;
+        Ok(true)
     }
 
     fn algorithm(
@@ -111,7 +110,7 @@ impl CublasLt {
         left: &Layout,
         right: &Layout,
         into: &Layout,
-    ) -> Result<sys::cublasLtMatmulAlgo_t, CublasError> {
+    ) -> Result<Option<sys::cublasLtMatmulAlgo_t>, CublasError> {
         let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(algorithm) = chosen.get(&key) {
             return Ok(*algorithm);
@@ -120,25 +119,26 @@ impl CublasLt {
         let preference = Preference::new([b, a, c])?;
         // SAFETY: descriptions that live.
         let found = unsafe {
-            result::get_matmul_algo_heuristic(
-                self.handle,
-                description.0,
-                left.0,
-                right.0,
-                into.0,
-                into.0,
-                preference.0,
-            )?
+            result::get_matmul_algo_heuristic(self.handle, description.0, left.0, right.0, into.0, into.0, preference.0)
         };
-        chosen.insert(key, found.algo);
-        Ok(found.algo)
+        let algorithm = match found {
+            Ok(found) => Some(found.algo),
+            Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => None,
+            Err(error) => return Err(error),
+        };
+        chosen.insert(key, algorithm);
+        Ok(algorithm)
     }
 }
 
 impl Drop for CublasLt {
     fn drop(&mut self) {
-        // SAFETY: a handle of this library, which nobody uses any more. The workspace goes with the context.
-        let _ = unsafe { result::destroy_handle(self.handle) };
+        // SAFETY: a handle of this library and memory of the device, which nobody uses any more: freeing waits for what is queued. The
+        // driver has bound its context.
+        unsafe {
+            let _ = driver::free_sync(self.workspace);
+            let _ = result::destroy_handle(self.handle);
+        }
     }
 }
 
@@ -207,6 +207,10 @@ impl Preference {
             let bytes = WORKSPACE as u64;
             let most = Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
             result::set_matmul_pref_attribute(this.0, most, std::ptr::from_ref(&bytes).cast(), 8)?;
+            // Where parts of a sum are made apart, they are kept and added in the type of sums, in order.
+            let scheme = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+            let schemes = Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
+            result::set_matmul_pref_attribute(this.0, schemes, std::ptr::from_ref(&scheme).cast(), 4)?;
             for (attribute, alignment) in [
                 (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, left),
                 (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, right),

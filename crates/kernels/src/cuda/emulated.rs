@@ -114,7 +114,14 @@ impl Driver {
 
     pub(super) fn properties(&self, _op: &'static str) -> Result<Properties> {
         let name = format!("emulated, threads {:?}", self.order).to_lowercase();
-        Ok(Properties { name, compute_capability: (0, 0), multiprocessors: 1, l2_bytes: 0, memory_bytes: 0 })
+        Ok(Properties {
+            name,
+            compute_capability: (0, 0),
+            multiprocessors: 1,
+            l2_bytes: 0,
+            memory_bytes: 0,
+            has_cublas_lt: false,
+        })
     }
 
     pub(super) fn synchronize(&self, _op: &'static str) -> Result<()> {

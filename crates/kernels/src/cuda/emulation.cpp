@@ -1,6 +1,10 @@
 // The scheduler and the memory of the emulation, and what the tests call: see emulation.h.
 #include "emulation.h"
 
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
 #include <map>
 #include <memory>
 #include <set>
@@ -271,6 +275,34 @@ bool is_on_pack(const void *pointer) { return reinterpret_cast<uintptr_t>(pointe
 
 float value_of(unsigned reg, unsigned half) { return __bfloat162float(bf16{uint16_t(reg >> 16 * half)}); }
 
+// The name of the kernel that runs.
+const char *running_kernel = nullptr;
+struct sigaction before;
+
+// An access to memory that nobody has ends the process; this says first which kernel made it.
+void wild_access(int signal, siginfo_t *, void *) {
+    if (running_kernel) {
+        char text[256];
+        int length = snprintf(text, sizeof text, "emulation: %s, block (%u, %u, %u), thread (%u, %u, %u): an access to memory that is not there\n",
+                              running_kernel, blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
+        if (write(2, text, size_t(length)) < 0)
+            length = 0;
+    }
+    // The access is made again, and whoever was there before is told.
+    sigaction(signal, &before, nullptr);
+}
+
+void tell_of_wild_accesses() {
+    static bool is_installed = false;
+    if (is_installed)
+        return;
+    is_installed = true;
+    struct sigaction action = {};
+    action.sa_sigaction = wild_access;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigaction(SIGSEGV, &action, &before);
+}
+
 const char *told() { return error.empty() ? nullptr : error.c_str(); }
 
 } // namespace
@@ -440,19 +472,24 @@ extern "C" const char *emulated_launch(const char *name, const unsigned *grid, c
     if (found == kernels().end())
         return say("there is no such kernel", Site{name, 0}), told();
     kernel = &found->second;
+    running_kernel = found->first.c_str();
     arguments = with;
     size_t threads = size_t(block[0]) * block[1] * block[2];
     if (threads % WARP_SIZE || threads == 0 || threads > kernel->most_threads)
         return say("the number of threads is not a multiple of the warp up to the kernel's bound", Site{name, int(threads)}), told();
     if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0 || grid[1] > 65535 || grid[2] > 65535)
         return say("the grid is empty or too large", Site{name, 0}), told();
-    for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)
-        for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
-            for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++) {
-                run_block(dynamic_bytes, descending != 0);
-                if (!error.empty())
-                    return told();
-            }
+    tell_of_wild_accesses();
+    // Blocks, too, run in the other order: what one leaves for another shows.
+    size_t blocks = size_t(grid[0]) * grid[1] * grid[2];
+    for (size_t at = 0; at < blocks; at++) {
+        size_t number = descending ? blocks - 1 - at : at;
+        blockIdx = Dim3{unsigned(number % grid[0]), unsigned(number / grid[0] % grid[1]), unsigned(number / grid[0] / grid[1])};
+        run_block(dynamic_bytes, descending != 0);
+        if (!error.empty())
+            return told();
+    }
+    running_kernel = nullptr;
     for (auto &[data, memory] : buffers)
         if (!memory->whole())
             say("a kernel wrote outside of its buffers", Site{name, 0});

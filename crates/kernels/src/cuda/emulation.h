@@ -4,7 +4,8 @@
 // must wait for others, at a barrier or at a meeting of its warp, and then hands over to the scheduler, which always resumes
 // the first fiber that can go on: the one with the lowest number, or with the highest. A warp thus runs ahead of all others
 // as far as the program lets it. In the two orders different warps do, so a program with a data race (a barrier that is
-// missing, above all) gives different results, while a correct one gives the same bits. That comparison is the race
+// missing, above all) gives different results, while a correct one gives the same bits; blocks, which are in no order on a
+// device, run in the other order too. That comparison is the race
 // detector; `emulated_drop` leaves one barrier or wait out, so that a test can see that the detector works.
 //
 // * Memory of the device and shared memory is filled with 0xFF bytes (a NaN in every type), so that what nobody wrote shows,

@@ -87,7 +87,10 @@ impl Cuda {
     ///
     /// # Errors
     /// [`Error::NoDevice`] where the library cannot be loaded or is none of ours, and on systems without shared libraries of that kind.
-    pub fn emulated(library: &Path, order: Order) -> Result<Self> {
+    ///
+    /// # Safety
+    /// The library is one that was made so: loading another runs whatever it wants to.
+    pub unsafe fn emulated(library: &Path, order: Order) -> Result<Self> {
         Ok(Self::of(Driver::Emulated(emulated::Driver::new(library, order)?)))
     }
 
@@ -95,8 +98,11 @@ impl Cuda {
         Self { driver: Arc::new(driver), multiplier: Multiplier::Library }
     }
 
-    /// The same device and buffers, with products of matrices by the crate's own kernel instead of cuBLASLt. Without cuBLASLt they
-    /// are made so anyway.
+    /// The same device, with products of matrices by the crate's own kernel instead of cuBLASLt. Without cuBLASLt
+    /// ([`Properties::has_cublas_lt`]) they are made so anyway.
+    ///
+    /// A buffer keeps the handle that it was made with, and an op multiplies as its first operand's says: make operands with the handle
+    /// that is returned.
     #[must_use]
     pub fn with_own_products(&self) -> Self {
         Self { multiplier: Multiplier::Own, ..self.clone() }
@@ -165,6 +171,8 @@ pub struct Properties {
     pub l2_bytes: usize,
     /// Bytes of its memory, free or not.
     pub memory_bytes: usize,
+    /// Whether cuBLASLt makes products of matrices; else the crate's own kernel does.
+    pub has_cublas_lt: bool,
 }
 
 /// Bytes of a device, which are freed in the order of its stream.

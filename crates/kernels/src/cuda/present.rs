@@ -16,8 +16,28 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 pub(super) struct Driver {
     stream: Arc<CudaStream>,
+    modules: Vec<sys::CUmodule>,
     functions: HashMap<&'static str, sys::CUfunction>,
     products: Option<CublasLt>,
+}
+
+/// An image as the driver wants it, which reads words of it.
+#[repr(C, align(64))]
+struct Aligned<B: ?Sized>(B);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // A driver that is going down has freed everything.
+        if self.stream.context().bind_to_thread().is_err() {
+            return std::mem::forget(self.products.take());
+        }
+        let _ = self.stream.synchronize();
+        drop(self.products.take());
+        for module in self.modules.drain(..) {
+            // SAFETY: loaded by `new`, and nothing of it runs any more.
+            let _ = unsafe { result::module::unload(module) };
+        }
+    }
 }
 
 // SAFETY: functions belong to the context, which every thread may use once it is bound to it.
@@ -45,27 +65,29 @@ impl Driver {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(refused(OP))?;
         keep_freed_memory(ordinal).map_err(refused(OP))?;
-        let mut functions = HashMap::new();
+        let mut this = Self { stream, modules: Vec::new(), functions: HashMap::new(), products: None };
         for (image, names) in MODULES {
-            // SAFETY: a whole image that nvcc made. Modules stay as long as the process does.
-            let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(refused(OP))?;
+            // SAFETY: a whole image that nvcc made.
+            let module = unsafe { result::module::load_data(image.0.as_ptr().cast()) }.map_err(refused(OP))?;
+            this.modules.push(module);
             for name in *names {
                 let symbol = CString::new(*name).expect("names of kernels have no zero byte");
                 // SAFETY: the module is loaded.
                 let function = unsafe { result::module::get_function(module, symbol) }.map_err(refused(OP))?;
-                functions.insert(*name, function);
+                this.functions.insert(*name, function);
             }
         }
         // SAFETY: what an algorithm does not write in its workspace it does not read.
         let workspace = || unsafe { result::malloc_sync(cublas_lt::WORKSPACE) }.map_err(refused(OP));
-        let products = CublasLt::new(workspace)?;
-        Ok(Self { stream, functions, products })
+        this.products = CublasLt::new(workspace)?;
+        Ok(this)
     }
 
     pub(super) fn alloc(&self, op: &'static str, bytes: usize) -> Result<u64> {
         self.bind(op)?;
         // SAFETY: what is not written is not read, as the emulation of every kernel shows.
-        unsafe { result::malloc_async(self.stream.cu_stream(), bytes) }.map_err(refused(op))
+        unsafe { result::malloc_async(self.stream.cu_stream(), bytes) }
+            .map_err(|error| Error::Cuda { op, reason: format!("{error}, where {bytes} bytes were wanted") })
     }
 
     pub(super) fn free(&self, address: u64) {
@@ -78,8 +100,9 @@ impl Driver {
 
     pub(super) fn write(&self, op: &'static str, address: u64, bytes: &[u8]) -> Result<()> {
         self.bind(op)?;
-        // SAFETY: the buffer is at least as long; pageable memory has been read when the call returns.
-        unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }.map_err(refused(op))
+        // SAFETY: the buffer is at least as long, and the copy is waited for.
+        unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }.map_err(refused(op))?;
+        self.synchronize(op)
     }
 
     pub(super) fn read(&self, op: &'static str, address: u64, bytes: &mut [u8]) -> Result<()> {
@@ -134,6 +157,7 @@ impl Driver {
             multiprocessors: attribute(MULTIPROCESSORS)?,
             l2_bytes: attribute(L2)?,
             memory_bytes: context.total_mem().map_err(refused(op))?,
+            has_cublas_lt: self.products.is_some(),
         })
     }
 
