@@ -5,7 +5,9 @@
 //! steps of optimizers have none). Nothing here allocates a tensor, keeps one, or knows what the numbers are for.
 //!
 //! * Operands are [`View`]s and [`ViewMut`]s: a slice on the CPU or a range of a [`CudaBuffer`]. An op without a kernel
-//!   for the device of its operands returns [`Error::NoKernel`].
+//!   for the device of its operands returns [`Error::NoKernel`]. Those that have one for CUDA: [`adamw::step_clipped`] and
+//!   [`adamw::step_bf16`], [`clip`], [`embedding::gather`] and [`embedding::scatter`], [`gated`], [`linear`], [`lora`], [`rms_norm`],
+//!   [`rope::apply_pair`], [`segment_sum`] and [`token_log_probs`].
 //! * Scratch comes from a [`Workspace`], which also decides how many threads work. After the first call of a shape no
 //!   op asks the allocator for a buffer again.
 //! * Element types are `f32` and `f64` through [`Float`]; on a device also `bf16`, through [`Element`], with sums in `f32`.
@@ -22,6 +24,20 @@
 //! let shape = linear::Shape { rows: 1, in_features: 2, out_features: 2 };
 //! linear::forward((&x[..]).into(), (&w[..]).into(), (&mut y[..]).into(), shape, 1.0, false, &mut Workspace::new(1))?;
 //! assert_eq!(y, [11.0, 17.0]);
+//! # Ok(()) }
+//! ```
+//!
+//! On a device (feature `cuda`) the same op takes views of buffers there. Calls are queued, and reading a result waits for them.
+//!
+//! ```no_run
+//! use candlewick_kernels::{Cuda, Workspace, linear};
+//! # fn main() -> Result<(), candlewick_kernels::Error> {
+//! let cuda = Cuda::new(0)?;
+//! let (x, w) = (cuda.upload(&[1.0f32, 2.0])?, cuda.upload(&[3.0f32, 4.0, 5.0, 6.0])?);
+//! let mut y = cuda.unwritten::<f32>(2)?;
+//! let shape = linear::Shape { rows: 1, in_features: 2, out_features: 2 };
+//! linear::forward(x.view(), w.view(), y.view_mut(), shape, 1.0, false, &mut Workspace::new(1))?;
+//! assert_eq!(y.download()?, [11.0, 17.0]);
 //! # Ok(()) }
 //! ```
 #![expect(unsafe_code, reason = "strided products, disjoint parts of one buffer, vector instructions, device launches")]
