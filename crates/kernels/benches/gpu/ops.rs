@@ -55,7 +55,8 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         lora_backward(at),
         head_forward(at, false),
         head_forward(at, true),
-        head_backward(at),
+        head_backward(at, false),
+        head_backward(at, true),
         clip_by_norm(at),
         adamw_masters(at),
         adamw_bf16(at),
@@ -363,24 +364,29 @@ fn head_forward(at: At, is_frozen: bool) -> Op {
         })
 }
 
-/// Of a head that is trained: the logits again, then two products.
-fn head_backward(at: At) -> Op {
+/// Of a head that is trained: the logits again, unless they were kept, then two products.
+fn head_backward(at: At, keeps: bool) -> Op {
     let shape = head(at);
     let (targets, weight) = (shape.targets * shape.hidden, shape.vocab * shape.hidden);
-    Work::new("head backward", format!("{} × {} → {}", shape.targets, shape.hidden, shape.vocab))
-        .moves(BF16 * (3 * targets + weight) + 2 * F32 * (weight + shape.targets))
-        .computes(3 * 2 * targets * shape.vocab)
+    let logits = if keeps { shape.targets * token_log_probs::logits_stride::<bf16>(shape.vocab) } else { 0 };
+    let name = if keeps { "head backward, logits kept" } else { "head backward" };
+    let products = if keeps { 2 } else { 3 };
+    Work::new(name, format!("{} × {} → {}", shape.targets, shape.hidden, shape.vocab))
+        .moves(BF16 * (3 * targets + weight + logits) + 2 * F32 * (weight + shape.targets))
+        .computes(products * 2 * targets * shape.vocab)
         .on(move |of| {
-            let mut scored = Scored::new(of, shape)?;
-            scored.forward(Keep::Nothing, &mut Workspace::new(1))?;
+            let (mut scored, mut logits) = (Scored::new(of, shape)?, of.random(logits)?);
+            let keep = if keeps { Keep::Logits(logits.view_mut()) } else { Keep::Nothing };
+            scored.forward(keep, &mut Workspace::new(1))?;
             let (mut d_hidden, mut d_weight) = (of.random(shape.rows * shape.hidden)?, of.sums(weight)?);
+            // Gradients lie where the logits were, and are taken for logits the next time: numbers as good as any.
             Ok(move |ws: &mut Workspace| {
                 let Scored { hidden, weight, rows, ids, none, starts, members, lse, log_probs, .. } = &scored;
                 let targets = Scored::targets([rows, ids, none, starts, members]);
                 let d = Cotangents { log_probs: Some(log_probs.view()), ..Cotangents::default() };
                 let (hidden, weight, lse) = (hidden.view(), weight.view(), lse.view());
                 let (into_hidden, into_weight) = (d_hidden.view_mut(), Some(d_weight.view_mut()));
-                let kept = Kept::Nothing;
+                let kept = if keeps { Kept::Logits(logits.view_mut()) } else { Kept::Nothing };
                 token_log_probs::backward(hidden, weight, targets, lse, kept, d, into_hidden, into_weight, shape, ws)
             })
         })
