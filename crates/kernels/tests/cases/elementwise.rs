@@ -70,9 +70,10 @@ fn rotated<T: Sample<Wide: Sample>>(shape: PairShape, direction: Direction) -> C
 
 #[test]
 fn rotations_agree_with_the_cpu() {
-    for (rows, q_heads, k_heads, head_dim) in
-        sizes(&[(1, 1, 1, 2), (5, 3, 1, 6), (9, 14, 2, 64)], &[(2000, 32, 8, 128)])
-    {
+    for (rows, q_heads, k_heads, head_dim) in sizes(
+        &[(1, 1, 1, 2), (5, 3, 1, 6), (3, 1, 2, 24), (9, 14, 2, 64), (2, 5, 1, 528), (70, 2, 0, 16)],
+        &[(2000, 32, 8, 128)],
+    ) {
         let shape = PairShape { rows, q_heads, k_heads, head_dim };
         for direction in [Direction::Forward, Direction::Backward] {
             check(&[
@@ -81,6 +82,48 @@ fn rotations_agree_with_the_cpu() {
                 rotated::<half::bf16>(shape, direction),
             ]);
         }
+    }
+}
+
+/// One row of 40 heads that begins `from` elements into its buffer, and a position that the tables may not have.
+fn turned_by_one_position(from: usize, position: u32) -> Case {
+    let shape = PairShape { rows: 1, q_heads: 40, k_heads: 0, head_dim: 16 };
+    let tables = Tables::<f32>::new(&[1.0, 0.5, 0.25, 0.125, 1e-1, 1e-2, 1e-3, 1e-4], 3);
+    let x = numbers::<half::bf16>(1, 640);
+    let angle = |pair: usize| f64::from(position) * [1.0, 0.5, 0.25, 0.125, 1e-1, 1e-2, 1e-3, 1e-4][pair];
+    let is_known = (position as usize) < tables.positions();
+    let expected = (0..640).map(|at| {
+        let (head, element) = (at / 16 * 16, at % 16);
+        let (a, b) = (x[head + element % 8].to_f64(), x[head + element % 8 + 8].to_f64());
+        let (sin, cos) = angle(element % 8).sin_cos();
+        let turned = if element < 8 { a * cos - b * sin } else { b * cos + a * sin };
+        // NaN has no distance: a number stands for it here and below.
+        if is_known { turned } else { UNKNOWN }
+    });
+    let expected = expected.collect();
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let kept = vec![half::bf16::ONE; from];
+        let mut q = cuda.upload(&[&kept[..], &x].concat())?;
+        let (mut k, positions) = (cuda.upload::<half::bf16>(&[])?, cuda.upload(&[position])?);
+        let (cos, sin) = (cuda.upload(&tables.cos)?, cuda.upload(&tables.sin)?);
+        let (cos, sin, direction) = (cos.view(), sin.view(), Direction::Forward);
+        let part = q.view_mut().part(from..from + 640)?;
+        rope::apply_pair(part, k.view_mut(), positions.view(), cos, sin, shape, direction, &mut Workspace::new(1))?;
+        let all = q.download()?;
+        assert!(all[..from].iter().all(|&element| element == half::bf16::ONE));
+        let mut q = Written::new("q", &all[from..]);
+        q.values.iter_mut().filter(|value| value.is_nan()).for_each(|value| *value = UNKNOWN);
+        Ok(vec![q])
+    };
+    Case { name: format!("rope of position {position} at {from}"), run: Box::new(run), expected: vec![expected] }
+}
+
+const UNKNOWN: f64 = 77.0;
+
+#[test]
+fn rotations_by_positions_beyond_the_tables_are_nan() {
+    for from in [0, 1, 8] {
+        check(&[0, 2, 3, u32::MAX].map(|position| turned_by_one_position(from, position)));
     }
 }
 
