@@ -2,7 +2,7 @@
 use std::ffi::c_void;
 
 use super::{Cuda, Driver, on};
-use crate::{Element, Error, Result, View, ViewMut};
+use crate::{Element, Error, Float, Result, View, ViewMut};
 
 /// Blocks and threads of a launch. Shared memory whose size is known when kernels are compiled is not counted.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +87,11 @@ impl<'a> Call<'a> {
     /// A parameter of type `double`.
     pub(crate) fn double(self, value: f64) -> Self {
         self.bytes(&value.to_ne_bytes())
+    }
+
+    /// A parameter of the type of the arithmetic, rounded to it.
+    pub(crate) fn rounded<T: Float>(self, value: f64) -> Self {
+        if size_of::<T>() == size_of::<f32>() { self.bytes(&(value as f32).to_ne_bytes()) } else { self.double(value) }
     }
 
     fn bytes(self, bytes: &[u8]) -> Self {
