@@ -2,10 +2,12 @@
 use half::bf16;
 
 /// Numbers for the elements of one step, each decided by the seed, the step and the element's index alone.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Draws {
-    pub(crate) seed: u64,
-    pub(crate) step: u64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draws {
+    /// Of the buffer.
+    pub seed: u64,
+    /// From 1.
+    pub step: u64,
 }
 
 /// Elements that share a counter.

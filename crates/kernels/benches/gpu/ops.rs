@@ -1,7 +1,7 @@
 //! Every op that is measured on a device: its operands, the bytes it has to move and the arithmetic it does, by formula.
 use std::cell::Cell;
 
-use candlewick_kernels::adamw::{self, Hyper};
+use candlewick_kernels::adamw::{self, Draws, Hyper};
 use candlewick_kernels::embedding::{self, BucketViews, Buckets};
 use candlewick_kernels::gated::{self, Activation};
 use candlewick_kernels::lora::{self, Gradients, Projection};
@@ -430,7 +430,7 @@ fn adamw_bf16(at: At) -> Op {
         let (mut v, clip) = (of.squares(len)?, of.cuda.upload(&CLIP)?);
         Ok(move |ws: &mut Workspace| {
             let (params, m, v) = (params.view_mut(), m.view_mut(), v.view_mut());
-            adamw::step_bf16(params, grads.view(), m, v, clip.view(), 7, 1, HYPER, None, ws)
+            adamw::step_bf16(params, grads.view(), m, v, clip.view(), Draws { seed: 7, step: 1 }, HYPER, None, ws)
         })
     })
 }

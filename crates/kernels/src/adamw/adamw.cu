@@ -1,5 +1,6 @@
 // AdamW over flat buffers. Built without fused multiply-adds (build.rs), so that every operation rounds as the CPU's
-// does and the bits are the same. What all elements share comes in double and is rounded once.
+// does and the bits are the same. What all elements share comes rounded to the type of the arithmetic, and in double
+// where groups change it first.
 #include "../cuda/quad.cuh"
 #include "../cuda/stochastic.cuh"
 
@@ -8,15 +9,18 @@
 DEVICE float root(float x) { return sqrtf(x); }
 DEVICE double root(double x) { return sqrt(x); }
 
-struct Numbers {
-    double lr, weight_decay, beta1, rest1, beta2, rest2, step_size, root_correction2, eps;
+// What all elements share. `keep` and `step_size` are those without groups.
+template <typename W> struct Numbers {
+    W keep, step_size, beta1, rest1, beta2, rest2, root_correction2, eps;
 };
 
-// Parameters from ends[g - 1] to ends[g] learn lr[g] times as fast and decay weight_decay[g] times as much.
+// Parameters from ends[g - 1] to ends[g] learn lr[g] times as fast and decay weight_decay[g] times as much as the
+// step's own numbers say.
 struct Groups {
     const Index *ends;
     const double *lr, *weight_decay;
     Index count;
+    double own_lr, own_decay, own_step_size;
 };
 
 // The first group that ends beyond element i, or the last.
@@ -37,17 +41,17 @@ template <typename W> struct Pace {
     W keep, step_size;
 };
 
-template <typename W> DEVICE Pace<W> pace(const Numbers &n, double lr, double weight_decay) {
-    return Pace<W>{(W)(1.0 - n.lr * lr * (n.weight_decay * weight_decay)), (W)(n.step_size * lr)};
+template <typename W> DEVICE Pace<W> pace_of(const Groups &groups, Index group) {
+    double lr = groups.lr[group], decay = groups.own_decay * groups.weight_decay[group];
+    return Pace<W>{(W)(1.0 - groups.own_lr * lr * decay), (W)(groups.own_step_size * lr)};
 }
 
 // Gives the parameter back; m and v are updated in place.
-template <typename W> DEVICE W advance(W p, W g, W &m, W &v, const Numbers &n, Pace<W> pace) {
-    W rest1 = (W)n.rest1;
+template <typename W> DEVICE W advance(W p, W g, W &m, W &v, const Numbers<W> &n, Pace<W> pace) {
     // PyTorch interpolates from the nearer end.
-    m = rest1 < W(0.5) ? m + rest1 * (g - m) : g - (g - m) * (W)n.beta1;
-    v = v * (W)n.beta2 + (W)n.rest2 * g * g;
-    W denominator = root(v) / (W)n.root_correction2 + (W)n.eps;
+    m = n.rest1 < W(0.5) ? m + n.rest1 * (g - m) : g - (g - m) * n.beta1;
+    v = v * n.beta2 + n.rest2 * g * g;
+    W denominator = root(v) / n.root_correction2 + n.eps;
     return p * pace.keep - pace.step_size * m / denominator;
 }
 
@@ -63,7 +67,7 @@ template <> struct Kept<bf16> {
 // `groups.ends` all parameters learn alike. `copy` takes the parameters in bf16, rounded to nearest.
 template <typename T, bool PACKED>
 DEVICE void step(T *params, const Wide<T> *grads, Wide<T> *m, Wide<T> *v, bf16 *copy, const double *clip,
-                 const Groups &groups, const Numbers &n, Index seed, Index count, Index len) {
+                 const Groups &groups, const Numbers<Wide<T>> &n, Index seed, Index count, Index len) {
     typedef Wide<T> W;
     Index i = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * QUAD;
     if (i >= len || !(clip[2] > 0))
@@ -78,12 +82,12 @@ DEVICE void step(T *params, const Wide<T> *grads, Wide<T> *m, Wide<T> *v, bf16 *
         words = draw(seed, count, i / QUAD);
     // Where the group ends that `now` is of.
     Index end = groups.ends ? 0 : len;
-    Pace<W> now = pace<W>(n, 1, 1);
+    Pace<W> now = {n.keep, n.step_size};
     for (int e = 0; e < QUAD; e++) {
         if (i + e >= end && (Index)e < there) {
             Index group = group_of(groups, i + e);
             end = groups.ends[group];
-            now = pace<W>(n, groups.lr[group], groups.weight_decay[group]);
+            now = pace_of<W>(groups, group);
         }
         W value = advance(widen(p.of[e]), g.of[e] * scale, qm.of[e], qv.of[e], n, now);
         p.of[e] = Kept<T>::of(value, words.of[e]);
@@ -99,19 +103,19 @@ DEVICE void step(T *params, const Wide<T> *grads, Wide<T> *m, Wide<T> *v, bf16 *
     }
 }
 
-#define SHARED_PARAMETERS                                                                                  \
+#define SHARED_PARAMETERS(W)                                                                               \
     const double *clip, const Index *ends, const double *group_lr, const double *group_decay,              \
-        Index group_count, double lr, double weight_decay, double beta1, double rest1, double beta2,       \
-        double rest2, double step_size, double root_correction2, double eps
+        Index group_count, double lr, double weight_decay, double group_step_size, W keep, W step_size,    \
+        W beta1, W rest1, W beta2, W rest2, W root_correction2, W eps
 #define GROUPS \
-    Groups { ends, group_lr, group_decay, group_count }
-#define NUMBERS \
-    Numbers { lr, weight_decay, beta1, rest1, beta2, rest2, step_size, root_correction2, eps }
+    Groups { ends, group_lr, group_decay, group_count, lr, weight_decay, group_step_size }
+#define NUMBERS(W) \
+    Numbers<W> { keep, step_size, beta1, rest1, beta2, rest2, root_correction2, eps }
 
 #define FOR_LAYOUT(T, name, PACKED)                                                                        \
     KERNEL(THREADS, adamw_##name,                                                                          \
-           (T *params, const T *grads, T *m, T *v, bf16 *copy, SHARED_PARAMETERS, Index len)) {            \
-        step<T, PACKED>(params, grads, m, v, copy, clip, GROUPS, NUMBERS, 0, 0, len);                      \
+           (T *params, const T *grads, T *m, T *v, bf16 *copy, SHARED_PARAMETERS(T), Index len)) {         \
+        step<T, PACKED>(params, grads, m, v, copy, clip, GROUPS, (NUMBERS(T)), 0, 0, len);                 \
     }
 
 FOR_LAYOUT(float, f32, false)
@@ -120,9 +124,9 @@ FOR_LAYOUT(double, f64, false)
 FOR_LAYOUT(double, packed_f64, true)
 
 #define FOR_ROUNDED_LAYOUT(name, PACKED)                                                                   \
-    KERNEL(THREADS, adamw_##name, (bf16 *params, const float *grads, float *m, float *v, SHARED_PARAMETERS, \
-                                   Index seed, Index count, Index len)) {                                  \
-        step<bf16, PACKED>(params, grads, m, v, nullptr, clip, GROUPS, NUMBERS, seed, count, len);         \
+    KERNEL(THREADS, adamw_##name, (bf16 *params, const float *grads, float *m, float *v,                   \
+                                   SHARED_PARAMETERS(float), Index seed, Index count, Index len)) {        \
+        step<bf16, PACKED>(params, grads, m, v, nullptr, clip, GROUPS, (NUMBERS(float)), seed, count, len); \
     }
 
 FOR_ROUNDED_LAYOUT(bf16, false)

@@ -30,7 +30,7 @@ pub(super) fn step_clipped<T: Float>(
         copy.as_ref().is_none_or(|copy| quads::begins(copy.as_view())),
     ]);
     let call = Call::new(op, device).write(&mut params).read(grads).write(&mut m).write(&mut v).write_if(copy.as_mut());
-    launch(shared(call, clip, numbers, groups).index(len), &format!("adamw_{layout}{}", T::NAME), len)
+    launch(shared::<T>(call, clip, numbers, groups).index(len), &format!("adamw_{layout}{}", T::NAME), len)
 }
 
 #[expect(clippy::too_many_arguments, reason = "operands of one op")]
@@ -54,12 +54,17 @@ pub(super) fn step_bf16(
         quads::begins(v.as_view()),
     ]);
     let call = Call::new(op, device).write(&mut params).read(grads).write(&mut m).write(&mut v);
-    let call = shared(call, clip, numbers, groups).word(draws.seed).word(draws.step).index(len);
+    let call = shared::<f32>(call, clip, numbers, groups).word(draws.seed).word(draws.step).index(len);
     launch(call, &format!("adamw_{layout}bf16"), len)
 }
 
 /// The parameters that both kernels have.
-fn shared<'a>(call: Call<'a>, clip: View<'_, f64>, numbers: &Numbers, groups: Option<Groups<'_>>) -> Call<'a> {
+fn shared<'a, T: Float>(
+    call: Call<'a>,
+    clip: View<'_, f64>,
+    numbers: &Numbers,
+    groups: Option<Groups<'_>>,
+) -> Call<'a> {
     call.read(clip)
         .read_if(groups.map(|groups| groups.ends))
         .read_if(groups.map(|groups| groups.lr))
@@ -67,13 +72,15 @@ fn shared<'a>(call: Call<'a>, clip: View<'_, f64>, numbers: &Numbers, groups: Op
         .index(groups.map_or(0, |groups| groups.ends.len()))
         .double(numbers.lr)
         .double(numbers.weight_decay)
-        .double(numbers.beta1)
-        .double(numbers.one_minus_beta1)
-        .double(numbers.beta2)
-        .double(numbers.one_minus_beta2)
         .double(numbers.step_size)
-        .double(numbers.root_correction2)
-        .double(numbers.eps)
+        .rounded::<T>(1.0 - numbers.lr * numbers.weight_decay)
+        .rounded::<T>(numbers.step_size)
+        .rounded::<T>(numbers.beta1)
+        .rounded::<T>(numbers.one_minus_beta1)
+        .rounded::<T>(numbers.beta2)
+        .rounded::<T>(numbers.one_minus_beta2)
+        .rounded::<T>(numbers.root_correction2)
+        .rounded::<T>(numbers.eps)
 }
 
 fn launch(call: Call<'_>, kernel: &str, len: usize) -> Result<()> {

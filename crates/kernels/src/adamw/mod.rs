@@ -10,6 +10,7 @@ mod tests;
 use half::bf16;
 
 use crate::clip::OUTCOME;
+pub use crate::stochastic::Draws;
 use crate::{Float, Result, View, ViewMut, Workspace, check};
 
 /// The hyperparameters of one step.
@@ -116,7 +117,7 @@ pub fn step_clipped<T: Float>(
 /// As [`step_clipped`] with parameters that exist in bf16 alone: each is computed in `f32` and rounded up or down by
 /// chance, so that on average it moves as it should, however small the step is beside it.
 ///
-/// `params` `[N]` in bf16; `grads`, `m`, `v` `[N]`. The chance of a parameter is decided by `seed`, `step` and its
+/// `params` `[N]` in bf16; `grads`, `m`, `v` `[N]`. The chance of a parameter is decided by `draws`, whose step is t, and its
 /// index: the same bits every time, on the CPU and on a device. Different buffers of one step want different seeds.
 /// The generator is Philox4x32-10 of Salmon et al., “Parallel random numbers: as easy as 1, 2, 3” (2011). What is
 /// finite stays finite: values beyond the largest of bf16 become that one.
@@ -130,8 +131,7 @@ pub fn step_bf16(
     m: ViewMut<'_, f32>,
     v: ViewMut<'_, f32>,
     clip: View<'_, f64>,
-    seed: u64,
-    step: u64,
+    draws: Draws,
     hyper: Hyper,
     groups: Option<Groups<'_>>,
     ws: &mut Workspace,
@@ -139,8 +139,7 @@ pub fn step_bf16(
     const OP: &str = "adamw::step_bf16";
     check_operands(OP, params.len(), grads.len(), m.len(), v.len())?;
     check_clip(OP, clip, groups)?;
-    let numbers = hyper.at(OP, step)?;
-    let draws = crate::stochastic::Draws { seed, step };
+    let numbers = hyper.at(OP, draws.step)?;
     if let Some(device) = grads.device() {
         return cuda::step_bf16(OP, device, params, grads, m, v, clip, &numbers, groups, draws);
     }

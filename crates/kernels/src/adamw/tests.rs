@@ -141,7 +141,18 @@ fn a_step_without_a_finite_norm_leaves_every_bit() {
     let clip = [f64::INFINITY, 0.0, 0.0];
     let (grads, clip) = ((&[f32::INFINITY; 9][..]).into(), (&clip[..]).into());
     let ws = &mut Workspace::new(1);
-    step_bf16((&mut params).into(), grads, (&mut m).into(), (&mut v).into(), clip, 1, 1, HYPER, None, ws).unwrap();
+    step_bf16(
+        (&mut params).into(),
+        grads,
+        (&mut m).into(),
+        (&mut v).into(),
+        clip,
+        Draws { seed: 1, step: 1 },
+        HYPER,
+        None,
+        ws,
+    )
+    .unwrap();
     assert_eq!((params, m, v), (vec![bf16::ONE; 9], vec![0.5; 9], vec![0.5; 9]));
 }
 
@@ -193,7 +204,18 @@ fn rounded(from: &[bf16], lr: f64, seed: u64, threads: usize) -> Vec<bf16> {
     let (grads, clip) = (vec![1.0f32; n], [1.0; 3]);
     let hyper = Hyper { lr, weight_decay: 0.0, eps: 0.0, ..HYPER };
     let (ws, grads, clip) = (&mut Workspace::new(threads), (&grads).into(), (&clip[..]).into());
-    step_bf16((&mut params).into(), grads, (&mut m).into(), (&mut v).into(), clip, seed, 1, hyper, None, ws).unwrap();
+    step_bf16(
+        (&mut params).into(),
+        grads,
+        (&mut m).into(),
+        (&mut v).into(),
+        clip,
+        Draws { seed, step: 1 },
+        hyper,
+        None,
+        ws,
+    )
+    .unwrap();
     params
 }
 
@@ -225,6 +247,17 @@ fn rounding_depends_on_the_index_alone() {
     let hyper = Hyper { lr: 1e-3, weight_decay: 0.0, eps: 0.0, ..HYPER };
     let (grads, clip, ws) = ((&grads).into(), (&clip[..]).into(), &mut Workspace::new(1));
     let groups = Some(groups);
-    step_bf16((&mut params).into(), grads, (&mut m).into(), (&mut v).into(), clip, 3, 1, hyper, groups, ws).unwrap();
+    step_bf16(
+        (&mut params).into(),
+        grads,
+        (&mut m).into(),
+        (&mut v).into(),
+        clip,
+        Draws { seed: 3, step: 1 },
+        hyper,
+        groups,
+        ws,
+    )
+    .unwrap();
     assert_eq!(params, all);
 }

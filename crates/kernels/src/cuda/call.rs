@@ -2,7 +2,7 @@
 use std::ffi::c_void;
 
 use super::{Cuda, Driver, on};
-use crate::{Element, Error, Result, View, ViewMut};
+use crate::{Element, Error, Float, Result, View, ViewMut};
 
 /// Blocks and threads of a launch. Shared memory whose size is known when kernels are compiled is not counted.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +92,11 @@ impl<'a> Call<'a> {
         self.bytes(&value.to_ne_bytes())
     }
 
+    /// A parameter of the type of the arithmetic, rounded to it.
+    pub(crate) fn rounded<T: Float>(self, value: f64) -> Self {
+        if size_of::<T>() == size_of::<f32>() { self.bytes(&(value as f32).to_ne_bytes()) } else { self.double(value) }
+    }
+
     fn bytes(self, bytes: &[u8]) -> Self {
         let mut word = [0; 8];
         word[..bytes.len()].copy_from_slice(bytes);
@@ -118,12 +123,27 @@ impl<'a> Call<'a> {
 /// The name of the kernel for these operands, and how many elements each of its threads handles at once: whole packs of 16 bytes where
 /// every row begins on one.
 pub(crate) fn lanes<T: Element>(kernel: &str, row: usize, operands: &[Option<View<'_, T>>]) -> (String, usize) {
+    lanes_beside(kernel, row, operands, &[])
+}
+
+/// As [`lanes`], beside operands of as long rows in the type of the arithmetic.
+pub(crate) fn lanes_beside<T: Element>(
+    kernel: &str,
+    row: usize,
+    operands: &[Option<View<'_, T>>],
+    wide: &[View<'_, T::Wide>],
+) -> (String, usize) {
     let width = 16 / size_of::<T>();
-    let begins_on_pack =
-        |view: &View<'_, T>| view.buffer().is_none_or(|(buffer, start)| buffer.address(start).is_multiple_of(16));
-    if row.is_multiple_of(width) && operands.iter().flatten().all(begins_on_pack) {
+    let mut all = operands.iter().flatten().map(|view| begins_on_pack(*view));
+    let mut all_wide = wide.iter().map(|view| begins_on_pack(*view));
+    if row.is_multiple_of(width) && all.all(|begins| begins) && all_wide.all(|begins| begins) {
         (format!("{kernel}_packed_{}", T::NAME), width)
     } else {
         (format!("{kernel}_{}", T::NAME), 1)
     }
+}
+
+/// An operand that is on no device does: the launch refuses it.
+fn begins_on_pack<T>(view: View<'_, T>) -> bool {
+    view.buffer().is_none_or(|(buffer, start)| buffer.address(start).is_multiple_of(16))
 }

@@ -87,6 +87,32 @@ template <typename T, bool PACKED> struct Lane {
             *to = narrow<T>(lane.of[0]);
         }
     }
+    // The same elements where they are kept in the type of the arithmetic: sums, tables.
+    DEVICE Lane load_wide(const Wide<T> *from) {
+        Lane lane;
+        if constexpr (PACKED) {
+            for (int i = 0; i < WIDTH; i += Pack<Wide<T>>::LENGTH) {
+                Pack<Wide<T>> pack = load_pack(from + i);
+                for (int j = 0; j < Pack<Wide<T>>::LENGTH; j++)
+                    lane.of[i + j] = pack.of[j];
+            }
+        } else {
+            lane.of[0] = *from;
+        }
+        return lane;
+    }
+    DEVICE void store_wide(Wide<T> *to, const Lane &lane) {
+        if constexpr (PACKED) {
+            for (int i = 0; i < WIDTH; i += Pack<Wide<T>>::LENGTH) {
+                Pack<Wide<T>> pack;
+                for (int j = 0; j < Pack<Wide<T>>::LENGTH; j++)
+                    pack.of[j] = lane.of[i + j];
+                store_pack(to + i, pack);
+            }
+        } else {
+            *to = lane.of[0];
+        }
+    }
 };
 
 DEVICE float reciprocal_root(float x) { return 1.0f / sqrtf(x); }

@@ -20,7 +20,7 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
 
-pub(crate) use call::{Call, Grid, lanes};
+pub(crate) use call::{Call, Grid, lanes, lanes_beside};
 use product::Multiplier;
 pub(crate) use product::{Factor, product};
 

@@ -29,14 +29,12 @@ DEVICE Words draw(Index seed, Index step, Index block) {
 DEVICE bf16 round_stochastically(float x, unsigned word) {
     unsigned bits;
     memcpy(&bits, &x, sizeof bits);
-    unsigned sign = bits & 0x80000000u, size = bits & 0x7fffffffu;
-    if (size < 0x7f800000u) {
-        size += word >> 16;
-        // What is finite stays so.
-        size = size < 0x7f800000u ? size & 0xffff0000u : 0x7f7f0000u;
-        bits = sign | size;
-        memcpy(&x, &bits, sizeof x);
-    }
+    // Without a branch, behind which compilers would put the drawing of `word`, once for each element.
+    unsigned sign = bits & 0x80000000u, size = bits & 0x7fffffffu, moved = size + (word >> 16);
+    // What is finite stays so.
+    moved = moved < 0x7f800000u ? moved & 0xffff0000u : 0x7f7f0000u;
+    bits = sign | (size < 0x7f800000u ? moved : size);
+    memcpy(&x, &bits, sizeof x);
     // Exact by now.
     return __float2bfloat16_rn(x);
 }

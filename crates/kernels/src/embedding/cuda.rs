@@ -1,6 +1,6 @@
 //! Launches of the kernels in `embedding.cu`.
 use super::BucketViews;
-use crate::cuda::{Call, Cuda, Grid, lanes};
+use crate::cuda::{Call, Cuda, Grid, lanes, lanes_beside};
 use crate::{Element, Result, View, ViewMut};
 
 const MOST_THREADS: usize = 256;
@@ -20,7 +20,8 @@ pub(crate) fn gather<T: Element>(
         return Ok(());
     }
     let (kernel, width) = lanes("embedding_forward", hidden, &[Some(table), Some(y.as_view())]);
-    let call = Call::new(op, device).read(ids).read(table).write(&mut y).index(rows).index(hidden);
+    let known = table.len() / hidden;
+    let call = Call::new(op, device).read(ids).read(table).write(&mut y).index(known).index(rows).index(hidden);
     call.launch(&kernel, Grid::line(rows.min(MOST_BLOCKS), threads(hidden, width)))
 }
 
@@ -36,7 +37,7 @@ pub(super) fn scatter<T: Element>(
     if count == 0 {
         return Ok(());
     }
-    let (kernel, width) = lanes("embedding_backward", hidden, &[Some(dy)]);
+    let (kernel, width) = lanes_beside("embedding_backward", hidden, &[Some(dy)], &[dtable.as_view()]);
     let threads = threads(hidden, width);
     let blocks = [count.min(MOST_BLOCKS) as u32, hidden.div_ceil(threads * width) as u32, 1];
     Call::new(op, device)
@@ -45,7 +46,9 @@ pub(super) fn scatter<T: Element>(
         .read(buckets.members)
         .read(dy)
         .write(&mut dtable)
+        .index(dtable.len() / hidden)
         .index(count)
+        .index(buckets.members.len())
         .index(hidden)
         .launch(&kernel, Grid { blocks, ..Grid::line(1, threads) })
 }

@@ -4,42 +4,65 @@
 
 #define THREADS 256
 
-template <typename T, bool PACKED> DEVICE void gather(const unsigned *ids, const T *table, T *y, Index rows, Index hidden) {
+// The members of a bucket that are on their way at once.
+#define BATCH 4
+
+// y[row] = table[ids[row]], and NaN where the id is not below `known`.
+template <typename T, bool PACKED> DEVICE void gather(const unsigned *ids, const T *table, T *y, Index known, Index rows, Index hidden) {
     typedef Lane<T, PACKED> L;
-    for (Index row = blockIdx.x; row < rows; row += gridDim.x)
+    L unknown;
+    for (int i = 0; i < L::WIDTH; i++)
+        unknown.of[i] = not_a_number(Wide<T>());
+    for (Index row = blockIdx.x; row < rows; row += gridDim.x) {
+        Index id = ids[row];
         for (Index c = threadIdx.x * L::WIDTH; c < hidden; c += blockDim.x * L::WIDTH)
-            L::store(y + row * hidden + c, L::load(table + (Index)ids[row] * hidden + c));
+            L::store(y + row * hidden + c, id < known ? L::load(table + id * hidden + c) : unknown);
+    }
 }
 
 // dtable[ids[b]] += the sum of dy[members[m]] for m from starts[b] to starts[b + 1], in that order; a block along x has a bucket, along
-// y a part of the columns.
+// y a part of the columns. Ids that are not below `known` are skipped, and so is what of a bucket is beyond the `rows` of dy.
 template <typename T, bool PACKED>
-DEVICE void scatter(const unsigned *ids, const unsigned *starts, const unsigned *members, const T *dy, Wide<T> *dtable, Index buckets,
-                    Index hidden) {
+DEVICE void scatter(const unsigned *ids, const unsigned *starts, const unsigned *members, const T *dy, Wide<T> *dtable, Index known,
+                    Index buckets, Index rows, Index hidden) {
     typedef Lane<T, PACKED> L;
     Index c = ((Index)blockIdx.y * blockDim.x + threadIdx.x) * L::WIDTH;
     if (c >= hidden)
         return;
     for (Index bucket = blockIdx.x; bucket < buckets; bucket += gridDim.x) {
-        Wide<T> sum[L::WIDTH] = {};
-        for (unsigned m = starts[bucket]; m < starts[bucket + 1]; m++) {
-            L d = L::load(dy + (Index)members[m] * hidden + c);
-            for (int i = 0; i < L::WIDTH; i++)
-                sum[i] += d.of[i];
+        Index id = ids[bucket], end = starts[bucket + 1];
+        if (id >= known)
+            continue;
+        if (end > rows)
+            end = rows;
+        L sum = {};
+        for (Index m = starts[bucket]; m < end; m += BATCH) {
+            L d[BATCH] = {};
+            for (int j = 0; j < BATCH; j++) {
+                Index row = m + j < end ? members[m + j] : rows;
+                if (row < rows)
+                    d[j] = L::load(dy + row * hidden + c);
+            }
+            for (int j = 0; j < BATCH; j++)
+                for (int i = 0; i < L::WIDTH; i++)
+                    sum.of[i] += d[j].of[i];
         }
-        Wide<T> *to = dtable + (Index)ids[bucket] * hidden + c;
+        Wide<T> *to = dtable + id * hidden + c;
+        L there = L::load_wide(to);
         for (int i = 0; i < L::WIDTH; i++)
-            to[i] += sum[i];
+            there.of[i] += sum.of[i];
+        L::store_wide(to, there);
     }
 }
 
 #define FOR_LAYOUT(T, name, PACKED)                                                                                               \
-    KERNEL(THREADS, embedding_forward_##name, (const unsigned *ids, const T *table, T *y, Index rows, Index hidden)) {            \
-        gather<T, PACKED>(ids, table, y, rows, hidden);                                                                           \
+    KERNEL(THREADS, embedding_forward_##name, (const unsigned *ids, const T *table, T *y, Index known, Index rows,                \
+                                               Index hidden)) {                                                                   \
+        gather<T, PACKED>(ids, table, y, known, rows, hidden);                                                                    \
     }                                                                                                                             \
     KERNEL(THREADS, embedding_backward_##name, (const unsigned *ids, const unsigned *starts, const unsigned *members, const T *dy, \
-                                                Wide<T> *dtable, Index buckets, Index hidden)) {                                  \
-        scatter<T, PACKED>(ids, starts, members, dy, dtable, buckets, hidden);                                                    \
+                                                Wide<T> *dtable, Index known, Index buckets, Index rows, Index hidden)) {         \
+        scatter<T, PACKED>(ids, starts, members, dy, dtable, known, buckets, rows, hidden);                                       \
     }
 
 #define FOR_TYPE(T, name)             \

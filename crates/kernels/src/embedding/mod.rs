@@ -52,17 +52,21 @@ fn check_operands(
     (rows_name, rows): (&'static str, usize),
     hidden: usize,
 ) -> Result<()> {
-    check::shape(op, hidden > 0, || "hidden is 0, expected at least 1".into())?;
-    check::shape(op, table % hidden == 0, || {
-        format!("{table_name} has {table} elements, expected whole rows of {hidden}")
-    })?;
+    check_table(op, table_name, table, hidden)?;
     check::length(op, rows_name, rows, &[ids.len(), hidden], "ids × hidden")?;
     check::indices(op, "ids", ids, table / hidden)
 }
 
+fn check_table(op: &'static str, name: &'static str, table: usize, hidden: usize) -> Result<()> {
+    check::shape(op, hidden > 0, || "hidden is 0, expected at least 1".into())?;
+    check::shape(op, table.is_multiple_of(hidden), || {
+        format!("{name} has {table} elements, expected whole rows of {hidden}")
+    })
+}
+
 /// As [`forward`], with ids where the table is.
 ///
-/// On a device ids are not looked at before they are used: they must be below V.
+/// On a device ids are not looked at before they are used: a row of an id that is not below V becomes NaN.
 ///
 /// # Errors
 /// A length that is not its shape's, an id beyond the table on the CPU, or operands on different devices.
@@ -74,7 +78,7 @@ pub fn gather<T: Element>(
     ws: &mut Workspace,
 ) -> Result<()> {
     const OP: &str = "embedding::gather";
-    check::shape(OP, hidden > 0, || "hidden is 0, expected at least 1".into())?;
+    check_table(OP, "table", table.len(), hidden)?;
     check::length(OP, "y", y.len(), &[ids.len(), hidden], "ids × hidden")?;
     if let Some(device) = table.device() {
         return cuda::gather(OP, device, ids, table, y, hidden);
@@ -129,7 +133,7 @@ impl Buckets {
 /// The gradient of [`gather`]: `dtable[ids[b]]` += Σ `dy[m]` over the members m of bucket b, in their order.
 ///
 /// `dy` `[N, H]`; `dtable` `[V, H]` accumulates, and rows that no id names are not touched. On a device buckets are not looked at
-/// before they are used.
+/// before they are used: ids that are not below V are skipped, and so is what points beyond the members or the rows of `dy`.
 ///
 /// # Errors
 /// A length that is not its shape's, buckets that point beyond what there is on the CPU, or operands on different devices.
@@ -140,7 +144,7 @@ pub fn scatter<T: Element>(
     hidden: usize,
 ) -> Result<()> {
     const OP: &str = "embedding::scatter";
-    check::shape(OP, hidden > 0, || "hidden is 0, expected at least 1".into())?;
+    check_table(OP, "dtable", dtable.len(), hidden)?;
     check::length(OP, "dy", dy.len(), &[buckets.members.len(), hidden], "rows × hidden")?;
     check::length(OP, "starts", buckets.starts.len(), &[buckets.ids.len() + 1], "buckets + 1")?;
     if let Some(device) = dy.device() {

@@ -20,7 +20,7 @@ pub(super) fn forward<T: Element>(
     let (kernel, width) =
         lanes(&format!("{}_forward", name(activation)), len, &[Some(gate), Some(up), Some(y.as_view())]);
     let call = Call::new(op, device).read(gate).read(up).write(&mut y);
-    call.index(1).index(len).index(len).index(len).launch(&kernel, one_row(len, width))
+    call.index(len).launch(&kernel, one_each(len, width))
 }
 
 #[expect(clippy::too_many_arguments, reason = "operands of one op")]
@@ -41,7 +41,7 @@ pub(super) fn backward<T: Element>(
     let operands = [Some(gate), Some(up), Some(dy), Some(dgate.as_view()), Some(dup.as_view())];
     let (kernel, width) = lanes(&format!("{}_backward", name(activation)), len, &operands);
     let call = Call::new(op, device).read(gate).read(up).read(dy).write(&mut dgate).write(&mut dup);
-    call.index(1).index(len).index(len).index(len).index(len).launch(&kernel, one_row(len, width))
+    call.index(len).launch(&kernel, one_each(len, width))
 }
 
 fn name(activation: Activation) -> &'static str {
@@ -52,6 +52,6 @@ fn name(activation: Activation) -> &'static str {
 }
 
 /// A thread for every `width` elements.
-fn one_row(len: usize, width: usize) -> Grid {
+fn one_each(len: usize, width: usize) -> Grid {
     Grid::line(len.div_ceil(THREADS * width), THREADS)
 }

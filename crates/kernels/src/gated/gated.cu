@@ -1,5 +1,4 @@
-// y = activation(gate) * up and its gradients, of rows [N, F] with a stride each, so that gate and up may be the halves of one
-// product. The activation is computed again in the backward pass. Blocks along x have columns, along y rows.
+// y = activation(gate) * up and its gradients, element by element. The activation is computed again in the backward pass.
 #include "../cuda/device.cuh"
 
 #define THREADS 256
@@ -24,47 +23,39 @@ struct GeluTanh {
     }
 };
 
-template <typename T, typename Activation, bool PACKED>
-DEVICE void forward(const T *gate, const T *up, T *y, Index rows, Index width, Index stride, Index y_stride) {
+template <typename T, typename Activation, bool PACKED> DEVICE void forward(const T *gate, const T *up, T *y, Index len) {
     typedef Lane<T, PACKED> L;
-    Index c = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * L::WIDTH;
-    if (c >= width)
+    Index at = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * L::WIDTH;
+    if (at >= len)
         return;
-    for (Index row = blockIdx.y; row < rows; row += gridDim.y) {
-        L g = L::load(gate + row * stride + c), u = L::load(up + row * stride + c);
-        for (int i = 0; i < L::WIDTH; i++)
-            u.of[i] *= Activation::value(g.of[i]);
-        L::store(y + row * y_stride + c, u);
-    }
+    L g = L::load(gate + at), u = L::load(up + at);
+    for (int i = 0; i < L::WIDTH; i++)
+        u.of[i] *= Activation::value(g.of[i]);
+    L::store(y + at, u);
 }
 
 // dgate and dup may be gate and up: every thread reads its elements before it writes them.
 template <typename T, typename Activation, bool PACKED>
-DEVICE void backward(const T *gate, const T *up, const T *dy, T *dgate, T *dup, Index rows, Index width, Index stride, Index y_stride,
-                     Index d_stride) {
+DEVICE void backward(const T *gate, const T *up, const T *dy, T *dgate, T *dup, Index len) {
     typedef Lane<T, PACKED> L;
-    Index c = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * L::WIDTH;
-    if (c >= width)
+    Index at = ((Index)blockIdx.x * blockDim.x + threadIdx.x) * L::WIDTH;
+    if (at >= len)
         return;
-    for (Index row = blockIdx.y; row < rows; row += gridDim.y) {
-        L g = L::load(gate + row * stride + c), u = L::load(up + row * stride + c), d = L::load(dy + row * y_stride + c), dg;
-        for (int i = 0; i < L::WIDTH; i++) {
-            dg.of[i] = d.of[i] * u.of[i] * Activation::slope(g.of[i]);
-            d.of[i] *= Activation::value(g.of[i]);
-        }
-        L::store(dgate + row * d_stride + c, dg);
-        L::store(dup + row * d_stride + c, d);
+    L g = L::load(gate + at), u = L::load(up + at), d = L::load(dy + at), dg;
+    for (int i = 0; i < L::WIDTH; i++) {
+        dg.of[i] = d.of[i] * u.of[i] * Activation::slope(g.of[i]);
+        d.of[i] *= Activation::value(g.of[i]);
     }
+    L::store(dgate + at, dg);
+    L::store(dup + at, d);
 }
 
-#define FOR_LAYOUT(T, op, name, Activation, PACKED)                                                                                 \
-    KERNEL(THREADS, op##_forward_##name, (const T *gate, const T *up, T *y, Index rows, Index width, Index stride,                  \
-                                          Index y_stride)) {                                                                        \
-        forward<T, Activation, PACKED>(gate, up, y, rows, width, stride, y_stride);                                                 \
-    }                                                                                                                               \
-    KERNEL(THREADS, op##_backward_##name, (const T *gate, const T *up, const T *dy, T *dgate, T *dup, Index rows, Index width,      \
-                                           Index stride, Index y_stride, Index d_stride)) {                                         \
-        backward<T, Activation, PACKED>(gate, up, dy, dgate, dup, rows, width, stride, y_stride, d_stride);                         \
+#define FOR_LAYOUT(T, op, name, Activation, PACKED)                                                                     \
+    KERNEL(THREADS, op##_forward_##name, (const T *gate, const T *up, T *y, Index len)) {                               \
+        forward<T, Activation, PACKED>(gate, up, y, len);                                                               \
+    }                                                                                                                   \
+    KERNEL(THREADS, op##_backward_##name, (const T *gate, const T *up, const T *dy, T *dgate, T *dup, Index len)) {     \
+        backward<T, Activation, PACKED>(gate, up, dy, dgate, dup, len);                                                 \
     }
 
 #define FOR_TYPE(T, name)                                \

@@ -3,11 +3,17 @@ use super::Shape;
 use crate::cuda::{Call, Cuda, Grid, lanes};
 use crate::{Element, Result, View, ViewMut, Workspace};
 
-/// Blocks of the backward kernel, each with a part of the weight's gradient; a constant, so that sums do not depend on the device.
-const MOST_PARTS: usize = 264;
-const MOST_BLOCKS: usize = 1 << 20;
-const MOST_THREADS: usize = 256;
 const WARP: usize = 32;
+const MOST_BLOCKS: usize = 1 << 20;
+/// Threads of a block of the forward kernel.
+const MOST_THREADS: usize = 256;
+/// Threads of a block of the backward kernel, which has a lane of columns for each.
+const MOST_LANES: usize = 1024;
+/// Threads of the backward kernel where it has parts of the weight's gradient: as many as 132 multiprocessors run at once. A
+/// constant, so that sums do not depend on the device.
+const THREADS_WITH_PARTS: usize = 132 * 1024;
+/// The fewest rows that are worth a part.
+const ROWS_OF_PART: usize = 8;
 
 pub(super) struct Residual<'a, T> {
     pub(super) residual: View<'a, T>,
@@ -47,7 +53,7 @@ pub(super) fn forward<T: Element>(
         .index(shape.rows)
         .index(shape.hidden)
         .double(eps)
-        .launch(&kernel, by_rows(shape, width, MOST_BLOCKS))
+        .launch(&kernel, by_rows(shape, width))
 }
 
 #[expect(clippy::too_many_arguments, reason = "operands of one op")]
@@ -69,8 +75,11 @@ pub(super) fn backward<T: Element>(
     }
     let views = [Some(x), Some(weight), Some(dy), Some(dx.as_view())];
     let (kernel, width) = lanes("rms_norm_backward", shape.hidden, &views);
-    let grid = by_rows(shape, width, MOST_PARTS);
-    let parts = grid.blocks[0] as usize;
+    let lanes = shape.hidden.div_ceil(width);
+    let threads = lanes.next_multiple_of(WARP).min(MOST_LANES);
+    let parts = (THREADS_WITH_PARTS / threads).min(shape.rows.div_ceil(ROWS_OF_PART));
+    let blocks = if dw.is_some() { parts } else { shape.rows.min(MOST_BLOCKS) };
+    let blocks = [blocks as u32, lanes.div_ceil(threads) as u32, 1];
     let partial = match &dw {
         Some(_) => ws.device_scratch.at_least(device, parts * shape.hidden * size_of::<T::Wide>())?,
         None => 0,
@@ -85,17 +94,17 @@ pub(super) fn backward<T: Element>(
         .word(partial)
         .index(shape.rows)
         .index(shape.hidden)
-        .launch(&kernel, grid)?;
+        .launch(&kernel, Grid { blocks, ..Grid::line(1, threads) })?;
     let Some(mut dw) = dw else { return Ok(()) };
-    let threads = [WARP as u32, 8, 1];
+    let threads = [WARP as u32, (MOST_LANES / WARP) as u32, 1];
     Call::new(op, device).word(partial).write(&mut dw).index(parts).index(shape.hidden).launch(
         &format!("rms_norm_sum_parts_{}", T::Wide::NAME),
         Grid { threads, ..Grid::line(shape.hidden.div_ceil(WARP), 0) },
     )
 }
 
-/// One block of threads a row, up to `most`, with a thread for every `width` columns, up to [`MOST_THREADS`], in whole warps.
-fn by_rows(shape: Shape, width: usize, most: usize) -> Grid {
+/// One block of threads a row, with a thread for every `width` columns, up to [`MOST_THREADS`], in whole warps.
+fn by_rows(shape: Shape, width: usize) -> Grid {
     let threads = shape.hidden.div_ceil(width).next_multiple_of(WARP).min(MOST_THREADS);
-    Grid::line(shape.rows.min(most), threads)
+    Grid::line(shape.rows.min(MOST_BLOCKS), threads)
 }

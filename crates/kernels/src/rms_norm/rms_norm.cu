@@ -1,11 +1,12 @@
 // RMSNorm forward and backward. Sums over a row run in a fixed order, and parts of the weight's gradient are kept apart for
 // each block of threads and are then summed in the order of blocks: the same bits for the same launch, without atomics.
 //
-// A row is read twice, the second time from the first-level cache. Where rows are whole packs of 16 bytes, PACKED, threads
-// move those; else single elements.
+// The forward pass reads a row twice, the second time from the first-level cache; the backward pass reads it once. Where rows are
+// whole packs of 16 bytes, PACKED, threads move those; else single elements.
 #include "../cuda/device.cuh"
 
 #define THREADS 256
+#define MOST_THREADS 1024
 
 // y = x * rstd * weight, where x * rstd is rounded to the type before it is multiplied, as the models' own code does. With
 // `residual`, `sum` = x + residual is what is normalised. One block of threads for a row at a time.
@@ -41,44 +42,57 @@ DEVICE void forward(const T *x, const T *residual, const T *weight, T *sum, T *y
     }
 }
 
-// dx (+)= rstd * (g - xhat * mean(g * xhat)) with g = dy * weight. Where `partial` [gridDim.x, hidden] is given, each block
-// writes there its rows' sum of dy * xhat; every thread has columns of its own, so nothing is shared.
+// dx (+)= rstd * (g - xhat * mean(g * xhat)) with g = dy * weight. One block of threads for a row at a time, with a lane of columns
+// for each thread; blocks along y have the lanes of a row that is longer, and each of them forms the row's mean for itself.
+//
+// Where `partial` [gridDim.x, hidden] is given, each block writes there its rows' sum of dy * xhat, once: until then every thread
+// keeps what its columns come to.
 template <typename T, bool PACKED>
 DEVICE void backward(const T *x, const T *weight, const Wide<T> *rstd, const T *dy, T *dx, int accumulate, Wide<T> *partial, Index rows, Index hidden) {
     typedef Lane<T, PACKED> L;
-    if (partial)
-        for (Index c = threadIdx.x * L::WIDTH; c < hidden; c += blockDim.x * L::WIDTH)
-            for (int i = 0; i < L::WIDTH; i++)
-                partial[blockIdx.x * hidden + c + i] = 0;
+    Index c = ((Index)blockIdx.y * blockDim.x + threadIdx.x) * L::WIDTH;
+    bool is_column = c < hidden;
+    L w = {}, sums = {};
+    if (is_column)
+        w = L::load(weight + c);
     for (Index row = blockIdx.x; row < rows; row += gridDim.x) {
-        Index start = row * hidden;
-        Wide<T> r = rstd[row];
-        Wide<T> products = 0;
-        for (Index c = threadIdx.x * L::WIDTH; c < hidden; c += blockDim.x * L::WIDTH) {
-            L d = L::load(dy + start + c), w = L::load(weight + c), v = L::load(x + start + c);
+        const T *from = x + row * hidden, *d_from = dy + row * hidden;
+        L v = {}, d = {};
+        if (is_column) {
+            v = L::load(from + c);
+            d = L::load(d_from + c);
+        }
+        Wide<T> r = rstd[row], products = 0;
+        if (gridDim.y == 1) {
             for (int i = 0; i < L::WIDTH; i++)
                 products += d.of[i] * w.of[i] * v.of[i];
+        } else {
+            for (Index all = threadIdx.x * L::WIDTH; all < hidden; all += blockDim.x * L::WIDTH) {
+                L of_d = L::load(d_from + all), of_w = L::load(weight + all), of_v = L::load(from + all);
+                for (int i = 0; i < L::WIDTH; i++)
+                    products += of_d.of[i] * of_w.of[i] * of_v.of[i];
+            }
         }
         Wide<T> pull = sum_over_block(products) / (Wide<T>)hidden * r * r;
-        for (Index c = threadIdx.x * L::WIDTH; c < hidden; c += blockDim.x * L::WIDTH) {
-            L d = L::load(dy + start + c), w = L::load(weight + c), v = L::load(x + start + c), out;
-            if (accumulate)
-                out = L::load(dx + start + c);
-            for (int i = 0; i < L::WIDTH; i++) {
-                Wide<T> gradient = r * (d.of[i] * w.of[i] - v.of[i] * pull);
-                out.of[i] = accumulate ? out.of[i] + gradient : gradient;
-                if (partial)
-                    partial[blockIdx.x * hidden + c + i] += d.of[i] * widen(narrow<T>(v.of[i] * r));
-            }
-            L::store(dx + start + c, out);
+        if (!is_column)
+            continue;
+        L out = {};
+        if (accumulate)
+            out = L::load(dx + row * hidden + c);
+        for (int i = 0; i < L::WIDTH; i++) {
+            out.of[i] += r * (d.of[i] * w.of[i] - v.of[i] * pull);
+            sums.of[i] += d.of[i] * widen(narrow<T>(v.of[i] * r));
         }
+        L::store(dx + row * hidden + c, out);
     }
+    if (partial && is_column)
+        L::store_wide(partial + blockIdx.x * hidden + c, sums);
 }
 
 // dw += the sum of `parts` rows of `partial`: a block has 32 columns, one for each thread along x; threads along y take
 // parts in turn, and the first of them adds their sums in order.
 template <typename T> DEVICE void sum_parts(const T *partial, T *dw, Index parts, Index hidden) {
-    SHARED(T, sums, THREADS);
+    SHARED(T, sums, MOST_THREADS);
     Index column = (Index)blockIdx.x * blockDim.x + threadIdx.x;
     T sum = 0;
     if (column < hidden)
@@ -99,7 +113,7 @@ template <typename T> DEVICE void sum_parts(const T *partial, T *dw, Index parts
                                               Index rows, Index hidden, double eps)) {                                           \
         forward<T, PACKED>(x, residual, weight, sum, y, rstd, rows, hidden, (Wide<T>)eps);                                       \
     }                                                                                                                            \
-    KERNEL(THREADS, rms_norm_backward_##name, (const T *x, const T *weight, const Wide<T> *rstd, const T *dy, T *dx,             \
+    KERNEL(MOST_THREADS, rms_norm_backward_##name, (const T *x, const T *weight, const Wide<T> *rstd, const T *dy, T *dx,             \
                                                int accumulate, Wide<T> *partial, Index rows, Index hidden)) {                    \
         backward<T, PACKED>(x, weight, rstd, dy, dx, accumulate, partial, rows, hidden);                                         \
     }
@@ -112,9 +126,9 @@ FOR_TYPE(float, f32)
 FOR_TYPE(double, f64)
 FOR_TYPE(bf16, bf16)
 
-KERNEL(THREADS, rms_norm_sum_parts_f32, (const float *partial, float *dw, Index parts, Index hidden)) {
+KERNEL(MOST_THREADS, rms_norm_sum_parts_f32, (const float *partial, float *dw, Index parts, Index hidden)) {
     sum_parts<float>(partial, dw, parts, hidden);
 }
-KERNEL(THREADS, rms_norm_sum_parts_f64, (const double *partial, double *dw, Index parts, Index hidden)) {
+KERNEL(MOST_THREADS, rms_norm_sum_parts_f64, (const double *partial, double *dw, Index parts, Index hidden)) {
     sum_parts<double>(partial, dw, parts, hidden);
 }

@@ -1,11 +1,15 @@
 //! The launch of the kernel in `rope.cu`.
 use super::{Direction, PairShape};
-use crate::cuda::{Call, Cuda, Grid};
+use crate::cuda::{Call, Cuda, Grid, lanes_beside};
 use crate::{Element, Result, View, ViewMut};
 
 const THREADS: usize = 256;
-/// The most that a grid has along y; rows beyond it have their turns.
-const MOST_ROWS: usize = 32_768;
+/// What a thread turns by the cosines and sines that it has loaded, where a block has threads enough for that.
+const HEADS_OF_THREAD: usize = 4;
+/// The most that a block has along z.
+const MOST_ROWS_OF_BLOCK: usize = 64;
+/// The most that a grid has; rows beyond have their turns.
+const MOST_BLOCKS: usize = 1 << 20;
 
 #[expect(clippy::too_many_arguments, reason = "operands of one op")]
 pub(super) fn apply_pair<T: Element>(
@@ -19,25 +23,27 @@ pub(super) fn apply_pair<T: Element>(
     direction: Direction,
 ) -> Result<()> {
     let PairShape { rows, q_heads, k_heads, head_dim } = shape;
-    let half = head_dim / 2;
-    let pairs = (q_heads + k_heads) * half;
-    if rows == 0 || pairs == 0 {
+    let (half, heads) = (head_dim / 2, q_heads + k_heads);
+    if rows == 0 || heads == 0 {
         return Ok(());
     }
-    let blocks = [pairs.div_ceil(THREADS) as u32, rows.min(MOST_ROWS) as u32, 1];
+    let (kernel, width) = lanes_beside("rope", half, &[Some(q.as_view()), Some(k.as_view())], &[cos, sin]);
+    // Powers of 2, so that a block is whole warps.
+    let x = half.div_ceil(width).next_power_of_two().min(THREADS);
+    let y = heads.div_ceil(HEADS_OF_THREAD).next_power_of_two().min(THREADS / x);
+    let z = (THREADS / (x * y)).min(MOST_ROWS_OF_BLOCK);
+    let threads = [x as u32, y as u32, z as u32];
     Call::new(op, device)
         .write(&mut q)
         .write(&mut k)
         .read(positions)
         .read(cos)
         .read(sin)
+        .index(cos.len() / half)
         .index(rows)
         .index(q_heads)
         .index(k_heads)
-        .index(q_heads * head_dim)
-        .index(k_heads * head_dim)
-        .index(head_dim)
         .index(half)
         .flag(direction == Direction::Backward)
-        .launch(&format!("rope_{}", T::NAME), Grid { blocks, ..Grid::line(1, THREADS) })
+        .launch(&kernel, Grid { threads, ..Grid::line(rows.div_ceil(z).min(MOST_BLOCKS), 0) })
 }

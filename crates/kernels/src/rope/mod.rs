@@ -100,7 +100,7 @@ pub struct PairShape {
 /// As [`apply`] on queries and keys at once, with positions and tables where they are.
 ///
 /// `q` `[N, q_heads, D]`, `k` `[N, k_heads, D]`; `positions` `[N]`; `cos` and `sin` `[P, D/2]` as [`Tables`] has them. On a device
-/// positions are not looked at before they are used: they must be below P.
+/// positions are not looked at before they are used: a row whose position is not below P becomes NaN.
 ///
 /// # Errors
 /// A length that is not its shape's, tables that are no rows of D/2, a position beyond them on the CPU, or operands on different devices.

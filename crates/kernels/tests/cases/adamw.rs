@@ -1,5 +1,5 @@
 //! `adamw.cu`, whose bits are those of the CPU.
-use candlewick_kernels::adamw::{self, Groups, Hyper};
+use candlewick_kernels::adamw::{self, Draws, Groups, Hyper};
 use candlewick_kernels::{Cuda, CudaBuffer, Element, Float, Result, View, ViewMut, Workspace};
 use half::bf16;
 
@@ -122,7 +122,7 @@ fn in_bf16(device: Option<&Cuda>, setting: Setting) -> Result<Vec<Written>> {
         let grads = Operand::new(device, numbers::<f32>(3 + step, len))?;
         let (p, g, m, v) = (params.part(from)?, grads.view().part(from..len)?, m.part(from)?, v.part(from)?);
         let groups = groups.as_ref().map(OwnedGroups::views);
-        adamw::step_bf16(p, g, m, v, clip.view(), SEED, step, hyper, groups, &mut Workspace::new(1))?;
+        adamw::step_bf16(p, g, m, v, clip.view(), Draws { seed: SEED, step }, hyper, groups, &mut Workspace::new(1))?;
     }
     Ok(vec![params.written("params")?, m.written("m")?, v.written("v")?])
 }

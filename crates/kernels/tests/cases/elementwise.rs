@@ -5,7 +5,7 @@ use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
 use candlewick_kernels::{Cuda, Result, Workspace};
 
 use super::{Case, Sample, Written, numbers, wide};
-use crate::harness::{check, sizes};
+use crate::harness::{check, devices, sizes};
 
 fn gated<T: Sample>(activation: Activation, len: usize) -> Case {
     let [gate, up, dy] = [1, 2, 3].map(|seed| numbers::<T>(seed, len));
@@ -70,9 +70,10 @@ fn rotated<T: Sample<Wide: Sample>>(shape: PairShape, direction: Direction) -> C
 
 #[test]
 fn rotations_agree_with_the_cpu() {
-    for (rows, q_heads, k_heads, head_dim) in
-        sizes(&[(1, 1, 1, 2), (5, 3, 1, 6), (9, 14, 2, 64)], &[(2000, 32, 8, 128)])
-    {
+    for (rows, q_heads, k_heads, head_dim) in sizes(
+        &[(1, 1, 1, 2), (5, 3, 1, 6), (3, 1, 2, 24), (9, 14, 2, 64), (2, 5, 1, 528), (70, 2, 0, 16)],
+        &[(2000, 32, 8, 128)],
+    ) {
         let shape = PairShape { rows, q_heads, k_heads, head_dim };
         for direction in [Direction::Forward, Direction::Backward] {
             check(&[
@@ -81,6 +82,48 @@ fn rotations_agree_with_the_cpu() {
                 rotated::<half::bf16>(shape, direction),
             ]);
         }
+    }
+}
+
+/// One row of 40 heads that begins `from` elements into its buffer, and a position that the tables may not have.
+fn turned_by_one_position(from: usize, position: u32) -> Case {
+    let shape = PairShape { rows: 1, q_heads: 40, k_heads: 0, head_dim: 16 };
+    let tables = Tables::<f32>::new(&[1.0, 0.5, 0.25, 0.125, 1e-1, 1e-2, 1e-3, 1e-4], 3);
+    let x = numbers::<half::bf16>(1, 640);
+    let angle = |pair: usize| f64::from(position) * [1.0, 0.5, 0.25, 0.125, 1e-1, 1e-2, 1e-3, 1e-4][pair];
+    let is_known = (position as usize) < tables.positions();
+    let expected = (0..640).map(|at| {
+        let (head, element) = (at / 16 * 16, at % 16);
+        let (a, b) = (x[head + element % 8].to_f64(), x[head + element % 8 + 8].to_f64());
+        let (sin, cos) = angle(element % 8).sin_cos();
+        let turned = if element < 8 { a * cos - b * sin } else { b * cos + a * sin };
+        // NaN has no distance: a number stands for it here and below.
+        if is_known { turned } else { UNKNOWN }
+    });
+    let expected = expected.collect();
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let kept = vec![half::bf16::ONE; from];
+        let mut q = cuda.upload(&[&kept[..], &x].concat())?;
+        let (mut k, positions) = (cuda.upload::<half::bf16>(&[])?, cuda.upload(&[position])?);
+        let (cos, sin) = (cuda.upload(&tables.cos)?, cuda.upload(&tables.sin)?);
+        let (cos, sin, direction) = (cos.view(), sin.view(), Direction::Forward);
+        let part = q.view_mut().part(from..from + 640)?;
+        rope::apply_pair(part, k.view_mut(), positions.view(), cos, sin, shape, direction, &mut Workspace::new(1))?;
+        let all = q.download()?;
+        assert!(all[..from].iter().all(|&element| element == half::bf16::ONE));
+        let mut q = Written::new("q", &all[from..]);
+        q.values.iter_mut().filter(|value| value.is_nan()).for_each(|value| *value = UNKNOWN);
+        Ok(vec![q])
+    };
+    Case { name: format!("rope of position {position} at {from}"), run: Box::new(run), expected: vec![expected] }
+}
+
+const UNKNOWN: f64 = 77.0;
+
+#[test]
+fn rotations_by_positions_beyond_the_tables_are_nan() {
+    for from in [0, 1, 8] {
+        check(&[0, 2, 3, u32::MAX].map(|position| turned_by_one_position(from, position)));
     }
 }
 
@@ -117,6 +160,57 @@ fn embeddings_agree_with_the_cpu() {
             looked_up::<half::bf16>(&ids, vocab as usize, hidden),
         ]);
     }
+    // One id so often that its members are fetched in several turns, the last of them not full.
+    check(&[looked_up::<half::bf16>(&[1, 1, 1, 0, 1, 1, 1, 1, 1, 1], 3, 16), looked_up::<f32>(&[2; 8], 3, 5)]);
+}
+
+/// Ids and buckets that name rows that are not there: NaN, or nothing done, and the rest as it should be. `hidden` columns.
+fn looked_up_beyond(hidden: usize) -> Case {
+    let table = numbers::<half::bf16>(1, 3 * hidden);
+    let ids = vec![2, 3, 0, u32::MAX];
+    let known = |id: u32| (id < 3).then(|| wide(&table[id as usize * hidden..][..hidden]));
+    let y = ids.iter().flat_map(|&id| known(id).unwrap_or_else(|| vec![UNKNOWN; hidden])).collect();
+    // Bucket 0 is of an id that is not there, bucket 1 names row 4 of 4 beside row 1, bucket 2 ends beyond the members.
+    let buckets = Buckets { ids: vec![3, 1, 0], starts: vec![0, 1, 3, 9], members: vec![0, 1, 4, 2] };
+    let dy = numbers::<half::bf16>(2, 4 * hidden);
+    let mut sums = vec![1.0; 3 * hidden];
+    for c in 0..hidden {
+        sums[hidden + c] += dy[hidden + c].to_f64();
+        sums[c] += dy[2 * hidden + c].to_f64();
+    }
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let (on_ids, on_table, on_dy) = (cuda.upload(&ids)?, cuda.upload(&table)?, cuda.upload(&dy)?);
+        let (mut y, mut dtable) = (cuda.unwritten::<half::bf16>(4 * hidden)?, cuda.upload(&vec![1.0f32; 3 * hidden])?);
+        embedding::gather(on_ids.view(), on_table.view(), y.view_mut(), hidden, &mut Workspace::new(1))?;
+        let (found, starts) = (cuda.upload(&buckets.ids)?, cuda.upload(&buckets.starts)?);
+        let members = cuda.upload(&buckets.members)?;
+        let buckets = BucketViews { ids: found.view(), starts: starts.view(), members: members.view() };
+        embedding::scatter(buckets, on_dy.view(), dtable.view_mut(), hidden)?;
+        let mut y = Written::new("y", &y.download()?);
+        y.values.iter_mut().filter(|value| value.is_nan()).for_each(|value| *value = UNKNOWN);
+        Ok(vec![y, Written::new("dtable", &dtable.download()?)])
+    };
+    Case { name: format!("embedding beyond a table of 3 × {hidden}"), run: Box::new(run), expected: vec![y, sums] }
+}
+
+#[test]
+fn what_no_row_of_a_table_has_is_nan_or_skipped() {
+    check(&[looked_up_beyond(5), looked_up_beyond(16)]);
+}
+
+#[test]
+fn tables_that_are_no_whole_rows_are_refused() {
+    let Some([cuda, _]) = devices() else { return };
+    let (ids, starts) = (cuda.upload(&[0u32]).unwrap(), cuda.upload(&[0u32, 1]).unwrap());
+    let (table, mut y) = (cuda.upload(&[0.0f32; 5]).unwrap(), cuda.upload(&[0.0f32; 2]).unwrap());
+    let error = embedding::gather(ids.view(), table.view(), y.view_mut(), 2, &mut Workspace::new(1)).unwrap_err();
+    assert_eq!(error.to_string(), "embedding::gather: table has 5 elements, expected whole rows of 2");
+    let mut dtable = cuda.upload(&[0.0f32; 5]).unwrap();
+    let buckets = BucketViews { ids: ids.view(), starts: starts.view(), members: ids.view() };
+    let error = embedding::scatter(buckets, y.view(), dtable.view_mut(), 2).unwrap_err();
+    assert_eq!(error.to_string(), "embedding::scatter: dtable has 5 elements, expected whole rows of 2");
+    let buckets = BucketViews { starts: ids.view(), ..buckets };
+    assert!(embedding::scatter(buckets, y.view(), dtable.view_mut(), 5).is_err());
 }
 
 #[test]

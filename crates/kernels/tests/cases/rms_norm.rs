@@ -93,7 +93,9 @@ fn with_residual<T: Sample<Wide: Sample>>(rows: usize, hidden: usize) -> Case {
 
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (rows, hidden) in sizes(&[(1, 3), (7, 33), (10, 200), (3, 2088)], &[(300, 577), (1000, 4096)]) {
+    for (rows, hidden) in
+        sizes(&[(1, 3), (7, 33), (10, 200), (3, 2088), (9, 4104)], &[(300, 577), (1000, 4096), (5000, 12_288)])
+    {
         cases.push(with_residual::<f32>(rows, hidden));
         cases.push(with_residual::<f64>(rows, hidden));
         cases.push(with_residual::<half::bf16>(rows, hidden));
