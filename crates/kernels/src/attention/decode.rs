@@ -2,7 +2,8 @@
 use super::Shape;
 use crate::{Float, Result, View, ViewMut, Workspace, check};
 
-/// out = softmax(q·kᵀ/√D)·v for one row that sees all `shape.rows` rows of the cache. Forward only.
+/// out = softmax(q·kᵀ/√D)·v for one row that sees all `shape.rows` rows of the cache, or those in its window, with scores capped where
+/// `shape` says so. Forward only.
 ///
 /// `q`, `out` `[heads, D]`; `keys`, `values` `[N, kv_heads, D]` with N = `shape.rows`. Sums run in the order of the rows.
 ///
@@ -27,21 +28,25 @@ pub fn decode<T: Float>(
 
     let (head_dim, group, width) = (shape.head_dim, shape.heads / shape.kv_heads, shape.kv_heads * shape.head_dim);
     let scale = T::from_f64(1.0 / (head_dim as f64).sqrt());
-    let mut weights = ws.take::<T>(shape.rows);
+    let first_seen = shape.rows.saturating_sub(shape.window.unwrap_or(shape.rows));
+    let mut weights = ws.take::<T>(shape.rows - first_seen);
     for (head, (q, out)) in q.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)).enumerate() {
         let first = head / group * head_dim;
         let lane = |row: usize| row * width + first..row * width + first + head_dim;
         let mut highest = T::NEG_INFINITY;
-        for (row, weight) in weights.iter_mut().enumerate() {
+        for (row, weight) in (first_seen..).zip(weights.iter_mut()) {
             let key = &keys[lane(row)];
             *weight = q.iter().zip(key).fold(T::ZERO, |sum, (a, b)| sum + *a * *b) * scale;
+            if let Some(cap) = shape.soft_cap {
+                *weight = T::from_f64(cap * (weight.to_f64() / cap).tanh());
+            }
             if *weight > highest {
                 highest = *weight;
             }
         }
         let mut total = T::ZERO;
         out.fill(T::ZERO);
-        for (row, weight) in weights.iter().enumerate() {
+        for (row, weight) in (first_seen..).zip(&weights) {
             let p = (*weight - highest).exp();
             total += p;
             for (o, v) in out.iter_mut().zip(&values[lane(row)]) {

@@ -1,0 +1,138 @@
+//! Launches of the kernels in `attention.cu`.
+use super::{Shape, TileViews, tiles};
+use crate::cuda::{Call, Cuda, Grid, zero};
+use crate::{Element, Error, Result, View, ViewMut, Workspace};
+
+/// Elements of a head that kernels have registers for.
+const MOST_HEAD_DIM: usize = 256;
+/// Warps of a block in the kernels of `attention.cu`, and the parts that they make of a tile's rows.
+const WARPS: usize = 4;
+const PARTS: usize = 8;
+const WARP: usize = 32;
+
+/// What both directions read.
+pub(super) struct Inputs<'a, T> {
+    pub(super) q: View<'a, T>,
+    pub(super) k: View<'a, T>,
+    pub(super) v: View<'a, T>,
+    pub(super) tiles: TileViews<'a>,
+    pub(super) shape: Shape,
+}
+
+pub(super) struct Saved<'a, T: Element> {
+    pub(super) out: View<'a, T>,
+    pub(super) lse: View<'a, T::Wide>,
+    pub(super) dout: View<'a, T>,
+}
+
+pub(super) struct Gradients<'a, T> {
+    pub(super) dq: ViewMut<'a, T>,
+    pub(super) dk: ViewMut<'a, T>,
+    pub(super) dv: ViewMut<'a, T>,
+}
+
+pub(super) fn forward<T: Element>(
+    op: &'static str,
+    device: &Cuda,
+    inputs: Inputs<'_, T>,
+    mut out: ViewMut<'_, T>,
+    mut lse: ViewMut<'_, T::Wide>,
+) -> Result<()> {
+    inputs.check(op)?;
+    if inputs.tiles.covered < inputs.shape.rows {
+        zero(op, device, &mut out)?;
+        zero(op, device, &mut lse)?;
+    }
+    if inputs.query_tiles() == 0 {
+        return Ok(());
+    }
+    let call = inputs.call(op, device).write(&mut out).write(&mut lse).read(inputs.tiles.queries);
+    call.launch(&format!("attention_forward_{}", T::NAME), rows(inputs.query_tiles() * inputs.shape.heads))
+}
+
+pub(super) fn backward<T: Element>(
+    op: &'static str,
+    device: &Cuda,
+    inputs: Inputs<'_, T>,
+    saved: Saved<'_, T>,
+    gradients: Gradients<'_, T>,
+    ws: &mut Workspace,
+) -> Result<()> {
+    inputs.check(op)?;
+    let Gradients { mut dq, mut dk, mut dv } = gradients;
+    let (shape, tiles) = (inputs.shape, inputs.tiles);
+    if tiles.covered < shape.rows {
+        for gradient in [&mut dq, &mut dk, &mut dv] {
+            zero(op, device, gradient)?;
+        }
+    }
+    if inputs.query_tiles() == 0 {
+        return Ok(());
+    }
+    // Two numbers a row and head.
+    let numbers = shape.rows * shape.heads * size_of::<T::Wide>();
+    let deltas = ws.device_scratch.at_least(device, 2 * numbers)?;
+    let inverses = deltas + numbers as u64;
+    inputs
+        .call(op, device)
+        .read(saved.out)
+        .read(saved.lse)
+        .read(saved.dout)
+        .write(&mut dq)
+        .word(deltas)
+        .word(inverses)
+        .read(tiles.queries)
+        .launch(&format!("attention_backward_queries_{}", T::NAME), rows(inputs.query_tiles() * shape.heads))?;
+    inputs
+        .call(op, device)
+        .read(saved.lse)
+        .read(saved.dout)
+        .word(deltas)
+        .word(inverses)
+        .write(&mut dk)
+        .write(&mut dv)
+        .read(tiles.keys)
+        .read(tiles.ranges)
+        .launch(&format!("attention_backward_keys_{}", T::NAME), rows(inputs.key_tiles() * shape.kv_heads))
+}
+
+impl<T: Element> Inputs<'_, T> {
+    fn check(&self, op: &'static str) -> Result<()> {
+        let head_dim = self.shape.head_dim;
+        if head_dim <= MOST_HEAD_DIM {
+            return Ok(());
+        }
+        let reason = format!("head_dim is {head_dim}, expected at most {MOST_HEAD_DIM} on a device; use the cpu");
+        Err(Error::Shape { op, reason })
+    }
+
+    fn query_tiles(&self) -> usize {
+        self.tiles.queries.len() / tiles::QUERY_TILE
+    }
+
+    fn key_tiles(&self) -> usize {
+        self.tiles.keys.len() / tiles::KEY_TILE
+    }
+
+    /// A call with the arguments that all kernels begin with.
+    fn call<'a>(&self, op: &'static str, device: &'a Cuda) -> Call<'a> {
+        let Shape { rows, heads, kv_heads, head_dim, soft_cap, window } = self.shape;
+        Call::new(op, device)
+            .read(self.q)
+            .read(self.k)
+            .read(self.v)
+            .index(heads)
+            .index(kv_heads)
+            .index(head_dim)
+            // Nobody sees more keys than there are rows.
+            .index(window.map_or(rows, |window| window.min(rows)))
+            .double(1.0 / (head_dim as f64).sqrt())
+            .double(soft_cap.unwrap_or(0.0))
+            .double(soft_cap.map_or(0.0, f64::recip))
+    }
+}
+
+/// Blocks for the rows of so many tiles and heads.
+fn rows(tiles: usize) -> Grid {
+    Grid { blocks: [tiles as u32, PARTS as u32, 1], ..Grid::line(1, WARPS * WARP) }
+}

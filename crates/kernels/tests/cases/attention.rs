@@ -1,0 +1,175 @@
+//! `attention.cu` and `flash.cu`
+use candlewick_kernels::attention::{self, Layout, Segment, Shape, TileViews, Tiles};
+use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace};
+use half::bf16;
+
+use super::{Case, Sample, Written, numbers, wide};
+use crate::harness::check;
+
+/// Segments among rows, and whose scores are what.
+#[derive(Clone)]
+struct Batch {
+    segments: Vec<Segment>,
+    shape: Shape,
+}
+
+impl Batch {
+    /// Prompts with the lengths of their completions, one after the other, and as many rows of no segment after each.
+    fn new(prompts: &[(usize, &[usize])], gap: usize, heads: [usize; 2], head_dim: usize) -> Self {
+        let mut rows = 0;
+        let mut next = |len: usize| {
+            rows += len;
+            rows - len..rows
+        };
+        let mut segments = Vec::new();
+        for (prompt, completions) in prompts {
+            let prompt = next(*prompt);
+            segments.push(Segment { prompt, completions: completions.iter().map(|&len| next(len)).collect() });
+            next(gap);
+        }
+        let [heads, kv_heads] = heads;
+        Self { segments, shape: Shape { rows, heads, kv_heads, head_dim, soft_cap: None, window: None } }
+    }
+
+    /// With a cap that scores feel.
+    fn capped(mut self) -> Self {
+        self.shape.soft_cap = Some(0.8);
+        self
+    }
+
+    fn windowed(mut self, window: usize) -> Self {
+        self.shape.window = Some(window);
+        self
+    }
+
+    fn queries(&self) -> usize {
+        self.shape.rows * self.shape.heads * self.shape.head_dim
+    }
+
+    fn keys(&self) -> usize {
+        self.shape.rows * self.shape.kv_heads * self.shape.head_dim
+    }
+}
+
+/// Tiles and their copies on a device.
+struct OnDevice {
+    tiles: Tiles,
+    queries: CudaBuffer<u32>,
+    keys: CudaBuffer<u32>,
+    ranges: CudaBuffer<u32>,
+}
+
+impl OnDevice {
+    fn new(cuda: &Cuda, batch: &Batch) -> Result<Self> {
+        let tiles = Tiles::of(&batch.segments, batch.shape.rows)?;
+        let (queries, keys, ranges) =
+            (cuda.upload(&tiles.queries)?, cuda.upload(&tiles.keys)?, cuda.upload(&tiles.ranges)?);
+        Ok(Self { tiles, queries, keys, ranges })
+    }
+
+    fn views(&self) -> TileViews<'_> {
+        self.tiles.views_of(self.queries.view(), self.keys.view(), self.ranges.view())
+    }
+}
+
+/// What gradients may be off by: `bf16` rounds P and dS before it multiplies them (each by 2⁻⁹ at most), takes δ of an `out` that is
+/// rounded, and rounds the result.
+fn bound_of_gradients<T: Sample>() -> f64 {
+    2.0 * T::BOUND
+}
+
+fn case<T: Sample<Wide: Sample>>(name: &str, batch: &Batch) -> Case {
+    let [q, dout] = [1, 4].map(|seed| numbers::<T>(seed, batch.queries()));
+    let [k, v] = [2, 3].map(|seed| numbers::<T>(seed, batch.keys()));
+    let expected = expected(batch, [&q, &k, &v, &dout].map(|values| wide(values)));
+    let Shape { rows, heads, kv_heads, head_dim, soft_cap, window } = batch.shape;
+    let name = format!(
+        "attention of {name}: {rows} rows, {heads} heads on {kv_heads}, of {head_dim} {}, cap {soft_cap:?}, window {window:?}",
+        T::NAME
+    );
+    let batch = batch.clone();
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let on_device = OnDevice::new(cuda, &batch)?;
+        let layout = Layout { segments: &batch.segments, tiles: Some(on_device.views()) };
+        let (shape, ws) = (batch.shape, &mut Workspace::new(1));
+        let (on_q, on_k, on_v, on_dout) = (cuda.upload(&q)?, cuda.upload(&k)?, cuda.upload(&v)?, cuda.upload(&dout)?);
+        let (q, k, v) = (on_q.view(), on_k.view(), on_v.view());
+        let mut out = cuda.unwritten::<T>(batch.queries())?;
+        let mut lse = cuda.unwritten::<T::Wide>(shape.rows * shape.heads)?;
+        attention::forward(q, k, v, out.view_mut(), lse.view_mut(), layout, shape, ws)?;
+        let mut dq = cuda.unwritten::<T>(batch.queries())?;
+        let (mut dk, mut dv) = (cuda.unwritten::<T>(batch.keys())?, cuda.unwritten::<T>(batch.keys())?);
+        let (into_q, into_k, into_v) = (dq.view_mut(), dk.view_mut(), dv.view_mut());
+        let (of_out, of_lse, dout) = (out.view(), lse.view(), on_dout.view());
+        attention::backward(q, k, v, of_out, of_lse, dout, into_q, into_k, into_v, layout, shape, ws)?;
+        let gradient = |name: &'static str, values: &CudaBuffer<T>| {
+            Ok(Written { bound: bound_of_gradients::<T>(), ..Written::new(name, &values.download()?) })
+        };
+        Ok(vec![
+            Written::new("out", &out.download()?),
+            Written::new("lse", &lse.download()?),
+            gradient("dq", &dq)?,
+            gradient("dk", &dk)?,
+            gradient("dv", &dv)?,
+        ])
+    };
+    Case { name, run: Box::new(run), expected }
+}
+
+/// The CPU's op in `f64`: out, lse, dq, dk, dv.
+fn expected(batch: &Batch, [q, k, v, dout]: [Vec<f64>; 4]) -> Vec<Vec<f64>> {
+    let (shape, layout, ws) = (batch.shape, Layout::from(&batch.segments[..]), &mut Workspace::new(1));
+    let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; shape.rows * shape.heads]);
+    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; k.len()]);
+    let (of_q, of_k, of_v) = ((&q).into(), (&k).into(), (&v).into());
+    attention::forward(of_q, of_k, of_v, (&mut out).into(), (&mut lse).into(), layout, shape, ws).unwrap();
+    let (into_q, into_k, into_v) = ((&mut dq).into(), (&mut dk).into(), (&mut dv).into());
+    let (of_out, of_lse, dout) = ((&out).into(), (&lse).into(), (&dout).into());
+    attention::backward(of_q, of_k, of_v, of_out, of_lse, dout, into_q, into_k, into_v, layout, shape, ws).unwrap();
+    vec![out, lse, dq, dk, dv]
+}
+
+/// Completions of several lengths, none among them, longer than a step of 32; no prompt; a prompt alone; rows of no segment.
+const FEW: &[(usize, &[usize])] = &[(5, &[3, 0, 40]), (0, &[4, 1]), (6, &[])];
+/// More than one tile of keys of a prompt, and of one that ends within a step of 64 keys.
+const LONG_PROMPT: &[(usize, &[usize])] = &[(70, &[3, 0, 40]), (0, &[9]), (3, &[])];
+
+#[test]
+fn plain_kernels_agree_with_the_cpu() {
+    for (heads, head_dim) in [([1, 1], 7), ([3, 1], 33), ([7, 7], 3), ([6, 2], 8)] {
+        let batch = Batch::new(FEW, 2, heads, head_dim);
+        check(&[case::<f32>("a few", &batch), case::<f64>("a few", &batch)]);
+        if head_dim % 8 != 0 {
+            check(&[case::<bf16>("a few", &batch)]);
+        }
+    }
+    let long = Batch::new(LONG_PROMPT, 1, [1, 1], 9);
+    check(&[case::<f64>("a long prompt", &long), case::<f64>("a head of 256", &Batch::new(FEW, 0, [1, 1], 256))]);
+    for batch in [long.clone().capped(), long.clone().windowed(11), long.windowed(64).capped()] {
+        check(&[case::<f32>("a long prompt", &batch), case::<f64>("a long prompt", &batch)]);
+    }
+}
+
+#[test]
+fn what_a_device_cannot_do_is_refused() {
+    let Some([cuda, _]) = crate::harness::devices() else { return };
+    let batch = Batch::new(FEW, 0, [1, 1], 4);
+    let on_device = OnDevice::new(&cuda, &batch).unwrap();
+    let run = |shape: Shape, tiles: Option<TileViews<'_>>| {
+        let len = shape.rows * shape.head_dim;
+        let (q, mut out) = (cuda.upload(&vec![0f32; len]).unwrap(), cuda.unwritten::<f32>(len).unwrap());
+        let mut lse = cuda.unwritten::<f32>(shape.rows).unwrap();
+        let layout = Layout { segments: &batch.segments, tiles };
+        let (q, ws) = (q.view(), &mut Workspace::new(1));
+        attention::forward(q, q, q, out.view_mut(), lse.view_mut(), layout, shape, ws).unwrap_err().to_string()
+    };
+    assert!(run(batch.shape, None).contains("make them with attention::Tiles::of"));
+    let other = Shape { rows: batch.shape.rows + 1, ..batch.shape };
+    assert!(run(other, Some(on_device.views())).contains("tiles.rows"));
+    let large = Shape { head_dim: 257, ..batch.shape };
+    assert!(run(large, Some(on_device.views())).contains("head_dim is 257, expected at most 256"));
+    let here = Shape { window: Some(0), ..batch.shape };
+    assert!(run(here, Some(on_device.views())).contains("window is 0"));
+    let tiles = on_device.tiles.views();
+    assert!(run(batch.shape, Some(tiles)).contains("different devices"));
+}
