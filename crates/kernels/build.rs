@@ -9,6 +9,7 @@ use std::process::Command;
 const SOURCES: &[&str] = &[
     "src/adamw/adamw",
     "src/attention/attention",
+    "src/attention/flash",
     "src/clip/clip",
     "src/cuda/product",
     "src/embedding/embedding",

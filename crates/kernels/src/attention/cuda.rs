@@ -1,6 +1,7 @@
-//! Launches of the kernels in `attention.cu`.
+//! Launches of the kernels in `attention.cu` and `flash.cu`.
 use super::{Shape, TileViews, tiles};
-use crate::cuda::{Call, Cuda, Grid, zero};
+use crate::cuda::{Call, Cuda, Grid, lanes, zero};
+use crate::float::sealed::Kind;
 use crate::{Element, Error, Result, View, ViewMut, Workspace};
 
 /// Elements of a head that kernels have registers for.
@@ -9,6 +10,11 @@ const MOST_HEAD_DIM: usize = 256;
 const WARPS: usize = 4;
 const PARTS: usize = 8;
 const WARP: usize = 32;
+
+/// Sizes of heads that `flash.cu` has kernels for; others go by the next larger one.
+const FLASH_DIMS: [usize; 4] = [64, 96, 128, 256];
+/// Elements of space behind a row of shared memory there.
+const SPACE: usize = 8;
 
 /// What both directions read.
 pub(super) struct Inputs<'a, T> {
@@ -46,8 +52,15 @@ pub(super) fn forward<T: Element>(
     if inputs.query_tiles() == 0 {
         return Ok(());
     }
+    let flash_dim = inputs.flash_dim(&[Some(out.as_view())]);
     let call = inputs.call(op, device).write(&mut out).write(&mut lse).read(inputs.tiles.queries);
-    call.launch(&format!("attention_forward_{}", T::NAME), rows(inputs.query_tiles() * inputs.shape.heads))
+    let blocks = inputs.query_tiles() * inputs.shape.heads;
+    match flash_dim {
+        // Rows of queries, and of keys and of values, in shared memory.
+        Some(dim @ 256) => call.launch("flash_forward_256", flash(2 * blocks, dim, 64 + 2 * 32)),
+        Some(dim) => call.launch(&format!("flash_forward_{dim}"), flash(blocks, dim, 128 + 2 * 64)),
+        None => call.launch(&format!("attention_forward_{}", T::NAME), rows(blocks)),
+    }
 }
 
 pub(super) fn backward<T: Element>(
@@ -114,6 +127,14 @@ impl<T: Element> Inputs<'_, T> {
         self.tiles.keys.len() / tiles::KEY_TILE
     }
 
+    /// The size of heads of the kernel in `flash.cu`, where it has one for these operands.
+    fn flash_dim(&self, others: &[Option<View<'_, T>>]) -> Option<usize> {
+        let operands = [&[Some(self.q), Some(self.k), Some(self.v)], others].concat();
+        let (_, width) = lanes("flash", self.shape.head_dim, &operands);
+        let is_flash = T::KIND == Kind::Bf16 && width > 1;
+        FLASH_DIMS.into_iter().find(|&dim| is_flash && dim >= self.shape.head_dim)
+    }
+
     /// A call with the arguments that all kernels begin with.
     fn call<'a>(&self, op: &'static str, device: &'a Cuda) -> Call<'a> {
         let Shape { rows, heads, kv_heads, head_dim, soft_cap, window } = self.shape;
@@ -135,4 +156,10 @@ impl<T: Element> Inputs<'_, T> {
 /// Blocks for the rows of so many tiles and heads.
 fn rows(tiles: usize) -> Grid {
     Grid { blocks: [tiles as u32, PARTS as u32, 1], ..Grid::line(1, WARPS * WARP) }
+}
+
+/// Blocks of `flash.cu` with so many rows in shared memory.
+fn flash(blocks: usize, dim: usize, rows: usize) -> Grid {
+    let bytes = rows * (dim + SPACE) * size_of::<half::bf16>();
+    Grid { shared_bytes: bytes as u32, ..Grid::line(blocks, WARPS * WARP) }
 }

@@ -4,7 +4,7 @@ use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace};
 use half::bf16;
 
 use super::{Case, Sample, Written, numbers, wide};
-use crate::harness::check;
+use crate::harness::{check, check_barriers};
 
 /// Segments among rows, and whose scores are what.
 #[derive(Clone)]
@@ -133,6 +133,8 @@ fn expected(batch: &Batch, [q, k, v, dout]: [Vec<f64>; 4]) -> Vec<Vec<f64>> {
 const FEW: &[(usize, &[usize])] = &[(5, &[3, 0, 40]), (0, &[4, 1]), (6, &[])];
 /// More than one tile of keys of a prompt, and of one that ends within a step of 64 keys.
 const LONG_PROMPT: &[(usize, &[usize])] = &[(70, &[3, 0, 40]), (0, &[9]), (3, &[])];
+/// More than one tile of queries.
+const LONG: &[(usize, &[usize])] = &[(10, &[150])];
 
 #[test]
 fn plain_kernels_agree_with_the_cpu() {
@@ -148,6 +150,33 @@ fn plain_kernels_agree_with_the_cpu() {
     for batch in [long.clone().capped(), long.clone().windowed(11), long.windowed(64).capped()] {
         check(&[case::<f32>("a long prompt", &batch), case::<f64>("a long prompt", &batch)]);
     }
+}
+
+#[test]
+fn tensor_cores_agree_with_the_cpu() {
+    for (heads, head_dim) in [([1, 1], 64), ([3, 1], 96), ([7, 1], 24), ([2, 2], 128), ([2, 1], 256)] {
+        check(&[case::<bf16>("a long prompt", &Batch::new(LONG_PROMPT, 1, heads, head_dim))]);
+    }
+    check(&[case::<bf16>("a few", &Batch::new(FEW, 2, [6, 2], 32))]);
+    check(&[case::<bf16>("long", &Batch::new(LONG, 0, [1, 1], 64))]);
+}
+
+#[test]
+fn tensor_cores_cap_scores_and_have_windows() {
+    let long = Batch::new(LONG_PROMPT, 1, [2, 1], 64);
+    for batch in
+        [long.clone().capped(), long.clone().windowed(2), long.clone().windowed(11), long.windowed(70).capped()]
+    {
+        check(&[case::<bf16>("a long prompt", &batch)]);
+    }
+    check(&[case::<bf16>("a long prompt", &Batch::new(LONG_PROMPT, 0, [1, 1], 256).windowed(40).capped())]);
+    check(&[case::<bf16>("long", &Batch::new(LONG, 0, [1, 1], 64).windowed(33))]);
+}
+
+#[test]
+fn every_barrier_is_missed() {
+    let sizes = [64, 256].map(|head_dim| case::<bf16>("a long prompt", &Batch::new(LONG_PROMPT, 0, [1, 1], head_dim)));
+    check_barriers("flash", &sizes);
 }
 
 #[test]
