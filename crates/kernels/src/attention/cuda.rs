@@ -13,8 +13,10 @@ const WARP: usize = 32;
 
 /// Sizes of heads that `flash.cu` has kernels for; others go by the next larger one.
 const FLASH_DIMS: [usize; 4] = [64, 96, 128, 256];
-/// Elements of space behind a row of shared memory there.
+/// Elements of space behind a row of shared memory there, rows that stay in its kernels of the backward, and those of a step.
 const SPACE: usize = 8;
+const STAYING: usize = 64;
+const STEP: usize = 32;
 
 /// What both directions read.
 pub(super) struct Inputs<'a, T> {
@@ -56,9 +58,11 @@ pub(super) fn forward<T: Element>(
     let call = inputs.call(op, device).write(&mut out).write(&mut lse).read(inputs.tiles.queries);
     let blocks = inputs.query_tiles() * inputs.shape.heads;
     match flash_dim {
-        // Rows of queries, and of keys and of values, in shared memory.
-        Some(dim @ 256) => call.launch("flash_forward_256", flash(2 * blocks, dim, 64 + 2 * 32)),
-        Some(dim) => call.launch(&format!("flash_forward_{dim}"), flash(blocks, dim, 128 + 2 * 64)),
+        Some(dim) => {
+            let (queries, keys) = if dim > 128 { (64, 32) } else { (128, 64) };
+            let grid = flash(blocks * (tiles::QUERIES / queries), dim, queries + 2 * keys);
+            call.launch(&format!("flash_forward_{dim}"), grid)
+        }
         None => call.launch(&format!("attention_forward_{}", T::NAME), rows(blocks)),
     }
 }
@@ -82,31 +86,43 @@ pub(super) fn backward<T: Element>(
     if inputs.query_tiles() == 0 {
         return Ok(());
     }
-    // Two numbers a row and head.
+    let others = [Some(saved.out), Some(saved.dout), Some(dq.as_view()), Some(dk.as_view()), Some(dv.as_view())];
+    let flash_dim = inputs.flash_dim(&others);
+    // One number a row and head for `flash.cu`, two for `attention.cu`.
     let numbers = shape.rows * shape.heads * size_of::<T::Wide>();
     let deltas = ws.device_scratch.at_least(device, 2 * numbers)?;
     let inverses = deltas + numbers as u64;
-    inputs
-        .call(op, device)
-        .read(saved.out)
-        .read(saved.lse)
-        .read(saved.dout)
-        .write(&mut dq)
-        .word(deltas)
-        .word(inverses)
-        .read(tiles.queries)
-        .launch(&format!("attention_backward_queries_{}", T::NAME), rows(inputs.query_tiles() * shape.heads))?;
-    inputs
-        .call(op, device)
-        .read(saved.lse)
-        .read(saved.dout)
-        .word(deltas)
-        .word(inverses)
-        .write(&mut dk)
-        .write(&mut dv)
-        .read(tiles.keys)
-        .read(tiles.ranges)
-        .launch(&format!("attention_backward_keys_{}", T::NAME), rows(inputs.key_tiles() * shape.kv_heads))
+
+    let blocks = inputs.query_tiles() * shape.heads;
+    let call = inputs.call(op, device).read(saved.out).read(saved.lse).read(saved.dout).write(&mut dq).word(deltas);
+    match flash_dim {
+        Some(dim) => call.read(tiles.queries).launch(
+            &format!("flash_backward_queries_{dim}"),
+            flash(blocks * (tiles::QUERIES / STAYING), dim, rows_of_backward(dim)),
+        ),
+        None => {
+            let kernel = format!("attention_backward_queries_{}", T::NAME);
+            call.word(inverses).read(tiles.queries).launch(&kernel, rows(blocks))
+        }
+    }?;
+
+    let blocks = inputs.key_tiles() * shape.kv_heads;
+    let call = inputs.call(op, device).read(saved.lse).read(saved.dout).word(deltas);
+    match flash_dim {
+        Some(dim) => {
+            let mut grid = flash(blocks, dim, rows_of_backward(dim));
+            if dim > 128 {
+                // The gradients of keys, and those of values.
+                grid.blocks[1] = 2;
+            }
+            let call = call.write(&mut dk).write(&mut dv).read(tiles.keys).read(tiles.ranges);
+            call.launch(&format!("flash_backward_keys_{dim}"), grid)
+        }
+        None => {
+            let call = call.word(inverses).write(&mut dk).write(&mut dv).read(tiles.keys).read(tiles.ranges);
+            call.launch(&format!("attention_backward_keys_{}", T::NAME), rows(blocks))
+        }
+    }
 }
 
 impl<T: Element> Inputs<'_, T> {
@@ -156,6 +172,12 @@ impl<T: Element> Inputs<'_, T> {
 /// Blocks for the rows of so many tiles and heads.
 fn rows(tiles: usize) -> Grid {
     Grid { blocks: [tiles as u32, PARTS as u32, 1], ..Grid::line(1, WARPS * WARP) }
+}
+
+/// Rows of shared memory in the backward: of two matrices that stay, and of two that come in one or two steps at a time.
+fn rows_of_backward(dim: usize) -> usize {
+    let steps = if dim > 128 { 1 } else { 2 };
+    2 * STAYING + steps * 2 * STEP
 }
 
 /// Blocks of `flash.cu` with so many rows in shared memory.
