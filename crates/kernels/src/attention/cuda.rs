@@ -11,12 +11,29 @@ const WARPS: usize = 4;
 const PARTS: usize = 8;
 const WARP: usize = 32;
 
-/// Sizes of heads that `flash.cu` has kernels for; others go by the next larger one.
-const FLASH_DIMS: [usize; 4] = [64, 96, 128, 256];
-/// Elements of space behind a row of shared memory there, rows that stay in its kernels of the backward, and those of a step.
+/// What `flash.cu` has kernels for. Heads of another size go by the next larger one.
+const FLASH: [Flash; 4] = [
+    Flash { dim: 64, forward: (128, 64), queries: 128, keys: 128, steps: 2 },
+    Flash { dim: 96, forward: (128, 64), queries: 128, keys: 64, steps: 2 },
+    Flash { dim: 128, forward: (128, 64), queries: 64, keys: 64, steps: 2 },
+    Flash { dim: 256, forward: (64, 32), queries: 64, keys: 64, steps: 1 },
+];
+/// Elements of space behind a row of shared memory there, and rows of a step of the backward.
 const SPACE: usize = 8;
-const STAYING: usize = 64;
 const STEP: usize = 32;
+
+/// The kernels for one size of heads.
+#[derive(Clone, Copy)]
+struct Flash {
+    dim: usize,
+    /// Rows of a block of the forward: of queries, which stay, and of keys in each step.
+    forward: (usize, usize),
+    /// Rows that stay in a block of the backward, of queries in one kernel and of keys in the other.
+    queries: usize,
+    keys: usize,
+    /// Steps of the backward that shared memory holds.
+    steps: usize,
+}
 
 /// What both directions read.
 pub(super) struct Inputs<'a, T> {
@@ -54,13 +71,12 @@ pub(super) fn forward<T: Element>(
     if inputs.query_tiles() == 0 {
         return Ok(());
     }
-    let flash_dim = inputs.flash_dim(&[Some(out.as_view())]);
+    let flash = inputs.flash(&[Some(out.as_view())]);
     let call = inputs.call(op, device).write(&mut out).write(&mut lse).read(inputs.tiles.queries);
     let blocks = inputs.query_tiles() * inputs.shape.heads;
-    match flash_dim {
-        Some(dim) => {
-            let (queries, keys) = if dim > 128 { (64, 32) } else { (128, 64) };
-            let grid = flash(blocks * (tiles::QUERIES / queries), dim, queries + 2 * keys);
+    match flash {
+        Some(Flash { dim, forward: (queries, keys), .. }) => {
+            let grid = flash_grid(blocks * (tiles::QUERIES / queries), dim, queries + 2 * keys);
             call.launch(&format!("flash_forward_{dim}"), grid)
         }
         None => call.launch(&format!("attention_forward_{}", T::NAME), rows(blocks)),
@@ -87,7 +103,7 @@ pub(super) fn backward<T: Element>(
         return Ok(());
     }
     let others = [Some(saved.out), Some(saved.dout), Some(dq.as_view()), Some(dk.as_view()), Some(dv.as_view())];
-    let flash_dim = inputs.flash_dim(&others);
+    let flash = inputs.flash(&others);
     // One number a row and head for `flash.cu`, two for `attention.cu`.
     let numbers = shape.rows * shape.heads * size_of::<T::Wide>();
     let deltas = ws.device_scratch.at_least(device, 2 * numbers)?;
@@ -95,11 +111,11 @@ pub(super) fn backward<T: Element>(
 
     let blocks = inputs.query_tiles() * shape.heads;
     let call = inputs.call(op, device).read(saved.out).read(saved.lse).read(saved.dout).write(&mut dq).word(deltas);
-    match flash_dim {
-        Some(dim) => call.read(tiles.queries).launch(
-            &format!("flash_backward_queries_{dim}"),
-            flash(blocks * (tiles::QUERIES / STAYING), dim, rows_of_backward(dim)),
-        ),
+    match flash {
+        Some(Flash { dim, queries, steps, .. }) => {
+            let grid = flash_grid(blocks * (tiles::QUERIES / queries), dim, 2 * queries + 2 * steps * STEP);
+            call.read(tiles.queries).launch(&format!("flash_backward_queries_{dim}"), grid)
+        }
         None => {
             let kernel = format!("attention_backward_queries_{}", T::NAME);
             call.word(inverses).read(tiles.queries).launch(&kernel, rows(blocks))
@@ -108,9 +124,9 @@ pub(super) fn backward<T: Element>(
 
     let blocks = inputs.key_tiles() * shape.kv_heads;
     let call = inputs.call(op, device).read(saved.lse).read(saved.dout).word(deltas);
-    match flash_dim {
-        Some(dim) => {
-            let mut grid = flash(blocks, dim, rows_of_backward(dim));
+    match flash {
+        Some(Flash { dim, keys, steps, .. }) => {
+            let mut grid = flash_grid(blocks * (tiles::KEYS / keys), dim, 2 * keys + 2 * steps * STEP);
             if dim > 128 {
                 // The gradients of keys, and those of values.
                 grid.blocks[1] = 2;
@@ -143,12 +159,12 @@ impl<T: Element> Inputs<'_, T> {
         self.tiles.keys.len() / tiles::KEY_TILE
     }
 
-    /// The size of heads of the kernel in `flash.cu`, where it has one for these operands.
-    fn flash_dim(&self, others: &[Option<View<'_, T>>]) -> Option<usize> {
+    /// The kernels of `flash.cu`, where it has some for these operands.
+    fn flash(&self, others: &[Option<View<'_, T>>]) -> Option<Flash> {
         let operands = [&[Some(self.q), Some(self.k), Some(self.v)], others].concat();
         let (_, width) = lanes("flash", self.shape.head_dim, &operands);
         let is_flash = T::KIND == Kind::Bf16 && width > 1;
-        FLASH_DIMS.into_iter().find(|&dim| is_flash && dim >= self.shape.head_dim)
+        FLASH.into_iter().find(|flash| is_flash && flash.dim >= self.shape.head_dim)
     }
 
     /// A call with the arguments that all kernels begin with.
@@ -174,14 +190,8 @@ fn rows(tiles: usize) -> Grid {
     Grid { blocks: [tiles as u32, PARTS as u32, 1], ..Grid::line(1, WARPS * WARP) }
 }
 
-/// Rows of shared memory in the backward: of two matrices that stay, and of two that come in one or two steps at a time.
-fn rows_of_backward(dim: usize) -> usize {
-    let steps = if dim > 128 { 1 } else { 2 };
-    2 * STAYING + steps * 2 * STEP
-}
-
 /// Blocks of `flash.cu` with so many rows in shared memory.
-fn flash(blocks: usize, dim: usize, rows: usize) -> Grid {
+fn flash_grid(blocks: usize, dim: usize, rows: usize) -> Grid {
     let bytes = rows * (dim + SPACE) * size_of::<half::bf16>();
     Grid { shared_bytes: bytes as u32, ..Grid::line(blocks, WARPS * WARP) }
 }

@@ -15,8 +15,7 @@
 #define WARPS 4
 #define THREADS (WARPS * WARP)
 #define LOG2_E 1.4426950408889634f
-// Rows that stay in both kernels of the backward, and those of a step.
-#define STAYING 64
+// Rows of a step of the backward.
 #define STEP 32
 
 // What attention reads, and what its scores are.
@@ -140,12 +139,19 @@ DEVICE QueryTile part_of(QueryTile tile, unsigned from, unsigned most) {
     tile.count = rest < most ? rest : most;
     return tile;
 }
+DEVICE KeyTile part_of(KeyTile tile, unsigned from, unsigned most) {
+    unsigned rest = tile.count > from ? tile.count - from : 0;
+    tile.first += from;
+    tile.number += from;
+    tile.count = rest < most ? rest : most;
+    return tile;
+}
 
 // What a number of the two that a lane has of every 8 columns belongs to: the row of sums[c][e] among 16, and its column.
 DEVICE unsigned row_of(unsigned e) { return threadIdx.x % WARP / 4 + e / 2 * 8; }
 DEVICE unsigned column_of(unsigned c, unsigned e) { return 8 * c + threadIdx.x % 4 * 2 + e % 2; }
 
-// Rows of a tile of queries.
+// Rows of a tile of queries, or of keys.
 #define TILE 128
 
 template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, bf16 *out, float *lse, const QueryTile *tiles) {
@@ -262,33 +268,36 @@ template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, 
     store_rows<DIM, FRAGMENTS>(to, Index(in.heads) * in.head_dim, count, in.head_dim, sums, inverses, of_q);
 }
 
-// P and dS of 16 rows that stay and the STEP rows of a step, from the scores and dP. `logarithm` is lse in base 2, `is_seen` whether a row of
-// queries sees one of keys; both, and delta, of the column c and number e of a lane.
-template <typename Logarithm, typename Delta, typename Seen>
-DEVICE void softmax_and_gradient(const Scoring<float> &scoring, float (&scores)[1][STEP / 8][4], float (&dp)[1][STEP / 8][4], Logarithm logarithm,
-                                 Delta delta, bool is_border, Seen is_seen) {
+// P and dS of rows that stay and the STEP rows of a step, from the scores and dP. `logarithm` is lse in base 2, `is_seen` whether a row of
+// queries sees one of keys; both, and delta, of the fragment f, the column c and number e of a lane.
+template <int FRAGMENTS, typename Logarithm, typename Delta, typename Seen>
+DEVICE void softmax_and_gradient(const Scoring<float> &scoring, float (&scores)[FRAGMENTS][STEP / 8][4], float (&dp)[FRAGMENTS][STEP / 8][4],
+                                 Logarithm logarithm, Delta delta, bool is_border, Seen is_seen) {
     float binary = (scoring.cap > 0 ? 1 : scoring.scale) * LOG2_E;
     UNROLL
-    for (int c = 0; c < STEP / 8; c++)
+    for (int f = 0; f < FRAGMENTS; f++)
         UNROLL
-        for (int e = 0; e < 4; e++) {
-            float score = scores[0][c][e], slope = 1;
-            if (scoring.cap > 0) {
-                score = score_of(scoring, score);
-                slope = slope_of(scoring, score);
+        for (int c = 0; c < STEP / 8; c++)
+            UNROLL
+            for (int e = 0; e < 4; e++) {
+                float score = scores[f][c][e], slope = 1;
+                if (scoring.cap > 0) {
+                    score = score_of(scoring, score);
+                    slope = slope_of(scoring, score);
+                }
+                float p = power_of_two(score * binary - logarithm(f, c, e));
+                if (is_border && !is_seen(f, c, e))
+                    p = 0;
+                scores[f][c][e] = p;
+                dp[f][c][e] = p * (dp[f][c][e] - delta(f, c, e)) * slope;
             }
-            float p = power_of_two(score * binary - logarithm(c, e));
-            if (is_border && !is_seen(c, e))
-                p = 0;
-            scores[0][c][e] = p;
-            dp[0][c][e] = p * (dp[0][c][e] - delta(c, e)) * slope;
-        }
 }
 
-// dQ, and delta = the sum of dout·out for every row and head, which backward_keys reads. STAGES is how many steps shared memory holds.
-template <int DIM, int STAGES>
+// dQ, and delta = the sum of dout·out for every row and head, which backward_keys reads. FRAGMENTS times 16 rows stay for each warp, and
+// shared memory holds STAGES steps.
+template <int DIM, int FRAGMENTS, int STAGES>
 DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq, float *deltas, const QueryTile *tiles) {
-    constexpr int PARTS = TILE / STAYING, STAGE = 2 * STEP * PITCH<DIM>;
+    constexpr int OF_WARP = 16 * FRAGMENTS, STAYING = WARPS * OF_WARP, PARTS = TILE / STAYING, STAGE = 2 * STEP * PITCH<DIM>;
     DYNAMIC_SHARED(bf16, memory);
     bf16 *of_dout = memory + STAYING * PITCH<DIM>, *stages = of_dout + STAYING * PITCH<DIM>;
     unsigned head = blockIdx.x % in.heads, kv_head = head / (in.heads / in.kv_heads), number = blockIdx.x / in.heads;
@@ -310,35 +319,37 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
     load(stages, at);
 
     // Of this warp's rows.
-    unsigned lane = threadIdx.x % WARP, skipped = threadIdx.x / WARP * 16;
-    unsigned count = tile.count > skipped ? tile.count - skipped : 0, query = first + skipped, last_query = query + 15;
+    unsigned lane = threadIdx.x % WARP, skipped = threadIdx.x / WARP * OF_WARP;
+    unsigned count = tile.count > skipped ? tile.count - skipped : 0, query = first + skipped, last_query = query + OF_WARP - 1;
     unsigned first_key = first_seen(query, in.window), first_key_of_last = first_seen(last_query, in.window);
     bf16 *of_q = memory + skipped * PITCH<DIM>;
     of_dout += skipped * PITCH<DIM>;
-    float logarithms[2] = {}, delta[2] = {};
-    if (count > 0) {
-        // Two lanes a row.
-        unsigned row = lane % 16 < count ? lane % 16 : count - 1;
-        Index of_row = query_row(skipped + row);
-        float sum = 0;
-        for (unsigned c = lane / 16 * 8; c < in.head_dim; c += 16) {
-            Pack<bf16> a = load_pack(dout + of_row + c), b = load_pack(out + of_row + c);
-            for (int i = 0; i < 8; i++)
-                sum += widen(a.of[i]) * widen(b.of[i]);
-        }
-        sum += __shfl_xor_sync(0xffffffffu, sum, 16);
-        Index place = (tile.first + skipped + row) * Index(in.heads) + head;
-        if (lane < count && lane < 16)
-            deltas[place] = sum;
-        float logarithm = lse[place] * LOG2_E;
+    float logarithms[FRAGMENTS][2] = {}, delta[FRAGMENTS][2] = {};
+    if (count > 0)
         UNROLL
-        for (int half = 0; half < 2; half++) {
-            delta[half] = __shfl_sync(0xffffffffu, sum, row_of(2 * half));
-            logarithms[half] = __shfl_sync(0xffffffffu, logarithm, row_of(2 * half));
+        for (int f = 0; f < FRAGMENTS; f++) {
+            // Two lanes a row.
+            unsigned row = 16 * f + lane % 16 < count ? 16 * f + lane % 16 : count - 1;
+            Index of_row = query_row(skipped + row);
+            float sum = 0;
+            for (unsigned c = lane / 16 * 8; c < in.head_dim; c += 16) {
+                Pack<bf16> a = load_pack(dout + of_row + c), b = load_pack(out + of_row + c);
+                for (int i = 0; i < 8; i++)
+                    sum += widen(a.of[i]) * widen(b.of[i]);
+            }
+            sum += __shfl_xor_sync(0xffffffffu, sum, 16);
+            Index place = (tile.first + skipped + row) * Index(in.heads) + head;
+            if (lane < 16 && 16 * f + lane < count)
+                deltas[place] = sum;
+            float logarithm = lse[place] * LOG2_E;
+            UNROLL
+            for (int half = 0; half < 2; half++) {
+                delta[f][half] = __shfl_sync(0xffffffffu, sum, row_of(2 * half));
+                logarithms[f][half] = __shfl_sync(0xffffffffu, logarithm, row_of(2 * half));
+            }
         }
-    }
 
-    float sums[1][DIM / 8][4] = {};
+    float sums[FRAGMENTS][DIM / 8][4] = {};
     for (int stage = 0; at < keys; at += STEP) {
         // The step is there, and nobody reads the last one any more.
         WAIT_FOR_COPIES(0);
@@ -350,16 +361,17 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
                 load(stages + stage * STAGE, at + STEP);
         }
         if (count > 0 && at <= last_query && at + STEP > first_key) {
-            float scores[1][STEP / 8][4] = {}, dp[1][STEP / 8][4] = {};
-            multiply_rows<DIM, 1, STEP>(scores, of_q, of_k);
-            multiply_rows<DIM, 1, STEP>(dp, of_dout, of_k + STEP * PITCH<DIM>);
+            float scores[FRAGMENTS][STEP / 8][4] = {}, dp[FRAGMENTS][STEP / 8][4] = {};
+            multiply_rows<DIM, FRAGMENTS, STEP>(scores, of_q, of_k);
+            multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_dout, of_k + STEP * PITCH<DIM>);
             softmax_and_gradient(
-                in.scoring, scores, dp, [&](int, int e) { return logarithms[e / 2]; }, [&](int, int e) { return delta[e / 2]; },
+                in.scoring, scores, dp, [&](int f, int, int e) { return logarithms[f][e / 2]; },
+                [&](int f, int, int e) { return delta[f][e / 2]; },
                 at + STEP - 1 > query || at < first_key_of_last,
-                [&](int c, int e) { return sees(query + row_of(e), at + column_of(c, e), in.window); });
-            unsigned weights[1][STEP / 16][4];
-            narrow_sums<1, STEP>(weights, dp);
-            multiply_weights<DIM, 1, STEP>(sums, weights, of_k);
+                [&](int f, int c, int e) { return sees(query + 16 * f + row_of(e), at + column_of(c, e), in.window); });
+            unsigned weights[FRAGMENTS][STEP / 16][4];
+            narrow_sums<FRAGMENTS, STEP>(weights, dp);
+            multiply_weights<DIM, FRAGMENTS, STEP>(sums, weights, of_k);
         }
         if (STAGES == 1 && at + STEP < keys) {
             __syncthreads();
@@ -368,8 +380,11 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
     }
     if (count == 0)
         return;
-    const float factors[1][2] = {{in.scoring.scale, in.scoring.scale}};
-    store_rows<DIM, 1>(dq + query_row(skipped), Index(in.heads) * in.head_dim, count, in.head_dim, sums, factors, of_q);
+    float factors[FRAGMENTS][2];
+    UNROLL
+    for (int f = 0; f < FRAGMENTS; f++)
+        factors[f][0] = factors[f][1] = in.scoring.scale;
+    store_rows<DIM, FRAGMENTS>(dq + query_row(skipped), Index(in.heads) * in.head_dim, count, in.head_dim, sums, factors, of_q);
 }
 
 // A step along the queries that see a tile of keys: those from `row` to `end`, of which the first has this number.
@@ -378,14 +393,16 @@ struct QueryStep {
 };
 
 // dK where OF_K, dV where OF_V: of the largest heads a thread has registers for one alone.
-template <int DIM, int STAGES, bool OF_K, bool OF_V>
+template <int DIM, int FRAGMENTS, int STAGES, bool OF_K, bool OF_V>
 DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, const float *deltas, bf16 *dk, bf16 *dv, const KeyTile *tiles,
                           const QueryRange *ranges) {
-    constexpr int STAGE = 2 * STEP * PITCH<DIM>;
+    constexpr int OF_WARP = 16 * FRAGMENTS, STAYING = WARPS * OF_WARP, PARTS = TILE / STAYING, STAGE = 2 * STEP * PITCH<DIM>;
     DYNAMIC_SHARED(bf16, memory);
     bf16 *of_v = memory + STAYING * PITCH<DIM>, *stages = of_v + STAYING * PITCH<DIM>;
-    unsigned kv_head = blockIdx.x % in.kv_heads, group = in.heads / in.kv_heads;
-    const KeyTile tile = tiles[blockIdx.x / in.kv_heads];
+    unsigned kv_head = blockIdx.x % in.kv_heads, group = in.heads / in.kv_heads, number = blockIdx.x / in.kv_heads;
+    const KeyTile tile = part_of(tiles[number / PARTS], number % PARTS * STAYING, STAYING);
+    if (tile.count == 0)
+        return;
 
     auto key_row = [&](unsigned row) { return key_at(in, tile.first + row, kv_head); };
     copy_rows<DIM, STAYING>(memory, in.k, tile.count, in.head_dim, key_row);
@@ -403,10 +420,11 @@ DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, 
             if (step.head == (kv_head + 1) * group)
                 break;
             QueryRange range = ranges[step.range++];
+            unsigned blind = tile.number > range.number ? tile.number - range.number : 0;
             Index seeing = range.number < end_of_window ? end_of_window - range.number : 0;
-            step.row = range.first;
+            step.row = range.first + blind;
             step.end = seeing < range.end - range.first ? range.first + unsigned(seeing) : range.end;
-            step.number = range.number;
+            step.number = range.number + blind;
         }
         return step;
     };
@@ -421,11 +439,11 @@ DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, 
     load(stages, step);
 
     // Of this warp's rows.
-    unsigned skipped = threadIdx.x / WARP * 16;
-    unsigned count = tile.count > skipped ? tile.count - skipped : 0, key = tile.number + skipped, last_key = key + 15;
+    unsigned skipped = threadIdx.x / WARP * OF_WARP;
+    unsigned count = tile.count > skipped ? tile.count - skipped : 0, key = tile.number + skipped, last_key = key + OF_WARP - 1;
     bf16 *of_k = memory + skipped * PITCH<DIM>;
     of_v += skipped * PITCH<DIM>;
-    float sums_k[1][OF_K ? DIM / 8 : 1][4] = {}, sums_v[1][OF_V ? DIM / 8 : 1][4] = {};
+    float sums_k[FRAGMENTS][OF_K ? DIM / 8 : 1][4] = {}, sums_v[FRAGMENTS][OF_V ? DIM / 8 : 1][4] = {};
     for (int stage = 0; is_there(step);) {
         // The step is there, and nobody reads the last one any more.
         WAIT_FOR_COPIES(0);
@@ -448,26 +466,29 @@ DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, 
             UNROLL
             for (int i = 0; i < STEP / 4; i++)
                 logarithms[i / 2][i % 2] = lse[place(i / 2, i % 2)] * LOG2_E;
-            float scores[1][STEP / 8][4] = {}, dp[1][STEP / 8][4] = {};
-            multiply_rows<DIM, 1, STEP>(scores, of_k, of_q);
+            float scores[FRAGMENTS][STEP / 8][4] = {}, dp[FRAGMENTS][STEP / 8][4] = {};
+            multiply_rows<DIM, FRAGMENTS, STEP>(scores, of_k, of_q);
             if constexpr (OF_K) {
                 UNROLL
                 for (int i = 0; i < STEP / 4; i++)
                     delta[i / 2][i % 2] = deltas[place(i / 2, i % 2)];
-                multiply_rows<DIM, 1, STEP>(dp, of_v, of_dout);
+                multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_v, of_dout);
             }
             softmax_and_gradient(
-                in.scoring, scores, dp, [&](int c, int e) { return logarithms[c][e % 2]; }, [&](int c, int e) { return delta[c][e % 2]; },
+                in.scoring, scores, dp, [&](int, int c, int e) { return logarithms[c][e % 2]; },
+                [&](int, int c, int e) { return delta[c][e % 2]; },
                 queries < STEP || step.number < last_key || step.number + STEP - 1 - key >= in.window,
-                [&](int c, int e) { return column_of(c, e) < queries && sees(step.number + column_of(c, e), key + row_of(e), in.window); });
-            unsigned weights[1][STEP / 16][4];
+                [&](int f, int c, int e) {
+                    return column_of(c, e) < queries && sees(step.number + column_of(c, e), key + 16 * f + row_of(e), in.window);
+                });
+            unsigned weights[FRAGMENTS][STEP / 16][4];
             if constexpr (OF_V) {
-                narrow_sums<1, STEP>(weights, scores);
-                multiply_weights<DIM, 1, STEP>(sums_v, weights, of_dout);
+                narrow_sums<FRAGMENTS, STEP>(weights, scores);
+                multiply_weights<DIM, FRAGMENTS, STEP>(sums_v, weights, of_dout);
             }
             if constexpr (OF_K) {
-                narrow_sums<1, STEP>(weights, dp);
-                multiply_weights<DIM, 1, STEP>(sums_k, weights, of_q);
+                narrow_sums<FRAGMENTS, STEP>(weights, dp);
+                multiply_weights<DIM, FRAGMENTS, STEP>(sums_k, weights, of_q);
             }
         }
         if (STAGES == 1 && is_there(following)) {
@@ -478,36 +499,41 @@ DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, 
     }
     if (count == 0)
         return;
-    const float scales[1][2] = {{in.scoring.scale, in.scoring.scale}}, ones[1][2] = {{1, 1}};
+    float scales[FRAGMENTS][2], ones[FRAGMENTS][2];
+    UNROLL
+    for (int f = 0; f < FRAGMENTS; f++) {
+        scales[f][0] = scales[f][1] = in.scoring.scale;
+        ones[f][0] = ones[f][1] = 1;
+    }
     Index stride = Index(in.kv_heads) * in.head_dim;
     if constexpr (OF_K)
-        store_rows<DIM, 1>(dk + key_row(skipped), stride, count, in.head_dim, sums_k, scales, of_k);
+        store_rows<DIM, FRAGMENTS>(dk + key_row(skipped), stride, count, in.head_dim, sums_k, scales, of_k);
     if constexpr (OF_V)
-        store_rows<DIM, 1>(dv + key_row(skipped), stride, count, in.head_dim, sums_v, ones, of_v);
+        store_rows<DIM, FRAGMENTS>(dv + key_row(skipped), stride, count, in.head_dim, sums_v, ones, of_v);
 }
 
 #define INPUTS \
     const bf16 *q, const bf16 *k, const bf16 *v, Index heads, Index kv_heads, Index head_dim, Index window, double scale, double cap, double inverse_cap
 #define THE_INPUTS \
     Inputs { q, k, v, unsigned(heads), unsigned(kv_heads), unsigned(head_dim), unsigned(window), {float(scale), float(cap), float(inverse_cap)} }
-#define FOR_DIM(DIM, QUERIES, KEYS, STAGES)                                                                                                 \
+#define FOR_DIM(DIM, QUERIES, KEYS, FOR_QUERIES, FOR_KEYS, STAGES)                                                                                                 \
     KERNEL_BLOCKS(THREADS, 2, flash_forward_##DIM, (INPUTS, bf16 *out, float *lse, const QueryTile *tiles)) {                               \
         forward<DIM, QUERIES, KEYS>(THE_INPUTS, out, lse, tiles);                                                                           \
     }                                                                                                                                       \
     KERNEL_BLOCKS(THREADS, 2, flash_backward_queries_##DIM, (INPUTS, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq,         \
                                                              float *deltas, const QueryTile *tiles)) {                                      \
-        backward_queries<DIM, STAGES>(THE_INPUTS, out, lse, dout, dq, deltas, tiles);                                                       \
+        backward_queries<DIM, FOR_QUERIES, STAGES>(THE_INPUTS, out, lse, dout, dq, deltas, tiles);                                                       \
     }                                                                                                                                       \
     KERNEL_BLOCKS(THREADS, 2, flash_backward_keys_##DIM, (INPUTS, const float *lse, const bf16 *dout, const float *deltas, bf16 *dk,        \
                                                           bf16 *dv, const KeyTile *tiles, const QueryRange *ranges)) {                      \
         if constexpr (DIM <= 128)                                                                                                           \
-            backward_keys<DIM, STAGES, true, true>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                                   \
+            backward_keys<DIM, FOR_KEYS, STAGES, true, true>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                                   \
         else if (blockIdx.y == 0)                                                                                                           \
-            backward_keys<DIM, STAGES, true, false>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                                  \
+            backward_keys<DIM, FOR_KEYS, STAGES, true, false>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                                  \
         else                                                                                                                                \
-            backward_keys<DIM, STAGES, false, true>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                                  \
+            backward_keys<DIM, FOR_KEYS, STAGES, false, true>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                                  \
     }
-FOR_DIM(64, 128, 64, 2)
-FOR_DIM(96, 128, 64, 2)
-FOR_DIM(128, 128, 64, 2)
-FOR_DIM(256, 64, 32, 1)
+FOR_DIM(64, 128, 64, 2, 2, 2)
+FOR_DIM(96, 128, 64, 2, 1, 2)
+FOR_DIM(128, 128, 64, 1, 1, 2)
+FOR_DIM(256, 64, 32, 1, 1, 1)

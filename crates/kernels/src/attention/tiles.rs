@@ -5,7 +5,7 @@ use crate::{Error, Result, View};
 /// Query rows of a tile.
 pub(super) const QUERIES: usize = 128;
 /// Key rows of a tile.
-pub(super) const KEYS: usize = 64;
+pub(super) const KEYS: usize = 128;
 /// Numbers of rows, and of tiles beyond them, have 32 bits.
 const MOST_ROWS: usize = 1 << 31;
 /// Numbers that say what a tile of queries is, a tile of keys, and a range of queries.
@@ -26,7 +26,7 @@ pub struct Tiles {
     /// At most 128 rows of one sequence that are queries, `[Q, 5]`, the tiles with the most work first: the first row, the number of rows,
     /// the sequence's own first row, the first of its prompt, and the number of the prompt's rows.
     pub queries: Vec<u32>,
-    /// At most 64 rows that are keys, `[K, 5]`, the tiles with the most work first: the first row, the number of rows, the number of the
+    /// At most 128 rows that are keys, `[K, 5]`, the tiles with the most work first: the first row, the number of rows, the number of the
     /// first key in every sequence that has it, and where those sequences' queries begin and end in `ranges`.
     pub keys: Vec<u32>,
     /// Queries of one sequence that may see the keys of a tile, `[R, 3]`: the first row, the row behind the last, and the number of the first

@@ -131,10 +131,10 @@ fn expected(batch: &Batch, [q, k, v, dout]: [Vec<f64>; 4]) -> Vec<Vec<f64>> {
 
 /// Completions of several lengths, none among them, longer than a step of 32; no prompt; a prompt alone; rows of no segment.
 const FEW: &[(usize, &[usize])] = &[(5, &[3, 0, 40]), (0, &[4, 1]), (6, &[])];
-/// More than one tile of keys of a prompt, and of one that ends within a step of 64 keys.
+/// A prompt that ends within a step of 64 keys.
 const LONG_PROMPT: &[(usize, &[usize])] = &[(70, &[3, 0, 40]), (0, &[9]), (3, &[])];
-/// More than one tile of queries.
-const LONG: &[(usize, &[usize])] = &[(10, &[150])];
+/// More than one tile of queries, and of a prompt's keys.
+const LONG: &[(usize, &[usize])] = &[(135, &[140, 2])];
 
 #[test]
 fn plain_kernels_agree_with_the_cpu() {
