@@ -3,8 +3,8 @@ use candlewick_kernels::attention::{self, Layout, Segment, Shape, TileViews, Til
 use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace};
 use half::bf16;
 
-use super::{Case, Sample, Written, numbers, wide};
-use crate::harness::{check, check_barriers};
+use super::{Case, Sample, Written, distance, numbers, wide};
+use crate::harness::{check, check_barriers, sizes};
 
 /// Segments among rows, and whose scores are what.
 #[derive(Clone)]
@@ -72,6 +72,61 @@ impl OnDevice {
     }
 }
 
+#[derive(Clone)]
+struct Operands<T> {
+    q: Vec<T>,
+    k: Vec<T>,
+    v: Vec<T>,
+    dout: Vec<T>,
+}
+
+impl<T: Sample> Operands<T> {
+    fn random(batch: &Batch) -> Self {
+        let [q, dout] = [1, 4].map(|seed| numbers(seed, batch.queries()));
+        let [k, v] = [2, 3].map(|seed| numbers(seed, batch.keys()));
+        Self { q, k, v, dout }
+    }
+
+    /// With scores so many times as large.
+    fn scaled(mut self, scale: f64) -> Self {
+        self.q.iter_mut().for_each(|q| *q = T::of(scale * q.value()));
+        self
+    }
+}
+
+/// Forward and backward on a device: out, lse, dq, dk, dv. `q` begins `first` elements after its buffer.
+fn run<T: Sample<Wide: Sample>>(
+    cuda: &Cuda,
+    batch: &Batch,
+    operands: &Operands<T>,
+    first: usize,
+) -> Result<Vec<Written>> {
+    let on_device = OnDevice::new(cuda, batch)?;
+    let layout = Layout { segments: &batch.segments, tiles: Some(on_device.views()) };
+    let (shape, ws) = (batch.shape, &mut Workspace::new(1));
+    let on_q = cuda.upload(&[&vec![T::default(); first][..], &operands.q].concat())?;
+    let (on_k, on_v, on_dout) = (cuda.upload(&operands.k)?, cuda.upload(&operands.v)?, cuda.upload(&operands.dout)?);
+    let (q, k, v) = (on_q.view().part(first..on_q.len())?, on_k.view(), on_v.view());
+    let mut out = cuda.unwritten::<T>(batch.queries())?;
+    let mut lse = cuda.unwritten::<T::Wide>(shape.rows * shape.heads)?;
+    attention::forward(q, k, v, out.view_mut(), lse.view_mut(), layout, shape, ws)?;
+    let mut dq = cuda.unwritten::<T>(batch.queries())?;
+    let (mut dk, mut dv) = (cuda.unwritten::<T>(batch.keys())?, cuda.unwritten::<T>(batch.keys())?);
+    let (into_q, into_k, into_v) = (dq.view_mut(), dk.view_mut(), dv.view_mut());
+    let (of_out, of_lse, dout) = (out.view(), lse.view(), on_dout.view());
+    attention::backward(q, k, v, of_out, of_lse, dout, into_q, into_k, into_v, layout, shape, ws)?;
+    let gradient = |name: &'static str, values: &CudaBuffer<T>| {
+        Ok(Written { bound: bound_of_gradients::<T>(), ..Written::new(name, &values.download()?) })
+    };
+    Ok(vec![
+        Written::new("out", &out.download()?),
+        Written::new("lse", &lse.download()?),
+        gradient("dq", &dq)?,
+        gradient("dk", &dk)?,
+        gradient("dv", &dv)?,
+    ])
+}
+
 /// What gradients may be off by: `bf16` rounds P and dS before it multiplies them (each by 2⁻⁹ at most), takes δ of an `out` that is
 /// rounded, and rounds the result.
 fn bound_of_gradients<T: Sample>() -> f64 {
@@ -79,41 +134,19 @@ fn bound_of_gradients<T: Sample>() -> f64 {
 }
 
 fn case<T: Sample<Wide: Sample>>(name: &str, batch: &Batch) -> Case {
-    let [q, dout] = [1, 4].map(|seed| numbers::<T>(seed, batch.queries()));
-    let [k, v] = [2, 3].map(|seed| numbers::<T>(seed, batch.keys()));
-    let expected = expected(batch, [&q, &k, &v, &dout].map(|values| wide(values)));
+    case_of::<T>(name, batch, Operands::random(batch), 0)
+}
+
+fn case_of<T: Sample<Wide: Sample>>(name: &str, batch: &Batch, operands: Operands<T>, first: usize) -> Case {
     let Shape { rows, heads, kv_heads, head_dim, soft_cap, window } = batch.shape;
     let name = format!(
         "attention of {name}: {rows} rows, {heads} heads on {kv_heads}, of {head_dim} {}, cap {soft_cap:?}, window {window:?}",
         T::NAME
     );
+    let Operands { q, k, v, dout } = &operands;
+    let expected = expected(batch, [q, k, v, dout].map(|values| wide(values)));
     let batch = batch.clone();
-    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
-        let on_device = OnDevice::new(cuda, &batch)?;
-        let layout = Layout { segments: &batch.segments, tiles: Some(on_device.views()) };
-        let (shape, ws) = (batch.shape, &mut Workspace::new(1));
-        let (on_q, on_k, on_v, on_dout) = (cuda.upload(&q)?, cuda.upload(&k)?, cuda.upload(&v)?, cuda.upload(&dout)?);
-        let (q, k, v) = (on_q.view(), on_k.view(), on_v.view());
-        let mut out = cuda.unwritten::<T>(batch.queries())?;
-        let mut lse = cuda.unwritten::<T::Wide>(shape.rows * shape.heads)?;
-        attention::forward(q, k, v, out.view_mut(), lse.view_mut(), layout, shape, ws)?;
-        let mut dq = cuda.unwritten::<T>(batch.queries())?;
-        let (mut dk, mut dv) = (cuda.unwritten::<T>(batch.keys())?, cuda.unwritten::<T>(batch.keys())?);
-        let (into_q, into_k, into_v) = (dq.view_mut(), dk.view_mut(), dv.view_mut());
-        let (of_out, of_lse, dout) = (out.view(), lse.view(), on_dout.view());
-        attention::backward(q, k, v, of_out, of_lse, dout, into_q, into_k, into_v, layout, shape, ws)?;
-        let gradient = |name: &'static str, values: &CudaBuffer<T>| {
-            Ok(Written { bound: bound_of_gradients::<T>(), ..Written::new(name, &values.download()?) })
-        };
-        Ok(vec![
-            Written::new("out", &out.download()?),
-            Written::new("lse", &lse.download()?),
-            gradient("dq", &dq)?,
-            gradient("dk", &dk)?,
-            gradient("dv", &dv)?,
-        ])
-    };
-    Case { name, run: Box::new(run), expected }
+    Case { name, run: Box::new(move |cuda| run(cuda, &batch, &operands, first)), expected }
 }
 
 /// The CPU's op in `f64`: out, lse, dq, dk, dv.
@@ -135,6 +168,8 @@ const FEW: &[(usize, &[usize])] = &[(5, &[3, 0, 40]), (0, &[4, 1]), (6, &[])];
 const LONG_PROMPT: &[(usize, &[usize])] = &[(70, &[3, 0, 40]), (0, &[9]), (3, &[])];
 /// More than one tile of queries, and of a prompt's keys.
 const LONG: &[(usize, &[usize])] = &[(135, &[140, 2])];
+/// Of the sizes of training.
+const MANY: &[(usize, &[usize])] = &[(700, &[300, 1, 511, 64]), (128, &[128, 128]), (1000, &[]), (3, &[1500, 33])];
 
 #[test]
 fn plain_kernels_agree_with_the_cpu() {
@@ -154,11 +189,78 @@ fn plain_kernels_agree_with_the_cpu() {
 
 #[test]
 fn tensor_cores_agree_with_the_cpu() {
-    for (heads, head_dim) in [([1, 1], 64), ([3, 1], 96), ([7, 1], 24), ([2, 2], 128), ([2, 1], 256)] {
+    let all: &[([usize; 2], usize)] = &[([1, 1], 64), ([3, 1], 96), ([7, 1], 24), ([2, 2], 128), ([2, 1], 256)];
+    for (heads, head_dim) in sizes(all, &[]) {
         check(&[case::<bf16>("a long prompt", &Batch::new(LONG_PROMPT, 1, heads, head_dim))]);
     }
-    check(&[case::<bf16>("a few", &Batch::new(FEW, 2, [6, 2], 32))]);
-    check(&[case::<bf16>("long", &Batch::new(LONG, 0, [1, 1], 64))]);
+    for (heads, head_dim) in sizes(&[([6, 2], 32)], all) {
+        check(&[case::<bf16>("a few", &Batch::new(FEW, 2, heads, head_dim))]);
+    }
+    for (heads, head_dim) in sizes(&[([1, 1], 64)], all) {
+        check(&[case::<bf16>("long", &Batch::new(LONG, 0, heads, head_dim))]);
+    }
+    for (heads, head_dim) in sizes(&[], all) {
+        check(&[case::<bf16>("many", &Batch::new(MANY, 5, heads, head_dim))]);
+    }
+}
+
+/// Of large scores few weights are neither 0 nor 1, and there δ, of a rounded `out`, is near dP: what is lost then, the plain kernels lose too.
+#[test]
+fn large_scores_are_no_worse_than_with_plain_kernels() {
+    let Some([cuda, _]) = crate::harness::devices() else { return };
+    let batch = Batch::new(FEW, 1, [2, 1], 64);
+    for scale in [16.0, 256.0] {
+        let operands = Operands::<bf16>::random(&batch).scaled(scale);
+        let Operands { q, k, v, dout } = &operands;
+        let expected = expected(&batch, [q, k, v, dout].map(|values| wide(values)));
+        let [flash, plain] = [0, 1].map(|first| run(&cuda, &batch, &operands, first).unwrap());
+        for ((flash, plain), expected) in flash.iter().zip(&plain).zip(&expected) {
+            let [flash_distance, plain_distance] = [flash, plain].map(|one| distance(&one.values, expected));
+            println!("{}, scores times {scale}: {flash_distance:.1e}, plain {plain_distance:.1e}", flash.name);
+            assert!(flash_distance <= flash.bound.max(1.5 * plain_distance), "{}: {flash_distance:.1e}", flash.name);
+        }
+    }
+}
+
+#[test]
+fn operands_off_a_pack_go_by_plain_kernels() {
+    let batch = Batch::new(FEW, 0, [1, 1], 16);
+    check(&[case_of("a few, off a pack", &batch, Operands::<bf16>::random(&batch), 1)]);
+}
+
+/// Each completion behind a copy of the prompt as one sequence, which nobody knows to be a prompt and a completion.
+#[test]
+fn a_shared_prompt_is_as_many_copies_of_it() {
+    let Some([cuda, _]) = crate::harness::devices() else { return };
+    let shared = Batch::new(&[(70, &[20, 33])], 0, [2, 1], 64);
+    let copies: Vec<usize> = (0..90).chain(0..70).chain(90..123).collect();
+    let apart = Batch::new(&[(90, &[]), (103, &[])], 0, [2, 1], 64);
+    let operands = Operands::<bf16>::random(&shared);
+    let gather = |x: &[bf16], width: usize| copies.iter().flat_map(|&row| x[row * width..][..width].to_vec()).collect();
+    let mut copied: Operands<bf16> = Operands {
+        q: gather(&operands.q, 128),
+        k: gather(&operands.k, 64),
+        v: gather(&operands.v, 64),
+        dout: gather(&operands.dout, 128),
+    };
+    // The prompt's own outputs count once.
+    copied.dout[90 * 128..160 * 128].fill(bf16::ZERO);
+    let [one, two] = [(&shared, &operands), (&apart, &copied)].map(|(batch, operands)| {
+        let written = run(&cuda, batch, operands, 0).unwrap();
+        written.into_iter().map(|one| one.values).collect::<Vec<_>>()
+    });
+    let widths = [128, 2, 128, 64, 64];
+    for (i, (name, width)) in ["out", "lse", "dq", "dk", "dv"].into_iter().zip(widths).enumerate() {
+        let mut sums = vec![0.0; one[i].len()];
+        for (from, &to) in copies.iter().enumerate() {
+            // Values are the same in each copy, gradients add up.
+            let is_second = i < 2 && (90..160).contains(&from);
+            let into = &mut sums[to * width..][..width];
+            into.iter_mut().zip(&two[i][from * width..]).filter(|_| !is_second).for_each(|(sum, x)| *sum += x);
+        }
+        let distance = distance(&one[i], &sums);
+        assert!(distance <= bound_of_gradients::<bf16>(), "{name}: {distance:.1e}");
+    }
 }
 
 #[test]
@@ -171,6 +273,9 @@ fn tensor_cores_cap_scores_and_have_windows() {
     }
     check(&[case::<bf16>("a long prompt", &Batch::new(LONG_PROMPT, 0, [1, 1], 256).windowed(40).capped())]);
     check(&[case::<bf16>("long", &Batch::new(LONG, 0, [1, 1], 64).windowed(33))]);
+    for head_dim in sizes(&[], &[64, 96, 128, 256]) {
+        check(&[case::<bf16>("many", &Batch::new(MANY, 5, [4, 2], head_dim).windowed(200).capped())]);
+    }
 }
 
 #[test]
