@@ -158,6 +158,64 @@ DEVICE void backward_keys(const Inputs<T> &in, const Wide<T> *lse, const T *dout
     });
 }
 
+// Keys that a warp of `decode` goes through, and what it leaves of them for each head: the largest score, the sum of exponentials relative to
+// it, and that of the weighted values.
+#define PART 128
+
+// One query row against the rows of a cache, part by part: [parts, heads, 2 + head_dim].
+template <typename T> DEVICE void decode(const Inputs<T> &in, Wide<T> *parts, Index rows) {
+    typedef Wide<T> W;
+    unsigned lane = threadIdx.x % WARP;
+    Index number = (Index)blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP, begin = first_seen(unsigned(rows - 1), in.window);
+    unsigned head = number % in.heads, kv_head = head / (in.heads / in.kv_heads);
+    Index from = begin + number / in.heads * PART;
+    if (from >= rows)
+        return;
+    const T *query = in.q + query_at(in, 0, head);
+    W scores[PART / WARP], highest = minus_infinity(W()), total = 0, sums[EACH] = {};
+    for (int i = 0; i < PART / WARP; i++) {
+        Index key = from + WARP * i + lane;
+        scores[i] = key < rows ? score(in, query, in.k + key_at(in, key, kv_head)) : minus_infinity(W());
+        highest = largest(highest, scores[i]);
+    }
+    highest = largest_over_warp(highest);
+    for (int i = 0; i < PART / WARP; i++) {
+        Index first = from + WARP * i;
+        if (first >= rows)
+            break;
+        W p = exponential(scores[i] - highest);
+        total += p;
+        add_rows(sums, p, in.v, key_at(in, first + lane, kv_head), rows - first < WARP ? unsigned(rows - first) : WARP, in.head_dim);
+    }
+    total = sum_over_warp(total);
+    W *part = parts + number * (2 + in.head_dim);
+    if (lane == 0) {
+        part[0] = highest;
+        part[1] = total;
+    }
+    for (int e = 0; e < EACH; e++)
+        if (lane + WARP * e < in.head_dim)
+            part[2 + lane + WARP * e] = sums[e];
+}
+
+// The parts together in their order, one block a head.
+template <typename T> DEVICE void decode_parts(const Wide<T> *parts, T *out, Index heads, Index head_dim, Index count) {
+    typedef Wide<T> W;
+    Index head = blockIdx.x, c = threadIdx.x;
+    if (c >= head_dim)
+        return;
+    W highest = minus_infinity(W()), total = 0, sum = 0;
+    for (Index part = 0; part < count; part++)
+        highest = largest(highest, parts[(part * heads + head) * (2 + head_dim)]);
+    for (Index part = 0; part < count; part++) {
+        const W *of = parts + (part * heads + head) * (2 + head_dim);
+        W weight = exponential(of[0] - highest);
+        total += weight * of[1];
+        sum += weight * of[2 + c];
+    }
+    out[head * head_dim + c] = narrow<T>(sum / total);
+}
+
 #define INPUTS(T) const T *q, const T *k, const T *v, Index heads, Index kv_heads, Index head_dim, Index window, \
     double scale, double cap, double inverse_cap
 #define THE_INPUTS(T) \
@@ -174,6 +232,10 @@ DEVICE void backward_keys(const Inputs<T> &in, const Wide<T> *lse, const T *dout
                                                      const Wide<T> *inverses, T *dk, T *dv, const KeyTile *tiles,                      \
                                                      const QueryRange *ranges)) {                                                      \
         backward_keys<T>(THE_INPUTS(T), lse, dout, deltas, inverses, dk, dv, tiles, ranges);                                           \
+    }                                                                                                                                  \
+    KERNEL(THREADS, attention_decode_##name, (INPUTS(T), Wide<T> *parts, Index rows)) { decode<T>(THE_INPUTS(T), parts, rows); }       \
+    KERNEL(256, attention_decode_parts_##name, (const Wide<T> *parts, T *out, Index heads, Index head_dim, Index count)) {             \
+        decode_parts<T>(parts, out, heads, head_dim, count);                                                                           \
     }
 FOR_TYPE(float, f32, 6)
 FOR_TYPE(double, f64, 3)

@@ -2,7 +2,7 @@
 use super::{Shape, TileViews, tiles};
 use crate::cuda::{Call, Cuda, Grid, lanes, zero};
 use crate::float::sealed::Kind;
-use crate::{Element, Error, Result, View, ViewMut, Workspace};
+use crate::{Element, Result, View, ViewMut, Workspace, check};
 
 /// Elements of a head that kernels have registers for.
 const MOST_HEAD_DIM: usize = 256;
@@ -10,6 +10,8 @@ const MOST_HEAD_DIM: usize = 256;
 const WARPS: usize = 4;
 const PARTS: usize = 8;
 const WARP: usize = 32;
+/// Rows of a cache that a warp of `decode` goes through.
+const PART: usize = 128;
 
 /// What `flash.cu` has kernels for. Heads of another size go by the next larger one.
 const FLASH: [Flash; 4] = [
@@ -63,7 +65,7 @@ pub(super) fn forward<T: Element>(
     mut out: ViewMut<'_, T>,
     mut lse: ViewMut<'_, T::Wide>,
 ) -> Result<()> {
-    inputs.check(op)?;
+    check_head(op, inputs.shape)?;
     if inputs.tiles.covered < inputs.shape.rows {
         zero(op, device, &mut out)?;
         zero(op, device, &mut lse)?;
@@ -91,7 +93,7 @@ pub(super) fn backward<T: Element>(
     gradients: Gradients<'_, T>,
     ws: &mut Workspace,
 ) -> Result<()> {
-    inputs.check(op)?;
+    check_head(op, inputs.shape)?;
     let Gradients { mut dq, mut dk, mut dv } = gradients;
     let (shape, tiles) = (inputs.shape, inputs.tiles);
     if tiles.covered < shape.rows {
@@ -141,16 +143,31 @@ pub(super) fn backward<T: Element>(
     }
 }
 
-impl<T: Element> Inputs<'_, T> {
-    fn check(&self, op: &'static str) -> Result<()> {
-        let head_dim = self.shape.head_dim;
-        if head_dim <= MOST_HEAD_DIM {
-            return Ok(());
-        }
-        let reason = format!("head_dim is {head_dim}, expected at most {MOST_HEAD_DIM} on a device; use the cpu");
-        Err(Error::Shape { op, reason })
-    }
+#[expect(clippy::too_many_arguments, reason = "operands of one op")]
+pub(super) fn decode<T: Element>(
+    op: &'static str,
+    device: &Cuda,
+    q: View<'_, T>,
+    keys: View<'_, T>,
+    values: View<'_, T>,
+    mut out: ViewMut<'_, T>,
+    shape: Shape,
+    ws: &mut Workspace,
+) -> Result<()> {
+    check_head(op, shape)?;
+    let Shape { rows, heads, head_dim, window, .. } = shape;
+    let parts = window.unwrap_or(rows).min(rows).div_ceil(PART);
+    // Of each part and head the largest score, a sum, and as many sums as the head has elements.
+    let scratch = ws.device_scratch.at_least(device, parts * heads * (2 + head_dim) * size_of::<T::Wide>())?;
+    let call = call(op, device, q, keys, values, shape).word(scratch).index(rows);
+    let blocks = (parts * heads).div_ceil(WARPS);
+    call.launch(&format!("attention_decode_{}", T::NAME), Grid::line(blocks, WARPS * WARP))?;
+    let call = Call::new(op, device).word(scratch).write(&mut out).index(heads).index(head_dim).index(parts);
+    let grid = Grid::line(heads, head_dim.next_multiple_of(WARP));
+    call.launch(&format!("attention_decode_parts_{}", T::NAME), grid)
+}
 
+impl<T: Element> Inputs<'_, T> {
     fn query_tiles(&self) -> usize {
         self.tiles.queries.len() / tiles::QUERY_TILE
     }
@@ -167,22 +184,39 @@ impl<T: Element> Inputs<'_, T> {
         FLASH.into_iter().find(|flash| is_flash && flash.dim >= self.shape.head_dim)
     }
 
-    /// A call with the arguments that all kernels begin with.
     fn call<'a>(&self, op: &'static str, device: &'a Cuda) -> Call<'a> {
-        let Shape { rows, heads, kv_heads, head_dim, soft_cap, window } = self.shape;
-        Call::new(op, device)
-            .read(self.q)
-            .read(self.k)
-            .read(self.v)
-            .index(heads)
-            .index(kv_heads)
-            .index(head_dim)
-            // Nobody sees more keys than there are rows.
-            .index(window.map_or(rows, |window| window.min(rows)))
-            .double(1.0 / (head_dim as f64).sqrt())
-            .double(soft_cap.unwrap_or(0.0))
-            .double(soft_cap.map_or(0.0, f64::recip))
+        call(op, device, self.q, self.k, self.v, self.shape)
     }
+}
+
+fn check_head(op: &'static str, shape: Shape) -> Result<()> {
+    check::shape(op, shape.head_dim <= MOST_HEAD_DIM, || {
+        format!("head_dim is {}, expected at most {MOST_HEAD_DIM} on a device; use the cpu", shape.head_dim)
+    })
+}
+
+/// A call with the arguments that all kernels begin with.
+fn call<'a, T: Element>(
+    op: &'static str,
+    device: &'a Cuda,
+    q: View<'_, T>,
+    k: View<'_, T>,
+    v: View<'_, T>,
+    shape: Shape,
+) -> Call<'a> {
+    let Shape { rows, heads, kv_heads, head_dim, soft_cap, window } = shape;
+    Call::new(op, device)
+        .read(q)
+        .read(k)
+        .read(v)
+        .index(heads)
+        .index(kv_heads)
+        .index(head_dim)
+        // Nobody sees more keys than there are rows.
+        .index(window.map_or(rows, |window| window.min(rows)))
+        .double(1.0 / (head_dim as f64).sqrt())
+        .double(soft_cap.unwrap_or(0.0))
+        .double(soft_cap.map_or(0.0, f64::recip))
 }
 
 /// Blocks for the rows of so many tiles and heads.

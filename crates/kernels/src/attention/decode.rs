@@ -1,15 +1,16 @@
 //! One query row against a cache of keys and values: the step of generation.
-use super::Shape;
-use crate::{Float, Result, View, ViewMut, Workspace, check};
+use super::{Shape, cuda};
+use crate::{Element, Float, Result, View, ViewMut, Workspace, check};
 
 /// out = softmax(q·kᵀ/√D)·v for one row that sees all `shape.rows` rows of the cache, or those in its window, with scores capped where
 /// `shape` says so. Forward only.
 ///
-/// `q`, `out` `[heads, D]`; `keys`, `values` `[N, kv_heads, D]` with N = `shape.rows`. Sums run in the order of the rows.
+/// `q`, `out` `[heads, D]`; `keys`, `values` `[N, kv_heads, D]` with N = `shape.rows`. Sums run in the order of the rows, on a device in
+/// parts of 128 rows.
 ///
 /// # Errors
-/// A length that is not its shape's, an empty cache, operands that are not on the CPU.
-pub fn decode<T: Float>(
+/// A length that is not its shape's, an empty cache; on a device heads of more than 256 elements, or operands on different devices.
+pub fn decode<T: Element>(
     q: View<'_, T>,
     keys: View<'_, T>,
     values: View<'_, T>,
@@ -24,8 +25,14 @@ pub fn decode<T: Float>(
     shape.keys(OP, "keys", keys.len())?;
     shape.keys(OP, "values", values.len())?;
     check::length(OP, "out", out.len(), &[shape.heads, shape.head_dim], "heads × head_dim")?;
-    let (q, keys, values, out) = (q.cpu(OP)?, keys.cpu(OP)?, values.cpu(OP)?, out.cpu(OP)?);
+    if let Some(device) = q.device() {
+        return cuda::decode(OP, device, q, keys, values, out, shape, ws);
+    }
+    on_cpu(q.cpu(OP)?, keys.cpu(OP)?, values.cpu(OP)?, out.cpu(OP)?, shape, ws);
+    Ok(())
+}
 
+fn on_cpu<T: Float>(q: &[T], keys: &[T], values: &[T], out: &mut [T], shape: Shape, ws: &mut Workspace) {
     let (head_dim, group, width) = (shape.head_dim, shape.heads / shape.kv_heads, shape.kv_heads * shape.head_dim);
     let scale = T::from_f64(1.0 / (head_dim as f64).sqrt());
     let first_seen = shape.rows.saturating_sub(shape.window.unwrap_or(shape.rows));
@@ -56,5 +63,4 @@ pub fn decode<T: Float>(
         out.iter_mut().for_each(|o| *o /= total);
     }
     ws.give_back(weights);
-    Ok(())
 }

@@ -25,8 +25,9 @@ struct Inputs {
     Scoring<float> scoring;
 };
 
-DEVICE Index query_at(const Inputs &in, Index row, unsigned head) { return (row * in.heads + head) * in.head_dim; }
-DEVICE Index key_at(const Inputs &in, Index row, unsigned kv_head) { return (row * in.kv_heads + kv_head) * in.head_dim; }
+// Elements from a row of queries to the next, and of keys.
+DEVICE unsigned query_stride(const Inputs &in) { return in.heads * in.head_dim; }
+DEVICE unsigned key_stride(const Inputs &in) { return in.kv_heads * in.head_dim; }
 
 DEVICE float power_of_two(float x) {
 #ifdef __CUDACC__
@@ -38,17 +39,39 @@ DEVICE float power_of_two(float x) {
 #endif
 }
 
+DEVICE float reciprocal(float x) {
+#ifdef __CUDACC__
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+    return inverse;
+#else
+    return 1 / x;
+#endif
+}
+
+// cap·tanh(score / cap), where tanh x = 1 - 2 / (1 + exp 2x) is off by some 1e-7: more than tanhf, but of 1.
+DEVICE float capped_score(const Scoring<float> &scoring, float product) {
+    float power = power_of_two(scoring.scale * product * (scoring.inverse_cap * 2 * LOG2_E));
+    return scoring.cap - 2 * scoring.cap * reciprocal(1 + power);
+}
+
 // Rows of DIM elements in shared memory. A pack of space behind each puts those of eight rows at one place, which are read at once, into
 // different banks.
 template <int DIM> constexpr int PITCH = DIM + 8;
 
-// Begins to copy ROWS rows, of which `count` are there and the others are zeros: row r is at(r) elements after `from`.
-template <int DIM, int ROWS, typename At> DEVICE void copy_rows(bf16 *to, const bf16 *from, unsigned count, unsigned head_dim, At at) {
-    constexpr unsigned PACKS = DIM / 8;
-    for (unsigned i = threadIdx.x; i < ROWS * PACKS; i += THREADS) {
-        unsigned row = i / PACKS, column = i % PACKS * 8;
-        bool is_there = row < count && column < head_dim;
-        copy_async(to + row * PITCH<DIM> + column, is_there ? from + at(row) + column : from, is_there ? 16 : 0);
+// Begins to copy the rows of a head, ROWS of which `count` are there and the others are zeros: row r is number(r) of those from `from` on.
+template <int DIM, int ROWS, typename Number>
+DEVICE void copy_rows(bf16 *to, const bf16 *from, unsigned stride, unsigned count, unsigned head_dim, Number number) {
+    constexpr int PACKS = DIM / 8, EACH = ROWS * PACKS / THREADS;
+    static_assert(EACH * THREADS == ROWS * PACKS, "all threads have as many packs");
+    UNROLL
+    for (int e = 0; e < EACH; e++) {
+        unsigned i = threadIdx.x + e * THREADS, row = i / PACKS, column = i % PACKS * 8;
+        // Said so that a thread's column is the same in each.
+        if (THREADS % PACKS == 0)
+            row = threadIdx.x / PACKS + e * (THREADS / PACKS), column = threadIdx.x % PACKS * 8;
+        bool is_there = (row < count) & (column < head_dim);
+        copy_async(to + row * PITCH<DIM> + column, from + Index(number(row)) * stride + column, is_there * 16);
     }
 }
 
@@ -110,7 +133,7 @@ DEVICE void narrow_sums(unsigned (&weights)[FRAGMENTS][COLUMNS / 16][4], const f
 // Writes factor·sums, of which `count` rows are there, in packs by way of `rows`, rows of shared memory that nobody else reads any more: row r
 // goes `stride`·r elements after `to`.
 template <int DIM, int FRAGMENTS>
-DEVICE void store_rows(bf16 *to, Index stride, unsigned count, unsigned head_dim, const float (&sums)[FRAGMENTS][DIM / 8][4],
+DEVICE void store_rows(bf16 *to, unsigned stride, unsigned count, unsigned head_dim, const float (&sums)[FRAGMENTS][DIM / 8][4],
                        const float (&factors)[FRAGMENTS][2], bf16 *rows) {
     constexpr unsigned PACKS = DIM / 8;
     unsigned lane = threadIdx.x % WARP;
@@ -128,7 +151,7 @@ DEVICE void store_rows(bf16 *to, Index stride, unsigned count, unsigned head_dim
     for (unsigned i = lane; i < 16 * FRAGMENTS * PACKS; i += WARP) {
         unsigned row = i / PACKS, column = i % PACKS * 8;
         if (row < count && column < head_dim)
-            store_pack(to + row * stride + column, load_pack(rows + row * PITCH<DIM> + column));
+            store_pack(to + Index(row) * stride + column, load_pack(rows + row * PITCH<DIM> + column));
     }
 }
 
@@ -145,6 +168,17 @@ DEVICE KeyTile part_of(KeyTile tile, unsigned from, unsigned most) {
     tile.number += from;
     tile.count = rest < most ? rest : most;
     return tile;
+}
+
+// Scores of rows that do not see each other become those of no weight: `is_seen` says it of the fragment f, the column c and number e of a lane.
+template <int FRAGMENTS, int COLUMNS, typename Seen> DEVICE void mask(float (&scores)[FRAGMENTS][COLUMNS / 8][4], Seen is_seen) {
+    UNROLL
+    for (int f = 0; f < FRAGMENTS; f++)
+        UNROLL
+        for (int c = 0; c < COLUMNS / 8; c++)
+            UNROLL
+            for (int e = 0; e < 4; e++)
+                scores[f][c][e] = is_seen(f, c, e) ? scores[f][c][e] : -INFINITY;
 }
 
 // What a number of the two that a lane has of every 8 columns belongs to: the row of sums[c][e] among 16, and its column.
@@ -164,9 +198,11 @@ template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, 
         return;
     unsigned first = number_of_first(tile), keys = first + tile.count;
 
-    copy_rows<DIM, QUERIES>(memory, in.q, tile.count, in.head_dim, [&](unsigned row) { return query_at(in, tile.first + row, head); });
+    copy_rows<DIM, QUERIES>(memory, in.q + head * in.head_dim, query_stride(in), tile.count, in.head_dim,
+                            [&](unsigned row) { return tile.first + row; });
     auto load = [&](bf16 *to, const bf16 *from, unsigned at) {
-        copy_rows<DIM, KEYS>(to, from, keys - at, in.head_dim, [&](unsigned row) { return key_at(in, row_of_key(tile, at + row), kv_head); });
+        copy_rows<DIM, KEYS>(to, from + kv_head * in.head_dim, key_stride(in), keys - at, in.head_dim,
+                             [&](unsigned row) { return row_of_key(tile, at + row); });
         commit_copies();
     };
     unsigned at = first_seen(first, in.window);
@@ -174,8 +210,7 @@ template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, 
 
     // Of this warp's rows.
     unsigned skipped = threadIdx.x / WARP * OF_WARP;
-    unsigned count = tile.count > skipped ? tile.count - skipped : 0, query = first + skipped, last_query = query + OF_WARP - 1;
-    unsigned first_key = first_seen(query, in.window), first_key_of_last = first_seen(last_query, in.window);
+    unsigned count = tile.count > skipped ? tile.count - skipped : 0, query = first + skipped;
     bf16 *of_q = memory + skipped * PITCH<DIM>;
     // Scores become natural logarithms by one factor, and of base 2 by the other.
     float natural = in.scoring.cap > 0 ? 1 : in.scoring.scale, binary = natural * LOG2_E;
@@ -188,7 +223,7 @@ template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, 
         WAIT_FOR_COPIES(0);
         __syncthreads();
         load(of_v, in.v, at);
-        bool is_seen = count > 0 && at <= last_query && at + KEYS > first_key;
+        bool is_seen = count > 0 && at < query + OF_WARP && at + KEYS > first_seen(query, in.window);
         unsigned weights[FRAGMENTS][KEYS / 16][4] = {};
         if (is_seen) {
             float scores[FRAGMENTS][KEYS / 8][4] = {};
@@ -200,16 +235,10 @@ template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, 
                     for (int c = 0; c < KEYS / 8; c++)
                         UNROLL
                         for (int e = 0; e < 4; e++)
-                            scores[f][c][e] = score_of(in.scoring, scores[f][c][e]);
-            if (at + KEYS - 1 > query || at < first_key_of_last)
-                UNROLL
-                for (int f = 0; f < FRAGMENTS; f++)
-                    UNROLL
-                    for (int c = 0; c < KEYS / 8; c++)
-                        UNROLL
-                        for (int e = 0; e < 4; e++)
-                            if (!sees(query + 16 * f + row_of(e), at + column_of(c, e), in.window))
-                                scores[f][c][e] = -INFINITY;
+                            scores[f][c][e] = capped_score(in.scoring, scores[f][c][e]);
+            if (at + KEYS - 1 > query || at < first_seen(query + OF_WARP - 1, in.window))
+                mask<FRAGMENTS, KEYS>(
+                    scores, [&](int f, int c, int e) { return sees(query + 16 * f + row_of(e), at + column_of(c, e), in.window); });
             UNROLL
             for (int f = 0; f < FRAGMENTS; f++)
                 UNROLL
@@ -264,33 +293,59 @@ template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, 
             if (threadIdx.x % 4 == 0 && row < count)
                 lse[(Index(tile.first) + skipped + row) * in.heads + head] = highest[f][half] * natural + logf(sum);
         }
-    bf16 *to = out + query_at(in, tile.first + skipped, head);
-    store_rows<DIM, FRAGMENTS>(to, Index(in.heads) * in.head_dim, count, in.head_dim, sums, inverses, of_q);
+    bf16 *to = out + Index(tile.first + skipped) * query_stride(in) + head * in.head_dim;
+    store_rows<DIM, FRAGMENTS>(to, query_stride(in), count, in.head_dim, sums, inverses, of_q);
 }
 
-// P and dS of rows that stay and the STEP rows of a step, from the scores and dP. `logarithm` is lse in base 2, `is_seen` whether a row of
-// queries sees one of keys; both, and delta, of the fragment f, the column c and number e of a lane.
-template <int FRAGMENTS, typename Logarithm, typename Delta, typename Seen>
-DEVICE void softmax_and_gradient(const Scoring<float> &scoring, float (&scores)[FRAGMENTS][STEP / 8][4], float (&dp)[FRAGMENTS][STEP / 8][4],
-                                 Logarithm logarithm, Delta delta, bool is_border, Seen is_seen) {
-    float binary = (scoring.cap > 0 ? 1 : scoring.scale) * LOG2_E;
+// P of rows that stay and the STEP rows of a step, from the products that their scores are made of: as left factors, and times the slopes of a
+// cap in the place of the products. `logarithm` is lse in base 2 of the fragment f, the column c and number e of a lane; whether a row of
+// queries sees one of keys is asked at a border alone.
+template <int FRAGMENTS, typename Logarithm, typename Seen>
+DEVICE void probabilities(const Scoring<float> &scoring, float (&scores)[FRAGMENTS][STEP / 8][4], unsigned (&weights)[FRAGMENTS][STEP / 16][4],
+                          Logarithm logarithm, bool is_border, Seen is_seen) {
+    if (scoring.cap > 0) {
+        UNROLL
+        for (int f = 0; f < FRAGMENTS; f++)
+            UNROLL
+            for (int c = 0; c < STEP / 8; c++)
+                UNROLL
+                for (int half = 0; half < 2; half++) {
+                    float p[2];
+                    UNROLL
+                    for (int i = 0; i < 2; i++) {
+                        int e = 2 * half + i;
+                        float score = capped_score(scoring, scores[f][c][e]), exponential = power_of_two(score * LOG2_E - logarithm(f, c, e));
+                        p[i] = is_border && !is_seen(f, c, e) ? 0 : exponential;
+                        scores[f][c][e] = p[i] * slope_of(scoring, score);
+                    }
+                    weights[f][c / 2][c % 2 * 2 + half] = narrow_pair(p[0], p[1]);
+                }
+        return;
+    }
+    if (is_border)
+        mask<FRAGMENTS, STEP>(scores, is_seen);
     UNROLL
     for (int f = 0; f < FRAGMENTS; f++)
         UNROLL
         for (int c = 0; c < STEP / 8; c++)
             UNROLL
-            for (int e = 0; e < 4; e++) {
-                float score = scores[f][c][e], slope = 1;
-                if (scoring.cap > 0) {
-                    score = score_of(scoring, score);
-                    slope = slope_of(scoring, score);
-                }
-                float p = power_of_two(score * binary - logarithm(f, c, e));
-                if (is_border && !is_seen(f, c, e))
-                    p = 0;
-                scores[f][c][e] = p;
-                dp[f][c][e] = p * (dp[f][c][e] - delta(f, c, e)) * slope;
-            }
+            for (int e = 0; e < 4; e++)
+                scores[f][c][e] = power_of_two(scores[f][c][e] * (scoring.scale * LOG2_E) - logarithm(f, c, e));
+    narrow_sums<FRAGMENTS, STEP>(weights, scores);
+}
+
+// dS = P·(dP - delta) as a left factor, P times the slopes of a cap.
+template <int FRAGMENTS, typename Delta>
+DEVICE void gradients_of_scores(unsigned (&weights)[FRAGMENTS][STEP / 16][4], const float (&p)[FRAGMENTS][STEP / 8][4],
+                                float (&dp)[FRAGMENTS][STEP / 8][4], Delta delta) {
+    UNROLL
+    for (int f = 0; f < FRAGMENTS; f++)
+        UNROLL
+        for (int c = 0; c < STEP / 8; c++)
+            UNROLL
+            for (int e = 0; e < 4; e++)
+                dp[f][c][e] = p[f][c][e] * (dp[f][c][e] - delta(f, c, e));
+    narrow_sums<FRAGMENTS, STEP>(weights, dp);
 }
 
 // dQ, and delta = the sum of dout·out for every row and head, which backward_keys reads. FRAGMENTS times 16 rows stay for each warp, and
@@ -306,13 +361,14 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
         return;
     unsigned first = number_of_first(tile), keys = first + tile.count;
 
-    auto query_row = [&](unsigned row) { return query_at(in, tile.first + row, head); };
-    copy_rows<DIM, STAYING>(memory, in.q, tile.count, in.head_dim, query_row);
-    copy_rows<DIM, STAYING>(of_dout, dout, tile.count, in.head_dim, query_row);
+    auto query_row = [&](unsigned row) { return tile.first + row; };
+    unsigned of_head = head * in.head_dim, of_kv_head = kv_head * in.head_dim;
+    copy_rows<DIM, STAYING>(memory, in.q + of_head, query_stride(in), tile.count, in.head_dim, query_row);
+    copy_rows<DIM, STAYING>(of_dout, dout + of_head, query_stride(in), tile.count, in.head_dim, query_row);
     auto load = [&](bf16 *to, unsigned at) {
-        auto key_row = [&](unsigned row) { return key_at(in, row_of_key(tile, at + row), kv_head); };
-        copy_rows<DIM, STEP>(to, in.k, keys - at, in.head_dim, key_row);
-        copy_rows<DIM, STEP>(to + STEP * PITCH<DIM>, in.v, keys - at, in.head_dim, key_row);
+        auto key_row = [&](unsigned row) { return row_of_key(tile, at + row); };
+        copy_rows<DIM, STEP>(to, in.k + of_kv_head, key_stride(in), keys - at, in.head_dim, key_row);
+        copy_rows<DIM, STEP>(to + STEP * PITCH<DIM>, in.v + of_kv_head, key_stride(in), keys - at, in.head_dim, key_row);
         commit_copies();
     };
     unsigned at = first_seen(first, in.window);
@@ -320,8 +376,7 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
 
     // Of this warp's rows.
     unsigned lane = threadIdx.x % WARP, skipped = threadIdx.x / WARP * OF_WARP;
-    unsigned count = tile.count > skipped ? tile.count - skipped : 0, query = first + skipped, last_query = query + OF_WARP - 1;
-    unsigned first_key = first_seen(query, in.window), first_key_of_last = first_seen(last_query, in.window);
+    unsigned count = tile.count > skipped ? tile.count - skipped : 0, query = first + skipped;
     bf16 *of_q = memory + skipped * PITCH<DIM>;
     of_dout += skipped * PITCH<DIM>;
     float logarithms[FRAGMENTS][2] = {}, delta[FRAGMENTS][2] = {};
@@ -330,7 +385,7 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
         for (int f = 0; f < FRAGMENTS; f++) {
             // Two lanes a row.
             unsigned row = 16 * f + lane % 16 < count ? 16 * f + lane % 16 : count - 1;
-            Index of_row = query_row(skipped + row);
+            Index of_row = Index(query_row(skipped + row)) * query_stride(in) + of_head;
             float sum = 0;
             for (unsigned c = lane / 16 * 8; c < in.head_dim; c += 16) {
                 Pack<bf16> a = load_pack(dout + of_row + c), b = load_pack(out + of_row + c);
@@ -360,17 +415,16 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
             if (at + STEP < keys)
                 load(stages + stage * STAGE, at + STEP);
         }
-        if (count > 0 && at <= last_query && at + STEP > first_key) {
+        if (count > 0 && at < query + OF_WARP && at + STEP > first_seen(query, in.window)) {
             float scores[FRAGMENTS][STEP / 8][4] = {}, dp[FRAGMENTS][STEP / 8][4] = {};
-            multiply_rows<DIM, FRAGMENTS, STEP>(scores, of_q, of_k);
-            multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_dout, of_k + STEP * PITCH<DIM>);
-            softmax_and_gradient(
-                in.scoring, scores, dp, [&](int f, int, int e) { return logarithms[f][e / 2]; },
-                [&](int f, int, int e) { return delta[f][e / 2]; },
-                at + STEP - 1 > query || at < first_key_of_last,
-                [&](int f, int c, int e) { return sees(query + 16 * f + row_of(e), at + column_of(c, e), in.window); });
             unsigned weights[FRAGMENTS][STEP / 16][4];
-            narrow_sums<FRAGMENTS, STEP>(weights, dp);
+            multiply_rows<DIM, FRAGMENTS, STEP>(scores, of_q, of_k);
+            probabilities(
+                in.scoring, scores, weights, [&](int f, int, int e) { return logarithms[f][e / 2]; },
+                at + STEP - 1 > query || at < first_seen(query + OF_WARP - 1, in.window),
+                [&](int f, int c, int e) { return sees(query + 16 * f + row_of(e), at + column_of(c, e), in.window); });
+            multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_dout, of_k + STEP * PITCH<DIM>);
+            gradients_of_scores(weights, scores, dp, [&](int f, int, int e) { return delta[f][e / 2]; });
             multiply_weights<DIM, FRAGMENTS, STEP>(sums, weights, of_k);
         }
         if (STAGES == 1 && at + STEP < keys) {
@@ -384,7 +438,8 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
     UNROLL
     for (int f = 0; f < FRAGMENTS; f++)
         factors[f][0] = factors[f][1] = in.scoring.scale;
-    store_rows<DIM, FRAGMENTS>(dq + query_row(skipped), Index(in.heads) * in.head_dim, count, in.head_dim, sums, factors, of_q);
+    bf16 *to = dq + Index(query_row(skipped)) * query_stride(in) + of_head;
+    store_rows<DIM, FRAGMENTS>(to, query_stride(in), count, in.head_dim, sums, factors, of_q);
 }
 
 // A step along the queries that see a tile of keys: those from `row` to `end`, of which the first has this number.
@@ -404,11 +459,10 @@ DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, 
     if (tile.count == 0)
         return;
 
-    auto key_row = [&](unsigned row) { return key_at(in, tile.first + row, kv_head); };
-    copy_rows<DIM, STAYING>(memory, in.k, tile.count, in.head_dim, key_row);
-    copy_rows<DIM, STAYING>(of_v, in.v, tile.count, in.head_dim, key_row);
-    // Behind the last query that sees a key of the tile.
-    Index end_of_window = Index(tile.number) + tile.count - 1 + in.window;
+    auto key_row = [&](unsigned row) { return tile.first + row; };
+    unsigned of_kv_head = kv_head * in.head_dim;
+    copy_rows<DIM, STAYING>(memory, in.k + of_kv_head, key_stride(in), tile.count, in.head_dim, key_row);
+    copy_rows<DIM, STAYING>(of_v, in.v + of_kv_head, key_stride(in), tile.count, in.head_dim, key_row);
     auto next = [&](QueryStep step) {
         step.row += STEP;
         step.number += STEP;
@@ -420,19 +474,21 @@ DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, 
             if (step.head == (kv_head + 1) * group)
                 break;
             QueryRange range = ranges[step.range++];
+            // From the first that sees the tile's first key to the last that sees its last one.
             unsigned blind = tile.number > range.number ? tile.number - range.number : 0;
-            Index seeing = range.number < end_of_window ? end_of_window - range.number : 0;
+            unsigned behind = tile.number + tile.count - 1 + in.window, seeing = behind > range.number ? behind - range.number : 0;
             step.row = range.first + blind;
-            step.end = seeing < range.end - range.first ? range.first + unsigned(seeing) : range.end;
+            step.end = seeing < range.end - range.first ? range.first + seeing : range.end;
             step.number = range.number + blind;
         }
         return step;
     };
     auto is_there = [&](const QueryStep &step) { return step.head < (kv_head + 1) * group; };
     auto load = [&](bf16 *to, const QueryStep &step) {
-        auto query_row = [&](unsigned row) { return query_at(in, step.row + row, step.head); };
-        copy_rows<DIM, STEP>(to, in.q, step.end - step.row, in.head_dim, query_row);
-        copy_rows<DIM, STEP>(to + STEP * PITCH<DIM>, dout, step.end - step.row, in.head_dim, query_row);
+        auto query_row = [&](unsigned row) { return step.row + row; };
+        unsigned of_head = step.head * in.head_dim, count = step.end - step.row;
+        copy_rows<DIM, STEP>(to, in.q + of_head, query_stride(in), count, in.head_dim, query_row);
+        copy_rows<DIM, STEP>(to + STEP * PITCH<DIM>, dout + of_head, query_stride(in), count, in.head_dim, query_row);
         commit_copies();
     };
     QueryStep step = next(QueryStep{kv_head * group, tile.ranges, 0, 0, 0});
@@ -440,7 +496,7 @@ DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, 
 
     // Of this warp's rows.
     unsigned skipped = threadIdx.x / WARP * OF_WARP;
-    unsigned count = tile.count > skipped ? tile.count - skipped : 0, key = tile.number + skipped, last_key = key + OF_WARP - 1;
+    unsigned count = tile.count > skipped ? tile.count - skipped : 0, key = tile.number + skipped;
     bf16 *of_k = memory + skipped * PITCH<DIM>;
     of_v += skipped * PITCH<DIM>;
     float sums_k[FRAGMENTS][OF_K ? DIM / 8 : 1][4] = {}, sums_v[FRAGMENTS][OF_V ? DIM / 8 : 1][4] = {};
@@ -456,38 +512,30 @@ DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, 
                 load(stages + stage * STAGE, following);
         }
         unsigned queries = step.end - step.row < STEP ? step.end - step.row : STEP;
-        if (count > 0 && step.number + queries > key && step.number < Index(last_key) + in.window) {
-            auto place = [&](int c, int e) {
-                unsigned column = column_of(c, e);
-                return (step.row + (column < queries ? column : queries - 1)) * Index(in.heads) + step.head;
-            };
+        if (count > 0 && step.number + queries > key && step.number < key + OF_WARP - 1 + in.window) {
+            Index first = Index(step.row) * in.heads + step.head;
+            auto place = [&](int c, int e) { return first + (column_of(c, e) < queries ? column_of(c, e) : queries - 1) * in.heads; };
             // Read before they are needed.
-            float logarithms[STEP / 8][2], delta[STEP / 8][2] = {};
+            float numbers[STEP / 8][2];
             UNROLL
             for (int i = 0; i < STEP / 4; i++)
-                logarithms[i / 2][i % 2] = lse[place(i / 2, i % 2)] * LOG2_E;
+                numbers[i / 2][i % 2] = lse[place(i / 2, i % 2)] * LOG2_E;
+            auto number = [&](int, int c, int e) { return numbers[c][e % 2]; };
             float scores[FRAGMENTS][STEP / 8][4] = {}, dp[FRAGMENTS][STEP / 8][4] = {};
+            unsigned weights[FRAGMENTS][STEP / 16][4];
             multiply_rows<DIM, FRAGMENTS, STEP>(scores, of_k, of_q);
+            probabilities(in.scoring, scores, weights, number,
+                          queries < STEP || step.number < key + OF_WARP - 1 || step.number + STEP - 1 - key >= in.window, [&](int f, int c, int e) {
+                              return (column_of(c, e) < queries) & sees(step.number + column_of(c, e), key + 16 * f + row_of(e), in.window);
+                          });
+            if constexpr (OF_V)
+                multiply_weights<DIM, FRAGMENTS, STEP>(sums_v, weights, of_dout);
             if constexpr (OF_K) {
                 UNROLL
                 for (int i = 0; i < STEP / 4; i++)
-                    delta[i / 2][i % 2] = deltas[place(i / 2, i % 2)];
+                    numbers[i / 2][i % 2] = deltas[place(i / 2, i % 2)];
                 multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_v, of_dout);
-            }
-            softmax_and_gradient(
-                in.scoring, scores, dp, [&](int, int c, int e) { return logarithms[c][e % 2]; },
-                [&](int, int c, int e) { return delta[c][e % 2]; },
-                queries < STEP || step.number < last_key || step.number + STEP - 1 - key >= in.window,
-                [&](int f, int c, int e) {
-                    return column_of(c, e) < queries && sees(step.number + column_of(c, e), key + 16 * f + row_of(e), in.window);
-                });
-            unsigned weights[FRAGMENTS][STEP / 16][4];
-            if constexpr (OF_V) {
-                narrow_sums<FRAGMENTS, STEP>(weights, scores);
-                multiply_weights<DIM, FRAGMENTS, STEP>(sums_v, weights, of_dout);
-            }
-            if constexpr (OF_K) {
-                narrow_sums<FRAGMENTS, STEP>(weights, dp);
+                gradients_of_scores(weights, scores, dp, number);
                 multiply_weights<DIM, FRAGMENTS, STEP>(sums_k, weights, of_q);
             }
         }
@@ -505,11 +553,11 @@ DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, 
         scales[f][0] = scales[f][1] = in.scoring.scale;
         ones[f][0] = ones[f][1] = 1;
     }
-    Index stride = Index(in.kv_heads) * in.head_dim;
+    Index first = Index(key_row(skipped)) * key_stride(in) + of_kv_head;
     if constexpr (OF_K)
-        store_rows<DIM, FRAGMENTS>(dk + key_row(skipped), stride, count, in.head_dim, sums_k, scales, of_k);
+        store_rows<DIM, FRAGMENTS>(dk + first, key_stride(in), count, in.head_dim, sums_k, scales, of_k);
     if constexpr (OF_V)
-        store_rows<DIM, FRAGMENTS>(dv + key_row(skipped), stride, count, in.head_dim, sums_v, ones, of_v);
+        store_rows<DIM, FRAGMENTS>(dv + first, key_stride(in), count, in.head_dim, sums_v, ones, of_v);
 }
 
 #define INPUTS \

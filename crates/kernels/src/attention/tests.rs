@@ -325,7 +325,7 @@ fn tiles_are_who_sees_whom() {
     }
     let overlapping = [Segment { prompt: 0..4, completions: vec![3..6] }];
     assert!(Tiles::of(&overlapping, 6).unwrap_err().to_string().contains("overlap"));
-    assert!(Tiles::of(&[], usize::MAX).unwrap_err().to_string().contains("fewer than 2³¹"));
+    assert!(Tiles::of(&[], usize::MAX).unwrap_err().to_string().contains("fewer than 2³⁰"));
 }
 
 fn as_usize(numbers: &[u32]) -> Vec<usize> {

@@ -22,12 +22,12 @@ struct QueryRange {
 DEVICE unsigned number_of_first(const QueryTile &tile) { return tile.shared_len + tile.first - tile.own; }
 
 // The row of a key.
-DEVICE Index row_of_key(const QueryTile &tile, unsigned key) {
-    return key < tile.shared_len ? tile.shared + key : tile.own + (key - tile.shared_len);
+DEVICE unsigned row_of_key(const QueryTile &tile, unsigned key) {
+    return key + (key < tile.shared_len ? tile.shared : tile.own - tile.shared_len);
 }
 
-// Whether a query sees a key. No window is one of all keys.
-DEVICE bool sees(unsigned query, unsigned key, unsigned window) { return key <= query && query - key < window; }
+// Whether a query sees a key. No window is one of all keys. What is behind the query is very far before it, without signs.
+DEVICE bool sees(unsigned query, unsigned key, unsigned window) { return query - key < window; }
 
 // The first key that a query sees.
 DEVICE unsigned first_seen(unsigned query, unsigned window) { return query < window ? 0 : query + 1 - window; }

@@ -6,8 +6,8 @@ use crate::{Error, Result, View};
 pub(super) const QUERIES: usize = 128;
 /// Key rows of a tile.
 pub(super) const KEYS: usize = 128;
-/// Numbers of rows, and of tiles beyond them, have 32 bits.
-const MOST_ROWS: usize = 1 << 31;
+/// Twice a number of rows, and of what may be beyond them in a tile, has 32 bits.
+const MOST_ROWS: usize = 1 << 30;
 /// Numbers that say what a tile of queries is, a tile of keys, and a range of queries.
 pub(super) const QUERY_TILE: usize = 5;
 pub(super) const KEY_TILE: usize = 5;
@@ -53,12 +53,12 @@ impl Tiles {
     /// The tiles of segments among `rows` rows.
     ///
     /// # Errors
-    /// Segments that overlap or leave the rows, 2³¹ rows or more.
+    /// Segments that overlap or leave the rows, 2³⁰ rows or more.
     pub fn of(segments: &[Segment], rows: usize) -> Result<Self> {
         const OP: &str = "attention::Tiles::of";
         segment::check(OP, segments, rows, &mut Vec::new())?;
         if rows >= MOST_ROWS {
-            return Err(Error::Shape { op: OP, reason: format!("there are {rows} rows, expected fewer than 2³¹") });
+            return Err(Error::Shape { op: OP, reason: format!("there are {rows} rows, expected fewer than 2³⁰") });
         }
         let blocks = || segments.iter().flat_map(Segment::blocks);
         let mut queries: Vec<_> = blocks().flat_map(query_tiles).collect();
@@ -133,5 +133,5 @@ fn key_tiles(segment: &Segment) -> impl Iterator<Item = KeyTile> + '_ {
 }
 
 fn number(row: usize) -> u32 {
-    u32::try_from(row).expect("there are fewer than 2³¹ rows")
+    u32::try_from(row).expect("there are fewer than 2³⁰ rows")
 }

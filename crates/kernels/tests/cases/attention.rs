@@ -87,6 +87,13 @@ impl<T: Sample> Operands<T> {
         Self { q, k, v, dout }
     }
 
+    /// With scores that are all far below 0, where their exponentials relative to 0 are none.
+    fn negative(mut self) -> Self {
+        self.q.iter_mut().for_each(|q| *q = T::of(q.value().abs()));
+        self.k.iter_mut().for_each(|k| *k = T::of(-k.value().abs()));
+        self.scaled(256.0)
+    }
+
     /// With scores so many times as large.
     fn scaled(mut self, scale: f64) -> Self {
         self.q.iter_mut().for_each(|q| *q = T::of(scale * q.value()));
@@ -209,14 +216,14 @@ fn tensor_cores_agree_with_the_cpu() {
 fn large_scores_are_no_worse_than_with_plain_kernels() {
     let Some([cuda, _]) = crate::harness::devices() else { return };
     let batch = Batch::new(FEW, 1, [2, 1], 64);
-    for scale in [16.0, 256.0] {
-        let operands = Operands::<bf16>::random(&batch).scaled(scale);
+    let random = || Operands::<bf16>::random(&batch);
+    for operands in [random().scaled(16.0), random().scaled(256.0), random().negative()] {
         let Operands { q, k, v, dout } = &operands;
         let expected = expected(&batch, [q, k, v, dout].map(|values| wide(values)));
         let [flash, plain] = [0, 1].map(|first| run(&cuda, &batch, &operands, first).unwrap());
         for ((flash, plain), expected) in flash.iter().zip(&plain).zip(&expected) {
             let [flash_distance, plain_distance] = [flash, plain].map(|one| distance(&one.values, expected));
-            println!("{}, scores times {scale}: {flash_distance:.1e}, plain {plain_distance:.1e}", flash.name);
+            println!("{}: {flash_distance:.1e}, by plain kernels {plain_distance:.1e}", flash.name);
             assert!(flash_distance <= flash.bound.max(1.5 * plain_distance), "{}: {flash_distance:.1e}", flash.name);
         }
     }
@@ -282,6 +289,42 @@ fn tensor_cores_cap_scores_and_have_windows() {
 fn every_barrier_is_missed() {
     let sizes = [64, 256].map(|head_dim| case::<bf16>("a long prompt", &Batch::new(LONG_PROMPT, 0, [1, 1], head_dim)));
     check_barriers("flash", &sizes);
+}
+
+/// One row against a cache of its last key and those before.
+fn decoding<T: Sample<Wide: Sample>>(shape: Shape) -> Case {
+    let Shape { rows, heads, kv_heads, head_dim, soft_cap, window } = shape;
+    let (q, k, v) = (
+        numbers::<T>(1, heads * head_dim),
+        numbers::<T>(2, rows * kv_heads * head_dim),
+        numbers::<T>(3, rows * kv_heads * head_dim),
+    );
+    let (mut out, ws) = (vec![0.0; q.len()], &mut Workspace::new(1));
+    let [of_q, of_k, of_v] = [&q, &k, &v].map(|values| wide(values));
+    attention::decode((&of_q).into(), (&of_k).into(), (&of_v).into(), (&mut out).into(), shape, ws).unwrap();
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let (q, k, v) = (cuda.upload(&q)?, cuda.upload(&k)?, cuda.upload(&v)?);
+        let (mut out, ws) = (cuda.unwritten::<T>(q.len())?, &mut Workspace::new(1));
+        attention::decode(q.view(), k.view(), v.view(), out.view_mut(), shape, ws)?;
+        Ok(vec![Written::new("out", &out.download()?)])
+    };
+    let name = format!(
+        "decoding with {rows} rows, {heads} heads on {kv_heads}, of {head_dim} {}, cap {soft_cap:?}, window {window:?}",
+        T::NAME
+    );
+    Case { name, run: Box::new(run), expected: vec![out] }
+}
+
+#[test]
+fn decoding_agrees_with_the_cpu() {
+    let plain = Shape { rows: 1, heads: 6, kv_heads: 2, head_dim: 33, soft_cap: None, window: None };
+    for rows in sizes(&[1, 40, 128, 300], &[5000]) {
+        let capped = Shape { rows, soft_cap: Some(0.8), window: Some(70), ..plain };
+        let large = Shape { rows, heads: 1, kv_heads: 1, head_dim: 256, ..plain };
+        for shape in [Shape { rows, ..plain }, capped, large] {
+            check(&[decoding::<f32>(shape), decoding::<f64>(shape), decoding::<bf16>(shape)]);
+        }
+    }
 }
 
 #[test]
