@@ -9,7 +9,7 @@ use crate::harness::device;
 #[test]
 fn rows_of_tiles_meet_in_no_bank() {
     let (Some(direct), Some(cuda)) = (direct(), device()) else { return };
-    let segments = [Segment { prompt: 0..7, completions: vec![7..40] }];
+    let segments = [Segment { prompt: 0..7, completions: vec![7..12, 12..40] }];
     for head_dim in [64, 96, 128, 256] {
         let shape = Shape { rows: 40, heads: 1, kv_heads: 1, head_dim, soft_cap: None, window: None };
         let tiles = Tiles::of(&segments, shape.rows).unwrap();
