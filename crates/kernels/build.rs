@@ -8,6 +8,8 @@ use std::process::Command;
 /// Kernels by the path of their source, without its ending.
 const SOURCES: &[&str] = &[
     "src/adamw/adamw",
+    "src/attention/attention",
+    "src/attention/flash",
     "src/clip/clip",
     "src/cuda/product",
     "src/embedding/embedding",
@@ -26,6 +28,7 @@ const CODE: [&str; 4] = ["-gencode", "arch=compute_80,code=compute_80", "-gencod
 
 fn main() {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
+    println!("cargo::rerun-if-changed=src/attention/tiles.cuh");
     for header in ["device", "quad", "stochastic", "tensor_cores"] {
         println!("cargo::rerun-if-changed=src/cuda/{header}.cuh");
     }

@@ -15,6 +15,10 @@ programs=(
 )
 most=$((64 << 20))
 
+case ${1:-} in
+  -h | --help) sed -n '2,/^set /{s/^# \{0,1\}//;/^set /d;p;}' "$0" && exit ;;
+  -*) echo "$1 is not known; usage: tools/gpu/pack.sh [DIR]" >&2 && exit 2 ;;
+esac
 if [ -z "${CUDA_HOME:-}" ]; then
   [ -x target/cuda/bin/nvcc ] || tools/cuda_home.sh target/cuda
   export CUDA_HOME=$PWD/target/cuda

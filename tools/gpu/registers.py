@@ -82,9 +82,16 @@ def sources():
     return found
 
 
+def unfused():
+    """Sources that build.rs compiles without fused multiply-adds, without their ending."""
+    build = (KERNELS / "build.rs").read_text()
+    return re.findall(r'"(src/[^"]+)"', re.search(r"UNFUSED: .*?\];", build, re.S).group())
+
+
 def compiled(source, architecture):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as into:
-        how = ["-cubin", f"-arch={architecture}", "-Xptxas", "-v", "-O3", "-std=c++17", "-o", into.name, str(source)]
+        fused = f"-fmad={str(str(source.with_suffix('')) not in unfused()).lower()}"
+        how = ["-cubin", f"-arch={architecture}", fused, "-Xptxas", "-v", "-O3", "-std=c++17", "-o", into.name, str(source)]
         done = subprocess.run([nvcc(), *how], cwd=KERNELS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         sys.exit(f"nvcc does not compile {source} for {architecture}:\n{done.stdout}")

@@ -48,12 +48,21 @@ first() {
 only=all out=
 for word in "$@"; do
   case $word in
-    --tests | --benches | --where) only=${word#--} ;;
+    -h | --help) sed -n '2,/^set /{s/^# \{0,1\}//;/^set /d;p;}' "$0" && exit ;;
+    --tests | --benches | --where)
+      [ "$only" = all ] || usage "--$only and $word"
+      only=${word#--}
+      ;;
     -*) usage "$word is not known" ;;
     *) [ -z "$out" ] || usage "two folders" && out=$word ;;
   esac
 done
 [ "$only" = where ] || [ -n "$out" ] || usage "no folder to write into"
+[ "$only" != where ] || [ -z "$out" ] || usage "$out beside --where"
+if [ "$only" != where ] && ! ls "$here"/test-* "$here"/bench-* >/dev/null 2>&1; then
+  echo "no programs lie beside $0: run the one of a package, which tools/gpu/pack.sh makes" >&2
+  exit 2
+fi
 
 # The programs are made for the libraries of CUDA 13.
 cublas=$(folders | first libcublasLt.so.13 libcublasLt.so 'libcublasLt.so.[0-9]*')
@@ -72,7 +81,8 @@ about() {
   echo "cuBLASLt: $([ -n "$cublas" ] && realpath "$cublas" || echo none)"
   echo "LD_LIBRARY_PATH: ${LD_LIBRARY_PATH:-}"
   echo "glibc here: $(getconf GNU_LIBC_VERSION 2>/dev/null || echo unknown)"
-  nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit --format=csv 2>&1 ||
+  command -v nvidia-smi >/dev/null &&
+    nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit --format=csv 2>&1 ||
     echo "nvidia-smi says nothing: no driver, or it is not in PATH"
 }
 if [ "$only" = where ]; then

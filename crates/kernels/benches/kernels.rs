@@ -207,7 +207,9 @@ impl Bench<'_> {
         let rows = prompt + 2 * completion;
         let segments =
             [Segment { prompt: 0..prompt, completions: vec![prompt..prompt + completion, prompt + completion..rows] }];
-        let shape = attention::Shape { rows, heads: model.heads, kv_heads: model.kv_heads, head_dim: HEAD_DIM };
+        let (heads, kv_heads) = (model.heads, model.kv_heads);
+        let shape = attention::Shape { rows, heads, kv_heads, head_dim: HEAD_DIM, soft_cap: None, window: None };
+        let layout = attention::Layout::from(&segments[..]);
         let (q, tq) = random(1, &[rows, model.heads, HEAD_DIM])?;
         let (k, tk) = random(2, &[rows, model.kv_heads, HEAD_DIM])?;
         let (v, tv) = random(3, &[rows, model.kv_heads, HEAD_DIM])?;
@@ -223,7 +225,7 @@ impl Bench<'_> {
             [zeros(&q)],
             |[out]| {
                 let (q, k, v) = ((&q).into(), (&k).into(), (&v).into());
-                attention::forward(q, k, v, out.into(), (&mut lse).into(), &segments, shape, ws)
+                attention::forward(q, k, v, out.into(), (&mut lse).into(), layout, shape, ws)
             },
             || Ok(vec![naive(&tq, &tk, &tv)?]),
         )?;
@@ -232,10 +234,10 @@ impl Bench<'_> {
             [zeros(&q), zeros(&k), zeros(&v)],
             |[dq, dk, dv]| {
                 let (q, k, v) = ((&q).into(), (&k).into(), (&v).into());
-                attention::forward(q, k, v, (&mut kept).into(), (&mut lse).into(), &segments, shape, ws)?;
+                attention::forward(q, k, v, (&mut kept).into(), (&mut lse).into(), layout, shape, ws)?;
                 let (out, lse, dout) = ((&kept).into(), (&lse).into(), (&dout).into());
                 let (dq, dk, dv) = (dq.into(), dk.into(), dv.into());
-                attention::backward(q, k, v, out, lse, dout, dq, dk, dv, &segments, shape, ws)
+                attention::backward(q, k, v, out, lse, dout, dq, dk, dv, layout, shape, ws)
             },
             || gradients(&naive(&vq, &vk, &vv)?, &tdout, &[&vq, &vk, &vv]),
         )

@@ -111,6 +111,8 @@ impl<'a, T: Float + WithDType> Generation<'a, T> {
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
+            soft_cap: None,
+            window: None,
         };
         let mut x = model.trunk.embed(&packed, workspace)?;
         for (number, (keys, values)) in self.cache.iter_mut().enumerate() {
@@ -134,7 +136,7 @@ impl<'a, T: Float + WithDType> Generation<'a, T> {
                         v.into(),
                         out.into(),
                         lse.into(),
-                        packed.segments(),
+                        packed.segments().into(),
                         shape(ids.len()),
                         workspace,
                     )?;

@@ -158,7 +158,7 @@ impl<'a, T: Float> Layer<'a, T> {
                 v.into(),
                 out.into(),
                 lse.into(),
-                packed.segments(),
+                packed.segments().into(),
                 shape,
                 workspace,
             )?;
@@ -267,7 +267,7 @@ impl<'a, T: Float> Layer<'a, T> {
             (&mut d_q).into(),
             (&mut d_k).into(),
             (&mut d_v).into(),
-            packed.segments(),
+            packed.segments().into(),
             self.attention_shape(rows),
             workspace,
         )?;
@@ -378,6 +378,8 @@ impl<'a, T: Float> Layer<'a, T> {
             heads: self.config.num_attention_heads,
             kv_heads: self.config.num_key_value_heads,
             head_dim: self.config.head_dim,
+            soft_cap: None,
+            window: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 use std::cell::Cell;
 
 use candlewick_kernels::adamw::{self, Draws, Hyper};
+use candlewick_kernels::attention::{self, Layout, Segment, TileViews, Tiles};
 use candlewick_kernels::embedding::{self, BucketViews, Buckets};
 use candlewick_kernels::gated::{self, Activation};
 use candlewick_kernels::lora::{self, Gradients, Projection};
@@ -45,6 +46,8 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         rms_norm_backward(at, true),
         rms_norm_backward(at, false),
         rope_in_place(at),
+        attention_forward(at),
+        attention_backward(at),
         swiglu_forward(at),
         swiglu_backward(at),
         linear_forward(at, false),
@@ -181,6 +184,102 @@ fn rope_in_place(At { rows, model: Model { q_heads, k_heads, head_dim, .. } }: A
                 rope::apply_pair(q.view_mut(), k.view_mut(), places, cos, sin, shape, Direction::Forward, ws)
             })
         })
+}
+
+fn attention_forward(at: At) -> Op {
+    let attention = Attention::new(at);
+    let Attention { q_len, k_len, numbers, .. } = attention;
+    attention.work("attention forward", 4).moves(BF16 * 2 * (q_len + k_len) + F32 * numbers).on(move |of| {
+        let (q, k, v) = (of.random(q_len)?, of.random(k_len)?, of.random(k_len)?);
+        let (mut out, mut lse, tiles) = (of.random(q_len)?, of.sums(numbers)?, OnDevice::new(of, &attention)?);
+        let (segments, shape) = (attention.segments.clone(), attention.shape);
+        Ok(move |ws: &mut Workspace| {
+            let layout = Layout { segments: &segments, tiles: Some(tiles.views()) };
+            let (q, k, v) = (q.view(), k.view(), v.view());
+            attention::forward(q, k, v, out.view_mut(), lse.view_mut(), layout, shape, ws)
+        })
+    })
+}
+
+fn attention_backward(at: At) -> Op {
+    let attention = Attention::new(at);
+    let Attention { q_len, k_len, numbers, .. } = attention;
+    // Scores are made once more, and of each of the two products there are two gradients.
+    attention.work("attention backward", 10).moves(BF16 * 4 * (q_len + k_len) + F32 * numbers).on(move |of| {
+        let [q, out, dout] = [of.random(q_len)?, of.random(q_len)?, of.random(q_len)?];
+        let (k, v, lse) = (of.random(k_len)?, of.random(k_len)?, of.sums(numbers)?);
+        let (mut dq, mut dk, mut dv) = (of.random(q_len)?, of.random(k_len)?, of.random(k_len)?);
+        let tiles = OnDevice::new(of, &attention)?;
+        let (segments, shape) = (attention.segments.clone(), attention.shape);
+        Ok(move |ws: &mut Workspace| {
+            let layout = Layout { segments: &segments, tiles: Some(tiles.views()) };
+            let (q, k, v, out, lse, dout) = (q.view(), k.view(), v.view(), out.view(), lse.view(), dout.view());
+            let (dq, dk, dv) = (dq.view_mut(), dk.view_mut(), dv.view_mut());
+            attention::backward(q, k, v, out, lse, dout, dq, dk, dv, layout, shape, ws)
+        })
+    })
+}
+
+/// Every 1024 rows a prompt of 256 and two completions of 384, which share it.
+struct Attention {
+    segments: Vec<Segment>,
+    shape: attention::Shape,
+    /// Elements of queries and of keys, and numbers of one for each row and head.
+    q_len: usize,
+    k_len: usize,
+    numbers: usize,
+}
+
+impl Attention {
+    fn new(At { rows, model: Model { q_heads, k_heads, head_dim, .. } }: At) -> Self {
+        let segment = |start: usize| {
+            let end = rows.min(start + 1024);
+            let (first, second) = (end.min(start + 256), end.min(start + 640));
+            Segment { prompt: start..first, completions: vec![first..second, second..end] }
+        };
+        Self {
+            segments: (0..rows).step_by(1024).map(segment).collect(),
+            shape: attention::Shape { rows, heads: q_heads, kv_heads: k_heads, head_dim, soft_cap: None, window: None },
+            q_len: rows * q_heads * head_dim,
+            k_len: rows * k_heads * head_dim,
+            numbers: rows * q_heads,
+        }
+    }
+
+    /// So many operations for each element of a head and each pair of rows of which one sees the other.
+    fn work(&self, name: &'static str, operations: usize) -> Work {
+        let causal = |rows: usize| rows * (rows + 1) / 2;
+        let pairs: usize = self
+            .segments
+            .iter()
+            .map(|Segment { prompt, completions }| {
+                let of_completions = completions.iter().map(|rows| rows.len() * prompt.len() + causal(rows.len()));
+                causal(prompt.len()) + of_completions.sum::<usize>()
+            })
+            .sum();
+        let attention::Shape { rows, heads, kv_heads, head_dim, .. } = self.shape;
+        Work::new(name, format!("{rows} × {heads} on {kv_heads} × {head_dim}, of 1024"))
+            .computes(operations * pairs * heads * head_dim)
+    }
+}
+
+struct OnDevice {
+    tiles: Tiles,
+    queries: CudaBuffer<u32>,
+    keys: CudaBuffer<u32>,
+    ranges: CudaBuffer<u32>,
+}
+
+impl OnDevice {
+    fn new(of: &Operands<'_>, attention: &Attention) -> Result<Self> {
+        let tiles = Tiles::of(&attention.segments, attention.shape.rows)?;
+        let (queries, keys, ranges) = (of.ids(&tiles.queries)?, of.ids(&tiles.keys)?, of.ids(&tiles.ranges)?);
+        Ok(Self { tiles, queries, keys, ranges })
+    }
+
+    fn views(&self) -> TileViews<'_> {
+        self.tiles.views_of(self.queries.view(), self.keys.view(), self.ranges.view())
+    }
 }
 
 fn swiglu_forward(At { rows, model: Model { intermediate, .. } }: At) -> Op {

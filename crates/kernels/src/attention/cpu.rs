@@ -70,21 +70,23 @@ pub(super) fn backward<T: Float>(
     }
     dk.fill(T::ZERO);
     dv.fill(T::ZERO);
-    let tile_len = TILE * most_keys(segments);
-    let per_lane = 2 * tile_len;
+    let width = most_keys(segments);
+    let tile_len = TILE * width;
+    let per_lane = 2 * tile_len + if shape.soft_cap.is_some() { width } else { 0 };
     let crew = ws.crew();
     let mut scratch = ws.take(per_lane * crew.threads());
     let grads = Gradients { dq: Disjoint::new(dq), dk: Disjoint::new(dk), dv: Disjoint::new(dv) };
     crew.tasks_with(segments.len() * shape.kv_heads, &mut scratch, per_lane, |task, scratch| {
         let (segment, kv_head) = (&segments[task / shape.kv_heads], task % shape.kv_heads);
-        let (p, ds) = scratch.split_at_mut(tile_len);
+        let (p, rest) = scratch.split_at_mut(tile_len);
+        let (ds, slopes) = rest.split_at_mut(tile_len);
         let group = shape.heads / shape.kv_heads;
         for block in segment.blocks() {
             for head in kv_head * group..(kv_head + 1) * group {
                 let lanes = Lanes::new(inputs, shape, head);
                 for tile in tiles(&block) {
                     // SAFETY: segments share no row, and no other task has this segment and key head.
-                    unsafe { backward_tile(lanes, &tile, &block, saved, &grads, p, ds) };
+                    unsafe { backward_tile(lanes, &tile, &block, saved, &grads, p, ds, slopes) };
                 }
             }
         }
@@ -172,6 +174,12 @@ impl<'a, T: Float> Lanes<'a, T> {
         }
     }
 
+    /// The columns of a tile's scores that a row sees: its number among the block's keys and as many before it as the window has.
+    fn seen(&self, row: usize, block: &Block) -> Range<usize> {
+        let end = block.shared.len() + row - block.own.start + 1;
+        end.saturating_sub(self.shape.window.unwrap_or(end))..end
+    }
+
     /// rows ← weights·keys, over the shared keys and the tile's own.
     ///
     /// # Safety
@@ -219,7 +227,7 @@ unsafe fn forward_tile<T: Float>(
     lse: Disjoint<'_, T>,
     scratch: &mut [T],
 ) {
-    let (shared, width) = (block.shared.len(), block.shared.len() + tile.own_keys.len());
+    let width = block.shared.len() + tile.own_keys.len();
     let first = tile.queries.start;
     // SAFETY: these are the tile's rows of `q`.
     unsafe {
@@ -227,10 +235,12 @@ unsafe fn forward_tile<T: Float>(
     }
     let mut inverse = [T::ZERO; TILE];
     for (i, row) in tile.queries.clone().enumerate() {
-        let (seen, unseen) = scratch[i * width..][..width].split_at_mut(shared + row - block.own.start + 1);
+        let seen = zeros_beside(&mut scratch[i * width..][..width], lanes.seen(row, block));
+        if let Some(cap) = lanes.shape.soft_cap {
+            cap_scores(seen, cap);
+        }
         let largest = simd::max(seen);
         let sum = simd::exp_in_place(seen, largest);
-        unseen.fill(T::ZERO);
         inverse[i] = T::from_f64(1.0 / sum);
         // SAFETY: this row and head are the task's.
         unsafe { *lse.at(row * lanes.shape.heads + lanes.head) = T::from_f64(largest.to_f64() + sum.ln()) };
@@ -250,8 +260,28 @@ struct Gradients<'a, T> {
     dv: Disjoint<'a, T>,
 }
 
+/// The `seen` part of a row, beside which it becomes zero.
+fn zeros_beside<T: Float>(row: &mut [T], seen: Range<usize>) -> &mut [T] {
+    row[..seen.start].fill(T::ZERO);
+    row[seen.end..].fill(T::ZERO);
+    &mut row[seen]
+}
+
+/// s ← cap·tanh(s/cap)
+fn cap_scores<T: Float>(scores: &mut [T], cap: f64) {
+    scores.iter_mut().for_each(|s| *s = T::from_f64(cap * (s.to_f64() / cap).tanh()));
+}
+
+/// The derivatives of capped scores with respect to what they were: 1 − (s/cap)².
+fn slopes_of_cap<T: Float>(scores: &[T], cap: f64, slopes: &mut [T]) {
+    for (slope, s) in slopes.iter_mut().zip(scores) {
+        *slope = T::from_f64(1.0 - (s.to_f64() / cap).powi(2));
+    }
+}
+
 /// # Safety
 /// Nobody else touches the rows of the tile's segment for this head, or of `dk` and `dv` for its key head.
+#[expect(clippy::too_many_arguments, reason = "a tile, and scratch for it")]
 unsafe fn backward_tile<T: Float>(
     lanes: Lanes<'_, T>,
     tile: &Tile,
@@ -260,8 +290,9 @@ unsafe fn backward_tile<T: Float>(
     grads: &Gradients<'_, T>,
     p: &mut [T],
     ds: &mut [T],
+    slopes: &mut [T],
 ) {
-    let (shared, width) = (block.shared.len(), block.shared.len() + tile.own_keys.len());
+    let width = block.shared.len() + tile.own_keys.len();
     let first = tile.queries.start;
     let Inputs { q, k, v } = lanes.inputs;
     let (q_rows, dout_rows) = (lanes.query_rows(q, first), lanes.query_rows(saved.dout, first));
@@ -271,16 +302,21 @@ unsafe fn backward_tile<T: Float>(
         lanes.scores(dout_rows, v, tile, block, T::ONE, ds);
     }
     for (i, row) in tile.queries.clone().enumerate() {
-        let seen = shared + row - block.own.start + 1;
-        let (p, p_unseen) = p[i * width..][..width].split_at_mut(seen);
-        let (ds, ds_unseen) = ds[i * width..][..width].split_at_mut(seen);
+        let seen = lanes.seen(row, block);
+        let p = zeros_beside(&mut p[i * width..][..width], seen.clone());
+        let ds = zeros_beside(&mut ds[i * width..][..width], seen);
+        if let Some(cap) = lanes.shape.soft_cap {
+            cap_scores(p, cap);
+            slopes_of_cap(p, cap, slopes);
+        }
         let sum = simd::exp_in_place(p, saved.lse[row * lanes.shape.heads + lanes.head]);
-        p_unseen.fill(T::ZERO);
-        ds_unseen.fill(T::ZERO);
         let at = lanes.query_at(row);
         let of_head = at..at + lanes.shape.head_dim;
         let delta = T::from_f64(simd::dot(&saved.dout[of_head.clone()], &saved.out[of_head]));
         through_softmax(p, T::from_f64(1.0 / sum), ds, delta, lanes.scale);
+        if lanes.shape.soft_cap.is_some() {
+            ds.iter_mut().zip(&*slopes).for_each(|(ds, &slope)| *ds *= slope);
+        }
     }
     // SAFETY: the caller's promise.
     unsafe {

@@ -13,7 +13,7 @@ fn segments() -> Vec<Segment> {
     ]
 }
 
-const SHAPE: Shape = Shape { rows: 14, heads: 4, kv_heads: 2, head_dim: 6 };
+const SHAPE: Shape = Shape { rows: 14, heads: 4, kv_heads: 2, head_dim: 6, soft_cap: None, window: None };
 
 struct Case {
     q: Vec<f64>,
@@ -35,7 +35,7 @@ struct Results<T> {
     dv: Vec<T>,
 }
 
-fn run<T: Float>(case: &Case, segments: &[Segment], shape: Shape, threads: usize) -> Results<T> {
+fn run<T: crate::Float>(case: &Case, segments: &[Segment], shape: Shape, threads: usize) -> Results<T> {
     let mut ws = Workspace::new(threads);
     let [q, k, v, dout] = [&case.q, &case.k, &case.v, &case.dout].map(|x| cast::<T>(x));
     let nan = |len| vec![T::from_f64(f64::NAN); len];
@@ -47,26 +47,34 @@ fn run<T: Float>(case: &Case, segments: &[Segment], shape: Shape, threads: usize
         dv: nan(v.len()),
     };
     let [qv, kv, vv] = [View::from(&q), View::from(&k), View::from(&v)];
-    forward(qv, kv, vv, (&mut r.out).into(), (&mut r.lse).into(), segments, shape, &mut ws).unwrap();
+    forward(qv, kv, vv, (&mut r.out).into(), (&mut r.lse).into(), segments.into(), shape, &mut ws).unwrap();
     let (dq, dk, dv) = ((&mut r.dq).into(), (&mut r.dk).into(), (&mut r.dv).into());
     let (out, lse) = ((&r.out).into(), (&r.lse).into());
-    backward(qv, kv, vv, out, lse, (&dout).into(), dq, dk, dv, segments, shape, &mut ws).unwrap();
+    backward(qv, kv, vv, out, lse, (&dout).into(), dq, dk, dv, segments.into(), shape, &mut ws).unwrap();
     r
 }
 
 /// Whether row `i` sees row `j`, said once more in another way.
-fn sees(segments: &[Segment], i: usize, j: usize) -> bool {
+fn sees(segments: &[Segment], window: Option<usize>, i: usize, j: usize) -> bool {
     segments.iter().any(|s| {
         let own = std::iter::once(&s.prompt).chain(&s.completions).find(|range| range.contains(&i));
-        own.is_some_and(|own| (own.contains(&j) && j <= i) || (own != &s.prompt && s.prompt.contains(&j)))
+        own.is_some_and(|own| {
+            let tokens_back = match (own.contains(&j), own != &s.prompt && s.prompt.contains(&j)) {
+                (true, _) => i.checked_sub(j),
+                (_, true) => Some(i - own.start + s.prompt.end - j),
+                _ => None,
+            };
+            tokens_back.is_some_and(|back| window.is_none_or(|window| back < window))
+        })
     })
 }
 
 /// Full scores, an additive mask, candle's softmax. [rows, heads, D] -> [rows, heads, D]
 fn decomposed(q: &Tensor, k: &Tensor, v: &Tensor, segments: &[Segment], shape: Shape) -> Tensor {
     let n = shape.rows;
-    let mask: Vec<f64> =
-        (0..n * n).map(|at| if sees(segments, at / n, at % n) { 0.0 } else { f64::NEG_INFINITY }).collect();
+    let mask: Vec<f64> = (0..n * n)
+        .map(|at| if sees(segments, shape.window, at / n, at % n) { 0.0 } else { f64::NEG_INFINITY })
+        .collect();
     let mask = tensor(&mask, &[1, n, n]);
     let group = shape.heads / shape.kv_heads;
     let spread = |x: &Tensor| {
@@ -76,41 +84,72 @@ fn decomposed(q: &Tensor, k: &Tensor, v: &Tensor, segments: &[Segment], shape: S
     };
     let q = q.transpose(0, 1).unwrap().contiguous().unwrap();
     let scores = (q.matmul(&spread(k).t().unwrap()).unwrap() * (1.0 / (shape.head_dim as f64).sqrt())).unwrap();
+    let scores = match shape.soft_cap {
+        Some(cap) => ((scores / cap).unwrap().tanh().unwrap() * cap).unwrap(),
+        None => scores,
+    };
     let p = candle_nn::ops::softmax(&scores.broadcast_add(&mask).unwrap(), D::Minus1).unwrap();
     p.matmul(&spread(v)).unwrap().transpose(0, 1).unwrap().contiguous().unwrap()
+}
+
+/// Plain; with a cap that scores feel; with a window that ends inside a prompt; with both.
+fn shapes() -> [Shape; 4] {
+    [(None, None), (Some(0.7), None), (None, Some(4)), (Some(0.7), Some(3))].map(|(soft_cap, window)| Shape {
+        soft_cap,
+        window,
+        ..SHAPE
+    })
 }
 
 #[test]
 fn gradients_are_those_of_autograd() {
     let case = case(SHAPE);
     let [q, k, v] = [(&case.q, 4), (&case.k, 2), (&case.v, 2)].map(|(x, heads)| var(x, &[14, heads, 6]));
-    let out = decomposed(&q, &k, &v, &segments(), SHAPE);
-    let expected = autograd(&out, &case.dout, &[&q, &k, &v]);
-    for threads in [1, 2] {
-        let r = run::<f64>(&case, &segments(), SHAPE, threads);
-        assert_near(&r.out, &elements(&out), 1e-13, "out");
-        assert_near(&r.dq, &expected[0], 1e-13, "dq");
-        assert_near(&r.dk, &expected[1], 1e-13, "dk");
-        assert_near(&r.dv, &expected[2], 1e-13, "dv");
+    for shape in shapes() {
+        let out = decomposed(&q, &k, &v, &segments(), shape);
+        let expected = autograd(&out, &case.dout, &[&q, &k, &v]);
+        for threads in [1, 2] {
+            let r = run::<f64>(&case, &segments(), shape, threads);
+            assert_near(&r.out, &elements(&out), 1e-13, "out");
+            assert_near(&r.dq, &expected[0], 1e-13, "dq");
+            assert_near(&r.dk, &expected[1], 1e-13, "dk");
+            assert_near(&r.dv, &expected[2], 1e-13, "dv");
+        }
     }
 }
 
 #[test]
 fn gradients_are_central_differences() {
     let base = case(SHAPE);
-    let r = run::<f64>(&base, &segments(), SHAPE, 1);
-    let loss = |case: Case| weighted(&run::<f64>(&case, &segments(), SHAPE, 1).out, &base.dout);
-    let with = |change: &dyn Fn(&mut Case)| {
-        let mut case = case(SHAPE);
-        change(&mut case);
-        loss(case)
-    };
-    let dq = central_differences(&base.q, |q| with(&|case| case.q.copy_from_slice(q)));
-    let dk = central_differences(&base.k, |k| with(&|case| case.k.copy_from_slice(k)));
-    let dv = central_differences(&base.v, |v| with(&|case| case.v.copy_from_slice(v)));
-    assert_near(&r.dq, &dq, 1e-8, "dq by differences");
-    assert_near(&r.dk, &dk, 1e-8, "dk by differences");
-    assert_near(&r.dv, &dv, 1e-8, "dv by differences");
+    for shape in shapes() {
+        let r = run::<f64>(&base, &segments(), shape, 1);
+        let loss = |case: Case| weighted(&run::<f64>(&case, &segments(), shape, 1).out, &base.dout);
+        let with = |change: &dyn Fn(&mut Case)| {
+            let mut case = case(SHAPE);
+            change(&mut case);
+            loss(case)
+        };
+        let dq = central_differences(&base.q, |q| with(&|case| case.q.copy_from_slice(q)));
+        let dk = central_differences(&base.k, |k| with(&|case| case.k.copy_from_slice(k)));
+        let dv = central_differences(&base.v, |v| with(&|case| case.v.copy_from_slice(v)));
+        assert_near(&r.dq, &dq, 1e-8, "dq by differences");
+        assert_near(&r.dk, &dk, 1e-8, "dk by differences");
+        assert_near(&r.dv, &dv, 1e-8, "dv by differences");
+    }
+}
+
+#[test]
+fn decoding_is_the_last_row() {
+    let rows = 9;
+    for shape in shapes() {
+        let shape = Shape { rows, ..shape };
+        let case = case(shape);
+        let all = run::<f64>(&case, &[Segment { prompt: 0..rows, completions: vec![] }], shape, 1);
+        let (last, mut out) = ((rows - 1) * 24, vec![0.0; 24]);
+        let q = View::from(&case.q[last..]);
+        decode(q, (&case.k).into(), (&case.v).into(), (&mut out).into(), shape, &mut Workspace::new(1)).unwrap();
+        assert_near(&out, &all.out[last..], 1e-13, "out");
+    }
 }
 
 /// Copies rows of `width` elements.
@@ -121,7 +160,7 @@ fn gather(x: &[f64], rows: &[usize], width: usize) -> Vec<f64> {
 #[test]
 fn a_shared_prompt_is_as_many_copies_of_it() {
     // Long enough for several tiles of the prompt and of a completion.
-    let shape = Shape { rows: 150 + 140 + 7, heads: 2, kv_heads: 1, head_dim: 8 };
+    let shape = Shape { rows: 150 + 140 + 7, heads: 2, kv_heads: 1, head_dim: 8, ..SHAPE };
     let shared = [Segment { prompt: 0..150, completions: vec![150..290, 290..297] }];
     let case = case(shape);
     let copies: Vec<usize> = (0..290).chain(0..150).chain(290..297).collect();
@@ -180,7 +219,7 @@ fn packed_is_separate() {
 
 #[test]
 fn single_precision_is_near_and_repeats_itself() {
-    let shape = Shape { rows: 400, heads: 4, kv_heads: 2, head_dim: 32 };
+    let shape = Shape { rows: 400, heads: 4, kv_heads: 2, head_dim: 32, ..SHAPE };
     let segments = [
         Segment { prompt: 0..130, completions: vec![130..300, 300..340] },
         Segment { prompt: 340..400, completions: vec![] },
@@ -229,7 +268,7 @@ fn what_does_not_fit_is_refused() {
     let (q, k) = (vec![0.0f32; 14 * 24], vec![0.0f32; 14 * 12]);
     let mut run = |q: View<'_, f32>, segments: &[Segment], shape| {
         let (mut out, mut lse) = (vec![0.0f32; 14 * 24], vec![0.0f32; 14 * 4]);
-        forward(q, (&k).into(), (&k).into(), (&mut out).into(), (&mut lse).into(), segments, shape, &mut ws)
+        forward(q, (&k).into(), (&k).into(), (&mut out).into(), (&mut lse).into(), segments.into(), shape, &mut ws)
     };
     assert_length(run((&q[1..]).into(), &segments(), SHAPE), "q");
     let reason = |result: Result<()>| result.unwrap_err().to_string();
@@ -241,4 +280,54 @@ fn what_does_not_fit_is_refused() {
         reason(run((&q).into(), &segments(), Shape { kv_heads: 3, ..SHAPE })).contains("multiple of the 3 kv_heads")
     );
     assert_no_kernel(run(View::elsewhere(14 * 24), &segments(), SHAPE));
+}
+
+/// Pairs of a row and one that it sees, sorted.
+fn seen_pairs(segments: &[Segment], rows: usize) -> Vec<(usize, usize)> {
+    let pairs = (0..rows).flat_map(|i| (0..rows).map(move |j| (i, j)));
+    pairs.filter(|&(i, j)| sees(segments, None, i, j)).collect()
+}
+
+#[test]
+fn tiles_are_who_sees_whom() {
+    let long = vec![
+        Segment { prompt: 3..153, completions: vec![160..300, 153..153, 153..160] },
+        Segment { prompt: 301..301, completions: vec![301..305, 305..306] },
+        Segment { prompt: 310..380, completions: vec![] },
+    ];
+    for (segments, rows) in [(segments(), 14), (long, 381)] {
+        let tiles = Tiles::of(&segments, rows).unwrap();
+        let expected = seen_pairs(&segments, rows);
+        assert_eq!(tiles.covered, (0..rows).filter(|&i| sees(&segments, None, i, i)).count());
+        let (mut by_queries, mut work) = (Vec::new(), Vec::new());
+        for &[first, count, own, shared, shared_len] in as_usize(&tiles.queries).as_chunks().0 {
+            assert!((1..=tiles::QUERIES).contains(&count));
+            for i in first..first + count {
+                let key_row = |key| if key < shared_len { shared + key } else { own + key - shared_len };
+                by_queries.extend((0..=shared_len + i - own).map(|key| (i, key_row(key))));
+            }
+            work.push(count * (shared_len + first + count - own));
+        }
+        assert!(work.is_sorted_by(|a, b| a >= b), "the longest first");
+        let mut by_keys = Vec::new();
+        let ranges = as_usize(&tiles.ranges);
+        for &[first, count, number, begin, end] in as_usize(&tiles.keys).as_chunks().0 {
+            assert!((1..=tiles::KEYS).contains(&count));
+            for &[queries, behind, of_first] in &ranges.as_chunks().0[begin..end] {
+                let pairs = (queries..behind).flat_map(|i| (first..first + count).map(move |j| (i, j)));
+                by_keys.extend(pairs.filter(|(i, j)| number + j - first <= of_first + i - queries));
+            }
+        }
+        for pairs in [&mut by_queries, &mut by_keys] {
+            pairs.sort_unstable();
+            assert_eq!(*pairs, expected);
+        }
+    }
+    let overlapping = [Segment { prompt: 0..4, completions: vec![3..6] }];
+    assert!(Tiles::of(&overlapping, 6).unwrap_err().to_string().contains("overlap"));
+    assert!(Tiles::of(&[], usize::MAX).unwrap_err().to_string().contains("fewer than 2³⁰"));
+}
+
+fn as_usize(numbers: &[u32]) -> Vec<usize> {
+    numbers.iter().map(|&number| number as usize).collect()
 }

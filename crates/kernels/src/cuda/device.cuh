@@ -1,7 +1,8 @@
 // What every kernel's source is written in: the same words for nvcc, which compiles them for a device, and for a host C++
 // compiler, which compiles them for the emulation (emulation.h).
 //
-// * KERNEL(most_threads, name, (parameters)) begins a kernel; DEVICE any other function.
+// * KERNEL(most_threads, name, (parameters)) begins a kernel; DEVICE any other function. KERNEL_BLOCKS has as many registers a thread as
+//   let a multiprocessor hold `least_blocks` blocks.
 // * SHARED(type, name, length) is shared memory of a length known here, DYNAMIC_SHARED(type, name) that of the launch.
 // * Elements are float, double or bf16. Arithmetic is done in Wide<T>: float for bf16, else the type itself.
 // * Pack<T> is 16 bytes of elements; load_pack and store_pack move one in a single access and want it aligned.
@@ -10,6 +11,8 @@
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #define KERNEL(most_threads, name, parameters) extern "C" __global__ void __launch_bounds__(most_threads) name parameters
+#define KERNEL_BLOCKS(most_threads, least_blocks, name, parameters) \
+    extern "C" __global__ void __launch_bounds__(most_threads, least_blocks) name parameters
 #define DEVICE static __device__ __forceinline__
 #define SHARED(type, name, length) __shared__ __align__(16) type name[length]
 #define DYNAMIC_SHARED(type, name)                              \

@@ -108,6 +108,7 @@ template <typename T> T taken_from(T value, unsigned other, Site site) {
     static void name parameters;                                                          \
     static emulation::Registered name##_registered(#name, unsigned(most_threads), &name); \
     static void name parameters
+#define KERNEL_BLOCKS(most_threads, least_blocks, name, parameters) KERNEL(most_threads, name, parameters)
 #define DEVICE static inline
 #define SHARED(type, name, length) \
     static char name##_place;      \

@@ -283,6 +283,17 @@ impl<T: Plain> CudaBuffer<T> {
     }
 }
 
+/// Queues zeros for every element of an operand on `device`.
+pub(crate) fn zero<T>(op: &'static str, device: &Cuda, operand: &mut ViewMut<'_, T>) -> Result<()> {
+    match operand.as_view().buffer() {
+        Some((buffer, start)) if buffer.device().is(device) => {
+            let bytes = operand.len() * size_of::<T>();
+            on!(device.driver, driver => driver.zero(op, buffer.address(start), bytes))
+        }
+        _ => Err(Error::MixedDevices { op }),
+    }
+}
+
 /// Scratch on a device, which grows.
 #[derive(Debug, Default)]
 pub(crate) struct DeviceScratch {

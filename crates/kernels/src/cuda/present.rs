@@ -14,6 +14,9 @@ use crate::{Error, Result};
 // A fat binary of every source, and the names of all kernels.
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
+/// Dynamic shared memory that a kernel may have without asking for it.
+const SHARED_BYTES_OF_EVERY_KERNEL: u32 = 48 << 10;
+
 pub(super) struct Driver {
     stream: Arc<CudaStream>,
     modules: Vec<sys::CUmodule>,
@@ -176,6 +179,12 @@ impl Driver {
         let function = *self.functions.get(kernel).expect("every kernel that is called is compiled");
         let axes = |[x, y, z]: [u32; 3]| (x, y, z);
         let (blocks, threads, stream) = (axes(grid.blocks), axes(grid.threads), self.stream.cu_stream());
+        if grid.shared_bytes > SHARED_BYTES_OF_EVERY_KERNEL {
+            use sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MOST;
+            // SAFETY: a function of this context.
+            unsafe { result::function::set_function_attribute(function, MOST, grid.shared_bytes as i32) }
+                .map_err(refused(op))?;
+        }
         // SAFETY: as many arguments as the kernel has parameters, on this device, as long as their ops have checked.
         unsafe { result::launch_kernel(function, blocks, threads, grid.shared_bytes, stream, arguments) }
             .map_err(refused(op))

@@ -32,6 +32,17 @@ DEVICE void mma(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned 
 #endif
 }
 
+// Two elements of a register, each rounded to the nearest, the first in its lower half.
+DEVICE unsigned narrow_pair(float low, float high) {
+#ifdef __CUDACC__
+    unsigned pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    return unsigned(narrow<bf16>(low).bits) | unsigned(narrow<bf16>(high).bits) << 16;
+#endif
+}
+
 // Four matrices [8, 8] from shared memory: lane 8i + r says where row r of matrix i begins, on 16 bytes. With g = lane / 4 and
 // t = lane % 4, into[i] holds the elements 2t and 2t + 1 of row g of matrix i, or of its transpose.
 template <bool TRANSPOSED> DEVICE void load_matrices(unsigned (&into)[4], const bf16 *row) {

@@ -4,6 +4,7 @@ use candlewick_kernels::{Cuda, Element, Result};
 
 // One line a kernel: its tests then run in the emulation and on devices.
 mod adamw;
+mod attention;
 mod clip;
 mod elementwise;
 mod linear;

@@ -4,6 +4,7 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, clippy::print_stdout, unsafe_code, reason = "helpers of tests, which load a library")]
 
+mod attention;
 #[path = "../cases/mod.rs"]
 mod cases;
 mod direct;

@@ -1,0 +1,587 @@
+// Attention of bf16 on tensor cores, after Dao, "FlashAttention-2" (2023), https://arxiv.org/abs/2307.08691.
+//
+// A block of four warps has a tile of rows that stay in shared memory, 16 or 32 of them for each warp, and goes along the rows that they see,
+// or that see them, a step at a time. Scores, the softmax and all sums are in registers, in float; P and dS are rounded to bf16 where they are
+// left factors, which they become without a way through memory. Every sum is made in one place, in one order.
+//
+// * forward: queries stay; keys and values come by turns, one copied while the other is multiplied.
+// * backward_queries: queries and dout stay; dQ += dS·K.
+// * backward_keys: keys and values stay; dV += Pᵀ·dout and dK += dSᵀ·Q, for all heads of the group and all ranges of queries.
+//
+// DIM is the least size of heads that there are kernels for; elements from head_dim on are zeros in shared memory.
+#include "../cuda/tensor_cores.cuh"
+#include "tiles.cuh"
+
+#define WARPS 4
+#define THREADS (WARPS * WARP)
+#define LOG2_E 1.4426950408889634f
+// Rows of a step of the backward.
+#define STEP 32
+
+// What attention reads, and what its scores are.
+struct Inputs {
+    const bf16 *q, *k, *v;
+    unsigned heads, kv_heads, head_dim, window;
+    Scoring<float> scoring;
+};
+
+// Elements from a row of queries to the next, and of keys.
+DEVICE unsigned query_stride(const Inputs &in) { return in.heads * in.head_dim; }
+DEVICE unsigned key_stride(const Inputs &in) { return in.kv_heads * in.head_dim; }
+
+DEVICE float power_of_two(float x) {
+#ifdef __CUDACC__
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+#else
+    return exp2f(x);
+#endif
+}
+
+DEVICE float reciprocal(float x) {
+#ifdef __CUDACC__
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+    return inverse;
+#else
+    return 1 / x;
+#endif
+}
+
+// cap·tanh(score / cap), where tanh x = 1 - 2 / (1 + exp 2x) is off by some 1e-7: more than tanhf, but of 1.
+DEVICE float capped_score(const Scoring<float> &scoring, float product) {
+    float power = power_of_two(scoring.scale * product * (scoring.inverse_cap * 2 * LOG2_E));
+    return scoring.cap - 2 * scoring.cap * reciprocal(1 + power);
+}
+
+// Rows of DIM elements in shared memory. A pack of space behind each puts those of eight rows at one place, which are read at once, into
+// different banks.
+template <int DIM> constexpr int PITCH = DIM + 8;
+
+// Begins to copy the rows of a head, ROWS of which `count` are there and the others are zeros: row r is number(r) of those from `from` on.
+template <int DIM, int ROWS, typename Number>
+DEVICE void copy_rows(bf16 *to, const bf16 *from, unsigned stride, unsigned count, unsigned head_dim, Number number) {
+    constexpr int PACKS = DIM / 8, EACH = ROWS * PACKS / THREADS;
+    static_assert(EACH * THREADS == ROWS * PACKS, "all threads have as many packs");
+    UNROLL
+    for (int e = 0; e < EACH; e++) {
+        unsigned i = threadIdx.x + e * THREADS, row = i / PACKS, column = i % PACKS * 8;
+        // Said so that a thread's column is the same in each.
+        if (THREADS % PACKS == 0)
+            row = threadIdx.x / PACKS + e * (THREADS / PACKS), column = threadIdx.x % PACKS * 8;
+        bool is_there = (row < count) & (column < head_dim);
+        copy_async(to + row * PITCH<DIM> + column, from + Index(number(row)) * stride + column, is_there * 16);
+    }
+}
+
+// sums += a·bᵀ for 16·FRAGMENTS rows of a and COLUMNS rows of b.
+template <int DIM, int FRAGMENTS, int COLUMNS>
+DEVICE void multiply_rows(float (&sums)[FRAGMENTS][COLUMNS / 8][4], const bf16 *a, const bf16 *b) {
+    unsigned lane = threadIdx.x % WARP;
+    a += lane % 16 * PITCH<DIM> + lane / 16 * 8;
+    b += (lane / 16 * 8 + lane % 8) * PITCH<DIM> + lane / 8 % 2 * 8;
+    UNROLL
+    for (int depth = 0; depth < DIM; depth += 16) {
+        unsigned left[FRAGMENTS][4], top[4];
+        UNROLL
+        for (int f = 0; f < FRAGMENTS; f++)
+            load_matrices<false>(left[f], a + 16 * f * PITCH<DIM> + depth);
+        UNROLL
+        for (int c = 0; c < COLUMNS; c += 16) {
+            load_matrices<false>(top, b + c * PITCH<DIM> + depth);
+            UNROLL
+            for (int f = 0; f < FRAGMENTS; f++) {
+                mma(sums[f][c / 8], left[f], top[0], top[1]);
+                mma(sums[f][c / 8 + 1], left[f], top[2], top[3]);
+            }
+        }
+    }
+}
+
+// sums += weights·b for ROWS rows of b.
+template <int DIM, int FRAGMENTS, int ROWS>
+DEVICE void multiply_weights(float (&sums)[FRAGMENTS][DIM / 8][4], const unsigned (&weights)[FRAGMENTS][ROWS / 16][4], const bf16 *b) {
+    unsigned lane = threadIdx.x % WARP;
+    b += lane % 16 * PITCH<DIM> + lane / 16 * 8;
+    UNROLL
+    for (int r = 0; r < ROWS / 16; r++)
+        UNROLL
+        for (int c = 0; c < DIM; c += 16) {
+            unsigned top[4];
+            load_matrices<true>(top, b + 16 * r * PITCH<DIM> + c);
+            UNROLL
+            for (int f = 0; f < FRAGMENTS; f++) {
+                mma(sums[f][c / 8], weights[f][r], top[0], top[1]);
+                mma(sums[f][c / 8 + 1], weights[f][r], top[2], top[3]);
+            }
+        }
+}
+
+// Sums of a product as a left factor of the next: mma has them in the same lanes.
+template <int FRAGMENTS, int COLUMNS>
+DEVICE void narrow_sums(unsigned (&weights)[FRAGMENTS][COLUMNS / 16][4], const float (&sums)[FRAGMENTS][COLUMNS / 8][4]) {
+    UNROLL
+    for (int f = 0; f < FRAGMENTS; f++)
+        UNROLL
+        for (int c = 0; c < COLUMNS / 16; c++)
+            UNROLL
+            for (int i = 0; i < 4; i++)
+                weights[f][c][i] = narrow_pair(sums[f][2 * c + i / 2][i % 2 * 2], sums[f][2 * c + i / 2][i % 2 * 2 + 1]);
+}
+
+// Writes factor·sums, of which `count` rows are there, in packs by way of `rows`, rows of shared memory that nobody else reads any more: row r
+// goes `stride`·r elements after `to`.
+template <int DIM, int FRAGMENTS>
+DEVICE void store_rows(bf16 *to, unsigned stride, unsigned count, unsigned head_dim, const float (&sums)[FRAGMENTS][DIM / 8][4],
+                       const float (&factors)[FRAGMENTS][2], bf16 *rows) {
+    constexpr unsigned PACKS = DIM / 8;
+    unsigned lane = threadIdx.x % WARP;
+    UNROLL
+    for (int f = 0; f < FRAGMENTS; f++)
+        UNROLL
+        for (int c = 0; c < DIM / 8; c++)
+            UNROLL
+            for (int half = 0; half < 2; half++) {
+                bf16 *pair = rows + (16 * f + 8 * half + lane / 4) * PITCH<DIM> + 8 * c + lane % 4 * 2;
+                *reinterpret_cast<unsigned *>(pair) =
+                    narrow_pair(factors[f][half] * sums[f][c][2 * half], factors[f][half] * sums[f][c][2 * half + 1]);
+            }
+    __syncwarp();
+    for (unsigned i = lane; i < 16 * FRAGMENTS * PACKS; i += WARP) {
+        unsigned row = i / PACKS, column = i % PACKS * 8;
+        if (row < count && column < head_dim)
+            store_pack(to + Index(row) * stride + column, load_pack(rows + row * PITCH<DIM> + column));
+    }
+}
+
+// The part of a tile from its row `from` on, of at most `most` rows.
+DEVICE QueryTile part_of(QueryTile tile, unsigned from, unsigned most) {
+    unsigned rest = tile.count > from ? tile.count - from : 0;
+    tile.first += from;
+    tile.count = rest < most ? rest : most;
+    return tile;
+}
+DEVICE KeyTile part_of(KeyTile tile, unsigned from, unsigned most) {
+    unsigned rest = tile.count > from ? tile.count - from : 0;
+    tile.first += from;
+    tile.number += from;
+    tile.count = rest < most ? rest : most;
+    return tile;
+}
+
+// Scores of rows that do not see each other become those of no weight: `is_seen` says it of the fragment f, the column c and number e of a lane.
+template <int FRAGMENTS, int COLUMNS, typename Seen> DEVICE void mask(float (&scores)[FRAGMENTS][COLUMNS / 8][4], Seen is_seen) {
+    UNROLL
+    for (int f = 0; f < FRAGMENTS; f++)
+        UNROLL
+        for (int c = 0; c < COLUMNS / 8; c++)
+            UNROLL
+            for (int e = 0; e < 4; e++)
+                scores[f][c][e] = is_seen(f, c, e) ? scores[f][c][e] : -INFINITY;
+}
+
+// What a number of the two that a lane has of every 8 columns belongs to: the row of sums[c][e] among 16, and its column.
+DEVICE unsigned row_of(unsigned e) { return threadIdx.x % WARP / 4 + e / 2 * 8; }
+DEVICE unsigned column_of(unsigned c, unsigned e) { return 8 * c + threadIdx.x % 4 * 2 + e % 2; }
+
+// Rows of a tile of queries, or of keys.
+#define TILE 128
+
+template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, bf16 *out, float *lse, const QueryTile *tiles) {
+    constexpr int FRAGMENTS = QUERIES / (16 * WARPS), OF_WARP = 16 * FRAGMENTS, PARTS = TILE / QUERIES;
+    DYNAMIC_SHARED(bf16, memory);
+    bf16 *of_k = memory + QUERIES * PITCH<DIM>, *of_v = of_k + KEYS * PITCH<DIM>;
+    unsigned head = blockIdx.x % in.heads, kv_head = head / (in.heads / in.kv_heads), number = blockIdx.x / in.heads;
+    const QueryTile tile = part_of(tiles[number / PARTS], number % PARTS * QUERIES, QUERIES);
+    if (tile.count == 0)
+        return;
+    unsigned first = number_of_first(tile), keys = first + tile.count;
+
+    copy_rows<DIM, QUERIES>(memory, in.q + head * in.head_dim, query_stride(in), tile.count, in.head_dim,
+                            [&](unsigned row) { return tile.first + row; });
+    auto load = [&](bf16 *to, const bf16 *from, unsigned at) {
+        copy_rows<DIM, KEYS>(to, from + kv_head * in.head_dim, key_stride(in), keys - at, in.head_dim,
+                             [&](unsigned row) { return row_of_key(tile, at + row); });
+        commit_copies();
+    };
+    unsigned at = first_seen(first, in.window);
+    load(of_k, in.k, at);
+
+    // Of this warp's rows.
+    unsigned skipped = threadIdx.x / WARP * OF_WARP;
+    unsigned count = tile.count > skipped ? tile.count - skipped : 0, query = first + skipped;
+    bf16 *of_q = memory + skipped * PITCH<DIM>;
+    // Scores become natural logarithms by one factor, and of base 2 by the other.
+    float natural = in.scoring.cap > 0 ? 1 : in.scoring.scale, binary = natural * LOG2_E;
+    float sums[FRAGMENTS][DIM / 8][4] = {}, total[FRAGMENTS][2] = {}, highest[FRAGMENTS][2];
+    for (int f = 0; f < FRAGMENTS; f++)
+        highest[f][0] = highest[f][1] = -INFINITY;
+
+    for (; at < keys; at += KEYS) {
+        // The keys are there, and nobody reads the last values any more.
+        WAIT_FOR_COPIES(0);
+        __syncthreads();
+        load(of_v, in.v, at);
+        bool is_seen = count > 0 && at < query + OF_WARP && at + KEYS > first_seen(query, in.window);
+        unsigned weights[FRAGMENTS][KEYS / 16][4] = {};
+        if (is_seen) {
+            float scores[FRAGMENTS][KEYS / 8][4] = {};
+            multiply_rows<DIM, FRAGMENTS, KEYS>(scores, of_q, of_k);
+            if (in.scoring.cap > 0)
+                UNROLL
+                for (int f = 0; f < FRAGMENTS; f++)
+                    UNROLL
+                    for (int c = 0; c < KEYS / 8; c++)
+                        UNROLL
+                        for (int e = 0; e < 4; e++)
+                            scores[f][c][e] = capped_score(in.scoring, scores[f][c][e]);
+            if (at + KEYS - 1 > query || at < first_seen(query + OF_WARP - 1, in.window))
+                mask<FRAGMENTS, KEYS>(
+                    scores, [&](int f, int c, int e) { return sees(query + 16 * f + row_of(e), at + column_of(c, e), in.window); });
+            UNROLL
+            for (int f = 0; f < FRAGMENTS; f++)
+                UNROLL
+                for (int half = 0; half < 2; half++) {
+                    float top = highest[f][half];
+                    UNROLL
+                    for (int c = 0; c < KEYS / 8; c++)
+                        top = fmaxf(top, fmaxf(scores[f][c][2 * half], scores[f][c][2 * half + 1]));
+                    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+                    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+                    // A row may see nothing yet.
+                    float shift = top == -INFINITY ? 0 : top * binary, factor = power_of_two(highest[f][half] * binary - shift);
+                    highest[f][half] = top;
+                    float sum = 0;
+                    UNROLL
+                    for (int c = 0; c < KEYS / 8; c++)
+                        UNROLL
+                        for (int e = 2 * half; e < 2 * half + 2; e++) {
+                            scores[f][c][e] = power_of_two(scores[f][c][e] * binary - shift);
+                            sum += scores[f][c][e];
+                        }
+                    total[f][half] = total[f][half] * factor + sum;
+                    UNROLL
+                    for (int c = 0; c < DIM / 8; c++)
+                        UNROLL
+                        for (int e = 2 * half; e < 2 * half + 2; e++)
+                            sums[f][c][e] *= factor;
+                }
+            narrow_sums<FRAGMENTS, KEYS>(weights, scores);
+        }
+        // The values are there, and nobody reads the keys any more.
+        WAIT_FOR_COPIES(0);
+        __syncthreads();
+        if (at + KEYS < keys)
+            load(of_k, in.k, at + KEYS);
+        if (is_seen)
+            multiply_weights<DIM, FRAGMENTS, KEYS>(sums, weights, of_v);
+    }
+
+    if (count == 0)
+        return;
+    float inverses[FRAGMENTS][2];
+    UNROLL
+    for (int f = 0; f < FRAGMENTS; f++)
+        UNROLL
+        for (int half = 0; half < 2; half++) {
+            float sum = total[f][half];
+            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+            inverses[f][half] = 1 / sum;
+            unsigned row = 16 * f + row_of(2 * half);
+            if (threadIdx.x % 4 == 0 && row < count)
+                lse[(Index(tile.first) + skipped + row) * in.heads + head] = highest[f][half] * natural + logf(sum);
+        }
+    bf16 *to = out + Index(tile.first + skipped) * query_stride(in) + head * in.head_dim;
+    store_rows<DIM, FRAGMENTS>(to, query_stride(in), count, in.head_dim, sums, inverses, of_q);
+}
+
+// P of rows that stay and the STEP rows of a step, from the products that their scores are made of: as left factors, and times the slopes of a
+// cap in the place of the products. `logarithm` is lse in base 2 of the fragment f, the column c and number e of a lane; whether a row of
+// queries sees one of keys is asked at a border alone.
+template <int FRAGMENTS, typename Logarithm, typename Seen>
+DEVICE void probabilities(const Scoring<float> &scoring, float (&scores)[FRAGMENTS][STEP / 8][4], unsigned (&weights)[FRAGMENTS][STEP / 16][4],
+                          Logarithm logarithm, bool is_border, Seen is_seen) {
+    if (scoring.cap > 0) {
+        UNROLL
+        for (int f = 0; f < FRAGMENTS; f++)
+            UNROLL
+            for (int c = 0; c < STEP / 8; c++)
+                UNROLL
+                for (int half = 0; half < 2; half++) {
+                    float p[2];
+                    UNROLL
+                    for (int i = 0; i < 2; i++) {
+                        int e = 2 * half + i;
+                        float score = capped_score(scoring, scores[f][c][e]), exponential = power_of_two(score * LOG2_E - logarithm(f, c, e));
+                        p[i] = is_border && !is_seen(f, c, e) ? 0 : exponential;
+                        scores[f][c][e] = p[i] * slope_of(scoring, score);
+                    }
+                    weights[f][c / 2][c % 2 * 2 + half] = narrow_pair(p[0], p[1]);
+                }
+        return;
+    }
+    if (is_border)
+        mask<FRAGMENTS, STEP>(scores, is_seen);
+    UNROLL
+    for (int f = 0; f < FRAGMENTS; f++)
+        UNROLL
+        for (int c = 0; c < STEP / 8; c++)
+            UNROLL
+            for (int e = 0; e < 4; e++)
+                scores[f][c][e] = power_of_two(scores[f][c][e] * (scoring.scale * LOG2_E) - logarithm(f, c, e));
+    narrow_sums<FRAGMENTS, STEP>(weights, scores);
+}
+
+// dS = P·(dP - delta) as a left factor, P times the slopes of a cap.
+template <int FRAGMENTS, typename Delta>
+DEVICE void gradients_of_scores(unsigned (&weights)[FRAGMENTS][STEP / 16][4], const float (&p)[FRAGMENTS][STEP / 8][4],
+                                float (&dp)[FRAGMENTS][STEP / 8][4], Delta delta) {
+    UNROLL
+    for (int f = 0; f < FRAGMENTS; f++)
+        UNROLL
+        for (int c = 0; c < STEP / 8; c++)
+            UNROLL
+            for (int e = 0; e < 4; e++)
+                dp[f][c][e] = p[f][c][e] * (dp[f][c][e] - delta(f, c, e));
+    narrow_sums<FRAGMENTS, STEP>(weights, dp);
+}
+
+// dQ, and delta = the sum of dout·out for every row and head, which backward_keys reads. FRAGMENTS times 16 rows stay for each warp, and
+// shared memory holds STAGES steps.
+template <int DIM, int FRAGMENTS, int STAGES>
+DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq, float *deltas, const QueryTile *tiles) {
+    constexpr int OF_WARP = 16 * FRAGMENTS, STAYING = WARPS * OF_WARP, PARTS = TILE / STAYING, STAGE = 2 * STEP * PITCH<DIM>;
+    DYNAMIC_SHARED(bf16, memory);
+    bf16 *of_dout = memory + STAYING * PITCH<DIM>, *stages = of_dout + STAYING * PITCH<DIM>;
+    unsigned head = blockIdx.x % in.heads, kv_head = head / (in.heads / in.kv_heads), number = blockIdx.x / in.heads;
+    const QueryTile tile = part_of(tiles[number / PARTS], number % PARTS * STAYING, STAYING);
+    if (tile.count == 0)
+        return;
+    unsigned first = number_of_first(tile), keys = first + tile.count;
+
+    auto query_row = [&](unsigned row) { return tile.first + row; };
+    unsigned of_head = head * in.head_dim, of_kv_head = kv_head * in.head_dim;
+    copy_rows<DIM, STAYING>(memory, in.q + of_head, query_stride(in), tile.count, in.head_dim, query_row);
+    copy_rows<DIM, STAYING>(of_dout, dout + of_head, query_stride(in), tile.count, in.head_dim, query_row);
+    auto load = [&](bf16 *to, unsigned at) {
+        auto key_row = [&](unsigned row) { return row_of_key(tile, at + row); };
+        copy_rows<DIM, STEP>(to, in.k + of_kv_head, key_stride(in), keys - at, in.head_dim, key_row);
+        copy_rows<DIM, STEP>(to + STEP * PITCH<DIM>, in.v + of_kv_head, key_stride(in), keys - at, in.head_dim, key_row);
+        commit_copies();
+    };
+    unsigned at = first_seen(first, in.window);
+    load(stages, at);
+
+    // Of this warp's rows.
+    unsigned lane = threadIdx.x % WARP, skipped = threadIdx.x / WARP * OF_WARP;
+    unsigned count = tile.count > skipped ? tile.count - skipped : 0, query = first + skipped;
+    bf16 *of_q = memory + skipped * PITCH<DIM>;
+    of_dout += skipped * PITCH<DIM>;
+    float logarithms[FRAGMENTS][2] = {}, delta[FRAGMENTS][2] = {};
+    if (count > 0)
+        UNROLL
+        for (int f = 0; f < FRAGMENTS; f++) {
+            // Two lanes a row.
+            unsigned row = 16 * f + lane % 16 < count ? 16 * f + lane % 16 : count - 1;
+            Index of_row = Index(query_row(skipped + row)) * query_stride(in) + of_head;
+            float sum = 0;
+            for (unsigned c = lane / 16 * 8; c < in.head_dim; c += 16) {
+                Pack<bf16> a = load_pack(dout + of_row + c), b = load_pack(out + of_row + c);
+                for (int i = 0; i < 8; i++)
+                    sum += widen(a.of[i]) * widen(b.of[i]);
+            }
+            sum += __shfl_xor_sync(0xffffffffu, sum, 16);
+            Index place = (tile.first + skipped + row) * Index(in.heads) + head;
+            if (lane < 16 && 16 * f + lane < count)
+                deltas[place] = sum;
+            float logarithm = lse[place] * LOG2_E;
+            UNROLL
+            for (int half = 0; half < 2; half++) {
+                delta[f][half] = __shfl_sync(0xffffffffu, sum, row_of(2 * half));
+                logarithms[f][half] = __shfl_sync(0xffffffffu, logarithm, row_of(2 * half));
+            }
+        }
+
+    float sums[FRAGMENTS][DIM / 8][4] = {};
+    for (int stage = 0; at < keys; at += STEP) {
+        // The step is there, and nobody reads the last one any more.
+        WAIT_FOR_COPIES(0);
+        __syncthreads();
+        const bf16 *of_k = stages + stage * STAGE;
+        if (STAGES == 2) {
+            stage = 1 - stage;
+            if (at + STEP < keys)
+                load(stages + stage * STAGE, at + STEP);
+        }
+        if (count > 0 && at < query + OF_WARP && at + STEP > first_seen(query, in.window)) {
+            float scores[FRAGMENTS][STEP / 8][4] = {}, dp[FRAGMENTS][STEP / 8][4] = {};
+            unsigned weights[FRAGMENTS][STEP / 16][4];
+            multiply_rows<DIM, FRAGMENTS, STEP>(scores, of_q, of_k);
+            probabilities(
+                in.scoring, scores, weights, [&](int f, int, int e) { return logarithms[f][e / 2]; },
+                at + STEP - 1 > query || at < first_seen(query + OF_WARP - 1, in.window),
+                [&](int f, int c, int e) { return sees(query + 16 * f + row_of(e), at + column_of(c, e), in.window); });
+            multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_dout, of_k + STEP * PITCH<DIM>);
+            gradients_of_scores(weights, scores, dp, [&](int f, int, int e) { return delta[f][e / 2]; });
+            multiply_weights<DIM, FRAGMENTS, STEP>(sums, weights, of_k);
+        }
+        if (STAGES == 1 && at + STEP < keys) {
+            __syncthreads();
+            load(stages, at + STEP);
+        }
+    }
+    if (count == 0)
+        return;
+    float factors[FRAGMENTS][2];
+    UNROLL
+    for (int f = 0; f < FRAGMENTS; f++)
+        factors[f][0] = factors[f][1] = in.scoring.scale;
+    bf16 *to = dq + Index(query_row(skipped)) * query_stride(in) + of_head;
+    store_rows<DIM, FRAGMENTS>(to, query_stride(in), count, in.head_dim, sums, factors, of_q);
+}
+
+// A step along the queries that see a tile of keys: those from `row` to `end`, of which the first has this number.
+struct QueryStep {
+    unsigned head, range, row, end, number;
+};
+
+// dK where OF_K, dV where OF_V: of the largest heads a thread has registers for one alone.
+template <int DIM, int FRAGMENTS, int STAGES, bool OF_K, bool OF_V>
+DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, const float *deltas, bf16 *dk, bf16 *dv, const KeyTile *tiles,
+                          const QueryRange *ranges) {
+    constexpr int OF_WARP = 16 * FRAGMENTS, STAYING = WARPS * OF_WARP, PARTS = TILE / STAYING, STAGE = 2 * STEP * PITCH<DIM>;
+    DYNAMIC_SHARED(bf16, memory);
+    bf16 *of_v = memory + STAYING * PITCH<DIM>, *stages = of_v + STAYING * PITCH<DIM>;
+    unsigned kv_head = blockIdx.x % in.kv_heads, group = in.heads / in.kv_heads, number = blockIdx.x / in.kv_heads;
+    const KeyTile tile = part_of(tiles[number / PARTS], number % PARTS * STAYING, STAYING);
+    if (tile.count == 0)
+        return;
+
+    auto key_row = [&](unsigned row) { return tile.first + row; };
+    unsigned of_kv_head = kv_head * in.head_dim;
+    copy_rows<DIM, STAYING>(memory, in.k + of_kv_head, key_stride(in), tile.count, in.head_dim, key_row);
+    copy_rows<DIM, STAYING>(of_v, in.v + of_kv_head, key_stride(in), tile.count, in.head_dim, key_row);
+    auto next = [&](QueryStep step) {
+        step.row += STEP;
+        step.number += STEP;
+        while (step.row >= step.end) {
+            if (step.range == tile.ranges_end) {
+                step.range = tile.ranges;
+                step.head++;
+            }
+            if (step.head == (kv_head + 1) * group)
+                break;
+            QueryRange range = ranges[step.range++];
+            // From the first that sees the tile's first key to the last that sees its last one.
+            unsigned blind = tile.number > range.number ? tile.number - range.number : 0;
+            unsigned behind = tile.number + tile.count - 1 + in.window, seeing = behind > range.number ? behind - range.number : 0;
+            step.row = range.first + blind;
+            step.end = seeing < range.end - range.first ? range.first + seeing : range.end;
+            step.number = range.number + blind;
+        }
+        return step;
+    };
+    auto is_there = [&](const QueryStep &step) { return step.head < (kv_head + 1) * group; };
+    auto load = [&](bf16 *to, const QueryStep &step) {
+        auto query_row = [&](unsigned row) { return step.row + row; };
+        unsigned of_head = step.head * in.head_dim, count = step.end - step.row;
+        copy_rows<DIM, STEP>(to, in.q + of_head, query_stride(in), count, in.head_dim, query_row);
+        copy_rows<DIM, STEP>(to + STEP * PITCH<DIM>, dout + of_head, query_stride(in), count, in.head_dim, query_row);
+        commit_copies();
+    };
+    QueryStep step = next(QueryStep{kv_head * group, tile.ranges, 0, 0, 0});
+    load(stages, step);
+
+    // Of this warp's rows.
+    unsigned skipped = threadIdx.x / WARP * OF_WARP;
+    unsigned count = tile.count > skipped ? tile.count - skipped : 0, key = tile.number + skipped;
+    bf16 *of_k = memory + skipped * PITCH<DIM>;
+    of_v += skipped * PITCH<DIM>;
+    float sums_k[FRAGMENTS][OF_K ? DIM / 8 : 1][4] = {}, sums_v[FRAGMENTS][OF_V ? DIM / 8 : 1][4] = {};
+    for (int stage = 0; is_there(step);) {
+        // The step is there, and nobody reads the last one any more.
+        WAIT_FOR_COPIES(0);
+        __syncthreads();
+        const bf16 *of_q = stages + stage * STAGE, *of_dout = of_q + STEP * PITCH<DIM>;
+        QueryStep following = next(step);
+        if (STAGES == 2) {
+            stage = 1 - stage;
+            if (is_there(following))
+                load(stages + stage * STAGE, following);
+        }
+        unsigned queries = step.end - step.row < STEP ? step.end - step.row : STEP;
+        if (count > 0 && step.number + queries > key && step.number < key + OF_WARP - 1 + in.window) {
+            Index first = Index(step.row) * in.heads + step.head;
+            auto place = [&](int c, int e) { return first + (column_of(c, e) < queries ? column_of(c, e) : queries - 1) * in.heads; };
+            // Read before they are needed.
+            float numbers[STEP / 8][2];
+            UNROLL
+            for (int i = 0; i < STEP / 4; i++)
+                numbers[i / 2][i % 2] = lse[place(i / 2, i % 2)] * LOG2_E;
+            auto number = [&](int, int c, int e) { return numbers[c][e % 2]; };
+            float scores[FRAGMENTS][STEP / 8][4] = {}, dp[FRAGMENTS][STEP / 8][4] = {};
+            unsigned weights[FRAGMENTS][STEP / 16][4];
+            multiply_rows<DIM, FRAGMENTS, STEP>(scores, of_k, of_q);
+            probabilities(in.scoring, scores, weights, number,
+                          queries < STEP || step.number < key + OF_WARP - 1 || step.number + STEP - 1 - key >= in.window, [&](int f, int c, int e) {
+                              return (column_of(c, e) < queries) & sees(step.number + column_of(c, e), key + 16 * f + row_of(e), in.window);
+                          });
+            if constexpr (OF_V)
+                multiply_weights<DIM, FRAGMENTS, STEP>(sums_v, weights, of_dout);
+            if constexpr (OF_K) {
+                UNROLL
+                for (int i = 0; i < STEP / 4; i++)
+                    numbers[i / 2][i % 2] = deltas[place(i / 2, i % 2)];
+                multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_v, of_dout);
+                gradients_of_scores(weights, scores, dp, number);
+                multiply_weights<DIM, FRAGMENTS, STEP>(sums_k, weights, of_q);
+            }
+        }
+        if (STAGES == 1 && is_there(following)) {
+            __syncthreads();
+            load(stages, following);
+        }
+        step = following;
+    }
+    if (count == 0)
+        return;
+    float scales[FRAGMENTS][2], ones[FRAGMENTS][2];
+    UNROLL
+    for (int f = 0; f < FRAGMENTS; f++) {
+        scales[f][0] = scales[f][1] = in.scoring.scale;
+        ones[f][0] = ones[f][1] = 1;
+    }
+    Index first = Index(key_row(skipped)) * key_stride(in) + of_kv_head;
+    if constexpr (OF_K)
+        store_rows<DIM, FRAGMENTS>(dk + first, key_stride(in), count, in.head_dim, sums_k, scales, of_k);
+    if constexpr (OF_V)
+        store_rows<DIM, FRAGMENTS>(dv + first, key_stride(in), count, in.head_dim, sums_v, ones, of_v);
+}
+
+#define INPUTS \
+    const bf16 *q, const bf16 *k, const bf16 *v, Index heads, Index kv_heads, Index head_dim, Index window, double scale, double cap, double inverse_cap
+#define THE_INPUTS \
+    Inputs { q, k, v, unsigned(heads), unsigned(kv_heads), unsigned(head_dim), unsigned(window), {float(scale), float(cap), float(inverse_cap)} }
+#define FOR_DIM(DIM, QUERIES, KEYS, FOR_QUERIES, FOR_KEYS, STAGES)                                                                                                 \
+    KERNEL_BLOCKS(THREADS, 2, flash_forward_##DIM, (INPUTS, bf16 *out, float *lse, const QueryTile *tiles)) {                               \
+        forward<DIM, QUERIES, KEYS>(THE_INPUTS, out, lse, tiles);                                                                           \
+    }                                                                                                                                       \
+    KERNEL_BLOCKS(THREADS, 2, flash_backward_queries_##DIM, (INPUTS, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq,         \
+                                                             float *deltas, const QueryTile *tiles)) {                                      \
+        backward_queries<DIM, FOR_QUERIES, STAGES>(THE_INPUTS, out, lse, dout, dq, deltas, tiles);                                                       \
+    }                                                                                                                                       \
+    KERNEL_BLOCKS(THREADS, 2, flash_backward_keys_##DIM, (INPUTS, const float *lse, const bf16 *dout, const float *deltas, bf16 *dk,        \
+                                                          bf16 *dv, const KeyTile *tiles, const QueryRange *ranges)) {                      \
+        if constexpr (DIM <= 128)                                                                                                           \
+            backward_keys<DIM, FOR_KEYS, STAGES, true, true>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                                   \
+        else if (blockIdx.y == 0)                                                                                                           \
+            backward_keys<DIM, FOR_KEYS, STAGES, true, false>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                                  \
+        else                                                                                                                                \
+            backward_keys<DIM, FOR_KEYS, STAGES, false, true>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                                  \
+    }
+FOR_DIM(64, 128, 64, 2, 2, 2)
+FOR_DIM(96, 128, 64, 2, 1, 2)
+FOR_DIM(128, 128, 64, 1, 1, 2)
+FOR_DIM(256, 64, 32, 1, 1, 1)
