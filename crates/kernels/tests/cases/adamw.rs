@@ -165,6 +165,34 @@ fn groups_have_the_bits_of_the_cpu() {
     check_all(&Setting { groups: Some([vec![77.0], vec![3.0], vec![0.0]]), ..Setting::new(77, 0) });
 }
 
+/// A step of parameters in bf16 that are infinite, no numbers, or grow beyond the largest: their bits.
+fn at_the_end_of_bf16(device: Option<&Cuda>) -> Result<Vec<Written>> {
+    let params = [bf16::INFINITY, bf16::NEG_INFINITY, bf16::NAN, bf16::MAX, bf16::MIN, bf16::ZERO];
+    let mut params = Operand::new(device, params.to_vec())?;
+    let [grads, mut m, mut v] = [
+        Operand::new(device, vec![0.0f32; 6])?,
+        Operand::new(device, vec![0.0; 6])?,
+        Operand::new(device, vec![0.0; 6])?,
+    ];
+    let (clip, hyper) = (Operand::new(device, vec![1.0; 3])?, Hyper { weight_decay: -0.1, ..HYPER });
+    let (p, m, v, draws) = (params.part(0)?, m.part(0)?, v.part(0)?, Draws { seed: SEED, step: 1 });
+    adamw::step_bf16(p, grads.view(), m, v, clip.view(), draws, hyper, None, &mut Workspace::new(1))?;
+    let params = match params {
+        Operand::Cpu(params) => params,
+        Operand::Cuda(params) => params.download()?,
+    };
+    let values = params.into_iter().map(|p| f64::from(p.to_bits())).collect();
+    Ok(vec![Written { name: "params", values, bound: 0.0 }])
+}
+
+#[test]
+fn what_is_not_finite_stays_so_and_nothing_else_becomes_so() {
+    let on_cpu = at_the_end_of_bf16(None).unwrap().remove(0).values;
+    assert_eq!(on_cpu, [0x7f80, 0xff80, 0x7fff, 0x7f7f, 0xff7f, 0].map(f64::from));
+    let run = Box::new(|cuda: &Cuda| at_the_end_of_bf16(Some(cuda)));
+    check(&[Case { name: "adamw at the end of bf16".to_owned(), run, expected: vec![on_cpu] }]);
+}
+
 #[test]
 fn a_norm_that_is_not_finite_changes_nothing() {
     let setting = Setting { clip: [f64::NAN, 0.0, 0.0], ..Setting::new(1031, 0) };
