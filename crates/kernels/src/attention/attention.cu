@@ -218,24 +218,26 @@ template <typename T> DEVICE void decode_parts(const Wide<T> *parts, T *out, Ind
 
 #define INPUTS(T) const T *q, const T *k, const T *v, Index heads, Index kv_heads, Index head_dim, Index window, \
     double scale, double cap, double inverse_cap
-#define THE_INPUTS(T) \
-    Inputs<T> { q, k, v, unsigned(heads), unsigned(kv_heads), unsigned(head_dim), unsigned(window), {Wide<T>(scale), Wide<T>(cap), Wide<T>(inverse_cap)} }
-#define FOR_TYPE(T, name, BLOCKS)                                                                                                              \
-    KERNEL_BLOCKS(THREADS, BLOCKS, attention_forward_##name, (INPUTS(T), T *out, Wide<T> *lse, const QueryTile *tiles)) {                              \
-        forward<T>(THE_INPUTS(T), out, lse, tiles);                                                                                    \
-    }                                                                                                                                  \
-    KERNEL_BLOCKS(THREADS, BLOCKS, attention_backward_queries_##name, (INPUTS(T), const T *out, const Wide<T> *lse, const T *dout, T *dq,             \
-                                                        Wide<T> *deltas, Wide<T> *inverses, const QueryTile *tiles)) {                 \
-        backward_queries<T>(THE_INPUTS(T), out, lse, dout, dq, deltas, inverses, tiles);                                               \
-    }                                                                                                                                  \
-    KERNEL_BLOCKS(THREADS, BLOCKS, attention_backward_keys_##name, (INPUTS(T), const Wide<T> *lse, const T *dout, const Wide<T> *deltas,              \
-                                                     const Wide<T> *inverses, T *dk, T *dv, const KeyTile *tiles,                      \
-                                                     const QueryRange *ranges)) {                                                      \
-        backward_keys<T>(THE_INPUTS(T), lse, dout, deltas, inverses, dk, dv, tiles, ranges);                                           \
-    }                                                                                                                                  \
-    KERNEL(THREADS, attention_decode_##name, (INPUTS(T), Wide<T> *parts, Index rows)) { decode<T>(THE_INPUTS(T), parts, rows); }       \
-    KERNEL(256, attention_decode_parts_##name, (const Wide<T> *parts, T *out, Index heads, Index head_dim, Index count)) {             \
-        decode_parts<T>(parts, out, heads, head_dim, count);                                                                           \
+#define THE_INPUTS(T)                                                                                                                            \
+    Inputs<T> {                                                                                                                                  \
+        q, k, v, unsigned(heads), unsigned(kv_heads), unsigned(head_dim), unsigned(window), {Wide<T>(scale), Wide<T>(cap), Wide<T>(inverse_cap)} \
+    }
+#define FOR_TYPE(T, name, BLOCKS)                                                                                                         \
+    KERNEL_BLOCKS(THREADS, BLOCKS, attention_forward_##name, (INPUTS(T), T *out, Wide<T> *lse, const QueryTile *tiles)) {                 \
+        forward<T>(THE_INPUTS(T), out, lse, tiles);                                                                                       \
+    }                                                                                                                                     \
+    KERNEL_BLOCKS(THREADS, BLOCKS, attention_backward_queries_##name, (INPUTS(T), const T *out, const Wide<T> *lse, const T *dout, T *dq, \
+                                                        Wide<T> *deltas, Wide<T> *inverses, const QueryTile *tiles)) {                    \
+        backward_queries<T>(THE_INPUTS(T), out, lse, dout, dq, deltas, inverses, tiles);                                                  \
+    }                                                                                                                                     \
+    KERNEL_BLOCKS(THREADS, BLOCKS, attention_backward_keys_##name, (INPUTS(T), const Wide<T> *lse, const T *dout, const Wide<T> *deltas,  \
+                                                     const Wide<T> *inverses, T *dk, T *dv, const KeyTile *tiles,                         \
+                                                     const QueryRange *ranges)) {                                                         \
+        backward_keys<T>(THE_INPUTS(T), lse, dout, deltas, inverses, dk, dv, tiles, ranges);                                              \
+    }                                                                                                                                     \
+    KERNEL(THREADS, attention_decode_##name, (INPUTS(T), Wide<T> *parts, Index rows)) { decode<T>(THE_INPUTS(T), parts, rows); }          \
+    KERNEL(256, attention_decode_parts_##name, (const Wide<T> *parts, T *out, Index heads, Index head_dim, Index count)) {                \
+        decode_parts<T>(parts, out, heads, head_dim, count);                                                                              \
     }
 FOR_TYPE(float, f32, 6)
 FOR_TYPE(double, f64, 3)

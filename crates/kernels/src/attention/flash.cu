@@ -560,26 +560,29 @@ DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, 
         store_rows<DIM, FRAGMENTS>(dv + first, key_stride(in), count, in.head_dim, sums_v, ones, of_v);
 }
 
-#define INPUTS \
-    const bf16 *q, const bf16 *k, const bf16 *v, Index heads, Index kv_heads, Index head_dim, Index window, double scale, double cap, double inverse_cap
+#define INPUTS                                                                                                                        \
+    const bf16 *q, const bf16 *k, const bf16 *v, Index heads, Index kv_heads, Index head_dim, Index window, double scale, double cap, \
+        double inverse_cap
 #define THE_INPUTS \
     Inputs { q, k, v, unsigned(heads), unsigned(kv_heads), unsigned(head_dim), unsigned(window), {float(scale), float(cap), float(inverse_cap)} }
-#define FOR_DIM(DIM, QUERIES, KEYS, FOR_QUERIES, FOR_KEYS, STAGES)                                                                                                 \
-    KERNEL_BLOCKS(THREADS, 2, flash_forward_##DIM, (INPUTS, bf16 *out, float *lse, const QueryTile *tiles)) {                               \
-        forward<DIM, QUERIES, KEYS>(THE_INPUTS, out, lse, tiles);                                                                           \
-    }                                                                                                                                       \
-    KERNEL_BLOCKS(THREADS, 2, flash_backward_queries_##DIM, (INPUTS, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq,         \
-                                                             float *deltas, const QueryTile *tiles)) {                                      \
-        backward_queries<DIM, FOR_QUERIES, STAGES>(THE_INPUTS, out, lse, dout, dq, deltas, tiles);                                                       \
-    }                                                                                                                                       \
-    KERNEL_BLOCKS(THREADS, 2, flash_backward_keys_##DIM, (INPUTS, const float *lse, const bf16 *dout, const float *deltas, bf16 *dk,        \
-                                                          bf16 *dv, const KeyTile *tiles, const QueryRange *ranges)) {                      \
-        if constexpr (DIM <= 128)                                                                                                           \
-            backward_keys<DIM, FOR_KEYS, STAGES, true, true>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                                   \
-        else if (blockIdx.y == 0)                                                                                                           \
-            backward_keys<DIM, FOR_KEYS, STAGES, true, false>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                                  \
-        else                                                                                                                                \
-            backward_keys<DIM, FOR_KEYS, STAGES, false, true>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                                  \
+// Rows of a block of the forward, of queries and of keys in a step; how many times 16 rows stay for a warp in either kernel of the backward,
+// and how many steps shared memory holds there. cuda.rs has the same numbers.
+#define FOR_DIM(DIM, QUERIES, KEYS, FOR_QUERIES, FOR_KEYS, STAGES)                                                                   \
+    KERNEL_BLOCKS(THREADS, 2, flash_forward_##DIM, (INPUTS, bf16 *out, float *lse, const QueryTile *tiles)) {                        \
+        forward<DIM, QUERIES, KEYS>(THE_INPUTS, out, lse, tiles);                                                                    \
+    }                                                                                                                                \
+    KERNEL_BLOCKS(THREADS, 2, flash_backward_queries_##DIM, (INPUTS, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq,  \
+                                                             float *deltas, const QueryTile *tiles)) {                               \
+        backward_queries<DIM, FOR_QUERIES, STAGES>(THE_INPUTS, out, lse, dout, dq, deltas, tiles);                                   \
+    }                                                                                                                                \
+    KERNEL_BLOCKS(THREADS, 2, flash_backward_keys_##DIM, (INPUTS, const float *lse, const bf16 *dout, const float *deltas, bf16 *dk, \
+                                                          bf16 *dv, const KeyTile *tiles, const QueryRange *ranges)) {               \
+        if constexpr (DIM <= 128)                                                                                                    \
+            backward_keys<DIM, FOR_KEYS, STAGES, true, true>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                  \
+        else if (blockIdx.y == 0)                                                                                                    \
+            backward_keys<DIM, FOR_KEYS, STAGES, true, false>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                 \
+        else                                                                                                                         \
+            backward_keys<DIM, FOR_KEYS, STAGES, false, true>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                 \
     }
 FOR_DIM(64, 128, 64, 2, 2, 2)
 FOR_DIM(96, 128, 64, 2, 1, 2)
