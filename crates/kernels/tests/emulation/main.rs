@@ -12,3 +12,4 @@ mod harness;
 mod measured;
 mod tensor_cores;
 mod tiles;
+mod turns;
