@@ -188,6 +188,7 @@ DEVICE unsigned column_of(unsigned c, unsigned e) { return 8 * c + threadIdx.x %
 // Rows of a tile of queries, or of keys.
 #define TILE 128
 
+// out and lse. QUERIES rows stay, and KEYS come in each step; what a row has summed up is scaled whenever its largest score grows.
 template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, bf16 *out, float *lse, const QueryTile *tiles) {
     constexpr int FRAGMENTS = QUERIES / (16 * WARPS), OF_WARP = 16 * FRAGMENTS, PARTS = TILE / QUERIES;
     DYNAMIC_SHARED(bf16, memory);

@@ -230,6 +230,18 @@ fn large_scores_are_no_worse_than_with_plain_kernels() {
     }
 }
 
+/// Scores near 256 that `f32` holds exactly, so that nothing is rounded but lse, by 1e-5: P has a sum of 1 all the same.
+#[test]
+fn rows_of_weights_sum_to_one_where_scores_are_large() {
+    let batch = Batch::new(FEW, 0, [2, 1], 16);
+    let mut operands = Operands::<f32>::random(&batch);
+    for (values, first) in [(&mut operands.q, 64.0), (&mut operands.k, 16.0)] {
+        values.iter_mut().for_each(|value| *value = value.signum());
+        values.iter_mut().step_by(16).for_each(|value| *value = first);
+    }
+    check(&[case_of("large exact scores", &batch, operands, 0)]);
+}
+
 #[test]
 fn operands_off_a_pack_go_by_plain_kernels() {
     let batch = Batch::new(FEW, 0, [1, 1], 16);
