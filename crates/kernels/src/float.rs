@@ -4,7 +4,7 @@ use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
 /// What operands on a device may hold: `f32`, `f64`, or `bf16`, which is computed with in `f32`. Sealed.
-pub trait Element: sealed::Plain + sealed::Multiplied<Sum = <Self as Element>::Wide> {
+pub trait Element: sealed::Plain + sealed::Lent + sealed::Multiplied<Sum = <Self as Element>::Wide> {
     /// The type of sums and statistics, and of the arithmetic itself.
     type Wide: Float;
     /// The name of the type, as in the names of CUDA kernels.
@@ -83,6 +83,7 @@ pub trait Float:
 pub(crate) mod sealed {
     use crate::matmul::{self, Kernel};
     use crate::shelf::Shelf;
+    use crate::{Error, Workspace};
 
     /// Types that are their bytes, and of which any bytes are one.
     pub trait Plain: Copy + Default + Send + Sync + std::fmt::Debug + 'static {}
@@ -145,6 +146,37 @@ pub(crate) mod sealed {
     multiplied!(f32, f32, F32, std::convert::identity, std::convert::identity);
     multiplied!(f64, f64, F64, std::convert::identity, std::convert::identity);
     multiplied!(half::bf16, f32, Bf16, half::bf16::to_f32, half::bf16::from_f32);
+
+    /// Buffers of the host that a workspace lends.
+    pub trait Lent: Sized {
+        /// A buffer of the host, of a type that it computes in.
+        fn lend(workspace: &mut Workspace, len: usize) -> Result<Vec<Self>, Error>;
+        /// Takes it back.
+        fn reclaim(workspace: &mut Workspace, buffer: Vec<Self>);
+    }
+
+    macro_rules! lent {
+        ($($type:ty),*) => {$(
+            impl Lent for $type {
+                fn lend(workspace: &mut Workspace, len: usize) -> Result<Vec<Self>, Error> {
+                    Ok(workspace.take(len))
+                }
+
+                fn reclaim(workspace: &mut Workspace, buffer: Vec<Self>) {
+                    workspace.give_back(buffer);
+                }
+            }
+        )*};
+    }
+    lent!(f32, f64);
+
+    impl Lent for half::bf16 {
+        fn lend(_: &mut Workspace, _: usize) -> Result<Vec<Self>, Error> {
+            Err(Error::Narrow { op: "Workspace::lend" })
+        }
+
+        fn reclaim(_: &mut Workspace, _: Vec<Self>) {}
+    }
 
     /// What the crate needs to know of an element type and nobody else.
     pub trait Packed: Sized {

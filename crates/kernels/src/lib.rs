@@ -63,6 +63,7 @@ pub mod schedule_free;
 pub mod segment_sum;
 pub mod token_log_probs;
 
+mod buffer;
 mod check;
 mod cuda;
 mod error;
@@ -78,6 +79,7 @@ mod testing;
 mod view;
 mod workspace;
 
+pub use buffer::Buffer;
 pub use cuda::{Cuda, CudaBuffer, Order, Properties};
 pub use error::{Error, Result};
 pub use float::{Element, Float};

@@ -94,6 +94,12 @@ impl<B: Lendable> Shelf<B> {
         }
     }
 
+    /// Frees all returned buffers.
+    pub fn let_all_go(&mut self) {
+        self.idle.clear();
+        self.capacity_idle = 0;
+    }
+
     /// Elements of all returned buffers.
     pub fn idle_elements(&self) -> usize {
         self.capacity_idle

@@ -1,14 +1,14 @@
 //! Scratch and threads, lent to every op.
 use std::fmt;
 
-use crate::Float;
 use crate::attention::Block;
-use crate::cuda::DeviceScratch;
+use crate::cuda::{Cuda, DevicePool, DeviceScratch};
 use crate::float::sealed::Scratch;
 use crate::pages::zeros;
 use crate::parallel::Crew;
 #[cfg(doc)]
 use crate::shelf::Shelf;
+use crate::{Buffer, Element, Float, Result};
 
 /// Starting more takes minutes and helps nobody.
 const MOST_THREADS: usize = 1024;
@@ -21,6 +21,7 @@ pub struct Workspace {
     crew: Crew,
     pub(crate) blocks: Vec<Block>,
     pub(crate) device_scratch: DeviceScratch,
+    pool: Option<DevicePool>,
 }
 
 impl Workspace {
@@ -30,6 +31,58 @@ impl Workspace {
     /// [`Workspace::threads`] tells.
     pub fn new(threads: usize) -> Self {
         Self { crew: Crew::new(threads.min(MOST_THREADS)), ..Self::default() }
+    }
+
+    /// The same workspace for ops on `device`: [`Workspace::lend`] lends buffers there.
+    #[must_use]
+    pub fn on(self, device: &Cuda) -> Self {
+        Self { pool: Some(DevicePool::new(device)), ..self }
+    }
+
+    /// The device whose buffers it lends, where it is not the host.
+    pub fn device(&self) -> Option<&Cuda> {
+        self.pool.as_ref().map(DevicePool::device)
+    }
+
+    /// Lends a buffer of `len` elements with arbitrary contents where the ops of this workspace run; [`Workspace::reclaim`] takes it
+    /// back. Buffers of a device are parts of one pool for all element types, which keeps what it has; where the device has no memory
+    /// left, what is idle is freed first.
+    ///
+    /// # Errors
+    /// [`Error::Narrow`](crate::Error::Narrow) for `bf16` on the host; [`Error::Cuda`](crate::Error::Cuda) where the device has no
+    /// memory left.
+    pub fn lend<T: Element>(&mut self, len: usize) -> Result<Buffer<T>> {
+        match &mut self.pool {
+            Some(pool) => Ok(Buffer::Cuda(pool.lend(len)?)),
+            None => Ok(Buffer::Host(T::lend(self, len)?)),
+        }
+    }
+
+    /// As [`Workspace::lend`], all zeros.
+    ///
+    /// # Errors
+    /// As [`Workspace::lend`].
+    pub fn lend_zeros<T: Element>(&mut self, len: usize) -> Result<Buffer<T>> {
+        let mut buffer = self.lend(len)?;
+        match &mut buffer {
+            Buffer::Host(elements) => elements.fill(T::default()),
+            Buffer::Cuda(elements) => elements.clear()?,
+        }
+        Ok(buffer)
+    }
+
+    /// Takes a buffer back for later use.
+    pub fn reclaim<T: Element>(&mut self, buffer: Buffer<T>) {
+        match (buffer, &mut self.pool) {
+            (Buffer::Host(elements), _) => T::reclaim(self, elements),
+            (Buffer::Cuda(buffer), Some(pool)) => pool.reclaim(buffer),
+            (Buffer::Cuda(_), None) => {}
+        }
+    }
+
+    /// Takes several buffers back.
+    pub fn reclaim_all<T: Element>(&mut self, buffers: impl IntoIterator<Item = Buffer<T>>) {
+        buffers.into_iter().for_each(|buffer| self.reclaim(buffer));
     }
 
     /// The number of threads that ops run on.

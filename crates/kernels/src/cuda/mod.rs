@@ -11,6 +11,7 @@ mod cublas_lt;
 #[cfg_attr(not(unix), path = "not_emulated.rs")]
 mod emulated;
 mod own_product;
+mod pool;
 #[cfg(feature = "cuda")]
 mod present;
 mod product;
@@ -21,6 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use call::{Call, Grid, lanes, lanes_beside};
+pub(crate) use pool::DevicePool;
 use product::Multiplier;
 pub(crate) use product::{Factor, product};
 
@@ -227,8 +229,18 @@ impl<T> CudaBuffer<T> {
         ViewMut::of_buffer(self, len)
     }
 
-    pub(crate) fn device(&self) -> &Cuda {
+    /// The device it is on.
+    pub fn device(&self) -> &Cuda {
         &self.memory.device
+    }
+
+    /// Queues zeros for all elements.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] where the driver reports an error.
+    pub fn clear(&mut self) -> Result<()> {
+        let (device, bytes) = (&self.memory.device, self.len * size_of::<T>());
+        on!(device.driver, driver => driver.zero("CudaBuffer::clear", self.memory.address, bytes))
     }
 
     /// Where the element `start` is in the memory of the device.
