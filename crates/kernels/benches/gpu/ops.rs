@@ -8,7 +8,7 @@ use candlewick_kernels::gated::{self, Activation};
 use candlewick_kernels::lora::{self, Gradients, Projection};
 use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
 use candlewick_kernels::token_log_probs::{self, Cotangents, Keep, Kept, Outputs, Targets};
-use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, clip, linear, rms_norm};
+use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, clip, elementwise, linear, rms_norm};
 use half::bf16;
 
 const BF16: usize = 2;
@@ -50,6 +50,8 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         attention_backward(at),
         swiglu_forward(at),
         swiglu_backward(at),
+        add_assign(at),
+        mix(at),
         linear_forward(at, false),
         linear_forward(at, true),
         linear_backward_input(at),
@@ -311,6 +313,24 @@ fn swiglu_backward(At { rows, model: Model { intermediate, .. } }: At) -> Op {
             })
         },
     )
+}
+
+/// A residual's addition.
+fn add_assign(At { rows, model: Model { hidden, .. } }: At) -> Op {
+    let len = rows * hidden;
+    Work::new("add_assign", format!("{rows} × {hidden}")).moves(3 * BF16 * len).computes(len).on(move |of| {
+        let (mut y, x) = (of.random(len)?, of.random(len)?);
+        Ok(move |ws: &mut Workspace| elementwise::add_assign(y.view_mut(), x.view(), ws))
+    })
+}
+
+/// Of a reference that follows, with parameters in bf16.
+fn mix(at: At) -> Op {
+    let len = parameters(at);
+    Work::new("mix", format!("{len}")).moves(3 * BF16 * len).computes(3 * len).on(move |of| {
+        let (mut y, x) = (of.random(len)?, of.random(len)?);
+        Ok(move |ws: &mut Workspace| elementwise::mix(y.view_mut(), x.view(), 0.1, ws))
+    })
 }
 
 /// The gate projection.

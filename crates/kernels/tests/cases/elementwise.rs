@@ -1,11 +1,61 @@
-//! `gated.cu`, `rope.cu` and `embedding.cu`
+//! `elementwise.cu`, `gated.cu`, `rope.cu` and `embedding.cu`
 use candlewick_kernels::embedding::{self, BucketViews, Buckets};
 use candlewick_kernels::gated::{self, Activation};
 use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
-use candlewick_kernels::{Cuda, Result, Workspace};
+use candlewick_kernels::{Cuda, Result, Workspace, elementwise};
 
 use super::{Case, Sample, Written, numbers, wide};
 use crate::harness::{check, devices, sizes};
+
+/// y += x, or with a weight y ← weight·x + (1 − weight)·y, of what there is from element `from` on, and nothing before it.
+fn summed<T: Sample<Wide: Sample>>(len: usize, from: usize, weight: Option<f64>) -> Case {
+    let (mut y, x) = (numbers::<T>(1, from + len), numbers::<T>(2, from + len));
+    if weight == Some(1.0) {
+        // A copy, whatever y held.
+        y[from..].fill(T::of(f64::NAN));
+    }
+    // In the type of the arithmetic, then rounded: what is expected has the bits of it.
+    let bits = |values: &[T]| wide(values).into_iter().map(T::Wide::of).collect::<Vec<_>>();
+    let (mut sums, added, mut ws) = (bits(&y), bits(&x), Workspace::new(1));
+    let (into, of) = ((&mut sums[from..]).into(), (&added[from..]).into());
+    match weight {
+        None => elementwise::add_assign(into, of, &mut ws).unwrap(),
+        Some(weight) => elementwise::mix(into, of, weight, &mut ws).unwrap(),
+    }
+    let expected = sums.iter().map(|sum| T::of(sum.value()).value()).collect();
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let (mut on_device, x, mut ws) = (cuda.upload(&y)?, cuda.upload(&x)?, Workspace::new(1));
+        let (into, of) = (on_device.view_mut().part(from..from + len)?, x.view().part(from..from + len)?);
+        match weight {
+            None => elementwise::add_assign(into, of, &mut ws)?,
+            Some(weight) => elementwise::mix(into, of, weight, &mut ws)?,
+        }
+        // Of the sums not a bit may differ.
+        Ok(vec![Written { bound: 0.0, ..Written::new("y", &on_device.download()?) }])
+    };
+    Case {
+        name: format!("sum of {len} from {from}, weight {weight:?}, {}", T::NAME),
+        run: Box::new(run),
+        expected: vec![expected],
+    }
+}
+
+#[test]
+fn sums_have_the_bits_of_the_cpu() {
+    let (small, large) = (
+        [(0, 0), (1, 0), (8, 0), (33, 0), (4096, 0), (5003, 0), (4096, 1), (4096, 8)],
+        [(1_000_003, 0), (1 << 22, 0), (1 << 22, 3)],
+    );
+    for (len, from) in sizes(&small, &large) {
+        for weight in [None, Some(0.0), Some(0.3), Some(1.0)] {
+            check(&[
+                summed::<f32>(len, from, weight),
+                summed::<f64>(len, from, weight),
+                summed::<half::bf16>(len, from, weight),
+            ]);
+        }
+    }
+}
 
 fn gated<T: Sample>(activation: Activation, len: usize) -> Case {
     let [gate, up, dy] = [1, 2, 3].map(|seed| numbers::<T>(seed, len));
