@@ -52,6 +52,7 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         swiglu_backward(at),
         add_assign(at),
         mix(at),
+        narrow(at),
         linear_forward(at, false),
         linear_forward(at, true),
         linear_backward_input(at),
@@ -330,6 +331,15 @@ fn mix(at: At) -> Op {
     Work::new("mix", format!("{len}")).moves(3 * BF16 * len).computes(3 * len).on(move |of| {
         let (mut y, x) = (of.random(len)?, of.random(len)?);
         Ok(move |ws: &mut Workspace| elementwise::mix(y.view_mut(), x.view(), 0.1, ws))
+    })
+}
+
+/// Parameters in bf16 of those in `f32`.
+fn narrow(at: At) -> Op {
+    let len = parameters(at);
+    Work::new("narrow", format!("{len}")).moves((F32 + BF16) * len).on(move |of| {
+        let (mut y, x) = (of.random(len)?, of.sums(len)?);
+        Ok(move |ws: &mut Workspace| elementwise::narrow(y.view_mut(), x.view(), ws))
     })
 }
 

@@ -1,4 +1,4 @@
-// Sums of equal shapes, in place. Built without fused multiply-adds (build.rs), so that each product of `mix` is rounded before the sum,
+// Sums of equal shapes, in place, and conversions. Built without fused multiply-adds (build.rs), so that each product of `mix` is rounded before the sum,
 // as the CPU's is.
 #include "../cuda/device.cuh"
 
@@ -35,12 +35,34 @@ template <typename T, bool PACKED> DEVICE void mix(T *y, const T *x, double weig
     L::store(y + i, mixed);
 }
 
+// y = x in its own type: rounded to the nearest value, ties to even.
+template <typename T, bool PACKED> DEVICE void narrowed(T *y, const Wide<T> *x, Index len) {
+    typedef Lane<T, PACKED> L;
+    Index i = first<L>();
+    if (i < len)
+        L::store(y + i, L::load_wide(x + i));
+}
+
+// y = x in the type of its arithmetic: the same values.
+template <typename T, bool PACKED> DEVICE void widened(Wide<T> *y, const T *x, Index len) {
+    typedef Lane<T, PACKED> L;
+    Index i = first<L>();
+    if (i < len)
+        L::store_wide(y + i, L::load(x + i));
+}
+
 #define FOR_LAYOUT(T, name, PACKED)                                                                 \
     KERNEL(THREADS, elementwise_add_assign_##name, (T *y, const T *x, Index len)) {                 \
         add_assign<T, PACKED>(y, x, len);                                                           \
     }                                                                                               \
     KERNEL(THREADS, elementwise_mix_##name, (T *y, const T *x, double weight, Index len)) {         \
         mix<T, PACKED>(y, x, weight, len);                                                          \
+    }                                                                                               \
+    KERNEL(THREADS, elementwise_narrow_##name, (T *y, const Wide<T> *x, Index len)) {               \
+        narrowed<T, PACKED>(y, x, len);                                                             \
+    }                                                                                               \
+    KERNEL(THREADS, elementwise_widen_##name, (Wide<T> *y, const T *x, Index len)) {                \
+        widened<T, PACKED>(y, x, len);                                                              \
     }
 
 #define FOR_TYPE(T, name)              \

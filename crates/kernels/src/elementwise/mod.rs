@@ -1,4 +1,4 @@
-//! Sums of equal shapes, with a CUDA back end beside the CPU's.
+//! Sums of equal shapes and conversions, with a CUDA back end beside the CPU's.
 mod cpu;
 mod cuda;
 #[cfg(test)]
@@ -35,5 +35,38 @@ pub fn mix<T: Element>(y: ViewMut<'_, T>, x: View<'_, T>, weight: f64, ws: &mut 
         return cuda::mix(OP, device, y, x, weight);
     }
     cpu::mix(y.cpu(OP)?, x.cpu(OP)?, weight, &ws.crew());
+    Ok(())
+}
+
+/// y ← x, rounded to the nearest value of its type, ties to even: parameters in bf16 of those in `f32`. Where the type is that of
+/// the arithmetic, a copy.
+///
+/// `x` and `y` `[N]`. What is beyond the largest value becomes infinite, and NaN stays NaN, of which the bits may differ between devices.
+///
+/// # Errors
+/// Lengths that differ; operands on different devices.
+pub fn narrow<T: Element>(y: ViewMut<'_, T>, x: View<'_, T::Wide>, ws: &mut Workspace) -> Result<()> {
+    const OP: &str = "elementwise::narrow";
+    check::length(OP, "x", x.len(), &[y.len()], "as many as y")?;
+    if let Some(device) = x.device() {
+        return cuda::narrow(OP, device, y, x);
+    }
+    cpu::narrow(y.host(OP)?, x.host(OP)?, &ws.crew());
+    Ok(())
+}
+
+/// y ← x, the same values in the type of the arithmetic: `f32` of bf16. Where that is the type of x, a copy.
+///
+/// `x` and `y` `[N]`.
+///
+/// # Errors
+/// Lengths that differ; operands on different devices.
+pub fn widen<T: Element>(y: ViewMut<'_, T::Wide>, x: View<'_, T>, ws: &mut Workspace) -> Result<()> {
+    const OP: &str = "elementwise::widen";
+    check::length(OP, "x", x.len(), &[y.len()], "as many as y")?;
+    if let Some(device) = x.device() {
+        return cuda::widen(OP, device, y, x);
+    }
+    cpu::widen(y.host(OP)?, x.host(OP)?, &ws.crew());
     Ok(())
 }

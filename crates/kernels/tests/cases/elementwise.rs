@@ -57,6 +57,55 @@ fn sums_have_the_bits_of_the_cpu() {
     }
 }
 
+/// A number that can be compared: what is infinite or none has a large one for its own.
+fn told(value: f64) -> f64 {
+    if value.is_nan() { 1e300 } else { value.clamp(-1e200, 1e200) }
+}
+
+/// Numbers of the arithmetic's type from element `from` on as those of `T`, and back.
+fn converted<T: Sample<Wide: Sample>>(x: Vec<T::Wide>, from: usize) -> Case {
+    let tell = |values: Vec<f64>| values.into_iter().map(told).collect::<Vec<_>>();
+    let expected = tell(x[from..].iter().map(|x| T::of(x.value()).value()).collect());
+    let name = format!("conversion of {} from {from}, {}", x.len(), T::NAME);
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let (all, len, mut ws) = (cuda.upload(&x)?, x.len(), Workspace::new(1));
+        let (mut y, mut back) = (cuda.unwritten::<T>(len)?, cuda.unwritten::<T::Wide>(len)?);
+        elementwise::narrow(y.view_mut().part(from..len)?, all.view().part(from..len)?, &mut ws)?;
+        elementwise::widen(back.view_mut().part(from..len)?, y.view().part(from..len)?, &mut ws)?;
+        let (y, back) = (tell(wide(&y.download()?[from..])), tell(wide(&back.download()?[from..])));
+        Ok([("y", y), ("back", back)].map(|(name, values)| Written { name, values, bound: 0.0 }).into())
+    };
+    Case { name, run: Box::new(run), expected: vec![expected.clone(), expected] }
+}
+
+#[test]
+fn conversions_round_to_the_nearest() {
+    for (len, from) in
+        sizes(&[(0, 0), (1, 0), (8, 0), (33, 0), (4096, 0), (5003, 0), (4100, 4), (4097, 1)], &[(1 << 22, 0)])
+    {
+        check(&[
+            converted::<half::bf16>(numbers(1, len), from),
+            converted::<f32>(numbers(2, len), from),
+            converted::<f64>(numbers(3, len), from),
+        ]);
+    }
+    // Halfway between two values, to either side; beyond the largest; the smallest there are; what is none.
+    let step = 1.0f32 / 256.0;
+    let rare =
+        [1.0 + step, 1.0 + 3.0 * step, -1.0 - step, 1.0 + 1.001 * step, f32::MAX, -f32::MAX, f32::NAN, -f32::NAN];
+    let tiny = [
+        f32::from_bits(1),
+        f32::from_bits(0x8000),
+        f32::from_bits(0x1_8000),
+        f32::MIN_POSITIVE,
+        -0.0,
+        0.0,
+        3e38,
+        1e-30,
+    ];
+    check(&[converted::<half::bf16>([rare, tiny].concat(), 0), converted::<half::bf16>([rare, tiny].concat(), 1)]);
+}
+
 fn gated<T: Sample>(activation: Activation, len: usize) -> Case {
     let [gate, up, dy] = [1, 2, 3].map(|seed| numbers::<T>(seed, len));
     let (g, u, d) = (wide(&gate), wide(&up), wide(&dy));
