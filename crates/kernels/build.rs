@@ -18,6 +18,7 @@ const SOURCES: &[&str] = &[
     "src/rms_norm/rms_norm",
     "src/rope/rope",
     "src/segment_sum/segment_sum",
+    "src/survey/survey",
     "src/token_log_probs/token_log_probs",
 ];
 

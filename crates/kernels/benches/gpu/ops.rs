@@ -8,7 +8,7 @@ use candlewick_kernels::gated::{self, Activation};
 use candlewick_kernels::lora::{self, Gradients, Projection};
 use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
 use candlewick_kernels::token_log_probs::{self, Cotangents, Keep, Kept, Outputs, Targets};
-use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, clip, elementwise, linear, rms_norm};
+use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, clip, elementwise, linear, rms_norm, survey};
 use half::bf16;
 
 const BF16: usize = 2;
@@ -64,6 +64,7 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         head_backward(at, false),
         head_backward(at, true),
         clip_by_norm(at),
+        survey(at),
         adamw_masters(at),
         adamw_bf16(at),
     ]
@@ -535,6 +536,16 @@ fn clip_by_norm(at: At) -> Op {
     Work::new("clip by norm", format!("{len}")).moves(F32 * len).computes(2 * len).on(move |of| {
         let (grads, mut outcome) = (of.sums(len)?, of.cuda.upload(&CLIP)?);
         Ok(move |ws: &mut Workspace| clip::by_norm(grads.view(), 1.0, outcome.view_mut(), ws))
+    })
+}
+
+/// Gradients of a layer: its matrices and norms.
+fn survey(at: At) -> Op {
+    let (len, hidden) = (parameters(at), at.model.hidden);
+    let ends = [len / 4, len / 4 + hidden, len / 2, len / 2 + hidden, len].map(|end| end as u64);
+    Work::new("survey", format!("{len}")).moves(F32 * len).computes(len).on(move |of| {
+        let (grads, ends, mut flags) = (of.sums(len)?, of.cuda.upload(&ends)?, of.cuda.unwritten(ends.len())?);
+        Ok(move |ws: &mut Workspace| survey::flags(grads.view(), ends.view(), flags.view_mut(), ws))
     })
 }
 

@@ -13,6 +13,7 @@ mod product;
 mod refusals;
 mod rms_norm;
 mod segment_sum;
+mod survey;
 mod token_log_probs;
 
 /// An element type that tests make values of.
