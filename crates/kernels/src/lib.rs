@@ -79,7 +79,7 @@ mod testing;
 mod view;
 mod workspace;
 
-pub use cuda::{Cuda, CudaBuffer, Order, Properties};
+pub use cuda::{Cuda, CudaBuffer, Memory, Order, Properties};
 pub use error::{Error, Result};
 pub use float::{Element, Float};
 pub use pages::{copied, return_freed_buffers, zeros};

@@ -9,6 +9,7 @@ mod clip;
 mod elementwise;
 mod linear;
 mod lora;
+mod memory;
 mod product;
 mod refusals;
 mod rms_norm;
