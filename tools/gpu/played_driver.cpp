@@ -2,8 +2,8 @@
 // a GPU run whole on a machine without one (tools/gpu/rehearse.sh): how kernels are found by name, given their arguments and timed, and
 // what runs the programs.
 //
-// One device; work is done when it is queued, but for copies from the host. Those are done as late as they may be, in their stream: when
-// somebody waits for an event behind them, or when something else is queued. Whoever writes where such a copy still reads from is found out.
+// One device; work is done when it is queued, but for copies from and to the host. Those are done as late as they may be, in their stream: when
+// somebody waits for an event behind them, or when something else is queued. So who reads or writes too early what they copy is found out.
 // Numbers of attributes and errors are those of cuda.h.
 #include <chrono>
 #include <cstdio>
@@ -44,6 +44,7 @@ struct Copy {
 struct Stream {
     std::deque<Copy> pending;
     unsigned long queued = 0;
+    void queue(Copy copy) { pending.push_back(copy), queued++; }
     // Does the first copies, so many since the stream began.
     void reach(unsigned long count) {
         for (; queued - pending.size() < count; pending.pop_front())
@@ -120,12 +121,11 @@ DRIVER(cuMemHostAlloc, (void **into, size_t bytes, unsigned)) { return *into = m
 DRIVER(cuMemFreeHost, (void *memory)) { return free(memory), SUCCESS; }
 DRIVER(cuMemcpyHtoDAsync_v2, (Address to, const void *from, size_t bytes, void *into)) {
     std::lock_guard<std::mutex> guard(turn);
-    Stream *stream = static_cast<Stream *>(into);
-    return stream->pending.push_back(Copy{at(to), from, bytes}), stream->queued++, SUCCESS;
+    return static_cast<Stream *>(into)->queue(Copy{at(to), from, bytes}), SUCCESS;
 }
 DRIVER(cuMemcpyDtoHAsync_v2, (void *to, Address from, size_t bytes, void *stream)) {
     std::lock_guard<std::mutex> guard(turn);
-    return finish(stream), memcpy(to, at(from), bytes), SUCCESS;
+    return static_cast<Stream *>(stream)->queue(Copy{to, at(from), bytes}), SUCCESS;
 }
 DRIVER(cuMemcpyDtoDAsync_v2, (Address to, Address from, size_t bytes, void *stream)) {
     std::lock_guard<std::mutex> guard(turn);
@@ -137,6 +137,7 @@ DRIVER(cuMemsetD8Async, (Address to, unsigned char value, size_t bytes, void *st
 }
 
 DRIVER(cuModuleLoadData, (void **into, const void *)) { return *into = &module, SUCCESS; }
+DRIVER(cuModuleUnload, (void *)) { return SUCCESS; }
 // Names that are never given back: a kernel's function is its name.
 DRIVER(cuModuleGetFunction, (void **into, void *, const char *name)) {
     return emulated_has(name) ? (*into = new std::string(name), SUCCESS) : NOT_FOUND;
