@@ -72,6 +72,20 @@ pub enum Error {
         /// Why, and what to do.
         reason: String,
     },
+    /// A device has not so much memory left.
+    #[error(
+        "{op}: {} MiB of device memory are wanted for a buffer and {} MiB are free; ask for smaller buffers, or free others",
+        .wanted.div_ceil(1 << 20),
+        .free >> 20
+    )]
+    OutOfMemory {
+        /// The op.
+        op: &'static str,
+        /// Bytes of the buffer.
+        wanted: usize,
+        /// Bytes that are free, as [`Cuda::memory`](crate::Cuda::memory) counts them; together they are enough where they are in pieces.
+        free: usize,
+    },
     /// The CUDA driver reported an error.
     #[error("{op}: cuda driver: {reason}")]
     Cuda {

@@ -1,13 +1,13 @@
 //! Forward and backward kernels of a transformer training step over borrowed buffers.
 //!
 //! Every op is a pair of functions: `forward` writes into buffers the caller gives (and into what its backward needs
-//! later), `backward` turns the gradient of the output into gradients of the inputs ([`count_sketch`], [`clip`] and the
-//! steps of optimizers have none). Nothing here allocates a tensor, keeps one, or knows what the numbers are for.
+//! later), `backward` turns the gradient of the output into gradients of the inputs ([`count_sketch`], [`clip`], [`survey`] and
+//! the steps of optimizers have none). Nothing here allocates a tensor, keeps one, or knows what the numbers are for.
 //!
 //! * Operands are [`View`]s and [`ViewMut`]s: a slice on the CPU or a range of a [`CudaBuffer`]. An op without a kernel
 //!   for the device of its operands returns [`Error::NoKernel`]. Those that have one for CUDA: [`adamw::step_clipped`] and
-//!   [`adamw::step_bf16`], [`attention`], [`clip`], [`embedding::gather`] and [`embedding::scatter`], [`gated`], [`linear`],
-//!   [`lora`], [`rms_norm`], [`rope::apply_pair`], [`segment_sum`] and [`token_log_probs`].
+//!   [`adamw::step_bf16`], [`attention`], [`clip`], [`elementwise`], [`embedding::gather`] and [`embedding::scatter`], [`gated`],
+//!   [`linear`], [`lora`], [`rms_norm`], [`rope::apply_pair`], [`segment_sum`], [`survey`] and [`token_log_probs`].
 //! * Scratch comes from a [`Workspace`], which also decides how many threads work. After the first call of a shape no
 //!   op asks the allocator for a buffer again.
 //! * Element types are `f32` and `f64` through [`Float`]; on a device also `bf16`, through [`Element`], with sums in `f32`.
@@ -61,6 +61,7 @@ pub mod rope;
 pub mod running_mean;
 pub mod schedule_free;
 pub mod segment_sum;
+pub mod survey;
 pub mod token_log_probs;
 
 mod buffer;
@@ -80,7 +81,7 @@ mod view;
 mod workspace;
 
 pub use buffer::Buffer;
-pub use cuda::{Cuda, CudaBuffer, Order, Properties};
+pub use cuda::{Cuda, CudaBuffer, Memory, Order, Properties};
 pub use error::{Error, Result};
 pub use float::{Element, Float};
 pub use pages::{copied, return_freed_buffers, zeros};

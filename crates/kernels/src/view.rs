@@ -2,7 +2,8 @@
 use std::ops::Range;
 
 use crate::cuda::{self, Cuda, CudaBuffer};
-use crate::{Element, Error, Result};
+use crate::float::sealed::Plain;
+use crate::{Element, Error, Result, check};
 
 /// A borrowed operand that an op reads: a slice on the CPU or a range of a [`CudaBuffer`].
 #[derive(Debug)]
@@ -182,6 +183,51 @@ impl<'a, T: Element> ViewMut<'a, T> {
     }
 }
 
+impl<T: Plain> View<'_, T> {
+    /// A copy of the elements; of those on a device once the work queued so far is done.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] where the driver reports an error, of this copy or of earlier work.
+    pub fn download(self) -> Result<Vec<T>> {
+        let mut elements = vec![T::default(); self.len()];
+        self.read_into(&mut elements)?;
+        Ok(elements)
+    }
+
+    /// As [`View::download`], into as many elements as there are.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for another number of elements; those of [`View::download`].
+    pub fn read_into(self, into: &mut [T]) -> Result<()> {
+        const OP: &str = "View::read_into";
+        check::length(OP, "into", into.len(), &[self.len()], "as many as there are")?;
+        match self.buffer() {
+            Some((buffer, start)) => buffer.read_from(OP, start, into),
+            None => {
+                into.copy_from_slice(self.host(OP)?);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl<T: Plain> ViewMut<'_, T> {
+    /// Copies as many elements as there are to the operand; on a device in the order of the stream, without waiting for what was queued
+    /// so far. What the elements are now is copied.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for another number of elements; [`Error::Cuda`] where the driver reports an error.
+    pub fn write(self, elements: &[T]) -> Result<()> {
+        const OP: &str = "ViewMut::write";
+        check::length(OP, "elements", elements.len(), &[self.len()], "as many as there are")?;
+        if let Repr::Cuda { buffer, start, .. } = self.repr {
+            return buffer.write_from(OP, start, elements);
+        }
+        self.host(OP)?.copy_from_slice(elements);
+        Ok(())
+    }
+}
+
 fn inside(range: &Range<usize>, len: usize) -> Result<()> {
     if range.start <= range.end && range.end <= len {
         return Ok(());
@@ -224,5 +270,16 @@ mod tests {
         ViewMut::from(&mut data).part(0..1).unwrap().reborrow().cpu("test").unwrap()[0] = 9.0;
         assert_eq!(data, [9.0, 2.0, 3.0]);
         assert!(View::from(&data).part(2..4).unwrap_err().to_string().contains("2..4"));
+    }
+
+    #[test]
+    fn elements_of_the_host_are_copied_too() {
+        let mut data = vec![1.0f32, 2.0, 3.0];
+        ViewMut::from(&mut data).part(1..3).unwrap().write(&[5.0, 6.0]).unwrap();
+        assert_eq!(View::from(&data).part(0..2).unwrap().download().unwrap(), [1.0, 5.0]);
+        let mut into = [0.0; 2];
+        assert!(matches!(View::from(&data).read_into(&mut into), Err(Error::Length { got: 2, expected: 3, .. })));
+        assert!(matches!(ViewMut::from(&mut data).write(&into), Err(Error::Length { got: 2, expected: 3, .. })));
+        assert!(matches!(ViewMut::<u32>::elsewhere(1).write(&[1]), Err(Error::NoKernel { .. })));
     }
 }

@@ -8,7 +8,7 @@ use candlewick_kernels::gated::{self, Activation};
 use candlewick_kernels::lora::{self, Gradients, Projection};
 use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
 use candlewick_kernels::token_log_probs::{self, Cotangents, Keep, Kept, Outputs, Targets};
-use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, clip, linear, rms_norm};
+use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, clip, elementwise, linear, rms_norm, survey};
 use half::bf16;
 
 const BF16: usize = 2;
@@ -50,6 +50,9 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         attention_backward(at),
         swiglu_forward(at),
         swiglu_backward(at),
+        add_assign(at),
+        mix(at),
+        narrow(at),
         linear_forward(at, false),
         linear_forward(at, true),
         linear_backward_input(at),
@@ -61,6 +64,7 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         head_backward(at, false),
         head_backward(at, true),
         clip_by_norm(at),
+        survey(at),
         adamw_masters(at),
         adamw_bf16(at),
     ]
@@ -313,6 +317,33 @@ fn swiglu_backward(At { rows, model: Model { intermediate, .. } }: At) -> Op {
     )
 }
 
+/// A residual's addition.
+fn add_assign(At { rows, model: Model { hidden, .. } }: At) -> Op {
+    let len = rows * hidden;
+    Work::new("add_assign", format!("{rows} × {hidden}")).moves(3 * BF16 * len).computes(len).on(move |of| {
+        let (mut y, x) = (of.random(len)?, of.random(len)?);
+        Ok(move |ws: &mut Workspace| elementwise::add_assign(y.view_mut(), x.view(), ws))
+    })
+}
+
+/// Of a reference that follows, with parameters in bf16.
+fn mix(at: At) -> Op {
+    let len = parameters(at);
+    Work::new("mix", format!("{len}")).moves(3 * BF16 * len).computes(3 * len).on(move |of| {
+        let (mut y, x) = (of.random(len)?, of.random(len)?);
+        Ok(move |ws: &mut Workspace| elementwise::mix(y.view_mut(), x.view(), 0.1, ws))
+    })
+}
+
+/// Parameters in bf16 of those in `f32`.
+fn narrow(at: At) -> Op {
+    let len = parameters(at);
+    Work::new("narrow", format!("{len}")).moves((F32 + BF16) * len).on(move |of| {
+        let (mut y, x) = (of.random(len)?, of.sums(len)?);
+        Ok(move |ws: &mut Workspace| elementwise::narrow(y.view_mut(), x.view(), ws))
+    })
+}
+
 /// The gate projection.
 fn gate(At { rows, model: Model { hidden, intermediate, .. } }: At) -> (linear::Shape, [usize; 3]) {
     let shape = linear::Shape { rows, in_features: hidden, out_features: intermediate };
@@ -505,6 +536,16 @@ fn clip_by_norm(at: At) -> Op {
     Work::new("clip by norm", format!("{len}")).moves(F32 * len).computes(2 * len).on(move |of| {
         let (grads, mut outcome) = (of.sums(len)?, of.cuda.upload(&CLIP)?);
         Ok(move |ws: &mut Workspace| clip::by_norm(grads.view(), 1.0, outcome.view_mut(), ws))
+    })
+}
+
+/// Gradients of a layer: its matrices and norms.
+fn survey(at: At) -> Op {
+    let (len, hidden) = (parameters(at), at.model.hidden);
+    let ends = [len / 4, len / 4 + hidden, len / 2, len / 2 + hidden, len].map(|end| end as u64);
+    Work::new("survey", format!("{len}")).moves(F32 * len).computes(len).on(move |of| {
+        let (grads, ends, mut flags) = (of.sums(len)?, of.cuda.upload(&ends)?, of.cuda.unwritten(ends.len())?);
+        Ok(move |ws: &mut Workspace| survey::flags(grads.view(), ends.view(), flags.view_mut(), ws))
     })
 }
 

@@ -103,14 +103,17 @@ impl<'a> Call<'a> {
         self.word(u64::from_ne_bytes(word))
     }
 
+    /// Refuses operands on another device than the call's, for what is queued before the launch.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.is_mixed { Err(Error::MixedDevices { op: self.op }) } else { Ok(()) }
+    }
+
     /// Queues the kernel of this name.
     ///
     /// The arguments are those of its parameters, as every kernel's test shows in the emulation; views are as long as their ops have
     /// checked.
     pub(crate) fn launch(mut self, kernel: &str, grid: Grid) -> Result<()> {
-        if self.is_mixed {
-            return Err(Error::MixedDevices { op: self.op });
-        }
+        self.check()?;
         let words = &mut self.words[..self.len];
         let mut arguments = [std::ptr::null_mut::<c_void>(); MOST];
         for (argument, word) in arguments.iter_mut().zip(words) {

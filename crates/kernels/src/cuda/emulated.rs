@@ -53,10 +53,10 @@ impl Driver {
         }
     }
 
-    pub(super) fn alloc(&self, _op: &'static str, bytes: usize) -> Result<u64> {
+    pub(super) fn alloc(&self, _op: &'static str, bytes: usize) -> Result<Option<u64>> {
         let _turn = turn();
         // SAFETY: the library gives memory of any size, or ends the process.
-        Ok(unsafe { (self.alloc)(bytes) } as u64)
+        Ok(Some(unsafe { (self.alloc)(bytes) } as u64))
     }
 
     pub(super) fn free(&self, address: u64) {
@@ -122,6 +122,11 @@ impl Driver {
             memory_bytes: 0,
             has_cublas_lt: false,
         })
+    }
+
+    /// Bytes that are free, and of all memory: as many as there can be, so that only a limit is one.
+    pub(super) fn memory(&self, _op: &'static str) -> Result<(usize, usize)> {
+        Ok((isize::MAX as usize, isize::MAX as usize))
     }
 
     pub(super) fn synchronize(&self, _op: &'static str) -> Result<()> {

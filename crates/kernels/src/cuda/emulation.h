@@ -116,6 +116,14 @@ template <typename T> T taken_from(T value, unsigned other, Site site) {
 #define DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(emulation::dynamic_shared())
 #define CHECK_ACCESS(pointer, bytes, writes) emulation::check_access(pointer, bytes, writes, EMULATION_SITE)
 
+// Threads have their turns, so that nothing comes between the two halves.
+inline unsigned emulated_or(unsigned *to, unsigned value) {
+    unsigned before = *to;
+    *to = before | value;
+    return before;
+}
+#define atomicOr(to, value) (CHECK_ACCESS(to, sizeof(unsigned), true), emulated_or(to, value))
+
 #define __syncthreads() emulation::barrier(EMULATION_SITE)
 #define __syncwarp() emulation::warp_barrier(EMULATION_SITE)
 // Only meetings of a whole warp are emulated.

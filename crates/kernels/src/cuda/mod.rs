@@ -16,10 +16,12 @@ mod pool;
 mod present;
 mod product;
 pub(crate) mod quads;
+#[cfg(feature = "cuda")]
+mod staging;
 
 use std::marker::PhantomData;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use call::{Call, Grid, lanes, lanes_beside};
 pub(crate) use pool::DevicePool;
@@ -46,6 +48,7 @@ pub enum Order {
 #[derive(Debug, Clone)]
 pub struct Cuda {
     driver: Arc<Driver>,
+    ledger: Arc<Ledger>,
     multiplier: Multiplier,
 }
 
@@ -53,7 +56,7 @@ pub struct Cuda {
 #[derive(Debug)]
 enum Driver {
     #[cfg(feature = "cuda")]
-    Present(present::Driver),
+    Present(Box<present::Driver>),
     Emulated(emulated::Driver),
 }
 
@@ -77,7 +80,7 @@ impl Cuda {
     /// device; [`Error::Cuda`] where the driver refuses the kernels.
     pub fn new(ordinal: usize) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        return Ok(Self::of(Driver::Present(present::Driver::new(ordinal)?)));
+        return Ok(Self::of(Driver::Present(Box::new(present::Driver::new(ordinal)?))));
         #[cfg(not(feature = "cuda"))]
         Err(Error::NoDevice {
             reason: format!("this build has no cuda back end for device {ordinal}; build with the feature `cuda`"),
@@ -97,7 +100,7 @@ impl Cuda {
     }
 
     fn of(driver: Driver) -> Self {
-        Self { driver: Arc::new(driver), multiplier: Multiplier::Library }
+        Self { driver: Arc::new(driver), ledger: Arc::default(), multiplier: Multiplier::Library }
     }
 
     /// The same device, with products of matrices by the crate's own kernel instead of cuBLASLt. Without cuBLASLt
@@ -113,20 +116,39 @@ impl Cuda {
     /// A new buffer of elements that nobody has written yet.
     ///
     /// # Errors
-    /// [`Error::Cuda`] where the driver reports an error, such as no memory.
+    /// [`Error::OutOfMemory`] where there is not so much memory; [`Error::Cuda`] where the driver reports another error.
     pub fn unwritten<T: Plain>(&self, len: usize) -> Result<CudaBuffer<T>> {
-        let memory = Memory::new(self, len * size_of::<T>())?;
+        let memory = Allocation::new(self, len.saturating_mul(size_of::<T>()))?;
         Ok(CudaBuffer { memory, len, of: PhantomData })
     }
 
-    /// Copies elements to a new buffer on the device.
+    /// Copies elements to a new buffer on the device, as [`CudaBuffer::write`] does.
     ///
     /// # Errors
-    /// [`Error::Cuda`] where the driver reports an error, such as no memory.
+    /// [`Error::OutOfMemory`] where there is not so much memory; [`Error::Cuda`] where the driver reports another error.
     pub fn upload<T: Plain>(&self, elements: &[T]) -> Result<CudaBuffer<T>> {
         let mut buffer = self.unwritten(elements.len())?;
         buffer.write(elements)?;
         Ok(buffer)
+    }
+
+    /// How much memory there is, and how much of it buffers have. A buffer that was dropped has its bytes until the work that was queued
+    /// before is done, so that less may be free for a while: [`Cuda::synchronize`] first to be sure.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] where the driver reports an error.
+    pub fn memory(&self) -> Result<Memory> {
+        let (free, total) = on!(self.driver, driver => driver.memory("Cuda::memory"))?;
+        let Counts { used, most_used, limit } = *self.ledger.counts();
+        Ok(Memory { free: free.min(limit.saturating_sub(used)), total: total.min(limit), used, most_used })
+    }
+
+    /// Lets all buffers of the device have at most `bytes` bytes together from now on, beside those of other programs. A larger one
+    /// than that leaves room for is [`Error::OutOfMemory`], on the emulated device too, which else has as much memory as the host.
+    ///
+    /// The limit is one of this handle and of all its clones.
+    pub fn limit_memory(&self, bytes: usize) {
+        self.ledger.counts().limit = bytes;
     }
 
     /// Waits until all work that was queued is done.
@@ -177,32 +199,90 @@ pub struct Properties {
     pub has_cublas_lt: bool,
 }
 
+/// The memory of a device in bytes; see [`Cuda::memory`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// What new buffers can have: what other programs have left, and what freed buffers had. It may be in pieces, so that one buffer of
+    /// so many bytes does not fit.
+    pub free: usize,
+    /// All memory, free or not.
+    pub total: usize,
+    /// What buffers of this handle and its clones have.
+    pub used: usize,
+    /// The most that they had at once.
+    pub most_used: usize,
+}
+
+/// Counts the bytes of all buffers of a device.
+#[derive(Debug, Default)]
+struct Ledger(Mutex<Counts>);
+
+#[derive(Debug)]
+struct Counts {
+    used: usize,
+    most_used: usize,
+    limit: usize,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { used: 0, most_used: 0, limit: isize::MAX as usize }
+    }
+}
+
+impl Ledger {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is room for so many more.
+    fn add(&self, bytes: usize) -> bool {
+        let mut counts = self.counts();
+        let fits = bytes <= counts.limit.saturating_sub(counts.used);
+        if fits {
+            counts.used += bytes;
+            counts.most_used = counts.most_used.max(counts.used);
+        }
+        fits
+    }
+}
+
 /// Bytes of a device, which are freed in the order of its stream.
 #[derive(Debug)]
-struct Memory {
+struct Allocation {
     device: Cuda,
     address: u64,
     bytes: usize,
 }
 
-impl Memory {
+impl Allocation {
     fn new(device: &Cuda, bytes: usize) -> Result<Self> {
-        // Drivers refuse buffers of no bytes.
-        let address = on!(device.driver, driver => driver.alloc("Cuda::upload", bytes.max(1)))?;
-        Ok(Self { device: device.clone(), address, bytes })
+        const OP: &str = "Cuda::unwritten";
+        if device.ledger.add(bytes) {
+            // Drivers refuse buffers of no bytes.
+            match on!(device.driver, driver => driver.alloc(OP, bytes.max(1))) {
+                Ok(Some(address)) => return Ok(Self { device: device.clone(), address, bytes }),
+                none => {
+                    device.ledger.counts().used -= bytes;
+                    none?;
+                }
+            }
+        }
+        Err(Error::OutOfMemory { op: OP, wanted: bytes, free: device.memory()?.free })
     }
 }
 
-impl Drop for Memory {
+impl Drop for Allocation {
     fn drop(&mut self) {
         on!(self.device.driver, driver => driver.free(self.address));
+        self.device.ledger.counts().used -= self.bytes;
     }
 }
 
 /// Elements in the memory of a CUDA device: `f32`, `f64`, `bf16`, or numbers such as ids and positions.
 #[derive(Debug)]
 pub struct CudaBuffer<T> {
-    memory: Memory,
+    memory: Allocation,
     len: usize,
     of: PhantomData<T>,
 }
@@ -250,19 +330,13 @@ impl<T> CudaBuffer<T> {
 }
 
 impl<T: Plain> CudaBuffer<T> {
-    /// Copies as many elements as the buffer has to it.
+    /// Copies as many elements as the buffer has to it, in the order of the stream. What they are now is copied, and nothing queued so
+    /// far is waited for.
     ///
     /// # Errors
-    /// [`Error::Shape`] for another number of elements; [`Error::Cuda`] where the driver reports an error.
+    /// [`Error::Length`] for another number of elements; [`Error::Cuda`] where the driver reports an error.
     pub fn write(&mut self, elements: &[T]) -> Result<()> {
-        const OP: &str = "CudaBuffer::write";
-        if elements.len() != self.len {
-            let reason = format!("{} elements for a buffer of {}", elements.len(), self.len);
-            return Err(Error::Shape { op: OP, reason });
-        }
-        // SAFETY: a plain type is its bytes.
-        let bytes = unsafe { std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
-        on!(self.memory.device.driver, driver => driver.write(OP, self.memory.address, bytes))
+        self.view_mut().write(elements)
     }
 
     /// Copies all elements of another buffer of the same device and length, in the order of the stream.
@@ -284,14 +358,23 @@ impl<T: Plain> CudaBuffer<T> {
     /// # Errors
     /// [`Error::Cuda`] where the driver reports an error, of this copy or of earlier work.
     pub fn download(&self) -> Result<Vec<T>> {
-        const OP: &str = "CudaBuffer::download";
-        let mut elements = vec![T::default(); self.len];
-        let bytes = size_of_val(elements.as_slice());
-        debug_assert!(bytes <= self.memory.bytes.max(1), "elements lie in their memory");
+        self.view().download()
+    }
+
+    /// Queues a copy of elements to those from `start` on.
+    pub(crate) fn write_from(&mut self, op: &'static str, start: usize, elements: &[T]) -> Result<()> {
+        assert!(elements.len() <= self.len - start, "a view is inside of its buffer");
+        // SAFETY: a plain type is its bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
+        on!(self.memory.device.driver, driver => driver.write(op, self.address(start), bytes))
+    }
+
+    /// Waits for the work queued so far and copies the elements from `start` on.
+    pub(crate) fn read_from(&self, op: &'static str, start: usize, into: &mut [T]) -> Result<()> {
+        assert!(into.len() <= self.len - start, "a view is inside of its buffer");
         // SAFETY: a plain type is its bytes, and any bytes are one.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast::<u8>(), bytes) };
-        on!(self.memory.device.driver, driver => driver.read(OP, self.memory.address, bytes))?;
-        Ok(elements)
+        let bytes = unsafe { std::slice::from_raw_parts_mut(into.as_mut_ptr().cast::<u8>(), size_of_val(into)) };
+        on!(self.memory.device.driver, driver => driver.read(op, self.address(start), bytes))
     }
 }
 

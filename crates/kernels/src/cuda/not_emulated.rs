@@ -14,7 +14,7 @@ impl Driver {
         Err(Error::NoDevice { reason })
     }
 
-    pub(super) fn alloc(&self, _op: &'static str, _bytes: usize) -> Result<u64> {
+    pub(super) fn alloc(&self, _op: &'static str, _bytes: usize) -> Result<Option<u64>> {
         match *self {}
     }
 
@@ -47,6 +47,10 @@ impl Driver {
     }
 
     pub(super) fn properties(&self, _op: &'static str) -> Result<Properties> {
+        match *self {}
+    }
+
+    pub(super) fn memory(&self, _op: &'static str) -> Result<(usize, usize)> {
         match *self {}
     }
 

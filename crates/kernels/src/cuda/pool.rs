@@ -1,9 +1,9 @@
 //! Memory of a device that waits to be lent again.
 use std::marker::PhantomData;
 
-use super::{Cuda, CudaBuffer, Memory};
+use super::{Allocation, Cuda, CudaBuffer};
 use crate::float::sealed::Plain;
-use crate::{Lendable, Result, Shelf};
+use crate::{Error, Lendable, Result, Shelf};
 
 /// Where buffers begin and end, so that their bytes serve elements of any type and size.
 const GRAIN: usize = 256;
@@ -11,7 +11,7 @@ const GRAIN: usize = 256;
 /// Bytes that were lent and came back, with as many as were asked for.
 #[derive(Debug)]
 struct Idle {
-    memory: Memory,
+    memory: Allocation,
     asked: usize,
 }
 
@@ -45,10 +45,13 @@ impl DevicePool {
         let asked = bytes_of::<T>(len);
         let memory = match self.shelf.take(asked, drop) {
             Some(idle) => idle.memory,
-            None => Memory::new(&self.device, asked).or_else(|_| {
-                self.shelf.let_all_go();
-                Memory::new(&self.device, asked)
-            })?,
+            None => match Allocation::new(&self.device, asked) {
+                Err(Error::OutOfMemory { .. }) => {
+                    self.shelf.let_all_go();
+                    Allocation::new(&self.device, asked)?
+                }
+                allocated => allocated?,
+            },
         };
         Ok(CudaBuffer { memory, len, of: PhantomData })
     }

@@ -1,7 +1,7 @@
 //! Elements in parallel.
-use crate::Float;
 use crate::parallel::{Crew, Disjoint};
 use crate::simd;
+use crate::{Element, Float};
 
 pub(super) fn add_assign<T: Float>(y: &mut [T], x: &[T], crew: &Crew) {
     let y = Disjoint::new(y);
@@ -25,5 +25,23 @@ pub(super) fn mix<T: Float>(y: &mut [T], x: &[T], weight: f64, crew: &Crew) {
         for (y, x) in y.iter_mut().zip(&x[range]) {
             *y = theirs * *x + ours * *y;
         }
+    });
+}
+
+pub(super) fn narrow<T: Element>(y: &mut [T], x: &[T::Wide], crew: &Crew) {
+    let y = Disjoint::new(y);
+    crew.rows(x.len(), 1, |range| {
+        // SAFETY: the ranges do not overlap.
+        let y = unsafe { y.part(range.clone()) };
+        y.iter_mut().zip(&x[range]).for_each(|(y, x)| *y = T::narrow(*x));
+    });
+}
+
+pub(super) fn widen<T: Element>(y: &mut [T::Wide], x: &[T], crew: &Crew) {
+    let y = Disjoint::new(y);
+    crew.rows(x.len(), 1, |range| {
+        // SAFETY: the ranges do not overlap.
+        let y = unsafe { y.part(range.clone()) };
+        y.iter_mut().zip(&x[range]).for_each(|(y, x)| *y = x.widen());
     });
 }

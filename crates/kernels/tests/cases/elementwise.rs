@@ -1,11 +1,110 @@
-//! `gated.cu`, `rope.cu` and `embedding.cu`
+//! `elementwise.cu`, `gated.cu`, `rope.cu` and `embedding.cu`
 use candlewick_kernels::embedding::{self, BucketViews, Buckets};
 use candlewick_kernels::gated::{self, Activation};
 use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
-use candlewick_kernels::{Cuda, Result, Workspace};
+use candlewick_kernels::{Cuda, Result, Workspace, elementwise};
 
 use super::{Case, Sample, Written, numbers, wide};
 use crate::harness::{check, devices, sizes};
+
+/// y += x, or with a weight y ← weight·x + (1 − weight)·y, of what there is from element `from` on, and nothing before it.
+fn summed<T: Sample<Wide: Sample>>(len: usize, from: usize, weight: Option<f64>) -> Case {
+    let (mut y, x) = (numbers::<T>(1, from + len), numbers::<T>(2, from + len));
+    if weight == Some(1.0) {
+        // A copy, whatever y held.
+        y[from..].fill(T::of(f64::NAN));
+    }
+    // In the type of the arithmetic, then rounded: what is expected has the bits of it.
+    let bits = |values: &[T]| wide(values).into_iter().map(T::Wide::of).collect::<Vec<_>>();
+    let (mut sums, added, mut ws) = (bits(&y), bits(&x), Workspace::new(1));
+    let (into, of) = ((&mut sums[from..]).into(), (&added[from..]).into());
+    match weight {
+        None => elementwise::add_assign(into, of, &mut ws).unwrap(),
+        Some(weight) => elementwise::mix(into, of, weight, &mut ws).unwrap(),
+    }
+    let expected = sums.iter().map(|sum| T::of(sum.value()).value()).collect();
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let (mut on_device, x, mut ws) = (cuda.upload(&y)?, cuda.upload(&x)?, Workspace::new(1));
+        let (into, of) = (on_device.view_mut().part(from..from + len)?, x.view().part(from..from + len)?);
+        match weight {
+            None => elementwise::add_assign(into, of, &mut ws)?,
+            Some(weight) => elementwise::mix(into, of, weight, &mut ws)?,
+        }
+        // Of the sums not a bit may differ.
+        Ok(vec![Written { bound: 0.0, ..Written::new("y", &on_device.download()?) }])
+    };
+    Case {
+        name: format!("sum of {len} from {from}, weight {weight:?}, {}", T::NAME),
+        run: Box::new(run),
+        expected: vec![expected],
+    }
+}
+
+#[test]
+fn sums_have_the_bits_of_the_cpu() {
+    let (small, large) = (
+        [(0, 0), (1, 0), (8, 0), (33, 0), (4096, 0), (5003, 0), (4096, 1), (4096, 8)],
+        [(1_000_003, 0), (1 << 22, 0), (1 << 22, 3)],
+    );
+    for (len, from) in sizes(&small, &large) {
+        for weight in [None, Some(0.0), Some(0.3), Some(1.0)] {
+            check(&[
+                summed::<f32>(len, from, weight),
+                summed::<f64>(len, from, weight),
+                summed::<half::bf16>(len, from, weight),
+            ]);
+        }
+    }
+}
+
+/// A number that can be compared: what is infinite or none has a large one for its own.
+fn told(value: f64) -> f64 {
+    if value.is_nan() { 1e300 } else { value.clamp(-1e200, 1e200) }
+}
+
+/// Numbers of the arithmetic's type from element `from` on as those of `T`, and back.
+fn converted<T: Sample<Wide: Sample>>(x: Vec<T::Wide>, from: usize) -> Case {
+    let tell = |values: Vec<f64>| values.into_iter().map(told).collect::<Vec<_>>();
+    let expected = tell(x[from..].iter().map(|x| T::of(x.value()).value()).collect());
+    let name = format!("conversion of {} from {from}, {}", x.len(), T::NAME);
+    let run = move |cuda: &Cuda| -> Result<Vec<Written>> {
+        let (all, len, mut ws) = (cuda.upload(&x)?, x.len(), Workspace::new(1));
+        let (mut y, mut back) = (cuda.unwritten::<T>(len)?, cuda.unwritten::<T::Wide>(len)?);
+        elementwise::narrow(y.view_mut().part(from..len)?, all.view().part(from..len)?, &mut ws)?;
+        elementwise::widen(back.view_mut().part(from..len)?, y.view().part(from..len)?, &mut ws)?;
+        let (y, back) = (tell(wide(&y.download()?[from..])), tell(wide(&back.download()?[from..])));
+        Ok([("y", y), ("back", back)].map(|(name, values)| Written { name, values, bound: 0.0 }).into())
+    };
+    Case { name, run: Box::new(run), expected: vec![expected.clone(), expected] }
+}
+
+#[test]
+fn conversions_round_to_the_nearest() {
+    for (len, from) in
+        sizes(&[(0, 0), (1, 0), (8, 0), (33, 0), (4096, 0), (5003, 0), (4100, 4), (4097, 1)], &[(1 << 22, 0)])
+    {
+        check(&[
+            converted::<half::bf16>(numbers(1, len), from),
+            converted::<f32>(numbers(2, len), from),
+            converted::<f64>(numbers(3, len), from),
+        ]);
+    }
+    // Halfway between two values, to either side; beyond the largest; the smallest there are; what is none.
+    let step = 1.0f32 / 256.0;
+    let rare =
+        [1.0 + step, 1.0 + 3.0 * step, -1.0 - step, 1.0 + 1.001 * step, f32::MAX, -f32::MAX, f32::NAN, -f32::NAN];
+    let tiny = [
+        f32::from_bits(1),
+        f32::from_bits(0x8000),
+        f32::from_bits(0x1_8000),
+        f32::MIN_POSITIVE,
+        -0.0,
+        0.0,
+        3e38,
+        1e-30,
+    ];
+    check(&[converted::<half::bf16>([rare, tiny].concat(), 0), converted::<half::bf16>([rare, tiny].concat(), 1)]);
+}
 
 fn gated<T: Sample>(activation: Activation, len: usize) -> Case {
     let [gate, up, dy] = [1, 2, 3].map(|seed| numbers::<T>(seed, len));

@@ -16,6 +16,12 @@ pub(crate) fn sizes<S: Copy>(small: &[S], large: &[S]) -> Vec<S> {
     [small, large].concat()
 }
 
+/// The first device, opened once more: its buffers are counted apart.
+pub(crate) fn opened() -> Option<Cuda> {
+    device()?;
+    Some(Cuda::new(0).unwrap())
+}
+
 /// The device twice, for what runs twice.
 pub(crate) fn devices() -> Option<[Cuda; 2]> {
     let device = device()?;

@@ -1,6 +1,6 @@
 //! Operands of more than 2³² elements, which the emulation cannot hold.
 use candlewick_kernels::gated::{self, Activation};
-use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, embedding, rms_norm};
+use candlewick_kernels::{Cuda, CudaBuffer, Error, Result, Workspace, embedding, rms_norm};
 use half::bf16;
 
 use crate::harness::device;
@@ -47,4 +47,14 @@ fn rows_beyond_32_bits_are_like_those_before() {
         let found = rows(&cuda, &all, &[first, first + 1, first + 2]).unwrap().download().unwrap();
         assert_eq!(found, expected, "rows from {first}");
     }
+}
+
+/// The driver's own refusal, without a limit.
+#[test]
+fn more_than_all_memory_is_refused() {
+    let Some(cuda) = device() else { return };
+    let wanted = cuda.memory().unwrap().total + 1;
+    let none = cuda.unwritten::<u8>(wanted).unwrap_err();
+    assert!(matches!(none, Error::OutOfMemory { wanted: told, .. } if told == wanted), "{none}");
+    assert_eq!(cuda.upload(&[3u8]).unwrap().download().unwrap(), [3]);
 }
