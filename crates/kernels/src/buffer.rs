@@ -3,8 +3,7 @@ use std::mem;
 
 use crate::cuda::{self, Cuda, CudaBuffer};
 use crate::float::sealed::Plain;
-use crate::pages::zeros;
-use crate::{Error, Float, Result, View, ViewMut};
+use crate::{Element, Error, Result, View, ViewMut};
 
 /// Elements on the host or on a device, as an op wants them.
 #[derive(Debug)]
@@ -97,13 +96,13 @@ impl<T: Plain> Buffer<T> {
     }
 }
 
-impl<T: Float> Buffer<T> {
+impl<T: Element> Buffer<T> {
     /// `len` zeros, on `device` or on the host.
     ///
     /// # Errors
     /// [`Error::Cuda`] where the driver reports an error, such as no memory.
     pub fn zeros(len: usize, device: Option<&Cuda>) -> Result<Self> {
-        let Some(device) = device else { return Ok(Self::Host(zeros(len))) };
+        let Some(device) = device else { return Ok(Self::Host(T::zeros(len))) };
         let mut buffer = Self::Cuda(device.unwritten(len)?);
         buffer.clear()?;
         Ok(buffer)
@@ -118,7 +117,7 @@ impl<T: Float> Buffer<T> {
         match self {
             Self::Host(elements) => {
                 let len = mem::take(elements).len();
-                *elements = zeros(len);
+                *elements = T::zeros(len);
                 Ok(())
             }
             Self::Cuda(buffer) => buffer.clear(),

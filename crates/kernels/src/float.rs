@@ -82,6 +82,7 @@ pub trait Float:
 
 pub(crate) mod sealed {
     use crate::matmul::{self, Kernel};
+    use crate::pages::zeros;
     use crate::shelf::Shelf;
     use crate::{Error, Workspace};
 
@@ -149,6 +150,8 @@ pub(crate) mod sealed {
 
     /// Buffers of the host that a workspace lends.
     pub trait Lent: Sized {
+        /// So many zeros.
+        fn zeros(len: usize) -> Vec<Self>;
         /// A buffer of the host, of a type that it computes in.
         fn lend(workspace: &mut Workspace, len: usize) -> Result<Vec<Self>, Error>;
         /// Takes it back.
@@ -158,6 +161,10 @@ pub(crate) mod sealed {
     macro_rules! lent {
         ($($type:ty),*) => {$(
             impl Lent for $type {
+                fn zeros(len: usize) -> Vec<Self> {
+                    zeros(len)
+                }
+
                 fn lend(workspace: &mut Workspace, len: usize) -> Result<Vec<Self>, Error> {
                     Ok(workspace.take(len))
                 }
@@ -171,6 +178,10 @@ pub(crate) mod sealed {
     lent!(f32, f64);
 
     impl Lent for half::bf16 {
+        fn zeros(len: usize) -> Vec<Self> {
+            vec![Self::ZERO; len]
+        }
+
         fn lend(_: &mut Workspace, _: usize) -> Result<Vec<Self>, Error> {
             Err(Error::Narrow { op: "Workspace::lend" })
         }

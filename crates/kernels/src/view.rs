@@ -171,14 +171,21 @@ impl<'a, T> ViewMut<'a, T> {
 }
 
 impl<'a, T: Element> View<'a, T> {
-    /// The slice for an op that has no other kernel than the CPU's, or its refusal.
-    pub(crate) fn cpu(self, op: &'static str) -> Result<&'a [T::Wide]> {
+    /// The slice for an op that has no other kernel than the CPU's.
+    ///
+    /// # Errors
+    /// [`Error::NoKernel`] for an operand on a device, [`Error::Narrow`] for `bf16`.
+    pub fn cpu(self, op: &'static str) -> Result<&'a [T::Wide]> {
         T::wide(self.host(op)?).ok_or(Error::Narrow { op })
     }
 }
 
 impl<'a, T: Element> ViewMut<'a, T> {
-    pub(crate) fn cpu(self, op: &'static str) -> Result<&'a mut [T::Wide]> {
+    /// As [`View::cpu`], for writing.
+    ///
+    /// # Errors
+    /// As [`View::cpu`].
+    pub fn cpu(self, op: &'static str) -> Result<&'a mut [T::Wide]> {
         T::wide_mut(self.host(op)?).ok_or(Error::Narrow { op })
     }
 }

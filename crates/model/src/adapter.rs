@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candlewick_kernels::{Float, Workspace, linear};
+use candlewick_kernels::{Buffer, Cuda, Element, Float, ViewMut, Workspace, linear};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Map, Value, json};
@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::layer::LINEARS;
 use crate::layout::{HeadKind, SCORE_HEAD};
+use crate::linear::scaled;
 use crate::panacea::{self, Panacea};
 use crate::parameters::{Gradients, Parameters};
 use crate::weights::{self, WeightFiles};
@@ -25,6 +26,8 @@ pub(crate) const HEAD_MODULE: &str = "lm_head";
 const SCORE_MODULES: [&str; 2] = ["score", "classifier"];
 /// A wider bottleneck is no bottleneck, and a damaged file may ask for anything.
 pub(crate) const MAX_RANK: usize = 1 << 16;
+/// What needs the numbers of a Panacea adapter on the host.
+const PANACEA: &str = "the singular values of a Panacea adapter";
 pub(crate) const PREFIX: &str = "base_model.model.";
 pub(crate) const CONFIG: &str = "adapter_config.json";
 
@@ -105,7 +108,76 @@ pub(crate) struct Lora<T> {
     panacea: Option<Panacea>,
 }
 
+impl<T: Element> Lora<T> {
+    /// The pair of a linear, if it has one.
+    pub(crate) fn pair(&self, module: &str) -> Option<LoraPair> {
+        self.pairs.get(module).copied()
+    }
+
+    /// The preference vector of a Panacea adapter; empty of another.
+    pub(crate) fn preference(&self) -> &[f64] {
+        self.panacea.as_ref().map_or(&[], |panacea| &panacea.preference)
+    }
+
+    /// The scale of each pair, by module path.
+    pub(crate) fn scales(&self) -> BTreeMap<String, f64> {
+        self.pairs.iter().map(|(module, pair)| (module.clone(), pair.scale)).collect()
+    }
+
+    /// The singular values of a pair, `[rank]`; none of LoRA.
+    pub(crate) fn values(&self, pair: LoraPair) -> Result<Option<Vec<T::Wide>>> {
+        let (Some(panacea), Some(places)) = (&self.panacea, pair.values) else { return Ok(None) };
+        let numbers = |place| self.parameters.view(place).cpu(PANACEA);
+        Ok(Some(panacea.values(numbers(places.sigma)?, numbers(places.s)?[0])))
+    }
+
+    /// Adds the gradients of the singular values of a pair, given those of `low` and of `low` times the values, `[rows, rank]`.
+    pub(crate) fn add_value_gradients(
+        &self,
+        pair: LoraPair,
+        low: &Buffer<T>,
+        d_scaled: &Buffer<T>,
+        gradients: &mut Gradients<T::Wide>,
+    ) -> Result<()> {
+        if let (Some(panacea), Some(places)) = (&self.panacea, pair.values) {
+            let (low, d_scaled) = (low.view().cpu(PANACEA)?, d_scaled.view().cpu(PANACEA)?);
+            panacea.add_gradients(places, &panacea::column_products(low, d_scaled, pair.rank), gradients);
+        }
+        Ok(())
+    }
+
+    /// `W ← W + s B A`; of a Panacea adapter with its values between B and A.
+    pub(crate) fn add_product(&self, pair: LoraPair, weight: ViewMut<'_, T>, workspace: &mut Workspace) -> Result<()> {
+        let (a, b) = (self.parameters.view(pair.a), self.parameters.view(pair.b));
+        let scaled = self.values(pair)?.map(|values| scaled(b, &values, workspace)).transpose()?;
+        let b = scaled.as_ref().map_or(b, Buffer::view);
+        // Rows of B [out, r] times the matrix A [r, in].
+        let (rows, in_features) = (b.len() / pair.rank, a.len() / pair.rank);
+        let shape = linear::Shape { rows, in_features, out_features: pair.rank };
+        linear::backward_input(b, a, weight, shape, T::Wide::from_f64(pair.scale), true, workspace)?;
+        workspace.reclaim_all(scaled);
+        Ok(())
+    }
+}
+
 impl<T: Float> Lora<T> {
+    /// The same adapter on a device.
+    pub(crate) fn to_device<U: Element<Wide = T>>(&self, device: &Cuda, workspace: &mut Workspace) -> Result<Lora<U>> {
+        if self.panacea.is_some() {
+            return Err(Error::Unsupported {
+                what: "a Panacea adapter on a device".into(),
+                instead: "keep the model on the cpu, or use a LoRA adapter".into(),
+            });
+        }
+        if self.pair(HEAD_MODULE).is_some() {
+            return Err(Error::Unsupported {
+                what: format!("an adapter of {HEAD_MODULE} on a device"),
+                instead: "keep the model on the cpu, or leave the head out of the adapter's targets".into(),
+            });
+        }
+        Ok(self.with_parameters(self.parameters.to_device(device, workspace)?))
+    }
+
     /// A (uniform within ±1/√in, as PEFT draws it) and B (zero), so that the model is unchanged at first. Of a Panacea adapter
     /// both are orthonormal, and the singular values zero.
     /// The heads of a score model are zero, to be filled by the caller.
@@ -247,19 +319,9 @@ impl<T: Float> Lora<T> {
         weights::save_json(&directory.join(CONFIG), &Value::Object(self.config.clone()))
     }
 
-    /// The pair of a linear, if it has one.
-    pub(crate) fn pair(&self, module: &str) -> Option<LoraPair> {
-        self.pairs.get(module).copied()
-    }
-
     /// The place of the heads of a score model among its parameters.
     pub(crate) fn score_head(&self) -> Option<usize> {
         self.score_head
-    }
-
-    /// The preference vector of a Panacea adapter; empty of another.
-    pub(crate) fn preference(&self) -> &[f64] {
-        self.panacea.as_ref().map_or(&[], |panacea| &panacea.preference)
     }
 
     pub(crate) fn set_preference(&mut self, preference: &[f64]) -> Result<()> {
@@ -268,19 +330,6 @@ impl<T: Float> Lora<T> {
             None => Err(Error::Input(
                 "a preference is given, and the adapter is no Panacea adapter; leave it out, or train one with lora.preferences".into(),
             )),
-        }
-    }
-
-    /// The singular values of a pair, `[rank]`; none of LoRA.
-    pub(crate) fn values(&self, pair: LoraPair) -> Option<Vec<T>> {
-        let (panacea, places) = (self.panacea.as_ref()?, pair.values?);
-        Some(panacea.values(self.parameters.tensor(places.sigma), self.parameters.tensor(places.s)[0]))
-    }
-
-    /// Adds the gradients of the singular values of a pair, given those of `low` and of `low` times the values, `[rows, rank]`.
-    pub(crate) fn add_value_gradients(&self, pair: LoraPair, low: &[T], d_scaled: &[T], gradients: &mut Gradients<T>) {
-        if let (Some(panacea), Some(places)) = (&self.panacea, pair.values) {
-            panacea.add_gradients(places, &panacea::column_products(low, d_scaled, pair.rank), gradients);
         }
     }
 
@@ -307,31 +356,10 @@ impl<T: Float> Lora<T> {
         }
     }
 
-    /// `W ← W + s B A`; of a Panacea adapter with its values between B and A.
-    pub(crate) fn add_product(&self, pair: LoraPair, weight: &mut [T], workspace: &mut Workspace) -> Result<()> {
-        let (a, b) = (self.parameters.tensor(pair.a), self.parameters.tensor(pair.b));
-        let scaled = self.values(pair).map(|values| {
-            let mut scaled = b.to_vec();
-            panacea::scale_columns(b, &values, &mut scaled);
-            scaled
-        });
-        let b = scaled.as_deref().unwrap_or(b);
-        // Rows of B [out, r] times the matrix A [r, in].
-        let (rows, in_features) = (b.len() / pair.rank, a.len() / pair.rank);
-        let shape = linear::Shape { rows, in_features, out_features: pair.rank };
-        linear::backward_input(b.into(), a.into(), weight.into(), shape, T::from_f64(pair.scale), true, workspace)?;
-        Ok(())
-    }
-
     /// The same adapter with other numbers.
     pub(crate) fn with_parameters<U>(&self, parameters: Parameters<U>) -> Lora<U> {
         let (pairs, config, panacea) = (self.pairs.clone(), self.config.clone(), self.panacea.clone());
         Lora { parameters, pairs, score_head: self.score_head, config, panacea }
-    }
-
-    /// The scale of each pair, by module path.
-    pub(crate) fn scales(&self) -> BTreeMap<String, f64> {
-        self.pairs.iter().map(|(module, pair)| (module.clone(), pair.scale)).collect()
     }
 
     /// What the files say, given up by the adapter.

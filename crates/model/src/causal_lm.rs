@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor, WithDType};
 use candlewick_kernels::attention::Segment;
-use candlewick_kernels::{Float, Workspace};
+use candlewick_kernels::{Buffer, Cuda, Element, Float, Workspace, elementwise};
 
 use crate::adapter::{AdapterWeights, HEAD_MODULE, Lora, LoraConfig};
 use crate::config::Config;
@@ -67,16 +67,17 @@ pub struct HeadCotangents<T> {
 
 /// What a forward pass kept.
 #[derive(Debug)]
-pub struct Saved<T> {
+pub struct Saved<T: Element = f32> {
     trunk: TrunkSaved<T>,
     head: HeadSaved<T>,
 }
 
 /// A causal language model of Llama's layout, optionally with a LoRA adapter.
 ///
-/// With an adapter only the adapter is trained; without one every weight is.
+/// With an adapter only the adapter is trained; without one every weight is. It computes where its weights are: on the host, or on the
+/// device that [`to_device`](Self::to_device) has moved it to.
 #[derive(Debug, Clone)]
-pub struct CausalLm<T = f32> {
+pub struct CausalLm<T: Element = f32> {
     pub(crate) trunk: Trunk<T>,
 }
 
@@ -116,11 +117,6 @@ impl<T: Float + WithDType> CausalLm<T> {
     /// A copy of what training changes: all weights, or the adapter if there is one; `base` names the model that an adapter belongs to.
     pub fn trained(&self, base: &str) -> Trained<T> {
         Trained::of(&self.trunk, None, base)
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &Config {
-        &self.trunk.config
     }
 
     /// The same model with every number converted, as for a check in f64 of a model trained in f32.
@@ -175,12 +171,6 @@ impl<T: Float + WithDType> CausalLm<T> {
         self.trunk.merge_adapter(workspace)
     }
 
-    /// The preference vector at which a Panacea adapter stands, one number a preference: equal ones until
-    /// [`set_preference`](Self::set_preference). Empty without such an adapter.
-    pub fn preference(&self) -> &[f64] {
-        self.trunk.adapter.as_ref().map_or(&[], Lora::preference)
-    }
-
     /// Lets all passes from now on be those of another preference vector. Nothing is built again.
     ///
     /// # Errors
@@ -199,6 +189,34 @@ impl<T: Float + WithDType> CausalLm<T> {
     /// that weight is 0.
     pub fn add_orthogonality(&self, gradients: &mut Gradients<T>) -> Option<f64> {
         self.trunk.adapter.as_ref()?.add_orthogonality(gradients)
+    }
+
+    /// A copy that later training of this model leaves alone.
+    pub fn frozen_copy(&self) -> Self {
+        Self { trunk: self.trunk.frozen_copy() }
+    }
+
+    /// The same model on `device`, each number rounded to the nearest of its type there; `f32` stays as it is.
+    ///
+    /// Its [`Workspace`] is one [`on`](Workspace::on) the device.
+    ///
+    /// # Errors
+    /// The device has no memory left; an adapter of the head, or a Panacea adapter.
+    pub fn to_device<U: Element<Wide = T>>(&self, device: &Cuda, workspace: &mut Workspace) -> Result<CausalLm<U>> {
+        Ok(CausalLm { trunk: self.trunk.to_device(device, workspace)? })
+    }
+}
+
+impl<T: Element> CausalLm<T> {
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.trunk.config
+    }
+
+    /// The preference vector at which a Panacea adapter stands, one number a preference: equal ones until
+    /// [`set_preference`](Self::set_preference). Empty without such an adapter.
+    pub fn preference(&self) -> &[f64] {
+        self.trunk.adapter.as_ref().map_or(&[], Lora::preference)
     }
 
     /// Removes the adapter, leaving the base weights.
@@ -241,11 +259,6 @@ impl<T: Float + WithDType> CausalLm<T> {
         self.trunk.trainable_mut()
     }
 
-    /// A copy that later training of this model leaves alone.
-    pub fn frozen_copy(&self) -> Self {
-        Self { trunk: self.trunk.frozen_copy() }
-    }
-
     /// Scores the targets and keeps nothing.
     ///
     /// # Errors
@@ -256,10 +269,10 @@ impl<T: Float + WithDType> CausalLm<T> {
         want: Statistics,
         adapter: Adapter,
         workspace: &mut Workspace,
-    ) -> Result<HeadScores<T>> {
-        let hidden = self.trunk.hidden_states(packed, adapter, workspace)?;
-        let (scores, saved) = self.head(&hidden, packed, want, adapter, Keeping::Nothing, workspace)?;
-        workspace.give_back(hidden);
+    ) -> Result<HeadScores<T::Wide>> {
+        let (hidden, staged) = self.trunk.hidden_states(packed, adapter, workspace)?;
+        let (scores, saved) = self.head(&hidden, packed, &staged, want, adapter, Keeping::Nothing, workspace)?;
+        workspace.reclaim(hidden);
         saved.release(workspace);
         Ok(scores)
     }
@@ -274,9 +287,10 @@ impl<T: Float + WithDType> CausalLm<T> {
         want: Statistics,
         recompute: Recompute,
         workspace: &mut Workspace,
-    ) -> Result<(HeadScores<T>, Saved<T>)> {
+    ) -> Result<(HeadScores<T::Wide>, Saved<T>)> {
         let trunk = self.trunk.forward(packed, recompute, workspace)?;
-        let (scores, head) = self.head(&trunk.hidden, packed, want, Adapter::On, Keeping::ForBackward, workspace)?;
+        let (hidden, staged) = (&trunk.hidden, &trunk.staged);
+        let (scores, head) = self.head(hidden, packed, staged, want, Adapter::On, Keeping::ForBackward, workspace)?;
         Ok((scores, Saved { trunk, head }))
     }
 
@@ -288,8 +302,8 @@ impl<T: Float + WithDType> CausalLm<T> {
         &self,
         packed: &Packed,
         saved: Saved<T>,
-        cotangents: &HeadCotangents<T>,
-        gradients: &mut Gradients<T>,
+        cotangents: &HeadCotangents<T::Wide>,
+        gradients: &mut Gradients<T::Wide>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let mut sink = GradientSink { whole: gradients, by_item: None };
@@ -338,8 +352,8 @@ impl<T: Float + WithDType> CausalLm<T> {
         &self,
         packed: &Packed,
         saved: Saved<T>,
-        cotangents: &HeadCotangents<T>,
-        gradients: &mut Gradients<T>,
+        cotangents: &HeadCotangents<T::Wide>,
+        gradients: &mut Gradients<T::Wide>,
         sketch: Sketch,
         workspace: &mut Workspace,
     ) -> Result<Sketches> {
@@ -372,14 +386,15 @@ impl<T: Float + WithDType> CausalLm<T> {
         &self,
         packed: &Packed,
         saved: Saved<T>,
-        cotangents: &HeadCotangents<T>,
-        gradients: &mut GradientSink<'_, T>,
+        cotangents: &HeadCotangents<T::Wide>,
+        gradients: &mut GradientSink<'_, T::Wide>,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        self.trunk.check_gradients(gradients.whole.data().len())?;
+        self.trunk.check_gradients(gradients.whole.element_count())?;
         let Saved { trunk, head } = saved;
-        let mut d_hidden = workspace.take_zeros(packed.tokens() * self.config().hidden_size);
-        self.head_backward(&trunk.hidden, head, packed, cotangents, &mut d_hidden, gradients.whole, workspace)?;
+        let mut d_hidden = workspace.lend_zeros(packed.tokens() * self.config().hidden_size)?;
+        let (hidden, staged) = (&trunk.hidden, &trunk.staged);
+        self.head_backward(hidden, head, packed, staged, cotangents, &mut d_hidden, gradients.whole, workspace)?;
         self.trunk.backward(packed, trunk, d_hidden, gradients, workspace)
     }
 
@@ -387,23 +402,30 @@ impl<T: Float + WithDType> CausalLm<T> {
     ///
     /// # Errors
     /// A token id beyond the vocabulary, or an empty text.
-    pub fn logits(&self, ids: &[u32], workspace: &mut Workspace) -> Result<Tensor> {
+    pub fn logits(&self, ids: &[u32], workspace: &mut Workspace) -> Result<Tensor>
+    where
+        T::Wide: WithDType,
+    {
         let hidden = self.hidden(ids, workspace)?;
-        let mut logits = vec![T::ZERO; ids.len() * self.config().vocab_size];
-        self.project(&hidden, ids.len(), &mut logits, workspace)?;
-        workspace.give_back(hidden);
-        Ok(Tensor::from_vec(logits, (ids.len(), self.config().vocab_size), &Device::Cpu)?)
+        let mut logits = workspace.lend(ids.len() * self.config().vocab_size)?;
+        self.project(hidden.view(), ids.len(), logits.view_mut(), workspace)?;
+        let numbers = to_wide(&logits, workspace)?;
+        workspace.reclaim_all([hidden, logits]);
+        Ok(Tensor::from_vec(numbers, (ids.len(), self.config().vocab_size), &Device::Cpu)?)
     }
 
     /// Hidden states `[T, H]` of one text after the final norm.
     ///
     /// # Errors
     /// As [`logits`](Self::logits).
-    pub fn hidden_states(&self, ids: &[u32], workspace: &mut Workspace) -> Result<Tensor> {
+    pub fn hidden_states(&self, ids: &[u32], workspace: &mut Workspace) -> Result<Tensor>
+    where
+        T::Wide: WithDType,
+    {
         let hidden = self.hidden(ids, workspace)?;
-        let states = Tensor::from_slice(&hidden, (ids.len(), self.config().hidden_size), &Device::Cpu)?;
-        workspace.give_back(hidden);
-        Ok(states)
+        let numbers = to_wide(&hidden, workspace)?;
+        workspace.reclaim(hidden);
+        Ok(Tensor::from_vec(numbers, (ids.len(), self.config().hidden_size), &Device::Cpu)?)
     }
 
     /// One vector a context, `[contexts, H]`: the mean over the tokens of its prompt of the hidden states after the final
@@ -411,27 +433,32 @@ impl<T: Float + WithDType> CausalLm<T> {
     ///
     /// # Errors
     /// As [`score`](Self::score); a context with an empty prompt.
-    pub fn prompt_means(&self, packed: &Packed, adapter: Adapter, workspace: &mut Workspace) -> Result<Vec<Vec<T>>> {
-        let hidden = self.trunk.hidden_states(packed, adapter, workspace)?;
+    pub fn prompt_means(
+        &self,
+        packed: &Packed,
+        adapter: Adapter,
+        workspace: &mut Workspace,
+    ) -> Result<Vec<Vec<T::Wide>>> {
+        let (states, _) = self.trunk.hidden_states(packed, adapter, workspace)?;
+        let hidden = to_wide(&states, workspace)?;
+        workspace.reclaim(states);
         let size = self.config().hidden_size;
         let mean = |segment: &Segment| {
             let rows = segment.prompt.clone();
             if rows.is_empty() {
                 return Err(Error::Input("an empty prompt has no hidden states; begin it with a BOS token".into()));
             }
-            let mut mean = vec![T::ZERO; size];
-            let share: T = Float::from_f64(1.0 / rows.len() as f64);
+            let mut mean = vec![T::Wide::ZERO; size];
+            let share: T::Wide = Float::from_f64(1.0 / rows.len() as f64);
             for row in hidden[rows.start * size..rows.end * size].chunks_exact(size) {
                 mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += *x * share);
             }
             Ok(mean)
         };
-        let means = packed.segments().iter().map(mean).collect();
-        workspace.give_back(hidden);
-        means
+        packed.segments().iter().map(mean).collect()
     }
 
-    fn hidden(&self, ids: &[u32], workspace: &mut Workspace) -> Result<Vec<T>> {
+    fn hidden(&self, ids: &[u32], workspace: &mut Workspace) -> Result<Buffer<T>> {
         if ids.is_empty() {
             return Err(Error::Input("an empty text has no hidden states; begin it with a BOS token".into()));
         }
@@ -440,6 +467,14 @@ impl<T: Float + WithDType> CausalLm<T> {
             prompt_scored: &[],
             completions: Vec::<CompletionIds<'_>>::new(),
         }])?;
-        self.trunk.hidden_states(&packed, Adapter::On, workspace)
+        Ok(self.trunk.hidden_states(&packed, Adapter::On, workspace)?.0)
     }
+}
+
+/// Numbers on the host, in the type that they are computed with.
+pub(crate) fn to_wide<T: Element>(buffer: &Buffer<T>, workspace: &mut Workspace) -> Result<Vec<T::Wide>> {
+    let numbers = buffer.to_host()?;
+    let mut wide = vec![T::Wide::ZERO; numbers.len()];
+    elementwise::widen::<T>((&mut wide).into(), (&numbers).into(), workspace)?;
+    Ok(wide)
 }

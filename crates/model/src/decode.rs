@@ -1,12 +1,13 @@
 //! Greedy and sampled generation with a cache of keys and values.
 use candle_core::{Device, Tensor, WithDType};
 use candle_transformers::generation::{LogitsProcessor, Sampling as Draw};
-use candlewick_kernels::{Float, Workspace, attention};
+use candlewick_kernels::{Buffer, Cuda, Element, Float, View, Workspace, attention, elementwise};
 
-use crate::causal_lm::CausalLm;
+use crate::causal_lm::{CausalLm, to_wide};
 use crate::error::{Error, Result};
 use crate::layer::Heads;
 use crate::packed::{ContextIds, Packed};
+use crate::staged::Staged;
 use crate::trunk::Adapter;
 
 /// How the next token is chosen and when to stop.
@@ -59,15 +60,40 @@ impl Sampling {
 
 /// A text being continued: the cache, and the logits of the next token.
 #[derive(Debug)]
-pub struct Generation<'a, T> {
+pub struct Generation<'a, T: Element> {
     model: &'a CausalLm<T>,
-    /// Keys and values of each layer, `[tokens so far, kv_heads, head_dim]`.
-    cache: Vec<(Vec<T>, Vec<T>)>,
+    /// Keys and values of each layer.
+    cache: Vec<[Rows<T>; 2]>,
     tokens: usize,
-    logits: Vec<T>,
+    logits: Vec<T::Wide>,
 }
 
-impl<'a, T: Float + WithDType> Generation<'a, T> {
+/// Rows `[tokens so far, kv_heads, head_dim]`, with room for more behind them.
+#[derive(Debug)]
+struct Rows<T> {
+    buffer: Buffer<T>,
+    len: usize,
+}
+
+impl<T: Element> Rows<T> {
+    fn push(&mut self, rows: View<'_, T>, device: Option<&Cuda>) -> Result<()> {
+        let len = self.len + rows.len();
+        if len > self.buffer.len() {
+            let mut larger = Buffer::zeros(len.next_power_of_two(), device)?;
+            elementwise::copy(larger.view_mut().part(0..self.len)?, self.view()?)?;
+            self.buffer = larger;
+        }
+        elementwise::copy(self.buffer.view_mut().part(self.len..len)?, rows)?;
+        self.len = len;
+        Ok(())
+    }
+
+    fn view(&self) -> Result<View<'_, T>> {
+        Ok(self.buffer.view().part(0..self.len)?)
+    }
+}
+
+impl<'a, T: Element> Generation<'a, T> {
     /// Reads the prompt.
     ///
     /// # Errors
@@ -77,18 +103,16 @@ impl<'a, T: Float + WithDType> Generation<'a, T> {
             return Err(Error::Input("an empty prompt cannot be continued; begin it with a BOS token".into()));
         }
         let layers = model.config().num_hidden_layers;
-        let mut generation = Self {
-            model,
-            cache: (0..layers).map(|_| (Vec::new(), Vec::new())).collect(),
-            tokens: 0,
-            logits: vec![T::ZERO; model.config().vocab_size],
-        };
+        let device = model.parameters().device();
+        let empty = || -> Result<Rows<T>> { Ok(Rows { buffer: Buffer::zeros(0, device)?, len: 0 }) };
+        let cache = (0..layers).map(|_| Ok([empty()?, empty()?])).collect::<Result<_>>()?;
+        let mut generation = Self { model, cache, tokens: 0, logits: vec![T::Wide::ZERO; model.config().vocab_size] };
         generation.read(prompt, workspace)?;
         Ok(generation)
     }
 
     /// Logits `[V]` of the next token.
-    pub fn logits(&self) -> &[T] {
+    pub fn logits(&self) -> &[T::Wide] {
         &self.logits
     }
 
@@ -103,9 +127,12 @@ impl<'a, T: Float + WithDType> Generation<'a, T> {
     /// Runs the tokens through the model: the whole prompt at first, one token after that.
     fn read(&mut self, ids: &[u32], workspace: &mut Workspace) -> Result<()> {
         let (model, config) = (self.model, self.model.config());
-        let packed = Packed::new(&[ContextIds { prompt: ids, prompt_scored: &[], completions: Vec::new() }])?;
-        let positions: Vec<u32> = packed.positions().iter().map(|position| position + self.tokens as u32).collect();
-        let tables = model.trunk.rope().tables(self.tokens + ids.len());
+        let context = ContextIds { prompt: ids, prompt_scored: &[], completions: Vec::new() };
+        let packed = Packed::new(&[context])?.moved_on(self.tokens);
+        model.trunk.check_ids(&packed)?;
+        let device = model.parameters().device();
+        let staged = Staged::new(&packed, device)?;
+        let rotations = model.trunk.rope().tables(self.tokens + ids.len(), device)?;
         let shape = |rows| attention::Shape {
             rows,
             heads: config.num_attention_heads,
@@ -114,50 +141,41 @@ impl<'a, T: Float + WithDType> Generation<'a, T> {
             soft_cap: None,
             window: None,
         };
-        let mut x = model.trunk.embed(&packed, workspace)?;
-        for (number, (keys, values)) in self.cache.iter_mut().enumerate() {
+        let mut x = model.trunk.embed(staged.ids(&packed), workspace)?;
+        for (number, [keys, values]) in self.cache.iter_mut().enumerate() {
+            let tokens = self.tokens + ids.len();
             let attend = |heads: Heads<'_, T>, workspace: &mut Workspace| {
                 let Heads { q, k, v, out, lse } = heads;
-                keys.extend_from_slice(k);
-                values.extend_from_slice(v);
+                keys.push(k, device)?;
+                values.push(v, device)?;
                 if ids.len() == 1 {
-                    attention::decode(
-                        q.into(),
-                        (&*keys).into(),
-                        (&*values).into(),
-                        out.into(),
-                        shape(keys.len() / k.len()),
-                        workspace,
-                    )?;
+                    attention::decode(q, keys.view()?, values.view()?, out, shape(tokens), workspace)?;
                 } else {
-                    attention::forward(
-                        q.into(),
-                        k.into(),
-                        v.into(),
-                        out.into(),
-                        lse.into(),
-                        packed.segments().into(),
-                        shape(ids.len()),
-                        workspace,
-                    )?;
+                    attention::forward(q, k, v, out, lse, staged.layout(&packed), shape(ids.len()), workspace)?;
                 }
                 Ok(())
             };
-            let (y, saved) =
-                model.trunk.layer(number, Adapter::On).forward_with(&x, &positions, &tables, workspace, attend)?;
+            let (positions, layer) = (staged.positions(&packed), model.trunk.layer(number, Adapter::On));
+            let (y, saved) = layer.forward_with(x.view(), positions, &rotations, workspace, attend)?;
             saved.release(workspace);
-            workspace.give_back(std::mem::replace(&mut x, y));
+            workspace.reclaim(std::mem::replace(&mut x, y));
         }
-        let last = &x[x.len() - config.hidden_size..];
+        let last = x.view().part(x.len() - config.hidden_size..x.len())?;
         let (hidden, rstd) = model.trunk.final_norm(last, 1, workspace)?;
-        model.project(&hidden, 1, &mut self.logits, workspace)?;
-        workspace.give_back_all([x, hidden, rstd]);
+        let mut logits = workspace.lend(config.vocab_size)?;
+        model.project(hidden.view(), 1, logits.view_mut(), workspace)?;
+        self.logits = to_wide(&logits, workspace)?;
+        workspace.reclaim(rstd);
+        workspace.reclaim_all([x, hidden, logits]);
         self.tokens += ids.len();
         Ok(())
     }
 }
 
-impl<T: Float + WithDType> CausalLm<T> {
+impl<T: Element> CausalLm<T>
+where
+    T::Wide: WithDType,
+{
     /// Continues `prompt`; returns the new tokens only.
     ///
     /// # Errors

@@ -1,18 +1,21 @@
 //! The token head: log-probabilities of targets, and the way back.
-use candle_core::WithDType;
-use candlewick_kernels::{Float, Workspace, copied, linear, token_log_probs, zeros};
+use candlewick_kernels::{
+    Buffer, Cuda, Element, Float, View, ViewMut, Workspace, elementwise, linear, token_log_probs,
+};
 
 use crate::adapter::{HEAD_MODULE, Lora, LoraPair};
 use crate::causal_lm::{CausalLm, HeadCotangents, HeadScores, Statistics};
 use crate::error::{Error, Result};
 use crate::packed::Packed;
 use crate::parameters::Gradients;
+use crate::staged::Staged;
 use crate::trunk::Adapter;
 
 /// The kernel chooses how many rows a chunk has.
 const AUTOMATIC: usize = 0;
 
-/// Largest softmax that a forward pass keeps for its backward, in numbers: 1 GiB of f32. Beyond it the logits are made again.
+/// Largest softmax (on a device: logits) that a forward pass keeps for its backward, in numbers: 1 GiB of f32. Beyond it the
+/// logits are made again.
 pub(crate) const MOST_KEPT: usize = 1 << 28;
 
 /// Whether a backward follows.
@@ -24,10 +27,10 @@ pub(crate) enum Keeping {
 
 /// What the head's backward needs beside the hidden states.
 #[derive(Debug)]
-pub(crate) struct HeadSaved<T> {
-    lse: Vec<T>,
+pub(crate) struct HeadSaved<T: Element> {
+    lse: Buffer<T::Wide>,
     /// `W + s B A`, where the head itself has an adapter. It is made anew for each pass, and not taken from the workspace.
-    adapted: Option<Vec<T>>,
+    adapted: Option<Buffer<T>>,
     kept: Kept<T>,
 }
 
@@ -38,207 +41,273 @@ enum Kept<T> {
     /// The exponentials are made anew for each pass, so that their memory goes back to the system after the head's backward: the
     /// gradients of the layers, most of which are not there before, take its place.
     Softmax {
-        exps: Vec<T>,
-        factors: Vec<T>,
+        exps: Buffer<T>,
+        factors: Buffer<T>,
     },
-    Pulls(Vec<T>),
+    /// On a device.
+    Logits(Buffer<T>),
+    Pulls(Buffer<T>),
 }
 
-impl<T: Float> Kept<T> {
-    fn take(targets: usize, head: &token_log_probs::Shape, trained: bool, workspace: &mut Workspace) -> Self {
-        match trained {
-            true if targets * head.vocab <= MOST_KEPT => Self::Softmax {
-                exps: zeros(targets * head.vocab),
-                factors: workspace.take(targets * token_log_probs::blocks(head.vocab)),
+impl<T: Element> Kept<T> {
+    fn take(targets: usize, head: &token_log_probs::Shape, trained: bool, workspace: &mut Workspace) -> Result<Self> {
+        let on_device = workspace.device().is_some();
+        let stride = if on_device { token_log_probs::logits_stride::<T>(head.vocab) } else { head.vocab };
+        Ok(match (trained, targets * stride <= MOST_KEPT) {
+            (false, _) => Self::Pulls(workspace.lend(targets * head.hidden)?),
+            (true, false) => Self::Nothing,
+            (true, true) if on_device => Self::Logits(workspace.lend(targets * stride)?),
+            (true, true) => Self::Softmax {
+                exps: Buffer::zeros(targets * head.vocab, None)?,
+                factors: workspace.lend(targets * token_log_probs::blocks(head.vocab))?,
             },
-            true => Self::Nothing,
-            false => Self::Pulls(workspace.take(targets * head.hidden)),
-        }
+        })
     }
 
     fn release(self, workspace: &mut Workspace) {
         match self {
             Self::Nothing => {}
-            Self::Softmax { factors, .. } => workspace.give_back(factors),
-            Self::Pulls(pulls) => workspace.give_back(pulls),
+            Self::Softmax { factors, .. } => workspace.reclaim(factors),
+            Self::Logits(buffer) | Self::Pulls(buffer) => workspace.reclaim(buffer),
         }
     }
 }
 
-impl<T: Float> HeadSaved<T> {
+impl<T: Element> HeadSaved<T> {
     /// Returns the buffers to the workspace.
     pub(crate) fn release(self, workspace: &mut Workspace) {
         self.kept.release(workspace);
-        workspace.give_back(self.lse);
+        workspace.reclaim(self.lse);
     }
 }
 
-impl<T: Float + WithDType> CausalLm<T> {
+/// Scores where the ops write them.
+struct Written<W> {
+    log_probs: Buffer<W>,
+    mean_log_probs: Option<Buffer<W>>,
+    log_sum_sq_probs: Option<Buffer<W>>,
+    entropy: Option<Buffer<W>>,
+    is_top1: Option<Buffer<W>>,
+    given_log_probs: Option<Buffer<W>>,
+}
+
+impl<W: Float> Written<W> {
+    fn zeros(targets: usize, given: usize, want: Statistics, device: Option<&Cuda>) -> Result<Self> {
+        let wanted = |yes: bool, len: usize| yes.then(|| Buffer::zeros(len, device)).transpose();
+        Ok(Self {
+            log_probs: Buffer::zeros(targets, device)?,
+            mean_log_probs: wanted(want.mean_log_probs, targets)?,
+            log_sum_sq_probs: wanted(want.log_sum_sq_probs, targets)?,
+            entropy: wanted(want.entropy, targets)?,
+            is_top1: wanted(want.is_top1, targets)?,
+            given_log_probs: wanted(want.given_log_probs, given)?,
+        })
+    }
+
+    fn outputs(&mut self) -> token_log_probs::Outputs<'_, W> {
+        token_log_probs::Outputs {
+            log_probs: self.log_probs.view_mut(),
+            mean_log_probs: self.mean_log_probs.as_mut().map(Buffer::view_mut),
+            log_sum_sq_probs: self.log_sum_sq_probs.as_mut().map(Buffer::view_mut),
+            entropy: self.entropy.as_mut().map(Buffer::view_mut),
+            is_top1: self.is_top1.as_mut().map(Buffer::view_mut),
+            given_log_probs: self.given_log_probs.as_mut().map(Buffer::view_mut),
+        }
+    }
+
+    /// On the host. Here, once a pass, a device is waited for.
+    fn read(self) -> Result<HeadScores<W>> {
+        let read = |buffer: Option<Buffer<W>>| buffer.map(into_host).transpose();
+        Ok(HeadScores {
+            log_probs: into_host(self.log_probs)?,
+            mean_log_probs: read(self.mean_log_probs)?,
+            log_sum_sq_probs: read(self.log_sum_sq_probs)?,
+            entropy: read(self.entropy)?,
+            is_top1: read(self.is_top1)?,
+            given_log_probs: read(self.given_log_probs)?,
+        })
+    }
+}
+
+fn into_host<W: Float>(buffer: Buffer<W>) -> Result<Vec<W>> {
+    match buffer {
+        Buffer::Host(numbers) => Ok(numbers),
+        Buffer::Cuda(_) => Ok(buffer.to_host()?),
+    }
+}
+
+/// Cotangents where the ops read them.
+struct Read<'a, W> {
+    host: &'a HeadCotangents<W>,
+    /// In the order of the fields.
+    copies: Option<[Option<Buffer<W>>; 5]>,
+}
+
+impl<'a, W: Float> Read<'a, W> {
+    fn new(host: &'a HeadCotangents<W>, device: Option<&Cuda>) -> Result<Self> {
+        let HeadCotangents { log_probs, mean_log_probs, log_sum_sq_probs, entropy, given_log_probs } = host;
+        let Some(device) = device else { return Ok(Self { host, copies: None }) };
+        let copy = |numbers: &Option<Vec<W>>| numbers.as_ref().map(|d| Buffer::upload(d, device)).transpose();
+        let copies =
+            [copy(log_probs)?, copy(mean_log_probs)?, copy(log_sum_sq_probs)?, copy(entropy)?, copy(given_log_probs)?];
+        Ok(Self { host, copies: Some(copies) })
+    }
+
+    fn cotangents(&self) -> token_log_probs::Cotangents<'_, W> {
+        let [log_probs, mean_log_probs, log_sum_sq_probs, entropy, given_log_probs] = match &self.copies {
+            Some(copies) => copies.each_ref().map(|copy| copy.as_ref().map(Buffer::view)),
+            None => {
+                let d = self.host;
+                [&d.log_probs, &d.mean_log_probs, &d.log_sum_sq_probs, &d.entropy, &d.given_log_probs]
+                    .map(|d| d.as_ref().map(View::from))
+            }
+        };
+        token_log_probs::Cotangents { log_probs, mean_log_probs, log_sum_sq_probs, entropy, given_log_probs }
+    }
+}
+
+impl<T: Element> CausalLm<T> {
     /// Scores the targets from the hidden states `[rows, H]`.
+    #[expect(clippy::too_many_arguments, reason = "the operands of one forward")]
     pub(crate) fn head(
         &self,
-        hidden: &[T],
+        hidden: &Buffer<T>,
         packed: &Packed,
+        staged: &Staged,
         want: Statistics,
         adapter: Adapter,
         keeping: Keeping,
         workspace: &mut Workspace,
-    ) -> Result<(HeadScores<T>, HeadSaved<T>)> {
+    ) -> Result<(HeadScores<T::Wide>, HeadSaved<T>)> {
         let count = packed.targets().len();
-        let (rows, ids) = target_indices(packed);
-        let wanted = |yes: bool| yes.then(|| vec![T::ZERO; count]);
         if want.given_log_probs && packed.given().is_empty() && count > 0 {
             return Err(Error::Input(
                 "log-probabilities of further tokens are wanted, and the batch names none; add them by Packed::with_given"
                     .into(),
             ));
         }
-        let given = if want.given_log_probs { packed.given() } else { &[] };
-        let mut scores = HeadScores {
-            log_probs: vec![T::ZERO; count],
-            mean_log_probs: wanted(want.mean_log_probs),
-            log_sum_sq_probs: wanted(want.log_sum_sq_probs),
-            entropy: wanted(want.entropy),
-            is_top1: wanted(want.is_top1),
-            given_log_probs: want.given_log_probs.then(|| vec![T::ZERO; given.len()]),
-        };
-        let mut lse = workspace.take(count);
-        let out = token_log_probs::Outputs {
-            log_probs: (&mut scores.log_probs).into(),
-            mean_log_probs: scores.mean_log_probs.as_mut().map(Into::into),
-            log_sum_sq_probs: scores.log_sum_sq_probs.as_mut().map(Into::into),
-            entropy: scores.entropy.as_mut().map(Into::into),
-            is_top1: scores.is_top1.as_mut().map(Into::into),
-            given_log_probs: scores.given_log_probs.as_mut().map(Into::into),
-        };
+        let mut scores = Written::<T::Wide>::zeros(count, packed.given().len(), want, hidden.device())?;
+        let mut lse = workspace.lend(count)?;
         let adapted = self.adapted_head(adapter, workspace)?;
-        let weight = adapted.as_deref().unwrap_or_else(|| self.head_weight());
+        let weight = adapted.as_ref().map_or_else(|| self.head_weight(), Buffer::view);
         let shape = self.head_shape(packed);
         // The gradients of statistics need the logits themselves; those of given tokens, their softmax.
         let statistics = want.mean_log_probs || want.log_sum_sq_probs || want.entropy;
         let trained = self.trunk.adapter.is_none() || adapted.is_some();
         let mut kept = match keeping {
             Keeping::ForBackward if !statistics && (trained || !want.given_log_probs) => {
-                Kept::take(count, &shape, trained, workspace)
+                Kept::take(count, &shape, trained, workspace)?
             }
             _ => Kept::Nothing,
         };
         let keep = match &mut kept {
             Kept::Nothing => token_log_probs::Keep::Nothing,
             Kept::Softmax { exps, factors } => token_log_probs::Keep::Softmax(softmax(exps, factors)),
-            Kept::Pulls(pulls) => token_log_probs::Keep::Pulls(pulls.into()),
+            Kept::Logits(logits) => token_log_probs::Keep::Logits(logits.view_mut()),
+            Kept::Pulls(pulls) => token_log_probs::Keep::Pulls(pulls.view_mut()),
         };
+        let targets = staged.targets(packed, want.given_log_probs);
         token_log_probs::forward(
-            hidden.into(),
-            weight.into(),
-            token_log_probs::Targets::new(&rows, &ids, given),
-            out,
-            (&mut lse).into(),
+            hidden.view(),
+            weight,
+            targets,
+            scores.outputs(),
+            lse.view_mut(),
             keep,
             shape,
             workspace,
         )?;
-        Ok((scores, HeadSaved { lse, adapted, kept }))
+        Ok((scores.read()?, HeadSaved { lse, adapted, kept }))
     }
 
     /// Adds to `d_hidden` `[rows, H]` and to the gradients of what of the head is trained.
     #[expect(clippy::too_many_arguments, reason = "the operands of one backward")]
     pub(crate) fn head_backward(
         &self,
-        hidden: &[T],
+        hidden: &Buffer<T>,
         mut saved: HeadSaved<T>,
         packed: &Packed,
-        d: &HeadCotangents<T>,
-        d_hidden: &mut [T],
-        gradients: &mut Gradients<T>,
+        staged: &Staged,
+        d: &HeadCotangents<T::Wide>,
+        d_hidden: &mut Buffer<T>,
+        gradients: &mut Gradients<T::Wide>,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        let (rows, ids) = target_indices(packed);
-        let cotangents = token_log_probs::Cotangents {
-            log_probs: d.log_probs.as_ref().map(Into::into),
-            mean_log_probs: d.mean_log_probs.as_ref().map(Into::into),
-            log_sum_sq_probs: d.log_sum_sq_probs.as_ref().map(Into::into),
-            entropy: d.entropy.as_ref().map(Into::into),
-            given_log_probs: d.given_log_probs.as_ref().map(Into::into),
-        };
-        let given = if d.given_log_probs.is_some() { packed.given() } else { &[] };
+        let cotangents = Read::new(d, hidden.device())?;
         // The gradient of W + s B A, from which those of B and A follow.
-        let mut d_adapted = saved.adapted.as_ref().map(|weight| zeros(weight.len()));
-        let weight = saved.adapted.as_deref().unwrap_or_else(|| self.head_weight());
+        let mut d_adapted = match &saved.adapted {
+            Some(weight) => Some(Buffer::<T::Wide>::zeros(weight.len(), weight.device())?),
+            None => None,
+        };
+        let weight = saved.adapted.as_ref().map_or_else(|| self.head_weight(), Buffer::view);
         let d_weight = match (&mut d_adapted, self.trunk.adapter.is_none()) {
-            (Some(d), _) => Some(d.into()),
-            (None, true) => Some(gradients.tensor_mut(self.trunk.places.head).into()),
+            (Some(d), _) => Some(d.view_mut()),
+            (None, true) => Some(gradients.view_mut(self.trunk.places.head)),
             (None, false) => None,
         };
         let kept = match &mut saved.kept {
             Kept::Nothing => token_log_probs::Kept::Nothing,
             Kept::Softmax { exps, factors } => token_log_probs::Kept::Softmax(softmax(exps, factors)),
-            Kept::Pulls(pulls) => token_log_probs::Kept::Pulls((&*pulls).into()),
+            Kept::Logits(logits) => token_log_probs::Kept::Logits(logits.view_mut()),
+            Kept::Pulls(pulls) => token_log_probs::Kept::Pulls(pulls.view()),
         };
         token_log_probs::backward(
-            hidden.into(),
-            weight.into(),
-            token_log_probs::Targets::new(&rows, &ids, given),
-            (&saved.lse).into(),
+            hidden.view(),
+            weight,
+            staged.targets(packed, d.given_log_probs.is_some()),
+            saved.lse.view(),
             kept,
-            cotangents,
-            d_hidden.into(),
+            cotangents.cotangents(),
+            d_hidden.view_mut(),
             d_weight,
             self.head_shape(packed),
             workspace,
         )?;
         if let (Some(d), Some((lora, pair))) = (d_adapted, self.head_pair()) {
-            // dB = s dW Aᵀ, dA = s Bᵀ dW; the rows are those of the vocabulary.
-            let (a, b, scale): (_, _, T) =
-                (lora.parameters.tensor(pair.a), lora.parameters.tensor(pair.b), Float::from_f64(pair.scale));
+            // dB = s dW Aᵀ, dA = s Bᵀ dW; the rows are those of the vocabulary. On the host, where such adapters are.
+            const OP: &str = "an adapter of the head";
+            let (a, b) = (lora.parameters.view(pair.a).cpu(OP)?, lora.parameters.view(pair.b).cpu(OP)?);
+            let scale = T::Wide::from_f64(pair.scale);
             let shape = linear::Shape {
                 rows: self.config().vocab_size,
                 in_features: self.config().hidden_size,
                 out_features: pair.rank,
             };
-            linear::forward((&d).into(), a.into(), gradients.tensor_mut(pair.b).into(), shape, scale, true, workspace)?;
-            linear::backward_weight(
-                (&d).into(),
-                b.into(),
-                gradients.tensor_mut(pair.a).into(),
-                shape,
-                scale,
-                true,
-                workspace,
-            )?;
+            linear::forward(d.view(), a.into(), gradients.view_mut(pair.b), shape, scale, true, workspace)?;
+            linear::backward_weight(d.view(), b.into(), gradients.view_mut(pair.a), shape, scale, true, workspace)?;
         }
         saved.release(workspace);
         Ok(())
     }
 
     /// `hidden Wᵀ`, `[rows, V]`.
-    pub(crate) fn project(&self, hidden: &[T], rows: usize, logits: &mut [T], workspace: &mut Workspace) -> Result<()> {
+    pub(crate) fn project(
+        &self,
+        hidden: View<'_, T>,
+        rows: usize,
+        mut logits: ViewMut<'_, T>,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
         let shape =
             linear::Shape { rows, in_features: self.config().hidden_size, out_features: self.config().vocab_size };
-        linear::forward(
-            hidden.into(),
-            self.head_weight().into(),
-            (&mut *logits).into(),
-            shape,
-            T::ONE,
-            false,
-            workspace,
-        )?;
+        linear::forward(hidden, self.head_weight(), logits.reborrow(), shape, T::Wide::ONE, false, workspace)?;
         let Some((lora, pair)) = self.head_pair() else { return Ok(()) };
-        let mut low = vec![T::ZERO; rows * pair.rank];
+        let mut low = workspace.lend(rows * pair.rank)?;
         let down = linear::Shape { out_features: pair.rank, ..shape };
         let up = linear::Shape { in_features: pair.rank, ..shape };
-        let (a, b, scale): (_, _, T) =
-            (lora.parameters.tensor(pair.a), lora.parameters.tensor(pair.b), Float::from_f64(pair.scale));
-        linear::forward(hidden.into(), a.into(), (&mut low).into(), down, T::ONE, false, workspace)?;
-        linear::forward((&low).into(), b.into(), logits.into(), up, scale, true, workspace)?;
+        let (a, b) = (lora.parameters.view(pair.a), lora.parameters.view(pair.b));
+        linear::forward(hidden, a, low.view_mut(), down, T::Wide::ONE, false, workspace)?;
+        linear::forward(low.view(), b, logits, up, T::Wide::from_f64(pair.scale), true, workspace)?;
+        workspace.reclaim(low);
         Ok(())
     }
 
-    fn adapted_head(&self, adapter: Adapter, workspace: &mut Workspace) -> Result<Option<Vec<T>>> {
+    fn adapted_head(&self, adapter: Adapter, workspace: &mut Workspace) -> Result<Option<Buffer<T>>> {
         let Some((lora, pair)) = self.head_pair().filter(|_| adapter == Adapter::On) else { return Ok(None) };
-        let mut weight = copied(self.head_weight());
-        lora.add_product(pair, &mut weight, workspace)?;
+        let head = self.head_weight();
+        let mut weight = Buffer::zeros(head.len(), self.trunk.base.device())?;
+        elementwise::add_assign(weight.view_mut(), head, workspace)?;
+        lora.add_product(pair, weight.view_mut(), workspace)?;
         Ok(Some(weight))
     }
 
@@ -246,8 +315,8 @@ impl<T: Float + WithDType> CausalLm<T> {
         self.trunk.adapter.as_ref().and_then(|lora| Some((lora, lora.pair(HEAD_MODULE)?)))
     }
 
-    fn head_weight(&self) -> &[T] {
-        self.trunk.base.tensor(self.trunk.places.head)
+    fn head_weight(&self) -> View<'_, T> {
+        self.trunk.base.view(self.trunk.places.head)
     }
 
     fn head_shape(&self, packed: &Packed) -> token_log_probs::Shape {
@@ -261,10 +330,6 @@ impl<T: Float + WithDType> CausalLm<T> {
     }
 }
 
-fn softmax<'a, T>(exps: &'a mut Vec<T>, factors: &'a mut Vec<T>) -> token_log_probs::KeptSoftmax<'a, T> {
+fn softmax<'a, T>(exps: &'a mut Buffer<T>, factors: &'a mut Buffer<T>) -> token_log_probs::KeptSoftmax<'a, T> {
     token_log_probs::KeptSoftmax { exps: exps.into(), factors: factors.into() }
-}
-
-fn target_indices(packed: &Packed) -> (Vec<u32>, Vec<u32>) {
-    packed.targets().iter().map(|target| (target.hidden_row, target.id)).unzip()
 }

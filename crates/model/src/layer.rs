@@ -10,8 +10,8 @@
 //! Kept for the backward: x, x', the norms' 1/root-mean-square, rotated q and k, v, the attention's output and
 //! log-sum-exp, gate and up. The normalised rows and h are cheap and computed again.
 use candlewick_kernels::gated::{self, Activation};
-use candlewick_kernels::rope::{Direction, Tables};
-use candlewick_kernels::{Float, Workspace, attention, elementwise, rms_norm, rope};
+use candlewick_kernels::rope::Direction;
+use candlewick_kernels::{Buffer, Element, View, ViewMut, Workspace, attention, elementwise, rms_norm, rope};
 
 use crate::adapter::Lora;
 use crate::config::Config;
@@ -19,7 +19,9 @@ use crate::error::Result;
 use crate::linear::Linear;
 use crate::packed::Packed;
 use crate::parameters::Parameters;
+use crate::rope::Rotations;
 use crate::sketch::GradientSink;
+use crate::staged::Staged;
 
 /// The linears of a layer, in the order in which they act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,49 +92,62 @@ pub(crate) struct Layer<'a, T> {
     pub(crate) number: usize,
 }
 
+/// A batch as the layers of a pass read it.
+#[derive(Clone, Copy)]
+pub(crate) struct Pass<'a, W> {
+    pub(crate) packed: &'a Packed,
+    pub(crate) staged: &'a Staged,
+    pub(crate) rotations: &'a Rotations<W>,
+}
+
 /// What attention reads and fills: q and out `[rows, heads, head_dim]`, k and v `[rows, kv_heads, head_dim]`, lse
 /// `[rows, heads]`; q and k are rotated.
-pub(crate) struct Heads<'a, T> {
-    pub(crate) q: &'a [T],
-    pub(crate) k: &'a [T],
-    pub(crate) v: &'a [T],
-    pub(crate) out: &'a mut [T],
-    pub(crate) lse: &'a mut [T],
+pub(crate) struct Heads<'a, T: Element> {
+    pub(crate) q: View<'a, T>,
+    pub(crate) k: View<'a, T>,
+    pub(crate) v: View<'a, T>,
+    pub(crate) out: ViewMut<'a, T>,
+    pub(crate) lse: ViewMut<'a, T::Wide>,
 }
 
 /// What a layer's backward needs beside the layer's input.
 #[derive(Debug)]
-pub(crate) struct LayerSaved<T> {
-    rstd_input: Vec<T>,
-    q: Vec<T>,
-    k: Vec<T>,
-    v: Vec<T>,
-    attended: Vec<T>,
-    lse: Vec<T>,
-    middle: Vec<T>,
-    rstd_attention: Vec<T>,
-    gate: Vec<T>,
-    up: Vec<T>,
+pub(crate) struct LayerSaved<T: Element> {
+    rstd_input: Buffer<T::Wide>,
+    q: Buffer<T>,
+    k: Buffer<T>,
+    v: Buffer<T>,
+    attended: Buffer<T>,
+    lse: Buffer<T::Wide>,
+    middle: Buffer<T>,
+    rstd_attention: Buffer<T::Wide>,
+    gate: Buffer<T>,
+    up: Buffer<T>,
     /// `x Aᵀ` of each adapted linear.
-    low: [Vec<T>; 7],
+    low: [Buffer<T>; 7],
 }
 
-impl<T: Float> LayerSaved<T> {
+impl<T: Element> LayerSaved<T> {
     /// Returns the buffers to the workspace.
     pub(crate) fn release(self, workspace: &mut Workspace) {
         let Self { rstd_input, q, k, v, attended, lse, middle, rstd_attention, gate, up, low } = self;
-        workspace.give_back_all([rstd_input, q, k, v, attended, lse, middle, rstd_attention, gate, up]);
-        workspace.give_back_all(low);
+        workspace.reclaim(rstd_input);
+        workspace.reclaim_all([q, k, v, attended]);
+        workspace.reclaim(lse);
+        workspace.reclaim(middle);
+        workspace.reclaim(rstd_attention);
+        workspace.reclaim_all([gate, up]);
+        workspace.reclaim_all(low);
     }
 }
 
-impl<'a, T: Float> Layer<'a, T> {
+impl<'a, T: Element> Layer<'a, T> {
     fn linear(&self, name: LinearName) -> Linear<'a, T> {
         let place = self.places.linears[name as usize];
         let (outputs, inputs) = name.sizes(self.config);
         let lora = self.lora.and_then(|lora| Some((lora, lora.pair(&name.module(self.number))?)));
         Linear {
-            weight: self.base.tensor(place),
+            weight: self.base.view(place),
             weight_place: place,
             inputs,
             outputs,
@@ -144,61 +159,52 @@ impl<'a, T: Float> Layer<'a, T> {
     /// `[rows, hidden]` in, `[rows, hidden]` out, over the segments of a batch.
     pub(crate) fn forward(
         &self,
-        x: &[T],
-        packed: &Packed,
-        tables: &Tables<T>,
+        x: View<'_, T>,
+        pass: Pass<'_, T::Wide>,
         workspace: &mut Workspace,
-    ) -> Result<(Vec<T>, LayerSaved<T>)> {
+    ) -> Result<(Buffer<T>, LayerSaved<T>)> {
+        let Pass { packed, staged, rotations } = pass;
         let shape = self.attention_shape(packed.tokens());
-        self.forward_with(x, packed.positions(), tables, workspace, |heads, workspace| {
+        self.forward_with(x, staged.positions(packed), rotations, workspace, |heads, workspace| {
             let Heads { q, k, v, out, lse } = heads;
-            attention::forward(
-                q.into(),
-                k.into(),
-                v.into(),
-                out.into(),
-                lse.into(),
-                packed.segments().into(),
-                shape,
-                workspace,
-            )?;
-            Ok(())
+            Ok(attention::forward(q, k, v, out, lse, staged.layout(packed), shape, workspace)?)
         })
     }
 
     /// The layer around any attention: `attend` fills the output and log-sum-exp of the given heads.
     pub(crate) fn forward_with(
         &self,
-        x: &[T],
-        positions: &[u32],
-        tables: &Tables<T>,
+        x: View<'_, T>,
+        positions: View<'_, u32>,
+        rotations: &Rotations<T::Wide>,
         workspace: &mut Workspace,
         attend: impl FnOnce(Heads<'_, T>, &mut Workspace) -> Result<()>,
-    ) -> Result<(Vec<T>, LayerSaved<T>)> {
+    ) -> Result<(Buffer<T>, LayerSaved<T>)> {
         let rows = positions.len();
-        let mut low: [Vec<T>; 7] = Default::default();
+        let mut low: [Buffer<T>; 7] = Default::default();
 
         let (normed, rstd_input) = self.norm(x, self.places.input_norm, rows, workspace)?;
         let mut q = self.apply(Query, &normed, rows, &mut low, workspace)?;
         let mut k = self.apply(Key, &normed, rows, &mut low, workspace)?;
         let v = self.apply(Value, &normed, rows, &mut low, workspace)?;
-        workspace.give_back(normed);
-        self.rotate(&mut q, &mut k, positions, tables, Direction::Forward, workspace)?;
+        workspace.reclaim(normed);
+        self.rotate(&mut q, &mut k, positions, rotations, Direction::Forward, workspace)?;
 
-        let mut attended = workspace.take(q.len());
-        let mut lse = workspace.take(rows * self.config.num_attention_heads);
-        attend(Heads { q: &q, k: &k, v: &v, out: &mut attended, lse: &mut lse }, workspace)?;
+        let mut attended = workspace.lend(q.len())?;
+        let mut lse = workspace.lend(rows * self.config.num_attention_heads)?;
+        let heads = Heads { q: q.view(), k: k.view(), v: v.view(), out: attended.view_mut(), lse: lse.view_mut() };
+        attend(heads, workspace)?;
         let mut middle = self.apply(Output, &attended, rows, &mut low, workspace)?;
-        elementwise::add_assign((&mut middle).into(), x.into(), workspace)?;
+        elementwise::add_assign(middle.view_mut(), x, workspace)?;
 
-        let (normed, rstd_attention) = self.norm(&middle, self.places.attention_norm, rows, workspace)?;
+        let (normed, rstd_attention) = self.norm(middle.view(), self.places.attention_norm, rows, workspace)?;
         let gate = self.apply(Gate, &normed, rows, &mut low, workspace)?;
         let up = self.apply(Up, &normed, rows, &mut low, workspace)?;
-        workspace.give_back(normed);
+        workspace.reclaim(normed);
         let inner = gated(&gate, &up, workspace)?;
         let mut y = self.apply(Down, &inner, rows, &mut low, workspace)?;
-        workspace.give_back(inner);
-        elementwise::add_assign((&mut y).into(), (&middle).into(), workspace)?;
+        workspace.reclaim(inner);
+        elementwise::add_assign(y.view_mut(), middle.view(), workspace)?;
 
         Ok((y, LayerSaved { rstd_input, q, k, v, attended, lse, middle, rstd_attention, gate, up, low }))
     }
@@ -208,41 +214,43 @@ impl<'a, T: Float> Layer<'a, T> {
     #[expect(clippy::too_many_arguments, reason = "the operands of one backward")]
     pub(crate) fn backward(
         &self,
-        x: &[T],
+        x: View<'_, T>,
         saved: &LayerSaved<T>,
-        d: &mut [T],
+        d: &mut Buffer<T>,
         onward: bool,
-        packed: &Packed,
-        tables: &Tables<T>,
-        gradients: &mut GradientSink<'_, T>,
+        pass: Pass<'_, T::Wide>,
+        gradients: &mut GradientSink<'_, T::Wide>,
         workspace: &mut Workspace,
     ) -> Result<()> {
+        let Pass { packed, staged, rotations } = pass;
         let rows = packed.tokens();
         let hidden = self.config.hidden_size;
 
         // y = x' + h Wdᵀ: d already holds the gradient along the residual; the block's is added to it.
         let inner = gated(&saved.gate, &saved.up, workspace)?;
-        let mut d_inner = workspace.take(inner.len());
-        self.undo(Down, &inner, saved, d, Some((&mut d_inner, false)), gradients, workspace)?;
-        workspace.give_back(inner);
-        let (mut d_gate, mut d_up) = (workspace.take(d_inner.len()), workspace.take(d_inner.len()));
+        let mut d_inner = workspace.lend(inner.len())?;
+        self.undo(Down, inner.view(), saved, d.view(), Some((d_inner.view_mut(), false)), gradients, workspace)?;
+        workspace.reclaim(inner);
+        let (mut d_gate, mut d_up) = (workspace.lend(d_inner.len())?, workspace.lend(d_inner.len())?);
         gated::backward(
             Activation::Silu,
-            (&saved.gate).into(),
-            (&saved.up).into(),
-            (&d_inner).into(),
-            (&mut d_gate).into(),
-            (&mut d_up).into(),
+            saved.gate.view(),
+            saved.up.view(),
+            d_inner.view(),
+            d_gate.view_mut(),
+            d_up.view_mut(),
             workspace,
         )?;
-        workspace.give_back(d_inner);
-        let normed = self.norm_again(&saved.middle, self.places.attention_norm, rows, workspace)?;
-        let mut d_normed = workspace.take(rows * hidden);
-        self.undo(Gate, &normed, saved, &d_gate, Some((&mut d_normed, false)), gradients, workspace)?;
-        self.undo(Up, &normed, saved, &d_up, Some((&mut d_normed, true)), gradients, workspace)?;
-        workspace.give_back_all([normed, d_gate, d_up]);
+        workspace.reclaim(d_inner);
+        let normed = self.norm_again(saved.middle.view(), self.places.attention_norm, rows, workspace)?;
+        let mut d_normed = workspace.lend(rows * hidden)?;
+        for (name, dy, accumulate) in [(Gate, &d_gate, false), (Up, &d_up, true)] {
+            let dx = Some((d_normed.view_mut(), accumulate));
+            self.undo(name, normed.view(), saved, dy.view(), dx, gradients, workspace)?;
+        }
+        workspace.reclaim_all([normed, d_gate, d_up]);
         self.norm_backward(
-            &saved.middle,
+            saved.middle.view(),
             &saved.rstd_attention,
             self.places.attention_norm,
             &d_normed,
@@ -253,51 +261,52 @@ impl<'a, T: Float> Layer<'a, T> {
         )?;
 
         // x' = x + attention(q,k,v) Woᵀ
-        let mut d_attended = workspace.take(saved.attended.len());
-        self.undo(Output, &saved.attended, saved, d, Some((&mut d_attended, false)), gradients, workspace)?;
+        let mut d_attended = workspace.lend(saved.attended.len())?;
+        let dx = Some((d_attended.view_mut(), false));
+        self.undo(Output, saved.attended.view(), saved, d.view(), dx, gradients, workspace)?;
         let (mut d_q, mut d_k, mut d_v) =
-            (workspace.take(saved.q.len()), workspace.take(saved.k.len()), workspace.take(saved.v.len()));
+            (workspace.lend(saved.q.len())?, workspace.lend(saved.k.len())?, workspace.lend(saved.v.len())?);
         attention::backward(
-            (&saved.q).into(),
-            (&saved.k).into(),
-            (&saved.v).into(),
-            (&saved.attended).into(),
-            (&saved.lse).into(),
-            (&d_attended).into(),
-            (&mut d_q).into(),
-            (&mut d_k).into(),
-            (&mut d_v).into(),
-            packed.segments().into(),
+            saved.q.view(),
+            saved.k.view(),
+            saved.v.view(),
+            saved.attended.view(),
+            saved.lse.view(),
+            d_attended.view(),
+            d_q.view_mut(),
+            d_k.view_mut(),
+            d_v.view_mut(),
+            staged.layout(packed),
             self.attention_shape(rows),
             workspace,
         )?;
-        workspace.give_back(d_attended);
-        self.rotate(&mut d_q, &mut d_k, packed.positions(), tables, Direction::Backward, workspace)?;
+        workspace.reclaim(d_attended);
+        self.rotate(&mut d_q, &mut d_k, staged.positions(packed), rotations, Direction::Backward, workspace)?;
         let normed = self.norm_again(x, self.places.input_norm, rows, workspace)?;
         for (name, dy, accumulate) in [(Query, &d_q, false), (Key, &d_k, true), (Value, &d_v, true)] {
-            let dx = onward.then_some((&mut d_normed[..], accumulate));
-            self.undo(name, &normed, saved, dy, dx, gradients, workspace)?;
+            let dx = onward.then(|| (d_normed.view_mut(), accumulate));
+            self.undo(name, normed.view(), saved, dy.view(), dx, gradients, workspace)?;
         }
-        workspace.give_back_all([normed, d_q, d_k, d_v]);
+        workspace.reclaim_all([normed, d_q, d_k, d_v]);
         if onward {
             let place = self.places.input_norm;
             self.norm_backward(x, &saved.rstd_input, place, &d_normed, d, rows, gradients, workspace)?;
         }
-        workspace.give_back(d_normed);
+        workspace.reclaim(d_normed);
         Ok(())
     }
 
     fn apply(
         &self,
         name: LinearName,
-        x: &[T],
+        x: &Buffer<T>,
         rows: usize,
-        low: &mut [Vec<T>; 7],
+        low: &mut [Buffer<T>; 7],
         workspace: &mut Workspace,
-    ) -> Result<Vec<T>> {
+    ) -> Result<Buffer<T>> {
         let linear = self.linear(name);
-        let mut y = workspace.take(rows * linear.outputs);
-        low[name as usize] = linear.forward(x, &mut y, rows, workspace)?;
+        let mut y = workspace.lend(rows * linear.outputs)?;
+        low[name as usize] = linear.forward(x.view(), y.view_mut(), rows, workspace)?;
         Ok(y)
     }
 
@@ -307,69 +316,68 @@ impl<'a, T: Float> Layer<'a, T> {
     fn undo(
         &self,
         name: LinearName,
-        x: &[T],
+        x: View<'_, T>,
         saved: &LayerSaved<T>,
-        dy: &[T],
-        dx: Option<(&mut [T], bool)>,
-        gradients: &mut GradientSink<'_, T>,
+        dy: View<'_, T>,
+        dx: Option<(ViewMut<'_, T>, bool)>,
+        gradients: &mut GradientSink<'_, T::Wide>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         self.linear(name).backward(x, &saved.low[name as usize], dy, dx, gradients, workspace)
     }
 
-    fn norm(&self, x: &[T], place: usize, rows: usize, workspace: &mut Workspace) -> Result<(Vec<T>, Vec<T>)> {
-        norm(x, self.base.tensor(place), rows, self.config, workspace)
+    fn norm(
+        &self,
+        x: View<'_, T>,
+        place: usize,
+        rows: usize,
+        workspace: &mut Workspace,
+    ) -> Result<(Buffer<T>, Buffer<T::Wide>)> {
+        norm(x, self.base.view(place), rows, self.config, workspace)
     }
 
     /// Normalised rows alone.
-    fn norm_again(&self, x: &[T], place: usize, rows: usize, workspace: &mut Workspace) -> Result<Vec<T>> {
+    fn norm_again(&self, x: View<'_, T>, place: usize, rows: usize, workspace: &mut Workspace) -> Result<Buffer<T>> {
         let (normed, rstd) = self.norm(x, place, rows, workspace)?;
-        workspace.give_back(rstd);
+        workspace.reclaim(rstd);
         Ok(normed)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the operands of one backward")]
     fn norm_backward(
         &self,
-        x: &[T],
-        rstd: &[T],
+        x: View<'_, T>,
+        rstd: &Buffer<T::Wide>,
         place: usize,
-        dy: &[T],
-        dx: &mut [T],
+        dy: &Buffer<T>,
+        dx: &mut Buffer<T>,
         rows: usize,
-        gradients: &mut GradientSink<'_, T>,
+        gradients: &mut GradientSink<'_, T::Wide>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let shape = rms_norm::Shape { rows, hidden: self.config.hidden_size };
-        let dw = self.base_trained.then(|| gradients.tensor_mut(place).into());
-        rms_norm::backward(
-            x.into(),
-            self.base.tensor(place).into(),
-            rstd.into(),
-            dy.into(),
-            dx.into(),
-            true,
-            dw,
-            shape,
-            workspace,
-        )?;
-        Ok(())
+        let dw = self.base_trained.then(|| gradients.tensor_mut(place));
+        let weight = self.base.view(place);
+        Ok(rms_norm::backward(x, weight, rstd.view(), dy.view(), dx.view_mut(), true, dw, shape, workspace)?)
     }
 
     fn rotate(
         &self,
-        q: &mut [T],
-        k: &mut [T],
-        positions: &[u32],
-        tables: &Tables<T>,
+        q: &mut Buffer<T>,
+        k: &mut Buffer<T>,
+        positions: View<'_, u32>,
+        rotations: &Rotations<T::Wide>,
         direction: Direction,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        let (rows, head_dim) = (positions.len(), self.config.head_dim);
-        for (x, heads) in [(q, self.config.num_attention_heads), (k, self.config.num_key_value_heads)] {
-            rope::apply(x.into(), positions, tables, rope::Shape { rows, heads, head_dim }, direction, workspace)?;
-        }
-        Ok(())
+        let [cos, sin] = rotations.views();
+        let shape = rope::PairShape {
+            rows: positions.len(),
+            q_heads: self.config.num_attention_heads,
+            k_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+        };
+        Ok(rope::apply_pair(q.view_mut(), k.view_mut(), positions, cos, sin, shape, direction, workspace)?)
     }
 
     fn attention_shape(&self, rows: usize) -> attention::Shape {
@@ -385,30 +393,22 @@ impl<'a, T: Float> Layer<'a, T> {
 }
 
 /// Normalised rows and their 1/root-mean-square.
-pub(crate) fn norm<T: Float>(
-    x: &[T],
-    weight: &[T],
+pub(crate) fn norm<T: Element>(
+    x: View<'_, T>,
+    weight: View<'_, T>,
     rows: usize,
     config: &Config,
     workspace: &mut Workspace,
-) -> Result<(Vec<T>, Vec<T>)> {
+) -> Result<(Buffer<T>, Buffer<T::Wide>)> {
     let shape = rms_norm::Shape { rows, hidden: config.hidden_size };
-    let (mut y, mut rstd) = (workspace.take(x.len()), workspace.take(rows));
-    rms_norm::forward(
-        x.into(),
-        weight.into(),
-        (&mut y).into(),
-        (&mut rstd).into(),
-        shape,
-        config.rms_norm_eps,
-        workspace,
-    )?;
+    let (mut y, mut rstd) = (workspace.lend(x.len())?, workspace.lend(rows)?);
+    rms_norm::forward(x, weight, y.view_mut(), rstd.view_mut(), shape, config.rms_norm_eps, workspace)?;
     Ok((y, rstd))
 }
 
 /// `SiLU(gate) ∘ up`.
-pub(crate) fn gated<T: Float>(gate: &[T], up: &[T], workspace: &mut Workspace) -> Result<Vec<T>> {
-    let mut inner = workspace.take(gate.len());
-    gated::forward(Activation::Silu, gate.into(), up.into(), (&mut inner).into(), workspace)?;
+pub(crate) fn gated<T: Element>(gate: &Buffer<T>, up: &Buffer<T>, workspace: &mut Workspace) -> Result<Buffer<T>> {
+    let mut inner = workspace.lend(gate.len())?;
+    gated::forward(Activation::Silu, gate.view(), up.view(), inner.view_mut(), workspace)?;
     Ok(inner)
 }

@@ -52,6 +52,7 @@ mod rope;
 mod score_head;
 mod score_model;
 mod sketch;
+mod staged;
 mod trained;
 mod trunk;
 mod weights;

@@ -1,5 +1,5 @@
 //! A linear with or without a low-rank adapter, forward and backward.
-use candlewick_kernels::{Float, Workspace, linear};
+use candlewick_kernels::{Buffer, Element, Float, View, ViewMut, Workspace, linear};
 
 use crate::adapter::{Lora, LoraPair};
 use crate::error::Result;
@@ -8,7 +8,7 @@ use crate::sketch::GradientSink;
 
 /// One linear as the trunk sees it: its weight `[out, in]` and, when an adapter is on, the adapter's pair.
 pub(crate) struct Linear<'a, T> {
-    pub(crate) weight: &'a [T],
+    pub(crate) weight: View<'a, T>,
     /// Where the weight's gradient goes when the base is trained.
     pub(crate) weight_place: usize,
     pub(crate) inputs: usize,
@@ -18,30 +18,30 @@ pub(crate) struct Linear<'a, T> {
     pub(crate) weight_trained: bool,
 }
 
-impl<T: Float> Linear<'_, T> {
+impl<T: Element> Linear<'_, T> {
     fn shape(&self, rows: usize) -> linear::Shape {
         linear::Shape { rows, in_features: self.inputs, out_features: self.outputs }
     }
 
     /// `y = x Wᵀ (+ s (x Aᵀ) Bᵀ, of a Panacea adapter s (x Aᵀ) diag(values) Bᵀ)`; returns `x Aᵀ` `[rows, r]` (empty without an adapter), which the backward needs.
-    pub(crate) fn forward(&self, x: &[T], y: &mut [T], rows: usize, workspace: &mut Workspace) -> Result<Vec<T>> {
-        linear::forward(x.into(), self.weight.into(), (&mut *y).into(), self.shape(rows), T::ONE, false, workspace)?;
-        let Some((lora, pair)) = self.lora else { return Ok(Vec::new()) };
-        let parameters = &lora.parameters;
-        let mut low = workspace.take(rows * pair.rank);
+    pub(crate) fn forward(
+        &self,
+        x: View<'_, T>,
+        mut y: ViewMut<'_, T>,
+        rows: usize,
+        workspace: &mut Workspace,
+    ) -> Result<Buffer<T>> {
+        linear::forward(x, self.weight, y.reborrow(), self.shape(rows), T::Wide::ONE, false, workspace)?;
+        let Some((lora, pair)) = self.lora else { return Ok(Buffer::default()) };
+        let (a, b) = (lora.parameters.view(pair.a), lora.parameters.view(pair.b));
+        let mut low = workspace.lend(rows * pair.rank)?;
         let (down, up) = self.low_rank_shapes(rows, pair.rank);
-        linear::forward(x.into(), parameters.tensor(pair.a).into(), (&mut low).into(), down, T::ONE, false, workspace)?;
-        let scaled = lora.values(pair).map(|values| scaled(&low, &values, workspace));
-        linear::forward(
-            scaled.as_ref().unwrap_or(&low).into(),
-            parameters.tensor(pair.b).into(),
-            y.into(),
-            up,
-            T::from_f64(pair.scale),
-            true,
-            workspace,
-        )?;
-        workspace.give_back_all(scaled);
+        linear::forward(x, a, low.view_mut(), down, T::Wide::ONE, false, workspace)?;
+        let values = lora.values(pair)?;
+        let scaled = values.map(|values| scaled(low.view(), &values, workspace)).transpose()?;
+        let scale = T::Wide::from_f64(pair.scale);
+        linear::forward(scaled.as_ref().unwrap_or(&low).into(), b, y, up, scale, true, workspace)?;
+        workspace.reclaim_all(scaled);
         Ok(low)
     }
 
@@ -49,53 +49,42 @@ impl<T: Float> Linear<'_, T> {
     /// is trained.
     pub(crate) fn backward(
         &self,
-        x: &[T],
-        low: &[T],
-        dy: &[T],
-        mut dx: Option<(&mut [T], bool)>,
-        gradients: &mut GradientSink<'_, T>,
+        x: View<'_, T>,
+        low: &Buffer<T>,
+        dy: View<'_, T>,
+        mut dx: Option<(ViewMut<'_, T>, bool)>,
+        gradients: &mut GradientSink<'_, T::Wide>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let rows = dy.len() / self.outputs;
         let shape = self.shape(rows);
         if self.weight_trained {
             let dw = gradients.tensor_mut(self.weight_place);
-            linear::backward_weight(x.into(), dy.into(), dw.into(), shape, T::ONE, true, workspace)?;
+            linear::backward_weight(x, dy, dw, shape, T::Wide::ONE, true, workspace)?;
         }
         if let Some((dx, accumulate)) = &mut dx {
-            let weight = self.weight.into();
-            linear::backward_input(dy.into(), weight, (&mut **dx).into(), shape, T::ONE, *accumulate, workspace)?;
+            linear::backward_input(dy, self.weight, dx.reborrow(), shape, T::Wide::ONE, *accumulate, workspace)?;
         }
         let Some((lora, pair)) = self.lora else { return Ok(()) };
-        let parameters = &lora.parameters;
+        let (a, b) = (lora.parameters.view(pair.a), lora.parameters.view(pair.b));
         let (down, up) = self.low_rank_shapes(rows, pair.rank);
-        let scale = T::from_f64(pair.scale);
-        let values = lora.values(pair);
-        let scaled = values.as_ref().map(|values| scaled(low, values, workspace));
-        gradients.add_product(pair.b, scaled.as_deref().unwrap_or(low), dy, up, scale, workspace)?;
-        workspace.give_back_all(scaled);
-        let mut d_low = workspace.take(rows * pair.rank);
-        linear::backward_input(
-            dy.into(),
-            parameters.tensor(pair.b).into(),
-            (&mut d_low).into(),
-            up,
-            scale,
-            false,
-            workspace,
-        )?;
+        let scale = T::Wide::from_f64(pair.scale);
+        let values = lora.values(pair)?;
+        let low_scaled = values.as_ref().map(|values| scaled(low.view(), values, workspace)).transpose()?;
+        gradients.add_product(pair.b, low_scaled.as_ref().unwrap_or(low).into(), dy, up, scale, workspace)?;
+        workspace.reclaim_all(low_scaled);
+        let mut d_low = workspace.lend(rows * pair.rank)?;
+        linear::backward_input(dy, b, d_low.view_mut(), up, scale, false, workspace)?;
         if let Some(values) = &values {
-            lora.add_value_gradients(pair, low, &d_low, gradients.whole);
-            let d_scaled = std::mem::replace(&mut d_low, workspace.take(rows * pair.rank));
-            scale_columns(&d_scaled, values, &mut d_low);
-            workspace.give_back(d_scaled);
+            lora.add_value_gradients(pair, low, &d_low, gradients.whole)?;
+            let d_scaled = scaled(d_low.view(), values, workspace)?;
+            workspace.reclaim(std::mem::replace(&mut d_low, d_scaled));
         }
-        gradients.add_product(pair.a, x, &d_low, down, T::ONE, workspace)?;
+        gradients.add_product(pair.a, x, d_low.view(), down, T::Wide::ONE, workspace)?;
         if let Some((dx, _)) = dx {
-            let a = parameters.tensor(pair.a).into();
-            linear::backward_input((&d_low).into(), a, dx.into(), down, T::ONE, true, workspace)?;
+            linear::backward_input(d_low.view(), a, dx, down, T::Wide::ONE, true, workspace)?;
         }
-        workspace.give_back(d_low);
+        workspace.reclaim(d_low);
         Ok(())
     }
 
@@ -107,9 +96,10 @@ impl<T: Float> Linear<'_, T> {
     }
 }
 
-/// `low diag(values)`, `[rows, rank]`.
-fn scaled<T: Float>(low: &[T], values: &[T], workspace: &mut Workspace) -> Vec<T> {
-    let mut scaled = workspace.take(low.len());
-    scale_columns(low, values, &mut scaled);
-    scaled
+/// `x diag(values)`, `[rows, rank]`, on the host.
+pub(crate) fn scaled<T: Element>(x: View<'_, T>, values: &[T::Wide], workspace: &mut Workspace) -> Result<Buffer<T>> {
+    const OP: &str = "the singular values of a Panacea adapter";
+    let mut scaled = workspace.lend(x.len())?;
+    scale_columns(x.cpu(OP)?, values, scaled.view_mut().cpu(OP)?);
+    Ok(scaled)
 }

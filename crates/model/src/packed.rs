@@ -106,6 +106,12 @@ impl Packed {
         Ok(self)
     }
 
+    /// The same rows so many positions further on, behind others that a cache holds.
+    pub(crate) fn moved_on(mut self, by: usize) -> Self {
+        self.positions.iter_mut().for_each(|position| *position += by as u32);
+        self
+    }
+
     fn push(&mut self, context: &ContextIds<'_>) -> std::result::Result<(), String> {
         check_mask("prompt", context.prompt, context.prompt_scored)?;
         if context.completions.is_empty() && context.prompt_scored.contains(&true) {

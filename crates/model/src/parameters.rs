@@ -2,8 +2,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
-use candlewick_kernels::{Float, copied, zeros};
+use candlewick_kernels::{Buffer, Cuda, Element, Float, View, ViewMut, Workspace, copied, elementwise, zeros};
 
 use crate::error::{Error, Result};
 
@@ -18,12 +19,21 @@ struct Entry {
 ///
 /// The optimizer, the gradients and the checkpoints all share this order, so that one pass over one slice serves every
 /// parameter.
-#[derive(Clone)]
+///
+/// The buffer is the host's, or a device's ([`to_device`](Self::to_device)). The numbers of the host are slices; wherever they are,
+/// [`view`](Self::view) and its like are what ops take.
 pub struct Parameters<T> {
-    entries: Vec<Entry>,
-    index: HashMap<String, usize>,
-    data: Vec<T>,
+    entries: Arc<Entries>,
+    data: Buffer<T>,
 }
+
+struct Entries {
+    list: Vec<Entry>,
+    index: HashMap<String, usize>,
+}
+
+/// What numbers of a device are asked for that only the host has.
+const HOST: &str = "the numbers are on a device; copy them with Parameters::to_host";
 
 impl<T: Float> Parameters<T> {
     /// Lays out tensors of the given names and shapes, all zero.
@@ -31,7 +41,7 @@ impl<T: Float> Parameters<T> {
     /// # Errors
     /// Two tensors of one name, or more elements than can be addressed.
     pub fn zeros(layout: impl IntoIterator<Item = (String, Vec<usize>)>) -> Result<Self> {
-        let mut entries = Vec::new();
+        let mut list = Vec::new();
         let mut index = HashMap::new();
         let mut offset = 0;
         for (name, shape) in layout {
@@ -39,29 +49,64 @@ impl<T: Float> Parameters<T> {
             let end = length.and_then(|length| length.checked_add(offset));
             let end =
                 end.ok_or_else(|| Error::Input(format!("{name} of shape {shape:?} is too large for this machine")))?;
-            if index.insert(name.clone(), entries.len()).is_some() {
+            if index.insert(name.clone(), list.len()).is_some() {
                 return Err(Error::Input(format!("two parameters are named {name}")));
             }
-            entries.push(Entry { name, shape, range: offset..end });
+            list.push(Entry { name, shape, range: offset..end });
             offset = end;
         }
-        Ok(Self { entries, index, data: zeros(offset) })
+        Ok(Self { entries: Arc::new(Entries { list, index }), data: zeros(offset).into() })
+    }
+
+    /// A clone whose numbers lie on huge pages, where the system has them.
+    ///
+    /// # Panics
+    /// Where the numbers are on a device.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        self.with(copied(self.data()).into())
+    }
+
+    /// The same numbers on `device`, each rounded to the nearest of its type there.
+    ///
+    /// # Errors
+    /// The device has no memory left, or its driver reports an error.
+    pub fn to_device<U: Element<Wide = T>>(&self, device: &Cuda, workspace: &mut Workspace) -> Result<Parameters<U>> {
+        let wide = device.upload(self.data())?;
+        let mut narrow = device.unwritten::<U>(wide.len())?;
+        elementwise::narrow::<U>(narrow.view_mut(), wide.view(), workspace)?;
+        Ok(self.with(narrow.into()))
+    }
+}
+
+impl<T: Element> Parameters<T> {
+    /// The same numbers on the host, in the type that they are computed with.
+    ///
+    /// # Errors
+    /// The driver of the device they are on reports an error.
+    pub fn to_host(&self, workspace: &mut Workspace) -> Result<Parameters<T::Wide>> {
+        let numbers = self.data.to_host()?;
+        let mut wide = zeros::<T::Wide>(numbers.len());
+        elementwise::widen::<T>((&mut wide).into(), (&numbers).into(), workspace)?;
+        Ok(self.with(wide.into()))
+    }
+}
+
+impl<T> Parameters<T> {
+    /// The same layout with other numbers, as many.
+    fn with<U>(&self, data: Buffer<U>) -> Parameters<U> {
+        debug_assert_eq!(data.len(), self.data.len(), "one layout");
+        Parameters { entries: Arc::clone(&self.entries), data }
     }
 
     /// How many tensors there are.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.list.len()
     }
 
     /// Whether there is no tensor.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// A clone whose numbers lie on huge pages, where the system has them.
-    #[must_use]
-    pub fn copied(&self) -> Self {
-        Self { entries: self.entries.clone(), index: self.index.clone(), data: copied(&self.data) }
+        self.entries.list.is_empty()
     }
 
     /// How many numbers there are in all.
@@ -71,103 +116,204 @@ impl<T: Float> Parameters<T> {
 
     /// The names, in order.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.entries.iter().map(|entry| entry.name.as_str())
+        self.entries.list.iter().map(|entry| entry.name.as_str())
     }
 
     /// The name of tensor `i`.
     pub fn name(&self, i: usize) -> &str {
-        &self.entries[i].name
+        &self.entries.list[i].name
     }
 
     /// The shape of tensor `i`.
     pub fn shape(&self, i: usize) -> &[usize] {
-        &self.entries[i].shape
+        &self.entries.list[i].shape
     }
 
     /// Where tensor `i` lies in [`data`](Self::data).
     pub fn range(&self, i: usize) -> Range<usize> {
-        self.entries[i].range.clone()
+        self.entries.list[i].range.clone()
     }
 
     /// The position of the tensor called `name`.
     pub fn position(&self, name: &str) -> Option<usize> {
-        self.index.get(name).copied()
+        self.entries.index.get(name).copied()
+    }
+
+    /// The device the numbers are on, where that is not the host.
+    pub fn device(&self) -> Option<&Cuda> {
+        self.data.device()
+    }
+
+    /// Tensor `i`, wherever it is.
+    pub fn view(&self, i: usize) -> View<'_, T> {
+        self.data.view().part(self.range(i)).expect("tensors lie in their buffer")
+    }
+
+    /// All numbers, in order, wherever they are.
+    pub fn all(&self) -> View<'_, T> {
+        self.data.view()
+    }
+
+    /// All numbers, in order, to be changed, wherever they are.
+    pub fn all_mut(&mut self) -> ViewMut<'_, T> {
+        self.data.view_mut()
     }
 
     /// The tensor called `name`, row-major.
+    ///
+    /// # Panics
+    /// Where the numbers are on a device.
     pub fn get(&self, name: &str) -> Option<&[T]> {
         self.position(name).map(|i| self.tensor(i))
     }
 
     /// Tensor `i`, row-major.
+    ///
+    /// # Panics
+    /// Where the numbers are on a device; [`view`](Self::view) is for both.
     pub fn tensor(&self, i: usize) -> &[T] {
-        &self.data[self.range(i)]
+        &self.data()[self.range(i)]
     }
 
     /// Tensor `i`, row-major, to be changed.
+    ///
+    /// # Panics
+    /// Where the numbers are on a device.
     pub fn tensor_mut(&mut self, i: usize) -> &mut [T] {
         let range = self.range(i);
-        &mut self.data[range]
+        &mut self.data_mut()[range]
     }
 
     /// All numbers, in order.
+    ///
+    /// # Panics
+    /// Where the numbers are on a device; [`all`](Self::all) is for both.
     pub fn data(&self) -> &[T] {
-        &self.data
+        self.data.host("Parameters::data").expect(HOST)
     }
 
     /// All numbers, in order, to be changed.
+    ///
+    /// # Panics
+    /// Where the numbers are on a device; [`all_mut`](Self::all_mut) is for both.
     pub fn data_mut(&mut self) -> &mut [T] {
-        &mut self.data
+        self.data.host_mut("Parameters::data_mut").expect(HOST)
     }
 }
 
-/// Gradients in the layout of the [`Parameters`] they belong to.
-#[derive(Clone)]
+impl<T: Clone> Clone for Parameters<T> {
+    /// # Panics
+    /// Where the numbers are on a device.
+    fn clone(&self) -> Self {
+        self.with(self.data().to_vec().into())
+    }
+}
+
+/// Gradients in the layout of the [`Parameters`] they belong to, where those are.
 pub struct Gradients<T> {
-    data: Vec<T>,
+    data: Buffer<T>,
     ranges: Vec<Range<usize>>,
 }
 
 impl<T: Float> Gradients<T> {
-    /// A zero gradient for each of `parameters`.
+    /// A zero gradient for each of `parameters`, on the host.
     pub fn zeros(parameters: &Parameters<T>) -> Self {
-        Self {
-            data: zeros(parameters.element_count()),
-            ranges: (0..parameters.len()).map(|i| parameters.range(i)).collect(),
-        }
+        Self { data: zeros(parameters.element_count()).into(), ranges: ranges(parameters) }
+    }
+
+    /// A zero gradient for each of `parameters`, where they are: those of `bf16` are `f32`.
+    ///
+    /// # Errors
+    /// The device has no memory left, or its driver reports an error.
+    pub fn beside<U: Element<Wide = T>>(parameters: &Parameters<U>) -> Result<Self> {
+        let data = Buffer::zeros(parameters.element_count(), parameters.device())?;
+        Ok(Self { data, ranges: ranges(parameters) })
+    }
+
+    /// Sets every gradient to zero. Large gradients of the host give their memory back to the system, and take it again where they are
+    /// written.
+    ///
+    /// # Errors
+    /// The driver of the device they are on reports an error.
+    pub fn clear(&mut self) -> Result<()> {
+        Ok(self.data.clear()?)
+    }
+
+    /// The numbers on the host.
+    ///
+    /// # Errors
+    /// The driver of the device they are on reports an error.
+    pub fn to_host(&self) -> Result<Vec<T>> {
+        Ok(self.data.to_host()?)
+    }
+}
+
+impl<T> Gradients<T> {
+    /// How many numbers there are in all.
+    pub fn element_count(&self) -> usize {
+        self.data.len()
+    }
+
+    /// All numbers, in the order of the parameters, wherever they are.
+    pub fn all(&self) -> View<'_, T> {
+        self.data.view()
+    }
+
+    /// The gradient of parameter `i`, wherever it is, to be added to.
+    pub fn view_mut(&mut self, i: usize) -> ViewMut<'_, T> {
+        self.data.view_mut().part(self.ranges[i].clone()).expect("gradients lie in their buffer")
     }
 
     /// All numbers, in the order of the parameters.
+    ///
+    /// # Panics
+    /// Where the numbers are on a device; [`all`](Self::all) is for both.
     pub fn data(&self) -> &[T] {
-        &self.data
+        self.data.host("Gradients::data").expect(HOST)
     }
 
     /// All numbers, to be changed.
+    ///
+    /// # Panics
+    /// Where the numbers are on a device.
     pub fn data_mut(&mut self) -> &mut [T] {
-        &mut self.data
+        self.data.host_mut("Gradients::data_mut").expect(HOST)
     }
 
     /// The gradient of parameter `i`.
+    ///
+    /// # Panics
+    /// Where the numbers are on a device.
     pub fn tensor(&self, i: usize) -> &[T] {
-        &self.data[self.ranges[i].clone()]
+        &self.data()[self.ranges[i].clone()]
     }
 
     /// The gradient of parameter `i`, to be added to.
+    ///
+    /// # Panics
+    /// Where the numbers are on a device; [`view_mut`](Self::view_mut) is for both.
     pub fn tensor_mut(&mut self, i: usize) -> &mut [T] {
-        &mut self.data[self.ranges[i].clone()]
+        let range = self.ranges[i].clone();
+        &mut self.data_mut()[range]
     }
+}
 
-    /// Sets every gradient to zero. Large gradients give their memory back to the system, and take it again where they are written.
-    pub fn clear(&mut self) {
-        let len = std::mem::take(&mut self.data).len();
-        self.data = zeros(len);
+impl<T: Clone> Clone for Gradients<T> {
+    /// # Panics
+    /// Where the numbers are on a device.
+    fn clone(&self) -> Self {
+        Self { data: self.data().to_vec().into(), ranges: self.ranges.clone() }
     }
+}
+
+fn ranges<T>(parameters: &Parameters<T>) -> Vec<Range<usize>> {
+    (0..parameters.len()).map(|i| parameters.range(i)).collect()
 }
 
 // Numbers by the million help nobody who prints a model.
 impl<T> fmt::Debug for Parameters<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Parameters").field("tensors", &self.entries.len()).field("elements", &self.data.len()).finish()
+        f.debug_struct("Parameters").field("tensors", &self.len()).field("elements", &self.data.len()).finish()
     }
 }
 

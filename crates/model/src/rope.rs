@@ -2,8 +2,10 @@
 use std::f64::consts::PI;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candlewick_kernels::Float;
 use candlewick_kernels::rope::Tables;
+use candlewick_kernels::{Cuda, CudaBuffer, Float, View};
+
+use crate::error::Result;
 
 use crate::config::{Config, RopeScaling};
 
@@ -57,29 +59,56 @@ pub(crate) fn frequencies(config: &Config) -> (Vec<f64>, f64) {
 pub(crate) struct RopeCache<T> {
     inverse: Vec<f64>,
     scale: f64,
-    tables: Mutex<Arc<Tables<T>>>,
+    tables: Mutex<Rotations<T>>,
+}
+
+/// Cosines and sines `[positions, head_dim / 2]`, on the host and perhaps on a device.
+pub(crate) struct Rotations<T> {
+    host: Arc<Tables<T>>,
+    copies: Option<Arc<[CudaBuffer<T>; 2]>>,
+}
+
+impl<T> Clone for Rotations<T> {
+    fn clone(&self) -> Self {
+        Self { host: Arc::clone(&self.host), copies: self.copies.clone() }
+    }
+}
+
+impl<T> Rotations<T> {
+    /// Cosines and sines where they were asked for.
+    pub(crate) fn views(&self) -> [View<'_, T>; 2] {
+        match &self.copies {
+            Some(copies) => [copies[0].view(), copies[1].view()],
+            None => [(&self.host.cos).into(), (&self.host.sin).into()],
+        }
+    }
 }
 
 impl<T: Float> RopeCache<T> {
     pub(crate) fn new(config: &Config) -> Self {
         let (inverse, scale) = frequencies(config);
-        let tables = Mutex::new(Arc::new(Tables::new(&inverse, 0)));
+        let tables = Mutex::new(Rotations { host: Arc::new(Tables::new(&inverse, 0)), copies: None });
         Self { inverse, scale, tables }
     }
 
-    /// Tables of at least `positions` rows.
-    pub(crate) fn tables(&self, positions: usize) -> Arc<Tables<T>> {
+    /// Tables of at least `positions` rows, on `device` or on the host.
+    pub(crate) fn tables(&self, positions: usize, device: Option<&Cuda>) -> Result<Rotations<T>> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         let half = self.inverse.len();
-        if tables.cos.len() < positions * half {
+        if tables.host.cos.len() < positions * half {
             let mut grown = Tables::new(&self.inverse, positions.next_power_of_two());
             if self.scale.to_bits() != 1f64.to_bits() {
                 let scale = T::from_f64(self.scale);
                 grown.cos.iter_mut().chain(&mut grown.sin).for_each(|x| *x *= scale);
             }
-            *tables = Arc::new(grown);
+            *tables = Rotations { host: Arc::new(grown), copies: None };
         }
-        Arc::clone(&tables)
+        let Some(device) = device else { return Ok(Rotations { host: Arc::clone(&tables.host), copies: None }) };
+        if tables.copies.is_none() {
+            let Tables { cos, sin, .. } = &*tables.host;
+            tables.copies = Some(Arc::new([device.upload(cos)?, device.upload(sin)?]));
+        }
+        Ok(tables.clone())
     }
 }
 
@@ -92,6 +121,6 @@ impl<T> std::fmt::Debug for RopeCache<T> {
 impl<T> Clone for RopeCache<T> {
     fn clone(&self) -> Self {
         let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        Self { inverse: self.inverse.clone(), scale: self.scale, tables: Mutex::new(Arc::clone(&tables)) }
+        Self { inverse: self.inverse.clone(), scale: self.scale, tables: Mutex::new(tables.clone()) }
     }
 }

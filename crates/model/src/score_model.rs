@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use candle_core::WithDType;
-use candlewick_kernels::{Float, Workspace};
+use candlewick_kernels::{Element, Float, Workspace};
 
 use crate::adapter::LoraConfig;
 use crate::config::Config;
@@ -19,7 +19,7 @@ use crate::weights::SHARD_BYTES;
 
 /// What a forward pass of a [`ScoreModel`] kept.
 #[derive(Debug)]
-pub struct ScoreSaved<T> {
+pub struct ScoreSaved<T: Element = f32> {
     trunk: TrunkSaved<T>,
     rows: Vec<usize>,
     /// The width of a hidden state.
@@ -29,7 +29,7 @@ pub struct ScoreSaved<T> {
 impl<T: Float> ScoreSaved<T> {
     /// The hidden states that the heads read, `[rows, H]`.
     pub fn states(&self) -> Vec<T> {
-        score_head::states(&self.trunk.hidden, &self.rows, self.size)
+        score_head::states(self.trunk.hidden.host(OP).expect(ON_HOST), &self.rows, self.size)
     }
 }
 
@@ -60,10 +60,14 @@ impl<T: Float> ScoreSaved<T> {
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]
-pub struct ScoreModel<T = f32> {
+pub struct ScoreModel<T: Element = f32> {
     trunk: Trunk<T>,
     heads: Heads,
 }
+
+/// What works on the host.
+const OP: &str = "score heads";
+const ON_HOST: &str = "score models are on the host";
 
 impl<T: Float + WithDType> ScoreModel<T> {
     /// A model with freshly drawn weights, the heads too: normal with the configuration's `initializer_range`, norms one.
@@ -245,11 +249,12 @@ impl<T: Float + WithDType> ScoreModel<T> {
         workspace: &mut Workspace,
     ) -> Result<(Vec<T>, Vec<T>)> {
         let (rows, size) = (at.rows(packed)?, self.config().hidden_size);
-        let hidden = self.trunk.hidden_states(packed, adapter, workspace)?;
-        let values = score_head::forward(&hidden, &rows, self.head_weight(adapter), size);
-        let states = score_head::states(&hidden, &rows, size);
-        workspace.give_back(hidden);
-        Ok((values, states))
+        let (states, _) = self.trunk.hidden_states(packed, adapter, workspace)?;
+        let hidden = states.host(OP)?;
+        let values = score_head::forward(hidden, &rows, self.head_weight(adapter), size);
+        let of_rows = score_head::states(hidden, &rows, size);
+        workspace.reclaim(states);
+        Ok((values, of_rows))
     }
 
     /// As [`score`](Self::score) with the adapter, keeping what [`backward`](Self::backward) needs.
@@ -266,7 +271,7 @@ impl<T: Float + WithDType> ScoreModel<T> {
         let rows = at.rows(packed)?;
         let size = self.config().hidden_size;
         let trunk = self.trunk.forward(packed, recompute, workspace)?;
-        let values = score_head::forward(&trunk.hidden, &rows, self.head_weight(Adapter::On), size);
+        let values = score_head::forward(trunk.hidden.host(OP)?, &rows, self.head_weight(Adapter::On), size);
         Ok((values, ScoreSaved { trunk, rows, size }))
     }
 
@@ -293,9 +298,10 @@ impl<T: Float + WithDType> ScoreModel<T> {
                 rows.len()
             )));
         }
-        let mut d_hidden = workspace.take_zeros(packed.tokens() * size);
+        let mut d_hidden = workspace.lend_zeros(packed.tokens() * size)?;
         let (weight, d_weight) = (self.head_weight(Adapter::On), gradients.tensor_mut(self.head_place()));
-        score_head::backward(&trunk.hidden, &rows, weight, cotangents, &mut d_hidden, d_weight, size);
+        let (hidden, d_states) = (trunk.hidden.host(OP)?, d_hidden.host_mut(OP)?);
+        score_head::backward(hidden, &rows, weight, cotangents, d_states, d_weight, size);
         let mut sink = GradientSink { whole: gradients, by_item: None };
         self.trunk.backward(packed, trunk, d_hidden, &mut sink, workspace)
     }

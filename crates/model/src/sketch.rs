@@ -3,7 +3,7 @@ use std::ops::Range;
 
 use candlewick_kernels::attention::Segment;
 use candlewick_kernels::count_sketch::{self, MOST_DIMENSIONS, Projection};
-use candlewick_kernels::{Float, Workspace, linear};
+use candlewick_kernels::{Element, Float, View, ViewMut, Workspace, linear};
 
 use crate::error::{Error, Result};
 use crate::packed::Packed;
@@ -61,7 +61,7 @@ impl Sketch {
         Ok(Sketches { sketch: *self, values })
     }
 
-    fn projections<T: Float>(&self, parameters: &Parameters<T>) -> Result<Vec<Projection>> {
+    fn projections<T>(&self, parameters: &Parameters<T>) -> Result<Vec<Projection>> {
         if !(1..=MOST_DIMENSIONS).contains(&self.dimensions) {
             return Err(Error::Input(format!(
                 "sketch dimensions is {}; expected 1 to {MOST_DIMENSIONS}",
@@ -138,7 +138,7 @@ pub(crate) struct SketchSums {
 
 impl SketchSums {
     /// Nothing yet, for each context of `packed`.
-    pub(crate) fn new<T: Float>(sketch: Sketch, packed: &Packed, trainable: &Parameters<T>) -> Result<Self> {
+    pub(crate) fn new<T>(sketch: Sketch, packed: &Packed, trainable: &Parameters<T>) -> Result<Self> {
         let items: Vec<Range<usize>> = packed.segments().iter().map(rows).collect();
         let projections = sketch.projections(trainable)?;
         let values = vec![0.0; items.len() * sketch.dimensions];
@@ -161,28 +161,29 @@ pub(crate) struct GradientSink<'a, T> {
     pub(crate) by_item: Option<&'a mut SketchSums>,
 }
 
-impl<T: Float> GradientSink<'_, T> {
-    pub(crate) fn tensor_mut(&mut self, i: usize) -> &mut [T] {
-        self.whole.tensor_mut(i)
+impl<W: Float> GradientSink<'_, W> {
+    pub(crate) fn tensor_mut(&mut self, i: usize) -> ViewMut<'_, W> {
+        self.whole.view_mut(i)
     }
 
     /// Adds `scale·dyᵀ·x`, the gradient of a weight `[out, in]` that is tensor `place`, of which every row belongs to one
     /// item.
-    pub(crate) fn add_product(
+    pub(crate) fn add_product<T: Element<Wide = W>>(
         &mut self,
         place: usize,
-        x: &[T],
-        dy: &[T],
+        x: View<'_, T>,
+        dy: View<'_, T>,
         shape: linear::Shape,
-        scale: T,
+        scale: W,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        linear::backward_weight(x.into(), dy.into(), self.tensor_mut(place).into(), shape, scale, true, workspace)?;
+        linear::backward_weight(x, dy, self.tensor_mut(place), shape, scale, true, workspace)?;
         if let Some(sums) = &mut self.by_item {
+            const OP: &str = "sketches of gradients";
             let linear::Shape { rows, in_features, out_features } = shape;
             count_sketch::outer_products(
-                dy.into(),
-                x.into(),
+                dy.cpu(OP)?.into(),
+                x.cpu(OP)?.into(),
                 &sums.items,
                 sums.projections[place],
                 scale,

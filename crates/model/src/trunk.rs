@@ -3,19 +3,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::WithDType;
-use candlewick_kernels::{Float, Workspace, embedding, rms_norm};
+use candlewick_kernels::{Buffer, Cuda, Element, Float, View, Workspace, embedding, rms_norm};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::adapter::{HEAD_MODULE, Lora, LoraConfig};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::layer::{LINEARS, Layer, LayerSaved, norm};
+use crate::layer::{LINEARS, Layer, LayerSaved, Pass, norm};
 use crate::layout::{HeadKind, Layout, Places, StoredModel, layout};
 use crate::packed::Packed;
 use crate::parameters::Parameters;
-use crate::rope::RopeCache;
+use crate::rope::{RopeCache, Rotations};
 use crate::sketch::GradientSink;
+use crate::staged::Staged;
 
 /// Whether an adapter takes part in a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,26 +40,28 @@ pub enum Recompute {
 
 /// What a forward pass of the trunk kept.
 #[derive(Debug)]
-pub(crate) struct TrunkSaved<T> {
-    inputs: Vec<Vec<T>>,
+pub(crate) struct TrunkSaved<T: Element> {
+    /// The batch where the pass has read it.
+    pub(crate) staged: Staged,
+    inputs: Vec<Buffer<T>>,
     layers: Option<Vec<LayerSaved<T>>>,
-    last: Vec<T>,
-    rstd: Vec<T>,
+    last: Buffer<T>,
+    rstd: Buffer<T::Wide>,
     /// The hidden states after the final norm, `[tokens, H]`.
-    pub(crate) hidden: Vec<T>,
+    pub(crate) hidden: Buffer<T>,
 }
 
 /// Everything below the head, and the weights of the head behind its own, so that one flat buffer holds the whole model.
 ///
 /// With an adapter only the adapter is trained; without one every weight is.
 #[derive(Debug, Clone)]
-pub(crate) struct Trunk<T> {
+pub(crate) struct Trunk<T: Element> {
     pub(crate) config: Config,
     pub(crate) head: HeadKind,
     pub(crate) base: Parameters<T>,
     pub(crate) places: Places,
     pub(crate) adapter: Option<Lora<T>>,
-    rope: RopeCache<T>,
+    rope: RopeCache<T::Wide>,
 }
 
 impl<T: Float + WithDType> Trunk<T> {
@@ -104,6 +107,19 @@ impl<T: Float + WithDType> Trunk<T> {
         Ok(out)
     }
 
+    /// The same model on a device.
+    pub(crate) fn to_device<U: Element<Wide = T>>(&self, device: &Cuda, workspace: &mut Workspace) -> Result<Trunk<U>> {
+        let adapter = self.adapter.as_ref().map(|adapter| adapter.to_device(device, workspace)).transpose()?;
+        Ok(Trunk {
+            config: self.config.clone(),
+            head: self.head,
+            base: self.base.to_device(device, workspace)?,
+            places: self.places.clone(),
+            adapter,
+            rope: RopeCache::new(&self.config),
+        })
+    }
+
     /// A copy that later training of this model leaves alone.
     pub(crate) fn frozen_copy(&self) -> Self {
         Self {
@@ -144,19 +160,32 @@ impl<T: Float + WithDType> Trunk<T> {
         let adapter = self.adapter.take().expect("it was there a moment ago");
         let head = self.base.tensor_mut(self.places.head);
         if let Some(pair) = adapter.pair(HEAD_MODULE) {
-            adapter.add_product(pair, head, workspace)?;
+            adapter.add_product(pair, head.into(), workspace)?;
         } else if let Some(place) = adapter.score_head() {
             head.copy_from_slice(adapter.parameters.tensor(place));
         }
         for (number, places) in self.places.layers.clone().iter().enumerate() {
             for name in LINEARS {
                 let Some(pair) = adapter.pair(&name.module(number)) else { continue };
-                adapter.add_product(pair, self.base.tensor_mut(places.linears[name as usize]), workspace)?;
+                let weight = self.base.tensor_mut(places.linears[name as usize]);
+                adapter.add_product(pair, weight.into(), workspace)?;
             }
         }
         Ok(())
     }
 
+    fn refuse_second_adapter(&self) -> Result<()> {
+        match self.adapter {
+            None => Ok(()),
+            Some(_) => Err(Error::Unsupported {
+                what: "a second adapter over the first".into(),
+                instead: "merge the first with merge_adapter, or remove it".into(),
+            }),
+        }
+    }
+}
+
+impl<T: Element> Trunk<T> {
     /// What each `B A` of the adapter is multiplied by, by module path; empty without an adapter.
     pub(crate) fn adapter_scales(&self) -> BTreeMap<String, f64> {
         self.adapter.as_ref().map(Lora::scales).unwrap_or_default()
@@ -175,18 +204,33 @@ impl<T: Float + WithDType> Trunk<T> {
         }
     }
 
-    /// The hidden states `[tokens, H]` of a batch after the final norm.
-    pub(crate) fn hidden_states(&self, packed: &Packed, adapter: Adapter, workspace: &mut Workspace) -> Result<Vec<T>> {
-        let mut x = self.embed(packed, workspace)?;
-        let tables = self.rope.tables(positions(packed));
+    /// The batch and the rotations where this model reads them.
+    fn stage(&self, packed: &Packed) -> Result<(Staged, Rotations<T::Wide>)> {
+        self.check_ids(packed)?;
+        let device = self.base.device();
+        let positions = packed.positions().iter().max().map_or(0, |last| *last as usize + 1);
+        Ok((Staged::new(packed, device)?, self.rope.tables(positions, device)?))
+    }
+
+    /// The hidden states `[tokens, H]` of a batch after the final norm, and the batch where the model has read it.
+    pub(crate) fn hidden_states(
+        &self,
+        packed: &Packed,
+        adapter: Adapter,
+        workspace: &mut Workspace,
+    ) -> Result<(Buffer<T>, Staged)> {
+        let (staged, rotations) = self.stage(packed)?;
+        let mut x = self.embed(staged.ids(packed), workspace)?;
+        let pass = Pass { packed, staged: &staged, rotations: &rotations };
         for number in 0..self.places.layers.len() {
-            let (y, saved) = self.layer(number, adapter).forward(&x, packed, &tables, workspace)?;
+            let (y, saved) = self.layer(number, adapter).forward(x.view(), pass, workspace)?;
             saved.release(workspace);
-            workspace.give_back(std::mem::replace(&mut x, y));
+            workspace.reclaim(std::mem::replace(&mut x, y));
         }
-        let (hidden, rstd) = self.final_norm(&x, packed.tokens(), workspace)?;
-        workspace.give_back_all([x, rstd]);
-        Ok(hidden)
+        let (hidden, rstd) = self.final_norm(x.view(), packed.tokens(), workspace)?;
+        workspace.reclaim(x);
+        workspace.reclaim(rstd);
+        Ok((hidden, staged))
     }
 
     /// The hidden states of a batch, with what [`backward`](Self::backward) needs.
@@ -196,16 +240,17 @@ impl<T: Float + WithDType> Trunk<T> {
         recompute: Recompute,
         workspace: &mut Workspace,
     ) -> Result<TrunkSaved<T>> {
-        let mut x = self.embed(packed, workspace)?;
-        let tables = self.rope.tables(positions(packed));
+        let (staged, rotations) = self.stage(packed)?;
+        let mut x = self.embed(staged.ids(packed), workspace)?;
+        let pass = Pass { packed, staged: &staged, rotations: &rotations };
         let lowest = self.lowest_trained_layer();
         let mut inputs = Vec::with_capacity(self.places.layers.len());
         let mut layers = Vec::new();
         for number in 0..self.places.layers.len() {
-            let (y, saved) = self.layer(number, Adapter::On).forward(&x, packed, &tables, workspace)?;
+            let (y, saved) = self.layer(number, Adapter::On).forward(x.view(), pass, workspace)?;
             let input = std::mem::replace(&mut x, y);
             if number < lowest {
-                workspace.give_back(input);
+                workspace.reclaim(input);
             } else {
                 inputs.push(input);
             }
@@ -215,9 +260,9 @@ impl<T: Float + WithDType> Trunk<T> {
                 layers.push(saved);
             }
         }
-        let (hidden, rstd) = self.final_norm(&x, packed.tokens(), workspace)?;
+        let (hidden, rstd) = self.final_norm(x.view(), packed.tokens(), workspace)?;
         let layers = (recompute == Recompute::Nothing).then_some(layers);
-        Ok(TrunkSaved { inputs, layers, last: x, rstd, hidden })
+        Ok(TrunkSaved { staged, inputs, layers, last: x, rstd, hidden })
     }
 
     /// Adds the gradients of what of the trunk is trained, given d(loss)/d(hidden states), `[tokens, H]` from the workspace.
@@ -225,33 +270,36 @@ impl<T: Float + WithDType> Trunk<T> {
         &self,
         packed: &Packed,
         saved: TrunkSaved<T>,
-        d_hidden: Vec<T>,
-        gradients: &mut GradientSink<'_, T>,
+        d_hidden: Buffer<T>,
+        gradients: &mut GradientSink<'_, T::Wide>,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        let TrunkSaved { mut inputs, mut layers, last, rstd, hidden } = saved;
+        let TrunkSaved { staged, mut inputs, mut layers, last, rstd, hidden } = saved;
         let rows = packed.tokens();
         let hidden_size = self.config.hidden_size;
         let base_trained = self.adapter.is_none();
 
-        let mut d = workspace.take(rows * hidden_size);
+        let mut d = workspace.lend(rows * hidden_size)?;
         let shape = rms_norm::Shape { rows, hidden: hidden_size };
         let place = self.places.final_norm;
-        let dw = base_trained.then(|| gradients.tensor_mut(place).into());
+        let dw = base_trained.then(|| gradients.tensor_mut(place));
         rms_norm::backward(
-            (&last).into(),
-            self.base.tensor(place).into(),
-            (&rstd).into(),
-            (&d_hidden).into(),
-            (&mut d).into(),
+            last.view(),
+            self.base.view(place),
+            rstd.view(),
+            d_hidden.view(),
+            d.view_mut(),
             false,
             dw,
             shape,
             workspace,
         )?;
-        workspace.give_back_all([last, rstd, hidden, d_hidden]);
+        workspace.reclaim(rstd);
+        workspace.reclaim_all([last, hidden, d_hidden]);
 
-        let tables = self.rope.tables(positions(packed));
+        let positions = packed.positions().iter().max().map_or(0, |last| *last as usize + 1);
+        let rotations = self.rope.tables(positions, self.base.device())?;
+        let pass = Pass { packed, staged: &staged, rotations: &rotations };
         let lowest = self.lowest_trained_layer();
         for number in (lowest..self.places.layers.len()).rev() {
             let x = inputs.pop().expect("one input was kept for each layer");
@@ -259,21 +307,27 @@ impl<T: Float + WithDType> Trunk<T> {
             let kept = match &mut layers {
                 Some(layers) => layers.pop().expect("each layer was kept"),
                 None => {
-                    let (y, kept) = layer.forward(&x, packed, &tables, workspace)?;
-                    workspace.give_back(y);
+                    let (y, kept) = layer.forward(x.view(), pass, workspace)?;
+                    workspace.reclaim(y);
                     kept
                 }
             };
             let onward = base_trained || number > lowest;
-            layer.backward(&x, &kept, &mut d, onward, packed, &tables, gradients, workspace)?;
+            layer.backward(x.view(), &kept, &mut d, onward, pass, gradients, workspace)?;
             kept.release(workspace);
-            workspace.give_back(x);
+            workspace.reclaim(x);
         }
         if base_trained {
             let table = gradients.tensor_mut(self.places.embedding);
-            embedding::backward(packed.ids(), (&d).into(), table.into(), hidden_size, workspace)?;
+            match staged.by_id() {
+                Some(buckets) => embedding::scatter(buckets, d.view(), table, hidden_size)?,
+                None => {
+                    const OP: &str = "embedding::backward";
+                    embedding::backward(packed.ids(), d.view().cpu(OP)?.into(), table, hidden_size, workspace)?;
+                }
+            }
         }
-        workspace.give_back_all(inputs.into_iter().chain([d]));
+        workspace.reclaim_all(inputs.into_iter().chain([d]));
         layers.into_iter().flatten().for_each(|kept| kept.release(workspace));
         Ok(())
     }
@@ -289,7 +343,8 @@ impl<T: Float + WithDType> Trunk<T> {
         )))
     }
 
-    pub(crate) fn embed(&self, packed: &Packed, workspace: &mut Workspace) -> Result<Vec<T>> {
+    /// Refuses ids that the model does not know.
+    pub(crate) fn check_ids(&self, packed: &Packed) -> Result<()> {
         let vocab = self.config.vocab_size;
         let beyond = packed
             .ids()
@@ -297,14 +352,17 @@ impl<T: Float + WithDType> Trunk<T> {
             .chain(packed.targets().iter().map(|target| &target.id))
             .chain(packed.given())
             .find(|id| **id as usize >= vocab);
-        if let Some(id) = beyond {
-            return Err(Error::Input(format!(
-                "token id {id} is beyond the model's vocabulary of {vocab}; does the tokenizer belong to this model?"
-            )));
-        }
-        let mut x = workspace.take(packed.tokens() * self.config.hidden_size);
-        let table = self.base.tensor(self.places.embedding);
-        embedding::forward(packed.ids(), table.into(), (&mut x).into(), self.config.hidden_size, workspace)?;
+        let Some(id) = beyond else { return Ok(()) };
+        Err(Error::Input(format!(
+            "token id {id} is beyond the model's vocabulary of {vocab}; does the tokenizer belong to this model?"
+        )))
+    }
+
+    /// The rows of the table for ids that are known, `[ids, H]`.
+    pub(crate) fn embed(&self, ids: View<'_, u32>, workspace: &mut Workspace) -> Result<Buffer<T>> {
+        let hidden = self.config.hidden_size;
+        let mut x = workspace.lend(ids.len() * hidden)?;
+        embedding::gather(ids, self.base.view(self.places.embedding), x.view_mut(), hidden, workspace)?;
         Ok(x)
     }
 
@@ -327,22 +385,17 @@ impl<T: Float + WithDType> Trunk<T> {
         }
     }
 
-    pub(crate) fn rope(&self) -> &RopeCache<T> {
+    pub(crate) fn rope(&self) -> &RopeCache<T::Wide> {
         &self.rope
     }
 
-    pub(crate) fn final_norm(&self, x: &[T], rows: usize, workspace: &mut Workspace) -> Result<(Vec<T>, Vec<T>)> {
-        norm(x, self.base.tensor(self.places.final_norm), rows, &self.config, workspace)
-    }
-
-    fn refuse_second_adapter(&self) -> Result<()> {
-        match self.adapter {
-            None => Ok(()),
-            Some(_) => Err(Error::Unsupported {
-                what: "a second adapter over the first".into(),
-                instead: "merge the first with merge_adapter, or remove it".into(),
-            }),
-        }
+    pub(crate) fn final_norm(
+        &self,
+        x: View<'_, T>,
+        rows: usize,
+        workspace: &mut Workspace,
+    ) -> Result<(Buffer<T>, Buffer<T::Wide>)> {
+        norm(x, self.base.view(self.places.final_norm), rows, &self.config, workspace)
     }
 }
 
@@ -360,11 +413,6 @@ impl<T: Float> Lora<T> {
         copy(&self.parameters, &mut parameters);
         self.with_parameters(parameters)
     }
-}
-
-/// One more than the largest position.
-fn positions(packed: &Packed) -> usize {
-    packed.positions().iter().max().map_or(0, |last| *last as usize + 1)
 }
 
 /// A draw from N(0, 1) by Box and Muller's transform.

@@ -389,6 +389,17 @@ pub(crate) fn zero<T>(op: &'static str, device: &Cuda, operand: &mut ViewMut<'_,
     }
 }
 
+/// Queues a copy of an operand to another of `device`, as long.
+pub(crate) fn copy<T>(op: &'static str, device: &Cuda, to: ViewMut<'_, T>, from: View<'_, T>) -> Result<()> {
+    match (to.as_view().buffer(), from.buffer()) {
+        (Some((to, at)), Some((source, start))) if to.device().is(device) => {
+            let bytes = from.len() * size_of::<T>();
+            on!(device.driver, driver => driver.copy(op, source.address(start), to.address(at), bytes))
+        }
+        _ => Err(Error::MixedDevices { op }),
+    }
+}
+
 /// Scratch on a device, which grows.
 #[derive(Debug, Default)]
 pub(crate) struct DeviceScratch {

@@ -6,6 +6,22 @@ mod tests;
 
 use crate::{Element, Result, View, ViewMut, Workspace, check};
 
+/// y = x
+///
+/// `y`, `x` of one length.
+///
+/// # Errors
+/// Lengths that differ; operands on different devices.
+pub fn copy<T: Element>(y: ViewMut<'_, T>, x: View<'_, T>) -> Result<()> {
+    const OP: &str = "elementwise::copy";
+    check::length(OP, "x", x.len(), &[y.len()], "as many as y")?;
+    if let Some(device) = x.device() {
+        return crate::cuda::copy(OP, device, y, x);
+    }
+    y.host(OP)?.copy_from_slice(x.host(OP)?);
+    Ok(())
+}
+
 /// y += x, element by element.
 ///
 /// # Errors
