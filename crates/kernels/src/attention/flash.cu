@@ -349,13 +349,20 @@ DEVICE void gradients_of_scores(unsigned (&weights)[FRAGMENTS][STEP / 16][4], co
     narrow_sums<FRAGMENTS, STEP>(weights, dp);
 }
 
-// dQ, and delta = the sum of dout·out for every row and head, which backward_keys reads. FRAGMENTS times 16 rows stay for each warp, and
-// shared memory holds STAGES steps.
-template <int DIM, int FRAGMENTS, int STAGES>
-DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq, float *deltas, const QueryTile *tiles) {
-    constexpr int OF_WARP = 16 * FRAGMENTS, STAYING = WARPS * OF_WARP, PARTS = TILE / STAYING, STAGE = 2 * STEP * PITCH<DIM>;
+// What backward_keys wants to know of a row of queries and a head: lse in base 2, and delta, the sum of dout·out.
+struct alignas(8) Numbers {
+    float logarithm, delta;
+};
+
+// dQ, and the numbers of every row and head. FRAGMENTS times 16 rows stay for each warp. Values come while scores are made, and keys a step
+// before, where shared memory holds those of two steps (KEY_STEPS).
+template <int DIM, int FRAGMENTS, int KEY_STEPS>
+DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq, Numbers *numbers,
+                             const QueryTile *tiles) {
+    constexpr int OF_WARP = 16 * FRAGMENTS, STAYING = WARPS * OF_WARP, PARTS = TILE / STAYING;
     DYNAMIC_SHARED(bf16, memory);
-    bf16 *of_dout = memory + STAYING * PITCH<DIM>, *stages = of_dout + STAYING * PITCH<DIM>;
+    bf16 *of_dout = memory + STAYING * PITCH<DIM>, *of_v = of_dout + STAYING * PITCH<DIM>, *of_k = of_v + STEP * PITCH<DIM>;
+    bf16 *of_next_k = of_k + (KEY_STEPS - 1) * STEP * PITCH<DIM>;
     unsigned head = blockIdx.x % in.heads, kv_head = head / (in.heads / in.kv_heads), number = blockIdx.x / in.heads;
     const QueryTile tile = part_of(tiles[number / PARTS], number % PARTS * STAYING, STAYING);
     if (tile.count == 0)
@@ -363,17 +370,16 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
     unsigned first = number_of_first(tile), keys = first + tile.count;
 
     auto query_row = [&](unsigned row) { return tile.first + row; };
-    unsigned of_head = head * in.head_dim, of_kv_head = kv_head * in.head_dim;
+    unsigned of_head = head * in.head_dim;
     copy_rows<DIM, STAYING>(memory, in.q + of_head, query_stride(in), tile.count, in.head_dim, query_row);
     copy_rows<DIM, STAYING>(of_dout, dout + of_head, query_stride(in), tile.count, in.head_dim, query_row);
-    auto load = [&](bf16 *to, unsigned at) {
-        auto key_row = [&](unsigned row) { return row_of_key(tile, at + row); };
-        copy_rows<DIM, STEP>(to, in.k + of_kv_head, key_stride(in), keys - at, in.head_dim, key_row);
-        copy_rows<DIM, STEP>(to + STEP * PITCH<DIM>, in.v + of_kv_head, key_stride(in), keys - at, in.head_dim, key_row);
+    auto load = [&](bf16 *to, const bf16 *from, unsigned at) {
+        copy_rows<DIM, STEP>(to, from + kv_head * in.head_dim, key_stride(in), keys - at, in.head_dim,
+                             [&](unsigned row) { return row_of_key(tile, at + row); });
         commit_copies();
     };
     unsigned at = first_seen(first, in.window);
-    load(stages, at);
+    load(of_k, in.k, at);
 
     // Of this warp's rows.
     unsigned lane = threadIdx.x % WARP, skipped = threadIdx.x / WARP * OF_WARP;
@@ -395,9 +401,9 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
             }
             sum += __shfl_xor_sync(0xffffffffu, sum, 16);
             Index place = (tile.first + skipped + row) * Index(in.heads) + head;
-            if (lane < 16 && 16 * f + lane < count)
-                deltas[place] = sum;
             float logarithm = lse[place] * LOG2_E;
+            if (lane < 16 && 16 * f + lane < count)
+                numbers[place] = Numbers{logarithm, sum};
             UNROLL
             for (int half = 0; half < 2; half++) {
                 delta[f][half] = __shfl_sync(0xffffffffu, sum, row_of(2 * half));
@@ -406,32 +412,42 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
         }
 
     float sums[FRAGMENTS][DIM / 8][4] = {};
-    for (int stage = 0; at < keys; at += STEP) {
-        // The step is there, and nobody reads the last one any more.
+    for (; at < keys; at += STEP) {
+        // The keys are there, and nobody reads those of the last step, or its values, any more.
         WAIT_FOR_COPIES(0);
         __syncthreads();
-        const bf16 *of_k = stages + stage * STAGE;
-        if (STAGES == 2) {
-            stage = 1 - stage;
+        load(of_v, in.v, at);
+        if (KEY_STEPS == 2) {
             if (at + STEP < keys)
-                load(stages + stage * STAGE, at + STEP);
+                load(of_next_k, in.k, at + STEP);
+            else
+                commit_copies();
         }
-        if (count > 0 && at < query + OF_WARP && at + STEP > first_seen(query, in.window)) {
-            float scores[FRAGMENTS][STEP / 8][4] = {}, dp[FRAGMENTS][STEP / 8][4] = {};
-            unsigned weights[FRAGMENTS][STEP / 16][4];
+        bool is_seen = count > 0 && at < query + OF_WARP && at + STEP > first_seen(query, in.window);
+        float scores[FRAGMENTS][STEP / 8][4] = {}, dp[FRAGMENTS][STEP / 8][4] = {};
+        unsigned weights[FRAGMENTS][STEP / 16][4];
+        if (is_seen) {
             multiply_rows<DIM, FRAGMENTS, STEP>(scores, of_q, of_k);
             probabilities(
                 in.scoring, scores, weights, [&](int f, int, int e) { return logarithms[f][e / 2]; },
                 at + STEP - 1 > query || at < first_seen(query + OF_WARP - 1, in.window),
                 [&](int f, int c, int e) { return sees(query + 16 * f + row_of(e), at + column_of(c, e), in.window); });
-            multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_dout, of_k + STEP * PITCH<DIM>);
+        }
+        // The values are there; the next keys may not be.
+        WAIT_FOR_COPIES(KEY_STEPS - 1);
+        __syncthreads();
+        if (is_seen) {
+            multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_dout, of_v);
             gradients_of_scores(weights, scores, dp, [&](int f, int, int e) { return delta[f][e / 2]; });
             multiply_weights<DIM, FRAGMENTS, STEP>(sums, weights, of_k);
         }
-        if (STAGES == 1 && at + STEP < keys) {
+        if (KEY_STEPS == 1 && at + STEP < keys) {
             __syncthreads();
-            load(stages, at + STEP);
+            load(of_k, in.k, at + STEP);
         }
+        bf16 *used = of_k;
+        of_k = of_next_k;
+        of_next_k = used;
     }
     if (count == 0)
         return;
@@ -448,13 +464,16 @@ struct QueryStep {
     unsigned head, range, row, end, number;
 };
 
-// dK where OF_K, dV where OF_V: of the largest heads a thread has registers for one alone.
-template <int DIM, int FRAGMENTS, int STAGES, bool OF_K, bool OF_V>
-DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, const float *deltas, bf16 *dk, bf16 *dv, const KeyTile *tiles,
+// dK and dV. FRAGMENTS times 16 rows stay for each pair of warps: one makes P and dV, the other dP, of that P which the first leaves in shared
+// memory dS, and dK. So each has the sums of one gradient alone, and what it reads of a step serves more rows than if it had both.
+template <int DIM, int FRAGMENTS, int STAGES>
+DEVICE void backward_keys(const Inputs &in, const bf16 *dout, const Numbers *numbers, bf16 *dk, bf16 *dv, const KeyTile *tiles,
                           const QueryRange *ranges) {
-    constexpr int OF_WARP = 16 * FRAGMENTS, STAYING = WARPS * OF_WARP, PARTS = TILE / STAYING, STAGE = 2 * STEP * PITCH<DIM>;
+    constexpr int OF_PAIR = 16 * FRAGMENTS, STAYING = WARPS / 2 * OF_PAIR, PARTS = TILE / STAYING, STAGE = 2 * STEP * PITCH<DIM>;
     DYNAMIC_SHARED(bf16, memory);
     bf16 *of_v = memory + STAYING * PITCH<DIM>, *stages = of_v + STAYING * PITCH<DIM>;
+    float *left = reinterpret_cast<float *>(stages + STAGES * STAGE);
+    Numbers *of_rows = reinterpret_cast<Numbers *>(left + STAYING * STEP);
     unsigned kv_head = blockIdx.x % in.kv_heads, group = in.heads / in.kv_heads, number = blockIdx.x / in.kv_heads;
     const KeyTile tile = part_of(tiles[number / PARTS], number % PARTS * STAYING, STAYING);
     if (tile.count == 0)
@@ -485,80 +504,95 @@ DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, 
         return step;
     };
     auto is_there = [&](const QueryStep &step) { return step.head < (kv_head + 1) * group; };
-    auto load = [&](bf16 *to, const QueryStep &step) {
+    auto load = [&](unsigned stage, const QueryStep &step) {
         auto query_row = [&](unsigned row) { return step.row + row; };
         unsigned of_head = step.head * in.head_dim, count = step.end - step.row;
+        bf16 *to = stages + stage * STAGE;
         copy_rows<DIM, STEP>(to, in.q + of_head, query_stride(in), count, in.head_dim, query_row);
         copy_rows<DIM, STEP>(to + STEP * PITCH<DIM>, dout + of_head, query_stride(in), count, in.head_dim, query_row);
+        if (threadIdx.x < STEP)
+            copy_half_async(of_rows + stage * STEP + threadIdx.x, numbers + Index(step.row + threadIdx.x) * in.heads + step.head,
+                            (threadIdx.x < count) * 8);
         commit_copies();
     };
     QueryStep step = next(QueryStep{kv_head * group, tile.ranges, 0, 0, 0});
-    load(stages, step);
+    load(0, step);
 
-    // Of this warp's rows.
-    unsigned skipped = threadIdx.x / WARP * OF_WARP;
+    // Of this warp's rows, and which gradient it makes of them.
+    unsigned warp = threadIdx.x / WARP, skipped = warp / 2 * OF_PAIR;
+    bool is_of_k = warp % 2;
     unsigned count = tile.count > skipped ? tile.count - skipped : 0, key = tile.number + skipped;
-    bf16 *of_k = memory + skipped * PITCH<DIM>;
-    of_v += skipped * PITCH<DIM>;
-    float sums_k[FRAGMENTS][OF_K ? DIM / 8 : 1][4] = {}, sums_v[FRAGMENTS][OF_V ? DIM / 8 : 1][4] = {};
-    for (int stage = 0; is_there(step);) {
-        // The step is there, and nobody reads the last one any more.
+    bf16 *staying = (is_of_k ? of_v : memory) + skipped * PITCH<DIM>;
+    // What a lane leaves for that of the other warp, a pack for each 8 columns.
+    float *of_lane = left + skipped * STEP + threadIdx.x % WARP * 4;
+    float sums[FRAGMENTS][DIM / 8][4] = {};
+    for (unsigned stage = 0; is_there(step);) {
+        // The step is there, and nobody reads the last one, or what is left of it, any more.
         WAIT_FOR_COPIES(0);
         __syncthreads();
         const bf16 *of_q = stages + stage * STAGE, *of_dout = of_q + STEP * PITCH<DIM>;
+        const float *of_columns = reinterpret_cast<const float *>(of_rows + stage * STEP) + is_of_k;
         QueryStep following = next(step);
         if (STAGES == 2) {
             stage = 1 - stage;
             if (is_there(following))
-                load(stages + stage * STAGE, following);
+                load(stage, following);
         }
         unsigned queries = step.end - step.row < STEP ? step.end - step.row : STEP;
-        if (count > 0 && step.number + queries > key && step.number < key + OF_WARP - 1 + in.window) {
-            Index first = Index(step.row) * in.heads + step.head;
-            auto place = [&](int c, int e) { return first + (column_of(c, e) < queries ? column_of(c, e) : queries - 1) * in.heads; };
-            // Read before they are needed.
-            float numbers[STEP / 8][2];
+        bool is_seen = count > 0 && step.number + queries > key && step.number < key + OF_PAIR - 1 + in.window;
+        float products[FRAGMENTS][STEP / 8][4] = {}, of_column[STEP / 8][2];
+        unsigned weights[FRAGMENTS][STEP / 16][4];
+        if (is_seen) {
             UNROLL
             for (int i = 0; i < STEP / 4; i++)
-                numbers[i / 2][i % 2] = lse[place(i / 2, i % 2)] * LOG2_E;
-            auto number = [&](int, int c, int e) { return numbers[c][e % 2]; };
-            float scores[FRAGMENTS][STEP / 8][4] = {}, dp[FRAGMENTS][STEP / 8][4] = {};
-            unsigned weights[FRAGMENTS][STEP / 16][4];
-            multiply_rows<DIM, FRAGMENTS, STEP>(scores, of_k, of_q);
-            probabilities(in.scoring, scores, weights, number,
-                          queries < STEP || step.number < key + OF_WARP - 1 || step.number + STEP - 1 - key >= in.window, [&](int f, int c, int e) {
-                              return (column_of(c, e) < queries) & sees(step.number + column_of(c, e), key + 16 * f + row_of(e), in.window);
-                          });
-            if constexpr (OF_V)
-                multiply_weights<DIM, FRAGMENTS, STEP>(sums_v, weights, of_dout);
-            if constexpr (OF_K) {
+                of_column[i / 2][i % 2] = of_columns[2 * column_of(i / 2, i % 2)];
+            multiply_rows<DIM, FRAGMENTS, STEP>(products, staying, is_of_k ? of_dout : of_q);
+            if (!is_of_k) {
+                probabilities(
+                    in.scoring, products, weights, [&](int, int c, int e) { return of_column[c][e % 2]; },
+                    queries < STEP || step.number < key + OF_PAIR - 1 || step.number + STEP - 1 - key >= in.window, [&](int f, int c, int e) {
+                        return (column_of(c, e) < queries) & sees(step.number + column_of(c, e), key + 16 * f + row_of(e), in.window);
+                    });
                 UNROLL
-                for (int i = 0; i < STEP / 4; i++)
-                    numbers[i / 2][i % 2] = deltas[place(i / 2, i % 2)];
-                multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_v, of_dout);
-                gradients_of_scores(weights, scores, dp, number);
-                multiply_weights<DIM, FRAGMENTS, STEP>(sums_k, weights, of_q);
+                for (int f = 0; f < FRAGMENTS; f++)
+                    UNROLL
+                    for (int c = 0; c < STEP / 8; c++)
+                        store_pack(of_lane + (f * (STEP / 8) + c) * WARP * 4,
+                                   Pack<float>{{products[f][c][0], products[f][c][1], products[f][c][2], products[f][c][3]}});
             }
+        }
+        // P is there.
+        __syncthreads();
+        if (is_seen) {
+            if (is_of_k) {
+                float p[FRAGMENTS][STEP / 8][4];
+                UNROLL
+                for (int f = 0; f < FRAGMENTS; f++)
+                    UNROLL
+                    for (int c = 0; c < STEP / 8; c++) {
+                        Pack<float> pack = load_pack(of_lane + (f * (STEP / 8) + c) * WARP * 4);
+                        UNROLL
+                        for (int e = 0; e < 4; e++)
+                            p[f][c][e] = pack.of[e];
+                    }
+                gradients_of_scores(weights, p, products, [&](int, int c, int e) { return of_column[c][e % 2]; });
+            }
+            multiply_weights<DIM, FRAGMENTS, STEP>(sums, weights, is_of_k ? of_q : of_dout);
         }
         if (STAGES == 1 && is_there(following)) {
             __syncthreads();
-            load(stages, following);
+            load(0, following);
         }
         step = following;
     }
     if (count == 0)
         return;
-    float scales[FRAGMENTS][2], ones[FRAGMENTS][2];
+    float factors[FRAGMENTS][2];
     UNROLL
-    for (int f = 0; f < FRAGMENTS; f++) {
-        scales[f][0] = scales[f][1] = in.scoring.scale;
-        ones[f][0] = ones[f][1] = 1;
-    }
+    for (int f = 0; f < FRAGMENTS; f++)
+        factors[f][0] = factors[f][1] = is_of_k ? in.scoring.scale : 1;
     Index first = Index(key_row(skipped)) * key_stride(in) + of_kv_head;
-    if constexpr (OF_K)
-        store_rows<DIM, FRAGMENTS>(dk + first, key_stride(in), count, in.head_dim, sums_k, scales, of_k);
-    if constexpr (OF_V)
-        store_rows<DIM, FRAGMENTS>(dv + first, key_stride(in), count, in.head_dim, sums_v, ones, of_v);
+    store_rows<DIM, FRAGMENTS>((is_of_k ? dk : dv) + first, key_stride(in), count, in.head_dim, sums, factors, staying);
 }
 
 #define INPUTS                                                                                                                        \
@@ -566,26 +600,21 @@ DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, 
         double inverse_cap
 #define THE_INPUTS \
     Inputs { q, k, v, unsigned(heads), unsigned(kv_heads), unsigned(head_dim), unsigned(window), {float(scale), float(cap), float(inverse_cap)} }
-// Rows of a block of the forward, of queries and of keys in a step; how many times 16 rows stay for a warp in either kernel of the backward,
-// and how many steps shared memory holds there. cuda.rs has the same numbers.
-#define FOR_DIM(DIM, QUERIES, KEYS, FOR_QUERIES, FOR_KEYS, STAGES)                                                                   \
-    KERNEL_BLOCKS(THREADS, 2, flash_forward_##DIM, (INPUTS, bf16 *out, float *lse, const QueryTile *tiles)) {                        \
-        forward<DIM, QUERIES, KEYS>(THE_INPUTS, out, lse, tiles);                                                                    \
-    }                                                                                                                                \
-    KERNEL_BLOCKS(THREADS, 2, flash_backward_queries_##DIM, (INPUTS, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq,  \
-                                                             float *deltas, const QueryTile *tiles)) {                               \
-        backward_queries<DIM, FOR_QUERIES, STAGES>(THE_INPUTS, out, lse, dout, dq, deltas, tiles);                                   \
-    }                                                                                                                                \
-    KERNEL_BLOCKS(THREADS, 2, flash_backward_keys_##DIM, (INPUTS, const float *lse, const bf16 *dout, const float *deltas, bf16 *dk, \
-                                                          bf16 *dv, const KeyTile *tiles, const QueryRange *ranges)) {               \
-        if constexpr (DIM <= 128)                                                                                                    \
-            backward_keys<DIM, FOR_KEYS, STAGES, true, true>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                  \
-        else if (blockIdx.y == 0)                                                                                                    \
-            backward_keys<DIM, FOR_KEYS, STAGES, true, false>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                 \
-        else                                                                                                                         \
-            backward_keys<DIM, FOR_KEYS, STAGES, false, true>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                 \
+// Rows of a block of the forward, of queries and of keys in a step; how many times 16 rows stay in the backward, for a warp of one kernel and a
+// pair of the other; and how many steps shared memory holds there, of keys and of queries. cuda.rs has the same numbers.
+#define FOR_DIM(DIM, QUERIES, KEYS, FOR_QUERIES, FOR_KEYS, STAGES)                                                                  \
+    KERNEL_BLOCKS(THREADS, 2, flash_forward_##DIM, (INPUTS, bf16 *out, float *lse, const QueryTile *tiles)) {                       \
+        forward<DIM, QUERIES, KEYS>(THE_INPUTS, out, lse, tiles);                                                                   \
+    }                                                                                                                               \
+    KERNEL_BLOCKS(THREADS, 2, flash_backward_queries_##DIM, (INPUTS, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq, \
+                                                             Numbers *numbers, const QueryTile *tiles)) {                           \
+        backward_queries<DIM, FOR_QUERIES, STAGES>(THE_INPUTS, out, lse, dout, dq, numbers, tiles);                                 \
+    }                                                                                                                               \
+    KERNEL_BLOCKS(THREADS, 2, flash_backward_keys_##DIM, (INPUTS, const bf16 *dout, const Numbers *numbers, bf16 *dk, bf16 *dv,     \
+                                                          const KeyTile *tiles, const QueryRange *ranges)) {                        \
+        backward_keys<DIM, FOR_KEYS, STAGES>(THE_INPUTS, dout, numbers, dk, dv, tiles, ranges);                                     \
     }
 FOR_DIM(64, 128, 64, 2, 2, 2)
-FOR_DIM(96, 128, 64, 2, 1, 2)
-FOR_DIM(128, 128, 64, 1, 1, 2)
+FOR_DIM(96, 128, 64, 2, 2, 2)
+FOR_DIM(128, 128, 64, 2, 2, 2)
 FOR_DIM(256, 64, 32, 1, 1, 1)

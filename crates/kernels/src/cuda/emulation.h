@@ -78,7 +78,7 @@ void warp_barrier(Site site);
 // See tensor_cores.cuh.
 void mma(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site);
 void load_matrices(unsigned (&into)[4], const void *row, bool transposed, Site site);
-void copy_async(void *to, const void *from, unsigned bytes, Site site);
+void copy_async(void *to, const void *from, unsigned bytes, unsigned whole, Site site);
 void commit_copies();
 void wait_for_copies(unsigned pending, Site site);
 
