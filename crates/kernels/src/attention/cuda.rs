@@ -52,10 +52,9 @@ impl Flash {
         self.rows(2 * self.queries + (self.steps + 1) * STEP)
     }
 
-    /// Beside the rows, P of a step, and two numbers for each of its rows.
+    /// Beside the rows, P of a step.
     fn backward_keys_bytes(self) -> usize {
-        let numbers = (self.keys + 2 * self.steps) * STEP * size_of::<f32>();
-        self.rows(2 * self.keys + 2 * self.steps * STEP) + numbers
+        self.rows(2 * self.keys + 2 * self.steps * STEP) + self.keys * STEP * size_of::<f32>()
     }
 }
 

@@ -354,6 +354,9 @@ struct alignas(8) Numbers {
     float logarithm, delta;
 };
 
+// Those of a row of dout in shared memory, in the space behind it.
+template <int DIM> DEVICE Numbers &numbers_of(bf16 *of_dout, unsigned row) { return *reinterpret_cast<Numbers *>(of_dout + row * PITCH<DIM> + DIM); }
+
 // dQ, and the numbers of every row and head. FRAGMENTS times 16 rows stay for each warp. Values come while scores are made, and keys a step
 // before, where shared memory holds those of two steps (KEY_STEPS).
 template <int DIM, int FRAGMENTS, int KEY_STEPS>
@@ -361,8 +364,7 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
                              const QueryTile *tiles) {
     constexpr int OF_WARP = 16 * FRAGMENTS, STAYING = WARPS * OF_WARP, PARTS = TILE / STAYING;
     DYNAMIC_SHARED(bf16, memory);
-    bf16 *of_dout = memory + STAYING * PITCH<DIM>, *of_v = of_dout + STAYING * PITCH<DIM>, *of_k = of_v + STEP * PITCH<DIM>;
-    bf16 *of_next_k = of_k + (KEY_STEPS - 1) * STEP * PITCH<DIM>;
+    bf16 *of_dout = memory + STAYING * PITCH<DIM>, *of_v = of_dout + STAYING * PITCH<DIM>, *steps = of_v + STEP * PITCH<DIM>;
     unsigned head = blockIdx.x % in.heads, kv_head = head / (in.heads / in.kv_heads), number = blockIdx.x / in.heads;
     const QueryTile tile = part_of(tiles[number / PARTS], number % PARTS * STAYING, STAYING);
     if (tile.count == 0)
@@ -379,14 +381,13 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
         commit_copies();
     };
     unsigned at = first_seen(first, in.window);
-    load(of_k, in.k, at);
+    load(steps, in.k, at);
 
     // Of this warp's rows.
     unsigned lane = threadIdx.x % WARP, skipped = threadIdx.x / WARP * OF_WARP;
     unsigned count = tile.count > skipped ? tile.count - skipped : 0, query = first + skipped;
     bf16 *of_q = memory + skipped * PITCH<DIM>;
     of_dout += skipped * PITCH<DIM>;
-    float logarithms[FRAGMENTS][2] = {}, delta[FRAGMENTS][2] = {};
     if (count > 0)
         UNROLL
         for (int f = 0; f < FRAGMENTS; f++) {
@@ -401,25 +402,25 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
             }
             sum += __shfl_xor_sync(0xffffffffu, sum, 16);
             Index place = (tile.first + skipped + row) * Index(in.heads) + head;
-            float logarithm = lse[place] * LOG2_E;
-            if (lane < 16 && 16 * f + lane < count)
-                numbers[place] = Numbers{logarithm, sum};
-            UNROLL
-            for (int half = 0; half < 2; half++) {
-                delta[f][half] = __shfl_sync(0xffffffffu, sum, row_of(2 * half));
-                logarithms[f][half] = __shfl_sync(0xffffffffu, logarithm, row_of(2 * half));
+            if (lane < 16) {
+                Numbers both{lse[place] * LOG2_E, sum};
+                numbers_of<DIM>(of_dout, 16 * f + lane) = both;
+                if (16 * f + lane < count)
+                    numbers[place] = both;
             }
         }
 
     float sums[FRAGMENTS][DIM / 8][4] = {};
-    for (; at < keys; at += STEP) {
+    for (int turn = 0; at < keys; at += STEP) {
         // The keys are there, and nobody reads those of the last step, or its values, any more.
         WAIT_FOR_COPIES(0);
         __syncthreads();
         load(of_v, in.v, at);
+        const bf16 *of_k = steps + turn * STEP * PITCH<DIM>;
         if (KEY_STEPS == 2) {
+            turn = 1 - turn;
             if (at + STEP < keys)
-                load(of_next_k, in.k, at + STEP);
+                load(steps + turn * STEP * PITCH<DIM>, in.k, at + STEP);
             else
                 commit_copies();
         }
@@ -429,7 +430,7 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
         if (is_seen) {
             multiply_rows<DIM, FRAGMENTS, STEP>(scores, of_q, of_k);
             probabilities(
-                in.scoring, scores, weights, [&](int f, int, int e) { return logarithms[f][e / 2]; },
+                in.scoring, scores, weights, [&](int f, int, int e) { return numbers_of<DIM>(of_dout, 16 * f + row_of(e)).logarithm; },
                 at + STEP - 1 > query || at < first_seen(query + OF_WARP - 1, in.window),
                 [&](int f, int c, int e) { return sees(query + 16 * f + row_of(e), at + column_of(c, e), in.window); });
         }
@@ -438,16 +439,13 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
         __syncthreads();
         if (is_seen) {
             multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_dout, of_v);
-            gradients_of_scores(weights, scores, dp, [&](int f, int, int e) { return delta[f][e / 2]; });
+            gradients_of_scores(weights, scores, dp, [&](int f, int, int e) { return numbers_of<DIM>(of_dout, 16 * f + row_of(e)).delta; });
             multiply_weights<DIM, FRAGMENTS, STEP>(sums, weights, of_k);
         }
         if (KEY_STEPS == 1 && at + STEP < keys) {
             __syncthreads();
-            load(of_k, in.k, at + STEP);
+            load(steps, in.k, at + STEP);
         }
-        bf16 *used = of_k;
-        of_k = of_next_k;
-        of_next_k = used;
     }
     if (count == 0)
         return;
@@ -473,7 +471,6 @@ DEVICE void backward_keys(const Inputs &in, const bf16 *dout, const Numbers *num
     DYNAMIC_SHARED(bf16, memory);
     bf16 *of_v = memory + STAYING * PITCH<DIM>, *stages = of_v + STAYING * PITCH<DIM>;
     float *left = reinterpret_cast<float *>(stages + STAGES * STAGE);
-    Numbers *of_rows = reinterpret_cast<Numbers *>(left + STAYING * STEP);
     unsigned kv_head = blockIdx.x % in.kv_heads, group = in.heads / in.kv_heads, number = blockIdx.x / in.kv_heads;
     const KeyTile tile = part_of(tiles[number / PARTS], number % PARTS * STAYING, STAYING);
     if (tile.count == 0)
@@ -511,7 +508,7 @@ DEVICE void backward_keys(const Inputs &in, const bf16 *dout, const Numbers *num
         copy_rows<DIM, STEP>(to, in.q + of_head, query_stride(in), count, in.head_dim, query_row);
         copy_rows<DIM, STEP>(to + STEP * PITCH<DIM>, dout + of_head, query_stride(in), count, in.head_dim, query_row);
         if (threadIdx.x < STEP)
-            copy_half_async(of_rows + stage * STEP + threadIdx.x, numbers + Index(step.row + threadIdx.x) * in.heads + step.head,
+            copy_half_async(&numbers_of<DIM>(to + STEP * PITCH<DIM>, threadIdx.x), numbers + Index(step.row + threadIdx.x) * in.heads + step.head,
                             (threadIdx.x < count) * 8);
         commit_copies();
     };
@@ -530,8 +527,7 @@ DEVICE void backward_keys(const Inputs &in, const bf16 *dout, const Numbers *num
         // The step is there, and nobody reads the last one, or what is left of it, any more.
         WAIT_FOR_COPIES(0);
         __syncthreads();
-        const bf16 *of_q = stages + stage * STAGE, *of_dout = of_q + STEP * PITCH<DIM>;
-        const float *of_columns = reinterpret_cast<const float *>(of_rows + stage * STEP) + is_of_k;
+        bf16 *of_q = stages + stage * STAGE, *of_dout = of_q + STEP * PITCH<DIM>;
         QueryStep following = next(step);
         if (STAGES == 2) {
             stage = 1 - stage;
@@ -540,16 +536,13 @@ DEVICE void backward_keys(const Inputs &in, const bf16 *dout, const Numbers *num
         }
         unsigned queries = step.end - step.row < STEP ? step.end - step.row : STEP;
         bool is_seen = count > 0 && step.number + queries > key && step.number < key + OF_PAIR - 1 + in.window;
-        float products[FRAGMENTS][STEP / 8][4] = {}, of_column[STEP / 8][2];
+        float products[FRAGMENTS][STEP / 8][4] = {};
         unsigned weights[FRAGMENTS][STEP / 16][4];
         if (is_seen) {
-            UNROLL
-            for (int i = 0; i < STEP / 4; i++)
-                of_column[i / 2][i % 2] = of_columns[2 * column_of(i / 2, i % 2)];
             multiply_rows<DIM, FRAGMENTS, STEP>(products, staying, is_of_k ? of_dout : of_q);
             if (!is_of_k) {
                 probabilities(
-                    in.scoring, products, weights, [&](int, int c, int e) { return of_column[c][e % 2]; },
+                    in.scoring, products, weights, [&](int, int c, int e) { return numbers_of<DIM>(of_dout, column_of(c, e)).logarithm; },
                     queries < STEP || step.number < key + OF_PAIR - 1 || step.number + STEP - 1 - key >= in.window, [&](int f, int c, int e) {
                         return (column_of(c, e) < queries) & sees(step.number + column_of(c, e), key + 16 * f + row_of(e), in.window);
                     });
@@ -575,7 +568,7 @@ DEVICE void backward_keys(const Inputs &in, const bf16 *dout, const Numbers *num
                         for (int e = 0; e < 4; e++)
                             p[f][c][e] = pack.of[e];
                     }
-                gradients_of_scores(weights, p, products, [&](int, int c, int e) { return of_column[c][e % 2]; });
+                gradients_of_scores(weights, p, products, [&](int, int c, int e) { return numbers_of<DIM>(of_dout, column_of(c, e)).delta; });
             }
             multiply_weights<DIM, FRAGMENTS, STEP>(sums, weights, is_of_k ? of_q : of_dout);
         }
