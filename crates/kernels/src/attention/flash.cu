@@ -1,12 +1,16 @@
 // Attention of bf16 on tensor cores, after Dao, "FlashAttention-2" (2023), https://arxiv.org/abs/2307.08691.
 //
-// A block of four warps has a tile of rows that stay in shared memory, 16 or 32 of them for each warp, and goes along the rows that they see,
-// or that see them, a step at a time. Scores, the softmax and all sums are in registers, in float; P and dS are rounded to bf16 where they are
-// left factors, which they become without a way through memory. Every sum is made in one place, in one order.
+// A block of four warps has a tile of rows that stay in shared memory, 16 or 32 of them for a warp, and goes along the rows that they see, or
+// that see them, a step at a time. Scores, the softmax and all sums are in registers, in float; P and dS are rounded to bf16 where they are left
+// factors, which they become in the registers where they are. Every sum is made in one place, in one order.
+//
+// What bounds products is less the tensor cores than shared memory, of which a multiprocessor reads 128 bytes a cycle: a row that is read serves
+// 32 of the rows that stay, wherever a thread has registers for their sums.
 //
 // * forward: queries stay; keys and values come by turns, one copied while the other is multiplied.
 // * backward_queries: queries and dout stay; dQ += dS·K.
-// * backward_keys: keys and values stay; dV += Pᵀ·dout and dK += dSᵀ·Q, for all heads of the group and all ranges of queries.
+// * backward_keys: keys and values stay; dV += Pᵀ·dout and dK += dSᵀ·Q, each by warps of its own, for all heads of the group and all ranges of
+//   queries.
 //
 // DIM is the least size of heads that there are kernels for; elements from head_dim on are zeros in shared memory.
 #include "../cuda/tensor_cores.cuh"
@@ -358,8 +362,8 @@ struct alignas(8) Numbers {
 template <int DIM> DEVICE Numbers &numbers_of(bf16 *of_dout, unsigned row) { return *reinterpret_cast<Numbers *>(of_dout + row * PITCH<DIM> + DIM); }
 
 // dQ, and the numbers of every row and head. FRAGMENTS times 16 rows stay for each warp. Values come while scores are made, and keys a step
-// before, where shared memory holds those of two steps (KEY_STEPS).
-template <int DIM, int FRAGMENTS, int KEY_STEPS>
+// before, where shared memory holds those of two steps (STEPS).
+template <int DIM, int FRAGMENTS, int STEPS>
 DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq, Numbers *numbers,
                              const QueryTile *tiles) {
     constexpr int OF_WARP = 16 * FRAGMENTS, STAYING = WARPS * OF_WARP, PARTS = TILE / STAYING;
@@ -417,7 +421,7 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
         __syncthreads();
         load(of_v, in.v, at);
         const bf16 *of_k = steps + turn * STEP * PITCH<DIM>;
-        if (KEY_STEPS == 2) {
+        if (STEPS == 2) {
             turn = 1 - turn;
             if (at + STEP < keys)
                 load(steps + turn * STEP * PITCH<DIM>, in.k, at + STEP);
@@ -435,14 +439,14 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
                 [&](int f, int c, int e) { return sees(query + 16 * f + row_of(e), at + column_of(c, e), in.window); });
         }
         // The values are there; the next keys may not be.
-        WAIT_FOR_COPIES(KEY_STEPS - 1);
+        WAIT_FOR_COPIES(STEPS - 1);
         __syncthreads();
         if (is_seen) {
             multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_dout, of_v);
             gradients_of_scores(weights, scores, dp, [&](int f, int, int e) { return numbers_of<DIM>(of_dout, 16 * f + row_of(e)).delta; });
             multiply_weights<DIM, FRAGMENTS, STEP>(sums, weights, of_k);
         }
-        if (KEY_STEPS == 1 && at + STEP < keys) {
+        if (STEPS == 1 && at + STEP < keys) {
             __syncthreads();
             load(steps, in.k, at + STEP);
         }
@@ -463,14 +467,14 @@ struct QueryStep {
 };
 
 // dK and dV. FRAGMENTS times 16 rows stay for each pair of warps: one makes P and dV, the other dP, of that P which the first leaves in shared
-// memory dS, and dK. So each has the sums of one gradient alone, and what it reads of a step serves more rows than if it had both.
-template <int DIM, int FRAGMENTS, int STAGES>
+// memory dS, and dK. So each has registers for the sums of twice the rows, and what it reads of a step serves them all. Shared memory holds STEPS steps.
+template <int DIM, int FRAGMENTS, int STEPS>
 DEVICE void backward_keys(const Inputs &in, const bf16 *dout, const Numbers *numbers, bf16 *dk, bf16 *dv, const KeyTile *tiles,
                           const QueryRange *ranges) {
     constexpr int OF_PAIR = 16 * FRAGMENTS, STAYING = WARPS / 2 * OF_PAIR, PARTS = TILE / STAYING, STAGE = 2 * STEP * PITCH<DIM>;
     DYNAMIC_SHARED(bf16, memory);
     bf16 *of_v = memory + STAYING * PITCH<DIM>, *stages = of_v + STAYING * PITCH<DIM>;
-    float *left = reinterpret_cast<float *>(stages + STAGES * STAGE);
+    float *left = reinterpret_cast<float *>(stages + STEPS * STAGE);
     unsigned kv_head = blockIdx.x % in.kv_heads, group = in.heads / in.kv_heads, number = blockIdx.x / in.kv_heads;
     const KeyTile tile = part_of(tiles[number / PARTS], number % PARTS * STAYING, STAYING);
     if (tile.count == 0)
@@ -529,7 +533,7 @@ DEVICE void backward_keys(const Inputs &in, const bf16 *dout, const Numbers *num
         __syncthreads();
         bf16 *of_q = stages + stage * STAGE, *of_dout = of_q + STEP * PITCH<DIM>;
         QueryStep following = next(step);
-        if (STAGES == 2) {
+        if (STEPS == 2) {
             stage = 1 - stage;
             if (is_there(following))
                 load(stage, following);
@@ -572,7 +576,7 @@ DEVICE void backward_keys(const Inputs &in, const bf16 *dout, const Numbers *num
             }
             multiply_weights<DIM, FRAGMENTS, STEP>(sums, weights, is_of_k ? of_q : of_dout);
         }
-        if (STAGES == 1 && is_there(following)) {
+        if (STEPS == 1 && is_there(following)) {
             __syncthreads();
             load(0, following);
         }
@@ -594,20 +598,21 @@ DEVICE void backward_keys(const Inputs &in, const bf16 *dout, const Numbers *num
 #define THE_INPUTS \
     Inputs { q, k, v, unsigned(heads), unsigned(kv_heads), unsigned(head_dim), unsigned(window), {float(scale), float(cap), float(inverse_cap)} }
 // Rows of a block of the forward, of queries and of keys in a step; how many times 16 rows stay in the backward, for a warp of one kernel and a
-// pair of the other; and how many steps shared memory holds there, of keys and of queries. cuda.rs has the same numbers.
-#define FOR_DIM(DIM, QUERIES, KEYS, FOR_QUERIES, FOR_KEYS, STAGES)                                                                  \
-    KERNEL_BLOCKS(THREADS, 2, flash_forward_##DIM, (INPUTS, bf16 *out, float *lse, const QueryTile *tiles)) {                       \
-        forward<DIM, QUERIES, KEYS>(THE_INPUTS, out, lse, tiles);                                                                   \
-    }                                                                                                                               \
-    KERNEL_BLOCKS(THREADS, 2, flash_backward_queries_##DIM, (INPUTS, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq, \
-                                                             Numbers *numbers, const QueryTile *tiles)) {                           \
-        backward_queries<DIM, FOR_QUERIES, STAGES>(THE_INPUTS, out, lse, dout, dq, numbers, tiles);                                 \
-    }                                                                                                                               \
-    KERNEL_BLOCKS(THREADS, 2, flash_backward_keys_##DIM, (INPUTS, const bf16 *dout, const Numbers *numbers, bf16 *dk, bf16 *dv,     \
-                                                          const KeyTile *tiles, const QueryRange *ranges)) {                        \
-        backward_keys<DIM, FOR_KEYS, STAGES>(THE_INPUTS, dout, numbers, dk, dv, tiles, ranges);                                     \
+// pair of the other; and how many steps shared memory holds there, of keys and of queries: cuda.rs has the same numbers. How many blocks of the
+// last kernel a multiprocessor has registers for.
+#define FOR_DIM(DIM, QUERIES, KEYS, FOR_QUERIES, FOR_KEYS, STEPS, BLOCKS)                                                            \
+    KERNEL_BLOCKS(THREADS, 2, flash_forward_##DIM, (INPUTS, bf16 *out, float *lse, const QueryTile *tiles)) {                        \
+        forward<DIM, QUERIES, KEYS>(THE_INPUTS, out, lse, tiles);                                                                    \
+    }                                                                                                                                \
+    KERNEL_BLOCKS(THREADS, 2, flash_backward_queries_##DIM, (INPUTS, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq,  \
+                                                             Numbers *numbers, const QueryTile *tiles)) {                            \
+        backward_queries<DIM, FOR_QUERIES, STEPS>(THE_INPUTS, out, lse, dout, dq, numbers, tiles);                                   \
+    }                                                                                                                                \
+    KERNEL_BLOCKS(THREADS, BLOCKS, flash_backward_keys_##DIM, (INPUTS, const bf16 *dout, const Numbers *numbers, bf16 *dk, bf16 *dv, \
+                                                               const KeyTile *tiles, const QueryRange *ranges)) {                    \
+        backward_keys<DIM, FOR_KEYS, STEPS>(THE_INPUTS, dout, numbers, dk, dv, tiles, ranges);                                       \
     }
-FOR_DIM(64, 128, 64, 2, 2, 2)
-FOR_DIM(96, 128, 64, 2, 2, 2)
-FOR_DIM(128, 128, 64, 2, 2, 2)
-FOR_DIM(256, 64, 32, 1, 1, 1)
+FOR_DIM(64, 128, 64, 2, 2, 2, 3)
+FOR_DIM(96, 128, 64, 2, 2, 2, 2)
+FOR_DIM(128, 128, 64, 2, 2, 2, 2)
+FOR_DIM(256, 64, 32, 1, 1, 1, 2)
