@@ -192,7 +192,11 @@ DEVICE unsigned column_of(unsigned c, unsigned e) { return 8 * c + threadIdx.x %
 // Rows of a tile of queries, or of keys.
 #define TILE 128
 
-// out and lse. QUERIES rows stay, and KEYS come in each step; what a row has summed up is scaled whenever its largest score grows.
+// Exponentials of a row are relative to its first largest score until another is larger by this much, in base 2: sums have room for that, and are
+// seldom scaled.
+#define MOST_GROWTH 8
+
+// out and lse. QUERIES rows stay, and KEYS come in each step.
 template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, bf16 *out, float *lse, const QueryTile *tiles) {
     constexpr int FRAGMENTS = QUERIES / (16 * WARPS), OF_WARP = 16 * FRAGMENTS, PARTS = TILE / QUERIES;
     DYNAMIC_SHARED(bf16, memory);
@@ -219,9 +223,10 @@ template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, 
     bf16 *of_q = memory + skipped * PITCH<DIM>;
     // Scores become natural logarithms by one factor, and of base 2 by the other.
     float natural = in.scoring.cap > 0 ? 1 : in.scoring.scale, binary = natural * LOG2_E;
-    float sums[FRAGMENTS][DIM / 8][4] = {}, total[FRAGMENTS][2] = {}, highest[FRAGMENTS][2];
+    float sums[FRAGMENTS][DIM / 8][4] = {}, total[FRAGMENTS][2] = {}, origins[FRAGMENTS][2];
+    UNROLL
     for (int f = 0; f < FRAGMENTS; f++)
-        highest[f][0] = highest[f][1] = -INFINITY;
+        origins[f][0] = origins[f][1] = -INFINITY;
 
     for (; at < keys; at += KEYS) {
         // The keys are there, and nobody reads the last values any more.
@@ -244,20 +249,25 @@ template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, 
             if (at + KEYS - 1 > query || at < first_seen(query + OF_WARP - 1, in.window))
                 mask<FRAGMENTS, KEYS>(
                     scores, [&](int f, int c, int e) { return sees(query + 16 * f + row_of(e), at + column_of(c, e), in.window); });
+            float factors[FRAGMENTS][2];
+            bool has_grown = false;
             UNROLL
             for (int f = 0; f < FRAGMENTS; f++)
                 UNROLL
                 for (int half = 0; half < 2; half++) {
-                    float top = highest[f][half];
+                    float before = origins[f][half], top = before;
                     UNROLL
                     for (int c = 0; c < KEYS / 8; c++)
                         top = fmaxf(top, fmaxf(scores[f][c][2 * half], scores[f][c][2 * half + 1]));
                     top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
                     top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+                    float growth = (top - before) * binary;
+                    bool grows = growth > MOST_GROWTH;
+                    has_grown |= grows;
+                    factors[f][half] = grows ? power_of_two(-growth) : 1;
+                    origins[f][half] = grows ? top : before;
                     // A row may see nothing yet.
-                    float shift = top == -INFINITY ? 0 : top * binary, factor = power_of_two(highest[f][half] * binary - shift);
-                    highest[f][half] = top;
-                    float sum = 0;
+                    float shift = origins[f][half] == -INFINITY ? 0 : origins[f][half] * binary, sum = 0;
                     UNROLL
                     for (int c = 0; c < KEYS / 8; c++)
                         UNROLL
@@ -265,13 +275,16 @@ template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, 
                             scores[f][c][e] = power_of_two(scores[f][c][e] * binary - shift);
                             sum += scores[f][c][e];
                         }
-                    total[f][half] = total[f][half] * factor + sum;
+                    total[f][half] = total[f][half] * factors[f][half] + sum;
+                }
+            if (__any_sync(0xffffffffu, has_grown))
+                UNROLL
+                for (int f = 0; f < FRAGMENTS; f++)
                     UNROLL
                     for (int c = 0; c < DIM / 8; c++)
                         UNROLL
-                        for (int e = 2 * half; e < 2 * half + 2; e++)
-                            sums[f][c][e] *= factor;
-                }
+                        for (int e = 0; e < 4; e++)
+                            sums[f][c][e] *= factors[f][e / 2];
             narrow_sums<FRAGMENTS, KEYS>(weights, scores);
         }
         // The values are there, and nobody reads the keys any more.
@@ -296,7 +309,7 @@ template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, 
             inverses[f][half] = 1 / sum;
             unsigned row = 16 * f + row_of(2 * half);
             if (threadIdx.x % 4 == 0 && row < count)
-                lse[(Index(tile.first) + skipped + row) * in.heads + head] = highest[f][half] * natural + logf(sum);
+                lse[(Index(tile.first) + skipped + row) * in.heads + head] = origins[f][half] * natural + logf(sum);
         }
     bf16 *to = out + Index(tile.first + skipped) * query_stride(in) + head * in.head_dim;
     store_rows<DIM, FRAGMENTS>(to, query_stride(in), count, in.head_dim, sums, inverses, of_q);

@@ -101,6 +101,14 @@ template <typename T> T taken_from(T value, unsigned other, Site site) {
     return value;
 }
 
+inline bool any_of_warp(bool mine, Site site) {
+    const unsigned char *all = meet(&mine, sizeof mine, site);
+    for (unsigned lane = 0; lane < WARP_SIZE; lane++)
+        if (all[lane * MOST_LEFT])
+            return true;
+    return false;
+}
+
 } // namespace emulation
 
 #define EMULATION_SITE (emulation::Site{__FILE__, __LINE__})
@@ -122,5 +130,6 @@ template <typename T> T taken_from(T value, unsigned other, Site site) {
 #define EMULATION_WHOLE(mask) ((mask) == 0xffffffffu ? (void)0 : emulation::fail("a shuffle of a part of a warp", EMULATION_SITE))
 #define __shfl_xor_sync(mask, value, distance) \
     (EMULATION_WHOLE(mask), emulation::taken_from(value, emulation::lane() ^ unsigned(distance), EMULATION_SITE))
+#define __any_sync(mask, mine) (EMULATION_WHOLE(mask), emulation::any_of_warp(mine, EMULATION_SITE))
 #define __shfl_sync(mask, value, from) \
     (EMULATION_WHOLE(mask), emulation::taken_from(value, unsigned(from) % emulation::WARP_SIZE, EMULATION_SITE))
