@@ -412,11 +412,21 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
             unsigned row = 16 * f + lane % 16 < count ? 16 * f + lane % 16 : count - 1;
             Index of_row = Index(query_row(skipped + row)) * query_stride(in) + of_head;
             float sum = 0;
-            for (unsigned c = lane / 16 * 8; c < in.head_dim; c += 16) {
-                Pack<bf16> a = load_pack(dout + of_row + c), b = load_pack(out + of_row + c);
-                for (int i = 0; i < 8; i++)
-                    sum += widen(a.of[i]) * widen(b.of[i]);
+            // All are asked for before the first is needed; those beyond the head count nothing.
+            Pack<bf16> of_a[DIM / 16], of_b[DIM / 16];
+            UNROLL
+            for (int c = 0; c < DIM / 16; c++) {
+                unsigned column = 16 * c + lane / 16 * 8;
+                of_a[c] = load_pack(dout + of_row + (column < in.head_dim ? column : 0));
+                of_b[c] = load_pack(out + of_row + (column < in.head_dim ? column : 0));
+                if (column >= in.head_dim)
+                    of_a[c] = Pack<bf16>{};
             }
+            UNROLL
+            for (int c = 0; c < DIM / 16; c++)
+                UNROLL
+                for (int i = 0; i < 8; i++)
+                    sum += widen(of_a[c].of[i]) * widen(of_b[c].of[i]);
             sum += __shfl_xor_sync(0xffffffffu, sum, 16);
             Index place = (tile.first + skipped + row) * Index(in.heads) + head;
             if (lane < 16) {
