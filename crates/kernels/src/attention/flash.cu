@@ -490,7 +490,8 @@ struct QueryStep {
 };
 
 // dK and dV. FRAGMENTS times 16 rows stay for each pair of warps: one makes P and dV, the other dP, of that P which the first leaves in shared
-// memory dS, and dK. So each has registers for the sums of twice the rows, and what it reads of a step serves them all. Shared memory holds STEPS steps.
+// memory dS, and dK. So each has registers for the sums of twice the rows, and what it reads of a step serves them all. Shared memory holds
+// STEPS steps.
 template <int DIM, int FRAGMENTS, int STEPS>
 DEVICE void backward_keys(const Inputs &in, const bf16 *dout, const Numbers *numbers, bf16 *dk, bf16 *dv, const KeyTile *tiles,
                           const QueryRange *ranges) {
