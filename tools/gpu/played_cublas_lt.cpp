@@ -1,5 +1,7 @@
 // A cuBLASLt that is not there, for tools/gpu/rehearse.sh: of its functions those that candlewick calls, by plain loops on the host, as its
 // documentation has them: columns one after the other, D = alpha * op(A) * op(B) + beta * C. What does not fit together is refused.
+#include <dlfcn.h>
+
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -9,6 +11,13 @@ namespace {
 // Numbers of types, attributes and results are those of cublasLt.h and library_types.h.
 enum Status { SUCCESS = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
 enum Type { F32 = 0, F64 = 1, BF16 = 14 };
+
+// What was queued before, with the played driver that the process has loaded, is done before a product is made.
+void reach(void *stream) {
+    static void *driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
+    if (driver)
+        reinterpret_cast<int (*)(void *)>(dlsym(driver, "cuStreamSynchronize"))(stream);
+}
 
 struct Description {
     Type scale;
@@ -90,7 +99,8 @@ LIBRARY(cublasLtMatmulAlgoGetHeuristic, (void *, Description *, Layout *, Layout
 }
 
 LIBRARY(cublasLtMatmul, (void *, Description *description, const void *alpha, const void *a, Layout *of_a, const void *b, Layout *of_b,
-                         const void *beta, const void *c, Layout *of_c, void *d, Layout *of_d, const Algorithm *, void *, size_t, void *)) {
+                         const void *beta, const void *c, Layout *of_c, void *d, Layout *of_d, const Algorithm *, void *, size_t, void *stream)) {
+    reach(stream);
     bool left = description->transposed[0] == 1, right = description->transposed[1] == 1;
     uint64_t m = left ? of_a->cols : of_a->rows, k = left ? of_a->rows : of_a->cols, n = right ? of_b->rows : of_b->cols;
     if (!is_sound(*of_a) || !is_sound(*of_b) || !is_sound(*of_c) || !is_sound(*of_d) || (right ? of_b->cols : of_b->rows) != k ||

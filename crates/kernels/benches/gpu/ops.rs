@@ -36,7 +36,7 @@ pub(crate) struct At {
 
 /// What is measured of a model. A new op is a line here and a function below.
 pub(crate) fn of_model(at: At) -> Vec<Op> {
-    vec![
+    let mut ops = vec![
         embedding_forward(at),
         embedding_backward(at, "embedding backward", |row| row / 4 * 7919),
         // As a template's tokens do: every eighth row has the same id.
@@ -46,8 +46,6 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         rms_norm_backward(at, true),
         rms_norm_backward(at, false),
         rope_in_place(at),
-        attention_forward(at),
-        attention_backward(at),
         swiglu_forward(at),
         swiglu_backward(at),
         add_assign(at),
@@ -67,7 +65,9 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         survey(at),
         adamw_masters(at),
         adamw_bf16(at),
-    ]
+    ];
+    ops.extend(CUTS.iter().flat_map(|&cut| [attention_forward(at, cut), attention_backward(at, cut)]));
+    ops
 }
 
 /// What the memory can do: one buffer to another.
@@ -190,8 +190,8 @@ fn rope_in_place(At { rows, model: Model { q_heads, k_heads, head_dim, .. } }: A
         })
 }
 
-fn attention_forward(at: At) -> Op {
-    let attention = Attention::new(at);
+fn attention_forward(at: At, cut: Cut) -> Op {
+    let attention = Attention::new(at, cut);
     let Attention { q_len, k_len, numbers, .. } = attention;
     attention.work("attention forward", 4).moves(BF16 * 2 * (q_len + k_len) + F32 * numbers).on(move |of| {
         let (q, k, v) = (of.random(q_len)?, of.random(k_len)?, of.random(k_len)?);
@@ -205,8 +205,8 @@ fn attention_forward(at: At) -> Op {
     })
 }
 
-fn attention_backward(at: At) -> Op {
-    let attention = Attention::new(at);
+fn attention_backward(at: At, cut: Cut) -> Op {
+    let attention = Attention::new(at, cut);
     let Attention { q_len, k_len, numbers, .. } = attention;
     // Scores are made once more, and of each of the two products there are two gradients.
     attention.work("attention backward", 10).moves(BF16 * 4 * (q_len + k_len) + F32 * numbers).on(move |of| {
@@ -224,8 +224,45 @@ fn attention_backward(at: At) -> Op {
     })
 }
 
-/// Every 1024 rows a prompt of 256 and two completions of 384, which share it.
+/// Every `len` rows a prompt, and as many completions of equal lengths, which share it.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    len: usize,
+    prompt: usize,
+    completions: usize,
+}
+
+/// Sequences of several lengths, pairs, and a prompt whose keys many queries see.
+const CUTS: [Cut; 5] = [
+    Cut { len: 1024, prompt: 1024, completions: 0 },
+    Cut { len: 2048, prompt: 2048, completions: 0 },
+    Cut { len: 4096, prompt: 4096, completions: 0 },
+    Cut { len: 1024, prompt: 256, completions: 2 },
+    Cut { len: 4096, prompt: 1024, completions: 8 },
+];
+
+impl Cut {
+    /// The segment that begins at a row, as much of it as there is.
+    fn segment(self, start: usize, rows: usize) -> Segment {
+        let row = |at: usize| rows.min(start + at);
+        let each = (self.len - self.prompt).checked_div(self.completions).unwrap_or(0);
+        let completion = |i: usize| row(self.prompt + i * each)..row(self.prompt + (i + 1) * each);
+        Segment { prompt: start..row(self.prompt), completions: (0..self.completions).map(completion).collect() }
+    }
+}
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { len, prompt, completions } = self;
+        match (len - prompt).checked_div(*completions) {
+            Some(each) => write!(f, "{prompt} + {completions} × {each}"),
+            None => write!(f, "{prompt}"),
+        }
+    }
+}
+
 struct Attention {
+    cut: Cut,
     segments: Vec<Segment>,
     shape: attention::Shape,
     /// Elements of queries and of keys, and numbers of one for each row and head.
@@ -235,14 +272,10 @@ struct Attention {
 }
 
 impl Attention {
-    fn new(At { rows, model: Model { q_heads, k_heads, head_dim, .. } }: At) -> Self {
-        let segment = |start: usize| {
-            let end = rows.min(start + 1024);
-            let (first, second) = (end.min(start + 256), end.min(start + 640));
-            Segment { prompt: start..first, completions: vec![first..second, second..end] }
-        };
+    fn new(At { rows, model: Model { q_heads, k_heads, head_dim, .. } }: At, cut: Cut) -> Self {
         Self {
-            segments: (0..rows).step_by(1024).map(segment).collect(),
+            cut,
+            segments: (0..rows).step_by(cut.len).map(|start| cut.segment(start, rows)).collect(),
             shape: attention::Shape { rows, heads: q_heads, kv_heads: k_heads, head_dim, soft_cap: None, window: None },
             q_len: rows * q_heads * head_dim,
             k_len: rows * k_heads * head_dim,
@@ -262,7 +295,7 @@ impl Attention {
             })
             .sum();
         let attention::Shape { rows, heads, kv_heads, head_dim, .. } = self.shape;
-        Work::new(name, format!("{rows} × {heads} on {kv_heads} × {head_dim}, of 1024"))
+        Work::new(name, format!("{rows} × {heads} on {kv_heads} × {head_dim}, {}", self.cut))
             .computes(operations * pairs * heads * head_dim)
     }
 }

@@ -15,10 +15,10 @@ const PART: usize = 128;
 
 /// What `flash.cu` has kernels for. Heads of another size go by the next larger one.
 const FLASH: [Flash; 4] = [
-    Flash { dim: 64, forward: (128, 64), queries: 128, keys: 128, steps: 2 },
+    Flash { dim: 64, forward: (128, 64), queries: 128, keys: 64, steps: 2 },
     Flash { dim: 96, forward: (128, 64), queries: 128, keys: 64, steps: 2 },
-    Flash { dim: 128, forward: (128, 64), queries: 64, keys: 64, steps: 2 },
-    Flash { dim: 256, forward: (64, 32), queries: 64, keys: 64, steps: 1 },
+    Flash { dim: 128, forward: (128, 64), queries: 128, keys: 64, steps: 2 },
+    Flash { dim: 256, forward: (64, 32), queries: 64, keys: 32, steps: 1 },
 ];
 /// Elements of space behind a row of shared memory there, and rows of a step of the backward.
 const SPACE: usize = 8;
@@ -33,8 +33,29 @@ struct Flash {
     /// Rows that stay in a block of the backward, of queries in one kernel and of keys in the other.
     queries: usize,
     keys: usize,
-    /// Steps of the backward that shared memory holds.
+    /// Steps of the backward that shared memory holds, of queries and of keys; of values it is one.
     steps: usize,
+}
+
+impl Flash {
+    /// Bytes of shared memory for so many rows.
+    fn rows(self, count: usize) -> usize {
+        count * (self.dim + SPACE) * size_of::<half::bf16>()
+    }
+
+    fn forward_bytes(self) -> usize {
+        let (queries, keys) = self.forward;
+        self.rows(queries + 2 * keys)
+    }
+
+    fn backward_queries_bytes(self) -> usize {
+        self.rows(2 * self.queries + (self.steps + 1) * STEP)
+    }
+
+    /// Beside the rows, P of a step.
+    fn backward_keys_bytes(self) -> usize {
+        self.rows(2 * self.keys + 2 * self.steps * STEP) + self.keys * STEP * size_of::<f32>()
+    }
 }
 
 /// What both directions read.
@@ -77,9 +98,9 @@ pub(super) fn forward<T: Element>(
     let call = inputs.call(op, device).write(&mut out).write(&mut lse).read(inputs.tiles.queries);
     let blocks = inputs.query_tiles() * inputs.shape.heads;
     match flash {
-        Some(Flash { dim, forward: (queries, keys), .. }) => {
-            let grid = flash_grid(blocks * (tiles::QUERIES / queries), dim, queries + 2 * keys);
-            call.launch(&format!("flash_forward_{dim}"), grid)
+        Some(flash) => {
+            let grid = flash_grid(blocks * (tiles::QUERIES / flash.forward.0), flash.forward_bytes());
+            call.launch(&format!("flash_forward_{}", flash.dim), grid)
         }
         None => call.launch(&format!("attention_forward_{}", T::NAME), rows(blocks)),
     }
@@ -106,7 +127,7 @@ pub(super) fn backward<T: Element>(
     }
     let others = [Some(saved.out), Some(saved.dout), Some(dq.as_view()), Some(dk.as_view()), Some(dv.as_view())];
     let flash = inputs.flash(&others);
-    // One number a row and head for `flash.cu`, two for `attention.cu`.
+    // Two numbers a row and head, which `attention.cu` has apart.
     let numbers = shape.rows * shape.heads * size_of::<T::Wide>();
     let deltas = ws.device_scratch.at_least(device, 2 * numbers)?;
     let inverses = deltas + numbers as u64;
@@ -114,9 +135,9 @@ pub(super) fn backward<T: Element>(
     let blocks = inputs.query_tiles() * shape.heads;
     let call = inputs.call(op, device).read(saved.out).read(saved.lse).read(saved.dout).write(&mut dq).word(deltas);
     match flash {
-        Some(Flash { dim, queries, steps, .. }) => {
-            let grid = flash_grid(blocks * (tiles::QUERIES / queries), dim, 2 * queries + 2 * steps * STEP);
-            call.read(tiles.queries).launch(&format!("flash_backward_queries_{dim}"), grid)
+        Some(flash) => {
+            let grid = flash_grid(blocks * (tiles::QUERIES / flash.queries), flash.backward_queries_bytes());
+            call.read(tiles.queries).launch(&format!("flash_backward_queries_{}", flash.dim), grid)
         }
         None => {
             let kernel = format!("attention_backward_queries_{}", T::NAME);
@@ -125,19 +146,17 @@ pub(super) fn backward<T: Element>(
     }?;
 
     let blocks = inputs.key_tiles() * shape.kv_heads;
-    let call = inputs.call(op, device).read(saved.lse).read(saved.dout).word(deltas);
+    let call = inputs.call(op, device);
     match flash {
-        Some(Flash { dim, keys, steps, .. }) => {
-            let mut grid = flash_grid(blocks * (tiles::KEYS / keys), dim, 2 * keys + 2 * steps * STEP);
-            if dim > 128 {
-                // The gradients of keys, and those of values.
-                grid.blocks[1] = 2;
-            }
+        Some(flash) => {
+            let grid = flash_grid(blocks * (tiles::KEYS / flash.keys), flash.backward_keys_bytes());
+            let call = call.read(saved.dout).word(deltas);
             let call = call.write(&mut dk).write(&mut dv).read(tiles.keys).read(tiles.ranges);
-            call.launch(&format!("flash_backward_keys_{dim}"), grid)
+            call.launch(&format!("flash_backward_keys_{}", flash.dim), grid)
         }
         None => {
-            let call = call.word(inverses).write(&mut dk).write(&mut dv).read(tiles.keys).read(tiles.ranges);
+            let call = call.read(saved.lse).read(saved.dout).word(deltas).word(inverses);
+            let call = call.write(&mut dk).write(&mut dv).read(tiles.keys).read(tiles.ranges);
             call.launch(&format!("attention_backward_keys_{}", T::NAME), rows(blocks))
         }
     }
@@ -224,8 +243,7 @@ fn rows(tiles: usize) -> Grid {
     Grid { blocks: [tiles as u32, PARTS as u32, 1], ..Grid::line(1, WARPS * WARP) }
 }
 
-/// Blocks of `flash.cu` with so many rows in shared memory.
-fn flash_grid(blocks: usize, dim: usize, rows: usize) -> Grid {
-    let bytes = rows * (dim + SPACE) * size_of::<half::bf16>();
+/// Blocks of `flash.cu` with so many bytes of shared memory.
+fn flash_grid(blocks: usize, bytes: usize) -> Grid {
     Grid { shared_bytes: bytes as u32, ..Grid::line(blocks, WARPS * WARP) }
 }

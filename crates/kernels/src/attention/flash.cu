@@ -1,12 +1,16 @@
 // Attention of bf16 on tensor cores, after Dao, "FlashAttention-2" (2023), https://arxiv.org/abs/2307.08691.
 //
-// A block of four warps has a tile of rows that stay in shared memory, 16 or 32 of them for each warp, and goes along the rows that they see,
-// or that see them, a step at a time. Scores, the softmax and all sums are in registers, in float; P and dS are rounded to bf16 where they are
-// left factors, which they become without a way through memory. Every sum is made in one place, in one order.
+// A block of four warps has a tile of rows that stay in shared memory, 16 or 32 of them for a warp, and goes along the rows that they see, or
+// that see them, a step at a time. Scores, the softmax and all sums are in registers, in float; P and dS are rounded to bf16 where they are left
+// factors, which they become in the registers where they are. Every sum is made in one place, in one order.
+//
+// What bounds products is less the tensor cores than shared memory, of which a multiprocessor reads 128 bytes a cycle: a row that is read serves
+// 32 of the rows that stay, wherever a thread has registers for their sums.
 //
 // * forward: queries stay; keys and values come by turns, one copied while the other is multiplied.
 // * backward_queries: queries and dout stay; dQ += dS·K.
-// * backward_keys: keys and values stay; dV += Pᵀ·dout and dK += dSᵀ·Q, for all heads of the group and all ranges of queries.
+// * backward_keys: keys and values stay; dV += Pᵀ·dout and dK += dSᵀ·Q, each by warps of its own, for all heads of the group and all ranges of
+//   queries.
 //
 // DIM is the least size of heads that there are kernels for; elements from head_dim on are zeros in shared memory.
 #include "../cuda/tensor_cores.cuh"
@@ -188,7 +192,11 @@ DEVICE unsigned column_of(unsigned c, unsigned e) { return 8 * c + threadIdx.x %
 // Rows of a tile of queries, or of keys.
 #define TILE 128
 
-// out and lse. QUERIES rows stay, and KEYS come in each step; what a row has summed up is scaled whenever its largest score grows.
+// Exponentials of a row are relative to its first largest score until another is larger by this much, in base 2: sums have room for that, and are
+// seldom scaled.
+#define MOST_GROWTH 8
+
+// out and lse. QUERIES rows stay, and KEYS come in each step.
 template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, bf16 *out, float *lse, const QueryTile *tiles) {
     constexpr int FRAGMENTS = QUERIES / (16 * WARPS), OF_WARP = 16 * FRAGMENTS, PARTS = TILE / QUERIES;
     DYNAMIC_SHARED(bf16, memory);
@@ -215,9 +223,10 @@ template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, 
     bf16 *of_q = memory + skipped * PITCH<DIM>;
     // Scores become natural logarithms by one factor, and of base 2 by the other.
     float natural = in.scoring.cap > 0 ? 1 : in.scoring.scale, binary = natural * LOG2_E;
-    float sums[FRAGMENTS][DIM / 8][4] = {}, total[FRAGMENTS][2] = {}, highest[FRAGMENTS][2];
+    float sums[FRAGMENTS][DIM / 8][4] = {}, total[FRAGMENTS][2] = {}, origins[FRAGMENTS][2];
+    UNROLL
     for (int f = 0; f < FRAGMENTS; f++)
-        highest[f][0] = highest[f][1] = -INFINITY;
+        origins[f][0] = origins[f][1] = -INFINITY;
 
     for (; at < keys; at += KEYS) {
         // The keys are there, and nobody reads the last values any more.
@@ -240,20 +249,25 @@ template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, 
             if (at + KEYS - 1 > query || at < first_seen(query + OF_WARP - 1, in.window))
                 mask<FRAGMENTS, KEYS>(
                     scores, [&](int f, int c, int e) { return sees(query + 16 * f + row_of(e), at + column_of(c, e), in.window); });
+            float factors[FRAGMENTS][2];
+            bool has_grown = false;
             UNROLL
             for (int f = 0; f < FRAGMENTS; f++)
                 UNROLL
                 for (int half = 0; half < 2; half++) {
-                    float top = highest[f][half];
+                    float before = origins[f][half], top = before;
                     UNROLL
                     for (int c = 0; c < KEYS / 8; c++)
                         top = fmaxf(top, fmaxf(scores[f][c][2 * half], scores[f][c][2 * half + 1]));
                     top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
                     top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+                    float growth = (top - before) * binary;
+                    bool grows = growth > MOST_GROWTH;
+                    has_grown |= grows;
+                    factors[f][half] = grows ? power_of_two(-growth) : 1;
+                    origins[f][half] = grows ? top : before;
                     // A row may see nothing yet.
-                    float shift = top == -INFINITY ? 0 : top * binary, factor = power_of_two(highest[f][half] * binary - shift);
-                    highest[f][half] = top;
-                    float sum = 0;
+                    float shift = origins[f][half] == -INFINITY ? 0 : origins[f][half] * binary, sum = 0;
                     UNROLL
                     for (int c = 0; c < KEYS / 8; c++)
                         UNROLL
@@ -261,13 +275,16 @@ template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, 
                             scores[f][c][e] = power_of_two(scores[f][c][e] * binary - shift);
                             sum += scores[f][c][e];
                         }
-                    total[f][half] = total[f][half] * factor + sum;
+                    total[f][half] = total[f][half] * factors[f][half] + sum;
+                }
+            if (__any_sync(0xffffffffu, has_grown))
+                UNROLL
+                for (int f = 0; f < FRAGMENTS; f++)
                     UNROLL
                     for (int c = 0; c < DIM / 8; c++)
                         UNROLL
-                        for (int e = 2 * half; e < 2 * half + 2; e++)
-                            sums[f][c][e] *= factor;
-                }
+                        for (int e = 0; e < 4; e++)
+                            sums[f][c][e] *= factors[f][e / 2];
             narrow_sums<FRAGMENTS, KEYS>(weights, scores);
         }
         // The values are there, and nobody reads the keys any more.
@@ -292,7 +309,7 @@ template <int DIM, int QUERIES, int KEYS> DEVICE void forward(const Inputs &in, 
             inverses[f][half] = 1 / sum;
             unsigned row = 16 * f + row_of(2 * half);
             if (threadIdx.x % 4 == 0 && row < count)
-                lse[(Index(tile.first) + skipped + row) * in.heads + head] = highest[f][half] * natural + logf(sum);
+                lse[(Index(tile.first) + skipped + row) * in.heads + head] = origins[f][half] * natural + logf(sum);
         }
     bf16 *to = out + Index(tile.first + skipped) * query_stride(in) + head * in.head_dim;
     store_rows<DIM, FRAGMENTS>(to, query_stride(in), count, in.head_dim, sums, inverses, of_q);
@@ -349,13 +366,22 @@ DEVICE void gradients_of_scores(unsigned (&weights)[FRAGMENTS][STEP / 16][4], co
     narrow_sums<FRAGMENTS, STEP>(weights, dp);
 }
 
-// dQ, and delta = the sum of dout·out for every row and head, which backward_keys reads. FRAGMENTS times 16 rows stay for each warp, and
-// shared memory holds STAGES steps.
-template <int DIM, int FRAGMENTS, int STAGES>
-DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq, float *deltas, const QueryTile *tiles) {
-    constexpr int OF_WARP = 16 * FRAGMENTS, STAYING = WARPS * OF_WARP, PARTS = TILE / STAYING, STAGE = 2 * STEP * PITCH<DIM>;
+// What backward_keys wants to know of a row of queries and a head: lse in base 2, and delta, the sum of dout·out.
+struct alignas(8) Numbers {
+    float logarithm, delta;
+};
+
+// Those of a row of dout in shared memory, in the space behind it.
+template <int DIM> DEVICE Numbers &numbers_of(bf16 *of_dout, unsigned row) { return *reinterpret_cast<Numbers *>(of_dout + row * PITCH<DIM> + DIM); }
+
+// dQ, and the numbers of every row and head. FRAGMENTS times 16 rows stay for each warp. Values come while scores are made, and keys a step
+// before, where shared memory holds those of two steps (STEPS).
+template <int DIM, int FRAGMENTS, int STEPS>
+DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq, Numbers *numbers,
+                             const QueryTile *tiles) {
+    constexpr int OF_WARP = 16 * FRAGMENTS, STAYING = WARPS * OF_WARP, PARTS = TILE / STAYING;
     DYNAMIC_SHARED(bf16, memory);
-    bf16 *of_dout = memory + STAYING * PITCH<DIM>, *stages = of_dout + STAYING * PITCH<DIM>;
+    bf16 *of_dout = memory + STAYING * PITCH<DIM>, *of_v = of_dout + STAYING * PITCH<DIM>, *steps = of_v + STEP * PITCH<DIM>;
     unsigned head = blockIdx.x % in.heads, kv_head = head / (in.heads / in.kv_heads), number = blockIdx.x / in.heads;
     const QueryTile tile = part_of(tiles[number / PARTS], number % PARTS * STAYING, STAYING);
     if (tile.count == 0)
@@ -363,24 +389,22 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
     unsigned first = number_of_first(tile), keys = first + tile.count;
 
     auto query_row = [&](unsigned row) { return tile.first + row; };
-    unsigned of_head = head * in.head_dim, of_kv_head = kv_head * in.head_dim;
+    unsigned of_head = head * in.head_dim;
     copy_rows<DIM, STAYING>(memory, in.q + of_head, query_stride(in), tile.count, in.head_dim, query_row);
     copy_rows<DIM, STAYING>(of_dout, dout + of_head, query_stride(in), tile.count, in.head_dim, query_row);
-    auto load = [&](bf16 *to, unsigned at) {
-        auto key_row = [&](unsigned row) { return row_of_key(tile, at + row); };
-        copy_rows<DIM, STEP>(to, in.k + of_kv_head, key_stride(in), keys - at, in.head_dim, key_row);
-        copy_rows<DIM, STEP>(to + STEP * PITCH<DIM>, in.v + of_kv_head, key_stride(in), keys - at, in.head_dim, key_row);
+    auto load = [&](bf16 *to, const bf16 *from, unsigned at) {
+        copy_rows<DIM, STEP>(to, from + kv_head * in.head_dim, key_stride(in), keys - at, in.head_dim,
+                             [&](unsigned row) { return row_of_key(tile, at + row); });
         commit_copies();
     };
     unsigned at = first_seen(first, in.window);
-    load(stages, at);
+    load(steps, in.k, at);
 
     // Of this warp's rows.
     unsigned lane = threadIdx.x % WARP, skipped = threadIdx.x / WARP * OF_WARP;
     unsigned count = tile.count > skipped ? tile.count - skipped : 0, query = first + skipped;
     bf16 *of_q = memory + skipped * PITCH<DIM>;
     of_dout += skipped * PITCH<DIM>;
-    float logarithms[FRAGMENTS][2] = {}, delta[FRAGMENTS][2] = {};
     if (count > 0)
         UNROLL
         for (int f = 0; f < FRAGMENTS; f++) {
@@ -388,49 +412,66 @@ DEVICE void backward_queries(const Inputs &in, const bf16 *out, const float *lse
             unsigned row = 16 * f + lane % 16 < count ? 16 * f + lane % 16 : count - 1;
             Index of_row = Index(query_row(skipped + row)) * query_stride(in) + of_head;
             float sum = 0;
-            for (unsigned c = lane / 16 * 8; c < in.head_dim; c += 16) {
-                Pack<bf16> a = load_pack(dout + of_row + c), b = load_pack(out + of_row + c);
-                for (int i = 0; i < 8; i++)
-                    sum += widen(a.of[i]) * widen(b.of[i]);
+            // All are asked for before the first is needed; those beyond the head count nothing.
+            Pack<bf16> of_a[DIM / 16], of_b[DIM / 16];
+            UNROLL
+            for (int c = 0; c < DIM / 16; c++) {
+                unsigned column = 16 * c + lane / 16 * 8;
+                of_a[c] = load_pack(dout + of_row + (column < in.head_dim ? column : 0));
+                of_b[c] = load_pack(out + of_row + (column < in.head_dim ? column : 0));
+                if (column >= in.head_dim)
+                    of_a[c] = Pack<bf16>{};
             }
+            UNROLL
+            for (int c = 0; c < DIM / 16; c++)
+                UNROLL
+                for (int i = 0; i < 8; i++)
+                    sum += widen(of_a[c].of[i]) * widen(of_b[c].of[i]);
             sum += __shfl_xor_sync(0xffffffffu, sum, 16);
             Index place = (tile.first + skipped + row) * Index(in.heads) + head;
-            if (lane < 16 && 16 * f + lane < count)
-                deltas[place] = sum;
-            float logarithm = lse[place] * LOG2_E;
-            UNROLL
-            for (int half = 0; half < 2; half++) {
-                delta[f][half] = __shfl_sync(0xffffffffu, sum, row_of(2 * half));
-                logarithms[f][half] = __shfl_sync(0xffffffffu, logarithm, row_of(2 * half));
+            if (lane < 16) {
+                Numbers both{lse[place] * LOG2_E, sum};
+                numbers_of<DIM>(of_dout, 16 * f + lane) = both;
+                if (16 * f + lane < count)
+                    numbers[place] = both;
             }
         }
 
     float sums[FRAGMENTS][DIM / 8][4] = {};
-    for (int stage = 0; at < keys; at += STEP) {
-        // The step is there, and nobody reads the last one any more.
+    for (int turn = 0; at < keys; at += STEP) {
+        // The keys are there, and nobody reads those of the last step, or its values, any more.
         WAIT_FOR_COPIES(0);
         __syncthreads();
-        const bf16 *of_k = stages + stage * STAGE;
-        if (STAGES == 2) {
-            stage = 1 - stage;
+        load(of_v, in.v, at);
+        const bf16 *of_k = steps + turn * STEP * PITCH<DIM>;
+        if (STEPS == 2) {
+            turn = 1 - turn;
             if (at + STEP < keys)
-                load(stages + stage * STAGE, at + STEP);
+                load(steps + turn * STEP * PITCH<DIM>, in.k, at + STEP);
+            else
+                commit_copies();
         }
-        if (count > 0 && at < query + OF_WARP && at + STEP > first_seen(query, in.window)) {
-            float scores[FRAGMENTS][STEP / 8][4] = {}, dp[FRAGMENTS][STEP / 8][4] = {};
-            unsigned weights[FRAGMENTS][STEP / 16][4];
+        bool is_seen = count > 0 && at < query + OF_WARP && at + STEP > first_seen(query, in.window);
+        float scores[FRAGMENTS][STEP / 8][4] = {}, dp[FRAGMENTS][STEP / 8][4] = {};
+        unsigned weights[FRAGMENTS][STEP / 16][4];
+        if (is_seen) {
             multiply_rows<DIM, FRAGMENTS, STEP>(scores, of_q, of_k);
             probabilities(
-                in.scoring, scores, weights, [&](int f, int, int e) { return logarithms[f][e / 2]; },
+                in.scoring, scores, weights, [&](int f, int, int e) { return numbers_of<DIM>(of_dout, 16 * f + row_of(e)).logarithm; },
                 at + STEP - 1 > query || at < first_seen(query + OF_WARP - 1, in.window),
                 [&](int f, int c, int e) { return sees(query + 16 * f + row_of(e), at + column_of(c, e), in.window); });
-            multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_dout, of_k + STEP * PITCH<DIM>);
-            gradients_of_scores(weights, scores, dp, [&](int f, int, int e) { return delta[f][e / 2]; });
+        }
+        // The values are there; the next keys may not be.
+        WAIT_FOR_COPIES(STEPS - 1);
+        __syncthreads();
+        if (is_seen) {
+            multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_dout, of_v);
+            gradients_of_scores(weights, scores, dp, [&](int f, int, int e) { return numbers_of<DIM>(of_dout, 16 * f + row_of(e)).delta; });
             multiply_weights<DIM, FRAGMENTS, STEP>(sums, weights, of_k);
         }
-        if (STAGES == 1 && at + STEP < keys) {
+        if (STEPS == 1 && at + STEP < keys) {
             __syncthreads();
-            load(stages, at + STEP);
+            load(steps, in.k, at + STEP);
         }
     }
     if (count == 0)
@@ -448,13 +489,16 @@ struct QueryStep {
     unsigned head, range, row, end, number;
 };
 
-// dK where OF_K, dV where OF_V: of the largest heads a thread has registers for one alone.
-template <int DIM, int FRAGMENTS, int STAGES, bool OF_K, bool OF_V>
-DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, const float *deltas, bf16 *dk, bf16 *dv, const KeyTile *tiles,
+// dK and dV. FRAGMENTS times 16 rows stay for each pair of warps: one makes P and dV, the other dP, of that P which the first leaves in shared
+// memory dS, and dK. So each has registers for the sums of twice the rows, and what it reads of a step serves them all. Shared memory holds
+// STEPS steps.
+template <int DIM, int FRAGMENTS, int STEPS>
+DEVICE void backward_keys(const Inputs &in, const bf16 *dout, const Numbers *numbers, bf16 *dk, bf16 *dv, const KeyTile *tiles,
                           const QueryRange *ranges) {
-    constexpr int OF_WARP = 16 * FRAGMENTS, STAYING = WARPS * OF_WARP, PARTS = TILE / STAYING, STAGE = 2 * STEP * PITCH<DIM>;
+    constexpr int OF_PAIR = 16 * FRAGMENTS, STAYING = WARPS / 2 * OF_PAIR, PARTS = TILE / STAYING, STAGE = 2 * STEP * PITCH<DIM>;
     DYNAMIC_SHARED(bf16, memory);
     bf16 *of_v = memory + STAYING * PITCH<DIM>, *stages = of_v + STAYING * PITCH<DIM>;
+    float *left = reinterpret_cast<float *>(stages + STEPS * STAGE);
     unsigned kv_head = blockIdx.x % in.kv_heads, group = in.heads / in.kv_heads, number = blockIdx.x / in.kv_heads;
     const KeyTile tile = part_of(tiles[number / PARTS], number % PARTS * STAYING, STAYING);
     if (tile.count == 0)
@@ -485,80 +529,91 @@ DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, 
         return step;
     };
     auto is_there = [&](const QueryStep &step) { return step.head < (kv_head + 1) * group; };
-    auto load = [&](bf16 *to, const QueryStep &step) {
+    auto load = [&](unsigned stage, const QueryStep &step) {
         auto query_row = [&](unsigned row) { return step.row + row; };
         unsigned of_head = step.head * in.head_dim, count = step.end - step.row;
+        bf16 *to = stages + stage * STAGE;
         copy_rows<DIM, STEP>(to, in.q + of_head, query_stride(in), count, in.head_dim, query_row);
         copy_rows<DIM, STEP>(to + STEP * PITCH<DIM>, dout + of_head, query_stride(in), count, in.head_dim, query_row);
+        if (threadIdx.x < STEP)
+            copy_half_async(&numbers_of<DIM>(to + STEP * PITCH<DIM>, threadIdx.x), numbers + Index(step.row + threadIdx.x) * in.heads + step.head,
+                            (threadIdx.x < count) * 8);
         commit_copies();
     };
     QueryStep step = next(QueryStep{kv_head * group, tile.ranges, 0, 0, 0});
-    load(stages, step);
+    load(0, step);
 
-    // Of this warp's rows.
-    unsigned skipped = threadIdx.x / WARP * OF_WARP;
+    // Of this warp's rows, and which gradient it makes of them.
+    unsigned warp = threadIdx.x / WARP, skipped = warp / 2 * OF_PAIR;
+    bool is_of_k = warp % 2;
     unsigned count = tile.count > skipped ? tile.count - skipped : 0, key = tile.number + skipped;
-    bf16 *of_k = memory + skipped * PITCH<DIM>;
-    of_v += skipped * PITCH<DIM>;
-    float sums_k[FRAGMENTS][OF_K ? DIM / 8 : 1][4] = {}, sums_v[FRAGMENTS][OF_V ? DIM / 8 : 1][4] = {};
-    for (int stage = 0; is_there(step);) {
-        // The step is there, and nobody reads the last one any more.
+    bf16 *staying = (is_of_k ? of_v : memory) + skipped * PITCH<DIM>;
+    // What a lane leaves for that of the other warp, a pack for each 8 columns.
+    float *of_lane = left + skipped * STEP + threadIdx.x % WARP * 4;
+    float sums[FRAGMENTS][DIM / 8][4] = {};
+    for (unsigned stage = 0; is_there(step);) {
+        // The step is there, and nobody reads the last one, or what is left of it, any more.
         WAIT_FOR_COPIES(0);
         __syncthreads();
-        const bf16 *of_q = stages + stage * STAGE, *of_dout = of_q + STEP * PITCH<DIM>;
+        bf16 *of_q = stages + stage * STAGE, *of_dout = of_q + STEP * PITCH<DIM>;
         QueryStep following = next(step);
-        if (STAGES == 2) {
+        if (STEPS == 2) {
             stage = 1 - stage;
             if (is_there(following))
-                load(stages + stage * STAGE, following);
+                load(stage, following);
         }
         unsigned queries = step.end - step.row < STEP ? step.end - step.row : STEP;
-        if (count > 0 && step.number + queries > key && step.number < key + OF_WARP - 1 + in.window) {
-            Index first = Index(step.row) * in.heads + step.head;
-            auto place = [&](int c, int e) { return first + (column_of(c, e) < queries ? column_of(c, e) : queries - 1) * in.heads; };
-            // Read before they are needed.
-            float numbers[STEP / 8][2];
-            UNROLL
-            for (int i = 0; i < STEP / 4; i++)
-                numbers[i / 2][i % 2] = lse[place(i / 2, i % 2)] * LOG2_E;
-            auto number = [&](int, int c, int e) { return numbers[c][e % 2]; };
-            float scores[FRAGMENTS][STEP / 8][4] = {}, dp[FRAGMENTS][STEP / 8][4] = {};
-            unsigned weights[FRAGMENTS][STEP / 16][4];
-            multiply_rows<DIM, FRAGMENTS, STEP>(scores, of_k, of_q);
-            probabilities(in.scoring, scores, weights, number,
-                          queries < STEP || step.number < key + OF_WARP - 1 || step.number + STEP - 1 - key >= in.window, [&](int f, int c, int e) {
-                              return (column_of(c, e) < queries) & sees(step.number + column_of(c, e), key + 16 * f + row_of(e), in.window);
-                          });
-            if constexpr (OF_V)
-                multiply_weights<DIM, FRAGMENTS, STEP>(sums_v, weights, of_dout);
-            if constexpr (OF_K) {
+        bool is_seen = count > 0 && step.number + queries > key && step.number < key + OF_PAIR - 1 + in.window;
+        float products[FRAGMENTS][STEP / 8][4] = {};
+        unsigned weights[FRAGMENTS][STEP / 16][4];
+        if (is_seen) {
+            multiply_rows<DIM, FRAGMENTS, STEP>(products, staying, is_of_k ? of_dout : of_q);
+            if (!is_of_k) {
+                probabilities(
+                    in.scoring, products, weights, [&](int, int c, int e) { return numbers_of<DIM>(of_dout, column_of(c, e)).logarithm; },
+                    queries < STEP || step.number < key + OF_PAIR - 1 || step.number + STEP - 1 - key >= in.window, [&](int f, int c, int e) {
+                        return (column_of(c, e) < queries) & sees(step.number + column_of(c, e), key + 16 * f + row_of(e), in.window);
+                    });
                 UNROLL
-                for (int i = 0; i < STEP / 4; i++)
-                    numbers[i / 2][i % 2] = deltas[place(i / 2, i % 2)];
-                multiply_rows<DIM, FRAGMENTS, STEP>(dp, of_v, of_dout);
-                gradients_of_scores(weights, scores, dp, number);
-                multiply_weights<DIM, FRAGMENTS, STEP>(sums_k, weights, of_q);
+                for (int f = 0; f < FRAGMENTS; f++)
+                    UNROLL
+                    for (int c = 0; c < STEP / 8; c++)
+                        store_pack(of_lane + (f * (STEP / 8) + c) * WARP * 4,
+                                   Pack<float>{{products[f][c][0], products[f][c][1], products[f][c][2], products[f][c][3]}});
             }
         }
-        if (STAGES == 1 && is_there(following)) {
+        // P is there.
+        __syncthreads();
+        if (is_seen) {
+            if (is_of_k) {
+                float p[FRAGMENTS][STEP / 8][4];
+                UNROLL
+                for (int f = 0; f < FRAGMENTS; f++)
+                    UNROLL
+                    for (int c = 0; c < STEP / 8; c++) {
+                        Pack<float> pack = load_pack(of_lane + (f * (STEP / 8) + c) * WARP * 4);
+                        UNROLL
+                        for (int e = 0; e < 4; e++)
+                            p[f][c][e] = pack.of[e];
+                    }
+                gradients_of_scores(weights, p, products, [&](int, int c, int e) { return numbers_of<DIM>(of_dout, column_of(c, e)).delta; });
+            }
+            multiply_weights<DIM, FRAGMENTS, STEP>(sums, weights, is_of_k ? of_q : of_dout);
+        }
+        if (STEPS == 1 && is_there(following)) {
             __syncthreads();
-            load(stages, following);
+            load(0, following);
         }
         step = following;
     }
     if (count == 0)
         return;
-    float scales[FRAGMENTS][2], ones[FRAGMENTS][2];
+    float factors[FRAGMENTS][2];
     UNROLL
-    for (int f = 0; f < FRAGMENTS; f++) {
-        scales[f][0] = scales[f][1] = in.scoring.scale;
-        ones[f][0] = ones[f][1] = 1;
-    }
+    for (int f = 0; f < FRAGMENTS; f++)
+        factors[f][0] = factors[f][1] = is_of_k ? in.scoring.scale : 1;
     Index first = Index(key_row(skipped)) * key_stride(in) + of_kv_head;
-    if constexpr (OF_K)
-        store_rows<DIM, FRAGMENTS>(dk + first, key_stride(in), count, in.head_dim, sums_k, scales, of_k);
-    if constexpr (OF_V)
-        store_rows<DIM, FRAGMENTS>(dv + first, key_stride(in), count, in.head_dim, sums_v, ones, of_v);
+    store_rows<DIM, FRAGMENTS>((is_of_k ? dk : dv) + first, key_stride(in), count, in.head_dim, sums, factors, staying);
 }
 
 #define INPUTS                                                                                                                        \
@@ -566,26 +621,22 @@ DEVICE void backward_keys(const Inputs &in, const float *lse, const bf16 *dout, 
         double inverse_cap
 #define THE_INPUTS \
     Inputs { q, k, v, unsigned(heads), unsigned(kv_heads), unsigned(head_dim), unsigned(window), {float(scale), float(cap), float(inverse_cap)} }
-// Rows of a block of the forward, of queries and of keys in a step; how many times 16 rows stay for a warp in either kernel of the backward,
-// and how many steps shared memory holds there. cuda.rs has the same numbers.
-#define FOR_DIM(DIM, QUERIES, KEYS, FOR_QUERIES, FOR_KEYS, STAGES)                                                                   \
+// Rows of a block of the forward, of queries and of keys in a step; how many times 16 rows stay in the backward, for a warp of one kernel and a
+// pair of the other; and how many steps shared memory holds there, of keys and of queries: cuda.rs has the same numbers. How many blocks of the
+// last kernel a multiprocessor has registers for.
+#define FOR_DIM(DIM, QUERIES, KEYS, FOR_QUERIES, FOR_KEYS, STEPS, BLOCKS)                                                            \
     KERNEL_BLOCKS(THREADS, 2, flash_forward_##DIM, (INPUTS, bf16 *out, float *lse, const QueryTile *tiles)) {                        \
         forward<DIM, QUERIES, KEYS>(THE_INPUTS, out, lse, tiles);                                                                    \
     }                                                                                                                                \
     KERNEL_BLOCKS(THREADS, 2, flash_backward_queries_##DIM, (INPUTS, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq,  \
-                                                             float *deltas, const QueryTile *tiles)) {                               \
-        backward_queries<DIM, FOR_QUERIES, STAGES>(THE_INPUTS, out, lse, dout, dq, deltas, tiles);                                   \
+                                                             Numbers *numbers, const QueryTile *tiles)) {                            \
+        backward_queries<DIM, FOR_QUERIES, STEPS>(THE_INPUTS, out, lse, dout, dq, numbers, tiles);                                   \
     }                                                                                                                                \
-    KERNEL_BLOCKS(THREADS, 2, flash_backward_keys_##DIM, (INPUTS, const float *lse, const bf16 *dout, const float *deltas, bf16 *dk, \
-                                                          bf16 *dv, const KeyTile *tiles, const QueryRange *ranges)) {               \
-        if constexpr (DIM <= 128)                                                                                                    \
-            backward_keys<DIM, FOR_KEYS, STAGES, true, true>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                  \
-        else if (blockIdx.y == 0)                                                                                                    \
-            backward_keys<DIM, FOR_KEYS, STAGES, true, false>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                 \
-        else                                                                                                                         \
-            backward_keys<DIM, FOR_KEYS, STAGES, false, true>(THE_INPUTS, lse, dout, deltas, dk, dv, tiles, ranges);                 \
+    KERNEL_BLOCKS(THREADS, BLOCKS, flash_backward_keys_##DIM, (INPUTS, const bf16 *dout, const Numbers *numbers, bf16 *dk, bf16 *dv, \
+                                                               const KeyTile *tiles, const QueryRange *ranges)) {                    \
+        backward_keys<DIM, FOR_KEYS, STEPS>(THE_INPUTS, dout, numbers, dk, dv, tiles, ranges);                                       \
     }
-FOR_DIM(64, 128, 64, 2, 2, 2)
-FOR_DIM(96, 128, 64, 2, 1, 2)
-FOR_DIM(128, 128, 64, 1, 1, 2)
-FOR_DIM(256, 64, 32, 1, 1, 1)
+FOR_DIM(64, 128, 64, 2, 2, 2, 3)
+FOR_DIM(96, 128, 64, 2, 2, 2, 2)
+FOR_DIM(128, 128, 64, 2, 2, 2, 2)
+FOR_DIM(256, 64, 32, 1, 1, 1, 2)

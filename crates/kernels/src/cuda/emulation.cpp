@@ -82,7 +82,7 @@ enum class State { Ready, AtBarrier, AtMeeting, Ended };
 struct Copy {
     unsigned char *to;
     const unsigned char *from;
-    unsigned bytes;
+    unsigned bytes, whole;
     unsigned long group;
 };
 
@@ -398,15 +398,15 @@ void load_matrices(unsigned (&into)[4], const void *row, bool transposed, Site s
     }
 }
 
-void copy_async(void *to, const void *from, unsigned bytes, Site site) {
-    if (!is_on_pack(to) || !is_on_pack(from))
+void copy_async(void *to, const void *from, unsigned bytes, unsigned whole, Site site) {
+    if (reinterpret_cast<uintptr_t>(to) % whole || reinterpret_cast<uintptr_t>(from) % whole)
         fail("an asynchronous copy is not aligned", site);
-    if (!is_shared(to, 16))
+    if (!is_shared(to, whole))
         fail("an asynchronous copy does not go to shared memory", site);
-    if (bytes > 16 || (bytes > 0 && !is_in_buffer(from, bytes)))
+    if (bytes > whole || (bytes > 0 && !is_in_buffer(from, bytes)))
         fail("an asynchronous copy reads outside of every buffer", site);
-    std::memset(to, POISON, 16);
-    running->copies.push_back({static_cast<unsigned char *>(to), static_cast<const unsigned char *>(from), bytes, running->groups});
+    std::memset(to, POISON, whole);
+    running->copies.push_back({static_cast<unsigned char *>(to), static_cast<const unsigned char *>(from), bytes, whole, running->groups});
 }
 
 void commit_copies() { running->groups++; }
@@ -419,7 +419,7 @@ void wait_for_copies(unsigned pending, Site site) {
     for (; landed < copies.size() && copies[landed].group + pending < running->groups; landed++) {
         const Copy &copy = copies[landed];
         std::memcpy(copy.to, copy.from, copy.bytes);
-        std::memset(copy.to + copy.bytes, 0, 16 - copy.bytes);
+        std::memset(copy.to + copy.bytes, 0, copy.whole - copy.bytes);
     }
     copies.erase(copies.begin(), copies.begin() + ptrdiff_t(landed));
 }

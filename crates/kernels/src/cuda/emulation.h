@@ -78,7 +78,7 @@ void warp_barrier(Site site);
 // See tensor_cores.cuh.
 void mma(float (&sums)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, Site site);
 void load_matrices(unsigned (&into)[4], const void *row, bool transposed, Site site);
-void copy_async(void *to, const void *from, unsigned bytes, Site site);
+void copy_async(void *to, const void *from, unsigned bytes, unsigned whole, Site site);
 void commit_copies();
 void wait_for_copies(unsigned pending, Site site);
 
@@ -99,6 +99,14 @@ template <typename T> T taken_from(T value, unsigned other, Site site) {
     const unsigned char *all = meet(&value, sizeof value, site);
     std::memcpy(&value, all + size_t(other) * MOST_LEFT, sizeof value);
     return value;
+}
+
+inline bool any_of_warp(bool mine, Site site) {
+    const unsigned char *all = meet(&mine, sizeof mine, site);
+    for (unsigned lane = 0; lane < WARP_SIZE; lane++)
+        if (all[lane * MOST_LEFT])
+            return true;
+    return false;
 }
 
 } // namespace emulation
@@ -130,5 +138,6 @@ inline unsigned emulated_or(unsigned *to, unsigned value) {
 #define EMULATION_WHOLE(mask) ((mask) == 0xffffffffu ? (void)0 : emulation::fail("a shuffle of a part of a warp", EMULATION_SITE))
 #define __shfl_xor_sync(mask, value, distance) \
     (EMULATION_WHOLE(mask), emulation::taken_from(value, emulation::lane() ^ unsigned(distance), EMULATION_SITE))
+#define __any_sync(mask, mine) (EMULATION_WHOLE(mask), emulation::any_of_warp(mine, EMULATION_SITE))
 #define __shfl_sync(mask, value, from) \
     (EMULATION_WHOLE(mask), emulation::taken_from(value, unsigned(from) % emulation::WARP_SIZE, EMULATION_SITE))

@@ -70,7 +70,18 @@ DEVICE void copy_async(bf16 *to, const bf16 *from, unsigned bytes) {
                  "l"(__cvta_generic_to_global(from)), "r"(bytes)
                  : "memory");
 #else
-    emulation::copy_async(to, from, bytes, EMULATION_SITE);
+    emulation::copy_async(to, from, bytes, 16, EMULATION_SITE);
+#endif
+}
+
+// The same with half a pack, 8 bytes.
+DEVICE void copy_half_async(void *to, const void *from, unsigned bytes) {
+#ifdef __CUDACC__
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(to)),
+                 "l"(__cvta_generic_to_global(from)), "r"(bytes)
+                 : "memory");
+#else
+    emulation::copy_async(to, from, bytes, 8, EMULATION_SITE);
 #endif
 }
 

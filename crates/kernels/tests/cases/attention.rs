@@ -94,6 +94,14 @@ impl<T: Sample> Operands<T> {
         self.scaled(256.0)
     }
 
+    /// With scores that grow along a sequence, at each step of 64 keys by a part of what makes sums be scaled.
+    fn growing(mut self, batch: &Batch) -> Self {
+        let width = batch.shape.kv_heads * batch.shape.head_dim;
+        self.q.iter_mut().for_each(|q| *q = T::of(q.value().abs()));
+        self.k.iter_mut().enumerate().for_each(|(i, k)| *k = T::of(k.value().abs() * (i / width) as f64 / 32.0));
+        self
+    }
+
     /// With scores so many times as large.
     fn scaled(mut self, scale: f64) -> Self {
         self.q.iter_mut().for_each(|q| *q = T::of(scale * q.value()));
@@ -228,6 +236,12 @@ fn large_scores_are_no_worse_than_with_plain_kernels() {
             assert!(flash_distance <= flash.bound.max(1.5 * plain_distance), "{}: {flash_distance:.1e}", flash.name);
         }
     }
+}
+
+#[test]
+fn sums_of_scores_that_grow_are_scaled() {
+    let batch = Batch::new(LONG, 0, [1, 1], 64);
+    check(&[case_of("growing scores", &batch, Operands::<bf16>::random(&batch).growing(&batch), 0)]);
 }
 
 /// Scores near 256 that `f32` holds exactly, so that nothing is rounded but lse, by 1e-5: P has a sum of 1 all the same.
