@@ -109,6 +109,12 @@ pub(crate) struct Lora<T> {
 }
 
 impl<T: Element> Lora<T> {
+    /// The same adapter with other numbers.
+    pub(crate) fn with_parameters<U>(&self, parameters: Parameters<U>) -> Lora<U> {
+        let (pairs, config, panacea) = (self.pairs.clone(), self.config.clone(), self.panacea.clone());
+        Lora { parameters, pairs, score_head: self.score_head, config, panacea }
+    }
+
     /// The pair of a linear, if it has one.
     pub(crate) fn pair(&self, module: &str) -> Option<LoraPair> {
         self.pairs.get(module).copied()
@@ -354,12 +360,6 @@ impl<T: Float> Lora<T> {
         for (i, x) in self.parameters.tensor_mut(pair.b).iter_mut().enumerate() {
             *x = T::from_f64(columns[(i % k) * outputs + i / k]);
         }
-    }
-
-    /// The same adapter with other numbers.
-    pub(crate) fn with_parameters<U>(&self, parameters: Parameters<U>) -> Lora<U> {
-        let (pairs, config, panacea) = (self.pairs.clone(), self.config.clone(), self.panacea.clone());
-        Lora { parameters, pairs, score_head: self.score_head, config, panacea }
     }
 
     /// What the files say, given up by the adapter.

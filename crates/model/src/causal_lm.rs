@@ -208,6 +208,14 @@ impl<T: Float + WithDType> CausalLm<T> {
 }
 
 impl<T: Element> CausalLm<T> {
+    /// The same model on the host, in the type that it is computed with.
+    ///
+    /// # Errors
+    /// The driver of the device it is on reports an error.
+    pub fn to_host(&self, workspace: &mut Workspace) -> Result<CausalLm<T::Wide>> {
+        Ok(CausalLm { trunk: self.trunk.to_host(workspace)? })
+    }
+
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.trunk.config

@@ -186,6 +186,22 @@ impl<T: Float + WithDType> Trunk<T> {
 }
 
 impl<T: Element> Trunk<T> {
+    /// The same model on the host.
+    pub(crate) fn to_host(&self, workspace: &mut Workspace) -> Result<Trunk<T::Wide>> {
+        let adapter = match &self.adapter {
+            Some(adapter) => Some(adapter.with_parameters(adapter.parameters.to_host(workspace)?)),
+            None => None,
+        };
+        Ok(Trunk {
+            config: self.config.clone(),
+            head: self.head,
+            base: self.base.to_host(workspace)?,
+            places: self.places.clone(),
+            adapter,
+            rope: RopeCache::new(&self.config),
+        })
+    }
+
     /// What each `B A` of the adapter is multiplied by, by module path; empty without an adapter.
     pub(crate) fn adapter_scales(&self) -> BTreeMap<String, f64> {
         self.adapter.as_ref().map(Lora::scales).unwrap_or_default()

@@ -1,13 +1,11 @@
 //! The library of emulated kernels, which runs the cases in both orders of threads.
-use std::collections::hash_map::DefaultHasher;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{OnceLock, PoisonError, RwLock};
 
 use candlewick_kernels::{Cuda, Order};
+use candlewick_testkit::emulated_kernels;
 
 use crate::cases::Case;
 
@@ -118,49 +116,13 @@ pub(crate) fn library() -> Option<&'static Library> {
 }
 
 fn compile() -> Result<Option<Library>, String> {
-    let found = ["c++", "g++"].into_iter().find(|compiler| {
-        let silent = Command::new(compiler).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        silent.is_ok_and(|status| status.success())
-    });
-    let Some(compiler) = found else {
-        println!("skipped: neither c++ nor g++ is installed, so the CUDA kernels are not emulated");
-        return Ok(None);
-    };
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let probes = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulation");
-    let mut kernels = [files(&sources, "cu"), files(&probes, "cu")].concat();
-    kernels.sort();
-    let mut all = DefaultHasher::new();
-    for file in [&kernels[..], &files(&sources, "cuh"), &files(&sources, "h"), &files(&sources, "cpp")].concat() {
-        fs::read(file).unwrap().hash(&mut all);
-    }
-    // Named by what it is made of, so that it is made once.
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kernels_{:016x}.so", all.finish()));
-    if !path.exists() {
-        let begun = path.with_extension(std::process::id().to_string());
-        let output = Command::new(compiler)
-            .args(["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fPIC", "-shared", "-o"])
-            .arg(&begun)
-            .arg(sources.join("cuda/emulation.cpp"))
-            .args(["-x", "c++"])
-            .args(&kernels)
-            .output()
-            .unwrap();
-        if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-        }
-        fs::rename(&begun, &path).unwrap();
-    }
+    let probes = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulation")).unwrap();
+    let probes = probes.map(|entry| entry.unwrap().path());
+    let probes: Vec<_> = probes.filter(|path| path.extension().is_some_and(|ending| ending == "cu")).collect();
+    let Some(path) = emulated_kernels(Path::new(env!("CARGO_TARGET_TMPDIR")), &probes)? else { return Ok(None) };
     let name = CString::new(path.to_str().unwrap()).unwrap();
     // SAFETY: the library's initialisers put kernels into a list.
     let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
     assert!(!handle.is_null(), "{}", path.display());
     Ok(Some(Library { path, handle: handle as usize }))
-}
-
-fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
-    let here = files.into_iter().filter(|path| path.extension().is_some_and(|found| found == ending));
-    here.chain(folders.iter().flat_map(|folder| self::files(folder, ending))).collect()
 }
