@@ -108,6 +108,25 @@ impl<T: Element> Buffer<T> {
         Ok(buffer)
     }
 
+    /// As many elements with the same values, where they are.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where the device has no memory left, [`Error::Cuda`] where its driver reports an error.
+    pub fn copied(&self) -> Result<Self> {
+        match self {
+            Self::Host(elements) => {
+                let mut copy = T::zeros(elements.len());
+                copy.copy_from_slice(elements);
+                Ok(Self::Host(copy))
+            }
+            Self::Cuda(buffer) => {
+                let mut copy = buffer.device().unwritten(buffer.len())?;
+                copy.copy_from(buffer)?;
+                Ok(Self::Cuda(copy))
+            }
+        }
+    }
+
     /// Sets every element to zero. Large buffers of the host give their memory back to the system, and take it again where they are
     /// written.
     ///

@@ -73,7 +73,7 @@ impl Default for LoraConfig {
 /// An adapter apart from a model, as its files hold it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct AdapterWeights<T = f32> {
+pub struct AdapterWeights<T: Element = f32> {
     /// A `[r, in]` and B `[out, r]` of each linear, under PEFT's names.
     pub parameters: Parameters<T>,
     /// What `B A` is multiplied by, by module path, as in `model.layers.0.self_attn.q_proj`.
@@ -96,7 +96,7 @@ pub(crate) struct LoraPair {
 
 /// An adapter over a model of a given configuration.
 #[derive(Debug, Clone)]
-pub(crate) struct Lora<T> {
+pub(crate) struct Lora<T: Element> {
     pub(crate) parameters: Parameters<T>,
     /// By module path, as in `model.layers.0.self_attn.q_proj`.
     pairs: BTreeMap<String, LoraPair>,
@@ -110,7 +110,7 @@ pub(crate) struct Lora<T> {
 
 impl<T: Element> Lora<T> {
     /// The same adapter with other numbers.
-    pub(crate) fn with_parameters<U>(&self, parameters: Parameters<U>) -> Lora<U> {
+    pub(crate) fn with_parameters<U: Element>(&self, parameters: Parameters<U>) -> Lora<U> {
         let (pairs, config, panacea) = (self.pairs.clone(), self.config.clone(), self.panacea.clone());
         Lora { parameters, pairs, score_head: self.score_head, config, panacea }
     }

@@ -144,14 +144,6 @@ impl<T: Float + WithDType> CausalLm<T> {
         self.trunk.load_adapter(directory)
     }
 
-    /// Reads a PEFT adapter for a model of this shape, and leaves the model as it is.
-    ///
-    /// # Errors
-    /// The files do not fit the model.
-    pub fn read_adapter(&self, directory: &Path) -> Result<AdapterWeights<T>> {
-        Ok(Lora::load(&self.trunk.config, HeadKind::Tokens, directory)?.into_weights())
-    }
-
     /// Writes the adapter as PEFT does; `base` names the model it belongs to.
     ///
     /// # Errors
@@ -214,6 +206,30 @@ impl<T: Element> CausalLm<T> {
     /// The driver of the device it is on reports an error.
     pub fn to_host(&self, workspace: &mut Workspace) -> Result<CausalLm<T::Wide>> {
         Ok(CausalLm { trunk: self.trunk.to_host(workspace)? })
+    }
+
+    /// Reads a PEFT adapter for a model of this shape, onto the host, and leaves the model as it is.
+    ///
+    /// # Errors
+    /// The files do not fit the model.
+    pub fn read_adapter(&self, directory: &Path) -> Result<AdapterWeights<T::Wide>>
+    where
+        T::Wide: WithDType,
+    {
+        Ok(Lora::load(&self.trunk.config, HeadKind::Tokens, directory)?.into_weights())
+    }
+
+    /// What training changes, with these numbers in the place of the model's own, to be written: `numbers` are in the layout of
+    /// [`trainable`](Self::trainable); `base` names the model that an adapter belongs to.
+    ///
+    /// # Errors
+    /// Numbers of another layout.
+    pub fn trained_with(&self, numbers: Parameters<T::Wide>, base: &str) -> Result<Trained<T::Wide>>
+    where
+        T::Wide: WithDType,
+    {
+        self.trainable().check_same_layout(&numbers)?;
+        Ok(Trained::with_numbers(&self.trunk, numbers, base))
     }
 
     /// The configuration.

@@ -83,7 +83,7 @@ pub(crate) struct LayerPlaces {
 }
 
 /// One layer with everything it needs, borrowed for a pass.
-pub(crate) struct Layer<'a, T> {
+pub(crate) struct Layer<'a, T: Element> {
     pub(crate) config: &'a Config,
     pub(crate) base: &'a Parameters<T>,
     pub(crate) places: &'a LayerPlaces,

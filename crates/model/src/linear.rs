@@ -7,7 +7,7 @@ use crate::panacea::scale_columns;
 use crate::sketch::GradientSink;
 
 /// One linear as the trunk sees it: its weight `[out, in]` and, when an adapter is on, the adapter's pair.
-pub(crate) struct Linear<'a, T> {
+pub(crate) struct Linear<'a, T: Element> {
     pub(crate) weight: View<'a, T>,
     /// Where the weight's gradient goes when the base is trained.
     pub(crate) weight_place: usize,

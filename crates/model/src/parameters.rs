@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candlewick_kernels::{Buffer, Cuda, Element, Float, View, ViewMut, Workspace, copied, elementwise, zeros};
+use candlewick_kernels::{Buffer, Cuda, Element, Float, View, ViewMut, Workspace, elementwise, zeros};
 
 use crate::error::{Error, Result};
 
@@ -58,13 +58,13 @@ impl<T: Float> Parameters<T> {
         Ok(Self { entries: Arc::new(Entries { list, index }), data: zeros(offset).into() })
     }
 
-    /// A clone whose numbers lie on huge pages, where the system has them.
+    /// A clone whose numbers lie on huge pages, where the system has them; of a device, on the same device.
     ///
     /// # Panics
-    /// Where the numbers are on a device.
+    /// Where the device has no memory left.
     #[must_use]
     pub fn copied(&self) -> Self {
-        self.with(copied(self.data()).into())
+        self.with(self.data.copied().expect("as much memory as there is"))
     }
 
     /// The same numbers on `device`, each rounded to the nearest of its type there.
@@ -97,6 +97,23 @@ impl<T> Parameters<T> {
     fn with<U>(&self, data: Buffer<U>) -> Parameters<U> {
         debug_assert_eq!(data.len(), self.data.len(), "one layout");
         Parameters { entries: Arc::clone(&self.entries), data }
+    }
+
+    /// Refuses numbers for tensors of other names, shapes or order.
+    ///
+    /// # Errors
+    /// The first tensor that is another one.
+    pub fn check_same_layout<U>(&self, other: &Parameters<U>) -> Result<()> {
+        let said = |(name, shape): (&str, &[usize])| format!("{name} of shape {shape:?}");
+        let at = |i| (i < self.len()).then(|| (self.name(i), self.shape(i)));
+        let theirs = |i| (i < other.len()).then(|| (other.name(i), other.shape(i)));
+        let Some(i) = (0..self.len().max(other.len())).find(|i| at(*i) != theirs(*i)) else { return Ok(()) };
+        let or_none = |tensor: Option<_>| tensor.map_or_else(|| "nothing".to_owned(), said);
+        Err(Error::Input(format!(
+            "tensor {i} is {}, and {} is expected; give the parameters of the same model",
+            or_none(theirs(i)),
+            or_none(at(i))
+        )))
     }
 
     /// How many tensors there are.
@@ -201,11 +218,11 @@ impl<T> Parameters<T> {
     }
 }
 
-impl<T: Clone> Clone for Parameters<T> {
+impl<T: Element> Clone for Parameters<T> {
     /// # Panics
-    /// Where the numbers are on a device.
+    /// Where the device that the numbers are on has no memory left.
     fn clone(&self) -> Self {
-        self.with(self.data().to_vec().into())
+        self.with(self.data.copied().expect("as much memory as there is"))
     }
 }
 
@@ -254,6 +271,11 @@ impl<T> Gradients<T> {
         self.data.len()
     }
 
+    /// Whether they are not on the host.
+    pub fn is_on_device(&self) -> bool {
+        self.data.device().is_some()
+    }
+
     /// All numbers, in the order of the parameters, wherever they are.
     pub fn all(&self) -> View<'_, T> {
         self.data.view()
@@ -298,11 +320,11 @@ impl<T> Gradients<T> {
     }
 }
 
-impl<T: Clone> Clone for Gradients<T> {
+impl<T: Element> Clone for Gradients<T> {
     /// # Panics
-    /// Where the numbers are on a device.
+    /// Where the device that the numbers are on has no memory left.
     fn clone(&self) -> Self {
-        Self { data: self.data().to_vec().into(), ranges: self.ranges.clone() }
+        Self { data: self.data.copied().expect("as much memory as there is"), ranges: self.ranges.clone() }
     }
 }
 

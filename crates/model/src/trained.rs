@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use candle_core::WithDType;
-use candlewick_kernels::Float;
+use candlewick_kernels::{Element, Float};
 
 use crate::adapter::Lora;
 use crate::config::Config;
@@ -15,10 +15,10 @@ use crate::weights::{self, SHARD_BYTES};
 /// All weights of a model, or its adapter, apart from it: see [`CausalLm::trained`](crate::CausalLm::trained) and
 /// [`ScoreModel::trained`](crate::ScoreModel::trained).
 #[derive(Debug, Clone)]
-pub struct Trained<T = f32>(Which<T>);
+pub struct Trained<T: Element = f32>(Which<T>);
 
 #[derive(Debug, Clone)]
-enum Which<T> {
+enum Which<T: Element> {
     Model { config: Config, heads: Option<Heads>, weights: Parameters<T> },
     Adapter(Lora<T>),
 }
@@ -34,6 +34,18 @@ impl<T: Float + WithDType> Trained<T> {
             None => {
                 Self(Which::Model { config: trunk.config.clone(), heads: heads.cloned(), weights: trunk.base.clone() })
             }
+        }
+    }
+
+    /// What is trained of `trunk`, a language model's, with these numbers in the place of its own.
+    pub(crate) fn with_numbers<U: Element>(trunk: &Trunk<U>, numbers: Parameters<T>, base: &str) -> Self {
+        match &trunk.adapter {
+            Some(adapter) => {
+                let mut adapter = adapter.with_parameters(numbers);
+                adapter.set_base(base);
+                Self(Which::Adapter(adapter))
+            }
+            None => Self(Which::Model { config: trunk.config.clone(), heads: None, weights: numbers }),
         }
     }
 

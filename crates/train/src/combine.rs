@@ -61,7 +61,7 @@ fn is_like<T: Element>(a: &Parameters<T>, b: &Parameters<T>) -> bool {
     a.len() == b.len() && (0..a.len()).all(|i| a.name(i) == b.name(i) && a.shape(i) == b.shape(i))
 }
 
-struct Fit<'a, T> {
+struct Fit<'a, T: Element> {
     policy: &'a mut CausalPolicy<T>,
     adapters: &'a [Parameters<T>],
     objective: &'a Dpo,
@@ -128,7 +128,7 @@ impl<'a, T: Element> Fit<'a, T> {
     /// DPO's loss of the combination, infinite where it is none, and its derivative by each coefficient.
     fn loss_and_slope(&mut self, coefficients: &[f64]) -> Result<(f64, Vec<f64>)> {
         self.put(coefficients);
-        self.policy.tuning().gradients.clear();
+        self.policy.tuning().gradients.clear()?;
         let mut sum = 0.0;
         for (micro, base) in self.micros.iter().zip(&self.base) {
             let (scores, saved) = self.policy.forward(&micro.rows.packed, self.objective.needs().outputs)?;

@@ -128,7 +128,7 @@ impl<T: Element> FastSlow<T> {
         let optimizer = Optimizer::new(policy.parameters(), &rule, None)?;
         let slow_optimizer = Optimizer::new(policy.parameters(), &rule, None)?;
         let aside = Gradients::zeros(policy.parameters());
-        let starting_weights = policy.digest();
+        let starting_weights = policy.digest()?;
         let counts = Counts::default();
         Ok(Self { policy, slow, aside, objective, options, optimizer, slow_optimizer, starting_weights, counts })
     }
@@ -216,7 +216,7 @@ impl<T: Element> FastSlow<T> {
     ) -> Result<Pass> {
         let outputs = self.objective.needs().outputs;
         let mut pass = Pass::default();
-        self.policy.tuning().gradients.clear();
+        self.policy.tuning().gradients.clear()?;
         for (micro, (base, other)) in micros.iter().zip(base.iter().zip(others)) {
             let (policy, saved) = self.policy.forward(&micro.rows.packed, outputs)?;
             let leaves = Leaves::new(&policy)?;
@@ -273,8 +273,8 @@ impl<T: Element> FastSlow<T> {
         };
         let files = [
             (SLOW, self.slow.file()),
-            (OPTIMIZER, self.optimizer.file()),
-            (SLOW_OPTIMIZER, self.slow_optimizer.file()),
+            (OPTIMIZER, self.optimizer.file()?),
+            (SLOW_OPTIMIZER, self.slow_optimizer.file()?),
         ];
         checkpoint::write_checkpoint(directory, state, &[], |fresh| {
             self.policy.save(fresh)?;

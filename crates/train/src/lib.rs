@@ -23,6 +23,7 @@ mod config;
 mod costs;
 mod data_plan;
 mod data_words;
+mod device_policy;
 mod error;
 mod fast_slow;
 mod fingerprint;
@@ -66,6 +67,7 @@ pub use config::{
 pub use costs::{CostFigures, CostReport};
 pub use data_plan::{DataPlan, PartPlan};
 pub use data_words::{DataWords, EvaluationWords, PartWords};
+pub use device_policy::DevicePolicy;
 pub use error::{Error, Fault, Result};
 pub use fast_slow::{FastSlow, FastSlowOptions, FastSlowReport, ModuleReport};
 pub use held_out::{EvaluationPlan, HeldOut};

@@ -11,7 +11,7 @@ use crate::tensor_file::Element;
 
 /// A causal language model or a score model in training.
 #[derive(Debug)]
-pub enum ModelPolicy<T = f32> {
+pub enum ModelPolicy<T: Element = f32> {
     /// For objectives that read log-probabilities of tokens.
     Causal(CausalPolicy<T>),
     /// For objectives that read values of completions.
@@ -20,7 +20,7 @@ pub enum ModelPolicy<T = f32> {
 
 /// What a forward pass of a [`ModelPolicy`] kept.
 #[derive(Debug)]
-pub enum ModelSaved<T> {
+pub enum ModelSaved<T: Element> {
     /// Of a causal language model.
     Causal(Saved<T>),
     /// Of a score model.
@@ -136,7 +136,7 @@ impl<T: Element> Trainable for ModelPolicy<T> {
         }
     }
 
-    fn digest(&self) -> String {
+    fn digest(&self) -> Result<String> {
         match self {
             Self::Causal(policy) => policy.digest(),
             Self::Score(policy) => policy.digest(),
@@ -150,7 +150,7 @@ impl<T: Element> Trainable for ModelPolicy<T> {
         }
     }
 
-    fn copied(&self) -> Box<dyn Copied> {
+    fn copied(&self) -> Result<Box<dyn Copied>> {
         match self {
             Self::Causal(policy) => policy.copied(),
             Self::Score(policy) => policy.copied(),

@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use candlewick_kernels::{Float, Workspace};
+use candlewick_kernels::{self as kernels, Float, Workspace};
 use candlewick_losses::{Outputs, TokenScores};
 use candlewick_model::{
     Adapter, CausalLm, Gradients, HeadCotangents, HeadScores, Packed, Parameters, Recompute, Saved, Sketch, Sketches,
@@ -94,7 +94,10 @@ pub trait Trainable: Policy {
     }
 
     /// A digest of every weight, trained or not.
-    fn digest(&self) -> String;
+    ///
+    /// # Errors
+    /// The weights cannot be read from the device they are on.
+    fn digest(&self) -> Result<String>;
 
     /// Writes what is trained into an existing directory.
     ///
@@ -103,7 +106,10 @@ pub trait Trainable: Policy {
     fn save(&self, directory: &Path) -> Result<()>;
 
     /// A copy of what [`save`](Self::save) writes, which may be written while the policy changes.
-    fn copied(&self) -> Box<dyn Copied>;
+    ///
+    /// # Errors
+    /// The weights cannot be read from the device they are on.
+    fn copied(&self) -> Result<Box<dyn Copied>>;
 
     /// Reads what [`save`](Self::save) wrote, leaving everything else as it is.
     ///
@@ -170,7 +176,7 @@ pub struct Cotangents {
 
 /// A [`CausalLm`] in training: its adapter if it has one, else all its weights.
 #[derive(Debug)]
-pub struct CausalPolicy<T = f32> {
+pub struct CausalPolicy<T: Element = f32> {
     model: CausalLm<T>,
     gradients: Gradients<T>,
     recompute: Recompute,
@@ -338,8 +344,8 @@ impl<T: Element> Trainable for CausalPolicy<T> {
         self.model.add_orthogonality(&mut self.gradients)
     }
 
-    fn digest(&self) -> String {
-        weights_digest(&self.model)
+    fn digest(&self) -> Result<String> {
+        Ok(weights_digest(&self.model))
     }
 
     fn save(&self, directory: &Path) -> Result<()> {
@@ -350,8 +356,8 @@ impl<T: Element> Trainable for CausalPolicy<T> {
         saved.map_err(|e| not_written(directory, e))
     }
 
-    fn copied(&self) -> Box<dyn Copied> {
-        Box::new(self.model.trained(&self.base_name))
+    fn copied(&self) -> Result<Box<dyn Copied>> {
+        Ok(Box::new(self.model.trained(&self.base_name)))
     }
 
     fn restore(&mut self, directory: &Path) -> Result<()> {
@@ -366,19 +372,27 @@ impl<T: Element> Trainable for CausalPolicy<T> {
 
 /// A [`CausalLm`] that only scores, such as a reference or a teacher.
 #[derive(Debug)]
-pub struct FrozenPolicy<T = f32> {
+pub struct FrozenPolicy<T: kernels::Element = f32> {
     model: CausalLm<T>,
     workspace: Workspace,
 }
 
-impl<T: Element> FrozenPolicy<T> {
+impl<T: kernels::Element> FrozenPolicy<T> {
+    /// Scores with a model that is on `device`.
+    pub fn on_device(model: CausalLm<T>, device: &kernels::Cuda) -> Self {
+        Self { model, workspace: Workspace::new(1).on(device) }
+    }
+
     /// Scores with the model as it is, its adapter included, on `threads` threads.
     pub fn new(model: CausalLm<T>, threads: usize) -> Self {
         Self { model, workspace: Workspace::new(threads) }
     }
 }
 
-impl<T: Element> Policy for FrozenPolicy<T> {
+impl<T: kernels::Element> Policy for FrozenPolicy<T>
+where
+    T::Wide: Element,
+{
     fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
         let scores = self.model.score(batch, token_statistics(want)?, Adapter::On, &mut self.workspace)?;
         scatter(batch, scores)
@@ -409,8 +423,13 @@ pub(crate) fn digest_of<T: Element>(parts: [Option<&Parameters<T>>; 2]) -> Strin
 
 /// Whether parameter `i` is a LoRA's A whose B is zero.
 pub(crate) fn may_be_zero_in_lora<T: Element>(parameters: &Parameters<T>, i: usize) -> bool {
+    b_of(parameters, i).is_some_and(|b| parameters.tensor(b).iter().all(|x| *x == T::ZERO))
+}
+
+/// The place of the LoRA's B whose A is parameter `i`.
+pub(crate) fn b_of<T>(parameters: &Parameters<T>, i: usize) -> Option<usize> {
     let b = parameters.name(i).replace(".lora_A.", ".lora_B.");
-    b != parameters.name(i) && parameters.get(&b).is_some_and(|b| b.iter().all(|x| *x == T::ZERO))
+    if b == parameters.name(i) { None } else { parameters.position(&b) }
 }
 
 /// Whether parameter `i` is a side of a Panacea pair whose singular values are all zero.
@@ -425,7 +444,7 @@ fn may_be_zero_in_panacea<T: Element>(parameters: &Parameters<T>, i: usize) -> b
 }
 
 /// What the head computes of the tokens; values of rows are no business of it.
-fn token_statistics(want: Outputs) -> Result<Statistics> {
+pub(crate) fn token_statistics(want: Outputs) -> Result<Statistics> {
     if want.values || want.pooled {
         return Err(Error::Mismatch(
             "values of completions are wanted of a causal language model, which has no score heads; give a score model \
@@ -446,7 +465,7 @@ pub(crate) fn statistics(want: Outputs) -> Statistics {
     }
 }
 
-fn head_cotangents<T: Element>(batch: &Packed, d: &Cotangents) -> Result<HeadCotangents<T>> {
+pub(crate) fn head_cotangents<T: Element>(batch: &Packed, d: &Cotangents) -> Result<HeadCotangents<T>> {
     Ok(HeadCotangents {
         log_probs: Some(gather(batch, &d.log_probs)?),
         mean_log_probs: d.mean_log_probs.as_ref().map(|d| gather(batch, d)).transpose()?,
@@ -457,7 +476,7 @@ fn head_cotangents<T: Element>(batch: &Packed, d: &Cotangents) -> Result<HeadCot
 }
 
 /// Lays the scores of the targets out as `[N,T]`, zero where nothing is scored.
-fn scatter<T: Element>(batch: &Packed, scores: HeadScores<T>) -> Result<TokenScores> {
+pub(crate) fn scatter<T: Element>(batch: &Packed, scores: HeadScores<T>) -> Result<TokenScores> {
     let ones = vec![T::ONE; batch.targets().len()];
     let mut out = TokenScores::new(grid(batch, &scores.log_probs)?, grid(batch, &ones)?)?;
     if let Some(values) = scores.mean_log_probs {

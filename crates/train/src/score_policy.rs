@@ -20,7 +20,7 @@ pub const DEFAULT_HEAD: &str = "score";
 /// is wanted what the heads read of it ([`pooled`](TokenScores::pooled)). It says nothing of tokens: their log-probabilities are
 /// 0, and statistics of them are refused.
 #[derive(Debug)]
-pub struct ScorePolicy<T = f32> {
+pub struct ScorePolicy<T: Element = f32> {
     model: ScoreModel<T>,
     gradients: Gradients<T>,
     recompute: Recompute,
@@ -160,8 +160,8 @@ impl<T: Element> Trainable for ScorePolicy<T> {
         is_below && self.head_weight().chunks_exact(size).any(is_zero) || may_be_zero_in_lora(self.parameters(), i)
     }
 
-    fn digest(&self) -> String {
-        digest_of([Some(self.model.parameters()), self.model.adapter()])
+    fn digest(&self) -> Result<String> {
+        Ok(digest_of([Some(self.model.parameters()), self.model.adapter()]))
     }
 
     fn save(&self, directory: &Path) -> Result<()> {
@@ -172,8 +172,8 @@ impl<T: Element> Trainable for ScorePolicy<T> {
         saved.map_err(|e| not_written(directory, e))
     }
 
-    fn copied(&self) -> Box<dyn Copied> {
-        Box::new(self.model.trained(&self.base_name))
+    fn copied(&self) -> Result<Box<dyn Copied>> {
+        Ok(Box::new(self.model.trained(&self.base_name)))
     }
 
     fn restore(&mut self, directory: &Path) -> Result<()> {

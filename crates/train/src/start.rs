@@ -110,7 +110,9 @@ impl Start {
             let scores = policy.score_with(&mut parameters, &rows.packed, Outputs::default())?;
             Ok(widest(&scores, &said)? < bound(&said))
         };
-        if let Some((name, without)) = without_adapter(policy.parameters())
+        let is_on_host = policy.parameters().device().is_none();
+        if is_on_host
+            && let Some((name, without)) = without_adapter(policy.parameters())
             && says_so(policy, without)?
         {
             return Ok(format!(
@@ -118,7 +120,7 @@ impl Start {
                  it starts (reference.kind = \"frozen\"), or start from a fresh adapter"
             ));
         }
-        for (dtype, name) in [(DType::BF16, "bfloat16"), (DType::F16, "float16")] {
+        for (dtype, name) in [(DType::BF16, "bfloat16"), (DType::F16, "float16")].into_iter().filter(|_| is_on_host) {
             let rounded = rounded(policy.parameters(), dtype)?;
             if says_so(policy, rounded)? {
                 return Ok(format!(

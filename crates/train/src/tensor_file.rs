@@ -63,8 +63,18 @@ impl<T: Plain> Bytes for &[T] {
     }
 }
 
+impl<T: Plain> Bytes for Vec<T> {
+    fn put(&self, from: usize, to: usize, bytes: &mut Vec<u8>) {
+        self.as_slice().put(from, to, bytes);
+    }
+}
+
 impl<'a> Column<'a> {
     pub(crate) fn new<T: Plain>(values: &'a [T]) -> Self {
+        Self { dtype: T::NAME, length: values.len(), size: T::SIZE, values: Box::new(values) }
+    }
+
+    pub(crate) fn owned<T: Plain + 'a>(values: Vec<T>) -> Self {
         Self { dtype: T::NAME, length: values.len(), size: T::SIZE, values: Box::new(values) }
     }
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candlewick_data::Batch;
-use candlewick_kernels::{Float, adamw};
+use candlewick_kernels::{Buffer, Float, View, Workspace, clip, survey};
 use candlewick_losses::dual::Observed;
 use candlewick_losses::{
     Collective, Context, MismatchedScores, Needs, Objective, Outputs, Phase, ReferenceUpdate, Scores, Solo, StepScores,
     StepWide, TokenScores, Totals,
 };
-use candlewick_model::Sketch;
+use candlewick_model::{Parameters, Sketch};
 use serde::Serialize;
 
 use crate::checkpoint::{self, Checkpoint, MOVING_REFERENCE, OPTIMIZER, State};
@@ -182,13 +182,20 @@ impl<P: Trainable> Trainer<P> {
                 )));
             }
         }
+        if policy.parameters().device().is_some() && matches!(reference, Reference::Moving(_)) {
+            return Err(Error::Mismatch(
+                "the reference is to move, and what is trained is on a device, where no reference moves; train on the cpu, or set the \
+                 objective's update to \"frozen\""
+                    .into(),
+            ));
+        }
         let optimizer = Optimizer::new(policy.parameters(), &options.optimizer, options.lora_plus_ratio)?;
         options.schedule.check(options.optimizer.learning_rate())?;
         let follower = Follower::new(&options.schedule, options.optimizer.learning_rate());
         if let Reference::Moving(moving) = &mut reference {
             moving.prepare(&policy, objective.reference_update());
         }
-        let starting_weights = policy.digest();
+        let starting_weights = policy.digest()?;
         let ungraded = (0..policy.parameters().len()).collect();
         let collective = Box::new(Solo);
         Ok(Self {
@@ -327,7 +334,7 @@ impl<P: Trainable> Trainer<P> {
         let alone = micros.len() == 1 && needs.step_wide == StepWide::AllRows;
         let mut context = if alone { Context::default() } else { self.prepare(&micros, Phase::Train)? };
         let mut tally = Tally::new(&context);
-        self.policy.tuning().gradients.clear();
+        self.policy.tuning().gradients.clear()?;
         for (index, micro) in micros.iter().enumerate() {
             self.check_interrupt()?;
             // The reference first: its activations are gone when the policy's are kept.
@@ -526,6 +533,11 @@ impl<P: Trainable> Trainer<P> {
     /// Adds up the gradients of all ranks.
     fn sum_gradients(&mut self) -> Result<()> {
         let gradients = self.policy.tuning().gradients;
+        if self.collective.ranks() > 1 && gradients.is_on_device() {
+            return Err(Error::Mismatch(
+                "gradients on a device are of one rank; give each rank's model to the cpu".into(),
+            ));
+        }
         if self.collective.ranks() > 1 {
             for chunk in gradients.data_mut().chunks_mut(1 << 16) {
                 let mut sums: Vec<f64> = chunk.iter().map(|x| Float::to_f64(*x)).collect();
@@ -538,7 +550,9 @@ impl<P: Trainable> Trainer<P> {
 
     fn gradient_norm(&mut self) -> Result<f64> {
         let Tuning { gradients, workspace, .. } = self.policy.tuning();
-        Ok(adamw::sum_squares(gradients.data().into(), workspace)?.sqrt())
+        let mut outcome = Buffer::zeros(clip::OUTCOME, workspace.device())?;
+        clip::by_norm(gradients.all(), self.options.max_grad_norm, outcome.view_mut(), workspace)?;
+        Ok(outcome.to_host()?[0])
     }
 
     /// Everything that must hold before a parameter may change.
@@ -564,8 +578,10 @@ impl<P: Trainable> Trainer<P> {
         if self.ungraded.is_empty() || tally.flat {
             return Ok(());
         }
-        let gradients = self.policy.tuning().gradients;
-        self.ungraded.retain(|i| gradients.tensor(*i).iter().all(|x| Float::to_f64(*x) == 0.0));
+        let ends = ends(self.policy.parameters());
+        let Tuning { gradients, workspace, .. } = self.policy.tuning();
+        let flags = flags(gradients.all(), &ends, workspace)?;
+        self.ungraded.retain(|i| flags[*i] & survey::NOT_ZERO == 0);
         let stuck = self.ungraded.iter().filter(|i| !self.policy.gradient_may_be_zero(**i));
         let stuck: Vec<&str> = stuck.map(|i| self.policy.parameters().name(*i)).collect();
         if stuck.is_empty() {
@@ -582,8 +598,12 @@ impl<P: Trainable> Trainer<P> {
     /// Refuses a model that no run can go on from.
     pub(crate) fn check_finite(&self) -> Result<()> {
         let parameters = self.policy.parameters();
-        let broken = |i: &usize| parameters.tensor(*i).iter().any(|x| !Float::to_f64(*x).is_finite());
-        match (0..parameters.len()).find(broken) {
+        let mut workspace = Workspace::new(1);
+        if let Some(device) = parameters.device() {
+            workspace = workspace.on(device);
+        }
+        let flags = flags(parameters.all(), &ends(parameters), &mut workspace)?;
+        match flags.iter().position(|flags| flags & survey::NOT_FINITE != 0) {
             Some(i) => Err(Error::Diverged { step: self.steps_done, parameter: parameters.name(i).to_owned() }),
             None => Ok(()),
         }
@@ -598,7 +618,7 @@ impl<P: Trainable> Trainer<P> {
         self.check_finite()?;
         checkpoint::write_checkpoint(directory, self.state(bookmark), companions, |fresh| {
             self.policy.save(fresh)?;
-            self.files().into_iter().try_for_each(|(name, file)| file.write(&fresh.join(name)))
+            self.files()?.into_iter().try_for_each(|(name, file)| file.write(&fresh.join(name)))
         })
     }
 
@@ -608,17 +628,17 @@ impl<P: Trainable> Trainer<P> {
     /// A parameter is not finite.
     pub fn snapshot(&self, bookmark: &serde_json::Value) -> Result<Snapshot> {
         self.check_finite()?;
-        let files = self.files().into_iter().map(|(name, file)| (name, file.bytes())).collect();
-        Ok(Snapshot { policy: self.policy.copied(), files, state: self.state(bookmark) })
+        let files = self.files()?.into_iter().map(|(name, file)| (name, file.bytes())).collect();
+        Ok(Snapshot { policy: self.policy.copied()?, files, state: self.state(bookmark) })
     }
 
     /// What a checkpoint holds beside the policy and `state.json`.
-    fn files(&self) -> Vec<(&'static str, TensorFile<'_>)> {
-        let mut files = vec![(OPTIMIZER, self.optimizer.file())];
+    fn files(&self) -> Result<Vec<(&'static str, TensorFile<'_>)>> {
+        let mut files = vec![(OPTIMIZER, self.optimizer.file()?)];
         if let Reference::Moving(moving) = &self.reference {
             files.push((MOVING_REFERENCE, moving.file()));
         }
-        files
+        Ok(files)
     }
 
     fn state(&self, bookmark: &serde_json::Value) -> State {
@@ -701,7 +721,7 @@ impl<T: Element> Trainer<CausalPolicy<T>> {
         if let Some(mark) = mark {
             self.objective.undo(&mark)?;
         }
-        self.policy.tuning().gradients.clear();
+        self.policy.tuning().gradients.clear()?;
         let mut sketched = Vec::new();
         for (index, (micro, batch)) in micros.iter().zip(batches).enumerate() {
             let reference = self.reference.score(&mut self.policy, &micro.rows)?;
@@ -732,6 +752,23 @@ pub struct ExampleSketch {
     pub place: String,
     /// As long as the sketch has dimensions.
     pub values: Vec<f64>,
+}
+
+/// Where each tensor ends among all numbers.
+fn ends<T>(parameters: &Parameters<T>) -> Vec<u64> {
+    (0..parameters.len()).map(|i| parameters.range(i).end as u64).collect()
+}
+
+/// What is to be known of each tensor of a flat buffer.
+fn flags<T: Element>(numbers: View<'_, T>, ends: &[u64], workspace: &mut Workspace) -> Result<Vec<u32>> {
+    let Some(device) = workspace.device() else {
+        let mut flags = vec![0; ends.len()];
+        survey::flags(numbers, ends.into(), (&mut flags).into(), workspace)?;
+        return Ok(flags);
+    };
+    let (ends, mut flags) = (device.upload(ends)?, device.unwritten(ends.len())?);
+    survey::flags(numbers, ends.view(), flags.view_mut(), workspace)?;
+    Ok(flags.download()?)
 }
 
 /// Whether the reference follows the policy.

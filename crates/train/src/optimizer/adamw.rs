@@ -1,7 +1,7 @@
 //! AdamW.
 use std::ops::Range;
 
-use candlewick_kernels::{Workspace, adamw, zeros};
+use candlewick_kernels::{Buffer, Cuda, Workspace, adamw};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Serialize};
 
@@ -56,10 +56,11 @@ impl Method for AdamWOptions {
         not_negative("weight_decay", self.weight_decay)
     }
 
-    fn rule<T: Element>(&self, tensors: Vec<Tensor>, _: &Parameters<T>) -> Result<Box<dyn Rule<T>>> {
+    fn rule<T: Element>(&self, tensors: Vec<Tensor>, parameters: &Parameters<T>) -> Result<Box<dyn Rule<T>>> {
         let count = tensors.iter().map(Tensor::len).sum();
         let spans = spans(&tensors, self.weight_decay);
-        Ok(Box::new(AdamW { options: *self, spans, mean: zeros(count), mean_square: zeros(count) }))
+        let zeros = || Buffer::zeros(count, parameters.device());
+        Ok(Box::new(AdamW { options: *self, spans, mean: zeros()?, mean_square: zeros()? }))
     }
 
     fn bytes(&self, tensors: &[Tensor], number: usize) -> usize {
@@ -71,8 +72,63 @@ impl Method for AdamWOptions {
 struct AdamW<T> {
     options: AdamWOptions,
     spans: Vec<Span>,
-    mean: Vec<T>,
-    mean_square: Vec<T>,
+    mean: Buffer<T>,
+    mean_square: Buffer<T>,
+}
+
+impl<T: Element> AdamW<T> {
+    fn step_on_host(
+        &mut self,
+        parameters: &mut Parameters<T>,
+        gradients: &Gradients<T>,
+        now: Now,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        for Span { range, weight_decay, rate } in &self.spans {
+            adamw::step(
+                parameters.all_mut().part(range.clone())?,
+                gradients.all().part(range.clone())?,
+                self.mean.view_mut().part(range.clone())?,
+                self.mean_square.view_mut().part(range.clone())?,
+                now.step,
+                now.scale,
+                self.options.hyper(now, *rate, *weight_decay),
+                workspace,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// All stretches at once.
+    fn step_on(
+        &mut self,
+        device: &Cuda,
+        parameters: &mut Parameters<T>,
+        gradients: &Gradients<T>,
+        now: Now,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        let ends: Vec<u64> = self.spans.iter().map(|span| span.range.end as u64).collect();
+        let rates: Vec<f64> = self.spans.iter().map(|span| span.rate).collect();
+        // What the decay is multiplied by; the kernel's own is 1.
+        let decays: Vec<f64> = self.spans.iter().map(|span| span.weight_decay).collect();
+        let (ends, rates, decays) = (device.upload(&ends)?, device.upload(&rates)?, device.upload(&decays)?);
+        // The trainer has looked at the norm.
+        let clip = device.upload(&[0.0, now.scale, 1.0])?;
+        adamw::step_clipped(
+            parameters.all_mut(),
+            gradients.all(),
+            self.mean.view_mut(),
+            self.mean_square.view_mut(),
+            None,
+            clip.view(),
+            now.step,
+            self.options.hyper(now, 1.0, 1.0),
+            Some(adamw::Groups { ends: ends.view(), lr: rates.view(), weight_decay: decays.view() }),
+            workspace,
+        )?;
+        Ok(())
+    }
 }
 
 impl<T: Element> Rule<T> for AdamW<T> {
@@ -83,30 +139,23 @@ impl<T: Element> Rule<T> for AdamW<T> {
         now: Now,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        for Span { range, weight_decay, rate } in &self.spans {
-            adamw::step(
-                (&mut parameters.data_mut()[range.clone()]).into(),
-                (&gradients.data()[range.clone()]).into(),
-                (&mut self.mean[range.clone()]).into(),
-                (&mut self.mean_square[range.clone()]).into(),
-                now.step,
-                now.scale,
-                self.options.hyper(now, *rate, *weight_decay),
-                workspace,
-            )?;
+        match parameters.device().cloned() {
+            Some(device) => self.step_on(&device, parameters, gradients, now, workspace),
+            None => self.step_on_host(parameters, gradients, now, workspace),
         }
-        Ok(())
     }
 
     fn has_met_gradient(&self, range: Range<usize>) -> bool {
-        any_nonzero(&self.mean[range.clone()]) || any_nonzero(&self.mean_square[range])
+        // What cannot be read is taken as untouched: then its next gradient is looked at.
+        let part = |state: &Buffer<T>| state.view().part(range.clone())?.download();
+        [&self.mean, &self.mean_square].into_iter().any(|state| part(state).is_ok_and(|numbers| any_nonzero(&numbers)))
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_, T>)> {
-        vec![("mean", State::Numbers(&self.mean)), ("mean_square", State::Numbers(&self.mean_square))]
+        vec![("mean", State::Buffer(&self.mean)), ("mean_square", State::Buffer(&self.mean_square))]
     }
 
     fn state_mut(&mut self) -> Vec<(&'static str, StateMut<'_, T>)> {
-        vec![("mean", StateMut::Numbers(&mut self.mean)), ("mean_square", StateMut::Numbers(&mut self.mean_square))]
+        vec![("mean", StateMut::Buffer(&mut self.mean)), ("mean_square", StateMut::Buffer(&mut self.mean_square))]
     }
 }

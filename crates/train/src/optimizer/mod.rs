@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::Path;
 
 pub(crate) use candlewick_kernels::clip::factor as clip_factor;
-use candlewick_kernels::{Float, Workspace};
+use candlewick_kernels::{Buffer, Float, Workspace};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
@@ -176,23 +176,29 @@ struct Now {
 
 enum State<'a, T> {
     Numbers(&'a [T]),
+    /// Wherever they are.
+    Buffer(&'a Buffer<T>),
     Codes(&'a [u8]),
     Wide(&'a [f64]),
 }
 
 enum StateMut<'a, T> {
     Numbers(&'a mut [T]),
+    /// Wherever they are.
+    Buffer(&'a mut Buffer<T>),
     Codes(&'a mut [u8]),
     Wide(&'a mut [f64]),
 }
 
 impl<'a, T: Element> State<'a, T> {
-    fn column(self) -> Column<'a> {
-        match self {
+    fn column(self) -> Result<Column<'a>> {
+        Ok(match self {
             Self::Numbers(numbers) => Column::new(numbers),
+            Self::Buffer(Buffer::Host(numbers)) => Column::new(numbers),
+            Self::Buffer(buffer) => Column::owned(buffer.to_host()?),
             Self::Codes(codes) => Column::new(codes),
             Self::Wide(numbers) => Column::new(numbers),
-        }
+        })
     }
 }
 
@@ -201,6 +207,11 @@ impl<T: Element> StateMut<'_, T> {
     fn read(self, file: &Columns, name: &str) -> Result<(), String> {
         match self {
             Self::Numbers(numbers) => fill(name, numbers, &file.column(name)?),
+            Self::Buffer(buffer) => {
+                let numbers = file.column::<T>(name)?;
+                same_length(name, buffer.len(), numbers.len())?;
+                buffer.view_mut().write(&numbers).map_err(|error| error.to_string())
+            }
             Self::Codes(codes) => fill(name, codes, &file.column(name)?),
             Self::Wide(numbers) => fill(name, numbers, &file.column(name)?),
         }
@@ -222,6 +233,11 @@ impl<T: Element> Optimizer<T> {
         lora_plus_ratio: Option<f64>,
     ) -> Result<Self> {
         options.check()?;
+        if parameters.device().is_some() && !matches!(options, OptimizerOptions::AdamW(_)) {
+            let reason =
+                format!("{:?} has no kernel on a device; choose \"adamw\", or train on the cpu", options.kind());
+            return Err(Error::config("optimizer.kind", reason));
+        }
         check_lora_plus(
             lora_plus_ratio,
             parameters.names().any(|name| tensors::Role::of(name) == tensors::Role::LoraB),
@@ -265,11 +281,11 @@ impl<T: Element> Optimizer<T> {
     }
 
     /// Its state: a safetensors file whose metadata are `format` (`candlewick-` and the kind), `version` and `steps`.
-    pub(crate) fn file(&self) -> TensorFile<'_> {
+    pub(crate) fn file(&self) -> Result<TensorFile<'_>> {
         let metadata = [("format", self.format()), ("version", VERSION.to_owned()), ("steps", self.steps.to_string())]
             .map(|(key, value)| (key.to_owned(), value));
-        let columns = self.rule.state().into_iter().map(|(name, state)| (name, state.column())).collect();
-        TensorFile { metadata: metadata.into(), columns }
+        let columns = self.rule.state().into_iter().map(|(name, state)| Ok((name, state.column()?)));
+        Ok(TensorFile { metadata: metadata.into(), columns: columns.collect::<Result<_>>()? })
     }
 
     /// Reads what [`file`](Self::file) holds, for parameters of the same layout.
@@ -297,11 +313,16 @@ impl<T: Element> Optimizer<T> {
 }
 
 fn fill<N: Copy>(name: &str, to: &mut [N], from: &[N]) -> Result<(), String> {
-    if from.len() != to.len() {
-        return Err(format!("its {name} holds {} numbers; these parameters need {}", from.len(), to.len()));
-    }
+    same_length(name, to.len(), from.len())?;
     to.copy_from_slice(from);
     Ok(())
+}
+
+fn same_length(name: &str, needed: usize, found: usize) -> Result<(), String> {
+    match needed == found {
+        true => Ok(()),
+        false => Err(format!("its {name} holds {found} numbers; these parameters need {needed}")),
+    }
 }
 
 /// Whether LoRA+ is possible; `has_adapter` tells whether an adapter is trained.

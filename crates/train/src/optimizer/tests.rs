@@ -128,7 +128,7 @@ fn a_state_comes_back_to_the_bit() {
         for stop in [0, 7] {
             let mut first = Trial::<f32>::new(&case.layout, &case.options, case.ratio, 1);
             (0..stop).for_each(|step| first.step(step, case.factors[step as usize]));
-            first.optimizer.file().write(&path).unwrap();
+            first.optimizer.file().unwrap().write(&path).unwrap();
             let mut second = Trial::<f32>::new(&case.layout, &case.options, case.ratio, 1);
             second.optimizer.load(&path).unwrap();
             second.parameters = first.parameters;
@@ -204,7 +204,7 @@ fn a_state_of_another_layout_or_optimizer_is_refused() {
         Optimizer::new(&Parameters::<f64>::zeros(layout.to_vec()).unwrap(), options, None).unwrap()
     };
     let adamw = OptimizerOptions::default();
-    of(&small(), &adamw).file().write(&path).unwrap();
+    of(&small(), &adamw).file().unwrap().write(&path).unwrap();
     let refused = |mut optimizer: Optimizer<f64>| optimizer.load(&path).unwrap_err().to_string();
     let text = refused(of(&small()[..1], &adamw));
     assert!(text.contains("its mean holds 5 numbers; these parameters need 2"), "{text}");

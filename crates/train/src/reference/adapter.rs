@@ -11,7 +11,7 @@ use crate::tensor_file::Element;
 /// The policy with other values of what is trained, which nothing changes: an adapter as it was when training began, or another one of the
 /// same shape over the same base. To be scored they change places with those of the policy, so that there is one base in memory.
 #[derive(Debug, Clone)]
-pub struct AdapterReference<T = f32> {
+pub struct AdapterReference<T: Element = f32> {
     parameters: Parameters<T>,
 }
 

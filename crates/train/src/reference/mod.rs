@@ -17,7 +17,7 @@ use crate::tensor_file::Element;
 /// The policy that an objective compares with. Its scores carry no gradient.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Reference<T = f32> {
+pub enum Reference<T: Element = f32> {
     /// There is none.
     None,
     /// A policy that nothing changes: a copy of the starting one, or another model.

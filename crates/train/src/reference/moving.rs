@@ -24,7 +24,7 @@ use crate::tensor_file::{Column, Columns, Element, TensorFile};
 /// mean, `mean` F64; where it is `Bema`, `start` in the type of `values`. Version 1 had `values` alone, and a reader MUST take it for an
 /// update that keeps nothing else.
 #[derive(Debug, Clone)]
-pub struct MovingReference<T = f32> {
+pub struct MovingReference<T: Element = f32> {
     parameters: Parameters<T>,
     /// The running mean, if the update keeps one.
     mean: Vec<f64>,

@@ -1,0 +1,177 @@
+//! A causal language model in training on a device.
+use std::path::Path;
+
+use candlewick_kernels::{self as kernels, Cuda, Workspace, elementwise};
+use candlewick_losses::{Outputs, TokenScores};
+use candlewick_model::{Adapter, CausalLm, Gradients, Packed, Parameters, Recompute, Saved, Trained};
+
+use crate::error::{Error, Result};
+use crate::policy::{
+    Copied, Cotangents, Policy, Trainable, Tuning, b_of, digest_of, head_cotangents, not_written, scatter,
+    token_statistics,
+};
+use crate::tensor_file::Element;
+
+/// A [`CausalLm`] in training on a device: its adapter if it has one, else all its weights.
+///
+/// It computes in `T`: `bf16`, or `f32` and `f64` for checking. What is trained exists twice, in `T` for the passes and as master weights
+/// in the wider type of its sums (`f32` for `bf16`), which the optimizer changes, checkpoints hold and files get. Before a pass the
+/// former are made of the latter where they may have changed. Activations, gradients and the optimizer's state lie on the device; token
+/// ids go there and log-probabilities come back.
+#[derive(Debug)]
+pub struct DevicePolicy<T: kernels::Element>
+where
+    T::Wide: Element,
+{
+    model: CausalLm<T>,
+    masters: Parameters<T::Wide>,
+    /// Whether the masters may have changed since the model was made of them.
+    is_stale: bool,
+    gradients: Gradients<T::Wide>,
+    recompute: Recompute,
+    workspace: Workspace,
+    base_name: String,
+}
+
+impl<T: kernels::Element> DevicePolicy<T>
+where
+    T::Wide: Element,
+{
+    /// Copies `model` to `device`, to train what [`CausalLm::trainable`] says there.
+    ///
+    /// # Errors
+    /// The device has no memory left; an adapter that no device has.
+    pub fn new(model: &CausalLm<T::Wide>, device: &Cuda, recompute: Recompute) -> Result<Self> {
+        let mut workspace = Workspace::new(1).on(device);
+        let masters = model.trainable().to_device(device, &mut workspace)?;
+        let model = model.to_device::<T>(device, &mut workspace)?;
+        let gradients = Gradients::beside(&masters)?;
+        Ok(Self { model, masters, is_stale: false, gradients, recompute, workspace, base_name: String::new() })
+    }
+
+    /// Names the base model in the adapters that are saved.
+    #[must_use]
+    pub fn with_base_name(mut self, name: impl Into<String>) -> Self {
+        self.base_name = name.into();
+        self
+    }
+
+    /// The model with the weights of now, and scratch memory, as for generation between steps.
+    ///
+    /// # Errors
+    /// The driver of the device reports an error.
+    pub fn model_and_workspace(&mut self) -> Result<(&CausalLm<T>, &mut Workspace)> {
+        self.refresh()?;
+        Ok((&self.model, &mut self.workspace))
+    }
+
+    /// The gradients of the last step, before clipping, on the device.
+    pub fn gradients(&self) -> &Gradients<T::Wide> {
+        &self.gradients
+    }
+
+    /// Makes the weights of the passes of the masters.
+    fn refresh(&mut self) -> Result<()> {
+        if self.is_stale {
+            let weights = self.model.trainable_mut().all_mut();
+            elementwise::narrow::<T>(weights, self.masters.all(), &mut self.workspace)?;
+            self.is_stale = false;
+        }
+        Ok(())
+    }
+
+    fn score_by(&mut self, adapter: Adapter, batch: &Packed, want: Outputs) -> Result<TokenScores> {
+        self.refresh()?;
+        let scores = self.model.score(batch, token_statistics(want)?, adapter, &mut self.workspace)?;
+        scatter(batch, scores)
+    }
+
+    /// Copies of the masters, to be written.
+    fn trained(&self) -> Result<Trained<T::Wide>> {
+        let masters = self.masters.to_host(&mut Workspace::new(1))?;
+        Ok(self.model.trained_with(masters, &self.base_name)?)
+    }
+}
+
+impl<T: kernels::Element> Policy for DevicePolicy<T>
+where
+    T::Wide: Element,
+{
+    fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
+        self.score_by(Adapter::On, batch, want)
+    }
+}
+
+impl<T: kernels::Element> Trainable for DevicePolicy<T>
+where
+    T::Wide: Element,
+{
+    type Element = T::Wide;
+    type Saved = Saved<T>;
+
+    fn forward(&mut self, batch: &Packed, want: Outputs) -> Result<(TokenScores, Saved<T>)> {
+        self.refresh()?;
+        let (scores, saved) =
+            self.model.forward(batch, token_statistics(want)?, self.recompute, &mut self.workspace)?;
+        Ok((scatter(batch, scores)?, saved))
+    }
+
+    fn backward(&mut self, batch: &Packed, saved: Saved<T>, cotangents: &Cotangents) -> Result<()> {
+        let cotangents = head_cotangents(batch, cotangents)?;
+        Ok(self.model.backward(batch, saved, &cotangents, &mut self.gradients, &mut self.workspace)?)
+    }
+
+    fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
+        if !self.model.has_adapter() {
+            return Err(Error::Mismatch(
+                "the reference is the policy without its adapter, and the policy has none".into(),
+            ));
+        }
+        self.score_by(Adapter::Off, batch, want)
+    }
+
+    fn parameters(&self) -> &Parameters<T::Wide> {
+        &self.masters
+    }
+
+    fn tuning(&mut self) -> Tuning<'_, T::Wide> {
+        self.is_stale = true;
+        Tuning { parameters: &mut self.masters, gradients: &mut self.gradients, workspace: &mut self.workspace }
+    }
+
+    fn gradient_may_be_zero(&self, i: usize) -> bool {
+        let is_zero = |b: usize| {
+            let numbers = self.masters.view(b).download();
+            numbers.is_ok_and(|numbers| numbers.iter().all(|x| *x == kernels::Float::from_f64(0.0)))
+        };
+        b_of(&self.masters, i).is_some_and(is_zero)
+    }
+
+    fn digest(&self) -> Result<String> {
+        let mut workspace = Workspace::new(1);
+        let masters = self.masters.to_host(&mut workspace)?;
+        if !self.model.has_adapter() {
+            return Ok(digest_of([Some(&masters), None]));
+        }
+        Ok(digest_of([Some(&self.model.parameters().to_host(&mut workspace)?), Some(&masters)]))
+    }
+
+    fn save(&self, directory: &Path) -> Result<()> {
+        self.trained()?.save(directory).map_err(|e| not_written(directory, e))
+    }
+
+    fn copied(&self) -> Result<Box<dyn Copied>> {
+        Ok(Box::new(self.trained()?))
+    }
+
+    fn restore(&mut self, directory: &Path) -> Result<()> {
+        let stored = match self.model.has_adapter() {
+            true => self.model.read_adapter(directory)?.parameters,
+            false => CausalLm::<T::Wide>::load(directory)?.into_parameters(),
+        };
+        self.masters.check_same_layout(&stored)?;
+        self.masters.all_mut().write(stored.data())?;
+        self.is_stale = true;
+        Ok(())
+    }
+}
