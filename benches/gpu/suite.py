@@ -24,9 +24,9 @@ goes on, and --minutes ends it in time; --resume takes arms out of an earlier si
 import argparse
 import fnmatch
 import json
+import math
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 import time
@@ -311,18 +311,27 @@ def disagreements(results):
     troubles = []
     for workload, sides in workloads(results).items():
         sides, name = worked(sides), "/".join(workload)
-        spread = lambda values: max(values) - min(values)
         if sides and not (apart := spread([result["losses"][0] for result in sides.values()])) <= FIRST:
             troubles.append(f"{name}: first losses are {apart:.1e} apart, more than {FIRST:g}")
         for masters in (True, False):
             alike = [result["losses"][:FIRST_STEPS] for side, result in sides.items() if keeps_masters(side) == masters]
-            if alike and not (apart := max(map(spread, zip(*alike)))) <= LATER:
+            if alike and not (apart := largest(map(spread, zip(*alike)))) <= LATER:
                 troubles.append(f"{name}: losses of {FIRST_STEPS} steps {'with' if masters else 'without'} masters are {apart:.1e} apart, "
                                 f"more than {LATER:g}")
         sums = [result["first_reference_sums"] for result in sides.values() if "first_reference_sums" in result]
-        if sums and not (apart := max(map(spread, zip(*sums))) / max(map(abs, sums[0]))) <= SUMS:
+        if sums and not (apart := largest(map(spread, zip(*sums))) / max(map(abs, sums[0]))) <= SUMS:
             troubles.append(f"{name}: the reference's log-probabilities are {apart:.1e} of the largest apart, more than {SUMS:g}")
     return troubles
+
+
+def spread(values):
+    """NaN where a value is: it is near to nothing."""
+    return max(values) - min(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def largest(spreads):
+    spreads = list(spreads)
+    return math.nan if any(map(math.isnan, spreads)) else max(spreads)
 
 
 def keeps_masters(side):
@@ -336,10 +345,14 @@ def brief(result):
     return f"{result['step_s']:9.4f} s a step {result['tokens_per_s']:9.0f} tokens/s{memory}"
 
 
+# With --tiny alone.
+REHEARSED = ["**A rehearsal with tiny models: no number of it is a measurement, and no bar is compared.**", ""]
+
+
 def table(results, left, args):
     """Markdown: a line an arm, then our ratios beside their bars."""
     lines = [
-        "# Side by side on a GPU", "",
+        "# Side by side on a GPU", "", *(REHEARSED if args.tiny else []),
         f"{args.steps} measured steps after {args.warmup}, medians. Tokens are those of the rows, prompts counted twice, without padding. "
         f"TFLOP/s and MFU (of {args.flops / 1e12:g} TFLOP/s) are of the operations that a step needs, with prompts counted once / twice "
         "(`benches/gpu/flops.py`). Memory is the peak of the allocator's live bytes.", "",
@@ -358,7 +371,7 @@ def table(results, left, args):
             lines.append(f"{start} {result['pairs_per_s']:.2f} | {result['tokens_per_s']:,.0f} | {of('flops_per_s', 1e-12, '.1f')} "
                          f"| {of('mfu', 1, '.1%')} | {memory} | {losses} |")
     compared = [line for workload, sides in workloads(results).items() for line in bars(workload, worked(sides))]
-    if compared:
+    if compared and not args.tiny:
         lines += ["", "| model, mode, lengths | `ours-masters` | ratio | bar |", "|---|---|---|---|", *compared]
     sittings = {json.dumps([result["machine"]["gpu"], result["machine"]["torch"], result["begun"][:10]]) for result in results.values()}
     if len(sittings) > 1:

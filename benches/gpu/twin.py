@@ -145,7 +145,7 @@ class Model(torch.nn.Module):
         cos, sin = self.cos[layout.positions].unsqueeze(1), self.sin[layout.positions].unsqueeze(1)
         for layer in self.layers:
             x = layer(x, cos, sin, attend, mask, adapted)
-        return F.rms_norm(x[layout.rows], x.shape[-1:], self.norm, self.config["rms_norm_eps"])
+        return F.rms_norm(x.index_select(0, layout.rows), x.shape[-1:], self.norm, self.config["rms_norm_eps"])
 
 
 def reader(directory, dtype, device, single="model.safetensors"):
