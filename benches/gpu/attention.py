@@ -1,8 +1,8 @@
 """Attention over packed tokens in the ways PyTorch has it; the first that works on this machine is taken, and it says which.
 
-A token has a document and a branch of it. It sees what is not behind it, of its document, on branch 0 or on its own branch: so a prompt on
-branch 0 serves two completions. Every way has `mask(layout)`, made before the clock starts, and takes queries `[T, heads, width]`, keys and
-values `[T, kv heads, width]` and that mask.
+A token has a document and a branch of it. It sees what is not behind it, of its document, on branch 0 or on its own branch: so
+a prompt on branch 0 serves two completions. Every way has `mask(layout)`, made before the clock starts, and takes queries `[T,
+heads, width]`, keys and values `[T, kv heads, width]` and that mask.
 """
 import inspect
 import math

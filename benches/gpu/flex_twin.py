@@ -3,9 +3,9 @@
 
     python3 benches/gpu/flex_twin.py --model DIR --rows FILE [--adapter DIR] [--masters none] [--compile]
 
-A pair is one document: prompt, chosen, rejected. Both completions see the prompt and themselves, and their positions go on from the
-prompt's end; the prompt's last hidden state predicts the first token of both. FlexAttention skips blocks of 128 × 128 that nobody sees. Without
-a GPU, where it has no backward, the same mask goes to SDPA. twin.py says what the rest is.
+A pair is one document: prompt, chosen, rejected. Both completions see the prompt and themselves, and their positions go on from
+the prompt's end; the prompt's last hidden state predicts the first token of both. FlexAttention skips blocks of 128 × 128 that
+nobody sees. Without a GPU, where it has no backward, the same mask goes to SDPA. twin.py says what the rest is.
 """
 import attention
 import twin

@@ -6,8 +6,8 @@
     attention  4·Q a visible pair of query and key forward, 8·Q backward, a layer; Q: heads × width of a head
     reference  forward once more, without the adapter, unless it was computed before
 
-Two counts: `prompts_twice` has each pair as two rows, as most programs compute it and as tokens/s count; `prompts_once` has the prompt's
-tokens, and its attention, once a pair, which is all that a step needs. No norms, no activations, no optimizer.
+Two counts: `prompts_twice` has each pair as two rows, as most programs compute it and as tokens/s count; `prompts_once` has the
+prompt's tokens, and its attention, once a pair, which is all that a step needs. No norms, no activations, no optimizer.
 """
 import models
 

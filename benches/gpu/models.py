@@ -4,11 +4,12 @@
     python3 benches/gpu/models.py 1b DIR               # config.json, bf16 safetensors, a tokenizer whose words are ids
     python3 benches/gpu/models.py 1b DIR --lora 16     # PEFT adapters for it instead, B = 0
 
-All have the `llama` layout. Qwen2.5-0.5B's published layout has biases at q, k and v, which this project does not build; here it has the
-sizes of that model and no biases (27,648 fewer of 494,032,768 parameters), for all sides alike. Ids 1 and 2 begin and end a text.
+All have the `llama` layout. Qwen2.5-0.5B's published layout has biases at q, k and v, which this project does not build; here
+it has the sizes of that model and no biases (27,648 fewer of 494,032,768 parameters), for all sides alike. Ids 1 and 2 begin
+and end a text.
 
-A weight is a sum of four 16-bit numbers of SplitMix64, keyed by seed, name and index: close to a normal, cut at 3.46 standard deviations,
-and the same bits on every device. Norms are 1.
+A weight is a sum of four 16-bit numbers of SplitMix64, keyed by seed, name and index: close to a normal, cut at 3.46 standard
+deviations, and the same bits on every device. Norms are 1.
 """
 import argparse
 import hashlib
@@ -41,7 +42,6 @@ MODELS = {
                    LLAMA3 | {"factor": 8.0, "original_max_position_embeddings": 64}),
     "tiny-untied": config(512, 64, 2, 4, 1, 16, 96, 1e4, 1e-5, False, 512),
 }
-TITLES = {"0.5b": "sizes of Qwen2.5-0.5B", "1b": "Llama-3.2-1B", "8b": "Llama-3.1-8B", "tiny": "tiny", "tiny-untied": "tiny, untied"}
 SEED = 0
 DEVIATION = 0.02
 SHARD = 4 << 30
@@ -162,7 +162,7 @@ def make(name, directory, device=None):
 
 
 def make_adapter(name, directory, rank, base):
-    """A PEFT adapter of all linears: A uniform within the inverse root of the inputs, as PEFT begins, and B = 0; f32; alpha is twice the rank."""
+    """A PEFT adapter of all linears in f32: A uniform within the inverse root of the inputs, B = 0, as PEFT begins; alpha twice the rank."""
     import torch
     from safetensors.torch import save_file
 

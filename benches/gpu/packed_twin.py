@@ -3,8 +3,8 @@
 
     python3 benches/gpu/packed_twin.py --model DIR --rows FILE [--adapter DIR] [--masters none] [--compile]
 
-Chosen and rejected are sequences of their own, so that a prompt is computed twice. Attention is torch.nn.attention.varlen, else flash-attn, else
-FlexAttention under a mask of documents; without a GPU it is SDPA under a mask. twin.py says what the rest is.
+Chosen and rejected are sequences of their own, so that a prompt is computed twice. Attention is torch.nn.attention.varlen, else
+flash-attn, else FlexAttention under a mask of documents; without a GPU it is SDPA under a mask. twin.py says what the rest is.
 """
 import attention
 import twin

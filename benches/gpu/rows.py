@@ -3,10 +3,11 @@
 
     python3 benches/gpu/rows.py dense-1k FILE [--rows 400]     # JSON lines; prints what lengths they have
 
-A line has `prompt_ids`, `chosen_ids`, `rejected_ids`, and the same as texts `prompt`, `chosen`, `rejected`, whose words the models' own
-tokenizer turns into those ids. A completion ends with the id that ends a text. Ids are drawn log-uniformly, so that few are frequent, as in
-texts. `dense-1k` and `4k` have equal lengths everywhere; `ultrafeedback` and `hh` are log-normal, cut at both ends, with medians chosen here
-to have the proportions of those sets, not measured on them: prompts make 0.4 and 3.1 of a completion (1.5 at least in every row).
+A line has `prompt_ids`, `chosen_ids`, `rejected_ids`, and the same as texts `prompt`, `chosen`, `rejected`, whose words the
+models' own tokenizer turns into those ids. A completion ends with the id that ends a text. Ids are drawn log-uniformly, so that
+few are frequent, as in texts. `dense-1k` and `4k` have equal lengths everywhere; `ultrafeedback` and `hh` are log-normal, cut
+at both ends, with medians chosen here to have the proportions of those sets, not measured on them: prompts make 0.4 and 3.1 of
+a completion (1.5 at least in every row).
 """
 import argparse
 import json

@@ -5,21 +5,24 @@
     python3 benches/gpu/suite.py OUT --only '1b/full/hh/*'     # some arms; patterns with commas between them
     python3 benches/gpu/suite.py OUT --tiny                    # tiny models, on any machine: does every program run, and do they agree?
 
-An arm is MODEL/MODE/LENGTHS/SIDE, such as 1b/full/dense-1k/packed-masters-compiled; --list prints all. Sides: `padded-…` is torch_step.py, which lies
-beside this repository (--peers), as it is; `packed-…` and `shared-…` are packed_twin.py and flex_twin.py; `ours-…` is the program of --ours, called as
+An arm is MODEL/MODE/LENGTHS/SIDE, such as 1b/full/dense-1k/packed-masters-compiled; --list prints all. Sides: `padded-…` is
+torch_step.py, which lies beside this repository (--peers), as it is; `packed-…` and `shared-…` are packed_twin.py and
+flex_twin.py; `ours-…` is the program of --ours, called as
 
     PROGRAM MODEL_DIR ROWS_FILE --mode full|lora [--adapter DIR] --masters f32|none --batch N --warmup N --steps N --json OUT
 
-It takes N rows a step from the file in their order (rows.py), warm-up first, and DPO's mean loss with beta 0.1, AdamW at 1e-5 without decay, clip at
-norm 1, the reference's pass in each step. OUT has an object: `step_s`, the median of the measured steps in seconds; `losses` of all steps, warm-up too;
-`peak_device_mb` (2^20 bytes); and, if it likes, `first_reference_sums`: the reference's log-probabilities of the first step's chosen completions,
-then of its rejected ones. More keys are kept.
+It takes N rows a step from the file in their order (rows.py), warm-up first, and DPO's mean loss with beta 0.1, AdamW at 1e-5
+without decay, clip at norm 1, the reference's pass in each step. OUT has an object: `step_s`, the median of the measured steps
+in seconds; `losses` of all steps, warm-up too; `peak_device_mb` (2^20 bytes); and, if it likes, `first_reference_sums`: the
+reference's log-probabilities of the first step's chosen completions, then of its rejected ones. More keys are kept.
 
-`-masters` keeps f32 masters of what is trained (`padded-amp` keeps all weights in f32), `-bf16` has none; PEFT keeps the adapters of
-`padded-bf16` in f32 all the same. `-compiled` is torch.compile.
+`-masters` keeps f32 masters of what is trained (`padded-amp` keeps all weights in f32), `-bf16` has none; PEFT keeps the
+adapters of `padded-bf16` in f32 all the same. `-compiled` is torch.compile. `-lean` makes the logits again in the backward, for
+less memory.
 
-Arms are processes of their own, none longer than --limit seconds. Each leaves a file in --work, where a later call finds it: a suite that was cut off
-goes on, and --minutes ends it in time; --resume takes arms out of an earlier side-by-side.json. First losses have to agree, or the exit status is 1.
+Arms are processes of their own, none longer than --limit seconds. Each leaves a file in --work, where a later call finds it: a
+suite that was cut off goes on, and --minutes ends it in time; --resume takes arms out of an earlier side-by-side.json. First
+losses have to agree, or the exit status is 1.
 """
 import argparse
 import fnmatch
@@ -46,7 +49,7 @@ SHARED = Path(os.environ.get("CANDLEWICK_SHARED", ROOT.parent / "shared"))
 PEERS = ROOT / "peers" if (ROOT / "peers").is_dir() else SHARED / "peers"
 RANK = 16
 PEAK_FLOPS = 790e12
-# Model and mode; pairs in a step of each set of lengths. Larger steps of the 8 B do not fit beside the logits of padded PyTorch.
+# Model and mode; pairs in a step of each set of lengths. The 8 B takes half: by estimate more does not fit padded PyTorch.
 MODES = {
     "0.5b": ["full", "lora"], "1b": ["full", "lora"], "8b": ["lora"],
 }
@@ -57,7 +60,8 @@ TINY_SCALE = 1 / 32
 # LoRA of the small models is there to be asked for.
 USUAL = "0.5b/full/*,1b/full/*,8b/lora/*"
 SIDES = [f"{side}{compiled}" for side in ("padded-bf16", "padded-amp", "packed-bf16", "packed-masters", "shared-bf16", "shared-masters")
-         for compiled in ("", "-compiled")] + ["ours-bf16", "ours-masters"]
+         for compiled in ("", "-compiled")]
+SIDES += ["packed-masters-lean-compiled", "shared-masters-lean-compiled", "ours-bf16", "ours-masters"]
 
 FIRST = 1e-2          # first losses may differ by so much
 FIRST_STEPS = 3
@@ -230,11 +234,13 @@ def command(arm, said, args):
         return [args.python, args.peers / "torch_step.py", "--model", directory, "--data", file, "--max-length", 1 << 14, *counts, *lora,
                 *precision, *compiled]
     masters = ["--masters", "f32" if "masters" in options else "none"]
+    head = ["--head", "recompute"] if "lean" in options else []
     lora = ["--adapter", adapter] if adapter else []
     if side == "ours":
         return [*shlex.split(args.ours), directory, file, "--mode", arm[1], *lora, *masters, *counts, "--json", said]
     program = {"packed": "packed_twin.py", "shared": "flex_twin.py"}[side]
-    return [args.python, HERE / program, "--model", directory, "--rows", file, *counts, *lora, *masters, *compiled, "--flops", args.flops]
+    return [args.python, HERE / program, "--model", directory, "--rows", file, *counts, *lora, *masters, *head, *compiled, "--flops",
+            args.flops]
 
 
 def run(arm, commit, args):
@@ -405,7 +411,7 @@ def bars(workload, sides):
     lines += line("tokens/s to the fastest that shares prompts", starting("shared"), "tokens_per_s", 1.0 if heavy else None, True)
     with_masters = {side: result for side, result in peers.items() if keeps_masters(side)}
     lines += line("memory to the smallest that keeps masters", with_masters, "peak_device_mb", 0.8 if dense else None, False)
-    if workload[1] == "full" and workload[0] == "1b":
+    if workload[:2] == ("1b", "full") and ours["tokens_a_step"] >= 16_000:
         mfu = ours["mfu"]["prompts_once"]
         lines.append(f"| {name} | MFU, prompts once | {mfu:.1%} | ≥ 50 %{'' if mfu >= 0.5 else ' **missed**'} |")
     return lines

@@ -1,13 +1,14 @@
 """A DPO step in plain PyTorch without padding: what the twins share. They differ in how tokens lie and in the attention over them.
 
-All tokens of a step are one row. Maps that have the same input are one product (q, k, v; gate, up; likewise the adapters' A). The head sees the
-places alone that predict a token of a completion, in chunks; log-probabilities, losses and sums are f32. The reference is a frozen copy, or the
-model without its adapter, and its pass is part of the step, unless --precompute. AdamW is fused. The losses stay on the device until the
-end, and a step's time is the device's own, between events, so that the host waits for nothing. Ids, places and masks are made before the clock.
+All tokens of a step are one row. Maps that have the same input are one product (q, k, v; gate, up; likewise the adapters' A).
+The head sees the places alone that predict a token of a completion, in chunks; log-probabilities, losses and sums are f32. The
+reference is a frozen copy, or the model without its adapter, and its pass is part of the step, unless --precompute. AdamW is
+fused. The losses stay on the device until the end, and a step's time is the device's own, between events, so that the host
+waits for nothing. Ids, places and masks are made before the clock.
 
-`--masters f32`: weights, activations and gradients in bf16, AdamW on f32 masters, a layer at a time, so that only one layer's gradients
-are widened at once. `--masters none`: everything of the weights in bf16, AdamW's moments too. `--compile` compiles a layer, which all
-layers share, and what follows the logits.
+`--masters f32`: weights, activations and gradients in bf16, AdamW on f32 masters, a layer at a time, so that only one layer's
+gradients are widened at once. `--masters none`: everything of the weights in bf16, AdamW's moments too. `--compile` compiles a
+layer, which all layers share, and what follows the logits.
 """
 import argparse
 import json
@@ -93,7 +94,8 @@ class Maps(torch.nn.Module):
 class Layer(torch.nn.Module):
     def __init__(self, config, read, adapter, scale):
         super().__init__()
-        maps = lambda *names: Maps([read(f"{name}.weight") for name in names], [adapter(name) for name in names] if adapter else None, scale)
+        adapters = lambda names: [adapter(name) for name in names] if adapter else None
+        maps = lambda *names: Maps([read(f"{name}.weight") for name in names], adapters(names), scale)
         self.qkv, self.o = maps("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), maps("self_attn.o_proj")
         self.gate_up, self.down = maps("mlp.gate_proj", "mlp.up_proj"), maps("mlp.down_proj")
         self.before_attention = torch.nn.Parameter(read("input_layernorm.weight"), requires_grad=not adapter)

@@ -22,7 +22,7 @@ args = parser.parse_args()
 lora = []
 if args.mode == "lora":
     lora = ["--adapter", args.adapter, "--lora", json.loads((args.adapter / "adapter_config.json").read_text())["r"]]
-words = [args.wick, "bench", "step", "--model", args.model, "--data", args.rows, "--batch", args.batch, "--warmup", args.warmup, "--steps", args.steps,
-         "--max-length", 1 << 14, *lora, "--json"]
+words = [args.wick, "bench", "step", "--model", args.model, "--data", args.rows, "--batch", args.batch, "--warmup", args.warmup,
+         "--steps", args.steps, "--max-length", 1 << 14, *lora, "--json"]
 done = subprocess.run(list(map(str, words)), stdout=subprocess.PIPE, text=True, check=True)
 args.json.write_text(done.stdout.strip().splitlines()[-1] + "\n")
