@@ -258,7 +258,8 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self):
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        """Returns the gradient's norm before the clip, on the device."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         if self.masters is None:
             self.adamw[0].step()
         else:
@@ -271,6 +272,7 @@ class Optimizer:
                 torch._foreach_copy_(group, masters)
         for parameter in self.parameters:
             parameter.grad = None
+        return norm
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------
@@ -327,10 +329,10 @@ class Run:
         return dpo_loss(self.sums(self.policy, layout, mask, adapted=self.args.adapter is not None), reference, self.args.beta)
 
     def step(self, layout, mask, known=None):
+        """Loss and norm of the gradient, on the device."""
         loss = self.loss(layout, mask, known)
         loss.backward()
-        self.optimizer.step()
-        return loss.detach()
+        return loss.detach(), self.optimizer.step()
 
     def clock(self):
         """A moment: an event of the device's stream, or the time."""
@@ -358,12 +360,13 @@ def main(twin, description):
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    losses, moments = [], [run.clock()]
+    said, moments = [], [run.clock()]
     for batch, reference in zip(batches, known):
-        losses.append(run.step(*batch, reference))
+        said.append(run.step(*batch, reference))
         moments.append(run.clock())
     seconds = run.seconds(moments)
-    print(json.dumps(report(run, all_rows, seconds, [loss.item() for loss in losses], first)))
+    losses, norms = ([x.item() for x in column] for column in zip(*said))
+    print(json.dumps(report(run, all_rows, seconds, losses, first) | {"first_gradient_norm": norms[0]}))
 
 
 def report(run, all_rows, seconds, losses, first):
