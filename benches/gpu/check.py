@@ -450,6 +450,15 @@ class Suite(unittest.TestCase):
                     ours_masters=self.result(1.0, first_reference_sums=[-100, -202]))
         self.assertIn("log-probabilities", sums[0])
 
+    def test_an_answer_is_looked_at(self):
+        args = self.arguments(steps=1, warmup=1)
+        understood = lambda text: suite.understood([text] if text else [], args)
+        self.assertEqual(understood('{"step_s": 0.5, "losses": [1, 2]}'), ({"step_s": 0.5, "losses": [1, 2]}, ""))
+        for wrong in (None, "[]", '{"losses": [1, 2]}', '{"step_s": 0, "losses": [1, 2]}', '{"step_s": true, "losses": [1, 2]}'):
+            self.assertIn("step_s", understood(wrong)[1])
+        for wrong in ('{"step_s": 1, "losses": [1]}', '{"step_s": 1, "losses": [1, null]}', '{"step_s": 1}'):
+            self.assertIn("2 losses", understood(wrong)[1])
+
     def test_a_suite_that_was_cut_off_goes_on(self):
         """Our side played by a program that notes its calls; one arm runs out of memory, one takes too long, one fails."""
         work, calls = PLACE / "work", PLACE / "calls"
@@ -465,7 +474,8 @@ assert len(lines) == (int(words["--steps"]) + int(words["--warmup"])) * int(word
 if "dense" in sys.argv[2]: sys.exit("CUDA out of memory")
 if "ultra" in sys.argv[2]: time.sleep(60)
 if "4k" in sys.argv[2]: sys.exit("it broke")
-open(words["--json"], "w").write(json.dumps(dict(step_s=0.5, losses=[0.6931, 0.69, 0.68, 0.67], peak_device_mb=512)))
+if "lora" in sys.argv and "hh" in sys.argv[2]: print("{{"); sys.exit()
+open(words["--json"], "w").write(json.dumps(dict(step_s=0.5, losses=[0.6931] * (int(words["--steps"]) + int(words["--warmup"])), peak_device_mb=512)))
 """)
         def main(*more):
             words = ["suite.py", str(PLACE / "out"), "--tiny", "--work", str(work), "--ours", f"{sys.executable} {program}",
@@ -483,8 +493,10 @@ open(words["--json"], "w").write(json.dumps(dict(step_s=0.5, losses=[0.6931, 0.6
         self.assertIn("tiny/full/4k/ours-masters: it broke", said)
         self.assertIn("tiny/lora/ultrafeedback/ours-masters: no end within 2 s", said)
         self.assertNotIn("out of memory", said)
+        self.assertIn("tiny/lora/hh/ours-masters: its answer is not JSON", said)
+        self.assertNotIn("tiny/full/hh", said)
         self.assertEqual(main()[1], 0, "nothing runs twice")
-        self.assertEqual(main("--again")[1], 6, "but what failed, when asked")
+        self.assertEqual(main("--again")[1], 7, "but what failed, when asked")
         self.assertEqual(main("--steps", 4)[1], 8, "and what was made with other settings")
         left, ran = main("--steps", 5, "--minutes", 0.01)
         self.assertEqual((left, ran), (None, 0), "an arm that could end too late is left")

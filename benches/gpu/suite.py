@@ -33,6 +33,7 @@ import json
 import math
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -254,18 +255,14 @@ def run(arm, commit, args):
     words = list(map(str, command(arm, said, args)))
     result = {"settings": settings(arm, commit, args), "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": machine(args)}
     begun = time.monotonic()
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
-    try:
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, timeout=args.limit)
-        output, problem, code = done.stdout, done.stderr, done.returncode
-    except subprocess.TimeoutExpired:
-        output, problem, code = "", f"no end within {args.limit:g} s", None
-    except OSError as missing:
-        output, problem, code = "", str(missing), None
+    output, problem, code = ended(words, args.limit)
     result["took_s"] = round(time.monotonic() - begun, 1)
     lines = [said.read_text()] if said.exists() else [line for line in output.splitlines() if line.startswith("{")]
-    if code == 0 and lines:
-        result |= derived(arm, json.loads(lines[-1]), args)
+    answer = {}
+    if code == 0:
+        answer, problem = understood(lines, args)
+    if answer:
+        result |= derived(arm, answer, args)
     else:
         memory = any(words in problem for words in ("OutOfMemoryError", "CUDA out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "OutOfMemory"))
         last = (problem.strip().splitlines() or ["it said nothing"])[-1][:300]
@@ -273,6 +270,38 @@ def run(arm, commit, args):
     said.unlink(missing_ok=True)
     keep(arm, result, args)
     return result
+
+
+def ended(words, limit):
+    """What a process wrote on its two streams, and its status. One that takes too long is ended with all that it started."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    try:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    except OSError as missing:
+        return "", str(missing), None
+    try:
+        return *process.communicate(timeout=limit), process.returncode
+    except subprocess.TimeoutExpired:
+        return "", f"no end within {limit:g} s", None
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def understood(lines, args):
+    """The object of the last line, or nothing and what is wrong with it."""
+    try:
+        answer = json.loads(lines[-1]) if lines else None
+    except json.JSONDecodeError as problem:
+        return {}, f"its answer is not JSON: {problem}"
+    number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool)
+    if not isinstance(answer, dict) or not number(answer.get("step_s")) or not answer["step_s"] > 0:
+        return {}, "its answer is no object with seconds of a step, step_s"
+    losses = answer.get("losses")
+    if not isinstance(losses, list) or len(losses) != args.steps + args.warmup or not all(map(number, losses)):
+        return {}, f"its answer has not {args.steps + args.warmup} losses, one a step"
+    return answer, ""
 
 
 def derived(arm, said, args):
