@@ -99,6 +99,14 @@ gpu-rehearse *arguments: gpu-pack
 gpu out="target/gpu-out" *arguments: gpu-pack
     bash target/gpu/run.sh {{ out }} {{ arguments }}
 
+# PyTorch's sides and ours (--ours PROGRAM) on a machine with a GPU, into OUT; --tiny rehearses it anywhere.
+gpu-side-by-side out="target/gpu-side-by-side-out" *arguments: _venv
+    CANDLEWICK_SHARED={{ fixtures }} {{ python }} benches/gpu/suite.py {{ out }} {{ arguments }}
+
+# The suite's twins beside transformers on one sequence after the other, and what its numbers rest on; without a GPU.
+gpu-side-by-side-check: _venv
+    CANDLEWICK_SHARED={{ fixtures }} {{ python }} -W ignore benches/gpu/check.py
+
 # Python reads what is written here, and gives the same logits.
 interop: _venv && interop-trained
     rm -rf target/interop target/interop-scores

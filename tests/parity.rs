@@ -6,6 +6,7 @@ mod replay;
 
 use std::path::Path;
 
+use candlewick::kernels::{Cuda, Order};
 use candlewick::model::CausalLm;
 use candlewick::train::CausalPolicy;
 use replay::{Replay, ReplayError};
@@ -43,6 +44,42 @@ fn recorded_runs_come_out() {
             assert_adapter_is_near(&policy, &replay.model, &folder.join("dpo_lora_adapter/final"));
         }
     }
+}
+
+/// On a GPU where there is one, else with its kernels emulated, which takes its time: a pair loss, one with unpaired rows, an adapter.
+#[test]
+fn recorded_runs_come_out_on_a_device() {
+    let (Some(shared), Some(device)) = (candlewick_testkit::shared(), device()) else {
+        println!("skipped: no shared folder, or no device");
+        return;
+    };
+    let folder = shared.join("parity");
+    let replay = Replay {
+        model: shared.join("assets/weights/tinystories-656k"),
+        adapter: Some(folder.join("dpo_lora_adapter/init")),
+    };
+    for name in ["dpo_sigmoid", "kto", "dpo_lora"] {
+        let path = folder.join(format!("{name}.json"));
+        let deviations = replay.run_on(&device, &path).unwrap_or_else(|e| panic!("{name}: {e}"));
+        println!("{deviations}");
+        assert!(deviations.are_small(), "{deviations}");
+    }
+}
+
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "loads a library of the project's own kernels")]
+fn device() -> Option<Cuda> {
+    if let Ok(device) = Cuda::new(0) {
+        return Some(device);
+    }
+    let library = candlewick_testkit::emulated_kernels(Path::new(env!("CARGO_TARGET_TMPDIR")), &[]).unwrap()?;
+    // SAFETY: made of the kernels' sources.
+    Some(unsafe { Cuda::emulated(&library, Order::Ascending) }.unwrap())
+}
+
+#[cfg(not(unix))]
+fn device() -> Option<Cuda> {
+    Cuda::new(0).ok()
 }
 
 /// Of a model and rows made for it, so that it stands beside the tests (`tools/interop/tr_dpo_hard.py`).

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candlewick::data::{Annotation, Batch, Completion, Context, Example, Origin};
-use candlewick::kernels::Float;
-use candlewick::losses::{Objective, ReferenceUpdate, trl};
-use candlewick::model::{CausalLm, Recompute};
+use candlewick::kernels::{Cuda, Float, Workspace};
+use candlewick::losses::{Objective, Recipe, ReferenceUpdate, trl};
+use candlewick::model::{CausalLm, Parameters, Recompute};
 use candlewick::train::{
-    AdamWOptions, CausalPolicy, FrozenPolicy, MovingReference, Reference, Schedule, Trainable, Trainer, TrainerOptions,
+    AdamWOptions, CausalPolicy, DevicePolicy, FrozenPolicy, MovingReference, Reference, Schedule, Trainable, Trainer,
+    TrainerOptions,
 };
 use candlewick_testkit::{Batch as Recorded, Fixture};
 
@@ -50,33 +51,40 @@ impl Replay {
     /// Replays one fixture in f32, as it was recorded, and gives the trained policy too.
     pub(crate) fn run(&self, path: &Path) -> Result<(Deviations, CausalPolicy), ReplayError> {
         let fixture = Fixture::load(path).map_err(unusable)?;
-        check_lengths(&fixture)?;
-        let mut trainer = self.trainer(&fixture)?;
-        let (mut loss, mut grad_norm) = (0f64, 0f64);
-        let micro = fixture.gradient_accumulation_steps.max(1);
-        let steps = fixture.batches.chunks(micro).zip(fixture.micro_losses.chunks(micro)).zip(&fixture.logs);
-        for (step, ((recorded, losses), logs)) in steps.enumerate() {
-            let batches: Result<Vec<Batch>, ReplayError> =
-                recorded.iter().map(|batch| examples(batch, &fixture.name, step)).collect();
-            let report = trainer.step(&batches?).map_err(unusable)?;
-            if report.micro_losses.len() != losses.len() {
-                let (ours, theirs) = (report.micro_losses.len(), losses.len());
-                return Err(unusable(format!("step {}: {ours} micro-batches, and {theirs} were recorded", step + 1)));
-            }
-            for (ours, theirs) in report.micro_losses.iter().zip(losses) {
-                loss = loss.max(relative_above(0.1, *ours, *theirs));
-            }
-            let theirs = logs.get("grad_norm").ok_or_else(|| unusable("a step without grad_norm"))?;
-            grad_norm = grad_norm.max(relative(report.grad_norm, *theirs));
-        }
-        let params = compare_parameters(trainer.policy(), &fixture.final_params_sum_sumsq)?;
-        let adapter = trainer.policy().model().has_adapter();
-        let exponential = fixture.options.get("loss_type").is_some_and(|loss| loss.to_string().contains("discopop"));
-        let deviations = Deviations { name: fixture.name, adapter, exponential, loss, grad_norm, params };
-        Ok((deviations, trainer.into_policy()))
+        let (model, objective, options) = self.parts(&fixture)?;
+        let policy = CausalPolicy::new(model, Recompute::Nothing, 1);
+        let moves = objective.reference_update() != ReferenceUpdate::Frozen;
+        // TRL keeps a frozen copy of an adapter that it is handed.
+        let reference = match objective.needs().reference {
+            true if moves => Reference::Moving(MovingReference::of(&policy)),
+            true => Reference::Frozen(Box::new(FrozenPolicy::new(policy.model().frozen_copy(), 1))),
+            false => Reference::None,
+        };
+        let trainer = Trainer::new(policy, reference, Box::new(objective), options).map_err(unusable)?;
+        replay(fixture, trainer)
     }
 
-    fn trainer(&self, fixture: &Fixture) -> Result<Trainer<CausalPolicy>, ReplayError> {
+    /// As [`run`](Self::run), on a device.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the example replays on the host"))]
+    pub(crate) fn run_on(&self, device: &Cuda, path: &Path) -> Result<Deviations, ReplayError> {
+        let fixture = Fixture::load(path).map_err(unusable)?;
+        let (model, objective, options) = self.parts(&fixture)?;
+        let policy = DevicePolicy::<f32>::new(&model, device, Recompute::Nothing).map_err(unusable)?;
+        let mut workspace = Workspace::new(1).on(device);
+        let reference = match objective.needs().reference {
+            true => {
+                let frozen = model.to_device::<f32>(device, &mut workspace).map_err(unusable)?;
+                Reference::Frozen(Box::new(FrozenPolicy::on_device(frozen, device)))
+            }
+            false => Reference::None,
+        };
+        let trainer = Trainer::new(policy, reference, Box::new(objective), options).map_err(unusable)?;
+        Ok(replay(fixture, trainer)?.0)
+    }
+
+    /// What a run was made of.
+    fn parts(&self, fixture: &Fixture) -> Result<(CausalLm, Recipe, TrainerOptions), ReplayError> {
+        check_lengths(fixture)?;
         let mut options = fixture.options.clone();
         // What was recorded are the rows as they were cut.
         for cut in ["max_length", "truncation_mode"] {
@@ -99,14 +107,6 @@ impl Replay {
             }
             (false, _) => {}
         }
-        let policy = CausalPolicy::new(model, Recompute::Nothing, 1);
-        let moves = objective.reference_update() != ReferenceUpdate::Frozen;
-        // TRL keeps a frozen copy of an adapter that it is handed.
-        let reference = match objective.needs().reference {
-            true if moves => Reference::Moving(MovingReference::of(&policy)),
-            true => Reference::Frozen(Box::new(FrozenPolicy::new(policy.model().frozen_copy(), 1))),
-            false => Reference::None,
-        };
         if fixture.optimizer.name != "adamw" || fixture.optimizer.schedule != "constant" {
             let (name, schedule) = (&fixture.optimizer.name, &fixture.optimizer.schedule);
             return Err(ReplayError::NotBuilt(format!("the optimizer {name} with a {schedule} schedule is not built")));
@@ -125,8 +125,38 @@ impl Replay {
             total_steps: fixture.steps as u64,
             ..TrainerOptions::default()
         };
-        Trainer::new(policy, reference, Box::new(objective), options).map_err(unusable)
+        Ok((model, objective, options))
     }
+}
+
+/// Feeds a recorded run to a trainer, and gives its policy back.
+fn replay<P: Trainable<Element = f32>>(
+    fixture: Fixture,
+    mut trainer: Trainer<P>,
+) -> Result<(Deviations, P), ReplayError> {
+    let (mut loss, mut grad_norm) = (0f64, 0f64);
+    let micro = fixture.gradient_accumulation_steps.max(1);
+    let steps = fixture.batches.chunks(micro).zip(fixture.micro_losses.chunks(micro)).zip(&fixture.logs);
+    for (step, ((recorded, losses), logs)) in steps.enumerate() {
+        let batches: Result<Vec<Batch>, ReplayError> =
+            recorded.iter().map(|batch| examples(batch, &fixture.name, step)).collect();
+        let report = trainer.step(&batches?).map_err(unusable)?;
+        if report.micro_losses.len() != losses.len() {
+            let (ours, theirs) = (report.micro_losses.len(), losses.len());
+            return Err(unusable(format!("step {}: {ours} micro-batches, and {theirs} were recorded", step + 1)));
+        }
+        for (ours, theirs) in report.micro_losses.iter().zip(losses) {
+            loss = loss.max(relative_above(0.1, *ours, *theirs));
+        }
+        let theirs = logs.get("grad_norm").ok_or_else(|| unusable("a step without grad_norm"))?;
+        grad_norm = grad_norm.max(relative(report.grad_norm, *theirs));
+    }
+    let parameters = trainer.policy().parameters().to_host(&mut Workspace::new(1)).map_err(unusable)?;
+    let params = compare_parameters(&parameters, &fixture.final_params_sum_sumsq)?;
+    let adapter = trainer.policy().parameters().names().any(|name| name.contains("lora_"));
+    let exponential = fixture.options.get("loss_type").is_some_and(|loss| loss.to_string().contains("discopop"));
+    let deviations = Deviations { name: fixture.name, adapter, exponential, loss, grad_norm, params };
+    Ok((deviations, trainer.into_policy()))
 }
 
 impl Deviations {
@@ -245,8 +275,7 @@ fn context<const N: usize>(prompt: &[u32], completions: [&Vec<u32>; N]) -> Conte
 }
 
 /// The worst relative deviation of a sum of squares. Every recorded parameter must be ours, and every one of ours recorded.
-fn compare_parameters(policy: &CausalPolicy, recorded: &BTreeMap<String, [f64; 2]>) -> Result<f64, ReplayError> {
-    let parameters = policy.parameters();
+fn compare_parameters(parameters: &Parameters<f32>, recorded: &BTreeMap<String, [f64; 2]>) -> Result<f64, ReplayError> {
     if parameters.len() != recorded.len() {
         let (ours, theirs) = (parameters.len(), recorded.len());
         return Err(unusable(format!(

@@ -41,6 +41,17 @@ for program in "${programs[@]}"; do
   strip -o "$dir/$kind-$package-$name" "$built"
 done
 cp tools/gpu/run.sh "$dir/"
+# The side-by-side suite; the peer that is no part of this repository goes with it from where it lies.
+mkdir -p "$dir/benches/gpu"
+cp benches/recording.py "$dir/benches/"
+cp benches/gpu/*.py "$dir/benches/gpu/"
+peer=${CANDLEWICK_SHARED:-../shared}/peers/torch_step.py
+if [ -f "$peer" ]; then
+  mkdir -p "$dir/peers"
+  cp "$peer" "$dir/peers/"
+else
+  echo "$peer is missing: the package's side-by-side suite has no padded side" >&2
+fi
 
 glibc=$(for program in "$dir"/test-* "$dir"/bench-*; do objdump -T "$program"; done |
   sed -n 's/.*[( ]GLIBC_\([0-9.]*\)).*/\1/p' | sort -uV | tail -n 1)

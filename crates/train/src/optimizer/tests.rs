@@ -148,6 +148,7 @@ fn the_state_is_as_large_as_the_memory_plan_says() {
         let trial = Trial::<f32>::new(&case.layout, &case.options, case.ratio, 1);
         let bytes = |(_, state): (_, State<'_, f32>)| match state {
             State::Numbers(numbers) => size_of_val(numbers),
+            State::Buffer(numbers) => numbers.len() * size_of::<f32>(),
             State::Codes(codes) => size_of_val(codes),
             State::Wide(numbers) => size_of_val(numbers),
         };
