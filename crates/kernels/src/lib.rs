@@ -84,6 +84,7 @@ pub use buffer::Buffer;
 pub use cuda::{Cuda, CudaBuffer, Memory, Order, Properties};
 pub use error::{Error, Result};
 pub use float::{Element, Float};
+pub use half::bf16;
 pub use pages::{copied, return_freed_buffers, zeros};
 pub use shelf::{Lendable, Shelf};
 pub use view::{View, ViewMut};
