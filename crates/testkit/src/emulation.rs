@@ -5,11 +5,18 @@ use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// Whether a test that finds no GPU fails instead of emulating one: `CANDLEWICK_NEEDS_GPU` is set.
+#[expect(clippy::disallowed_methods, reason = "tests are told through the environment")]
+pub fn needs_gpu() -> bool {
+    std::env::var_os("CANDLEWICK_NEEDS_GPU").is_some()
+}
+
 /// Makes a library of all kernels and of `probes` with a host compiler, in `folder`, where it is made once for the same sources. None
 /// where there is no compiler, which it says.
 ///
 /// # Errors
 /// What the compiler says of sources that it refuses.
+#[expect(clippy::print_stdout, reason = "tests say what they skip")]
 pub fn emulated_kernels(folder: &Path, probes: &[PathBuf]) -> Result<Option<PathBuf>, String> {
     let found = ["c++", "g++"].into_iter().find(|compiler| {
         let silent = Command::new(compiler).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();

@@ -10,7 +10,7 @@ mod load;
 mod parity;
 
 pub use difference::{central_difference, error, worst};
-pub use emulation::emulated_kernels;
+pub use emulation::{emulated_kernels, needs_gpu};
 pub use golden::{
     BcoGolden, BcoStep, BcoUdmGolden, CpoGolden, DpoCase, DpoConfig, DpoGolden, FormulaVectors, Golden, KtoCase,
     KtoConfig, KtoGolden, Matrix, OrpoGolden, TrlTokens, TrlValues, shifted,

@@ -221,7 +221,7 @@ impl Trainable for Forgetful {
         self.inner.gradient_may_be_zero(i)
     }
 
-    fn digest(&self) -> String {
+    fn digest(&self) -> candlewick_train::Result<String> {
         self.inner.digest()
     }
 
@@ -229,7 +229,7 @@ impl Trainable for Forgetful {
         self.inner.save(directory)
     }
 
-    fn copied(&self) -> Box<dyn Copied> {
+    fn copied(&self) -> candlewick_train::Result<Box<dyn Copied>> {
         self.inner.copied()
     }
 

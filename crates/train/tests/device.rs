@@ -1,6 +1,6 @@
 //! A trainer on a device beside a trainer on the host: on a GPU where there is one, else with its kernels emulated.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, clippy::print_stdout, unsafe_code, reason = "helpers of tests, which load a library")]
+#![expect(clippy::unwrap_used, unsafe_code, reason = "helpers of tests, which load a library")]
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::path::Path;
 use candlewick_kernels::{Cuda, Element, Float, Order, Workspace, bf16};
 use candlewick_losses::{Dpo, Kto, Objective, Simpo, TrDpo};
 use candlewick_model::{CausalLm, Config, LoraConfig, Recompute};
-use candlewick_testkit::emulated_kernels;
+use candlewick_testkit::{emulated_kernels, needs_gpu};
 use candlewick_train::{
     Checkpoint, DevicePolicy, FrozenPolicy, LionOptions, MovingReference, OptimizerOptions, Reference, StepReport,
     Trainable, Trainer,
@@ -20,7 +20,7 @@ use support::{VOCABULARY, batches, labelled, mismatched_batches, options, pairs,
 fn device() -> Option<Cuda> {
     match Cuda::new(0) {
         Ok(device) => return Some(device),
-        Err(error) if std::env::var_os("CANDLEWICK_NEEDS_GPU").is_some() => panic!("{error}"),
+        Err(error) if needs_gpu() => panic!("{error}"),
         Err(_) => {}
     }
     let library = emulated_kernels(Path::new(env!("CARGO_TARGET_TMPDIR")), &[]).unwrap()?;

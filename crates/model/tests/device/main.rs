@@ -2,7 +2,7 @@
 //!
 //! Without a GPU the tests need a C++ compiler; without either they say so and pass.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, clippy::print_stdout, unsafe_code, reason = "helpers of tests, which load a library")]
+#![expect(clippy::unwrap_used, unsafe_code, reason = "helpers of tests, which load a library")]
 
 mod refusals;
 
@@ -15,7 +15,7 @@ use candlewick_model::{
     Adapter, CausalLm, CompletionIds, Config, ContextIds, Gradients, HeadCotangents, HeadScores, LoraConfig, Packed,
     Recompute, Sampling, Statistics,
 };
-use candlewick_testkit::emulated_kernels;
+use candlewick_testkit::{emulated_kernels, needs_gpu};
 use half::bf16;
 
 const EVERYTHING: Statistics =
@@ -33,7 +33,7 @@ fn device() -> Option<Cuda> {
     static LIBRARY: OnceLock<Option<std::path::PathBuf>> = OnceLock::new();
     match Cuda::new(0) {
         Ok(device) => return Some(device),
-        Err(error) if std::env::var_os("CANDLEWICK_NEEDS_GPU").is_some() => panic!("{error}"),
+        Err(error) if needs_gpu() => panic!("{error}"),
         Err(_) => {}
     }
     let library = LIBRARY.get_or_init(|| emulated_kernels(Path::new(env!("CARGO_TARGET_TMPDIR")), &[]).unwrap());
