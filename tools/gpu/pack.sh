@@ -8,9 +8,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# What is packed: test or bench, the crate, the name of the target. They are run in this order.
+# What is packed: test or bench, the crate, the name of the target, further features. They are run in this order.
 programs=(
   'test candlewick-kernels gpu'
+  'test candlewick-model device'
+  'test candlewick-train device candlewick-data/columnar,candlewick-data/zstd'
   'bench candlewick-kernels gpu'
 )
 most=$((64 << 20))
@@ -28,19 +30,22 @@ rm -rf "$dir" "$dir.tar.gz"
 mkdir -p "$dir"
 
 for program in "${programs[@]}"; do
-  read -r kind package name <<<"$program"
+  read -r kind package name features <<<"$program"
   echo "building $kind $name of $package"
   case $kind in
     test) build=(cargo test --release) ;;
     bench) build=(cargo bench) ;;
     *) echo "$kind is neither test nor bench" >&2 && exit 1 ;;
   esac
-  built=$("${build[@]}" --package "$package" --features cuda "--$kind" "$name" --no-run --message-format=json |
+  built=$("${build[@]}" --package "$package" --features "cuda${features:+,$features}" "--$kind" "$name" --no-run --message-format=json |
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
   [ -x "$built" ] || { echo "cargo has not told where $kind $name of $package is: '$built'" >&2 && exit 1; }
   strip -o "$dir/$kind-$package-$name" "$built"
 done
 cp tools/gpu/run.sh "$dir/"
+echo "building wick"
+cargo build --release --package candlewick-cli --features cuda
+strip -o "$dir/wick" "${CARGO_TARGET_DIR:-target}/release/wick"
 # The side-by-side suite; the peer that is no part of this repository goes with it from where it lies.
 mkdir -p "$dir/benches/gpu"
 cp benches/recording.py "$dir/benches/"
@@ -53,7 +58,7 @@ else
   echo "$peer is missing: the package's side-by-side suite has no padded side" >&2
 fi
 
-glibc=$(for program in "$dir"/test-* "$dir"/bench-*; do objdump -T "$program"; done |
+glibc=$(for program in "$dir"/test-* "$dir"/bench-* "$dir"/wick; do objdump -T "$program"; done |
   sed -n 's/.*[( ]GLIBC_\([0-9.]*\)).*/\1/p' | sort -uV | tail -n 1)
 {
   echo "commit $(git rev-parse HEAD)$(git diff --quiet HEAD || echo ', and changes that are not committed')"

@@ -14,17 +14,18 @@ use anyhow::{Context as _, Result, bail};
 use candlewick::data::{
     Annotation, Batch, Completion, Context, EncodeOptions, Encoder, EndOfSequence, Example, Origin, Text,
 };
+use candlewick::kernels::{Cuda, Element, Workspace, bf16};
 use candlewick::losses::{Builtin, Objective, StepWide};
 use candlewick::model::{CausalLm, LoraConfig, Recompute};
 use candlewick::train::{
-    AdamWOptions, CausalPolicy, FrozenPolicy, PrecomputedReference, Reference, Trainer, TrainerOptions,
-    reference_digest,
+    AdamWOptions, CausalPolicy, DevicePolicy, FrozenPolicy, Policy, PrecomputedReference, Reference, Trainable,
+    Trainer, TrainerOptions, reference_digest,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::arguments::{BenchRecompute, BenchStep};
+use crate::arguments::{BenchDevice, BenchDtype, BenchRecompute, BenchStep};
 use crate::failure::Failure;
 use crate::{memory, words};
 
@@ -57,27 +58,42 @@ pub(crate) fn step(arguments: &BenchStep) -> Result<()> {
     }
     let objective = objective(arguments)?;
     let batches = batches(arguments, &objective)?;
-    let mut trainer = trainer(arguments, objective, &batches)?;
-    let (mut seconds, mut losses, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
-    for batch in &batches {
-        let start = Instant::now();
-        let report = trainer.step(std::slice::from_ref(batch))?;
-        seconds.push(start.elapsed().as_secs_f64());
-        losses.push(report.loss);
-        tokens.push(report.tokens);
-    }
+    let (dtype, ran, device_peak) = match (arguments.device, arguments.dtype) {
+        (BenchDevice::Cpu, Some(BenchDtype::Bf16)) => {
+            bail!(Failure::Usage(
+                "--dtype bf16: the cpu does not compute in it; add --device cuda, or leave it out".into()
+            ))
+        }
+        (BenchDevice::Cpu, _) => (BenchDtype::F32, run(trainer(arguments, objective, &batches)?, &batches)?, None),
+        (BenchDevice::Cuda(number), dtype) => {
+            let device = Cuda::new(number).map_err(|error| Failure::Usage(format!("--device: {error}")))?;
+            let dtype = dtype.unwrap_or(BenchDtype::Bf16);
+            let ran = match dtype {
+                BenchDtype::F32 => run(device_trainer::<f32>(arguments, objective, &batches, &device)?, &batches)?,
+                BenchDtype::Bf16 => run(device_trainer::<bf16>(arguments, objective, &batches, &device)?, &batches)?,
+            };
+            (dtype, ran, Some(device.memory()?.most_used))
+        }
+    };
+    let Ran { seconds, losses, tokens, first_gradient_norm } = ran;
     let measured = &seconds[warmup..];
     let step_s = median(measured);
     let tokens = tokens[warmup..].iter().sum::<u64>();
     let tokens_per_s = tokens as f64 / measured.iter().sum::<f64>();
     let peak = memory::peak_bytes();
+    let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
     if arguments.json {
+        let device = match arguments.device {
+            BenchDevice::Cpu => "cpu".to_owned(),
+            BenchDevice::Cuda(number) => format!("cuda:{number}"),
+        };
         let line = json!({
-            "peer": "candlewick", "device": "cpu", "batch": batch, "lora": arguments.lora, "precompute": arguments.precompute,
-            "bf16": false, "amp": false, "compile": false, "objective": arguments.objective,
+            "peer": "candlewick", "device": device, "batch": batch, "lora": arguments.lora, "precompute": arguments.precompute,
+            "bf16": dtype == BenchDtype::Bf16, "amp": false, "compile": false, "objective": arguments.objective,
             "threads": words::threads(arguments.threads), "step_s": step_s, "pairs_per_s": batch as f64 / step_s,
-            "tokens": tokens, "tokens_per_s": tokens_per_s, "peak_rss_mb": peak.map(|bytes| bytes as f64 / f64::from(1 << 20)),
-            "peak_device_mb": null, "losses": losses,
+            "tokens": tokens, "tokens_per_s": tokens_per_s, "peak_rss_mb": mib(peak),
+            "peak_device_mb": mib(device_peak.map(|bytes| bytes as u64)), "losses": losses,
+            "first_gradient_norm": first_gradient_norm,
         });
         println!("{line}");
         return Ok(());
@@ -89,7 +105,31 @@ pub(crate) fn step(arguments: &BenchStep) -> Result<()> {
     if let Some(peak) = peak {
         println!("peak memory {}", memory::readable(peak));
     }
+    if let Some(peak) = device_peak {
+        println!("peak memory of the device {}", memory::readable(peak as u64));
+    }
     Ok(())
+}
+
+/// What the steps took and found.
+struct Ran {
+    seconds: Vec<f64>,
+    losses: Vec<f64>,
+    tokens: Vec<u64>,
+    first_gradient_norm: Option<f64>,
+}
+
+fn run<P: Trainable>(mut trainer: Trainer<P>, batches: &[Batch]) -> Result<Ran> {
+    let mut ran = Ran { seconds: Vec::new(), losses: Vec::new(), tokens: Vec::new(), first_gradient_norm: None };
+    for batch in batches {
+        let start = Instant::now();
+        let report = trainer.step(std::slice::from_ref(batch))?;
+        ran.seconds.push(start.elapsed().as_secs_f64());
+        ran.losses.push(report.loss);
+        ran.tokens.push(report.tokens);
+        ran.first_gradient_norm.get_or_insert(report.grad_norm);
+    }
+    Ok(ran)
 }
 
 /// The objective by its name, if it can be timed on rows of two or one completion.
@@ -118,40 +158,82 @@ fn objective(arguments: &BenchStep) -> Result<Builtin> {
     Ok(objective)
 }
 
-/// A trainer of the model, compared with a frozen copy, with itself without its adapter, or with what it said before.
+/// A trainer of the model on the host.
 fn trainer(arguments: &BenchStep, objective: Builtin, batches: &[Batch]) -> Result<Trainer<CausalPolicy>> {
     let threads = words::threads(arguments.threads);
-    let mut model = CausalLm::<f32>::load(&arguments.model)?;
-    encoder(&arguments.model)?.check_vocabulary(model.config().vocab_size)?;
-    let needs = objective.needs();
-    let reference = if !needs.reference {
-        Reference::None
-    } else if arguments.precompute {
-        let path = arguments.model.join("precomputed");
-        let mut table = PrecomputedReference::new(reference_digest(&model), path);
-        let mut frozen = FrozenPolicy::new(model.frozen_copy(), threads);
-        batches.iter().try_for_each(|batch| table.add(&mut frozen, batch, &needs))?;
-        Reference::Precomputed(table)
-    } else if arguments.lora > 0 {
-        Reference::AdapterOff
-    } else {
-        Reference::Frozen(Box::new(FrozenPolicy::new(model.frozen_copy(), threads)))
-    };
+    let mut model = model(arguments)?;
+    let frozen = |model: &CausalLm| Ok(FrozenPolicy::new(model.frozen_copy(), threads));
+    let reference = reference(arguments, &objective, batches, &model, frozen)?;
     let loaded = arguments.lora > 0 && put_adapter(&mut model, arguments)?;
-    let recompute = match arguments.recompute {
+    let policy = CausalPolicy::new(model, recompute(arguments), threads);
+    Ok(Trainer::new(policy, reference, Box::new(objective), options(batches, loaded))?)
+}
+
+/// The same on a device, in `T`.
+fn device_trainer<T: Element<Wide = f32>>(
+    arguments: &BenchStep,
+    objective: Builtin,
+    batches: &[Batch],
+    device: &Cuda,
+) -> Result<Trainer<DevicePolicy<T>>> {
+    let mut model = model(arguments)?;
+    let frozen = |model: &CausalLm| {
+        let copy = model.to_device::<T>(device, &mut Workspace::new(1).on(device))?;
+        Ok(FrozenPolicy::on_device(copy, device))
+    };
+    let reference = reference(arguments, &objective, batches, &model, frozen)?;
+    let loaded = arguments.lora > 0 && put_adapter(&mut model, arguments)?;
+    let policy = DevicePolicy::new(&model, device, recompute(arguments))?;
+    Ok(Trainer::new(policy, reference, Box::new(objective), options(batches, loaded))?)
+}
+
+fn model(arguments: &BenchStep) -> Result<CausalLm> {
+    let model = CausalLm::<f32>::load(&arguments.model)?;
+    encoder(&arguments.model)?.check_vocabulary(model.config().vocab_size)?;
+    Ok(model)
+}
+
+/// What the policy is compared with: a frozen copy of the model, the model without its adapter, or what it said before.
+fn reference<P: Policy + 'static>(
+    arguments: &BenchStep,
+    objective: &Builtin,
+    batches: &[Batch],
+    model: &CausalLm,
+    frozen: impl FnOnce(&CausalLm) -> Result<P>,
+) -> Result<Reference> {
+    let needs = objective.needs();
+    if !needs.reference {
+        return Ok(Reference::None);
+    }
+    if arguments.precompute {
+        let path = arguments.model.join("precomputed");
+        let mut table = PrecomputedReference::new(reference_digest(model), path);
+        let mut frozen = frozen(model)?;
+        batches.iter().try_for_each(|batch| table.add(&mut frozen, batch, &needs))?;
+        return Ok(Reference::Precomputed(table));
+    }
+    if arguments.lora > 0 {
+        return Ok(Reference::AdapterOff);
+    }
+    Ok(Reference::Frozen(Box::new(frozen(model)?)))
+}
+
+fn recompute(arguments: &BenchStep) -> Recompute {
+    match arguments.recompute {
         BenchRecompute::Nothing => Recompute::Nothing,
         BenchRecompute::Layers => Recompute::Layers,
-    };
-    let policy = CausalPolicy::new(model, recompute, threads);
-    let options = TrainerOptions {
+    }
+}
+
+fn options(batches: &[Batch], loaded: bool) -> TrainerOptions {
+    TrainerOptions {
         optimizer: AdamWOptions { learning_rate: 1e-5, weight_decay: 0.0, ..AdamWOptions::default() }.into(),
         max_grad_norm: 1.0,
         total_steps: batches.len() as u64,
         // An adapter that was trained before has left the reference behind.
         starts_at_reference: !loaded,
         ..TrainerOptions::default()
-    };
-    Ok(Trainer::new(policy, reference, Box::new(objective), options)?)
+    }
 }
 
 /// Puts the given or a fresh adapter over the model; whether it was given.

@@ -200,6 +200,20 @@ fn a_benchmark_of_another_rank_than_the_adapter_has() {
 }
 
 #[test]
+fn a_benchmark_on_a_device_that_is_not_there() {
+    let bench = Bench::new();
+    let step = ["bench", "step", "--model", "model", "--data", "pairs.jsonl", "--steps", "1", "--warmup", "0"];
+    let with = |more: &[&str]| bench.wick(&[&step[..], more].concat());
+    for word in ["gpu", "cuda:x"] {
+        let said = with(&["--device", word]);
+        assert!(said.code == Some(2) && said.err.contains("cuda:N"), "{}", said.err);
+    }
+    with(&["--dtype", "bf16"]).fails(2, &["--dtype bf16", "--device cuda"]);
+    // No machine has so many.
+    with(&["--device", "cuda:4096"]).fails(2, &["--device", "no cuda device"]);
+}
+
+#[test]
 fn pairs_where_verdicts_are_read() {
     let bench = Bench::new();
     let said = bench.train(&["--steps", "1", "--objective", "kto"]);
