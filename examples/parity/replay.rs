@@ -74,7 +74,7 @@ impl Replay {
         let reference = match objective.needs().reference {
             true => {
                 let frozen = model.to_device::<f32>(device, &mut workspace).map_err(unusable)?;
-                Reference::Frozen(Box::new(FrozenPolicy::on_device(frozen, device)))
+                Reference::Frozen(Box::new(FrozenPolicy::new(frozen, 1)))
             }
             false => Reference::None,
         };
@@ -151,7 +151,7 @@ fn replay<P: Trainable<Element = f32>>(
         let theirs = logs.get("grad_norm").ok_or_else(|| unusable("a step without grad_norm"))?;
         grad_norm = grad_norm.max(relative(report.grad_norm, *theirs));
     }
-    let parameters = trainer.policy().parameters().to_host(&mut Workspace::new(1)).map_err(unusable)?;
+    let parameters = trainer.policy().parameters().to_host().map_err(unusable)?;
     let params = compare_parameters(&parameters, &fixture.final_params_sum_sumsq)?;
     let adapter = trainer.policy().parameters().names().any(|name| name.contains("lora_"));
     let exponential = fixture.options.get("loss_type").is_some_and(|loss| loss.to_string().contains("discopop"));

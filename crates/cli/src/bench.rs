@@ -179,7 +179,7 @@ fn device_trainer<T: Element<Wide = f32>>(
     let mut model = model(arguments)?;
     let frozen = |model: &CausalLm| {
         let copy = model.to_device::<T>(device, &mut Workspace::new(1).on(device))?;
-        Ok(FrozenPolicy::on_device(copy, device))
+        Ok(FrozenPolicy::new(copy, 1))
     };
     let reference = reference(arguments, &objective, batches, &model, frozen)?;
     let loaded = arguments.lora > 0 && put_adapter(&mut model, arguments)?;

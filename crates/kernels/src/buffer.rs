@@ -1,4 +1,5 @@
 //! Operands that are owned, on whichever device they are.
+use std::borrow::Cow;
 use std::mem;
 
 use crate::cuda::{self, Cuda, CudaBuffer};
@@ -79,7 +80,7 @@ impl<T: Plain> Buffer<T> {
     /// A copy of the elements on `device`.
     ///
     /// # Errors
-    /// [`Error::Cuda`] where the driver reports an error, such as no memory.
+    /// [`Error::OutOfMemory`] where the device has no memory left, [`Error::Cuda`] where its driver reports an error.
     pub fn upload(elements: &[T], device: &Cuda) -> Result<Self> {
         Ok(Self::Cuda(device.upload(elements)?))
     }
@@ -100,12 +101,36 @@ impl<T: Element> Buffer<T> {
     /// `len` zeros, on `device` or on the host.
     ///
     /// # Errors
-    /// [`Error::Cuda`] where the driver reports an error, such as no memory.
+    /// [`Error::OutOfMemory`] where the device has no memory left, [`Error::Cuda`] where its driver reports an error.
     pub fn zeros(len: usize, device: Option<&Cuda>) -> Result<Self> {
         let Some(device) = device else { return Ok(Self::Host(T::zeros(len))) };
         let mut buffer = Self::Cuda(device.unwritten(len)?);
         buffer.clear()?;
         Ok(buffer)
+    }
+
+    /// The elements on the host in the type of the arithmetic, without a copy where they are that already.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] where the driver reports an error, of this copy or of earlier work.
+    pub fn to_wide(&self) -> Result<Cow<'_, [T::Wide]>> {
+        match self {
+            Self::Host(elements) => {
+                Ok(T::wide(elements).map_or_else(|| Cow::Owned(T::widened(elements.clone())), Cow::Borrowed))
+            }
+            Self::Cuda(buffer) => Ok(Cow::Owned(T::widened(buffer.download()?))),
+        }
+    }
+
+    /// As [`to_wide`](Self::to_wide), giving up the buffer.
+    ///
+    /// # Errors
+    /// As [`to_wide`](Self::to_wide).
+    pub fn into_wide(self) -> Result<Vec<T::Wide>> {
+        match self {
+            Self::Host(elements) => Ok(T::widened(elements)),
+            Self::Cuda(buffer) => Ok(T::widened(buffer.download()?)),
+        }
     }
 
     /// As many elements with the same values, where they are.

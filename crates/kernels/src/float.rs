@@ -14,6 +14,8 @@ pub trait Element: sealed::Plain + sealed::Lent + sealed::Multiplied<Sum = <Self
     fn wide(elements: &[Self]) -> Option<&[Self::Wide]>;
     /// As [`Element::wide`], for writing.
     fn wide_mut(elements: &mut [Self]) -> Option<&mut [Self::Wide]>;
+    /// The same values in the type of the arithmetic; where they are of that type, the same elements.
+    fn widened(elements: Vec<Self>) -> Vec<Self::Wide>;
 }
 
 impl Element for half::bf16 {
@@ -26,6 +28,10 @@ impl Element for half::bf16 {
 
     fn wide_mut(_elements: &mut [Self]) -> Option<&mut [f32]> {
         None
+    }
+
+    fn widened(elements: Vec<Self>) -> Vec<f32> {
+        elements.into_iter().map(Self::to_f32).collect()
     }
 }
 
@@ -247,6 +253,10 @@ macro_rules! float {
 
             fn wide_mut(elements: &mut [Self]) -> Option<&mut [Self]> {
                 Some(elements)
+            }
+
+            fn widened(elements: Vec<Self>) -> Vec<Self> {
+                elements
             }
         }
 

@@ -94,6 +94,12 @@ impl<B: Lendable> Shelf<B> {
         }
     }
 
+    /// What [`take`](Self::take) found none for, and could not be made, is not lent.
+    pub fn take_back(&mut self, len: usize) {
+        self.asked = self.asked.saturating_sub(len);
+        self.capacity_lent = self.capacity_lent.saturating_sub(len);
+    }
+
     /// Frees all returned buffers.
     pub fn let_all_go(&mut self) {
         self.idle.clear();

@@ -49,8 +49,8 @@ impl Workspace {
     /// left, what is idle is freed first.
     ///
     /// # Errors
-    /// [`Error::Narrow`](crate::Error::Narrow) for `bf16` on the host; [`Error::Cuda`](crate::Error::Cuda) where the device has no
-    /// memory left.
+    /// [`Error::Narrow`](crate::Error::Narrow) for `bf16` on the host; [`Error::OutOfMemory`](crate::Error::OutOfMemory) where the device
+    /// has no memory left.
     pub fn lend<T: Element>(&mut self, len: usize) -> Result<Buffer<T>> {
         match &mut self.pool {
             Some(pool) => Ok(Buffer::Cuda(pool.lend(len)?)),

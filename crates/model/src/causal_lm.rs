@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor, WithDType};
 use candlewick_kernels::attention::Segment;
-use candlewick_kernels::{Buffer, Cuda, Element, Float, Workspace, elementwise};
+use candlewick_kernels::{Buffer, Cuda, Element, Float, Workspace};
 
 use crate::adapter::{AdapterWeights, HEAD_MODULE, Lora, LoraConfig};
 use crate::config::Config;
@@ -111,10 +111,14 @@ impl<T: Float + WithDType> CausalLm<T> {
     /// # Errors
     /// As [`save`](Self::save).
     pub fn save_sharded(&self, directory: &Path, shard_bytes: u64) -> Result<()> {
+        self.trunk.check_on_host("saving a model")?;
         save_model(directory, &self.trunk.config, None, &self.trunk.base, shard_bytes)
     }
 
     /// A copy of what training changes: all weights, or the adapter if there is one; `base` names the model that an adapter belongs to.
+    ///
+    /// # Panics
+    /// For a model on a device; [`trained_with`](Self::trained_with) is for those.
     pub fn trained(&self, base: &str) -> Trained<T> {
         Trained::of(&self.trunk, None, base)
     }
@@ -149,6 +153,7 @@ impl<T: Float + WithDType> CausalLm<T> {
     /// # Errors
     /// There is no adapter, or the files cannot be written.
     pub fn save_adapter(&self, directory: &Path, base: &str) -> Result<()> {
+        self.trunk.check_on_host("saving an adapter")?;
         match self.has_adapter() {
             true => self.trained(base).save(directory),
             false => Err(Error::Input("the model has no adapter to save".into())),
@@ -184,6 +189,9 @@ impl<T: Float + WithDType> CausalLm<T> {
     }
 
     /// A copy that later training of this model leaves alone.
+    ///
+    /// # Panics
+    /// Where the device that the model is on has no memory left.
     pub fn frozen_copy(&self) -> Self {
         Self { trunk: self.trunk.frozen_copy() }
     }
@@ -204,8 +212,8 @@ impl<T: Element> CausalLm<T> {
     ///
     /// # Errors
     /// The driver of the device it is on reports an error.
-    pub fn to_host(&self, workspace: &mut Workspace) -> Result<CausalLm<T::Wide>> {
-        Ok(CausalLm { trunk: self.trunk.to_host(workspace)? })
+    pub fn to_host(&self) -> Result<CausalLm<T::Wide>> {
+        Ok(CausalLm { trunk: self.trunk.to_host()? })
     }
 
     /// Reads a PEFT adapter for a model of this shape, onto the host, and leaves the model as it is.
@@ -431,11 +439,10 @@ impl<T: Element> CausalLm<T> {
         T::Wide: WithDType,
     {
         let hidden = self.hidden(ids, workspace)?;
-        let mut logits = workspace.lend(ids.len() * self.config().vocab_size)?;
+        let mut logits = Buffer::<T>::zeros(ids.len() * self.config().vocab_size, workspace.device())?;
         self.project(hidden.view(), ids.len(), logits.view_mut(), workspace)?;
-        let numbers = to_wide(&logits, workspace)?;
-        workspace.reclaim_all([hidden, logits]);
-        Ok(Tensor::from_vec(numbers, (ids.len(), self.config().vocab_size), &Device::Cpu)?)
+        workspace.reclaim(hidden);
+        Ok(Tensor::from_vec(logits.into_wide()?, (ids.len(), self.config().vocab_size), &Device::Cpu)?)
     }
 
     /// Hidden states `[T, H]` of one text after the final norm.
@@ -447,7 +454,7 @@ impl<T: Element> CausalLm<T> {
         T::Wide: WithDType,
     {
         let hidden = self.hidden(ids, workspace)?;
-        let numbers = to_wide(&hidden, workspace)?;
+        let numbers = hidden.to_wide()?.into_owned();
         workspace.reclaim(hidden);
         Ok(Tensor::from_vec(numbers, (ids.len(), self.config().hidden_size), &Device::Cpu)?)
     }
@@ -464,8 +471,7 @@ impl<T: Element> CausalLm<T> {
         workspace: &mut Workspace,
     ) -> Result<Vec<Vec<T::Wide>>> {
         let (states, _) = self.trunk.hidden_states(packed, adapter, workspace)?;
-        let hidden = to_wide(&states, workspace)?;
-        workspace.reclaim(states);
+        let hidden = states.to_wide()?;
         let size = self.config().hidden_size;
         let mean = |segment: &Segment| {
             let rows = segment.prompt.clone();
@@ -479,7 +485,10 @@ impl<T: Element> CausalLm<T> {
             }
             Ok(mean)
         };
-        packed.segments().iter().map(mean).collect()
+        let means = packed.segments().iter().map(mean).collect();
+        drop(hidden);
+        workspace.reclaim(states);
+        means
     }
 
     fn hidden(&self, ids: &[u32], workspace: &mut Workspace) -> Result<Buffer<T>> {
@@ -493,12 +502,4 @@ impl<T: Element> CausalLm<T> {
         }])?;
         Ok(self.trunk.hidden_states(&packed, Adapter::On, workspace)?.0)
     }
-}
-
-/// Numbers on the host, in the type that they are computed with.
-pub(crate) fn to_wide<T: Element>(buffer: &Buffer<T>, workspace: &mut Workspace) -> Result<Vec<T::Wide>> {
-    let numbers = buffer.to_host()?;
-    let mut wide = vec![T::Wide::ZERO; numbers.len()];
-    elementwise::widen::<T>((&mut wide).into(), (&numbers).into(), workspace)?;
-    Ok(wide)
 }

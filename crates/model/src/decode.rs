@@ -3,7 +3,7 @@ use candle_core::{Device, Tensor, WithDType};
 use candle_transformers::generation::{LogitsProcessor, Sampling as Draw};
 use candlewick_kernels::{Buffer, Cuda, Element, Float, View, Workspace, attention, elementwise};
 
-use crate::causal_lm::{CausalLm, to_wide};
+use crate::causal_lm::CausalLm;
 use crate::error::{Error, Result};
 use crate::layer::Heads;
 use crate::packed::{ContextIds, Packed};
@@ -130,6 +130,7 @@ impl<'a, T: Element> Generation<'a, T> {
         let context = ContextIds { prompt: ids, prompt_scored: &[], completions: Vec::new() };
         let packed = Packed::new(&[context])?.moved_on(self.tokens);
         model.trunk.check_ids(&packed)?;
+        model.trunk.check_workspace(workspace)?;
         let device = model.parameters().device();
         let staged = Staged::new(&packed, device)?;
         let rotations = model.trunk.rope().tables(self.tokens + ids.len(), device)?;
@@ -164,7 +165,7 @@ impl<'a, T: Element> Generation<'a, T> {
         let (hidden, rstd) = model.trunk.final_norm(last, 1, workspace)?;
         let mut logits = workspace.lend(config.vocab_size)?;
         model.project(hidden.view(), 1, logits.view_mut(), workspace)?;
-        self.logits = to_wide(&logits, workspace)?;
+        self.logits.copy_from_slice(&logits.to_wide()?);
         workspace.reclaim(rstd);
         workspace.reclaim_all([x, hidden, logits]);
         self.tokens += ids.len();

@@ -117,22 +117,15 @@ impl<W: Float> Written<W> {
 
     /// On the host. Here, once a pass, a device is waited for.
     fn read(self) -> Result<HeadScores<W>> {
-        let read = |buffer: Option<Buffer<W>>| buffer.map(into_host).transpose();
+        let read = |buffer: Option<Buffer<W>>| buffer.map(Buffer::into_wide).transpose();
         Ok(HeadScores {
-            log_probs: into_host(self.log_probs)?,
+            log_probs: self.log_probs.into_wide()?,
             mean_log_probs: read(self.mean_log_probs)?,
             log_sum_sq_probs: read(self.log_sum_sq_probs)?,
             entropy: read(self.entropy)?,
             is_top1: read(self.is_top1)?,
             given_log_probs: read(self.given_log_probs)?,
         })
-    }
-}
-
-fn into_host<W: Float>(buffer: Buffer<W>) -> Result<Vec<W>> {
-    match buffer {
-        Buffer::Host(numbers) => Ok(numbers),
-        Buffer::Cuda(_) => Ok(buffer.to_host()?),
     }
 }
 
@@ -306,7 +299,7 @@ impl<T: Element> CausalLm<T> {
         let Some((lora, pair)) = self.head_pair().filter(|_| adapter == Adapter::On) else { return Ok(None) };
         let head = self.head_weight();
         let mut weight = Buffer::zeros(head.len(), self.trunk.base.device())?;
-        elementwise::add_assign(weight.view_mut(), head, workspace)?;
+        elementwise::copy(weight.view_mut(), head)?;
         lora.add_product(pair, weight.view_mut(), workspace)?;
         Ok(Some(weight))
     }

@@ -32,6 +32,9 @@ struct Entries {
     index: HashMap<String, usize>,
 }
 
+/// Numbers that go to a device at once.
+const PIECE: usize = 1 << 24;
+
 /// What numbers of a device are asked for that only the host has.
 const HOST: &str = "the numbers are on a device; copy them with Parameters::to_host";
 
@@ -72,10 +75,15 @@ impl<T: Float> Parameters<T> {
     /// # Errors
     /// The device has no memory left, or its driver reports an error.
     pub fn to_device<U: Element<Wide = T>>(&self, device: &Cuda, workspace: &mut Workspace) -> Result<Parameters<U>> {
-        let wide = device.upload(self.data())?;
-        let mut narrow = device.unwritten::<U>(wide.len())?;
-        elementwise::narrow::<U>(narrow.view_mut(), wide.view(), workspace)?;
-        Ok(self.with(narrow.into()))
+        let numbers = self.data.host("Parameters::to_device")?;
+        let mut copy = device.unwritten::<U>(numbers.len())?;
+        // Piece by piece: the device may have no room for all of them in both types.
+        for (i, piece) in numbers.chunks(PIECE).enumerate() {
+            let (wide, start) = (device.upload(piece)?, i * PIECE);
+            let to = copy.view_mut().part(start..start + piece.len())?;
+            elementwise::narrow::<U>(to, wide.view(), workspace)?;
+        }
+        Ok(self.with(copy.into()))
     }
 }
 
@@ -84,11 +92,8 @@ impl<T: Element> Parameters<T> {
     ///
     /// # Errors
     /// The driver of the device they are on reports an error.
-    pub fn to_host(&self, workspace: &mut Workspace) -> Result<Parameters<T::Wide>> {
-        let numbers = self.data.to_host()?;
-        let mut wide = zeros::<T::Wide>(numbers.len());
-        elementwise::widen::<T>((&mut wide).into(), (&numbers).into(), workspace)?;
-        Ok(self.with(wide.into()))
+    pub fn to_host(&self) -> Result<Parameters<T::Wide>> {
+        Ok(self.with(self.data.to_wide()?.into_owned().into()))
     }
 }
 

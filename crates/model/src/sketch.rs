@@ -46,6 +46,9 @@ impl Sketch {
     /// # Errors
     /// A number of dimensions out of bounds, or gradients that do not belong to `parameters`.
     pub fn of<T: Float>(&self, parameters: &Parameters<T>, gradients: &Gradients<T>) -> Result<Sketches> {
+        if gradients.is_on_device() {
+            return Err(Error::Input("the gradients are on a device; sketches are made of those of the host".into()));
+        }
         if gradients.data().len() != parameters.element_count() {
             return Err(Error::Input(format!(
                 "the gradients hold {} numbers and the parameters {}; expected those of the same model",

@@ -99,6 +99,7 @@ impl<T: Float + WithDType> Trunk<T> {
     }
 
     pub(crate) fn convert<U: Float + WithDType>(&self) -> Result<Trunk<U>> {
+        self.check_on_host("converting a model")?;
         let mut out = Trunk::<U>::laid_out(self.config.clone(), self.head)?;
         copy(&self.base, &mut out.base);
         if let Some(adapter) = &self.adapter {
@@ -109,6 +110,7 @@ impl<T: Float + WithDType> Trunk<T> {
 
     /// The same model on a device.
     pub(crate) fn to_device<U: Element<Wide = T>>(&self, device: &Cuda, workspace: &mut Workspace) -> Result<Trunk<U>> {
+        self.check_on_host("copying a model to a device")?;
         let adapter = self.adapter.as_ref().map(|adapter| adapter.to_device(device, workspace)).transpose()?;
         Ok(Trunk {
             config: self.config.clone(),
@@ -133,6 +135,7 @@ impl<T: Float + WithDType> Trunk<T> {
     }
 
     pub(crate) fn add_lora(&mut self, lora: &LoraConfig, seed: u64) -> Result<()> {
+        self.check_on_host("putting an adapter over a model")?;
         self.refuse_second_adapter()?;
         let mut adapter = Lora::fresh(&self.config, self.head, lora, seed)?;
         if let Some(place) = adapter.score_head() {
@@ -143,12 +146,14 @@ impl<T: Float + WithDType> Trunk<T> {
     }
 
     pub(crate) fn load_adapter(&mut self, directory: &Path) -> Result<()> {
+        self.check_on_host("putting an adapter over a model")?;
         self.refuse_second_adapter()?;
         self.adapter = Some(Lora::load(&self.config, self.head, directory)?);
         Ok(())
     }
 
     pub(crate) fn merge_adapter(&mut self, workspace: &mut Workspace) -> Result<()> {
+        self.check_on_host("merging an adapter")?;
         let adapter = self.adapter.as_ref().ok_or_else(|| Error::Input("the model has no adapter to merge".into()))?;
         if self.config.tie_word_embeddings && adapter.pair(HEAD_MODULE).is_some() {
             return Err(Error::Unsupported {
@@ -186,16 +191,40 @@ impl<T: Float + WithDType> Trunk<T> {
 }
 
 impl<T: Element> Trunk<T> {
+    /// Refuses what is done on the host of a model that is elsewhere.
+    pub(crate) fn check_on_host(&self, what: &str) -> Result<()> {
+        match self.base.device() {
+            None => Ok(()),
+            Some(_) => Err(Error::Unsupported {
+                what: format!("{what} on a device"),
+                instead: "do it on the host, before CausalLm::to_device or after CausalLm::to_host".into(),
+            }),
+        }
+    }
+
+    /// Refuses a workspace that lends buffers elsewhere than the weights are.
+    pub(crate) fn check_workspace(&self, workspace: &Workspace) -> Result<()> {
+        match (self.base.device().is_some(), workspace.device().is_some()) {
+            (true, false) => Err(Error::Input(
+                "the model is on a device, and the workspace is the host's; make it with Workspace::on".into(),
+            )),
+            (false, true) => Err(Error::Input(
+                "the model is on the host, and the workspace is a device's; make it with Workspace::new".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The same model on the host.
-    pub(crate) fn to_host(&self, workspace: &mut Workspace) -> Result<Trunk<T::Wide>> {
+    pub(crate) fn to_host(&self) -> Result<Trunk<T::Wide>> {
         let adapter = match &self.adapter {
-            Some(adapter) => Some(adapter.with_parameters(adapter.parameters.to_host(workspace)?)),
+            Some(adapter) => Some(adapter.with_parameters(adapter.parameters.to_host()?)),
             None => None,
         };
         Ok(Trunk {
             config: self.config.clone(),
             head: self.head,
-            base: self.base.to_host(workspace)?,
+            base: self.base.to_host()?,
             places: self.places.clone(),
             adapter,
             rope: RopeCache::new(&self.config),
@@ -221,7 +250,8 @@ impl<T: Element> Trunk<T> {
     }
 
     /// The batch and the rotations where this model reads them.
-    fn stage(&self, packed: &Packed) -> Result<(Staged, Rotations<T::Wide>)> {
+    fn stage(&self, packed: &Packed, workspace: &Workspace) -> Result<(Staged, Rotations<T::Wide>)> {
+        self.check_workspace(workspace)?;
         self.check_ids(packed)?;
         let device = self.base.device();
         let positions = packed.positions().iter().max().map_or(0, |last| *last as usize + 1);
@@ -235,7 +265,7 @@ impl<T: Element> Trunk<T> {
         adapter: Adapter,
         workspace: &mut Workspace,
     ) -> Result<(Buffer<T>, Staged)> {
-        let (staged, rotations) = self.stage(packed)?;
+        let (staged, rotations) = self.stage(packed, workspace)?;
         let mut x = self.embed(staged.ids(packed), workspace)?;
         let pass = Pass { packed, staged: &staged, rotations: &rotations };
         for number in 0..self.places.layers.len() {
@@ -256,7 +286,7 @@ impl<T: Element> Trunk<T> {
         recompute: Recompute,
         workspace: &mut Workspace,
     ) -> Result<TrunkSaved<T>> {
-        let (staged, rotations) = self.stage(packed)?;
+        let (staged, rotations) = self.stage(packed, workspace)?;
         let mut x = self.embed(staged.ids(packed), workspace)?;
         let pass = Pass { packed, staged: &staged, rotations: &rotations };
         let lowest = self.lowest_trained_layer();

@@ -4,6 +4,7 @@ use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Whether a test that finds no GPU fails instead of emulating one: `CANDLEWICK_NEEDS_GPU` is set.
 #[expect(clippy::disallowed_methods, reason = "tests are told through the environment")]
@@ -38,7 +39,9 @@ pub fn emulated_kernels(folder: &Path, probes: &[PathBuf]) -> Result<Option<Path
     if path.exists() {
         return Ok(Some(path));
     }
-    let begun = path.with_extension(std::process::id().to_string());
+    static BEGUN: AtomicUsize = AtomicUsize::new(0);
+    let number = BEGUN.fetch_add(1, Ordering::Relaxed);
+    let begun = path.with_extension(format!("{}-{number}", std::process::id()));
     let output = Command::new(compiler)
         .args(["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fPIC", "-shared", "-o"])
         .arg(&begun)

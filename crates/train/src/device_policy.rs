@@ -16,7 +16,8 @@ use crate::tensor_file::Element;
 ///
 /// It computes in `T`: `bf16`, or `f32` and `f64` for checking. What is trained exists twice, in `T` for the passes and as master weights
 /// in the wider type of its sums (`f32` for `bf16`), which the optimizer changes, checkpoints hold and files get. Before a pass the
-/// former are made of the latter where they may have changed. Activations, gradients and the optimizer's state lie on the device; token
+/// former are made of the latter where they may have changed. A run over an adapter is resumed in the type that it began in: base weights are
+/// rounded to it. Activations, gradients and the optimizer's state lie on the device; token
 /// ids go there and log-probabilities come back.
 #[derive(Debug)]
 pub struct DevicePolicy<T: kernels::Element>
@@ -88,7 +89,7 @@ where
 
     /// Copies of the masters, to be written.
     fn trained(&self) -> Result<Trained<T::Wide>> {
-        let masters = self.masters.to_host(&mut Workspace::new(1))?;
+        let masters = self.masters.to_host()?;
         Ok(self.model.trained_with(masters, &self.base_name)?)
     }
 }
@@ -148,12 +149,11 @@ where
     }
 
     fn digest(&self) -> Result<String> {
-        let mut workspace = Workspace::new(1);
-        let masters = self.masters.to_host(&mut workspace)?;
+        let masters = self.masters.to_host()?;
         if !self.model.has_adapter() {
             return Ok(digest_of([Some(&masters), None]));
         }
-        Ok(digest_of([Some(&self.model.parameters().to_host(&mut workspace)?), Some(&masters)]))
+        Ok(digest_of([Some(&self.model.parameters().to_host()?), Some(&masters)]))
     }
 
     fn save(&self, directory: &Path) -> Result<()> {

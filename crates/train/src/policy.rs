@@ -345,6 +345,9 @@ impl<T: Element> Trainable for CausalPolicy<T> {
     }
 
     fn digest(&self) -> Result<String> {
+        if self.model.parameters().device().is_some() {
+            return Err(Error::Mismatch("the model is on a device; train it as a DevicePolicy".into()));
+        }
         Ok(weights_digest(&self.model))
     }
 
@@ -378,14 +381,13 @@ pub struct FrozenPolicy<T: kernels::Element = f32> {
 }
 
 impl<T: kernels::Element> FrozenPolicy<T> {
-    /// Scores with a model that is on `device`.
-    pub fn on_device(model: CausalLm<T>, device: &kernels::Cuda) -> Self {
-        Self { model, workspace: Workspace::new(1).on(device) }
-    }
-
-    /// Scores with the model as it is, its adapter included, on `threads` threads.
+    /// Scores with the model as it is, its adapter included, on `threads` threads or on the device that it is on.
     pub fn new(model: CausalLm<T>, threads: usize) -> Self {
-        Self { model, workspace: Workspace::new(threads) }
+        let mut workspace = Workspace::new(threads);
+        if let Some(device) = model.parameters().device() {
+            workspace = workspace.on(device);
+        }
+        Self { model, workspace }
     }
 }
 
@@ -400,6 +402,9 @@ where
 }
 
 /// A digest of names, shapes and values of all weights; the same for f32 weights held as f64.
+///
+/// # Panics
+/// For a model on a device.
 pub fn weights_digest<T: Element>(model: &CausalLm<T>) -> String {
     digest_of([Some(model.parameters()), model.adapter()])
 }

@@ -189,6 +189,15 @@ impl<P: Trainable> Trainer<P> {
                     .into(),
             ));
         }
+        if let Reference::Adapter(adapter) = &reference
+            && adapter.parameters().device().is_some() != policy.parameters().device().is_some()
+        {
+            return Err(Error::Mismatch(
+                "of the policy and the adapter that it is compared with one is on a device and the other is not; make the reference with \
+                 AdapterReference::of the policy"
+                    .into(),
+            ));
+        }
         let optimizer = Optimizer::new(policy.parameters(), &options.optimizer, options.lora_plus_ratio)?;
         options.schedule.check(options.optimizer.learning_rate())?;
         let follower = Follower::new(&options.schedule, options.optimizer.learning_rate());
@@ -303,6 +312,11 @@ impl<P: Trainable> Trainer<P> {
                 self.policy.preferences(),
                 self.objective.name()
             )));
+        }
+        if self.collective.ranks() > 1 && self.policy.parameters().device().is_some() {
+            return Err(Error::Mismatch(
+                "there are several ranks, and what is trained is on a device, whose gradients are of one; train on the cpu".into(),
+            ));
         }
         let mark = self.objective.mark();
         let Tuning { parameters, workspace, .. } = self.policy.tuning();
@@ -533,11 +547,6 @@ impl<P: Trainable> Trainer<P> {
     /// Adds up the gradients of all ranks.
     fn sum_gradients(&mut self) -> Result<()> {
         let gradients = self.policy.tuning().gradients;
-        if self.collective.ranks() > 1 && gradients.is_on_device() {
-            return Err(Error::Mismatch(
-                "gradients on a device are of one rank; give each rank's model to the cpu".into(),
-            ));
-        }
         if self.collective.ranks() > 1 {
             for chunk in gradients.data_mut().chunks_mut(1 << 16) {
                 let mut sums: Vec<f64> = chunk.iter().map(|x| Float::to_f64(*x)).collect();
@@ -551,7 +560,7 @@ impl<P: Trainable> Trainer<P> {
     fn gradient_norm(&mut self) -> Result<f64> {
         let Tuning { gradients, workspace, .. } = self.policy.tuning();
         let mut outcome = Buffer::zeros(clip::OUTCOME, workspace.device())?;
-        clip::by_norm(gradients.all(), self.options.max_grad_norm, outcome.view_mut(), workspace)?;
+        clip::by_norm(gradients.all(), 0.0, outcome.view_mut(), workspace)?;
         Ok(outcome.to_host()?[0])
     }
 

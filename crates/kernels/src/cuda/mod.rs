@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use call::{Call, Grid, lanes, lanes_beside};
 pub(crate) use pool::DevicePool;
+use pool::Pools;
 use product::Multiplier;
 pub(crate) use product::{Factor, product};
 
@@ -49,6 +50,7 @@ pub enum Order {
 pub struct Cuda {
     driver: Arc<Driver>,
     ledger: Arc<Ledger>,
+    pools: Arc<Pools>,
     multiplier: Multiplier,
 }
 
@@ -100,7 +102,12 @@ impl Cuda {
     }
 
     fn of(driver: Driver) -> Self {
-        Self { driver: Arc::new(driver), ledger: Arc::default(), multiplier: Multiplier::Library }
+        Self {
+            driver: Arc::new(driver),
+            ledger: Arc::default(),
+            pools: Arc::default(),
+            multiplier: Multiplier::Library,
+        }
     }
 
     /// The same device, with products of matrices by the crate's own kernel instead of cuBLASLt. Without cuBLASLt
@@ -256,7 +263,18 @@ struct Allocation {
 }
 
 impl Allocation {
+    /// Where the device has no memory left, what is idle in its pools is freed first.
     fn new(device: &Cuda, bytes: usize) -> Result<Self> {
+        match Self::try_new(device, bytes) {
+            Err(Error::OutOfMemory { .. }) => {
+                device.pools.let_go();
+                Self::try_new(device, bytes)
+            }
+            made => made,
+        }
+    }
+
+    fn try_new(device: &Cuda, bytes: usize) -> Result<Self> {
         const OP: &str = "Cuda::unwritten";
         if device.ledger.add(bytes) {
             // Drivers refuse buffers of no bytes.
@@ -320,6 +338,9 @@ impl<T> CudaBuffer<T> {
     /// [`Error::Cuda`] where the driver reports an error.
     pub fn clear(&mut self) -> Result<()> {
         let (device, bytes) = (&self.memory.device, self.len * size_of::<T>());
+        if bytes == 0 {
+            return Ok(());
+        }
         on!(device.driver, driver => driver.zero("CudaBuffer::clear", self.memory.address, bytes))
     }
 
@@ -394,6 +415,9 @@ pub(crate) fn copy<T>(op: &'static str, device: &Cuda, to: ViewMut<'_, T>, from:
     match (to.as_view().buffer(), from.buffer()) {
         (Some((to, at)), Some((source, start))) if to.device().is(device) => {
             let bytes = from.len() * size_of::<T>();
+            if bytes == 0 {
+                return Ok(());
+            }
             on!(device.driver, driver => driver.copy(op, source.address(start), to.address(at), bytes))
         }
         _ => Err(Error::MixedDevices { op }),
@@ -411,6 +435,8 @@ impl DeviceScratch {
     pub(crate) fn at_least(&mut self, device: &Cuda, bytes: usize) -> Result<u64> {
         let fits = |kept: &CudaBuffer<u8>| kept.device().is(device) && kept.len() >= bytes;
         if !self.kept.as_ref().is_some_and(fits) {
+            // Not both at once.
+            self.kept = None;
             self.kept = Some(device.unwritten(bytes)?);
         }
         Ok(self.kept.as_ref().expect("just made").address(0))

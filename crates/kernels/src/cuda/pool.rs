@@ -1,16 +1,17 @@
 //! Memory of a device that waits to be lent again.
 use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::{Allocation, Cuda, CudaBuffer};
 use crate::float::sealed::Plain;
-use crate::{Error, Lendable, Result, Shelf};
+use crate::{Lendable, Result, Shelf};
 
 /// Where buffers begin and end, so that their bytes serve elements of any type and size.
 const GRAIN: usize = 256;
 
 /// Bytes that were lent and came back, with as many as were asked for.
 #[derive(Debug)]
-struct Idle {
+pub(super) struct Idle {
     memory: Allocation,
     asked: usize,
 }
@@ -29,12 +30,32 @@ impl Lendable for Idle {
 #[derive(Debug)]
 pub(crate) struct DevicePool {
     device: Cuda,
-    shelf: Shelf<Idle>,
+    shelf: Arc<Mutex<Shelf<Idle>>>,
+}
+
+/// All pools of a device, which give up what is idle where it has no memory left.
+#[derive(Debug, Default)]
+pub(super) struct Pools(Mutex<Vec<Weak<Mutex<Shelf<Idle>>>>>);
+
+impl Pools {
+    fn add(&self, shelf: &Arc<Mutex<Shelf<Idle>>>) {
+        let mut pools = lock(&self.0);
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.push(Arc::downgrade(shelf));
+    }
+
+    /// Frees what is idle.
+    pub(super) fn let_go(&self) {
+        let pools: Vec<_> = lock(&self.0).iter().filter_map(Weak::upgrade).collect();
+        pools.iter().for_each(|shelf| lock(shelf).let_all_go());
+    }
 }
 
 impl DevicePool {
     pub(crate) fn new(device: &Cuda) -> Self {
-        Self { device: device.clone(), shelf: Shelf::default() }
+        let shelf = Arc::default();
+        device.pools.add(&shelf);
+        Self { device: device.clone(), shelf }
     }
 
     pub(crate) fn device(&self) -> &Cuda {
@@ -43,15 +64,11 @@ impl DevicePool {
 
     pub(crate) fn lend<T: Plain>(&mut self, len: usize) -> Result<CudaBuffer<T>> {
         let asked = bytes_of::<T>(len);
-        let memory = match self.shelf.take(asked, drop) {
+        // The lock is not held while memory is made, which may have to empty this pool too.
+        let found = lock(&self.shelf).take(asked, drop);
+        let memory = match found {
             Some(idle) => idle.memory,
-            None => match Allocation::new(&self.device, asked) {
-                Err(Error::OutOfMemory { .. }) => {
-                    self.shelf.let_all_go();
-                    Allocation::new(&self.device, asked)?
-                }
-                allocated => allocated?,
-            },
+            None => Allocation::new(&self.device, asked).inspect_err(|_| lock(&self.shelf).take_back(asked))?,
         };
         Ok(CudaBuffer { memory, len, of: PhantomData })
     }
@@ -59,9 +76,13 @@ impl DevicePool {
     pub(crate) fn reclaim<T: Plain>(&mut self, buffer: CudaBuffer<T>) {
         let CudaBuffer { memory, len, .. } = buffer;
         if memory.device.is(&self.device) {
-            self.shelf.give_back(Idle { memory, asked: bytes_of::<T>(len) });
+            lock(&self.shelf).give_back(Idle { memory, asked: bytes_of::<T>(len) });
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn bytes_of<T>(len: usize) -> usize {

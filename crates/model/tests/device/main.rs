@@ -138,7 +138,7 @@ where
     let model = wide.to_device::<T>(&device, &mut on_device).unwrap();
     let packed = batch();
     // The weights as the device has rounded them.
-    let host = model.to_host(&mut on_host).unwrap().convert::<f64>().unwrap();
+    let host = model.to_host().unwrap().convert::<f64>().unwrap();
     let (scores, gradients) = step(&host, &packed, want, recompute, &mut on_host);
     let (found, pulled) = step(&model, &packed, want, recompute, &mut on_device);
     for (found, expected) in found.iter().zip(&scores) {
@@ -241,7 +241,7 @@ fn weights_come_back_as_they_went() {
     let mut workspace = Workspace::new(1).on(&device);
     let host = adapted().convert::<f32>().unwrap();
     let model = host.to_device::<f32>(&device, &mut workspace).unwrap();
-    let back = model.to_host(&mut workspace).unwrap();
+    let back = model.to_host().unwrap();
     assert_eq!(back.parameters().data(), host.parameters().data());
     assert_eq!(back.adapter().unwrap().data(), host.adapter().unwrap().data());
 }

@@ -147,8 +147,11 @@ impl<T: Element> Rule<T> for AdamW<T> {
 
     fn has_met_gradient(&self, range: Range<usize>) -> bool {
         // What cannot be read is taken as untouched: then its next gradient is looked at.
-        let part = |state: &Buffer<T>| state.view().part(range.clone())?.download();
-        [&self.mean, &self.mean_square].into_iter().any(|state| part(state).is_ok_and(|numbers| any_nonzero(&numbers)))
+        let on_device = |state: &Buffer<T>| state.view().part(range.clone())?.download();
+        [&self.mean, &self.mean_square].into_iter().any(|state| match state {
+            Buffer::Host(numbers) => any_nonzero(&numbers[range.clone()]),
+            Buffer::Cuda(_) => on_device(state).is_ok_and(|numbers| any_nonzero(&numbers)),
+        })
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_, T>)> {

@@ -266,8 +266,10 @@ impl<T: Element> Optimizer<T> {
         factor: f64,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        self.steps += 1;
-        self.rule.step(parameters, gradients, Now { step: self.steps, scale, factor }, workspace)
+        let step = self.steps + 1;
+        self.rule.step(parameters, gradients, Now { step, scale, factor }, workspace)?;
+        self.steps = step;
+        Ok(())
     }
 
     /// Updates made.

@@ -43,6 +43,11 @@ impl<T: Element> MovingReference<T> {
     /// # Errors
     /// There is no adapter.
     pub fn of_base<P: Trainable<Element = T>>(policy: &P) -> Result<Self> {
+        if policy.parameters().device().is_some() {
+            return Err(Error::Mismatch(
+                "what is trained is on a device, where no reference moves; train on the cpu, or choose Reference::AdapterOff".into(),
+            ));
+        }
         let mut parameters = policy.parameters().copied();
         let pairs: Vec<usize> = (0..parameters.len()).filter(|i| parameters.name(*i).contains(".lora_B.")).collect();
         if pairs.is_empty() {
