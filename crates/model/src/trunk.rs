@@ -253,9 +253,13 @@ impl<T: Element> Trunk<T> {
     fn stage(&self, packed: &Packed, workspace: &Workspace) -> Result<(Staged, Rotations<T::Wide>)> {
         self.check_workspace(workspace)?;
         self.check_ids(packed)?;
-        let device = self.base.device();
+        Ok((Staged::new(packed, self.base.device())?, self.rotations(packed)?))
+    }
+
+    /// The rotations of all positions of a batch, where this model reads them.
+    fn rotations(&self, packed: &Packed) -> Result<Rotations<T::Wide>> {
         let positions = packed.positions().iter().max().map_or(0, |last| *last as usize + 1);
-        Ok((Staged::new(packed, device)?, self.rope.tables(positions, device)?))
+        self.rope.tables(positions, self.base.device())
     }
 
     /// The hidden states `[tokens, H]` of a batch after the final norm, and the batch where the model has read it.
@@ -343,8 +347,7 @@ impl<T: Element> Trunk<T> {
         workspace.reclaim(rstd);
         workspace.reclaim_all([last, hidden, d_hidden]);
 
-        let positions = packed.positions().iter().max().map_or(0, |last| *last as usize + 1);
-        let rotations = self.rope.tables(positions, self.base.device())?;
+        let rotations = self.rotations(packed)?;
         let pass = Pass { packed, staged: &staged, rotations: &rotations };
         let lowest = self.lowest_trained_layer();
         for number in (lowest..self.places.layers.len()).rev() {

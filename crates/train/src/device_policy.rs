@@ -5,9 +5,9 @@ use candlewick_kernels::{self as kernels, Cuda, Workspace, elementwise};
 use candlewick_losses::{Outputs, TokenScores};
 use candlewick_model::{Adapter, CausalLm, Gradients, Packed, Parameters, Recompute, Saved, Trained};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::policy::{
-    Copied, Cotangents, Policy, Trainable, Tuning, b_of, digest_of, head_cotangents, not_written, scatter,
+    Copied, Cotangents, Policy, Trainable, Tuning, b_of, digest_of, head_cotangents, no_adapter, not_written, scatter,
     token_statistics,
 };
 use crate::tensor_file::Element;
@@ -124,9 +124,7 @@ where
 
     fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
         if !self.model.has_adapter() {
-            return Err(Error::Mismatch(
-                "the reference is the policy without its adapter, and the policy has none".into(),
-            ));
+            return Err(no_adapter());
         }
         self.score_by(Adapter::Off, batch, want)
     }

@@ -141,6 +141,11 @@ fn without_preferences(count: usize) -> Error {
     ))
 }
 
+/// A reference that is the policy without its adapter, and a policy that has none.
+pub(crate) fn no_adapter() -> Error {
+    Error::Mismatch("the reference is the policy without its adapter, and the policy has none".into())
+}
+
 /// What is held in memory is sound; only the writing of it can fail.
 pub(crate) fn not_written(directory: &Path, error: candlewick_model::Error) -> Error {
     Error::io("writing the weights into", directory)(std::io::Error::other(error))
@@ -305,9 +310,7 @@ impl<T: Element> Trainable for CausalPolicy<T> {
 
     fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
         if !self.model.has_adapter() {
-            return Err(Error::Mismatch(
-                "the reference is the policy without its adapter, and the policy has none".into(),
-            ));
+            return Err(no_adapter());
         }
         let scores = self.model.score(batch, token_statistics(want)?, Adapter::Off, &mut self.workspace)?;
         scatter(batch, scores)

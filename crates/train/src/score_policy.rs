@@ -8,7 +8,9 @@ use candlewick_model::{Adapter, Config, Gradients, Packed, Parameters, Recompute
 
 use crate::error::{Error, Result};
 use crate::plan::{Plan, TuningPlan};
-use crate::policy::{Copied, Cotangents, Policy, Trainable, Tuning, digest_of, grid, may_be_zero_in_lora, not_written};
+use crate::policy::{
+    Copied, Cotangents, Policy, Trainable, Tuning, digest_of, grid, may_be_zero_in_lora, no_adapter, not_written,
+};
 use crate::tensor_file::Element;
 
 /// The name of the one head that a score model has unless `model.heads` names others.
@@ -133,9 +135,7 @@ impl<T: Element> Trainable for ScorePolicy<T> {
 
     fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
         if !self.model.has_adapter() {
-            return Err(Error::Mismatch(
-                "the reference is the policy without its adapter, and the policy has none".into(),
-            ));
+            return Err(no_adapter());
         }
         self.score_at_ends(batch, want, Adapter::Off)
     }
