@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::data_words::{DataWords, EvaluationWords};
+use crate::device::{DeviceKind, Dtype};
 use crate::error::{Error, Result};
 use crate::kinds::of_kind;
 use crate::nearest::nearest;
@@ -403,6 +404,10 @@ pub struct TrainWords {
     pub recompute: Recompute,
     /// Threads; 0 lets the caller decide.
     pub threads: usize,
+    /// Where policy and reference compute.
+    pub device: DeviceKind,
+    /// What they compute in; by default f32 on the cpu and bf16 on a device.
+    pub dtype: Option<Dtype>,
 }
 
 impl Default for TrainWords {
@@ -419,6 +424,8 @@ impl Default for TrainWords {
             bucket: None,
             recompute: Recompute::Nothing,
             threads: 0,
+            device: DeviceKind::Cpu,
+            dtype: None,
         }
     }
 }

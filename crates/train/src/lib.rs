@@ -23,6 +23,7 @@ mod config;
 mod costs;
 mod data_plan;
 mod data_words;
+mod device;
 mod device_policy;
 mod error;
 mod fast_slow;
@@ -67,6 +68,7 @@ pub use config::{
 pub use costs::{CostFigures, CostReport};
 pub use data_plan::{DataPlan, PartPlan};
 pub use data_words::{DataWords, EvaluationWords, PartWords};
+pub use device::{DeviceKind, Dtype};
 pub use device_policy::DevicePolicy;
 pub use error::{Error, Fault, Result};
 pub use fast_slow::{FastSlow, FastSlowOptions, FastSlowReport, ModuleReport};

@@ -120,6 +120,10 @@ impl MemoryPlan {
     /// # Errors
     /// The configuration of a model or adapter cannot be read; neither rows nor limits tell how large a micro-batch can be.
     pub fn of(plan: &Plan) -> Result<Self> {
+        if !plan.train.device.is_cpu() {
+            let reason = format!("{}: only the memory of the cpu is planned so far", plan.train.device);
+            return Err(Error::config("train.device", reason));
+        }
         let (seen, basis) = match Seen::in_rows(plan) {
             Ok(found) => found,
             Err(error) => (Seen::within_limits(plan)?, Basis::Limits { reason: error.to_string() }),

@@ -1,70 +1,88 @@
-//! The policy of a run, whichever head its objective reads.
+//! The policy of a run, whichever head its objective reads and wherever it computes.
 use std::path::Path;
 
+use candlewick_kernels::bf16;
 use candlewick_losses::{Outputs, TokenScores};
 use candlewick_model::{Packed, Parameters, Saved, ScoreSaved};
 
+use crate::device_policy::DevicePolicy;
 use crate::error::{Error, Result};
 use crate::policy::{CausalPolicy, Copied, Cotangents, Policy, Trainable, Tuning};
 use crate::score_policy::ScorePolicy;
-use crate::tensor_file::Element;
 
 /// A causal language model or a score model in training.
 #[derive(Debug)]
-pub enum ModelPolicy<T: Element = f32> {
+pub enum ModelPolicy {
     /// For objectives that read log-probabilities of tokens.
-    Causal(CausalPolicy<T>),
+    Causal(CausalPolicy),
     /// For objectives that read values of completions.
-    Score(ScorePolicy<T>),
+    Score(ScorePolicy),
+    /// For those that read log-probabilities, on a device, in bf16 with masters in f32.
+    Bf16(DevicePolicy<bf16>),
+    /// The same in f32.
+    F32(DevicePolicy<f32>),
 }
 
 /// What a forward pass of a [`ModelPolicy`] kept.
 #[derive(Debug)]
-pub enum ModelSaved<T: Element> {
-    /// Of a causal language model.
-    Causal(Saved<T>),
+pub enum ModelSaved {
+    /// Of a causal language model, in f32.
+    Causal(Saved<f32>),
     /// Of a score model.
-    Score(ScoreSaved<T>),
+    Score(ScoreSaved),
+    /// Of a causal language model in bf16.
+    Bf16(Saved<bf16>),
 }
 
-impl<T: Element> ModelPolicy<T> {
-    /// The causal language model, where it is one.
+/// The same of whichever policy it is.
+macro_rules! of_each {
+    ($which:expr, $policy:ident => $value:expr) => {
+        match $which {
+            Self::Causal($policy) => $value,
+            Self::Score($policy) => $value,
+            Self::Bf16($policy) => $value,
+            Self::F32($policy) => $value,
+        }
+    };
+}
+
+impl ModelPolicy {
+    /// The causal language model on the host, where it is one.
     ///
     /// # Errors
-    /// It is a score model, which predicts no tokens.
-    pub fn causal(&self) -> Result<&CausalPolicy<T>> {
+    /// It is a score model, which predicts no tokens, or it is on a device.
+    pub fn causal(&self) -> Result<&CausalPolicy> {
         match self {
             Self::Causal(policy) => Ok(policy),
             Self::Score(_) => Err(no_tokens()),
+            Self::Bf16(_) | Self::F32(_) => Err(elsewhere()),
         }
     }
 
-    /// The causal language model to be worked with, as for sampling from it.
+    /// The causal language model on the host to be worked with, as for sampling from it.
     ///
     /// # Errors
     /// As [`causal`](Self::causal).
-    pub fn causal_mut(&mut self) -> Result<&mut CausalPolicy<T>> {
+    pub fn causal_mut(&mut self) -> Result<&mut CausalPolicy> {
         match self {
             Self::Causal(policy) => Ok(policy),
             Self::Score(_) => Err(no_tokens()),
+            Self::Bf16(_) | Self::F32(_) => Err(elsewhere()),
         }
     }
 }
 
-impl<T: Element> Policy for ModelPolicy<T> {
+impl Policy for ModelPolicy {
     fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
-        match self {
-            Self::Causal(policy) => policy.score(batch, want),
-            Self::Score(policy) => policy.score(batch, want),
-        }
+        of_each!(self, policy => policy.score(batch, want))
     }
 }
 
-impl<T: Element> Trainable for ModelPolicy<T> {
-    type Element = T;
-    type Saved = ModelSaved<T>;
+impl Trainable for ModelPolicy {
+    type Element = f32;
+    type Saved = ModelSaved;
 
-    fn forward(&mut self, batch: &Packed, want: Outputs) -> Result<(TokenScores, ModelSaved<T>)> {
+    fn forward(&mut self, batch: &Packed, want: Outputs) -> Result<(TokenScores, ModelSaved)> {
         Ok(match self {
             Self::Causal(policy) => {
                 let (scores, saved) = policy.forward(batch, want)?;
@@ -74,13 +92,23 @@ impl<T: Element> Trainable for ModelPolicy<T> {
                 let (scores, saved) = policy.forward(batch, want)?;
                 (scores, ModelSaved::Score(saved))
             }
+            Self::Bf16(policy) => {
+                let (scores, saved) = policy.forward(batch, want)?;
+                (scores, ModelSaved::Bf16(saved))
+            }
+            Self::F32(policy) => {
+                let (scores, saved) = policy.forward(batch, want)?;
+                (scores, ModelSaved::Causal(saved))
+            }
         })
     }
 
-    fn backward(&mut self, batch: &Packed, saved: ModelSaved<T>, cotangents: &Cotangents) -> Result<()> {
+    fn backward(&mut self, batch: &Packed, saved: ModelSaved, cotangents: &Cotangents) -> Result<()> {
         match (self, saved) {
             (Self::Causal(policy), ModelSaved::Causal(saved)) => policy.backward(batch, saved, cotangents),
+            (Self::F32(policy), ModelSaved::Causal(saved)) => policy.backward(batch, saved, cotangents),
             (Self::Score(policy), ModelSaved::Score(saved)) => policy.backward(batch, saved, cotangents),
+            (Self::Bf16(policy), ModelSaved::Bf16(saved)) => policy.backward(batch, saved, cotangents),
             _ => Err(Error::Mismatch(
                 "what was kept belongs to a model of another kind; give back what forward gave".into(),
             )),
@@ -88,80 +116,47 @@ impl<T: Element> Trainable for ModelPolicy<T> {
     }
 
     fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
-        match self {
-            Self::Causal(policy) => policy.score_without_adapter(batch, want),
-            Self::Score(policy) => policy.score_without_adapter(batch, want),
-        }
+        of_each!(self, policy => policy.score_without_adapter(batch, want))
     }
 
-    fn parameters(&self) -> &Parameters<T> {
-        match self {
-            Self::Causal(policy) => policy.parameters(),
-            Self::Score(policy) => policy.parameters(),
-        }
+    fn parameters(&self) -> &Parameters<f32> {
+        of_each!(self, policy => policy.parameters())
     }
 
-    fn tuning(&mut self) -> Tuning<'_, T> {
-        match self {
-            Self::Causal(policy) => policy.tuning(),
-            Self::Score(policy) => policy.tuning(),
-        }
+    fn tuning(&mut self) -> Tuning<'_, f32> {
+        of_each!(self, policy => policy.tuning())
     }
 
     fn gradient_may_be_zero(&self, i: usize) -> bool {
-        match self {
-            Self::Causal(policy) => policy.gradient_may_be_zero(i),
-            Self::Score(policy) => policy.gradient_may_be_zero(i),
-        }
+        of_each!(self, policy => policy.gradient_may_be_zero(i))
     }
 
     fn preferences(&self) -> usize {
-        match self {
-            Self::Causal(policy) => policy.preferences(),
-            Self::Score(policy) => policy.preferences(),
-        }
+        of_each!(self, policy => policy.preferences())
     }
 
     fn set_preference(&mut self, preference: &[f64]) -> Result<()> {
-        match self {
-            Self::Causal(policy) => policy.set_preference(preference),
-            Self::Score(policy) => policy.set_preference(preference),
-        }
+        of_each!(self, policy => policy.set_preference(preference))
     }
 
     fn add_penalty(&mut self) -> Option<f64> {
-        match self {
-            Self::Causal(policy) => policy.add_penalty(),
-            Self::Score(policy) => policy.add_penalty(),
-        }
+        of_each!(self, policy => policy.add_penalty())
     }
 
     fn digest(&self) -> Result<String> {
-        match self {
-            Self::Causal(policy) => policy.digest(),
-            Self::Score(policy) => policy.digest(),
-        }
+        of_each!(self, policy => policy.digest())
     }
 
     fn save(&self, directory: &Path) -> Result<()> {
-        match self {
-            Self::Causal(policy) => policy.save(directory),
-            Self::Score(policy) => policy.save(directory),
-        }
+        of_each!(self, policy => policy.save(directory))
     }
 
     fn copied(&self) -> Result<Box<dyn Copied>> {
-        match self {
-            Self::Causal(policy) => policy.copied(),
-            Self::Score(policy) => policy.copied(),
-        }
+        of_each!(self, policy => policy.copied())
     }
 
     fn restore(&mut self, directory: &Path) -> Result<()> {
-        match self {
-            Self::Causal(policy) => policy.restore(directory),
-            Self::Score(policy) => policy.restore(directory),
-        }
+        of_each!(self, policy => policy.restore(directory))
     }
 }
 
@@ -169,4 +164,8 @@ fn no_tokens() -> Error {
     Error::Mismatch(
         "the policy is a score model, which predicts no tokens; train a causal language model for that".into(),
     )
+}
+
+fn elsewhere() -> Error {
+    Error::Mismatch("the policy is on a device, and its model on the host is wanted; set train.device = \"cpu\"".into())
 }

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::config::{Config, OrderKind, ResultKind};
 use crate::data_plan::DataPlan;
+use crate::device::{DeviceKind, Dtype};
 use crate::error::{Error, Result};
 use crate::held_out::{EvaluationPlan, HeldOut, check_apart, resolve_evaluation};
 use crate::optimizer::{OptimizerOptions, check_lora_plus, in_range, of_any_age};
@@ -26,7 +27,7 @@ use crate::watch::WatchPlan;
 
 pub(crate) use resolve::check_preferences;
 use resolve::{
-    check_may_move, check_optimizer, is_same, resolve_model, resolve_output, resolve_reference, resolve_udm,
+    check_device, check_may_move, check_optimizer, is_same, resolve_model, resolve_output, resolve_reference, resolve_udm,
 };
 
 /// Everything that decides what a run computes.
@@ -185,6 +186,12 @@ pub struct TrainPlan {
     pub recompute: Recompute,
     /// Threads; 0 lets the caller decide.
     pub threads: usize,
+    /// Where policy and reference compute.
+    #[serde(default, skip_serializing_if = "DeviceKind::is_cpu")]
+    pub device: DeviceKind,
+    /// What they compute in.
+    #[serde(default, skip_serializing_if = "Dtype::is_f32")]
+    pub dtype: Dtype,
 }
 
 /// When to stop.
@@ -294,6 +301,9 @@ impl Plan {
         let options = optimizer.options()?;
         let schedule = schedule.schedule(options.learning_rate())?;
         check_optimizer(&options, &schedule, &model.tuning)?;
+        if !train.device.is_cpu() {
+            check_device(&objective, &options, udm.is_some(), safety.is_some())?;
+        }
         let batch_size = at_least_one("train.batch_size", train.batch_size as u64)? as usize;
         let evaluation = evaluation.map(|words| resolve_evaluation(words, &mut data, batch_size)).transpose()?;
         if schedule.follows_evaluations() && evaluation.as_ref().is_none_or(|evaluation| evaluation.every == 0) {
@@ -352,6 +362,8 @@ impl Plan {
                     .map(|steps| steps as usize),
                 recompute: train.recompute,
                 threads: train.threads,
+                device: train.device,
+                dtype: Dtype::resolve(train.dtype, train.device)?,
             },
         })
     }

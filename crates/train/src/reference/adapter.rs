@@ -1,6 +1,7 @@
 //! A reference that is the policy with other values of what is trained.
 use std::path::{Path, PathBuf};
 
+use candlewick_kernels::{Cuda, Workspace};
 use candlewick_model::{AdapterWeights, Parameters};
 
 use crate::error::{Error, Result};
@@ -61,6 +62,15 @@ impl<T: Element> AdapterReference<T> {
             )));
         }
         Ok(Self { parameters })
+    }
+
+    /// The same on a device, for a policy there.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn to_device(&self, device: &Cuda) -> Result<Self> {
+        let mut workspace = Workspace::new(1).on(device);
+        Ok(Self { parameters: self.parameters.to_device(device, &mut workspace)? })
     }
 
     /// Its values.

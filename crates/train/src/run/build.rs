@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use candlewick_data::{Encoder, Source};
+use candlewick_kernels::{Cuda, Workspace, bf16};
 use candlewick_losses::{Objective, Outputs};
 use candlewick_model::CausalLm;
 
@@ -12,13 +13,15 @@ use super::bookmark::{deciding_files, files_of_costs, files_of_weights};
 use super::{METRICS, Place, Precompute, REJECTED, Run, tokenizer_files};
 use crate::checkpoint::Checkpoint;
 use crate::costs::Costs;
+use crate::device::Dtype;
+use crate::device_policy::DevicePolicy;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::held_out_log::HeldOutWriter;
 use crate::log::{MetricsLog, RejectedLog};
 use crate::model_policy::ModelPolicy;
 use crate::plan::{Plan, REFERENCE_FILE, ReferencePlan, TuningPlan, check_preferences};
-use crate::policy::{CausalPolicy, FrozenPolicy};
+use crate::policy::{CausalPolicy, FrozenPolicy, Policy};
 use crate::reference::{AdapterReference, MovingReference, PrecomputedReference, Reference, reference_digest};
 use crate::rows;
 use crate::score_policy::{ScorePolicy, score_heads};
@@ -63,13 +66,15 @@ impl Run {
             schedule: plan.schedule,
             total_steps,
             starts_at_reference: match &policy {
-                ModelPolicy::Causal(_) => plan.starts_at_reference(),
+                // In bf16 another batch has other roundings.
+                ModelPolicy::Bf16(_) if matches!(plan.reference, ReferencePlan::Precomputed(_)) => false,
+                ModelPolicy::Causal(_) | ModelPolicy::Bf16(_) | ModelPolicy::F32(_) => plan.starts_at_reference(),
                 // Fresh heads say 0 of every text, and no margin is another than 0.
                 ModelPolicy::Score(policy) => policy.starts_at_zero(),
             },
             monitor: match &policy {
-                ModelPolicy::Causal(_) => Outputs { entropy: true, is_top1: true, ..Outputs::NONE },
                 ModelPolicy::Score(_) => Outputs::NONE,
+                _ => Outputs { entropy: true, is_top1: true, ..Outputs::NONE },
             },
             seed: plan.train.seed,
         };
@@ -124,7 +129,7 @@ struct Rows<'a> {
 
 /// What of a run has weights, and what is to be scored by them before the first step.
 struct Parts {
-    policy: ModelPolicy<f32>,
+    policy: ModelPolicy,
     reference: Reference<f32>,
     udm: Option<Udm>,
     precompute: Option<Precompute>,
@@ -146,6 +151,7 @@ impl Parts {
     fn causal(plan: &Plan, rows: &Rows<'_>, fit: Option<Fit>, step: u64) -> Result<Self> {
         let Rows { source, held_out, encoder, total_steps } = *rows;
         let needs = plan.objective.needs();
+        let device = plan.train.device.open()?;
         let mut model = CausalLm::<f32>::load(&plan.model.path)?;
         encoder.check_vocabulary(model.config().vocab_size)?;
         let threads = plan.train.threads.max(1);
@@ -162,6 +168,10 @@ impl Parts {
         check_preferences(&plan.objective, model.preference().len(), &plan.model.tuning, &plan.reference)?;
         if digest.is_empty() && matches!(plan.reference, ReferencePlan::Precomputed(_)) {
             digest = reference_digest(&model);
+        }
+        // What bf16 says is another number than what f32 says.
+        if plan.train.dtype == Dtype::Bf16 {
+            digest.push_str("-bf16");
         }
         let udm = match &plan.udm {
             None => None,
@@ -203,14 +213,18 @@ impl Parts {
             ReferencePlan::Adapter(directory) => Reference::Adapter(AdapterReference::load(&policy, directory)?),
             // Of an adapter the base stands still, and one is enough.
             ReferencePlan::Frozen if policy.model().has_adapter() => Reference::Adapter(AdapterReference::of(&policy)),
-            ReferencePlan::Frozen => {
-                Reference::Frozen(Box::new(FrozenPolicy::new(policy.model().frozen_copy(), threads)))
-            }
+            ReferencePlan::Frozen => Reference::Frozen(match &device {
+                Some(device) => frozen_on(device, plan.train.dtype, policy.model())?,
+                None => Box::new(FrozenPolicy::new(policy.model().frozen_copy(), threads)),
+            }),
             ReferencePlan::Model(directory) => {
                 let other = CausalLm::<f32>::load(directory)?;
                 encoder.check_vocabulary(other.config().vocab_size)?;
                 check_same_tokens(&plan.model.path, directory)?;
-                Reference::Frozen(Box::new(FrozenPolicy::new(other, threads)))
+                Reference::Frozen(match &device {
+                    Some(device) => frozen_on(device, plan.train.dtype, &other)?,
+                    None => Box::new(FrozenPolicy::new(other, threads)),
+                })
             }
             ReferencePlan::AdapterOff => Reference::AdapterOff,
             ReferencePlan::Precomputed(path) => {
@@ -234,8 +248,29 @@ impl Parts {
                 Reference::Precomputed(table)
             }
         };
-        Ok(Self { policy: ModelPolicy::Causal(policy), reference, udm, precompute })
+        let Some(device) = device else {
+            return Ok(Self { policy: ModelPolicy::Causal(policy), reference, udm, precompute });
+        };
+        let reference = match reference {
+            Reference::Adapter(adapter) => Reference::Adapter(adapter.to_device(&device)?),
+            reference => reference,
+        };
+        let (model, recompute, base) = (policy.model(), plan.train.recompute, policy.base_name());
+        let policy = match plan.train.dtype {
+            Dtype::Bf16 => ModelPolicy::Bf16(DevicePolicy::new(model, &device, recompute)?.with_base_name(base)),
+            Dtype::F32 => ModelPolicy::F32(DevicePolicy::new(model, &device, recompute)?.with_base_name(base)),
+        };
+        Ok(Self { policy, reference, udm, precompute })
     }
+}
+
+/// A model on a device that only scores.
+fn frozen_on(device: &Cuda, dtype: Dtype, model: &CausalLm) -> Result<Box<dyn Policy>> {
+    let mut workspace = Workspace::new(1).on(device);
+    Ok(match dtype {
+        Dtype::Bf16 => Box::new(FrozenPolicy::new(model.to_device::<bf16>(device, &mut workspace)?, 1)),
+        Dtype::F32 => Box::new(FrozenPolicy::new(model.to_device::<f32>(device, &mut workspace)?, 1)),
+    })
 }
 
 /// Whether the tokenizer that lies beside a reference, if there is one, gives tokens the ids that the policy's gives them.

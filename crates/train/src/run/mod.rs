@@ -55,7 +55,7 @@ pub struct Run {
     source: Source,
     held_out_source: Option<Source>,
     batches: Batches,
-    trainer: Trainer<ModelPolicy<f32>>,
+    trainer: Trainer<ModelPolicy>,
     /// Rows still to be scored by the reference.
     precompute: Option<Precompute>,
     log: MetricsLog,
@@ -412,12 +412,12 @@ impl Run {
     }
 
     /// The trainer.
-    pub fn trainer(&self) -> &Trainer<ModelPolicy<f32>> {
+    pub fn trainer(&self) -> &Trainer<ModelPolicy> {
         &self.trainer
     }
 
     /// The trainer, as for sampling from its policy between events.
-    pub fn trainer_mut(&mut self) -> &mut Trainer<ModelPolicy<f32>> {
+    pub fn trainer_mut(&mut self) -> &mut Trainer<ModelPolicy> {
         &mut self.trainer
     }
 
