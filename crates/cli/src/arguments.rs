@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use candlewick::train::{DeviceKind, Dtype};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
@@ -109,6 +110,9 @@ pub(crate) struct Common {
     /// Threads; all cores by default [train.threads]
     #[arg(long, value_name = "N", value_parser = threads())]
     pub(crate) threads: Option<usize>,
+    /// Where to compute: cpu, or cuda or cuda:N in a build with the feature cuda [train.device]
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<DeviceKind>,
     /// Any other key of the configuration, as section.key=value; may be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub(crate) set: Vec<String>,
@@ -459,6 +463,12 @@ pub(crate) struct Generate {
     /// Threads; all cores by default
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: usize,
+    /// Where to compute: cpu, or cuda or cuda:N in a build with the feature cuda
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub(crate) device: DeviceKind,
+    /// What to compute in, f32 or bf16; by default f32 on the cpu and bf16 on a device
+    #[arg(long, value_name = "DTYPE")]
+    pub(crate) dtype: Option<Dtype>,
 }
 
 /// `wick bench`
@@ -550,41 +560,14 @@ pub(crate) struct BenchStep {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: usize,
     /// Where to compute: cpu, or cuda or cuda:N in a build with the feature cuda
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = bench_device)]
-    pub(crate) device: BenchDevice,
-    /// What to compute in; by default f32 on the cpu and bf16, with f32 masters of what is trained, on a device
-    #[arg(long, value_enum)]
-    pub(crate) dtype: Option<BenchDtype>,
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub(crate) device: DeviceKind,
+    /// What to compute in, f32 or bf16; by default f32 on the cpu and bf16, with f32 masters of what is trained, on a device
+    #[arg(long, value_name = "DTYPE")]
+    pub(crate) dtype: Option<Dtype>,
     /// Print one JSON line with the keys of the peers' programs
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// Where `wick bench step` computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BenchDevice {
-    /// On the host.
-    Cpu,
-    /// On the CUDA device of this number.
-    Cuda(usize),
-}
-
-fn bench_device(word: &str) -> Result<BenchDevice, String> {
-    let number = match word {
-        "cpu" => return Ok(BenchDevice::Cpu),
-        "cuda" => Some(0),
-        other => other.strip_prefix("cuda:").and_then(|number| number.parse().ok()),
-    };
-    number.map(BenchDevice::Cuda).ok_or_else(|| "expected cpu, cuda or cuda:N with the number of a device".to_owned())
-}
-
-/// What `wick bench step` computes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum BenchDtype {
-    /// Single precision.
-    F32,
-    /// bfloat16, on a device
-    Bf16,
 }
 
 /// `wick quickstart`

@@ -18,14 +18,14 @@ use candlewick::kernels::{Cuda, Element, Workspace, bf16};
 use candlewick::losses::{Builtin, Objective, StepWide};
 use candlewick::model::{CausalLm, LoraConfig, Recompute};
 use candlewick::train::{
-    AdamWOptions, CausalPolicy, DevicePolicy, FrozenPolicy, Policy, PrecomputedReference, Reference, Trainable,
-    Trainer, TrainerOptions, reference_digest,
+    AdamWOptions, CausalPolicy, DevicePolicy, Dtype, FrozenPolicy, Hardware, Policy, PrecomputedReference, Reference,
+    Trainable, Trainer, TrainerOptions, reference_digest,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::arguments::{BenchDevice, BenchDtype, BenchRecompute, BenchStep};
+use crate::arguments::{BenchRecompute, BenchStep};
 use crate::failure::Failure;
 use crate::{memory, words};
 
@@ -58,23 +58,16 @@ pub(crate) fn step(arguments: &BenchStep) -> Result<()> {
     }
     let objective = objective(arguments)?;
     let batches = batches(arguments, &objective)?;
-    let (dtype, ran, device_peak) = match (arguments.device, arguments.dtype) {
-        (BenchDevice::Cpu, Some(BenchDtype::Bf16)) => {
-            bail!(Failure::Usage(
-                "--dtype bf16: the cpu does not compute in it; add --device cuda, or leave it out".into()
-            ))
-        }
-        (BenchDevice::Cpu, _) => (BenchDtype::F32, run(trainer(arguments, objective, &batches)?, &batches)?, None),
-        (BenchDevice::Cuda(number), dtype) => {
-            let device = Cuda::new(number).map_err(|error| Failure::Usage(format!("--device: {error}")))?;
-            let dtype = dtype.unwrap_or(BenchDtype::Bf16);
-            let ran = match dtype {
-                BenchDtype::F32 => run(device_trainer::<f32>(arguments, objective, &batches, &device)?, &batches)?,
-                BenchDtype::Bf16 => run(device_trainer::<bf16>(arguments, objective, &batches, &device)?, &batches)?,
-            };
-            (dtype, ran, Some(device.memory()?.most_used))
-        }
+    let dtype = Dtype::resolve(arguments.dtype, arguments.device).map_err(|_| {
+        Failure::Usage("--dtype bf16: the cpu does not compute in it; add --device cuda, or leave it out".into())
+    })?;
+    let hardware = Hardware::open(arguments.device)?;
+    let ran = match (hardware.device(), dtype) {
+        (None, _) => run(trainer(arguments, objective, &batches)?, &batches)?,
+        (Some(device), Dtype::F32) => run(device_trainer::<f32>(arguments, objective, &batches, device)?, &batches)?,
+        (Some(device), Dtype::Bf16) => run(device_trainer::<bf16>(arguments, objective, &batches, device)?, &batches)?,
     };
+    let device_peak = hardware.device().map(Cuda::memory).transpose()?.map(|memory| memory.most_used);
     let Ran { seconds, losses, tokens, first_gradient_norm } = ran;
     let measured = &seconds[warmup..];
     let step_s = median(measured);
@@ -83,13 +76,9 @@ pub(crate) fn step(arguments: &BenchStep) -> Result<()> {
     let peak = memory::peak_bytes();
     let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
     if arguments.json {
-        let device = match arguments.device {
-            BenchDevice::Cpu => "cpu".to_owned(),
-            BenchDevice::Cuda(number) => format!("cuda:{number}"),
-        };
         let line = json!({
-            "peer": "candlewick", "device": device, "batch": batch, "lora": arguments.lora, "precompute": arguments.precompute,
-            "bf16": dtype == BenchDtype::Bf16, "amp": false, "compile": false, "objective": arguments.objective,
+            "peer": "candlewick", "device": arguments.device.to_string(), "batch": batch, "lora": arguments.lora, "precompute": arguments.precompute,
+            "bf16": dtype == Dtype::Bf16, "amp": false, "compile": false, "objective": arguments.objective,
             "threads": words::threads(arguments.threads), "step_s": step_s, "pairs_per_s": batch as f64 / step_s,
             "tokens": tokens, "tokens_per_s": tokens_per_s, "peak_rss_mb": mib(peak),
             "peak_device_mb": mib(device_peak.map(|bytes| bytes as u64)), "losses": losses,

@@ -8,8 +8,8 @@ use candlewick::evaluate::{self, PreferenceReport, Preferences, SliceReport};
 use candlewick::losses::{Objective, Recipe, StepWide};
 use candlewick::model::{CausalLm, Recompute};
 use candlewick::train::{
-    AdapterReference, CausalPolicy, Checkpoint, Config, EvalReport, FrozenPolicy, HeldOut, ModelPolicy, Plan,
-    Reference, ReferenceKind, ReferencePlan, ScorePolicy, ScoredBatch, Trainer, TrainerOptions, TuningPlan,
+    AdapterReference, CausalPolicy, Checkpoint, Config, EvalReport, Hardware, HeldOut, ModelPolicy, Plan, Reference,
+    ReferenceKind, ReferencePlan, ScorePolicy, ScoredBatch, Trainer, TrainerOptions, TuningPlan,
 };
 use serde_json::{Value, json};
 
@@ -204,6 +204,9 @@ fn trainer(plan: &Plan, encoder: &Encoder, preference: &[f64], threads: usize) -
         }
         return score_trainer(plan, encoder, threads);
     }
+    let hardware = Hardware::open(plan.train.device)?;
+    let mut train = plan.train.clone();
+    (train.threads, train.recompute) = (threads, Recompute::Nothing);
     let load = |path: &std::path::Path| -> Result<CausalLm> {
         let model = CausalLm::load(path)?;
         encoder.check_vocabulary(model.config().vocab_size)?;
@@ -220,17 +223,17 @@ fn trainer(plan: &Plan, encoder: &Encoder, preference: &[f64], threads: usize) -
         _ => None,
     };
     preference::set(&mut model, told.as_deref().unwrap_or(preference))?;
-    let frozen = |model: CausalLm| Reference::Frozen(Box::new(FrozenPolicy::new(model, threads)));
+    let frozen = |model: CausalLm| -> Result<Reference> { Ok(Reference::Frozen(hardware.frozen(model, &train)?)) };
     let base = plan.model.path.to_string_lossy();
-    let policy = |model| CausalPolicy::new(model, Recompute::Nothing, threads).with_base_name(base.as_ref());
     let reference = match &plan.reference {
         ReferencePlan::None => Reference::None,
-        ReferencePlan::Frozen => frozen(model.frozen_copy()),
-        ReferencePlan::Model(directory) => frozen(load(directory)?),
+        ReferencePlan::Frozen => frozen(model.frozen_copy())?,
+        ReferencePlan::Model(directory) => frozen(load(directory)?)?,
         ReferencePlan::Adapter(directory) => {
-            let policy = policy(model);
-            let adapter = AdapterReference::load(&policy, directory)?;
-            return trainer_of(ModelPolicy::Causal(policy), Reference::Adapter(adapter), plan);
+            let policy = CausalPolicy::new(model, Recompute::Nothing, threads);
+            let adapter = hardware.adapter(AdapterReference::load(&policy, directory)?)?;
+            let policy = hardware.policy(policy.into_model(), &train, &base)?;
+            return trainer_of(policy, Reference::Adapter(adapter), plan);
         }
         ReferencePlan::AdapterOff => Reference::AdapterOff,
         ReferencePlan::Precomputed(_) => bail!(Failure::Usage(
@@ -240,7 +243,7 @@ fn trainer(plan: &Plan, encoder: &Encoder, preference: &[f64], threads: usize) -
         )),
         other => bail!(Failure::Usage(format!("reference: wick eval cannot use {other:?}"))),
     };
-    trainer_of(ModelPolicy::Causal(policy(model)), reference, plan)
+    trainer_of(hardware.policy(model, &train, &base)?, reference, plan)
 }
 
 /// Of a score model, whose heads were trained.

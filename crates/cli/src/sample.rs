@@ -112,7 +112,7 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
         );
     }
     if empty > 0 {
-        println!("{empty} answers were left out that were empty in {} draws", Answers::DRAWS);
+        println!("{empty} answers were left out that were empty in {} draws", <Answers>::DRAWS);
     }
     Ok(())
 }

@@ -26,6 +26,7 @@ pub(crate) fn of_common(common: &Common) -> Result<Words> {
         ("train.batch_size", number(common.batch)),
         ("data.max_length", number(common.max_length)),
         ("train.threads", number(common.threads)),
+        ("train.device", common.device.map(|device| device.to_string())),
     ];
     if let Some(name) = &common.objective {
         leave_out_settings_of_another(&mut words, name)?;

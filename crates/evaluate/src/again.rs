@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candlewick_losses::{Objective, ReferenceUpdate};
-use candlewick_train::{Checkpoint, Config, Plan, ReferenceKind, ReferenceWords, Run, checkpoints};
+use candlewick_train::{Checkpoint, Config, Hardware, Plan, ReferenceKind, ReferenceWords, Run, checkpoints};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -35,16 +35,16 @@ pub(crate) fn share_reference(config: &mut Config, cache: PathBuf) {
 ///
 /// # Errors
 /// Those of [`Run::start`] and [`Run::resume`].
-pub(crate) fn open(plan: &Plan) -> Result<Run> {
+pub(crate) fn open(plan: &Plan, hardware: &Hardware) -> Result<Run> {
     let found = Checkpoint::latest(&checkpoints(&plan.output.dir))?;
     if let Some(checkpoint) = &found.checkpoint {
-        return Ok(Run::resume(plan.clone(), &checkpoint.path)?);
+        return Ok(Run::resume_on(hardware, plan.clone(), &checkpoint.path)?);
     }
     // Nothing of a run without a whole checkpoint is of use.
     for old in [checkpoints(&plan.output.dir), plan.output.dir.join("final")] {
         remove(&old)?;
     }
-    Ok(Run::start(plan.clone())?)
+    Ok(Run::start_on(hardware, plan.clone())?)
 }
 
 /// What makes a run that was stored another one than this, in words.

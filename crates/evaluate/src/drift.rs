@@ -1,6 +1,6 @@
 //! How far a policy has moved from its reference, on texts of its own.
 
-use candlewick_kernels::Workspace;
+use candlewick_kernels::{Element, Workspace};
 use candlewick_model::{CausalLm, Sampling};
 use serde::{Deserialize, Serialize};
 
@@ -40,13 +40,13 @@ pub struct DriftOptions {
 }
 
 impl Drift {
-    /// Of `policy` from `reference`, over the first prompts. Nothing without a prompt. `stop` ends an answer.
+    /// Of `policy` from `reference`, over the first prompts, both where `workspace` is. Nothing without a prompt. `stop` ends an answer.
     ///
     /// # Errors
     /// Token ids that a model does not know; an empty prompt.
-    pub fn measure(
-        policy: &CausalLm,
-        reference: &CausalLm,
+    pub fn measure<T: Element<Wide = f32>>(
+        policy: &CausalLm<T>,
+        reference: &CausalLm<T>,
         prompts: &[&[u32]],
         stop: &[u32],
         options: DriftOptions,
@@ -78,9 +78,9 @@ impl Drift {
     ///
     /// # Errors
     /// Token ids that a model does not know; an empty prompt.
-    pub fn of_answer(
-        policy: &CausalLm,
-        reference: &CausalLm,
+    pub fn of_answer<T: Element<Wide = f32>>(
+        policy: &CausalLm<T>,
+        reference: &CausalLm<T>,
         prompt: &[u32],
         answer: &[u32],
         workspace: &mut Workspace,
@@ -92,7 +92,7 @@ impl Drift {
         let Some((_, shown)) = answer.split_last() else { return Ok(0.0) };
         let text = [prompt, shown].concat();
         let from = prompt.len() - 1;
-        let rows = |model: &CausalLm, workspace: &mut Workspace| -> Result<Vec<Vec<f32>>> {
+        let rows = |model: &CausalLm<T>, workspace: &mut Workspace| -> Result<Vec<Vec<f32>>> {
             let logits = model.logits(&text, workspace)?.to_vec2::<f32>().map_err(candlewick_train::Error::from)?;
             Ok(logits.into_iter().skip(from).collect())
         };

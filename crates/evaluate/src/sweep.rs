@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use candlewick_losses::Objective;
-use candlewick_train::{Config, Plan, Run, Words, checkpoints, replace_file};
+use candlewick_train::{Config, Hardware, Plan, Run, Words, checkpoints, replace_file};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -239,7 +239,7 @@ impl SweepPoint {
     /// # Errors
     /// Those of [`Run::start`] and [`Run::resume`].
     pub fn open(&self) -> Result<Run> {
-        again::open(&self.plan)
+        again::open(&self.plan, &Hardware::open(self.plan.train.device).map_err(Error::from)?)
     }
 
     /// Writes down that the run is over, and removes its checkpoints. `failure` is why it stopped before its end.

@@ -2,7 +2,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use candlewick_data::{Encoder, Message, Record, Row, Text};
-use candlewick_kernels::Workspace;
+use candlewick_kernels::{Element, Workspace};
 use candlewick_model::{CausalLm, Sampling};
 use serde_json::{Map, Value};
 
@@ -14,8 +14,8 @@ const DRAWS: u64 = 8;
 /// Draws answers of a model to prompts. Every answer has a seed of its own, made of that of the sampling, the place of its
 /// prompt and its number, so that threads and the other prompts change no answer.
 #[derive(Debug)]
-pub struct Answers<'a> {
-    model: &'a CausalLm<f32>,
+pub struct Answers<'a, T: Element = f32> {
+    model: &'a CausalLm<T>,
     encoder: &'a Encoder,
     /// To each prompt.
     count: usize,
@@ -72,12 +72,12 @@ impl Answer {
     pub const FINISH_REASON: &'static str = "finish_reason";
 }
 
-impl<'a> Answers<'a> {
+impl<'a, T: Element<Wide = f32>> Answers<'a, T> {
     /// How often an answer is drawn anew that is empty.
     pub const DRAWS: u64 = DRAWS;
 
     /// `count` answers to each prompt, which end where `sampling` or the [`stops`] of model and tokenizer say.
-    pub fn new(model: &'a CausalLm<f32>, encoder: &'a Encoder, count: usize, mut sampling: Sampling) -> Self {
+    pub fn new(model: &'a CausalLm<T>, encoder: &'a Encoder, count: usize, mut sampling: Sampling) -> Self {
         sampling.stop.extend(stops(model, encoder));
         Self { model, encoder, count, sampling }
     }
@@ -94,9 +94,14 @@ impl<'a> Answers<'a> {
         threads: usize,
         interrupt: &AtomicBool,
     ) -> Result<Vec<Vec<Option<Answer>>>> {
+        let device = self.model.parameters().device();
+        let threads = if device.is_some() { 1 } else { threads };
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let work = || {
-            let mut workspace = Workspace::new(1);
+            let mut workspace = match device {
+                Some(device) => Workspace::new(1).on(device),
+                None => Workspace::new(1),
+            };
             let mut done = Vec::new();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
@@ -181,7 +186,7 @@ impl<'a> Answers<'a> {
 }
 
 /// Tokens that end an answer, by the model's configuration and the tokenizer's.
-pub fn stops(model: &CausalLm<f32>, encoder: &Encoder) -> Vec<u32> {
+pub fn stops<T: Element>(model: &CausalLm<T>, encoder: &Encoder) -> Vec<u32> {
     let mut stops = model.config().eos_token_ids.clone();
     stops.extend(encoder.eos_id().filter(|id| !stops.contains(id)));
     stops

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candlewick_data::{EncodeOptions, Encoder, EndOfSequence, Origin, Record, ScoredTokens, Text};
+use candlewick_kernels::Element;
 use candlewick_losses::Objective;
 use candlewick_losses::dual::{Constraint, Observed};
 use candlewick_model::{CausalLm, Config, ScoreModel};
@@ -125,10 +126,10 @@ impl Costs {
 
     /// A round after so many steps: the same for the same weights, whatever came before. Nothing is observed where no answer could be
     /// scored.
-    pub(crate) fn round(
+    pub(crate) fn round<T: Element<Wide = f32>>(
         &mut self,
         step: u64,
-        model: &CausalLm<f32>,
+        model: &CausalLm<T>,
         threads: usize,
         interrupt: &AtomicBool,
     ) -> Result<(Option<Observed>, CostReport)> {

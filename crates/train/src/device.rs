@@ -1,10 +1,17 @@
 //! Where a run computes, and in what.
 use std::fmt;
+use std::str::FromStr;
 
-use candlewick_kernels::Cuda;
+use candlewick_kernels::{Cuda, Workspace, bf16};
+use candlewick_model::CausalLm;
 use serde::{Deserialize, Serialize};
 
+use crate::device_policy::DevicePolicy;
 use crate::error::{Error, Result};
+use crate::model_policy::ModelPolicy;
+use crate::plan::TrainPlan;
+use crate::policy::{CausalPolicy, FrozenPolicy, Policy};
+use crate::reference::AdapterReference;
 
 /// Where a run computes: `cpu`, or `cuda` or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -21,16 +28,6 @@ impl DeviceKind {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
     pub(crate) fn is_cpu(&self) -> bool {
         *self == Self::Cpu
-    }
-
-    /// The device, where it is not the host.
-    ///
-    /// # Errors
-    /// There is no such device, or this build cannot use one.
-    pub fn open(self) -> Result<Option<Cuda>> {
-        let Self::Cuda(number) = self else { return Ok(None) };
-        let device = Cuda::new(number);
-        Ok(Some(device.map_err(|error| Error::config("train.device", format!("{self}: {error}")))?))
     }
 }
 
@@ -53,12 +50,22 @@ impl TryFrom<String> for DeviceKind {
     type Error = String;
 
     fn try_from(word: String) -> Result<Self, String> {
-        let number = match word.as_str() {
+        word.parse()
+    }
+}
+
+impl FromStr for DeviceKind {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let number = match word {
             "cpu" => return Ok(Self::Cpu),
             "cuda" => Some(0),
             other => other.strip_prefix("cuda:").and_then(|number| number.parse().ok()),
         };
-        number.map(Self::Cuda).ok_or_else(|| format!("{word:?}; expected \"cpu\", \"cuda\" or \"cuda:N\" with a number"))
+        number
+            .map(Self::Cuda)
+            .ok_or_else(|| format!("{word:?}; expected \"cpu\", \"cuda\" or \"cuda:N\" with a number"))
     }
 }
 
@@ -80,16 +87,127 @@ impl Dtype {
     }
 
     /// What `train.dtype` says, or the default of the device.
-    pub(crate) fn resolve(word: Option<Self>, device: DeviceKind) -> Result<Self> {
+    ///
+    /// # Errors
+    /// The host computes in f32 alone.
+    pub fn resolve(word: Option<Self>, device: DeviceKind) -> Result<Self> {
         match (word, device) {
-            (Some(Self::Bf16), DeviceKind::Cpu) => {
-                Err(Error::config("train.dtype", "bf16 is computed on a device; give train.device = \"cuda\", or leave it out"))
-            }
+            (Some(Self::Bf16), DeviceKind::Cpu) => Err(Error::config(
+                "train.dtype",
+                "bf16 is computed on a device; give train.device = \"cuda\", or leave it out",
+            )),
             (Some(dtype), _) => Ok(dtype),
             (None, DeviceKind::Cpu) => Ok(Self::F32),
             (None, DeviceKind::Cuda(_)) => Ok(Self::Bf16),
         }
     }
+}
+
+impl FromStr for Dtype {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(format!("{word:?}; expected \"f32\" or \"bf16\"")),
+        }
+    }
+}
+
+/// What the models of runs compute on: the host, or a device.
+#[derive(Debug, Clone, Default)]
+pub struct Hardware {
+    device: Option<Cuda>,
+}
+
+impl Hardware {
+    /// Opens the device, where it is not the host.
+    ///
+    /// # Errors
+    /// There is no such device, or this build cannot use one.
+    pub fn open(kind: DeviceKind) -> Result<Self> {
+        let DeviceKind::Cuda(number) = kind else { return Ok(Self::default()) };
+        let device = Cuda::new(number).map_err(|error| Error::config("train.device", format!("{kind}: {error}")))?;
+        Ok(Self { device: Some(device) })
+    }
+
+    /// A device that is open already.
+    pub fn on(device: &Cuda) -> Self {
+        Self { device: Some(device.clone()) }
+    }
+
+    /// The device, where it is not the host.
+    pub fn device(&self) -> Option<&Cuda> {
+        self.device.as_ref()
+    }
+
+    /// Whether it is what `train.device` says, whichever number the device has.
+    pub(crate) fn check(&self, train: &TrainPlan) -> Result<()> {
+        let reason = match (&self.device, train.device.is_cpu()) {
+            (Some(_), true) => "\"cpu\", and a device is given to compute on; set it to \"cuda\"".to_owned(),
+            (None, false) => format!("\"{}\", and the host is given to compute on; set it to \"cpu\"", train.device),
+            _ => return Ok(()),
+        };
+        Err(Error::config("train.device", reason))
+    }
+
+    /// A policy in training, computing as the plan says; `base` names the base model in adapters that are saved.
+    ///
+    /// # Errors
+    /// As [`DevicePolicy::new`].
+    pub fn policy(&self, model: CausalLm, train: &TrainPlan, base: &str) -> Result<ModelPolicy> {
+        let recompute = train.recompute;
+        let Some(device) = &self.device else {
+            let policy = CausalPolicy::new(model, recompute, train.threads.max(1));
+            return Ok(ModelPolicy::Causal(policy.with_base_name(base)));
+        };
+        Ok(match train.dtype {
+            Dtype::Bf16 => ModelPolicy::Bf16(DevicePolicy::new(&model, device, recompute)?.with_base_name(base)),
+            Dtype::F32 => ModelPolicy::F32(DevicePolicy::new(&model, device, recompute)?.with_base_name(base)),
+        })
+    }
+
+    /// A model that only scores.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn frozen(&self, model: CausalLm, train: &TrainPlan) -> Result<Box<dyn Policy>> {
+        match &self.device {
+            None => Ok(Box::new(FrozenPolicy::new(model, train.threads.max(1)))),
+            Some(device) => copied_to(device, &model, train.dtype),
+        }
+    }
+
+    /// A copy of a model that only scores.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn frozen_copy(&self, model: &CausalLm, train: &TrainPlan) -> Result<Box<dyn Policy>> {
+        match &self.device {
+            None => self.frozen(model.frozen_copy(), train),
+            Some(device) => copied_to(device, model, train.dtype),
+        }
+    }
+
+    /// Other values of what a policy here trains.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn adapter(&self, adapter: AdapterReference) -> Result<AdapterReference> {
+        match &self.device {
+            None => Ok(adapter),
+            Some(device) => adapter.to_device(device),
+        }
+    }
+}
+
+fn copied_to(device: &Cuda, model: &CausalLm, dtype: Dtype) -> Result<Box<dyn Policy>> {
+    let mut workspace = Workspace::new(1).on(device);
+    Ok(match dtype {
+        Dtype::Bf16 => Box::new(FrozenPolicy::new(model.to_device::<bf16>(device, &mut workspace)?, 1)),
+        Dtype::F32 => Box::new(FrozenPolicy::new(model.to_device::<f32>(device, &mut workspace)?, 1)),
+    })
 }
 
 #[cfg(test)]

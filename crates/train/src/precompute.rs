@@ -1,6 +1,7 @@
 //! The reference log-probabilities of a plan, and nothing else.
 use std::path::PathBuf;
 
+use crate::device::Hardware;
 use crate::error::Result;
 use crate::plan::Plan;
 use crate::reference::Reference;
@@ -18,7 +19,16 @@ impl Precomputation {
     /// # Errors
     /// A plan whose reference is not precomputed; as [`Run::start`] of files that are missing or do not fit together.
     pub fn start(plan: Plan) -> Result<Self> {
-        Ok(Self { run: Run::to_precompute(plan)? })
+        let hardware = Hardware::open(plan.train.device)?;
+        Self::start_on(&hardware, plan)
+    }
+
+    /// The same on hardware that is open already.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_on(hardware: &Hardware, plan: Plan) -> Result<Self> {
+        Ok(Self { run: Run::to_precompute(hardware, plan)? })
     }
 
     /// Scores the rows of the next step, and now and then writes what was scored. Once nothing is left to score it returns false.

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use candlewick_data::Encoder;
-use candlewick_kernels::Workspace;
+use candlewick_kernels::{Cuda, Element, Workspace};
 use candlewick_losses::{Dpo, Recipe};
 use candlewick_model::CausalLm;
 use candlewick_train::{
-    Event, Fault, FrozenPolicy, Plan, ReferencePlan, Run, StepReport, TuningPlan, checkpoints, replace_file,
+    DevicePolicy, Event, Fault, Hardware, ModelPolicy, Plan, ReferencePlan, Run, StepReport, TuningPlan, checkpoints,
+    replace_file,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,6 +29,8 @@ pub struct Common {
     /// Σ log-probability of each held-out completion before training.
     reference: Vec<f64>,
     model: CausalLm,
+    /// One device for all runs, where they have one.
+    hardware: Hardware,
     stop: Vec<u32>,
     drift: DriftOptions,
     at_start: Option<Drift>,
@@ -69,25 +72,29 @@ impl Common {
                 format!("no held-out row has a column {name:?} with a word in it; name one that the rows have");
             return Err(Error::config("evaluation.slices", reason));
         }
+        let mut train = plan.train.clone();
+        train.threads = threads;
+        let hardware = Hardware::open(train.device)?;
         let mut model = CausalLm::<f32>::load(&plan.model.path)?;
         if let TuningPlan::Adapter(start) = &plan.model.tuning {
             model.load_adapter(start)?;
         }
         encoder.check_vocabulary(model.config().vocab_size).map_err(candlewick_train::Error::from)?;
-        let reference = held_out.score(&mut FrozenPolicy::new(model.frozen_copy(), threads))?;
+        let reference = held_out.score(&mut *hardware.frozen_copy(&model, &train)?)?;
         let mut stop = model.config().eos_token_ids.clone();
         stop.extend(encoder.eos_id().filter(|id| !stop.contains(id)));
         let mut common = Self {
             held_out,
             reference,
             model,
+            hardware,
             stop,
             drift: matrix.drift,
             at_start: None,
             every: matrix.every,
             keep_models: matrix.keep_models,
         };
-        common.at_start = common.drift_of(&common.model, &mut Workspace::new(threads))?;
+        common.at_start = common.drift_of(&common.model, &common.model, &mut Workspace::new(threads))?;
         Ok(common)
     }
 
@@ -106,10 +113,33 @@ impl Common {
         self.at_start.as_ref()
     }
 
-    fn drift_of(&self, policy: &CausalLm, workspace: &mut Workspace) -> Result<Option<Drift>> {
+    fn drift_of<T: Element<Wide = f32>>(
+        &self,
+        policy: &CausalLm<T>,
+        start: &CausalLm<T>,
+        workspace: &mut Workspace,
+    ) -> Result<Option<Drift>> {
         let prompts = self.held_out.prompts();
         let prompts: Vec<&[u32]> = prompts.into_iter().filter(|prompt| !prompt.is_empty()).collect();
-        Drift::measure(policy, &self.model, &prompts, &self.stop, self.drift, workspace)
+        Drift::measure(policy, start, &prompts, &self.stop, self.drift, workspace)
+    }
+
+    /// The same of a policy in training.
+    fn drift_of_policy(&self, policy: &mut ModelPolicy) -> Result<Option<Drift>> {
+        match (policy, self.hardware.device()) {
+            (ModelPolicy::Bf16(policy), Some(device)) => self.drift_on(device, policy),
+            (ModelPolicy::F32(policy), Some(device)) => self.drift_on(device, policy),
+            (policy, _) => {
+                let (model, workspace) = policy.causal_mut()?.model_and_workspace();
+                self.drift_of(model, &self.model, workspace)
+            }
+        }
+    }
+
+    fn drift_on<T: Element<Wide = f32>>(&self, device: &Cuda, policy: &mut DevicePolicy<T>) -> Result<Option<Drift>> {
+        let (model, workspace) = policy.model_and_workspace()?;
+        let start = self.model.to_device::<T>(device, workspace)?;
+        self.drift_of(model, &start, workspace)
     }
 
     fn point(&self, step: u64, tokens: u64, scores: &[f64]) -> Point {
@@ -276,7 +306,7 @@ impl<'a> CellRun<'a> {
     pub fn open(cell: &Cell, common: &'a Common) -> Result<Self> {
         let plan = &cell.plan;
         let stored = CellResult::read(plan)?;
-        let run = again::open(plan)?;
+        let run = again::open(plan, &common.hardware)?;
         let step = run.trainer().steps_done();
         let mut result = stored.unwrap_or_else(|| CellResult::new(plan));
         result.points.retain(|point| point.step <= step);
@@ -310,9 +340,7 @@ impl<'a> CellRun<'a> {
                 Ok(Some(CellEvent::Kept))
             }
             Ok(Some(Event::Finished(_))) => {
-                let policy = self.run.trainer_mut().policy_mut();
-                let (model, workspace) = policy.causal_mut()?.model_and_workspace();
-                self.result.drift = self.common.drift_of(model, workspace)?;
+                self.result.drift = self.common.drift_of_policy(self.run.trainer_mut().policy_mut())?;
                 self.finish().map(Some)
             }
             Ok(_) => Ok(Some(CellEvent::Kept)),

@@ -27,7 +27,8 @@ use crate::watch::WatchPlan;
 
 pub(crate) use resolve::check_preferences;
 use resolve::{
-    check_device, check_may_move, check_optimizer, is_same, resolve_model, resolve_output, resolve_reference, resolve_udm,
+    check_device, check_may_move, check_optimizer, is_same, resolve_model, resolve_output, resolve_reference,
+    resolve_udm,
 };
 
 /// Everything that decides what a run computes.
@@ -302,7 +303,7 @@ impl Plan {
         let schedule = schedule.schedule(options.learning_rate())?;
         check_optimizer(&options, &schedule, &model.tuning)?;
         if !train.device.is_cpu() {
-            check_device(&objective, &options, udm.is_some(), safety.is_some())?;
+            check_device(&objective, &options, udm.is_some())?;
         }
         let batch_size = at_least_one("train.batch_size", train.batch_size as u64)? as usize;
         let evaluation = evaluation.map(|words| resolve_evaluation(words, &mut data, batch_size)).transpose()?;

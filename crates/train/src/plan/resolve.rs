@@ -148,7 +148,7 @@ pub(crate) fn check_preferences(
 }
 
 /// Refuses what no device does, by the key that asks for it.
-pub(super) fn check_device(objective: &Recipe, optimizer: &OptimizerOptions, udm: bool, safety: bool) -> Result<()> {
+pub(super) fn check_device(objective: &Recipe, optimizer: &OptimizerOptions, udm: bool) -> Result<()> {
     let needs = objective.needs();
     let asks = [
         (needs.outputs.values, "objective.kind", "it trains a score model"),
@@ -156,13 +156,14 @@ pub(super) fn check_device(objective: &Recipe, optimizer: &OptimizerOptions, udm
         (needs.preferences > 0, "objective.kind", "the adapter is told preferences"),
         (!matches!(optimizer, OptimizerOptions::AdamW(_)), "optimizer.kind", "only \"adamw\" has a kernel there"),
         (udm, "udm", "prompts are told apart by the policy on the cpu"),
-        (safety, "safety", "answers are written by the policy on the cpu"),
     ];
     match asks.into_iter().find(|(asked, ..)| *asked) {
         None => Ok(()),
         Some((_, key, why)) => Err(Error::config(
             "train.device",
-            format!("a device is given, and {key} asks for what no device does: {why}; set train.device = \"cpu\", or change {key}"),
+            format!(
+                "a device is given, and {key} asks for what no device does: {why}; set train.device = \"cpu\", or change {key}"
+            ),
         )),
     }
 }

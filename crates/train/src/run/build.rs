@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use candlewick_data::{Encoder, Source};
-use candlewick_kernels::{Cuda, Workspace, bf16};
 use candlewick_losses::{Objective, Outputs};
 use candlewick_model::CausalLm;
 
@@ -13,15 +12,14 @@ use super::bookmark::{deciding_files, files_of_costs, files_of_weights};
 use super::{METRICS, Place, Precompute, REJECTED, Run, tokenizer_files};
 use crate::checkpoint::Checkpoint;
 use crate::costs::Costs;
-use crate::device::Dtype;
-use crate::device_policy::DevicePolicy;
+use crate::device::{Dtype, Hardware};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::held_out_log::HeldOutWriter;
 use crate::log::{MetricsLog, RejectedLog};
 use crate::model_policy::ModelPolicy;
 use crate::plan::{Plan, REFERENCE_FILE, ReferencePlan, TuningPlan, check_preferences};
-use crate::policy::{CausalPolicy, FrozenPolicy, Policy};
+use crate::policy::CausalPolicy;
 use crate::reference::{AdapterReference, MovingReference, PrecomputedReference, Reference, reference_digest};
 use crate::rows;
 use crate::score_policy::{ScorePolicy, score_heads};
@@ -30,7 +28,8 @@ use crate::udm::{self, Fit, Udm};
 
 impl Run {
     /// Puts everything together; `fit` is the classifier of prompts of a run that goes on after so many steps.
-    pub(super) fn build(plan: Plan, fit: Option<Fit>, step: u64) -> Result<Self> {
+    pub(super) fn build(plan: Plan, hardware: &Hardware, fit: Option<Fit>, step: u64) -> Result<Self> {
+        hardware.check(&plan.train)?;
         let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
         let needs = plan.objective.needs();
         let heads = score_heads(&plan)?;
@@ -49,7 +48,7 @@ impl Run {
         let rows = Rows { source: &source, held_out: held_out_source.as_ref(), encoder: &encoder, total_steps };
         let Parts { policy, reference, udm, precompute } = match heads {
             Some(_) => Parts::of_scores(&plan, &encoder)?,
-            None => Parts::causal(&plan, &rows, fit, step)?,
+            None => Parts::causal(&plan, hardware, &rows, fit, step)?,
         };
         let companions = tokenizer_files(&plan.model.path);
         if let Some(held_out) = &held_out_source {
@@ -148,10 +147,9 @@ impl Parts {
     }
 
     /// A causal language model, and what its objective compares it with.
-    fn causal(plan: &Plan, rows: &Rows<'_>, fit: Option<Fit>, step: u64) -> Result<Self> {
+    fn causal(plan: &Plan, hardware: &Hardware, rows: &Rows<'_>, fit: Option<Fit>, step: u64) -> Result<Self> {
         let Rows { source, held_out, encoder, total_steps } = *rows;
         let needs = plan.objective.needs();
-        let device = plan.train.device.open()?;
         let mut model = CausalLm::<f32>::load(&plan.model.path)?;
         encoder.check_vocabulary(model.config().vocab_size)?;
         let threads = plan.train.threads.max(1);
@@ -213,18 +211,12 @@ impl Parts {
             ReferencePlan::Adapter(directory) => Reference::Adapter(AdapterReference::load(&policy, directory)?),
             // Of an adapter the base stands still, and one is enough.
             ReferencePlan::Frozen if policy.model().has_adapter() => Reference::Adapter(AdapterReference::of(&policy)),
-            ReferencePlan::Frozen => Reference::Frozen(match &device {
-                Some(device) => frozen_on(device, plan.train.dtype, policy.model())?,
-                None => Box::new(FrozenPolicy::new(policy.model().frozen_copy(), threads)),
-            }),
+            ReferencePlan::Frozen => Reference::Frozen(hardware.frozen_copy(policy.model(), &plan.train)?),
             ReferencePlan::Model(directory) => {
                 let other = CausalLm::<f32>::load(directory)?;
                 encoder.check_vocabulary(other.config().vocab_size)?;
                 check_same_tokens(&plan.model.path, directory)?;
-                Reference::Frozen(match &device {
-                    Some(device) => frozen_on(device, plan.train.dtype, &other)?,
-                    None => Box::new(FrozenPolicy::new(other, threads)),
-                })
+                Reference::Frozen(hardware.frozen(other, &plan.train)?)
             }
             ReferencePlan::AdapterOff => Reference::AdapterOff,
             ReferencePlan::Precomputed(path) => {
@@ -248,29 +240,14 @@ impl Parts {
                 Reference::Precomputed(table)
             }
         };
-        let Some(device) = device else {
-            return Ok(Self { policy: ModelPolicy::Causal(policy), reference, udm, precompute });
-        };
         let reference = match reference {
-            Reference::Adapter(adapter) => Reference::Adapter(adapter.to_device(&device)?),
+            Reference::Adapter(adapter) => Reference::Adapter(hardware.adapter(adapter)?),
             reference => reference,
         };
-        let (model, recompute, base) = (policy.model(), plan.train.recompute, policy.base_name());
-        let policy = match plan.train.dtype {
-            Dtype::Bf16 => ModelPolicy::Bf16(DevicePolicy::new(model, &device, recompute)?.with_base_name(base)),
-            Dtype::F32 => ModelPolicy::F32(DevicePolicy::new(model, &device, recompute)?.with_base_name(base)),
-        };
+        let base = policy.base_name().to_owned();
+        let policy = hardware.policy(policy.into_model(), &plan.train, &base)?;
         Ok(Self { policy, reference, udm, precompute })
     }
-}
-
-/// A model on a device that only scores.
-fn frozen_on(device: &Cuda, dtype: Dtype, model: &CausalLm) -> Result<Box<dyn Policy>> {
-    let mut workspace = Workspace::new(1).on(device);
-    Ok(match dtype {
-        Dtype::Bf16 => Box::new(FrozenPolicy::new(model.to_device::<bf16>(device, &mut workspace)?, 1)),
-        Dtype::F32 => Box::new(FrozenPolicy::new(model.to_device::<f32>(device, &mut workspace)?, 1)),
-    })
 }
 
 /// Whether the tokenizer that lies beside a reference, if there is one, gives tokens the ids that the policy's gives them.

@@ -17,6 +17,7 @@ use self::bookmark::{Bookmark, Files};
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::ResultKind;
 use crate::costs::{CostReport, Costs};
+use crate::device::Hardware;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::held_out_log::HeldOutWriter;
@@ -190,8 +191,17 @@ impl Run {
     /// # Errors
     /// Files that are missing or do not fit together; an output directory that holds another run, or in which one trains.
     pub fn start(plan: Plan) -> Result<Self> {
+        let hardware = Hardware::open(plan.train.device)?;
+        Self::start_on(&hardware, plan)
+    }
+
+    /// The same on hardware that is open already, as for several runs on one device.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_on(hardware: &Hardware, plan: Plan) -> Result<Self> {
         refuse_other_run(&plan.output.dir)?;
-        let mut run = Self::build(plan, None, 0)?;
+        let mut run = Self::build(plan, hardware, None, 0)?;
         run.hold()?;
         refuse_other_run(&run.plan.output.dir)?;
         checkpoint::sweep(&checkpoints(&run.plan.output.dir))?;
@@ -211,6 +221,15 @@ impl Run {
     /// As [`start`](Self::start); a checkpoint of another plan, of other data or embeddings, or of other starting weights; a
     /// damaged one.
     pub fn resume(plan: Plan, checkpoint: &Path) -> Result<Self> {
+        let hardware = Hardware::open(plan.train.device)?;
+        Self::resume_on(&hardware, plan, checkpoint)
+    }
+
+    /// The same on hardware that is open already.
+    ///
+    /// # Errors
+    /// As [`resume`](Self::resume).
+    pub fn resume_on(hardware: &Hardware, plan: Plan, checkpoint: &Path) -> Result<Self> {
         let checkpoint = Checkpoint::open(checkpoint)?;
         let bookmark: Bookmark = serde_json::from_value(checkpoint.state.bookmark.clone()).map_err(|e| {
             let reason =
@@ -220,7 +239,7 @@ impl Run {
         plan.check_resumes(&bookmark.plan, checkpoint.state.step)?;
         bookmark.check_embeddings(&plan)?;
         let step = checkpoint.state.step;
-        let mut run = Self::build(plan, bookmark.udm.clone(), step)?;
+        let mut run = Self::build(plan, hardware, bookmark.udm.clone(), step)?;
         run.check_bookmark(&bookmark, step)?;
         if let (1.., Some(_), ReferencePlan::Precomputed(path)) = (step, &run.precompute, &run.plan.reference) {
             let reason = "the cache is gone, and it can be made before the first step only; put it back, or start anew"
@@ -248,11 +267,11 @@ impl Run {
     }
 
     /// Puts a run together to fill its cache of reference log-probabilities; nothing is written into its directory.
-    pub(crate) fn to_precompute(plan: Plan) -> Result<Self> {
+    pub(crate) fn to_precompute(hardware: &Hardware, plan: Plan) -> Result<Self> {
         if !matches!(plan.reference, ReferencePlan::Precomputed(_)) {
             return Err(Error::config("reference.kind", "not \"precomputed\", and there is nothing to compute before"));
         }
-        Self::build(Plan { safety: None, ..plan }, None, 0)
+        Self::build(Plan { safety: None, ..plan }, hardware, None, 0)
     }
 
     /// Of a reference that would follow the policy, had the run more steps.
@@ -484,8 +503,12 @@ impl Run {
         let Some(costs) = &mut self.costs else { unreachable!("advance looked") };
         let step = self.trainer.steps_done();
         let threads = self.plan.train.threads.max(1);
-        let model = self.trainer.policy().causal()?.model();
-        let (observed, report) = costs.round(step, model, threads, &self.interrupt)?;
+        let interrupt = &self.interrupt;
+        let (observed, report) = match self.trainer.policy_mut() {
+            ModelPolicy::Bf16(policy) => costs.round(step, policy.model_and_workspace()?.0, threads, interrupt)?,
+            ModelPolicy::F32(policy) => costs.round(step, policy.model_and_workspace()?.0, threads, interrupt)?,
+            policy => costs.round(step, policy.causal()?.model(), threads, interrupt)?,
+        };
         if let Some(observed) = observed {
             self.trainer.observe(&observed)?;
         }
