@@ -1,46 +1,18 @@
 //! A trainer on a device beside a trainer on the host: on a GPU where there is one, else with its kernels emulated.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, unsafe_code, reason = "helpers of tests, which load a library")]
+#![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-
-use candlewick_kernels::{Cuda, Element, Float, Order, Workspace, bf16};
+use candlewick_kernels::{Cuda, Element, Float, Workspace, bf16};
 use candlewick_losses::{Dpo, Kto, Objective, Simpo, TrDpo};
-use candlewick_model::{CausalLm, Config, LoraConfig, Recompute};
-use candlewick_testkit::{emulated_kernels, needs_gpu};
+use candlewick_model::{CausalLm, Recompute};
 use candlewick_train::{
     AdapterReference, Checkpoint, DevicePolicy, FrozenPolicy, LionOptions, MovingReference, OptimizerOptions,
     Reference, StepReport, Trainable, Trainer,
 };
-use support::{VOCABULARY, batches, labelled, mismatched_batches, options, pairs, worst};
-
-/// A GPU, or the emulated one.
-fn device() -> Option<Cuda> {
-    match Cuda::new(0) {
-        Ok(device) => return Some(device),
-        Err(error) if needs_gpu() => panic!("{error}"),
-        Err(_) => {}
-    }
-    static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let library = LIBRARY.get_or_init(|| emulated_kernels(Path::new(env!("CARGO_TARGET_TMPDIR")), &[]).unwrap());
-    // SAFETY: made of the kernels' sources.
-    library.as_ref().map(|library| unsafe { Cuda::emulated(library, Order::Ascending) }.unwrap())
-}
-
-/// Two layers with heads of 8 elements, weights far enough from zero that every gradient is.
-fn model(with_adapter: bool) -> CausalLm<f64> {
-    let mut config = Config::llama(VOCABULARY, 32, 2);
-    (config.num_attention_heads, config.num_key_value_heads, config.head_dim) = (4, 2, 8);
-    config.initializer_range = 0.2;
-    let mut model = CausalLm::random(config, 1).unwrap();
-    if with_adapter {
-        model.add_lora(&LoraConfig { rank: 8, ..LoraConfig::default() }, 1).unwrap();
-    }
-    model
-}
+use support::device::{device, model};
+use support::{batches, labelled, mismatched_batches, options, pairs, worst};
 
 /// A trainer on the device whose reference is a frozen copy there, or the base of an adapter.
 fn trainer<T: Element>(

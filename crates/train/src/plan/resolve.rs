@@ -151,9 +151,9 @@ pub(crate) fn check_preferences(
 pub(super) fn check_device(objective: &Recipe, optimizer: &OptimizerOptions, udm: bool) -> Result<()> {
     let needs = objective.needs();
     let asks = [
-        (needs.outputs.values, "objective.kind", "it trains a score model"),
+        (needs.outputs.values, "objective.type", "it trains a score model"),
         (moves_reference(objective), "objective.update", "the reference moves"),
-        (needs.preferences > 0, "objective.kind", "the adapter is told preferences"),
+        (needs.preferences > 0, "objective.type", "the adapter is told preferences"),
         (!matches!(optimizer, OptimizerOptions::AdamW(_)), "optimizer.kind", "only \"adamw\" has a kernel there"),
         (udm, "udm", "prompts are told apart by the policy on the cpu"),
     ];

@@ -12,7 +12,7 @@ impl Plan {
     /// Checks that a run of this plan may go on from a checkpoint of `stored`, after `step` steps.
     ///
     /// Allowed to differ: `output` (and with it the place of a precomputed reference that lies there by default), `watch`,
-    /// `reference.shared`, `train.threads`, `data.workers`, and `train.length` where the learning rate does not depend on it and the new
+    /// `reference.shared`, `train.threads`, the number of the device, `data.workers`, and `train.length` where the learning rate does not depend on it and the new
     /// length is no shorter than what is done (of epochs: than it was). What `stored` does not say, since a plan had no such key when it
     /// was written, has its default.
     ///
@@ -35,6 +35,10 @@ impl Plan {
             }
             let is_of_no_step = key.starts_with("output.") || key.starts_with("watch.") || key == "shares_reference";
             if our == their || is_of_no_step || key == "train.threads" || key == "data.workers" {
+                continue;
+            }
+            let is_device = |value: Option<&Value>| value.and_then(Value::as_str).is_some_and(|kind| kind != "cpu");
+            if key == "train.device" && is_device(our) && is_device(their) {
                 continue;
             }
             if key.starts_with("train.length") {

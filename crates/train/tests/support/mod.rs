@@ -1,6 +1,8 @@
 //! A tiny model, made-up rows, and a trainer over them.
 #![expect(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
+#[cfg(unix)]
+pub mod device;
 pub mod folder;
 
 use std::path::Path;

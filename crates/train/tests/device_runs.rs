@@ -1,0 +1,209 @@
+//! Runs of a configuration on a device: on a GPU where there is one, else with its kernels emulated.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
+mod support;
+
+use std::path::Path;
+
+use candlewick_kernels::Cuda;
+use candlewick_model::{CausalLm, Config, ScoreModel};
+use candlewick_train::{Event, Hardware, Plan, Precomputation, Run};
+use serde_json::json;
+use support::device::{device, model};
+use support::folder::{Folder, pairs};
+use support::{VOCABULARY, worst, write_model};
+
+/// A model whose heads a device has, and pairs.
+fn folder() -> Folder {
+    let folder = Folder::new();
+    model(false).convert::<f32>().unwrap().save(&folder.path("model")).unwrap();
+    folder.lines("rows.jsonl", &pairs(16));
+    folder
+}
+
+/// Five steps with an evaluation.
+const COURSE: [&str; 6] = [
+    "data.rows=..12",
+    "train.steps=5",
+    "output.save_every=2",
+    "output.keep=0",
+    "evaluation.rows=12..",
+    "evaluation.every=2",
+];
+
+fn plan(folder: &Folder, output: &str, assignments: &[&str]) -> Plan {
+    folder.plan(output, &COURSE.iter().chain(assignments).copied().collect::<Vec<_>>())
+}
+
+/// What a run said of itself: loss and gradient norm of each step, then loss and accuracy of each evaluation.
+fn finish(mut run: Run) -> Vec<[f64; 2]> {
+    let mut said = Vec::new();
+    while let Some(event) = run.advance().unwrap() {
+        match event {
+            Event::Step(report) => said.push([report.loss, report.grad_norm]),
+            Event::Evaluated(report) => said.push([report.loss, report.metrics.values()["rewards/accuracies"]]),
+            _ => {}
+        }
+    }
+    said
+}
+
+fn weights(folder: &Folder, output: &str) -> Vec<u8> {
+    let directory = folder.path(output).join("final");
+    let names = ["model.safetensors", "adapter_model.safetensors"].map(|name| directory.join(name));
+    std::fs::read(names.iter().find(|path| path.exists()).unwrap()).unwrap()
+}
+
+const KINDS: [&[&str]; 4] = [
+    &[],
+    &["model.lora={rank = 8}"],
+    &["reference.kind=precomputed", "objective.type=ipo"],
+    &["model.lora={rank = 8}", "reference.kind=frozen", "train.recompute=layers"],
+];
+
+#[test]
+fn in_f32_a_run_on_a_device_is_that_of_the_host() {
+    let Some(device) = device() else { return };
+    let (folder, hardware) = (folder(), Hardware::on(&device));
+    for (i, kind) in KINDS.into_iter().enumerate() {
+        let (here, there) = (format!("cpu-{i}"), format!("cuda-{i}"));
+        let host = finish(Run::start(plan(&folder, &here, kind)).unwrap());
+        let kind = [kind, &["train.device=cuda", "train.dtype=f32"]].concat();
+        let on_device = finish(Run::start_on(&hardware, plan(&folder, &there, &kind)).unwrap());
+        assert_eq!(host.len(), 5 + 3);
+        assert_eq!(on_device.len(), host.len());
+        assert!(worst(on_device.as_flattened(), host.as_flattened()) < 2e-4, "{i}: {on_device:?} and {host:?}");
+        // Both results are read by everybody.
+        let numbers = |output: &str| {
+            let directory = folder.path(output).join("final");
+            let mut read = model(false).convert::<f32>().unwrap();
+            match directory.join("adapter_model.safetensors").exists() {
+                true => read.load_adapter(&directory).unwrap(),
+                false => read = CausalLm::load(&directory).unwrap(),
+            }
+            read.trainable().data().iter().map(|x| f64::from(*x)).collect::<Vec<_>>()
+        };
+        assert!(worst(&numbers(&here), &numbers(&there)) < 2e-4, "{i}");
+    }
+}
+
+#[test]
+fn a_resumed_run_ends_in_the_same_bits() {
+    let Some(device) = device() else { return };
+    let folder = folder();
+    for (i, kind) in KINDS.into_iter().enumerate() {
+        let kind = [kind, &["train.device=cuda"]].concat();
+        let (whole, parts) = (format!("whole-{i}"), format!("parts-{i}"));
+        let hardware = Hardware::on(&device);
+        let said = finish(Run::start_on(&hardware, plan(&folder, &whole, &kind)).unwrap());
+        // Stopped after the third step, of which nothing was saved.
+        let mut run = Run::start_on(&hardware, plan(&folder, &parts, &kind)).unwrap();
+        while run.trainer().steps_done() < 3 {
+            run.advance().unwrap();
+        }
+        drop(run);
+        let latest = folder.latest(&parts);
+        assert_eq!(latest.state.step, 2);
+        // The number of the device is none of what decides.
+        let kind = [kind, vec!["train.device=cuda:3"]].concat();
+        let resumed = finish(Run::resume_on(&hardware, plan(&folder, &parts, &kind), &latest.path).unwrap());
+        assert_eq!(said[said.len() - resumed.len()..], resumed);
+        assert!(weights(&folder, &whole) == weights(&folder, &parts), "{i}: files of other bits");
+    }
+}
+
+#[test]
+fn what_a_reference_says_in_bf16_is_kept_apart() {
+    let Some(device) = device() else { return };
+    let (folder, hardware) = (folder(), Hardware::on(&device));
+    let cache = folder.at("reference.path", "cache");
+    let plan = |output: &str, more: &[&str]| {
+        let kind = ["reference.kind=precomputed", &cache, "train.device=cuda"];
+        plan(&folder, output, &[&kind, more].concat())
+    };
+    let precompute = |plan: Plan| {
+        let mut work = Precomputation::start_on(&hardware, plan).unwrap();
+        let before = work.rows();
+        while work.advance().unwrap() {}
+        (before, work.rows())
+    };
+    assert_eq!(precompute(plan("one", &[])), (0, 32));
+    assert_eq!(precompute(plan("one", &[])), (32, 32));
+    // f32 says other numbers, and takes none of them.
+    let error = Precomputation::start_on(&hardware, plan("two", &["train.dtype=f32"])).unwrap_err().to_string();
+    assert!(error.contains("-bf16") && error.contains("reference.shared"), "{error}");
+    assert_eq!(precompute(plan("two", &["train.dtype=f32", "reference.shared=true"])), (0, 32));
+    let said = finish(Run::start_on(&hardware, plan("three", &[])).unwrap());
+    assert!((said[0][0] - f64::ln(2.0)).abs() < 2e-2, "{said:?}");
+}
+
+#[test]
+fn answers_are_drawn_on_a_device_as_on_the_host() {
+    let Some(device) = device() else { return };
+    let folder = folder();
+    let mut rows = pairs(8);
+    for (i, row) in rows.iter_mut().enumerate() {
+        (row["reward_gap"], row["cost_gap"]) = (json!(i as f64 / 4.0), json!((i % 3) as f64 - 1.0));
+    }
+    folder.lines("rows.jsonl", &rows);
+    let cost = folder.path("cost");
+    write_model(&cost, 3);
+    ScoreModel::<f32>::random(Config::llama(VOCABULARY, 16, 2), &["cost".to_owned()], 5).unwrap().save(&cost).unwrap();
+    let plan = |output: &str, device: &str| {
+        let words = [
+            "train.steps=3",
+            "objective.type=safe_rlhf_lagrangian",
+            "objective.dual=[{ limit = 0.0, ascent = { linear = { rate = 0.5 } } }]",
+            &folder.at("safety.prompts", "rows.jsonl"),
+            &format!("safety.costs=[{cost:?}]"),
+            "safety.every=2",
+            "safety.prompts_per_round=3",
+            "safety.completions=1",
+            "safety.max_new_tokens=3",
+            "train.dtype=f32",
+            device,
+        ];
+        folder.plan(output, &words)
+    };
+    let lambdas = |mut run: Run| {
+        let mut said = Vec::new();
+        while let Some(event) = run.advance().unwrap() {
+            match event {
+                Event::Answered(report) => said.extend([report.answers as f64, report.costs[0].mean]),
+                Event::Step(report) => said.push(report.metrics.values()["lambda"]),
+                _ => {}
+            }
+        }
+        said
+    };
+    let host = lambdas(Run::start(plan("here", "train.device=cpu")).unwrap());
+    let there = lambdas(Run::start_on(&Hardware::on(&device), plan("there", "train.device=cuda")).unwrap());
+    assert!(host.len() == 7 && worst(&there, &host) < 1e-4, "{there:?} and {host:?}");
+}
+
+#[test]
+fn what_no_device_does_is_refused_by_its_key() {
+    let folder = folder();
+    for (assignments, words) in [
+        (&["objective.type=bradley_terry"][..], "objective.type"),
+        (&["optimizer.kind=lion"], "optimizer.kind"),
+        (&["train.dtype=bf16", "train.device=cpu"], "train.dtype"),
+    ] {
+        let assignments = [&["train.device=cuda"], assignments].concat();
+        let error = folder.try_plan("refused", &assignments).unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("train.device"), "{error}");
+    }
+    let plan = |kind: &str| plan(&folder, "refused", &[kind]);
+    let error = Run::start_on(&Hardware::default(), plan("train.device=cuda")).unwrap_err().to_string();
+    assert!(error.contains("train.device") && error.contains("host"), "{error}");
+    if let Some(device) = device() {
+        let error = Run::start_on(&Hardware::on(&device), plan("train.device=cpu")).unwrap_err().to_string();
+        assert!(error.contains("train.device") && error.contains("cuda"), "{error}");
+    }
+    if Cuda::new(0).is_err() {
+        let error = Run::start(plan("train.device=cuda")).unwrap_err().to_string();
+        assert!(error.contains("train.device: cuda:0"), "{error}");
+    }
+    assert!(!Path::new(&folder.path("refused")).exists());
+}
