@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use candlewick::train::{DeviceKind, Dtype};
+use anyhow::Result;
+use candlewick::train::{DeviceKind, Dtype, Error, Hardware};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::data::words::Data;
 use crate::eval_tasks::words::TaskArguments;
-use crate::failure::EXIT_CODES;
+use crate::failure::{EXIT_CODES, Failure};
 use crate::pareto::words::Pareto;
 use crate::safety::Safety;
 use crate::sample::Sample;
@@ -116,6 +117,31 @@ pub(crate) struct Common {
     /// Any other key of the configuration, as section.key=value; may be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub(crate) set: Vec<String>,
+}
+
+/// Where a command without a configuration computes, and in what.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Place {
+    /// Where to compute: cpu, or cuda or cuda:N in a build with the feature cuda
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub(crate) device: DeviceKind,
+    /// What to compute in, f32 or bf16; by default f32 on the cpu and bf16 on a device, where what is trained is f32 too
+    #[arg(long, value_name = "DTYPE")]
+    pub(crate) dtype: Option<Dtype>,
+}
+
+impl Place {
+    /// Opens the device, if one is named.
+    pub(crate) fn open(self) -> Result<(Hardware, Dtype)> {
+        let dtype = Dtype::resolve(self.dtype, self.device).map_err(|_| {
+            Failure::Usage("--dtype bf16: the cpu does not compute in it; add --device cuda, or leave it out".into())
+        })?;
+        let hardware = Hardware::open(self.device).map_err(|error| match error {
+            Error::Config { reason, .. } => Failure::Usage(format!("--device {reason}")).into(),
+            other => anyhow::Error::new(other),
+        })?;
+        Ok((hardware, dtype))
+    }
 }
 
 /// Keys of a single run that have a flag of their own.
@@ -463,12 +489,9 @@ pub(crate) struct Generate {
     /// Threads; all cores by default
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: usize,
-    /// Where to compute: cpu, or cuda or cuda:N in a build with the feature cuda
-    #[arg(long, value_name = "DEVICE", default_value_t)]
-    pub(crate) device: DeviceKind,
-    /// What to compute in, f32 or bf16; by default f32 on the cpu and bf16 on a device
-    #[arg(long, value_name = "DTYPE")]
-    pub(crate) dtype: Option<Dtype>,
+    /// Where the model answers.
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 /// `wick bench`
@@ -559,12 +582,9 @@ pub(crate) struct BenchStep {
     /// Threads; all cores by default
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads())]
     pub(crate) threads: usize,
-    /// Where to compute: cpu, or cuda or cuda:N in a build with the feature cuda
-    #[arg(long, value_name = "DEVICE", default_value_t)]
-    pub(crate) device: DeviceKind,
-    /// What to compute in, f32 or bf16; by default f32 on the cpu and bf16, with f32 masters of what is trained, on a device
-    #[arg(long, value_name = "DTYPE")]
-    pub(crate) dtype: Option<Dtype>,
+    /// Where steps are made.
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// Print one JSON line with the keys of the peers' programs
     #[arg(long)]
     pub(crate) json: bool,

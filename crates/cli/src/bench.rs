@@ -18,8 +18,8 @@ use candlewick::kernels::{Cuda, Element, Workspace, bf16};
 use candlewick::losses::{Builtin, Objective, StepWide};
 use candlewick::model::{CausalLm, LoraConfig, Recompute};
 use candlewick::train::{
-    AdamWOptions, CausalPolicy, DevicePolicy, Dtype, FrozenPolicy, Hardware, Policy, PrecomputedReference, Reference,
-    Trainable, Trainer, TrainerOptions, reference_digest,
+    AdamWOptions, CausalPolicy, DevicePolicy, Dtype, FrozenPolicy, Policy, PrecomputedReference, Reference, Trainable,
+    Trainer, TrainerOptions, reference_digest,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -58,10 +58,7 @@ pub(crate) fn step(arguments: &BenchStep) -> Result<()> {
     }
     let objective = objective(arguments)?;
     let batches = batches(arguments, &objective)?;
-    let dtype = Dtype::resolve(arguments.dtype, arguments.device).map_err(|_| {
-        Failure::Usage("--dtype bf16: the cpu does not compute in it; add --device cuda, or leave it out".into())
-    })?;
-    let hardware = Hardware::open(arguments.device)?;
+    let (hardware, dtype) = arguments.place.open()?;
     let ran = match (hardware.device(), dtype) {
         (None, _) => run(trainer(arguments, objective, &batches)?, &batches)?,
         (Some(device), Dtype::F32) => run(device_trainer::<f32>(arguments, objective, &batches, device)?, &batches)?,
@@ -77,7 +74,7 @@ pub(crate) fn step(arguments: &BenchStep) -> Result<()> {
     let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
     if arguments.json {
         let line = json!({
-            "peer": "candlewick", "device": arguments.device.to_string(), "batch": batch, "lora": arguments.lora, "precompute": arguments.precompute,
+            "peer": "candlewick", "device": arguments.place.device.to_string(), "batch": batch, "lora": arguments.lora, "precompute": arguments.precompute,
             "bf16": dtype == Dtype::Bf16, "amp": false, "compile": false, "objective": arguments.objective,
             "threads": words::threads(arguments.threads), "step_s": step_s, "pairs_per_s": batch as f64 / step_s,
             "tokens": tokens, "tokens_per_s": tokens_per_s, "peak_rss_mb": mib(peak),

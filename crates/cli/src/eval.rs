@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use candlewick::data::{Batch, BatchOptions, Batches, Encoder, Order, RowRange};
 use candlewick::evaluate::{self, PreferenceReport, Preferences, SliceReport};
 use candlewick::losses::{Objective, Recipe, StepWide};
-use candlewick::model::{CausalLm, Recompute};
+use candlewick::model::{CausalLm, LoraConfig, Recompute};
 use candlewick::train::{
     AdapterReference, CausalPolicy, Checkpoint, Config, EvalReport, Hardware, HeldOut, ModelPolicy, Plan, Reference,
     ReferenceKind, ReferencePlan, ScorePolicy, ScoredBatch, Trainer, TrainerOptions, TuningPlan,
@@ -243,6 +243,10 @@ fn trainer(plan: &Plan, encoder: &Encoder, preference: &[f64], threads: usize) -
         )),
         other => bail!(Failure::Usage(format!("reference: wick eval cannot use {other:?}"))),
     };
+    if hardware.device().is_some() && !model.has_adapter() {
+        // What is trained lies on a device with masters, gradients and moments. Of a fresh adapter, which changes no bit, that is little.
+        model.add_lora(&LoraConfig { rank: 8, ..LoraConfig::default() }, 0)?;
+    }
     trainer_of(hardware.policy(model, &train, &base)?, reference, plan)
 }
 

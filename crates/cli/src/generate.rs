@@ -2,9 +2,8 @@
 
 use anyhow::{Result, bail};
 use candlewick::data::{self, EncodeOptions, Encoder, EndOfSequence, Message, Text};
-use candlewick::kernels::{Cuda, Element, Workspace, bf16};
 use candlewick::model::{CausalLm, Sampling};
-use candlewick::train::{Dtype, Hardware, stops};
+use candlewick::train::stops;
 
 use crate::arguments::Generate;
 use crate::failure::Failure;
@@ -13,10 +12,7 @@ use crate::{preference, words};
 
 /// Prints the continuation on standard output.
 pub(crate) fn generate(arguments: &Generate) -> Result<()> {
-    let dtype = Dtype::resolve(arguments.dtype, arguments.device).map_err(|_| {
-        Failure::Usage("--dtype bf16: the cpu does not compute in it; add --device cuda, or leave it out".into())
-    })?;
-    let hardware = Hardware::open(arguments.device)?;
+    let (hardware, dtype) = arguments.place.open()?;
     let directory = places::directory(&arguments.model, Kind::Model)?;
     let mut model = CausalLm::<f32>::load(&directory)?;
     preference::load_adapter(&mut model, arguments.adapter.as_deref(), &arguments.preference)?;
@@ -51,23 +47,8 @@ pub(crate) fn generate(arguments: &Generate) -> Result<()> {
     if prompt.is_empty() {
         bail!(Failure::Usage("--prompt: no token to go on from; give some text".into()));
     }
-    let mut workspace = Workspace::new(words::threads(arguments.threads));
-    let ids = match (hardware.device(), dtype) {
-        (None, _) => model.generate(&prompt, &sampling, &mut workspace)?,
-        (Some(device), Dtype::F32) => on::<f32>(device, &model, &prompt, &sampling)?,
-        (Some(device), Dtype::Bf16) => on::<bf16>(device, &model, &prompt, &sampling)?,
-    };
+    let (model, mut workspace) = hardware.place(model, dtype, words::threads(arguments.threads))?;
+    let ids = model.generate(&prompt, &sampling, &mut workspace)?;
     println!("{}", encoder.decode_text(&ids).trim());
     Ok(())
-}
-
-/// The answer of a copy of the model on a device.
-fn on<T: Element<Wide = f32>>(
-    device: &Cuda,
-    model: &CausalLm,
-    prompt: &[u32],
-    sampling: &Sampling,
-) -> Result<Vec<u32>> {
-    let mut workspace = Workspace::new(1).on(device);
-    Ok(model.to_device::<T>(device, &mut workspace)?.generate(prompt, sampling, &mut workspace)?)
 }

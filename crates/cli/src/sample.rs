@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use candlewick::data::{EncodeOptions, Encoder, EndOfSequence, Existing, RawRows, Text};
+use candlewick::kernels::Element;
 use candlewick::model::{CausalLm, Sampling};
-use candlewick::train::{self, Answer, Answers, Prompt};
+use candlewick::train::{self, Answer, Answers, PlacedLm, Prompt};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
+use crate::arguments::Place;
 use crate::data::words::{DataRows, TiesWord};
 use crate::data::{Dropped, create, name, refuse_input, source};
 use crate::failure::{EXIT_CODES, Failure};
@@ -68,6 +70,9 @@ pub(crate) struct Sample {
     /// Threads, each with prompts of its own; all cores by default
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = crate::arguments::threads())]
     pub(crate) threads: usize,
+    /// Where the model answers.
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// Replace the file if it is there already
     #[arg(long)]
     pub(crate) force: bool,
@@ -76,6 +81,7 @@ pub(crate) struct Sample {
 /// Writes the answers.
 pub(crate) fn sample(arguments: &Sample) -> Result<()> {
     arguments.draws.check()?;
+    let (hardware, dtype) = arguments.place.open()?;
     let directory = places::directory(&arguments.model, Kind::Model)?;
     let mut model = CausalLm::<f32>::load(&directory)?;
     preference::load_adapter(&mut model, arguments.adapter.as_deref(), &arguments.preference)?;
@@ -87,7 +93,10 @@ pub(crate) fn sample(arguments: &Sample) -> Result<()> {
     let prompts = prompts(&arguments.rows, arguments.prompt_column.as_deref(), Some(&arguments.out))?;
     let interrupt = Interrupt::listen()?;
     let threads = words::threads(arguments.threads);
-    let all = answers(&prompts, &model, &encoder, &arguments.draws, threads, &interrupt)?;
+    let all = match hardware.place(model, dtype, threads)?.0 {
+        PlacedLm::F32(model) => answers(&prompts, &model, &encoder, &arguments.draws, threads, &interrupt)?,
+        PlacedLm::Bf16(model) => answers(&prompts, &model, &encoder, &arguments.draws, threads, &interrupt)?,
+    };
     let (mut empty, mut cut) = (0, 0);
     for answer in all.iter().flatten() {
         match answer {
@@ -141,9 +150,9 @@ impl Draws {
 }
 
 /// The answers to each prompt, on so many threads, which do not change them; nothing in the place of an empty one.
-pub(crate) fn answers(
+pub(crate) fn answers<T: Element<Wide = f32>>(
     prompts: &[Prompt],
-    model: &CausalLm,
+    model: &CausalLm<T>,
     encoder: &Encoder,
     draws: &Draws,
     threads: usize,

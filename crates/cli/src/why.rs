@@ -10,8 +10,8 @@ use candlewick::evaluate::influence::{self, Influence, Influences};
 use candlewick::losses::{Objective, ReferenceUpdate, Sft, StepWide};
 use candlewick::model::{CausalLm, LoraConfig, Recompute, Sketch};
 use candlewick::train::{
-    AdapterReference, CausalPolicy, Config, FrozenPolicy, Plan, Reference, ReferencePlan, Trainer, TrainerOptions,
-    TuningPlan,
+    AdapterReference, CausalPolicy, Config, DeviceKind, FrozenPolicy, Plan, Reference, ReferencePlan, Trainer,
+    TrainerOptions, TuningPlan,
 };
 use serde_json::json;
 
@@ -26,6 +26,9 @@ const AT_ONCE: usize = 8;
 pub(crate) fn why(arguments: &Why) -> Result<()> {
     if arguments.prompt.is_none() && arguments.rows.is_none() && !arguments.mislabelled {
         bail!(Failure::Usage("nothing is asked: give --prompt with --answer, --rows, or --mislabelled".into()));
+    }
+    if arguments.common.device.is_some_and(|device| device != DeviceKind::Cpu) {
+        bail!(Failure::Usage("--device: rows are traced on the cpu; leave it out".into()));
     }
     let plan = Plan::resolve(configuration(arguments)?)?;
     if plan.objective.reference_update() != ReferenceUpdate::Frozen {

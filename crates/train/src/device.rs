@@ -3,7 +3,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use candlewick_kernels::{Cuda, Workspace, bf16};
-use candlewick_model::CausalLm;
+use candlewick_model::{Adapter, CausalLm, Config, HeadScores, Packed, Sampling, Statistics};
 use serde::{Deserialize, Serialize};
 
 use crate::device_policy::DevicePolicy;
@@ -190,6 +190,20 @@ impl Hardware {
         }
     }
 
+    /// A model that answers and is asked, and scratch memory beside it.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn place(&self, model: CausalLm, dtype: Dtype, threads: usize) -> Result<(PlacedLm, Workspace)> {
+        let Some(device) = &self.device else { return Ok((PlacedLm::F32(model), Workspace::new(threads.max(1)))) };
+        let mut workspace = Workspace::new(1).on(device);
+        let placed = match dtype {
+            Dtype::F32 => PlacedLm::F32(model.to_device(device, &mut workspace)?),
+            Dtype::Bf16 => PlacedLm::Bf16(model.to_device(device, &mut workspace)?),
+        };
+        Ok((placed, workspace))
+    }
+
     /// Other values of what a policy here trains.
     ///
     /// # Errors
@@ -199,6 +213,61 @@ impl Hardware {
             None => Ok(adapter),
             Some(device) => adapter.to_device(device),
         }
+    }
+}
+
+/// A causal language model that is not trained, wherever it lies.
+#[derive(Debug)]
+pub enum PlacedLm {
+    /// In f32, on the host or a device.
+    F32(CausalLm<f32>),
+    /// In bf16, on a device.
+    Bf16(CausalLm<bf16>),
+}
+
+impl PlacedLm {
+    /// Its configuration.
+    pub fn config(&self) -> &Config {
+        match self {
+            Self::F32(model) => model.config(),
+            Self::Bf16(model) => model.config(),
+        }
+    }
+
+    /// Whether it has an adapter.
+    pub fn has_adapter(&self) -> bool {
+        match self {
+            Self::F32(model) => model.has_adapter(),
+            Self::Bf16(model) => model.has_adapter(),
+        }
+    }
+
+    /// Continues `prompt`; the new tokens only.
+    ///
+    /// # Errors
+    /// As [`CausalLm::generate`].
+    pub fn generate(&self, prompt: &[u32], sampling: &Sampling, workspace: &mut Workspace) -> Result<Vec<u32>> {
+        Ok(match self {
+            Self::F32(model) => model.generate(prompt, sampling, workspace)?,
+            Self::Bf16(model) => model.generate(prompt, sampling, workspace)?,
+        })
+    }
+
+    /// Scores of a batch, as [`CausalLm::score`].
+    ///
+    /// # Errors
+    /// As [`CausalLm::score`].
+    pub fn score(
+        &self,
+        packed: &Packed,
+        want: Statistics,
+        adapter: Adapter,
+        workspace: &mut Workspace,
+    ) -> Result<HeadScores<f32>> {
+        Ok(match self {
+            Self::F32(model) => model.score(packed, want, adapter, workspace)?,
+            Self::Bf16(model) => model.score(packed, want, adapter, workspace)?,
+        })
     }
 }
 

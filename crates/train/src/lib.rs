@@ -68,7 +68,7 @@ pub use config::{
 pub use costs::{CostFigures, CostReport};
 pub use data_plan::{DataPlan, PartPlan};
 pub use data_words::{DataWords, EvaluationWords, PartWords};
-pub use device::{DeviceKind, Dtype, Hardware};
+pub use device::{DeviceKind, Dtype, Hardware, PlacedLm};
 pub use device_policy::DevicePolicy;
 pub use error::{Error, Fault, Result};
 pub use fast_slow::{FastSlow, FastSlowOptions, FastSlowReport, ModuleReport};

@@ -32,6 +32,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::checkpoint;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
+use crate::model_policy::ModelPolicy;
 use crate::plan::{EmbeddingPlan, UdmPlan};
 
 /// A fitted classifier with what embeds prompts for it.
@@ -133,18 +134,13 @@ impl Udm {
         checkpoint::write_file(path, |path| std::fs::write(path, text).map_err(Error::io("writing", path)))
     }
 
-    /// Gives every example its number. `model` is the policy.
+    /// Gives every example its number. `policy` embeds the prompts that no file does.
     ///
     /// # Errors
-    /// A row that the file of embeddings does not know, by its place.
-    pub(crate) fn fill(
-        &mut self,
-        batches: &mut [Batch],
-        model: &CausalLm<f32>,
-        workspace: &mut Workspace,
-    ) -> Result<()> {
+    /// A row that the file of embeddings does not know, by its place; no file, and a policy on a device.
+    pub(crate) fn fill(&mut self, batches: &mut [Batch], policy: &mut ModelPolicy) -> Result<()> {
         for example in batches.iter_mut().flat_map(|batch| &mut batch.examples) {
-            let probability = self.probability(example, model, workspace)?;
+            let probability = self.probability(example, policy)?;
             example.numbers.insert(DESIRABLE_PROMPT.name.to_owned(), probability);
         }
         Ok(())
@@ -163,7 +159,7 @@ impl Udm {
         matches!(self.embeddings, Embeddings::File { .. })
     }
 
-    fn probability(&mut self, example: &Example, model: &CausalLm<f32>, workspace: &mut Workspace) -> Result<f64> {
+    fn probability(&mut self, example: &Example, policy: &mut ModelPolicy) -> Result<f64> {
         let (start, known_prompts) = match &mut self.embeddings {
             Embeddings::File { lines, path } => return known(lines, path, &example.origin),
             Embeddings::Policy { start, known } => (start, known),
@@ -173,6 +169,7 @@ impl Udm {
         if let Some(probability) = known_prompts.get(&key) {
             return Ok(*probability);
         }
+        let (model, workspace) = policy.causal_mut()?.model_and_workspace();
         let embedding = embed(start.as_deref().unwrap_or(model), prompt, workspace)?;
         let probability = self.fit.classifier.probability(&embedding)?;
         known_prompts.insert(key, probability);

@@ -7,8 +7,10 @@ mod support;
 use std::path::Path;
 
 use candlewick_kernels::Cuda;
-use candlewick_model::{CausalLm, Config, ScoreModel};
-use candlewick_train::{Event, Hardware, Plan, Precomputation, Run};
+use candlewick_model::{
+    Adapter, CausalLm, CompletionIds, Config, ContextIds, Packed, Sampling, ScoreModel, Statistics,
+};
+use candlewick_train::{Dtype, Event, Hardware, Plan, Precomputation, Run};
 use serde_json::json;
 use support::device::{device, model};
 use support::folder::{Folder, pairs};
@@ -180,6 +182,30 @@ fn answers_are_drawn_on_a_device_as_on_the_host() {
     let host = lambdas(Run::start(plan("here", "train.device=cpu")).unwrap());
     let there = lambdas(Run::start_on(&Hardware::on(&device), plan("there", "train.device=cuda")).unwrap());
     assert!(host.len() == 7 && worst(&there, &host) < 1e-4, "{there:?} and {host:?}");
+}
+
+#[test]
+fn a_placed_model_goes_on_as_on_the_host() {
+    let Some(device) = device() else { return };
+    let sampling = Sampling { max_new_tokens: 6, temperature: 1.0, seed: 3, ..Sampling::default() };
+    let context = ContextIds {
+        prompt: &[1, 5, 9],
+        prompt_scored: &[],
+        completions: vec![CompletionIds { ids: &[7, 3], scored: &[true, true] }],
+    };
+    let packed = Packed::new(&[context]).unwrap();
+    let said = |hardware: Hardware, dtype: Dtype| {
+        let model = model(true).convert::<f32>().unwrap();
+        let (model, mut workspace) = hardware.place(model, dtype, 1).unwrap();
+        let text = model.generate(&[1, 5], &sampling, &mut workspace).unwrap();
+        let scores = model.score(&packed, Statistics::default(), Adapter::On, &mut workspace).unwrap();
+        (text, scores.log_probs.into_iter().map(f64::from).collect::<Vec<_>>())
+    };
+    let host = said(Hardware::default(), Dtype::F32);
+    let [single, half] = [Dtype::F32, Dtype::Bf16].map(|dtype| said(Hardware::on(&device), dtype));
+    assert_eq!(single.0, host.0);
+    assert!(worst(&single.1, &host.1) < 1e-4, "{single:?} and {host:?}");
+    assert!(worst(&half.1, &host.1) < 5e-2 && half.1 != host.1, "{half:?} and {host:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use candlewick::data::{EncodeOptions, Encoder, EndOfSequence};
 use candlewick::evaluate::stats::Bootstrap;
 use candlewick::evaluate::tasks::{Judge, Parties, Subject, Task, TaskItem, TaskNeeds, TaskReport, TaskRows, run_task};
 use candlewick::model::CausalLm;
-use candlewick::train::{Config, replace_file};
+use candlewick::train::{Config, Dtype, Hardware, replace_file};
 use indicatif::ProgressBar;
 
 use crate::arguments::Eval;
@@ -118,11 +118,11 @@ fn check(arguments: &Eval, needs: &[TaskNeeds]) -> Result<()> {
     if any(|needs| needs.reward) && given.reward.is_none() {
         return refuse("a task compares answers by rewards: name the model by --reward DIR and what it started from by --reward-reference DIR".into());
     }
-    let counts = ["model.", "reference.", "train.threads"];
+    let counts = ["model.", "reference.", "train.threads", "train.device", "train.dtype"];
     let idle = arguments.common.set.iter().find(|one| !counts.iter().any(|key| one.trim_start().starts_with(key)));
     match idle {
         Some(one) => refuse(format!(
-            "--set {one}: with --task only keys of [model], [reference] and train.threads count; leave it out"
+            "--set {one}: with --task only keys of [model] and [reference], train.threads, train.device and train.dtype count; leave it out"
         )),
         None => Ok(()),
     }
@@ -192,10 +192,14 @@ impl Models {
         let config = configuration(arguments)?;
         let given = &arguments.tasks;
         let threads = crate::words::threads(config.train.threads);
+        let dtype = Dtype::resolve(config.train.dtype, config.train.device)?;
+        let hardware = Hardware::open(config.train.device)?;
         let load = |directory: &Path, adapter: Option<&Path>| -> Result<Subject> {
             // What the subject is compared with was told nothing.
             let preference = if adapter.is_some() { &arguments.preference[..] } else { &[] };
-            let subject = subject(directory, adapter, preference, threads)?;
+            let (model, encoder) = subject(directory, adapter, preference)?;
+            let (model, workspace) = hardware.place(model, dtype, threads)?;
+            let subject = Subject::placed(model, workspace, encoder);
             match given.chat {
                 true => subject.in_chat().with_context(|| format!("--chat: {}", directory.display())),
                 false => Ok(subject),
@@ -255,14 +259,14 @@ fn configuration(arguments: &Eval) -> Result<Config> {
     Ok(config)
 }
 
-fn subject(directory: &Path, adapter: Option<&Path>, preference: &[f64], threads: usize) -> Result<Subject> {
+fn subject(directory: &Path, adapter: Option<&Path>, preference: &[f64]) -> Result<(CausalLm, Encoder)> {
     let directory = places::directory(directory, Kind::Model)?;
     let mut model = CausalLm::<f32>::load(&directory)?;
     crate::preference::load_adapter(&mut model, adapter, preference)?;
     let options = EncodeOptions { end_of_sequence: EndOfSequence::Keep, max_length: None, ..EncodeOptions::default() };
     let encoder = Encoder::from_dir(&directory, options)?;
     encoder.check_vocabulary(model.config().vocab_size)?;
-    Ok(Subject::new(model, encoder, threads))
+    Ok((model, encoder))
 }
 
 fn write_items(path: &Path, tasks: &[(&str, Vec<TaskItem>)]) -> Result<()> {

@@ -1,8 +1,9 @@
 //! The model that is asked.
 
 use candlewick_data::{Context, Encoder, Message, Origin, Text};
-use candlewick_kernels::Workspace;
+use candlewick_kernels::{Element, Workspace};
 use candlewick_model::{Adapter, CausalLm, CompletionIds, ContextIds, Generation, Packed, Statistics};
+use candlewick_train::PlacedLm;
 
 use crate::error::{Error, Result};
 
@@ -12,7 +13,7 @@ const TOKENS_AT_ONCE: usize = 4096;
 /// A model with its tokenizer, ready to be asked.
 #[derive(Debug)]
 pub struct Subject {
-    model: CausalLm,
+    model: PlacedLm,
     encoder: Encoder,
     workspace: Workspace,
     chat: bool,
@@ -52,7 +53,13 @@ pub(super) struct Limits {
 impl Subject {
     /// A model whose prompts are texts as they stand, on `threads` threads.
     pub fn new(model: CausalLm, encoder: Encoder, threads: usize) -> Self {
-        Self { model, encoder, workspace: Workspace::new(threads), chat: false, adapter: Adapter::On }
+        Self::placed(PlacedLm::F32(model), Workspace::new(threads), encoder)
+    }
+
+    /// The same wherever the model lies; `workspace` is one there
+    /// ([`Hardware::place`](candlewick_train::Hardware::place)).
+    pub fn placed(model: PlacedLm, workspace: Workspace, encoder: Encoder) -> Self {
+        Self { model, encoder, workspace, chat: false, adapter: Adapter::On }
     }
 
     /// The same, to which every prompt is a message of the user, in the tokenizer's chat template.
@@ -173,24 +180,41 @@ impl Subject {
             return Ok(Err(reason));
         }
         let ends: Vec<u32> = self.model.config().eos_token_ids.iter().copied().chain(self.encoder.eos_id()).collect();
-        let mut generation = Generation::start(&self.model, &ids, &mut self.workspace)?;
-        let mut answer: Vec<u32> = Vec::new();
-        let mut text = String::new();
-        while answer.len() < limits.max_new_tokens.min(room) {
-            let id = likeliest(generation.logits());
-            if ends.contains(&id) {
-                break;
-            }
-            answer.push(id);
-            text = self.encoder.decode_text(&answer);
-            if let Some(end) = limits.stop.iter().filter_map(|stop| text.find(stop.as_str())).min() {
-                text.truncate(end);
-                break;
-            }
-            generation.push(id, &mut self.workspace)?;
-        }
-        Ok(Ok(text))
+        let limits = Limits { max_new_tokens: limits.max_new_tokens.min(room), ..limits.clone() };
+        let workspace = &mut self.workspace;
+        Ok(Ok(match &self.model {
+            PlacedLm::F32(model) => likeliest_text(model, &self.encoder, &ids, &ends, &limits, workspace)?,
+            PlacedLm::Bf16(model) => likeliest_text(model, &self.encoder, &ids, &ends, &limits, workspace)?,
+        }))
     }
+}
+
+/// The text that follows a prompt if the likeliest token is taken each time.
+fn likeliest_text<T: Element<Wide = f32>>(
+    model: &CausalLm<T>,
+    encoder: &Encoder,
+    prompt: &[u32],
+    ends: &[u32],
+    limits: &Limits,
+    workspace: &mut Workspace,
+) -> Result<String> {
+    let mut generation = Generation::start(model, prompt, workspace)?;
+    let mut answer: Vec<u32> = Vec::new();
+    let mut text = String::new();
+    while answer.len() < limits.max_new_tokens {
+        let id = likeliest(generation.logits());
+        if ends.contains(&id) {
+            break;
+        }
+        answer.push(id);
+        text = encoder.decode_text(&answer);
+        if let Some(end) = limits.stop.iter().filter_map(|stop| text.find(stop.as_str())).min() {
+            text.truncate(end);
+            break;
+        }
+        generation.push(id, workspace)?;
+    }
+    Ok(text)
 }
 
 /// The number of the largest, the first of several.

@@ -302,8 +302,9 @@ impl Plan {
         let options = optimizer.options()?;
         let schedule = schedule.schedule(options.learning_rate())?;
         check_optimizer(&options, &schedule, &model.tuning)?;
+        let udm = udm.map(|words| resolve_udm(words, &objective.needs(), train.seed)).transpose()?;
         if !train.device.is_cpu() {
-            check_device(&objective, &options, udm.is_some())?;
+            check_device(&objective, &options, udm.as_ref())?;
         }
         let batch_size = at_least_one("train.batch_size", train.batch_size as u64)? as usize;
         let evaluation = evaluation.map(|words| resolve_evaluation(words, &mut data, batch_size)).transpose()?;
@@ -331,7 +332,7 @@ impl Plan {
                 moves_reference(&objective),
             )?,
             output,
-            udm: udm.map(|words| resolve_udm(words, &objective.needs(), train.seed)).transpose()?,
+            udm,
             evaluation,
             model,
             data,

@@ -148,14 +148,18 @@ pub(crate) fn check_preferences(
 }
 
 /// Refuses what no device does, by the key that asks for it.
-pub(super) fn check_device(objective: &Recipe, optimizer: &OptimizerOptions, udm: bool) -> Result<()> {
+pub(super) fn check_device(objective: &Recipe, optimizer: &OptimizerOptions, udm: Option<&UdmPlan>) -> Result<()> {
     let needs = objective.needs();
     let asks = [
         (needs.outputs.values, "objective.type", "it trains a score model"),
         (moves_reference(objective), "objective.update", "the reference moves"),
         (needs.preferences > 0, "objective.type", "the adapter is told preferences"),
         (!matches!(optimizer, OptimizerOptions::AdamW(_)), "optimizer.kind", "only \"adamw\" has a kernel there"),
-        (udm, "udm", "prompts are told apart by the policy on the cpu"),
+        (
+            udm.is_some_and(|udm| udm.file().is_none()),
+            "udm.embeddings",
+            "prompts are embedded by a policy on the cpu, or their embeddings come from a file",
+        ),
     ];
     match asks.into_iter().find(|(asked, ..)| *asked) {
         None => Ok(()),

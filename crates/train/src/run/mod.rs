@@ -635,8 +635,7 @@ impl Run {
     /// Gives every row the probability that its prompt is one of a desirable completion, where that is computed.
     fn tell_prompts_apart(&mut self, batches: &mut [Batch]) -> Result<()> {
         let Some(udm) = &mut self.udm else { return Ok(()) };
-        let (model, workspace) = self.trainer.policy_mut().causal_mut()?.model_and_workspace();
-        udm.fill(batches, model, workspace)
+        udm.fill(batches, self.trainer.policy_mut())
     }
 
     fn precompute(&mut self) -> Result<Event> {
