@@ -200,17 +200,31 @@ fn a_benchmark_of_another_rank_than_the_adapter_has() {
 }
 
 #[test]
-fn a_benchmark_on_a_device_that_is_not_there() {
+fn a_device_that_is_not_there() {
     let bench = Bench::new();
-    let step = ["bench", "step", "--model", "model", "--data", "pairs.jsonl", "--steps", "1", "--warmup", "0"];
-    let with = |more: &[&str]| bench.wick(&[&step[..], more].concat());
-    for word in ["gpu", "cuda:x"] {
-        let said = with(&["--device", word]);
-        assert!(said.code == Some(2) && said.err.contains("cuda:N"), "{}", said.err);
+    let commands: [&[&str]; 3] = [
+        &["bench", "step", "--model", "model", "--data", "pairs.jsonl", "--steps", "1", "--warmup", "0"],
+        &["generate", "--model", "model", "--prompt", "yes"],
+        &["sample", "pairs.jsonl", "answers.jsonl", "--model", "model"],
+    ];
+    for command in commands {
+        let with = |more: &[&str]| bench.wick(&[command, more].concat());
+        for word in ["gpu", "cuda:x"] {
+            let said = with(&["--device", word]);
+            assert!(said.code == Some(2) && said.err.contains("cuda:N"), "{}", said.err);
+        }
+        with(&["--dtype", "bf16"]).fails(2, &["--dtype bf16", "--device cuda"]);
+        let said = with(&["--dtype", "f16"]);
+        assert!(said.code == Some(2) && said.err.contains("bf16"), "{}", said.err);
+        // No machine has so many.
+        with(&["--device", "cuda:4096"]).fails(2, &["--device", "no cuda device"]);
     }
-    with(&["--dtype", "bf16"]).fails(2, &["--dtype bf16", "--device cuda"]);
-    // No machine has so many.
-    with(&["--device", "cuda:4096"]).fails(2, &["--device", "no cuda device"]);
+    let more = ["--steps", "1", "--device", "cuda:4096"];
+    bench.train(&more).fails(2, &["train.device", "no cuda device"]);
+    assert!(!bench.path("run").exists());
+    bench.train(&["--steps", "1", "--set", "train.dtype=bf16"]).fails(2, &["train.dtype", "train.device = \"cuda\""]);
+    let eval = ["eval", "--model", "model", "--data", "pairs.jsonl", "--device", "cuda:4096"];
+    bench.wick(&eval).fails(2, &["train.device", "no cuda device"]);
 }
 
 #[test]

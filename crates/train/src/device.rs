@@ -50,7 +50,7 @@ impl TryFrom<String> for DeviceKind {
     type Error = String;
 
     fn try_from(word: String) -> Result<Self, String> {
-        word.parse()
+        word.parse().map_err(|expected| format!("{word:?}; {expected}"))
     }
 }
 
@@ -63,9 +63,7 @@ impl FromStr for DeviceKind {
             "cuda" => Some(0),
             other => other.strip_prefix("cuda:").and_then(|number| number.parse().ok()),
         };
-        number
-            .map(Self::Cuda)
-            .ok_or_else(|| format!("{word:?}; expected \"cpu\", \"cuda\" or \"cuda:N\" with a number"))
+        number.map(Self::Cuda).ok_or_else(|| "expected \"cpu\", \"cuda\" or \"cuda:N\" with a number".to_owned())
     }
 }
 
@@ -110,7 +108,7 @@ impl FromStr for Dtype {
         match word {
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("{word:?}; expected \"f32\" or \"bf16\"")),
+            _ => Err("expected \"f32\" or \"bf16\"".to_owned()),
         }
     }
 }
