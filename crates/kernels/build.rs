@@ -17,13 +17,14 @@ const SOURCES: &[&str] = &[
     "src/gated/gated",
     "src/rms_norm/rms_norm",
     "src/rope/rope",
+    "src/running_mean/running_mean",
     "src/segment_sum/segment_sum",
     "src/survey/survey",
     "src/token_log_probs/token_log_probs",
 ];
 
 /// Sources whose every operation rounds as the CPU's does: the bits of an optimizer and of mixed parameters are the same on both.
-const UNFUSED: &[&str] = &["src/adamw/adamw", "src/elementwise/elementwise"];
+const UNFUSED: &[&str] = &["src/adamw/adamw", "src/elementwise/elementwise", "src/running_mean/running_mean"];
 
 /// Code for any device since 8.0, which the driver translates, and for 9.0 as it is.
 const CODE: [&str; 4] = ["-gencode", "arch=compute_80,code=compute_80", "-gencode", "arch=compute_90a,code=sm_90a"];

@@ -56,7 +56,7 @@ impl Replay {
         let moves = objective.reference_update() != ReferenceUpdate::Frozen;
         // TRL keeps a frozen copy of an adapter that it is handed.
         let reference = match objective.needs().reference {
-            true if moves => Reference::Moving(MovingReference::of(&policy)),
+            true if moves => Reference::Moving(MovingReference::of(&policy).map_err(unusable)?),
             true => Reference::Frozen(Box::new(FrozenPolicy::new(policy.model().frozen_copy(), 1))),
             false => Reference::None,
         };

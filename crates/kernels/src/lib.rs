@@ -7,7 +7,8 @@
 //! * Operands are [`View`]s and [`ViewMut`]s: a slice on the CPU or a range of a [`CudaBuffer`]. An op without a kernel
 //!   for the device of its operands returns [`Error::NoKernel`]. Those that have one for CUDA: [`adamw::step_clipped`] and
 //!   [`adamw::step_bf16`], [`attention`], [`clip`], [`elementwise`], [`embedding::gather`] and [`embedding::scatter`], [`gated`],
-//!   [`linear`], [`lora`], [`rms_norm`], [`rope::apply_pair`], [`segment_sum`], [`survey`] and [`token_log_probs`].
+//!   [`linear`], [`lora`], [`rms_norm`], [`rope::apply_pair`], [`running_mean`], [`segment_sum`], [`survey`] and
+//!   [`token_log_probs`].
 //! * Scratch comes from a [`Workspace`], which also decides how many threads work. After the first call of a shape no
 //!   op asks the allocator for a buffer again.
 //! * Element types are `f32` and `f64` through [`Float`]; on a device also `bf16`, through [`Element`], with sums in `f32`.

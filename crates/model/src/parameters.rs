@@ -70,6 +70,14 @@ impl<T: Float> Parameters<T> {
         self.with(self.data.copied().expect("as much memory as there is"))
     }
 
+    /// As [`copied`](Self::copied), where there may be no memory for it.
+    ///
+    /// # Errors
+    /// The device that the numbers are on has no memory left, or its driver reports an error.
+    pub fn try_copied(&self) -> Result<Self> {
+        Ok(self.with(self.data.copied()?))
+    }
+
     /// The same numbers on `device`, each rounded to the nearest of its type there.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::model_policy::ModelPolicy;
 use crate::plan::TrainPlan;
 use crate::policy::{CausalPolicy, FrozenPolicy, Policy};
-use crate::reference::AdapterReference;
+use crate::reference::{AdapterReference, MovingReference};
 
 /// Where a run computes: `cpu`, or `cuda` or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -210,6 +210,17 @@ impl Hardware {
         match &self.device {
             None => Ok(adapter),
             Some(device) => adapter.to_device(device),
+        }
+    }
+
+    /// A reference that follows a policy here.
+    ///
+    /// # Errors
+    /// As [`MovingReference::to_device`].
+    pub fn moving(&self, moving: MovingReference) -> Result<MovingReference> {
+        match &self.device {
+            None => Ok(moving),
+            Some(device) => moving.to_device(device),
         }
     }
 }

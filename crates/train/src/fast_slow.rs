@@ -272,7 +272,7 @@ impl<T: Element> FastSlow<T> {
             files: Vec::new(),
         };
         let files = [
-            (SLOW, self.slow.file()),
+            (SLOW, self.slow.file()?),
             (OPTIMIZER, self.optimizer.file()?),
             (SLOW_OPTIMIZER, self.slow_optimizer.file()?),
         ];

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use candle_core::WithDType;
-use candlewick_kernels::Float;
+use candlewick_kernels::{Buffer, Float};
 
 use crate::error::{Error, Result};
 
@@ -72,6 +72,14 @@ impl<T: Plain> Bytes for Vec<T> {
 impl<'a> Column<'a> {
     pub(crate) fn new<T: Plain>(values: &'a [T]) -> Self {
         Self { dtype: T::NAME, length: values.len(), size: T::SIZE, values: Box::new(values) }
+    }
+
+    /// Of numbers wherever they are; those of a device are copied.
+    pub(crate) fn of<T: Element>(values: &'a Buffer<T>) -> Result<Self> {
+        Ok(match values {
+            Buffer::Host(numbers) => Self::new(numbers),
+            Buffer::Cuda(buffer) => Self::owned(buffer.download()?),
+        })
     }
 
     pub(crate) fn owned<T: Plain + 'a>(values: Vec<T>) -> Self {

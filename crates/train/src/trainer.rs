@@ -182,19 +182,15 @@ impl<P: Trainable> Trainer<P> {
                 )));
             }
         }
-        if policy.parameters().device().is_some() && matches!(reference, Reference::Moving(_)) {
+        let second = match &reference {
+            Reference::Adapter(adapter) => Some(adapter.parameters()),
+            Reference::Moving(moving) => Some(moving.parameters()),
+            _ => None,
+        };
+        if second.is_some_and(|second| second.device().is_some() != policy.parameters().device().is_some()) {
             return Err(Error::Mismatch(
-                "the reference is to move, and what is trained is on a device, where no reference moves; train on the cpu, or set the \
-                 objective's update to \"frozen\""
-                    .into(),
-            ));
-        }
-        if let Reference::Adapter(adapter) = &reference
-            && adapter.parameters().device().is_some() != policy.parameters().device().is_some()
-        {
-            return Err(Error::Mismatch(
-                "of the policy and the adapter that it is compared with one is on a device and the other is not; make the reference with \
-                 AdapterReference::of the policy"
+                "of the policy and the reference that changes places with it one is on a device and the other is not; make the reference \
+                 of the policy, or take it there with to_device"
                     .into(),
             ));
         }
@@ -202,7 +198,7 @@ impl<P: Trainable> Trainer<P> {
         options.schedule.check(options.optimizer.learning_rate())?;
         let follower = Follower::new(&options.schedule, options.optimizer.learning_rate());
         if let Reference::Moving(moving) = &mut reference {
-            moving.prepare(&policy, objective.reference_update());
+            moving.prepare(&mut policy, objective.reference_update())?;
         }
         let starting_weights = policy.digest()?;
         let ungraded = (0..policy.parameters().len()).collect();
@@ -382,7 +378,7 @@ impl<P: Trainable> Trainer<P> {
         let factor = self.rate_factor();
         let scale = clip_factor(grad_norm, self.options.max_grad_norm);
         if let Reference::Moving(moving) = &mut self.reference {
-            moving.keep_back(&self.policy, self.objective.reference_update(), self.steps_done + 1);
+            moving.keep_back(&self.policy, self.objective.reference_update(), self.steps_done + 1)?;
         }
         let Tuning { parameters, gradients, workspace } = self.policy.tuning();
         self.optimizer.step(parameters, gradients, scale, factor, workspace)?;
@@ -645,7 +641,7 @@ impl<P: Trainable> Trainer<P> {
     fn files(&self) -> Result<Vec<(&'static str, TensorFile<'_>)>> {
         let mut files = vec![(OPTIMIZER, self.optimizer.file()?)];
         if let Reference::Moving(moving) = &self.reference {
-            files.push((MOVING_REFERENCE, moving.file()));
+            files.push((MOVING_REFERENCE, moving.file()?));
         }
         Ok(files)
     }

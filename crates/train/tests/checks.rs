@@ -118,7 +118,7 @@ fn a_reference_moves_where_the_objective_says_so_and_only_there() {
     let still = || Box::new(TrDpo { update: ReferenceUpdate::Frozen, ..TrDpo::default() });
     make(still()).step(&batches(&pairs(1, 1), 1)).unwrap();
     let policy = CausalPolicy::new(model::<f32>(1), Recompute::Nothing, 1);
-    let moving = Reference::Moving(MovingReference::of(&policy));
+    let moving = Reference::Moving(MovingReference::of(&policy).unwrap());
     let error = Trainer::new(policy, moving, still(), options(1e-2)).unwrap_err();
     assert!(error.to_string().contains("leaves it where it is"), "{error}");
 }

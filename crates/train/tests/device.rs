@@ -130,7 +130,7 @@ fn an_adapter_as_it_started_is_the_base() {
     let steps = [1, 2, 3].map(|seed| batches(&pairs(4, seed), 2));
     let mut off = trainer::<bf16>(&model, &device, Dpo::default());
     let policy = DevicePolicy::<bf16>::new(&model, &device, Recompute::Nothing).unwrap();
-    let reference = Reference::Adapter(AdapterReference::of(&policy));
+    let reference = Reference::Adapter(AdapterReference::of(&policy).unwrap());
     let mut started = Trainer::new(policy, reference, Box::new(Dpo::default()), options(1e-2)).unwrap();
     for step in &steps {
         assert_eq!(off.step(step).unwrap(), started.step(step).unwrap());
@@ -182,7 +182,7 @@ fn what_no_device_does_is_refused() {
     assert!(error.contains("optimizer.kind") && error.contains("adamw"), "{error}");
 
     let policy = policy();
-    let reference = Reference::Moving(MovingReference::of(&policy));
+    let reference = Reference::Moving(MovingReference::of(&policy).unwrap());
     let error = Trainer::new(policy, reference, Box::new(TrDpo::default()), options(1e-3)).unwrap_err().to_string();
     assert!(error.contains("device") && error.contains("frozen"), "{error}");
 }

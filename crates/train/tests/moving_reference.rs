@@ -27,7 +27,7 @@ fn mix(weight: f64, from: &[f64], into: &mut [f64]) {
 
 fn moving(model: CausalLm<f64>, update: ReferenceUpdate) -> Trainer<CausalPolicy<f64>> {
     let policy = CausalPolicy::new(model, Recompute::Nothing, 1);
-    let reference = Reference::Moving(MovingReference::of(&policy));
+    let reference = Reference::Moving(MovingReference::of(&policy).unwrap());
     Trainer::new(policy, reference, Box::new(TrDpo { update, ..TrDpo::default() }), options(2e-2)).unwrap()
 }
 

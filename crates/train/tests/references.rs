@@ -33,7 +33,7 @@ fn policy<T: Element>(model: CausalLm<T>) -> CausalPolicy<T> {
 
 fn an_adapter_is_a_copy_of_the_whole_model<T: Element>() {
     let of_start = policy(trained::<T>(1));
-    let adapter = Reference::Adapter(AdapterReference::of(&of_start));
+    let adapter = Reference::Adapter(AdapterReference::of(&of_start).unwrap());
     let whole: Reference<T> = Reference::Frozen(Box::new(FrozenPolicy::new(trained::<T>(1), 1)));
     assert_eq!(steps(of_start, adapter, true), steps(policy(trained(1)), whole, true));
 

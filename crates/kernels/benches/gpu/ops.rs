@@ -7,12 +7,14 @@ use candlewick_kernels::embedding::{self, BucketViews, Buckets};
 use candlewick_kernels::gated::{self, Activation};
 use candlewick_kernels::lora::{self, Gradients, Projection};
 use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
+use candlewick_kernels::running_mean::{self, Correction};
 use candlewick_kernels::token_log_probs::{self, Cotangents, Keep, Kept, Outputs, Targets};
 use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, clip, elementwise, linear, rms_norm, survey};
 use half::bf16;
 
 const BF16: usize = 2;
 const F32: usize = 4;
+const F64: usize = 8;
 const ID: usize = 4;
 const EPS: f64 = 1e-5;
 
@@ -51,6 +53,7 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         add_assign(at),
         mix(at),
         narrow(at),
+        running_mean_step(at),
         linear_forward(at, false),
         linear_forward(at, true),
         linear_backward_input(at),
@@ -377,6 +380,18 @@ fn narrow(at: At) -> Op {
     })
 }
 
+/// A reference that follows as an average, with its correction.
+fn running_mean_step(at: At) -> Op {
+    let len = parameters(at);
+    Work::new("running mean", format!("{len}")).moves((3 * F32 + 2 * F64) * len).computes(6 * len).on(move |of| {
+        let ([mut y, x, start], mut mean) = ([of.sums(len)?, of.sums(len)?, of.sums(len)?], of.means(len)?);
+        Ok(move |ws: &mut Workspace| {
+            let correction = Some(Correction { start: start.view(), weight: 0.5 });
+            running_mean::step(y.view_mut(), mean.view_mut(), x.view(), 0.1, correction, ws)
+        })
+    })
+}
+
 /// The gate projection.
 fn gate(At { rows, model: Model { hidden, intermediate, .. } }: At) -> (linear::Shape, [usize; 3]) {
     let shape = linear::Shape { rows, in_features: hidden, out_features: intermediate };
@@ -696,6 +711,12 @@ impl Operands<'_> {
     /// Numbers in [−1, 1), of the type of sums.
     fn sums(&self, len: usize) -> Result<CudaBuffer<f32>> {
         self.table(&numbers(len, |number| number))
+    }
+
+    /// Numbers in [−1, 1), of the type of running means.
+    fn means(&self, len: usize) -> Result<CudaBuffer<f64>> {
+        self.add(F64 * len);
+        self.cuda.upload(&numbers(len, f64::from))
     }
 
     /// Second moments.

@@ -2,6 +2,15 @@
 use crate::Float;
 use crate::parallel::{Crew, Disjoint};
 
+pub(super) fn begin<T: Float>(mean: &mut [f64], x: &[T], crew: &Crew) {
+    let mean = Disjoint::new(mean);
+    crew.rows(x.len(), 1, |range| {
+        // SAFETY: the ranges do not overlap.
+        let mean = unsafe { mean.part(range.clone()) };
+        mean.iter_mut().zip(&x[range]).for_each(|(mean, x)| *mean = x.to_f64());
+    });
+}
+
 pub(super) fn step<T: Float>(
     y: &mut [T],
     mean: &mut [f64],

@@ -1,5 +1,6 @@
-//! A running mean of numbers, summed up in f64 whatever they are stored in.
+//! A running mean of numbers, summed up in f64 whatever they are stored in, with a CUDA back end beside the CPU's, whose bits it has.
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,20 @@ pub struct Correction<'a, T> {
     pub weight: f64,
 }
 
+/// mean ← x in f64, element by element: the mean of one.
+///
+/// # Errors
+/// Lengths that differ; operands on different devices.
+pub fn begin<T: Float>(mean: ViewMut<'_, f64>, x: View<'_, T>, ws: &mut Workspace) -> Result<()> {
+    const OP: &str = "running_mean::begin";
+    check::length(OP, "x", x.len(), &[mean.len()], "as many as mean")?;
+    if let Some(device) = x.device() {
+        return cuda::begin(OP, device, mean, x);
+    }
+    cpu::begin(mean.cpu(OP)?, x.cpu(OP)?, &ws.crew());
+    Ok(())
+}
+
 /// mean ← (1 − weight)·mean + weight·x in f64, element by element; then y ← mean, or with a correction
 /// y ← mean + correction.weight·(x − start). y is overwritten, and rounded once.
 ///
@@ -21,7 +36,7 @@ pub struct Correction<'a, T> {
 /// rounds to nothing; the mean does not.
 ///
 /// # Errors
-/// Lengths that differ; a weight outside of [0, 1]; operands that are not on the CPU.
+/// Lengths that differ; a weight outside of [0, 1]; operands on different devices.
 pub fn step<T: Float>(
     y: ViewMut<'_, T>,
     mean: ViewMut<'_, f64>,
@@ -36,12 +51,15 @@ pub fn step<T: Float>(
     check::shape(OP, (0.0..=1.0).contains(&weight), || {
         format!("weight is {weight}, expected at least 0 and at most 1")
     })?;
+    if let Some(Correction { start, .. }) = &correction {
+        check::length(OP, "start", start.len(), &[y.len()], "as many as y")?;
+    }
+    if let Some(device) = x.device() {
+        return cuda::step(OP, device, y, mean, x, weight, correction);
+    }
     let correction = match correction {
         None => None,
-        Some(Correction { start, weight }) => {
-            check::length(OP, "start", start.len(), &[y.len()], "as many as y")?;
-            Some((start.cpu(OP)?, weight))
-        }
+        Some(Correction { start, weight }) => Some((start.cpu(OP)?, weight)),
     };
     cpu::step(y.cpu(OP)?, mean.cpu(OP)?, x.cpu(OP)?, weight, correction, &ws.crew());
     Ok(())

@@ -45,6 +45,7 @@ fn operands_that_do_not_fit_are_refused() {
         step((&mut vec![0.0f32; 2]).into(), (&mut vec![0.0; 2]).into(), (&x).into(), 0.5, None, &mut ws),
         "x",
     );
+    assert_length(begin((&mut vec![0.0; 2]).into(), (&x).into(), &mut ws), "x");
     let correction = || Some(Correction { start: (&x).into(), weight: 0.5 });
     let mut two = vec![0.0f32; 2];
     assert_length(

@@ -13,6 +13,7 @@ mod memory;
 mod product;
 mod refusals;
 mod rms_norm;
+mod running_mean;
 mod segment_sum;
 mod survey;
 mod token_log_probs;

@@ -1,11 +1,11 @@
 //! AdamW.
 use std::ops::Range;
 
-use candlewick_kernels::{Buffer, Cuda, Workspace, adamw};
+use candlewick_kernels::{Buffer, Workspace, adamw};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Serialize};
 
-use super::tensors::{Span, Tensor, spans};
+use super::tensors::{Span, SpansOnDevice, Tensor, spans};
 use super::{Method, Now, Rule, State, StateMut, any_nonzero, fraction, not_negative, positive};
 use crate::error::Result;
 use crate::tensor_file::Element;
@@ -60,7 +60,8 @@ impl Method for AdamWOptions {
         let count = tensors.iter().map(Tensor::len).sum();
         let spans = spans(&tensors, self.weight_decay);
         let zeros = || Buffer::zeros(count, parameters.device());
-        Ok(Box::new(AdamW { options: *self, spans, mean: zeros()?, mean_square: zeros()? }))
+        let on_device = parameters.device().map(|device| SpansOnDevice::new(device, &spans)).transpose()?;
+        Ok(Box::new(AdamW { options: *self, spans, on_device, mean: zeros()?, mean_square: zeros()? }))
     }
 
     fn bytes(&self, tensors: &[Tensor], number: usize) -> usize {
@@ -72,6 +73,8 @@ impl Method for AdamWOptions {
 struct AdamW<T> {
     options: AdamWOptions,
     spans: Vec<Span>,
+    /// The same where the parameters are, if that is a device.
+    on_device: Option<SpansOnDevice>,
     mean: Buffer<T>,
     mean_square: Buffer<T>,
 }
@@ -98,37 +101,6 @@ impl<T: Element> AdamW<T> {
         }
         Ok(())
     }
-
-    /// All stretches at once.
-    fn step_on(
-        &mut self,
-        device: &Cuda,
-        parameters: &mut Parameters<T>,
-        gradients: &Gradients<T>,
-        now: Now,
-        workspace: &mut Workspace,
-    ) -> Result<()> {
-        let ends: Vec<u64> = self.spans.iter().map(|span| span.range.end as u64).collect();
-        let rates: Vec<f64> = self.spans.iter().map(|span| span.rate).collect();
-        // What the decay is multiplied by; the kernel's own is 1.
-        let decays: Vec<f64> = self.spans.iter().map(|span| span.weight_decay).collect();
-        let (ends, rates, decays) = (device.upload(&ends)?, device.upload(&rates)?, device.upload(&decays)?);
-        // The trainer has looked at the norm.
-        let clip = device.upload(&[0.0, now.scale, 1.0])?;
-        adamw::step_clipped(
-            parameters.all_mut(),
-            gradients.all(),
-            self.mean.view_mut(),
-            self.mean_square.view_mut(),
-            None,
-            clip.view(),
-            now.step,
-            self.options.hyper(now, 1.0, 1.0),
-            Some(adamw::Groups { ends: ends.view(), lr: rates.view(), weight_decay: decays.view() }),
-            workspace,
-        )?;
-        Ok(())
-    }
 }
 
 impl<T: Element> Rule<T> for AdamW<T> {
@@ -139,10 +111,23 @@ impl<T: Element> Rule<T> for AdamW<T> {
         now: Now,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        match parameters.device().cloned() {
-            Some(device) => self.step_on(&device, parameters, gradients, now, workspace),
-            None => self.step_on_host(parameters, gradients, now, workspace),
-        }
+        let Some(spans) = &mut self.on_device else {
+            return self.step_on_host(parameters, gradients, now, workspace);
+        };
+        let (clip, groups) = spans.at(now)?;
+        adamw::step_clipped(
+            parameters.all_mut(),
+            gradients.all(),
+            self.mean.view_mut(),
+            self.mean_square.view_mut(),
+            None,
+            clip,
+            now.step,
+            self.options.hyper(now, 1.0, 1.0),
+            Some(groups),
+            workspace,
+        )?;
+        Ok(())
     }
 
     fn has_met_gradient(&self, range: Range<usize>) -> bool {

@@ -194,8 +194,7 @@ impl<'a, T: Element> State<'a, T> {
     fn column(self) -> Result<Column<'a>> {
         Ok(match self {
             Self::Numbers(numbers) => Column::new(numbers),
-            Self::Buffer(Buffer::Host(numbers)) => Column::new(numbers),
-            Self::Buffer(buffer) => Column::owned(buffer.to_host()?),
+            Self::Buffer(buffer) => Column::of(buffer)?,
             Self::Codes(codes) => Column::new(codes),
             Self::Wide(numbers) => Column::new(numbers),
         })

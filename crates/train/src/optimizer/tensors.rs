@@ -1,8 +1,13 @@
 //! How an optimizer treats each tensor: what it is, whether it decays, how fast it learns.
 use std::ops::Range;
 
-use candlewick_kernels::Float;
+use candlewick_kernels::adamw::Groups;
+use candlewick_kernels::clip::OUTCOME;
+use candlewick_kernels::{Cuda, CudaBuffer, Float, View};
 use candlewick_model::Parameters;
+
+use super::Now;
+use crate::error::Result;
 
 /// A tensor of what is trained.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,6 +107,37 @@ pub(crate) fn spans(tensors: &[Tensor], decay: f64) -> Vec<Span> {
         }
     }
     spans
+}
+
+/// Stretches where a kernel reads them, and what gradients are multiplied by. Held between steps, so that an update asks for no memory.
+#[derive(Debug)]
+pub(crate) struct SpansOnDevice {
+    ends: CudaBuffer<u64>,
+    rates: CudaBuffer<f64>,
+    weight_decays: CudaBuffer<f64>,
+    clip: CudaBuffer<f64>,
+}
+
+impl SpansOnDevice {
+    pub(crate) fn new(device: &Cuda, spans: &[Span]) -> Result<Self> {
+        let ends: Vec<u64> = spans.iter().map(|span| span.range.end as u64).collect();
+        let rates: Vec<f64> = spans.iter().map(|span| span.rate).collect();
+        let decays: Vec<f64> = spans.iter().map(|span| span.weight_decay).collect();
+        Ok(Self {
+            ends: device.upload(&ends)?,
+            rates: device.upload(&rates)?,
+            weight_decays: device.upload(&decays)?,
+            clip: device.unwritten(OUTCOME)?,
+        })
+    }
+
+    /// The clip and the groups of a step whose own rate is multiplied by those of the groups, and whose own decay is 1.
+    pub(crate) fn at(&mut self, now: Now) -> Result<(View<'_, f64>, Groups<'_>)> {
+        // The trainer has looked at the norm.
+        self.clip.view_mut().write(&[0.0, now.scale, 1.0])?;
+        let Self { ends, rates, weight_decays, clip } = self;
+        Ok((clip.view(), Groups { ends: ends.view(), lr: rates.view(), weight_decay: weight_decays.view() }))
+    }
 }
 
 #[cfg(test)]

@@ -152,7 +152,6 @@ pub(super) fn check_device(objective: &Recipe, optimizer: &OptimizerOptions, udm
     let needs = objective.needs();
     let asks = [
         (needs.outputs.values, "objective.type", "it trains a score model"),
-        (moves_reference(objective), "objective.update", "the reference moves"),
         (needs.preferences > 0, "objective.type", "the adapter is told preferences"),
         (!matches!(optimizer, OptimizerOptions::AdamW(_)), "optimizer.kind", "only \"adamw\" has a kernel there"),
         (

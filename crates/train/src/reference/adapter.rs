@@ -18,8 +18,11 @@ pub struct AdapterReference<T: Element = f32> {
 
 impl<T: Element> AdapterReference<T> {
     /// What is trained, as it is now.
-    pub fn of<P: Trainable<Element = T>>(policy: &P) -> Self {
-        Self { parameters: policy.parameters().copied() }
+    ///
+    /// # Errors
+    /// The device of the policy has no memory left.
+    pub fn of<P: Trainable<Element = T>>(policy: &P) -> Result<Self> {
+        Ok(Self { parameters: policy.parameters().try_copied()? })
     }
 
     /// The adapter of a directory over the base of the policy: PEFT's, or that of a run (`checkpoints/step-…`, `final`).

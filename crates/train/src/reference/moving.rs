@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use candlewick_kernels::running_mean::Correction;
-use candlewick_kernels::{Float, elementwise, running_mean};
+use candlewick_kernels::{Buffer, Cuda, View, ViewMut, Workspace, elementwise, running_mean};
 use candlewick_losses::{Bema, ReferenceUpdate};
 use candlewick_model::Parameters;
 use xxhash_rust::xxh3::Xxh3;
@@ -17,45 +17,50 @@ use crate::tensor_file::{Column, Columns, Element, TensorFile};
 /// itself, so that `BA` is not the mixture of the two products, but after a copy. A trainer adds what the update keeps beside the
 /// values: the running mean of `Ema` and `Bema`, in f64, so that small addends are not lost, and the start of `Bema`.
 ///
+/// All of it lies where what is trained does, on a device too, and has there the bits that the host would give it. Nothing of a step asks for
+/// memory.
+///
 /// # File format, version 2
 /// `moving_reference.safetensors` in a checkpoint. Its metadata MUST hold `format` = `candlewick-moving-reference`, `version` = `2` and
 /// `layout`, a digest of the names and shapes of what is trained; a reader MUST refuse another layout and a version that is neither 2
 /// nor 1. Tensors, each all tensors one after another in the order of the policy: `values` F32 or F64; where the update keeps a running
 /// mean, `mean` F64; where it is `Bema`, `start` in the type of `values`. Version 1 had `values` alone, and a reader MUST take it for an
 /// update that keeps nothing else.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct MovingReference<T: Element = f32> {
     parameters: Parameters<T>,
     /// The running mean, if the update keeps one.
-    mean: Vec<f64>,
+    mean: Buffer<f64>,
     /// The policy from which a correction counts, if the update makes one.
-    start: Vec<T>,
+    start: Buffer<T>,
 }
 
 impl<T: Element> MovingReference<T> {
     /// Starts as the policy is.
-    pub fn of<P: Trainable<Element = T>>(policy: &P) -> Self {
-        Self::new(policy.parameters().copied())
+    ///
+    /// # Errors
+    /// The device of the policy has no memory left.
+    pub fn of<P: Trainable<Element = T>>(policy: &P) -> Result<Self> {
+        Ok(Self::new(policy.parameters().try_copied()?))
     }
 
     /// Starts as the policy would be without its adapter: `lora_B` of each pair is zero.
     ///
     /// # Errors
-    /// There is no adapter.
+    /// There is no adapter; the device of the policy has no memory left.
     pub fn of_base<P: Trainable<Element = T>>(policy: &P) -> Result<Self> {
-        if policy.parameters().device().is_some() {
-            return Err(Error::Mismatch(
-                "what is trained is on a device, where no reference moves; train on the cpu, or choose Reference::AdapterOff".into(),
-            ));
-        }
-        let mut parameters = policy.parameters().copied();
+        let mut parameters = policy.parameters().try_copied()?;
         let pairs: Vec<usize> = (0..parameters.len()).filter(|i| parameters.name(*i).contains(".lora_B.")).collect();
         if pairs.is_empty() {
             return Err(Error::Mismatch(
                 "the reference is to start as the policy without its adapter, and the policy has none".into(),
             ));
         }
-        pairs.into_iter().for_each(|i| parameters.tensor_mut(i).fill(T::ZERO));
+        for i in pairs {
+            let range = parameters.range(i);
+            let zeros = vec![T::ZERO; range.len()];
+            parameters.all_mut().part(range)?.write(&zeros)?;
+        }
         Ok(Self::new(parameters))
     }
 
@@ -74,7 +79,16 @@ impl<T: Element> MovingReference<T> {
     }
 
     fn new(parameters: Parameters<T>) -> Self {
-        Self { parameters, mean: Vec::new(), start: Vec::new() }
+        Self { parameters, mean: Buffer::default(), start: Buffer::default() }
+    }
+
+    /// The same on a device, for a policy there, before a trainer has it.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn to_device(&self, device: &Cuda) -> Result<Self> {
+        let mut workspace = Workspace::new(1).on(device);
+        Ok(Self::new(self.parameters.to_device(device, &mut workspace)?))
     }
 
     /// Its values.
@@ -87,24 +101,39 @@ impl<T: Element> MovingReference<T> {
     }
 
     /// Makes what the update keeps beside the values, before the first step.
-    pub(crate) fn prepare<P: Trainable<Element = T>>(&mut self, policy: &P, update: ReferenceUpdate) {
+    pub(crate) fn prepare<P: Trainable<Element = T>>(&mut self, policy: &mut P, update: ReferenceUpdate) -> Result<()> {
+        let Tuning { parameters: policy, workspace, .. } = policy.tuning();
+        let (count, device) = (self.parameters.element_count(), self.parameters.device());
         match update {
-            ReferenceUpdate::Ema { .. } => self.mean = wide(self.parameters.data()),
-            ReferenceUpdate::Bema(_) => self.start_from(policy.parameters().data()),
+            ReferenceUpdate::Ema { .. } => {
+                self.mean = Buffer::zeros(count, device)?;
+                running_mean::begin(self.mean.view_mut(), self.parameters.all(), workspace)?;
+            }
+            ReferenceUpdate::Bema(_) => {
+                (self.mean, self.start) = (Buffer::zeros(count, device)?, Buffer::zeros(count, device)?);
+                self.start_from(policy.all(), workspace)?;
+            }
             _ => {}
         }
+        Ok(())
     }
 
-    fn start_from(&mut self, policy: &[T]) {
-        self.start = policy.to_vec();
-        self.mean = wide(policy);
+    fn start_from(&mut self, policy: View<'_, T>, workspace: &mut Workspace) -> Result<()> {
+        elementwise::copy(self.start.view_mut(), policy)?;
+        Ok(running_mean::begin(self.mean.view_mut(), policy, workspace)?)
     }
 
     /// What is to happen before `step`, counted from 1, changes the policy.
-    pub(crate) fn keep_back<P: Trainable<Element = T>>(&mut self, policy: &P, update: ReferenceUpdate, step: u64) {
+    pub(crate) fn keep_back<P: Trainable<Element = T>>(
+        &mut self,
+        policy: &P,
+        update: ReferenceUpdate,
+        step: u64,
+    ) -> Result<()> {
         if update.copies_before(step) {
-            self.parameters.data_mut().copy_from_slice(policy.parameters().data());
+            elementwise::copy(self.parameters.all_mut(), policy.parameters().all())?;
         }
+        Ok(())
     }
 
     /// What is to happen after `step`, counted from 1.
@@ -115,33 +144,37 @@ impl<T: Element> MovingReference<T> {
         step: u64,
     ) -> Result<()> {
         let Tuning { parameters, workspace, .. } = policy.tuning();
+        let policy = parameters.all();
         if matches!(update, ReferenceUpdate::Bema(Bema { update_after, .. }) if update_after == step) {
-            self.start_from(parameters.data());
+            self.start_from(policy, workspace)?;
         }
         let Some(weight) = update.weight_after(step) else { return Ok(()) };
-        let (reference, policy) = (self.parameters.data_mut(), parameters.data());
+        let reference = self.parameters.all_mut();
         let correction = match update {
             ReferenceUpdate::Ema { .. } => None,
             ReferenceUpdate::Bema(bema) => {
-                Some(Correction { start: (&self.start[..]).into(), weight: bema.bias_weight(step) })
+                Some(Correction { start: self.start.view(), weight: bema.bias_weight(step) })
             }
-            _ => return Ok(elementwise::mix(reference.into(), policy.into(), weight, workspace)?),
+            _ => return Ok(elementwise::mix(reference, policy, weight, workspace)?),
         };
-        let mean = (&mut self.mean[..]).into();
-        Ok(running_mean::step(reference.into(), mean, policy.into(), weight, correction, workspace)?)
+        Ok(running_mean::step(reference, self.mean.view_mut(), policy, weight, correction, workspace)?)
     }
 
-    pub(crate) fn file(&self) -> TensorFile<'_> {
+    pub(crate) fn file(&self) -> Result<TensorFile<'_>> {
         let metadata = [("format", MOVING), ("version", "2"), ("layout", &layout(&self.parameters))];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        let mut columns = vec![("values", Column::new(self.parameters.data()))];
+        let values = match self.parameters.device() {
+            None => Column::new(self.parameters.data()),
+            Some(_) => Column::owned(self.parameters.all().download()?),
+        };
+        let mut columns = vec![("values", values)];
         if !self.mean.is_empty() {
-            columns.push(("mean", Column::new(&self.mean)));
+            columns.push(("mean", Column::of(&self.mean)?));
         }
         if !self.start.is_empty() {
-            columns.push(("start", Column::new(&self.start)));
+            columns.push(("start", Column::of(&self.start)?));
         }
-        TensorFile { metadata, columns }
+        Ok(TensorFile { metadata, columns })
     }
 
     /// Reads what [`file`](Self::file) holds, for the same layout and update.
@@ -154,14 +187,14 @@ impl<T: Element> MovingReference<T> {
         if file.metadata("layout") != Some(&layout(&self.parameters)) {
             return Err(refuse("it belongs to other tensors than those that are trained".into()));
         }
-        load_into(self.parameters.data_mut(), &file, "values").map_err(refuse)?;
-        load_into(&mut self.mean, &file, "mean").map_err(refuse)?;
-        load_into(&mut self.start, &file, "start").map_err(refuse)
+        load_into(self.parameters.all_mut(), &file, "values").map_err(refuse)?;
+        load_into(self.mean.view_mut(), &file, "mean").map_err(refuse)?;
+        load_into(self.start.view_mut(), &file, "start").map_err(refuse)
     }
 }
 
 /// Fills `numbers` from the column of that name, which has as many; none are read where none are wanted.
-fn load_into<T: Element>(numbers: &mut [T], file: &Columns, name: &str) -> Result<(), String> {
+fn load_into<T: Element>(numbers: ViewMut<'_, T>, file: &Columns, name: &str) -> Result<(), String> {
     if numbers.is_empty() {
         return Ok(());
     }
@@ -169,12 +202,7 @@ fn load_into<T: Element>(numbers: &mut [T], file: &Columns, name: &str) -> Resul
     if found.len() != numbers.len() {
         return Err(format!("its {name} are {} numbers; what is trained has {}", found.len(), numbers.len()));
     }
-    numbers.copy_from_slice(&found);
-    Ok(())
-}
-
-fn wide<T: Element>(numbers: &[T]) -> Vec<f64> {
-    numbers.iter().map(|number| Float::to_f64(*number)).collect()
+    numbers.write(&found).map_err(|error| error.to_string())
 }
 
 /// A digest of names and shapes, in their order.
@@ -228,8 +256,8 @@ mod tests {
             let count = expected[0].len();
             let mut policy = policy();
             set(&mut policy, &numbers(1, count));
-            let mut reference = MovingReference::of(&policy);
-            reference.prepare(&policy, update);
+            let mut reference = MovingReference::of(&policy).unwrap();
+            reference.prepare(&mut policy, update).unwrap();
             for (step, expected) in (1..).zip(&expected) {
                 set(&mut policy, &numbers(1 + step, count));
                 reference.follow(&mut policy, update, step).unwrap();
@@ -246,18 +274,18 @@ mod tests {
         let path = directory.path().join("moving_reference.safetensors");
         let mut policy = policy();
         set(&mut policy, &[0.25, -0.5]);
-        let written = MovingReference::of(&policy);
+        let written = MovingReference::of(&policy).unwrap();
         let older = [("format", MOVING), ("version", "1"), ("layout", &layout(&written.parameters))];
         let older = older.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let columns = vec![("values", Column::new(written.parameters.data()))];
         TensorFile { metadata: older, columns }.write(&path).unwrap();
         set(&mut policy, &[1.0]);
-        let mut soft = MovingReference::of(&policy);
-        soft.prepare(&policy, ReferenceUpdate::soft());
+        let mut soft = MovingReference::of(&policy).unwrap();
+        soft.prepare(&mut policy, ReferenceUpdate::soft()).unwrap();
         soft.load(&path).unwrap();
         assert_eq!(soft.parameters.data(), written.parameters.data());
-        let mut ema = MovingReference::of(&policy);
-        ema.prepare(&policy, ReferenceUpdate::ema());
+        let mut ema = MovingReference::of(&policy).unwrap();
+        ema.prepare(&mut policy, ReferenceUpdate::ema()).unwrap();
         let error = ema.load(&path).unwrap_err().to_string();
         assert!(error.contains("the tensor mean is missing"), "{error}");
     }

@@ -189,7 +189,7 @@ impl Parts {
             CausalPolicy::new(model, plan.train.recompute, threads).with_base_name(plan.model.path.to_string_lossy());
         let reference = match &plan.reference {
             ReferencePlan::None => Reference::None,
-            ReferencePlan::Frozen if moves => Reference::Moving(MovingReference::of(&policy)),
+            ReferencePlan::Frozen if moves => Reference::Moving(MovingReference::of(&policy)?),
             ReferencePlan::AdapterOff if moves => Reference::Moving(MovingReference::of_base(&policy)?),
             ReferencePlan::Model(directory) if moves => {
                 let other = CausalLm::<f32>::load(directory)?;
@@ -210,7 +210,7 @@ impl Parts {
             }
             ReferencePlan::Adapter(directory) => Reference::Adapter(AdapterReference::load(&policy, directory)?),
             // Of an adapter the base stands still, and one is enough.
-            ReferencePlan::Frozen if policy.model().has_adapter() => Reference::Adapter(AdapterReference::of(&policy)),
+            ReferencePlan::Frozen if policy.model().has_adapter() => Reference::Adapter(AdapterReference::of(&policy)?),
             ReferencePlan::Frozen => Reference::Frozen(hardware.frozen_copy(policy.model(), &plan.train)?),
             ReferencePlan::Model(directory) => {
                 let other = CausalLm::<f32>::load(directory)?;
@@ -242,6 +242,7 @@ impl Parts {
         };
         let reference = match reference {
             Reference::Adapter(adapter) => Reference::Adapter(hardware.adapter(adapter)?),
+            Reference::Moving(moving) => Reference::Moving(hardware.moving(moving)?),
             reference => reference,
         };
         let base = policy.base_name().to_owned();
