@@ -4,17 +4,18 @@
 
 mod support;
 
+use candlewick_data::Batch;
 use candlewick_kernels::{Cuda, Element, Float, Workspace, bf16};
-use candlewick_losses::{Dpo, Kto, Objective, Simpo, TrDpo};
-use candlewick_model::{CausalLm, Recompute};
+use candlewick_losses::{Bema, Dpo, Kto, Objective, ReferenceUpdate, Simpo, TrDpo, TrKto};
+use candlewick_model::{CausalLm, Parameters, Recompute};
 use candlewick_train::{
-    AdapterReference, Checkpoint, DevicePolicy, FrozenPolicy, LionOptions, MovingReference, OptimizerOptions,
-    Reference, StepReport, Trainable, Trainer,
+    AdapterReference, CausalPolicy, Checkpoint, DevicePolicy, EvalReport, FrozenPolicy, LionOptions, MovingReference,
+    OptimizerOptions, Reference, StepReport, Trainable, Trainer, TrainerOptions,
 };
 use support::device::{device, model};
 use support::{batches, labelled, mismatched_batches, options, pairs, worst};
 
-/// A trainer on the device whose reference is a frozen copy there, or the base of an adapter.
+/// A trainer on the device whose reference follows as the objective says, or is a frozen copy there, or the base of an adapter.
 fn trainer<T: Element>(
     model: &CausalLm<T::Wide>,
     device: &Cuda,
@@ -26,6 +27,9 @@ where
     let policy = DevicePolicy::<T>::new(model, device, Recompute::Nothing).unwrap();
     let reference = match (objective.needs().reference, model.has_adapter()) {
         (false, _) => Reference::None,
+        _ if objective.reference_update() != ReferenceUpdate::Frozen => {
+            Reference::Moving(MovingReference::of(&policy).unwrap())
+        }
         (true, true) => Reference::AdapterOff,
         (true, false) => {
             let frozen = model.to_device::<T>(device, &mut Workspace::new(1).on(device)).unwrap();
@@ -35,9 +39,46 @@ where
     Trainer::new(policy, reference, Box::new(objective), options(1e-2)).unwrap()
 }
 
-fn masters<P: Trainable>(trainer: &Trainer<P>) -> Vec<f64> {
-    let numbers = trainer.policy().parameters().to_host().unwrap();
+fn numbers<T: Float>(parameters: &Parameters<T>) -> Vec<f64> {
+    let numbers = parameters.to_host().unwrap();
     numbers.data().iter().map(|x| Float::to_f64(*x)).collect()
+}
+
+fn masters<P: Trainable>(trainer: &Trainer<P>) -> Vec<f64> {
+    numbers(trainer.policy().parameters())
+}
+
+/// What the reference is that follows.
+fn followed<P: Trainable>(trainer: &Trainer<P>) -> Vec<f64> {
+    let Reference::Moving(moving) = trainer.reference() else { panic!("it follows") };
+    numbers(moving.parameters())
+}
+
+const BEMA: Bema = Bema {
+    every: 2,
+    update_after: 1,
+    ema_power: 0.5,
+    bias_power: 0.2,
+    lag: 2.0,
+    multiplier: 1.0,
+    min_ema_multiplier: 0.0,
+};
+
+/// How references follow, all of which have moved after three steps.
+const UPDATES: [ReferenceUpdate; 5] = [
+    ReferenceUpdate::Soft { alpha: 0.6, every: 2 },
+    ReferenceUpdate::Hard { every: 3 },
+    ReferenceUpdate::Ema { mu: 0.05 },
+    ReferenceUpdate::Lagged { every: 1 },
+    ReferenceUpdate::Bema(BEMA),
+];
+
+fn following(update: ReferenceUpdate) -> TrDpo {
+    TrDpo { update, ..TrDpo::default() }
+}
+
+fn evaluate<P: Trainable>(trainer: &mut Trainer<P>) -> EvalReport {
+    trainer.evaluate(batches(&pairs(6, 9), 2).into_iter().map(Ok::<_, candlewick_train::Error>)).unwrap()
 }
 
 fn assert_same(a: &StepReport, b: &StepReport) {
@@ -50,7 +91,7 @@ fn assert_same(a: &StepReport, b: &StepReport) {
 }
 
 /// Three steps on the device and on the host, in f64.
-fn check(with_adapter: bool, objective: impl Objective + Clone + 'static, steps: &[Vec<candlewick_data::Batch>]) {
+fn check(with_adapter: bool, objective: impl Objective + Clone + 'static, steps: &[Vec<Batch>]) {
     let Some(device) = device() else { return };
     let host = model(with_adapter);
     let mut ours = trainer::<f64>(&host, &device, objective.clone());
@@ -124,6 +165,35 @@ fn a_resumed_run_ends_in_the_same_bits() {
 }
 
 #[test]
+fn a_resumed_run_has_the_bits_of_a_reference_that_follows() {
+    let Some(device) = device() else { return };
+    let steps = [1, 2, 3, 4, 5].map(|seed| batches(&pairs(4, seed), 2));
+    for (with_adapter, update) in [false, true].into_iter().zip([UPDATES[3], UPDATES[4]]).chain([(true, UPDATES[2])]) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint");
+        let model = model(with_adapter).convert::<f32>().unwrap();
+        let mut whole = trainer::<bf16>(&model, &device, following(update));
+        for step in &steps[..3] {
+            whole.step(step).unwrap();
+        }
+        let snapshot = whole.snapshot(&serde_json::Value::Null).unwrap();
+        for step in &steps[3..] {
+            whole.step(step).unwrap();
+        }
+        snapshot.write(&path, &[]).unwrap();
+        let mut resumed = trainer::<bf16>(&model, &device, following(update));
+        resumed.restore(&Checkpoint::open(&path).unwrap()).unwrap();
+        for step in &steps[3..] {
+            resumed.step(step).unwrap();
+        }
+        assert!(masters(&whole) == masters(&resumed), "{update:?}: masters of other bits");
+        assert!(followed(&whole) == followed(&resumed), "{update:?}: a reference of other bits");
+        assert!(followed(&whole) != masters(&whole), "{update:?}");
+        assert_eq!(evaluate(&mut whole), evaluate(&mut resumed));
+    }
+}
+
+#[test]
 fn an_adapter_as_it_started_is_the_base() {
     let Some(device) = device() else { return };
     let model = model(true).convert::<f32>().unwrap();
@@ -140,15 +210,23 @@ fn an_adapter_as_it_started_is_the_base() {
 
 #[test]
 fn a_step_that_found_no_memory_has_changed_nothing() {
+    check_without_memory(Dpo::default());
+    check_without_memory(following(ReferenceUpdate::Lagged { every: 1 }));
+    check_without_memory(following(ReferenceUpdate::Bema(BEMA)));
+}
+
+fn check_without_memory(objective: impl Objective + Clone + 'static) {
     let Some(device) = device() else { return };
     let model = model(false).convert::<f32>().unwrap();
     let steps = [1, 2, 3].map(|seed| batches(&pairs(4, seed), 2));
-    let mut whole = trainer::<bf16>(&model, &device, Dpo::default());
+    let mut whole = trainer::<bf16>(&model, &device, objective.clone());
     let expected = steps.each_ref().map(|step| whole.step(step).unwrap());
-    let expected_masters = masters(&whole);
+    let followed_by =
+        |trainer: &Trainer<_>| matches!(trainer.reference(), Reference::Moving(_)).then(|| followed(trainer));
+    let (expected_masters, expected_reference) = (masters(&whole), followed_by(&whole));
     drop(whole);
 
-    let mut disturbed = trainer::<bf16>(&model, &device, Dpo::default());
+    let mut disturbed = trainer::<bf16>(&model, &device, objective);
     let used = device.memory().unwrap().used;
     let mut refused = 0;
     for (step, expected) in steps.iter().zip(&expected) {
@@ -169,6 +247,7 @@ fn a_step_that_found_no_memory_has_changed_nothing() {
     }
     assert!(refused > 3 && disturbed.steps_done() == 3, "{refused} refused, {} done", disturbed.steps_done());
     assert!(masters(&disturbed) == expected_masters, "masters of other bits");
+    assert!(followed_by(&disturbed) == expected_reference, "a reference of other bits");
 }
 
 #[test]
@@ -176,13 +255,101 @@ fn what_no_device_does_is_refused() {
     let Some(device) = device() else { return };
     let host = model(false).convert::<f32>().unwrap();
     let policy = || DevicePolicy::<bf16>::new(&host, &device, Recompute::Nothing).unwrap();
-    let lion =
-        candlewick_train::TrainerOptions { optimizer: OptimizerOptions::Lion(LionOptions::default()), ..options(1e-3) };
+    let lion = TrainerOptions { optimizer: OptimizerOptions::Lion(LionOptions::default()), ..options(1e-3) };
     let error = Trainer::new(policy(), Reference::None, Box::new(Simpo::default()), lion).unwrap_err().to_string();
     assert!(error.contains("optimizer.kind") && error.contains("adamw"), "{error}");
 
-    let policy = policy();
+    let elsewhere = CausalPolicy::new(host.frozen_copy(), Recompute::Nothing, 1);
+    let reference = Reference::Moving(MovingReference::of(&elsewhere).unwrap());
+    let error = Trainer::new(policy(), reference, Box::new(TrDpo::default()), options(1e-3)).unwrap_err().to_string();
+    assert!(error.contains("on a device") && error.contains("to_device"), "{error}");
+}
+
+/// Steps of a trainer on the device and of one on the host whose references follow.
+fn check_following<O: Objective + Clone + 'static>(with_adapter: bool, objective: O, steps: &[Vec<Batch>]) {
+    let Some(device) = device() else { return };
+    let host = model(with_adapter);
+    let mut ours = trainer::<f64>(&host, &device, objective.clone());
+    let policy = CausalPolicy::new(host.clone(), Recompute::Nothing, 1);
     let reference = Reference::Moving(MovingReference::of(&policy).unwrap());
-    let error = Trainer::new(policy, reference, Box::new(TrDpo::default()), options(1e-3)).unwrap_err().to_string();
-    assert!(error.contains("device") && error.contains("frozen"), "{error}");
+    let mut theirs = Trainer::new(policy, reference, Box::new(objective.clone()), options(1e-2)).unwrap();
+    for step in steps {
+        assert_same(&ours.step(step).unwrap(), &theirs.step(step).unwrap());
+        assert!(worst(&masters(&ours), &masters(&theirs)) < 1e-10, "{objective:?}");
+        assert!(worst(&followed(&ours), &followed(&theirs)) < 1e-10, "{objective:?}");
+    }
+    assert!(worst(&followed(&ours), host.trainable().data()) > 1e-5, "{objective:?}: the reference stands still");
+
+    // What is written on a device is what the host writes of the same numbers.
+    let folder = tempfile::tempdir().unwrap();
+    let [written, again] = ["device", "host"].map(|name| folder.path().join(name));
+    ours.save(&written, &serde_json::Value::Null, &[]).unwrap();
+    theirs.restore(&Checkpoint::open(&written).unwrap()).unwrap();
+    theirs.save(&again, &serde_json::Value::Null, &[]).unwrap();
+    let read = |directory: &Path| std::fs::read(directory.join("moving_reference.safetensors")).unwrap();
+    assert!(read(&written) == read(&again), "{objective:?}: files of other bytes");
+}
+
+#[test]
+fn references_follow_as_on_the_host() {
+    for with_adapter in [false, true] {
+        for update in UPDATES {
+            let steps = [1, 2, 3].map(|seed| batches(&pairs(4, seed), 2));
+            check_following(with_adapter, following(update), &steps);
+        }
+    }
+    let steps = [1, 2].map(|seed| mismatched_batches(&labelled(6, seed), 3));
+    check_following(false, TrKto { update: ReferenceUpdate::Ema { mu: 0.3 }, ..TrKto::default() }, &steps);
+}
+
+#[test]
+fn a_reference_in_bf16_says_what_a_policy_of_its_weights_does() {
+    let Some(device) = device() else { return };
+    for with_adapter in [false, true] {
+        let model = model(with_adapter).convert::<f32>().unwrap();
+        let mut ours = trainer::<bf16>(&model, &device, following(UPDATES[0]));
+        for seed in 1..=3 {
+            ours.step(&batches(&pairs(4, seed), 2)).unwrap();
+        }
+        let frozen = |numbers: &[f64]| {
+            let mut model = model.clone();
+            model.trainable_mut().data_mut().iter_mut().zip(numbers).for_each(|(x, value)| *x = *value as f32);
+            model
+        };
+        let reference = frozen(&followed(&ours)).to_device::<bf16>(&device, &mut Workspace::new(1).on(&device));
+        let reference = Reference::Frozen(Box::new(FrozenPolicy::new(reference.unwrap(), 1)));
+        let policy = DevicePolicy::<bf16>::new(&frozen(&masters(&ours)), &device, Recompute::Nothing).unwrap();
+        let objective = Box::new(following(ReferenceUpdate::Frozen));
+        let options = TrainerOptions { starts_at_reference: false, ..options(1e-2) };
+        let mut beside = Trainer::new(policy, reference, objective, options).unwrap();
+        let report = evaluate(&mut ours);
+        let expected = evaluate(&mut beside);
+        assert_eq!((report.loss, &report.metrics), (expected.loss, &expected.metrics));
+        // They are not the same, and the policy is what it was.
+        assert!((report.loss - f64::ln(2.0)).abs() > 1e-4, "{report:?}");
+        assert_eq!(evaluate(&mut ours), report);
+    }
+}
+
+#[test]
+fn a_reference_starts_as_the_base_of_a_trained_adapter() {
+    let Some(device) = device() else { return };
+    let mut model = model(true).convert::<f32>().unwrap();
+    model.trainable_mut().data_mut().iter_mut().enumerate().for_each(|(i, x)| *x += 0.1 * (i as f32).sin());
+    let policy = || DevicePolicy::<bf16>::new(&model, &device, Recompute::Nothing).unwrap();
+    let base = MovingReference::of_base(&policy()).unwrap();
+    let on_host = CausalPolicy::new(model.clone(), Recompute::Nothing, 1);
+    let expected = MovingReference::of_base(&on_host).unwrap();
+    assert!(numbers(base.parameters()) == numbers(expected.parameters()));
+    assert!(numbers(expected.to_device(&device).unwrap().parameters()) == numbers(base.parameters()));
+    let trainer = |reference, update| {
+        let options = TrainerOptions { starts_at_reference: false, ..options(1e-2) };
+        Trainer::new(policy(), reference, Box::new(following(update)), options).unwrap()
+    };
+    let mut moving = trainer(Reference::Moving(base), UPDATES[0]);
+    let mut off = trainer(Reference::AdapterOff, ReferenceUpdate::Frozen);
+    assert_eq!(evaluate(&mut moving), evaluate(&mut off));
+    // Without an adapter there is no base of one.
+    let full = DevicePolicy::<bf16>::new(&self::model(false).convert().unwrap(), &device, Recompute::Nothing).unwrap();
+    assert!(MovingReference::of_base(&full).unwrap_err().to_string().contains("has none"));
 }

@@ -28,7 +28,8 @@ fn followed<T: Sample + Float>(
     let first = mean.to_host()?;
     for (seed, weight) in [(3, 0.3), (4, 1e-4)] {
         let x = owned(numbers(seed, all))?;
-        let correction = way.map(|weight| Ok(Correction { start: begun.view().part(from..all)?, weight })).transpose()?;
+        let correction =
+            way.map(|weight| Ok(Correction { start: begun.view().part(from..all)?, weight })).transpose()?;
         let (into, mean) = (y.view_mut().part(from..all)?, mean.view_mut().part(from..all)?);
         running_mean::step(into, mean, x.view().part(from..all)?, weight, correction, &mut ws)?;
     }
