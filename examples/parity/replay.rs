@@ -70,9 +70,11 @@ impl Replay {
         let fixture = Fixture::load(path).map_err(unusable)?;
         let (model, objective, options) = self.parts(&fixture)?;
         let policy = DevicePolicy::<f32>::new(&model, device, Recompute::Nothing).map_err(unusable)?;
-        let mut workspace = Workspace::new(1).on(device);
+        let moves = objective.reference_update() != ReferenceUpdate::Frozen;
         let reference = match objective.needs().reference {
+            true if moves => Reference::Moving(MovingReference::of(&policy).map_err(unusable)?),
             true => {
+                let mut workspace = Workspace::new(1).on(device);
                 let frozen = model.to_device::<f32>(device, &mut workspace).map_err(unusable)?;
                 Reference::Frozen(Box::new(FrozenPolicy::new(frozen, 1)))
             }
