@@ -15,16 +15,26 @@ const SOURCES: &[&str] = &[
     "src/elementwise/elementwise",
     "src/embedding/embedding",
     "src/gated/gated",
+    "src/lion/lion",
     "src/rms_norm/rms_norm",
+    "src/rmsprop/rmsprop",
     "src/rope/rope",
     "src/running_mean/running_mean",
+    "src/schedule_free/schedule_free",
     "src/segment_sum/segment_sum",
     "src/survey/survey",
     "src/token_log_probs/token_log_probs",
 ];
 
 /// Sources whose every operation rounds as the CPU's does: the bits of an optimizer and of mixed parameters are the same on both.
-const UNFUSED: &[&str] = &["src/adamw/adamw", "src/elementwise/elementwise", "src/running_mean/running_mean"];
+const UNFUSED: &[&str] = &[
+    "src/adamw/adamw",
+    "src/elementwise/elementwise",
+    "src/lion/lion",
+    "src/rmsprop/rmsprop",
+    "src/running_mean/running_mean",
+    "src/schedule_free/schedule_free",
+];
 
 /// Code for any device since 8.0, which the driver translates, and for 9.0 as it is.
 const CODE: [&str; 4] = ["-gencode", "arch=compute_80,code=compute_80", "-gencode", "arch=compute_90a,code=sm_90a"];
@@ -32,7 +42,7 @@ const CODE: [&str; 4] = ["-gencode", "arch=compute_80,code=compute_80", "-gencod
 fn main() {
     println!("cargo::rerun-if-env-changed=CUDA_HOME");
     println!("cargo::rerun-if-changed=src/attention/tiles.cuh");
-    for header in ["device", "quad", "stochastic", "tensor_cores"] {
+    for header in ["device", "groups", "quad", "stochastic", "tensor_cores"] {
         println!("cargo::rerun-if-changed=src/cuda/{header}.cuh");
     }
     if variable("CARGO_FEATURE_CUDA").is_none() {

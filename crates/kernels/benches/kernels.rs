@@ -391,7 +391,7 @@ impl Bench<'_> {
         self.compare(
             "lion/step",
             [p.clone(), m.clone()],
-            |[p, m]| lion::step(p.into(), (&g).into(), m.into(), 1.0, hyper, ws),
+            |[p, m]| lion::step(p.into(), (&g).into(), m.into(), 1.0, hyper, None, ws),
             || {
                 let sign = ((&tm * 0.9)? + (&tg * 0.1)?)?.sign()?;
                 Ok(vec![((&tp * (1.0 - 0.1 * lr))? - (sign * lr)?)?, ((&tm * 0.99)? + (&tg * 0.01)?)?])
@@ -403,7 +403,7 @@ impl Bench<'_> {
             [p.clone(), v.clone(), m.clone()],
             |[p, v, m]| {
                 let state = rmsprop::State { mean_square: v.into(), mean: None, velocity: Some(m.into()) };
-                rmsprop::step(p.into(), (&g).into(), state, 1.0, hyper, ws)
+                rmsprop::step(p.into(), (&g).into(), state, 1.0, hyper, None, ws)
             },
             || {
                 let v = ((&tv * 0.9)? + (tg.sqr()? * 0.1)?)?;
@@ -417,7 +417,7 @@ impl Bench<'_> {
             [p.clone(), m.clone(), v.clone()],
             |[p, z, v]| {
                 let (z, v) = (z.into(), v.into());
-                schedule_free::step(p.into(), (&g).into(), (&x).into(), z, v, 10, 1.0, hyper, ws)
+                schedule_free::step(p.into(), (&g).into(), (&x).into(), z, v, 10, 1.0, hyper, None, ws)
             },
             || {
                 let v = ((&tv * 0.9)? + (tg.sqr()? * 0.1)?)?;

@@ -7,8 +7,8 @@
 //! * Operands are [`View`]s and [`ViewMut`]s: a slice on the CPU or a range of a [`CudaBuffer`]. An op without a kernel
 //!   for the device of its operands returns [`Error::NoKernel`]. Those that have one for CUDA: [`adamw::step_clipped`] and
 //!   [`adamw::step_bf16`], [`attention`], [`clip`], [`elementwise`], [`embedding::gather`] and [`embedding::scatter`], [`gated`],
-//!   [`linear`], [`lora`], [`rms_norm`], [`rope::apply_pair`], [`running_mean`], [`segment_sum`], [`survey`] and
-//!   [`token_log_probs`].
+//!   [`linear`], [`lion`], [`lora`], [`rms_norm`], [`rmsprop`], [`rope::apply_pair`], [`running_mean`], [`schedule_free`],
+//!   [`segment_sum`], [`survey`] and [`token_log_probs`].
 //! * Scratch comes from a [`Workspace`], which also decides how many threads work. After the first call of a shape no
 //!   op asks the allocator for a buffer again.
 //! * Element types are `f32` and `f64` through [`Float`]; on a device also `bf16`, through [`Element`], with sums in `f32`.
@@ -70,6 +70,7 @@ mod check;
 mod cuda;
 mod error;
 mod float;
+mod groups;
 mod matmul;
 mod pages;
 mod parallel;
@@ -85,6 +86,7 @@ pub use buffer::Buffer;
 pub use cuda::{Cuda, CudaBuffer, Memory, Order, Properties};
 pub use error::{Error, Result};
 pub use float::{Element, Float};
+pub use groups::Groups;
 pub use half::bf16;
 pub use pages::{copied, return_freed_buffers, zeros};
 pub use shelf::{Lendable, Shelf};

@@ -319,7 +319,7 @@ impl<P: Trainable> Trainer<P> {
         self.optimizer.begin(parameters, workspace)?;
         let stepped = self.tell_preference(Some(self.steps_done + 1)).and_then(|()| self.try_step(batches));
         if stepped.is_err() {
-            self.optimizer.give_up(self.policy.tuning().parameters);
+            self.optimizer.give_up(self.policy.tuning().parameters)?;
         }
         if let (Err(_), Some(mark)) = (&stepped, mark) {
             self.objective.undo(&mark)?;

@@ -10,7 +10,8 @@ use candlewick_losses::{Bema, Dpo, Kto, Objective, ReferenceUpdate, Simpo, TrDpo
 use candlewick_model::{CausalLm, Parameters, Recompute};
 use candlewick_train::{
     AdapterReference, CausalPolicy, Checkpoint, DevicePolicy, EvalReport, FrozenPolicy, LionOptions, MovingReference,
-    OptimizerOptions, Reference, StepReport, Trainable, Trainer, TrainerOptions,
+    MuonOptions, OptimizerOptions, Reference, RmsPropOptions, ScheduleFreeAdamWOptions, StepReport, Trainable, Trainer,
+    TrainerOptions,
 };
 use support::device::{device, model};
 use support::{batches, labelled, mismatched_batches, options, pairs, worst};
@@ -20,6 +21,19 @@ fn trainer<T: Element>(
     model: &CausalLm<T::Wide>,
     device: &Cuda,
     objective: impl Objective + 'static,
+) -> Trainer<DevicePolicy<T>>
+where
+    T::Wide: candlewick_train::Element,
+{
+    trainer_by(model, device, objective, options(1e-2))
+}
+
+/// The same by these options.
+fn trainer_by<T: Element>(
+    model: &CausalLm<T::Wide>,
+    device: &Cuda,
+    objective: impl Objective + 'static,
+    options: TrainerOptions,
 ) -> Trainer<DevicePolicy<T>>
 where
     T::Wide: candlewick_train::Element,
@@ -36,7 +50,7 @@ where
             Reference::Frozen(Box::new(FrozenPolicy::new(frozen, 1)))
         }
     };
-    Trainer::new(policy, reference, Box::new(objective), options(1e-2)).unwrap()
+    Trainer::new(policy, reference, Box::new(objective), options).unwrap()
 }
 
 fn numbers<T: Float>(parameters: &Parameters<T>) -> Vec<f64> {
@@ -115,6 +129,48 @@ fn steps_on_a_device_are_those_of_the_host() {
     check(true, Dpo::default(), &steps);
     check(false, Simpo::default(), &steps);
     check(true, Kto::default(), &[1, 2].map(|seed| mismatched_batches(&labelled(6, seed), 3)));
+}
+
+/// Three steps of every optimizer that has a kernel, beside the host's in f64; and a run in bf16 that is stopped and goes on, in the same bits.
+#[test]
+fn other_optimizers_are_those_of_the_host() {
+    let Some(device) = device() else { return };
+    let lion = LionOptions { learning_rate: 1e-3, weight_decay: 0.1, ..LionOptions::default() };
+    let rmsprop = RmsPropOptions { learning_rate: 1e-3, weight_decay: 0.1, ..RmsPropOptions::default() };
+    let centred = RmsPropOptions { momentum: 0.5, centered: true, ..rmsprop };
+    let averaged =
+        ScheduleFreeAdamWOptions { learning_rate: 1e-2, weight_decay: 0.1, ..ScheduleFreeAdamWOptions::default() };
+    let steps = [1, 2, 3].map(|seed| batches(&pairs(4, seed), 2));
+    for optimizer in [
+        OptimizerOptions::Lion(lion),
+        OptimizerOptions::RmsProp(rmsprop),
+        OptimizerOptions::RmsProp(centred),
+        OptimizerOptions::ScheduleFreeAdamW(averaged),
+    ] {
+        for with_adapter in [false, true] {
+            let options = TrainerOptions { optimizer, lora_plus_ratio: with_adapter.then_some(4.0), ..options(1.0) };
+            let host = model(with_adapter);
+            let mut ours = trainer_by::<f64>(&host, &device, Simpo::default(), options.clone());
+            let mut theirs = support::trainer(host.clone(), Simpo::default(), options.clone());
+            for step in &steps {
+                assert_same(&ours.step(step).unwrap(), &theirs.step(step).unwrap());
+            }
+            assert!(worst(&masters(&ours), &masters(&theirs)) < 1e-9, "{optimizer:?}");
+            assert!(worst(&masters(&ours), host.trainable().data()) > 1e-4, "{optimizer:?}");
+
+            let (folder, narrow) = (tempfile::tempdir().unwrap(), host.convert::<f32>().unwrap());
+            let path = folder.path().join("checkpoint");
+            let start = || trainer_by::<bf16>(&narrow, &device, Simpo::default(), options.clone());
+            let (mut whole, mut resumed) = (start(), start());
+            whole.step(&steps[0]).unwrap();
+            whole.save(&path, &serde_json::Value::Null, &[]).unwrap();
+            resumed.restore(&Checkpoint::open(&path).unwrap()).unwrap();
+            for step in &steps[1..] {
+                assert_eq!(whole.step(step).unwrap(), resumed.step(step).unwrap());
+            }
+            assert!(masters(&whole) == masters(&resumed), "{optimizer:?}: masters of other bits");
+        }
+    }
 }
 
 #[test]
@@ -210,23 +266,25 @@ fn an_adapter_as_it_started_is_the_base() {
 
 #[test]
 fn a_step_that_found_no_memory_has_changed_nothing() {
-    check_without_memory(Dpo::default());
-    check_without_memory(following(ReferenceUpdate::Lagged { every: 1 }));
-    check_without_memory(following(ReferenceUpdate::Bema(BEMA)));
+    check_without_memory(Dpo::default(), options(1e-2));
+    check_without_memory(following(ReferenceUpdate::Lagged { every: 1 }), options(1e-2));
+    check_without_memory(following(ReferenceUpdate::Bema(BEMA)), options(1e-2));
+    let averaged = OptimizerOptions::ScheduleFreeAdamW(ScheduleFreeAdamWOptions::default());
+    check_without_memory(Simpo::default(), TrainerOptions { optimizer: averaged, ..options(1.0) });
 }
 
-fn check_without_memory(objective: impl Objective + Clone + 'static) {
+fn check_without_memory(objective: impl Objective + Clone + 'static, options: TrainerOptions) {
     let Some(device) = device() else { return };
     let model = model(false).convert::<f32>().unwrap();
     let steps = [1, 2, 3].map(|seed| batches(&pairs(4, seed), 2));
-    let mut whole = trainer::<bf16>(&model, &device, objective.clone());
+    let mut whole = trainer_by::<bf16>(&model, &device, objective.clone(), options.clone());
     let expected = steps.each_ref().map(|step| whole.step(step).unwrap());
     let followed_by =
         |trainer: &Trainer<_>| matches!(trainer.reference(), Reference::Moving(_)).then(|| followed(trainer));
     let (expected_masters, expected_reference) = (masters(&whole), followed_by(&whole));
     drop(whole);
 
-    let mut disturbed = trainer::<bf16>(&model, &device, objective);
+    let mut disturbed = trainer_by::<bf16>(&model, &device, objective, options);
     let used = device.memory().unwrap().used;
     let mut refused = 0;
     for (step, expected) in steps.iter().zip(&expected) {
@@ -255,8 +313,8 @@ fn what_no_device_does_is_refused() {
     let Some(device) = device() else { return };
     let host = model(false).convert::<f32>().unwrap();
     let policy = || DevicePolicy::<bf16>::new(&host, &device, Recompute::Nothing).unwrap();
-    let lion = TrainerOptions { optimizer: OptimizerOptions::Lion(LionOptions::default()), ..options(1e-3) };
-    let error = Trainer::new(policy(), Reference::None, Box::new(Simpo::default()), lion).unwrap_err().to_string();
+    let muon = TrainerOptions { optimizer: OptimizerOptions::Muon(MuonOptions::default()), ..options(1e-3) };
+    let error = Trainer::new(policy(), Reference::None, Box::new(Simpo::default()), muon).unwrap_err().to_string();
     assert!(error.contains("optimizer.kind") && error.contains("adamw"), "{error}");
 
     let elsewhere = CausalPolicy::new(host.frozen_copy(), Recompute::Nothing, 1);

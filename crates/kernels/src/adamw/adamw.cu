@@ -1,49 +1,25 @@
 // AdamW over flat buffers. Built without fused multiply-adds (build.rs), so that every operation rounds as the CPU's
 // does and the bits are the same. What all elements share comes rounded to the type of the arithmetic, and in double
 // where groups change it first.
-#include "../cuda/quad.cuh"
+#include "../cuda/groups.cuh"
 #include "../cuda/stochastic.cuh"
 
 #define THREADS 256
 
-DEVICE float root(float x) { return sqrtf(x); }
-DEVICE double root(double x) { return sqrt(x); }
-
-// What all elements share. `keep` and `step_size` are those without groups.
+// What all elements share. `keep` and `step_size` are those without groups, of which `own_step_size` is not rounded.
 template <typename W> struct Numbers {
+    double own_step_size;
     W keep, step_size, beta1, rest1, beta2, rest2, root_correction2, eps;
 };
-
-// Parameters from ends[g - 1] to ends[g] learn lr[g] times as fast and decay weight_decay[g] times as much as the
-// step's own numbers say.
-struct Groups {
-    const Index *ends;
-    const double *lr, *weight_decay;
-    Index count;
-    double own_lr, own_decay, own_step_size;
-};
-
-// The first group that ends beyond element i, or the last.
-DEVICE Index group_of(const Groups &groups, Index i) {
-    Index low = 0, high = groups.count - 1;
-    while (low < high) {
-        Index middle = (low + high) / 2;
-        if (groups.ends[middle] > i)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return low;
-}
 
 // What a group's parameters keep in a step, and how far they go in it.
 template <typename W> struct Pace {
     W keep, step_size;
 };
 
-template <typename W> DEVICE Pace<W> pace_of(const Groups &groups, Index group) {
-    double lr = groups.lr[group], decay = groups.own_decay * groups.weight_decay[group];
-    return Pace<W>{(W)(1.0 - groups.own_lr * lr * decay), (W)(groups.own_step_size * lr)};
+template <typename W> DEVICE Pace<W> pace_of(const Groups &groups, const Numbers<W> &n, Index group) {
+    Rate rate = rate_of(groups, group);
+    return Pace<W>{(W)(1.0 - rate.lr * rate.weight_decay), (W)(n.own_step_size * groups.lr[group])};
 }
 
 // Gives the parameter back; m and v are updated in place.
@@ -87,7 +63,7 @@ DEVICE void step(T *params, const Wide<T> *grads, Wide<T> *m, Wide<T> *v, bf16 *
         if (i + e >= end && (Index)e < there) {
             Index group = group_of(groups, i + e);
             end = groups.ends[group];
-            now = pace_of<W>(groups, group);
+            now = pace_of(groups, n, group);
         }
         W value = advance(widen(p.of[e]), g.of[e] * scale, qm.of[e], qv.of[e], n, now);
         p.of[e] = Kept<T>::of(value, words.of[e]);
@@ -104,13 +80,10 @@ DEVICE void step(T *params, const Wide<T> *grads, Wide<T> *m, Wide<T> *v, bf16 *
 }
 
 #define SHARED_PARAMETERS(W)                                                                               \
-    const double *clip, const Index *ends, const double *group_lr, const double *group_decay,              \
-        Index group_count, double lr, double weight_decay, double group_step_size, W keep, W step_size,    \
-        W beta1, W rest1, W beta2, W rest2, W root_correction2, W eps
-#define GROUPS \
-    Groups { ends, group_lr, group_decay, group_count, lr, weight_decay, group_step_size }
+    const double *clip, GROUP_PARAMETERS, double group_step_size, W keep, W step_size, W beta1, W rest1,   \
+        W beta2, W rest2, W root_correction2, W eps
 #define NUMBERS(W) \
-    Numbers<W> { keep, step_size, beta1, rest1, beta2, rest2, root_correction2, eps }
+    Numbers<W> { group_step_size, keep, step_size, beta1, rest1, beta2, rest2, root_correction2, eps }
 
 #define FOR_LAYOUT(T, name, PACKED)                                                                        \
     KERNEL(THREADS, adamw_##name,                                                                          \

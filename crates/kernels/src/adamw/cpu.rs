@@ -1,50 +1,17 @@
 //! One pass over the flat buffers; the norm by blocks whose sums are added in order.
-use std::ops::Range;
-
 use half::bf16;
 
 use super::Numbers;
+use crate::groups::OnHost;
 use crate::parallel::{Crew, Disjoint};
 use crate::simd::{squares, vectorised};
 use crate::stochastic::{self, Draws};
-use crate::{Float, Result, Workspace, check};
+use crate::{Float, Workspace};
 
 /// Elements of one partial sum of squares.
 const BLOCK: usize = 1 << 14;
 /// Parameters in bf16 that are widened at a time.
 const WIDENED: usize = 1 << 10;
-
-/// [`super::Groups`] that fit, or one of all parameters.
-pub(super) struct Groups<'a> {
-    ends: Option<&'a [u64]>,
-    lr: &'a [f64],
-    weight_decay: &'a [f64],
-}
-
-impl<'a> Groups<'a> {
-    pub(super) fn one() -> Self {
-        Self { ends: None, lr: &[1.0], weight_decay: &[1.0] }
-    }
-
-    pub(super) fn of(op: &'static str, groups: Option<super::Groups<'a>>, len: usize) -> Result<Self> {
-        let Some(groups) = groups else { return Ok(Self::one()) };
-        let (ends, lr, weight_decay) = (groups.ends.host(op)?, groups.lr.cpu(op)?, groups.weight_decay.cpu(op)?);
-        check::shape(op, ends.is_sorted() && ends.last() == Some(&(len as u64)), || {
-            format!("groups end at {ends:?}, expected ascending ends up to the {len} parameters")
-        })?;
-        Ok(Self { ends: Some(ends), lr, weight_decay })
-    }
-
-    /// Calls `work` for the parameters of each group.
-    fn each<T: Float>(&self, len: usize, numbers: &Numbers, scale: f64, work: impl Fn(Range<usize>, Factors<T>)) {
-        let mut start = 0;
-        for (group, (&lr, &weight_decay)) in self.lr.iter().zip(self.weight_decay).enumerate() {
-            let end = self.ends.map_or(len, |ends| ends[group] as usize);
-            work(start..end, Factors::of(numbers, scale, lr, weight_decay));
-            start = end;
-        }
-    }
-}
 
 #[expect(clippy::too_many_arguments, reason = "operands of one op")]
 pub(super) fn step<T: Float>(
@@ -55,12 +22,13 @@ pub(super) fn step<T: Float>(
     copy: Option<&mut [bf16]>,
     grad_scale: f64,
     numbers: &Numbers,
-    groups: &Groups<'_>,
+    groups: &OnHost<'_>,
     crew: &Crew,
 ) {
     let (params, m, v) = (Disjoint::new(params), Disjoint::new(m), Disjoint::new(v));
     let copy = copy.map(Disjoint::new);
-    groups.each(grads.len(), numbers, grad_scale, |group, factors| {
+    groups.each(grads.len(), |group, lr, weight_decay| {
+        let factors = Factors::of(numbers, grad_scale, lr, weight_decay);
         crew.rows(group.len(), 1, |rows| {
             let range = group.start + rows.start..group.start + rows.end;
             // SAFETY: the ranges do not overlap.
@@ -83,12 +51,13 @@ pub(super) fn step_bf16(
     v: &mut [f32],
     grad_scale: f64,
     numbers: &Numbers,
-    groups: &Groups<'_>,
+    groups: &OnHost<'_>,
     draws: Draws,
     crew: &Crew,
 ) {
     let (params, m, v) = (Disjoint::new(params), Disjoint::new(m), Disjoint::new(v));
-    groups.each(grads.len(), numbers, grad_scale, |group, factors| {
+    groups.each(grads.len(), |group, lr, weight_decay| {
+        let factors = Factors::of(numbers, grad_scale, lr, weight_decay);
         crew.pieces(group.len(), WIDENED, |_, rows| {
             let range = group.start + rows.start..group.start + rows.end;
             // SAFETY: the pieces do not overlap.

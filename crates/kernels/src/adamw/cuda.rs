@@ -3,6 +3,7 @@ use half::bf16;
 
 use super::{Groups, Numbers};
 use crate::cuda::{Call, Cuda, Grid, quads};
+use crate::groups;
 use crate::stochastic::Draws;
 use crate::{Float, Result, View, ViewMut};
 
@@ -65,11 +66,7 @@ fn shared<'a, T: Float>(
     numbers: &Numbers,
     groups: Option<Groups<'_>>,
 ) -> Call<'a> {
-    call.read(clip)
-        .read_if(groups.map(|groups| groups.ends))
-        .read_if(groups.map(|groups| groups.lr))
-        .read_if(groups.map(|groups| groups.weight_decay))
-        .index(groups.map_or(0, |groups| groups.ends.len()))
+    groups::arguments(call.read(clip), groups)
         .double(numbers.lr)
         .double(numbers.weight_decay)
         .double(numbers.step_size)

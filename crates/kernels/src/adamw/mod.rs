@@ -10,6 +10,8 @@ mod tests;
 use half::bf16;
 
 use crate::clip::OUTCOME;
+pub use crate::groups::Groups;
+use crate::groups::OnHost;
 pub use crate::stochastic::Draws;
 use crate::{Float, Result, View, ViewMut, Workspace, check};
 
@@ -54,20 +56,8 @@ pub fn step<T: Float>(
     check_operands(OP, params.len(), grads.len(), m.len(), v.len())?;
     let numbers = hyper.at(OP, step)?;
     let (params, m, v) = (params.cpu(OP)?, m.cpu(OP)?, v.cpu(OP)?);
-    cpu::step(params, grads.cpu(OP)?, m, v, None, grad_scale, &numbers, &cpu::Groups::one(), &ws.crew());
+    cpu::step(params, grads.cpu(OP)?, m, v, None, grad_scale, &numbers, &OnHost::one(), &ws.crew());
     Ok(())
-}
-
-/// Consecutive parameters that learn at rates of their own, or do not decay. The norms of a model lie between its
-/// matrices, so that the groups are many and most of them small; all are done in one pass.
-#[derive(Debug, Clone, Copy)]
-pub struct Groups<'a> {
-    /// Where each group ends, ascending, the last at the number of parameters, `[G]`.
-    pub ends: View<'a, u64>,
-    /// What the learning rate is multiplied by in each group, `[G]`.
-    pub lr: View<'a, f64>,
-    /// What the weight decay is multiplied by in each group, `[G]`: 0 for norms and biases.
-    pub weight_decay: View<'a, f64>,
 }
 
 /// As [`step`], with gradients scaled as [`clip::by_norm`](crate::clip::by_norm) has found, and a copy of the
@@ -104,7 +94,7 @@ pub fn step_clipped<T: Float>(
     if let Some(device) = grads.device() {
         return cuda::step_clipped(OP, device, params, grads, m, v, copy, clip, &numbers, groups);
     }
-    let groups = cpu::Groups::of(OP, groups, params.len())?;
+    let groups = OnHost::of(OP, groups, params.len())?;
     let (params, m, v) = (params.cpu(OP)?, m.cpu(OP)?, v.cpu(OP)?);
     let copy = copy.map(|copy| copy.host(OP)).transpose()?;
     let (grads, clip) = (grads.cpu(OP)?, clip.cpu(OP)?);
@@ -143,7 +133,7 @@ pub fn step_bf16(
     if let Some(device) = grads.device() {
         return cuda::step_bf16(OP, device, params, grads, m, v, clip, &numbers, groups, draws);
     }
-    let groups = cpu::Groups::of(OP, groups, params.len())?;
+    let groups = OnHost::of(OP, groups, params.len())?;
     let (params, m, v) = (params.host(OP)?, m.cpu(OP)?, v.cpu(OP)?);
     let (grads, clip) = (grads.cpu(OP)?, clip.cpu(OP)?);
     if clip[2] > 0.0 {
@@ -204,8 +194,5 @@ fn check_operands(op: &'static str, params: usize, grads: usize, m: usize, v: us
 
 fn check_clip(op: &'static str, clip: View<'_, f64>, groups: Option<Groups<'_>>) -> Result<()> {
     check::length(op, "clip", clip.len(), &[OUTCOME], "norm, factor, finite")?;
-    let Some(Groups { ends, lr, weight_decay }) = groups else { return Ok(()) };
-    check::shape(op, !ends.is_empty(), || "there are no groups, expected at least 1, or None".into())?;
-    check::length(op, "groups.lr", lr.len(), &[ends.len()], "groups")?;
-    check::length(op, "groups.weight_decay", weight_decay.len(), &[ends.len()], "groups")
+    groups.map_or(Ok(()), |groups| groups.check(op))
 }

@@ -118,6 +118,8 @@ template <typename T, bool PACKED> struct Lane {
     }
 };
 
+DEVICE float root(float x) { return sqrtf(x); }
+DEVICE double root(double x) { return sqrt(x); }
 DEVICE float reciprocal_root(float x) { return 1.0f / sqrtf(x); }
 DEVICE double reciprocal_root(double x) { return 1.0 / sqrt(x); }
 

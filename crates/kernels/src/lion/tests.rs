@@ -8,7 +8,7 @@ fn run<T: Float>(start: &[f64], grads: &[Vec<f64>], scale: f64, threads: usize) 
     let mut p = cast::<T>(start);
     let mut m = vec![T::ZERO; p.len()];
     for g in grads {
-        step((&mut p).into(), (&cast::<T>(g)).into(), (&mut m).into(), scale, HYPER, &mut ws).unwrap();
+        step((&mut p).into(), (&cast::<T>(g)).into(), (&mut m).into(), scale, HYPER, None, &mut ws).unwrap();
     }
     (p, m)
 }
@@ -36,8 +36,28 @@ fn threads_do_not_change_a_bit() {
 fn what_does_not_fit_is_refused() {
     let mut ws = Workspace::new(1);
     let (mut p, mut m) = (vec![0.0f32; 3], vec![0.0f32; 3]);
-    let mut run = |grads: &[f32], hyper| step((&mut p).into(), grads.into(), (&mut m).into(), 1.0, hyper, &mut ws);
+    let mut run =
+        |grads: &[f32], hyper| step((&mut p).into(), grads.into(), (&mut m).into(), 1.0, hyper, None, &mut ws);
     assert_length(run(&[0.0; 2], HYPER), "grads");
     assert!(run(&[0.0; 3], Hyper { beta2: 1.0, ..HYPER }).unwrap_err().to_string().contains("beta2 is 1"));
     run(&[0.0; 3], HYPER).unwrap();
+}
+
+#[test]
+fn a_group_has_its_own_rate_and_decay() {
+    let (start, g, mut ws) = (numbers(1, 100), numbers(2, 100), Workspace::new(2));
+    let (mut p, mut m) = (start.clone(), numbers(3, 100));
+    let (mut apart, mut apart_m) = (p.clone(), m.clone());
+    let (ends, lr, weight_decay) = (vec![30, 100], vec![1.0, 4.0], vec![0.0, 0.5]);
+    let groups = |ends| Groups { ends, lr: (&lr).into(), weight_decay: (&weight_decay).into() };
+    step((&mut p).into(), (&g).into(), (&mut m).into(), 0.5, HYPER, Some(groups((&ends).into())), &mut ws).unwrap();
+    for (part, lr, weight_decay) in [(0..30, 1e-2, 0.0), (30..100, 4e-2, 0.05)] {
+        let (p, m) = ((&mut apart[part.clone()]).into(), (&mut apart_m[part.clone()]).into());
+        step(p, (&g[part]).into(), m, 0.5, Hyper { lr, weight_decay, ..HYPER }, None, &mut ws).unwrap();
+    }
+    assert_eq!((p, m), (apart, apart_m));
+    let (mut p, mut m, short) = (start, numbers(3, 100), vec![30, 99]);
+    let refused =
+        step((&mut p).into(), (&g).into(), (&mut m).into(), 0.5, HYPER, Some(groups((&short).into())), &mut ws);
+    assert!(refused.unwrap_err().to_string().contains("up to the 100 parameters"));
 }

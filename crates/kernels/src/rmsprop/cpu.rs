@@ -1,47 +1,56 @@
 //! One pass over the flat buffers, by pieces that stay in the cache.
 use super::Hyper;
 use crate::Float;
+use crate::groups::OnHost;
 use crate::parallel::{Crew, Disjoint};
 use crate::simd::vectorised;
 
 /// Elements whose gradients and denominators are held at a time.
 const PIECE: usize = 512;
 
-#[expect(clippy::too_many_arguments, reason = "operands of one op")]
+/// [`State`](super::State) on the host.
+pub(super) struct Kept<'a, T> {
+    pub(super) mean_square: &'a mut [T],
+    pub(super) mean: Option<&'a mut [T]>,
+    pub(super) velocity: Option<&'a mut [T]>,
+}
+
 pub(super) fn step<T: Float>(
     params: &mut [T],
     grads: &[T],
-    mean_square: &mut [T],
-    mean: Option<&mut [T]>,
-    velocity: Option<&mut [T]>,
+    state: Kept<'_, T>,
     grad_scale: f64,
     hyper: Hyper,
+    groups: &OnHost<'_>,
     crew: &Crew,
 ) {
-    let factors = Factors {
-        grad_scale: T::from_f64(grad_scale),
-        weight_decay: T::from_f64(hyper.weight_decay),
-        alpha: T::from_f64(hyper.alpha),
-        one_minus_alpha: T::from_f64(1.0 - hyper.alpha),
-        eps: T::from_f64(hyper.eps),
-        lr: T::from_f64(hyper.lr),
-        momentum: T::from_f64(hyper.momentum),
-    };
+    let Kept { mean_square, mean, velocity } = state;
     let (params, mean_square) = (Disjoint::new(params), Disjoint::new(mean_square));
     let (mean, velocity) = (mean.map(Disjoint::new), velocity.map(Disjoint::new));
-    crew.rows(grads.len(), 1, |range| {
-        let mut start = range.start;
-        while start < range.end {
-            let piece = start..(start + PIECE).min(range.end);
-            start = piece.end;
-            // SAFETY: the ranges do not overlap, nor do pieces of one.
-            let (p, s) = unsafe { (params.part(piece.clone()), mean_square.part(piece.clone())) };
-            // SAFETY: as above.
-            let a = mean.as_ref().map(|mean| unsafe { mean.part(piece.clone()) });
-            // SAFETY: as above.
-            let b = velocity.as_ref().map(|velocity| unsafe { velocity.part(piece.clone()) });
-            update(p, &grads[piece], s, a, b, factors);
-        }
+    groups.each(grads.len(), |group, lr, weight_decay| {
+        let factors = Factors {
+            grad_scale: T::from_f64(grad_scale),
+            weight_decay: T::from_f64(hyper.weight_decay * weight_decay),
+            alpha: T::from_f64(hyper.alpha),
+            one_minus_alpha: T::from_f64(1.0 - hyper.alpha),
+            eps: T::from_f64(hyper.eps),
+            lr: T::from_f64(hyper.lr * lr),
+            momentum: T::from_f64(hyper.momentum),
+        };
+        crew.rows(group.len(), 1, |rows| {
+            let (mut start, end) = (group.start + rows.start, group.start + rows.end);
+            while start < end {
+                let piece = start..(start + PIECE).min(end);
+                start = piece.end;
+                // SAFETY: the ranges do not overlap, nor do pieces of one.
+                let (p, s) = unsafe { (params.part(piece.clone()), mean_square.part(piece.clone())) };
+                // SAFETY: as above.
+                let a = mean.as_ref().map(|mean| unsafe { mean.part(piece.clone()) });
+                // SAFETY: as above.
+                let b = velocity.as_ref().map(|velocity| unsafe { velocity.part(piece.clone()) });
+                update(p, &grads[piece], s, a, b, factors);
+            }
+        });
     });
 }
 

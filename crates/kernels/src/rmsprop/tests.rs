@@ -13,7 +13,7 @@ fn run<T: Float>(start: &[f64], grads: &[Vec<f64>], hyper: Hyper, centred: bool,
             mean: centred.then(|| (&mut mean).into()),
             velocity: (hyper.momentum > 0.0).then(|| (&mut velocity).into()),
         };
-        step((&mut p).into(), (&cast::<T>(g)).into(), state, 0.5, hyper, &mut ws).unwrap();
+        step((&mut p).into(), (&cast::<T>(g)).into(), state, 0.5, hyper, None, &mut ws).unwrap();
     }
     p
 }
@@ -51,8 +51,9 @@ fn what_does_not_fit_is_refused() {
     let mut ws = Workspace::new(1);
     let (mut p, mut s, mut b) = (vec![0.0f32; 3], vec![0.0f32; 3], vec![0.0f32; 2]);
     let state = State { mean_square: (&mut s).into(), mean: None, velocity: Some((&mut b).into()) };
-    assert_length(step((&mut p).into(), (&[0.0; 3][..]).into(), state, 1.0, HYPER, &mut ws), "velocity");
+    assert_length(step((&mut p).into(), (&[0.0; 3][..]).into(), state, 1.0, HYPER, None, &mut ws), "velocity");
     let state = State { mean_square: (&mut s).into(), mean: None, velocity: None };
-    let refused = step((&mut p).into(), (&[0.0; 3][..]).into(), state, 1.0, Hyper { alpha: 1.0, ..HYPER }, &mut ws);
+    let refused =
+        step((&mut p).into(), (&[0.0; 3][..]).into(), state, 1.0, Hyper { alpha: 1.0, ..HYPER }, None, &mut ws);
     assert!(refused.unwrap_err().to_string().contains("alpha is 1"));
 }

@@ -1,6 +1,7 @@
 //! One pass over the flat buffers before the gradient, and one after it.
-use super::Hyper;
+use super::{Hyper, root_correction};
 use crate::Float;
+use crate::groups::OnHost;
 use crate::parallel::{Crew, Disjoint};
 use crate::simd::vectorised;
 
@@ -25,23 +26,27 @@ pub(super) fn step<T: Float>(
     step: u64,
     grad_scale: f64,
     hyper: Hyper,
+    groups: &OnHost<'_>,
     crew: &Crew,
 ) {
-    let factors = Factors {
-        grad_scale: T::from_f64(grad_scale),
-        lr: T::from_f64(hyper.lr),
-        beta2: T::from_f64(hyper.beta2),
-        one_minus_beta2: T::from_f64(1.0 - hyper.beta2),
-        root_correction2: T::from_f64((1.0 - hyper.beta2.powf(step as f64)).sqrt()),
-        eps: T::from_f64(hyper.eps),
-        weight_decay: T::from_f64(hyper.weight_decay),
-        share: T::from_f64(hyper.share),
-    };
     let (params, z, v) = (Disjoint::new(params), Disjoint::new(z), Disjoint::new(v));
-    crew.rows(grads.len(), 1, |range| {
-        // SAFETY: the ranges do not overlap.
-        let (p, z, v) = unsafe { (params.part(range.clone()), z.part(range.clone()), v.part(range.clone())) };
-        update(p, &grads[range.clone()], &kept[range], z, v, factors);
+    groups.each(grads.len(), |group, lr, weight_decay| {
+        let factors = Factors {
+            grad_scale: T::from_f64(grad_scale),
+            lr: T::from_f64(hyper.lr * lr),
+            beta2: T::from_f64(hyper.beta2),
+            one_minus_beta2: T::from_f64(1.0 - hyper.beta2),
+            root_correction2: T::from_f64(root_correction(hyper.beta2, step)),
+            eps: T::from_f64(hyper.eps),
+            weight_decay: T::from_f64(hyper.weight_decay * weight_decay),
+            share: T::from_f64(hyper.share),
+        };
+        crew.rows(group.len(), 1, |rows| {
+            let range = group.start + rows.start..group.start + rows.end;
+            // SAFETY: the ranges do not overlap.
+            let (p, z, v) = unsafe { (params.part(range.clone()), z.part(range.clone()), v.part(range.clone())) };
+            update(p, &grads[range.clone()], &kept[range], z, v, factors);
+        });
     });
 }
 

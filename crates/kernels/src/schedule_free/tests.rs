@@ -13,7 +13,7 @@ fn run<T: Float>(start: &[f64], grads: &[Vec<f64>], hyper: Hyper, threads: usize
         let hyper = Hyper { share: 1.0 / (i as f64 + 1.0), ..hyper };
         let (z, v) = ((&mut z).into(), (&mut v).into());
         let g = cast::<T>(g);
-        step((&mut p).into(), (&g).into(), (&kept).into(), z, v, i as u64 + 1, 1.0, hyper, &mut ws).unwrap();
+        step((&mut p).into(), (&g).into(), (&kept).into(), z, v, i as u64 + 1, 1.0, hyper, None, &mut ws).unwrap();
     }
     p
 }
@@ -68,5 +68,5 @@ fn what_does_not_fit_is_refused() {
     let refused = begin((&mut p).into(), (&mut kept).into(), (&z).into(), 1.0, &mut ws);
     assert!(refused.unwrap_err().to_string().contains("beta1 is 1"));
     let (g, z, v) = ([0.0f32; 3], (&mut z).into(), (&mut v).into());
-    assert_length(step((&mut p).into(), (&g[..]).into(), (&kept).into(), z, v, 1, 1.0, HYPER, &mut ws), "v");
+    assert_length(step((&mut p).into(), (&g[..]).into(), (&kept).into(), z, v, 1, 1.0, HYPER, None, &mut ws), "v");
 }

@@ -10,6 +10,7 @@ mod elementwise;
 mod linear;
 mod lora;
 mod memory;
+mod optimizers;
 mod product;
 mod refusals;
 mod rms_norm;

@@ -1,5 +1,5 @@
 //! What is refused before any kernel runs.
-use candlewick_kernels::{Error, View, Workspace, lion, rms_norm};
+use candlewick_kernels::{Error, View, Workspace, adamw, rms_norm};
 
 use crate::harness::devices;
 
@@ -14,9 +14,11 @@ fn devices_are_not_mixed_and_missing_kernels_are_named() {
     let mixed = rms_norm::forward(x.view(), (&w).into(), (&mut y).into(), (&mut rstd).into(), shape, 0.0, &mut ws);
     assert_eq!(mixed, Err(Error::MixedDevices { op: "rms_norm::forward" }));
 
-    let hyper = lion::Hyper { lr: 0.1, beta1: 0.9, beta2: 0.99, weight_decay: 0.0 };
-    let none = lion::step(on_device.view_mut(), x.view(), (&mut y).into(), 1.0, hyper, &mut ws).unwrap_err();
-    assert_eq!(none, Error::NoKernel { op: "lion::step", device: "cuda" });
+    let hyper = adamw::Hyper { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 0.0, weight_decay: 0.0 };
+    let mut v = vec![0.0f32; 2];
+    let (m, v) = ((&mut y).into(), (&mut v).into());
+    let none = adamw::step(on_device.view_mut(), x.view(), m, v, 1, 1.0, hyper, &mut ws).unwrap_err();
+    assert_eq!(none, Error::NoKernel { op: "adamw::step", device: "cuda" });
     let narrow = vec![half::bf16::ONE; 2];
     let ones: View<'_, half::bf16> = (&narrow).into();
     let refused = rms_norm::forward(ones, ones, (&mut narrow.clone()).into(), (&mut rstd).into(), shape, 0.0, &mut ws);

@@ -1,12 +1,13 @@
 //! AdamW.
 use std::ops::Range;
 
-use candlewick_kernels::{Buffer, Workspace, adamw};
+use candlewick_kernels::clip::OUTCOME;
+use candlewick_kernels::{Buffer, Cuda, CudaBuffer, Workspace, adamw};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Serialize};
 
-use super::tensors::{Span, SpansOnDevice, Tensor, spans};
-use super::{Method, Now, Rule, State, StateMut, any_nonzero, fraction, not_negative, positive};
+use super::tensors::{Span, Stretches, Tensor, spans};
+use super::{Method, Now, Rule, State, StateMut, any_nonzero_of, fraction, not_negative, positive};
 use crate::error::Result;
 use crate::tensor_file::Element;
 
@@ -60,7 +61,7 @@ impl Method for AdamWOptions {
         let count = tensors.iter().map(Tensor::len).sum();
         let spans = spans(&tensors, self.weight_decay);
         let zeros = || Buffer::zeros(count, parameters.device());
-        let on_device = parameters.device().map(|device| SpansOnDevice::new(device, &spans)).transpose()?;
+        let on_device = parameters.device().map(|device| OnDevice::new(device, &spans)).transpose()?;
         Ok(Box::new(AdamW { options: *self, spans, on_device, mean: zeros()?, mean_square: zeros()? }))
     }
 
@@ -74,9 +75,21 @@ struct AdamW<T> {
     options: AdamWOptions,
     spans: Vec<Span>,
     /// The same where the parameters are, if that is a device.
-    on_device: Option<SpansOnDevice>,
+    on_device: Option<OnDevice>,
     mean: Buffer<T>,
     mean_square: Buffer<T>,
+}
+
+#[derive(Debug)]
+struct OnDevice {
+    stretches: Stretches,
+    clip: CudaBuffer<f64>,
+}
+
+impl OnDevice {
+    fn new(device: &Cuda, spans: &[Span]) -> Result<Self> {
+        Ok(Self { stretches: Stretches::new(spans, Some(device))?, clip: device.unwritten(OUTCOME)? })
+    }
 }
 
 impl<T: Element> AdamW<T> {
@@ -111,32 +124,28 @@ impl<T: Element> Rule<T> for AdamW<T> {
         now: Now,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        let Some(spans) = &mut self.on_device else {
+        let Some(OnDevice { stretches, clip }) = &mut self.on_device else {
             return self.step_on_host(parameters, gradients, now, workspace);
         };
-        let (clip, groups) = spans.at(now)?;
+        // The trainer has looked at the norm.
+        clip.view_mut().write(&[0.0, now.scale, 1.0])?;
         adamw::step_clipped(
             parameters.all_mut(),
             gradients.all(),
             self.mean.view_mut(),
             self.mean_square.view_mut(),
             None,
-            clip,
+            clip.view(),
             now.step,
             self.options.hyper(now, 1.0, 1.0),
-            Some(groups),
+            stretches.groups(),
             workspace,
         )?;
         Ok(())
     }
 
     fn has_met_gradient(&self, range: Range<usize>) -> bool {
-        // What cannot be read is taken as untouched: then its next gradient is looked at.
-        let on_device = |state: &Buffer<T>| state.view().part(range.clone())?.download();
-        [&self.mean, &self.mean_square].into_iter().any(|state| match state {
-            Buffer::Host(numbers) => any_nonzero(&numbers[range.clone()]),
-            Buffer::Cuda(_) => on_device(state).is_ok_and(|numbers| any_nonzero(&numbers)),
-        })
+        [&self.mean, &self.mean_square].into_iter().any(|state| any_nonzero_of(state, &range))
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_, T>)> {

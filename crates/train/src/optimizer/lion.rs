@@ -1,12 +1,12 @@
 //! Lion.
 use std::ops::Range;
 
-use candlewick_kernels::{Workspace, lion, zeros};
+use candlewick_kernels::{Buffer, Workspace, lion};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Serialize};
 
-use super::tensors::{Span, Tensor, spans};
-use super::{Method, Now, Rule, State, StateMut, any_nonzero, fraction, not_negative, positive};
+use super::tensors::{Stretches, Tensor, spans};
+use super::{Method, Now, Rule, State, StateMut, any_nonzero_of, fraction, not_negative, positive};
 use crate::error::Result;
 use crate::tensor_file::Element;
 
@@ -46,9 +46,10 @@ impl Method for LionOptions {
         not_negative("weight_decay", self.weight_decay)
     }
 
-    fn rule<T: Element>(&self, tensors: Vec<Tensor>, _: &Parameters<T>) -> Result<Box<dyn Rule<T>>> {
-        let count = tensors.iter().map(Tensor::len).sum();
-        Ok(Box::new(Lion { options: *self, spans: spans(&tensors, self.weight_decay), mean: zeros(count) }))
+    fn rule<T: Element>(&self, tensors: Vec<Tensor>, parameters: &Parameters<T>) -> Result<Box<dyn Rule<T>>> {
+        let (count, device) = (tensors.iter().map(Tensor::len).sum(), parameters.device());
+        let stretches = Stretches::new(&spans(&tensors, self.weight_decay), device)?;
+        Ok(Box::new(Lion { options: *self, stretches, mean: Buffer::zeros(count, device)? }))
     }
 
     fn bytes(&self, tensors: &[Tensor], number: usize) -> usize {
@@ -59,8 +60,8 @@ impl Method for LionOptions {
 #[derive(Debug)]
 struct Lion<T> {
     options: LionOptions,
-    spans: Vec<Span>,
-    mean: Vec<T>,
+    stretches: Stretches,
+    mean: Buffer<T>,
 }
 
 impl<T: Element> Rule<T> for Lion<T> {
@@ -72,30 +73,20 @@ impl<T: Element> Rule<T> for Lion<T> {
         workspace: &mut Workspace,
     ) -> Result<()> {
         let LionOptions { learning_rate, beta1, beta2, .. } = self.options;
-        for Span { range, weight_decay, rate } in &self.spans {
-            let lr = learning_rate * now.factor * rate;
-            let hyper = lion::Hyper { lr, beta1, beta2, weight_decay: *weight_decay };
-            lion::step(
-                (&mut parameters.data_mut()[range.clone()]).into(),
-                (&gradients.data()[range.clone()]).into(),
-                (&mut self.mean[range.clone()]).into(),
-                now.scale,
-                hyper,
-                workspace,
-            )?;
-        }
-        Ok(())
+        let hyper = lion::Hyper { lr: learning_rate * now.factor, beta1, beta2, weight_decay: 1.0 };
+        let (params, mean, groups) = (parameters.all_mut(), self.mean.view_mut(), self.stretches.groups());
+        Ok(lion::step(params, gradients.all(), mean, now.scale, hyper, groups, workspace)?)
     }
 
     fn has_met_gradient(&self, range: Range<usize>) -> bool {
-        any_nonzero(&self.mean[range])
+        any_nonzero_of(&self.mean, &range)
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_, T>)> {
-        vec![("mean", State::Numbers(&self.mean))]
+        vec![("mean", State::Buffer(&self.mean))]
     }
 
     fn state_mut(&mut self) -> Vec<(&'static str, StateMut<'_, T>)> {
-        vec![("mean", StateMut::Numbers(&mut self.mean))]
+        vec![("mean", StateMut::Buffer(&mut self.mean))]
     }
 }

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::Path;
 
 pub(crate) use candlewick_kernels::clip::factor as clip_factor;
-use candlewick_kernels::{Buffer, Float, Workspace};
+use candlewick_kernels::{Buffer, Float, View, Workspace};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
@@ -105,6 +105,11 @@ impl OptimizerOptions {
         of_each!(self, options => options.check())
     }
 
+    /// Whether it works on a device.
+    pub(crate) fn has_kernel(&self) -> bool {
+        matches!(self, Self::AdamW(_) | Self::Lion(_) | Self::RmsProp(_) | Self::ScheduleFreeAdamW(_))
+    }
+
     /// Bytes that it holds for tensors of these names and shapes, of numbers of `number` bytes: its state, and what it works in.
     pub(crate) fn memory(&self, layout: &[(String, Vec<usize>)], number: usize) -> usize {
         let tensors = tensors(layout.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())), None);
@@ -146,7 +151,9 @@ trait Rule<T>: fmt::Debug {
         Ok(())
     }
     /// Undoes [`begin`](Self::begin) to the bit, where no step follows.
-    fn give_up(&mut self, _: &mut Parameters<T>) {}
+    fn give_up(&mut self, _: &mut Parameters<T>) -> Result<()> {
+        Ok(())
+    }
     /// One update.
     fn step(
         &mut self,
@@ -232,10 +239,14 @@ impl<T: Element> Optimizer<T> {
         lora_plus_ratio: Option<f64>,
     ) -> Result<Self> {
         options.check()?;
-        if parameters.device().is_some() && !matches!(options, OptimizerOptions::AdamW(_)) {
-            let reason =
-                format!("{:?} has no kernel on a device; choose \"adamw\", or train on the cpu", options.kind());
-            return Err(Error::config("optimizer.kind", reason));
+        if parameters.device().is_some() && !options.has_kernel() {
+            return Err(Error::config(
+                "optimizer.kind",
+                format!(
+                    "{:?} has no kernel on a device; choose \"adamw\", \"lion\", \"rmsprop\" or \"schedule_free_adamw\", or train on the cpu",
+                    options.kind()
+                ),
+            ));
         }
         check_lora_plus(
             lora_plus_ratio,
@@ -252,8 +263,8 @@ impl<T: Element> Optimizer<T> {
     }
 
     /// Leaves the parameters as they were before [`begin`](Self::begin).
-    pub(crate) fn give_up(&mut self, parameters: &mut Parameters<T>) {
-        self.rule.give_up(parameters);
+    pub(crate) fn give_up(&mut self, parameters: &mut Parameters<T>) -> Result<()> {
+        self.rule.give_up(parameters)
     }
 
     /// One update with gradients scaled by `scale` and the learning rate by `factor`.
@@ -341,6 +352,17 @@ pub(crate) fn check_lora_plus(ratio: Option<f64>, has_adapter: bool) -> Result<(
 
 fn any_nonzero<T: Element>(numbers: &[T]) -> bool {
     numbers.iter().any(|x| Float::to_f64(*x) != 0.0)
+}
+
+/// The same of a part of a buffer. What cannot be read from a device is taken as untouched: then its next gradient is looked at.
+fn any_nonzero_of<T: Element>(state: &Buffer<T>, range: &Range<usize>) -> bool {
+    match state {
+        Buffer::Host(numbers) => any_nonzero(&numbers[range.clone()]),
+        Buffer::Cuda(_) => {
+            let part = state.view().part(range.clone()).and_then(View::download);
+            part.is_ok_and(|numbers| any_nonzero(&numbers))
+        }
+    }
 }
 
 /// Refuses a value of `optimizer.key` that does not fit.

@@ -1,12 +1,12 @@
 //! RMSprop.
 use std::ops::Range;
 
-use candlewick_kernels::{Workspace, rmsprop, zeros};
+use candlewick_kernels::{Buffer, Workspace, rmsprop};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Serialize};
 
-use super::tensors::{Span, Tensor, spans};
-use super::{Method, Now, Rule, State, StateMut, any_nonzero, fraction, not_negative, positive};
+use super::tensors::{Stretches, Tensor, spans};
+use super::{Method, Now, Rule, State, StateMut, any_nonzero_of, fraction, not_negative, positive};
 use crate::error::Result;
 use crate::tensor_file::Element;
 
@@ -50,14 +50,15 @@ impl Method for RmsPropOptions {
         fraction("momentum", self.momentum)
     }
 
-    fn rule<T: Element>(&self, tensors: Vec<Tensor>, _: &Parameters<T>) -> Result<Box<dyn Rule<T>>> {
-        let count = tensors.iter().map(Tensor::len).sum();
+    fn rule<T: Element>(&self, tensors: Vec<Tensor>, parameters: &Parameters<T>) -> Result<Box<dyn Rule<T>>> {
+        let (count, device) = (tensors.iter().map(Tensor::len).sum(), parameters.device());
+        let zeros = || Buffer::zeros(count, device);
         Ok(Box::new(RmsProp {
             options: *self,
-            spans: spans(&tensors, self.weight_decay),
-            mean_square: zeros(count),
-            mean: self.centered.then(|| zeros(count)),
-            velocity: (self.momentum > 0.0).then(|| zeros(count)),
+            stretches: Stretches::new(&spans(&tensors, self.weight_decay), device)?,
+            mean_square: zeros()?,
+            mean: self.centered.then(zeros).transpose()?,
+            velocity: (self.momentum > 0.0).then(zeros).transpose()?,
         }))
     }
 
@@ -70,10 +71,10 @@ impl Method for RmsPropOptions {
 #[derive(Debug)]
 struct RmsProp<T> {
     options: RmsPropOptions,
-    spans: Vec<Span>,
-    mean_square: Vec<T>,
-    mean: Option<Vec<T>>,
-    velocity: Option<Vec<T>>,
+    stretches: Stretches,
+    mean_square: Buffer<T>,
+    mean: Option<Buffer<T>>,
+    velocity: Option<Buffer<T>>,
 }
 
 impl<T: Element> Rule<T> for RmsProp<T> {
@@ -85,40 +86,31 @@ impl<T: Element> Rule<T> for RmsProp<T> {
         workspace: &mut Workspace,
     ) -> Result<()> {
         let RmsPropOptions { learning_rate, alpha, eps, momentum, .. } = self.options;
-        for Span { range, weight_decay, rate } in &self.spans {
-            let lr = learning_rate * now.factor * rate;
-            let state = rmsprop::State {
-                mean_square: (&mut self.mean_square[range.clone()]).into(),
-                mean: self.mean.as_mut().map(|mean| (&mut mean[range.clone()]).into()),
-                velocity: self.velocity.as_mut().map(|velocity| (&mut velocity[range.clone()]).into()),
-            };
-            rmsprop::step(
-                (&mut parameters.data_mut()[range.clone()]).into(),
-                (&gradients.data()[range.clone()]).into(),
-                state,
-                now.scale,
-                rmsprop::Hyper { lr, alpha, eps, weight_decay: *weight_decay, momentum },
-                workspace,
-            )?;
-        }
-        Ok(())
+        let state = rmsprop::State {
+            mean_square: self.mean_square.view_mut(),
+            mean: self.mean.as_mut().map(Buffer::view_mut),
+            velocity: self.velocity.as_mut().map(Buffer::view_mut),
+        };
+        let hyper = rmsprop::Hyper { lr: learning_rate * now.factor, alpha, eps, weight_decay: 1.0, momentum };
+        let (params, groups) = (parameters.all_mut(), self.stretches.groups());
+        Ok(rmsprop::step(params, gradients.all(), state, now.scale, hyper, groups, workspace)?)
     }
 
     fn has_met_gradient(&self, range: Range<usize>) -> bool {
-        any_nonzero(&self.mean_square[range])
+        any_nonzero_of(&self.mean_square, &range)
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_, T>)> {
-        let mut state = vec![("mean_square", State::Numbers(&self.mean_square))];
-        state.extend(self.mean.iter().map(|mean| ("mean", State::Numbers(mean))));
-        state.extend(self.velocity.iter().map(|velocity| ("velocity", State::Numbers(velocity))));
+        let mut state = vec![("mean_square", State::Buffer(&self.mean_square))];
+        state.extend(self.mean.iter().map(|mean| ("mean", State::Buffer(mean))));
+        state.extend(self.velocity.iter().map(|velocity| ("velocity", State::Buffer(velocity))));
         state
     }
 
     fn state_mut(&mut self) -> Vec<(&'static str, StateMut<'_, T>)> {
-        let mut state = vec![("mean_square", StateMut::Numbers(&mut self.mean_square))];
-        state.extend(self.mean.iter_mut().map(|mean| ("mean", StateMut::Numbers(mean))));
-        state.extend(self.velocity.iter_mut().map(|velocity| ("velocity", StateMut::Numbers(velocity))));
+        let mut state = vec![("mean_square", StateMut::Buffer(&mut self.mean_square))];
+        state.extend(self.mean.iter_mut().map(|mean| ("mean", StateMut::Buffer(mean))));
+        state.extend(self.velocity.iter_mut().map(|velocity| ("velocity", StateMut::Buffer(velocity))));
         state
     }
 }

@@ -1,12 +1,12 @@
 //! Schedule-free AdamW.
 use std::ops::Range;
 
-use candlewick_kernels::{Workspace, copied, schedule_free, zeros};
+use candlewick_kernels::{Buffer, Workspace, elementwise, schedule_free};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Serialize};
 
-use super::tensors::{Span, Tensor, spans};
-use super::{Method, Now, Rule, State, StateMut, any_nonzero, fraction, in_range, not_negative, positive};
+use super::tensors::{Stretches, Tensor, spans};
+use super::{Method, Now, Rule, State, StateMut, any_nonzero_of, fraction, in_range, not_negative, positive};
 use crate::error::Result;
 use crate::tensor_file::Element;
 
@@ -66,14 +66,17 @@ impl Method for ScheduleFreeAdamWOptions {
     }
 
     fn rule<T: Element>(&self, tensors: Vec<Tensor>, parameters: &Parameters<T>) -> Result<Box<dyn Rule<T>>> {
-        let count = tensors.iter().map(Tensor::len).sum();
+        let (count, device) = (tensors.iter().map(Tensor::len).sum(), parameters.device());
+        let zeros = || Buffer::zeros(count, device);
+        let mut z = zeros()?;
+        elementwise::copy(z.view_mut(), parameters.all())?;
         Ok(Box::new(ScheduleFreeAdamW {
             options: *self,
-            spans: spans(&tensors, self.weight_decay),
-            z: copied(parameters.data()),
-            mean_square: zeros(count),
+            stretches: Stretches::new(&spans(&tensors, self.weight_decay), device)?,
+            z,
+            mean_square: zeros()?,
             average: [0.0; 2],
-            kept: zeros(count),
+            kept: zeros()?,
         }))
     }
 
@@ -89,23 +92,23 @@ impl Method for ScheduleFreeAdamWOptions {
 #[derive(Debug)]
 struct ScheduleFreeAdamW<T> {
     options: ScheduleFreeAdamWOptions,
-    spans: Vec<Span>,
-    z: Vec<T>,
-    mean_square: Vec<T>,
+    stretches: Stretches,
+    z: Buffer<T>,
+    mean_square: Buffer<T>,
     /// The sum of all steps' weights in the average, and the largest learning rate so far.
     average: [f64; 2],
     /// The average, while the gradient is taken elsewhere.
-    kept: Vec<T>,
+    kept: Buffer<T>,
 }
 
 impl<T: Element> Rule<T> for ScheduleFreeAdamW<T> {
     fn begin(&mut self, parameters: &mut Parameters<T>, workspace: &mut Workspace) -> Result<()> {
-        let (params, kept) = (parameters.data_mut().into(), (&mut self.kept).into());
-        Ok(schedule_free::begin(params, kept, (&self.z).into(), self.options.beta1, workspace)?)
+        let (params, kept) = (parameters.all_mut(), self.kept.view_mut());
+        Ok(schedule_free::begin(params, kept, self.z.view(), self.options.beta1, workspace)?)
     }
 
-    fn give_up(&mut self, parameters: &mut Parameters<T>) {
-        parameters.data_mut().copy_from_slice(&self.kept);
+    fn give_up(&mut self, parameters: &mut Parameters<T>) -> Result<()> {
+        Ok(elementwise::copy(parameters.all_mut(), self.kept.view())?)
     }
 
     fn step(
@@ -117,44 +120,43 @@ impl<T: Element> Rule<T> for ScheduleFreeAdamW<T> {
     ) -> Result<()> {
         let ScheduleFreeAdamWOptions { learning_rate, beta2, eps, r, weight_lr_power, .. } = self.options;
         let base = learning_rate * now.factor;
-        let [sum, largest] = &mut self.average;
-        *largest = largest.max(base);
+        let [sum, largest] = self.average;
+        let largest = largest.max(base);
         let weight = (now.step as f64).powf(r) * largest.powf(weight_lr_power);
-        *sum += weight;
-        let share = if *sum > 0.0 { weight / *sum } else { 0.0 };
-        for Span { range, weight_decay, rate } in &self.spans {
-            let hyper = schedule_free::Hyper { lr: base * rate, beta2, eps, weight_decay: *weight_decay, share };
-            schedule_free::step(
-                (&mut parameters.data_mut()[range.clone()]).into(),
-                (&gradients.data()[range.clone()]).into(),
-                (&self.kept[range.clone()]).into(),
-                (&mut self.z[range.clone()]).into(),
-                (&mut self.mean_square[range.clone()]).into(),
-                now.step,
-                now.scale,
-                hyper,
-                workspace,
-            )?;
-        }
+        let sum = sum + weight;
+        let share = if sum > 0.0 { weight / sum } else { 0.0 };
+        schedule_free::step(
+            parameters.all_mut(),
+            gradients.all(),
+            self.kept.view(),
+            self.z.view_mut(),
+            self.mean_square.view_mut(),
+            now.step,
+            now.scale,
+            schedule_free::Hyper { lr: base, beta2, eps, weight_decay: 1.0, share },
+            self.stretches.groups(),
+            workspace,
+        )?;
+        self.average = [sum, largest];
         Ok(())
     }
 
     fn has_met_gradient(&self, range: Range<usize>) -> bool {
-        any_nonzero(&self.mean_square[range])
+        any_nonzero_of(&self.mean_square, &range)
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_, T>)> {
         vec![
-            ("z", State::Numbers(&self.z)),
-            ("mean_square", State::Numbers(&self.mean_square)),
+            ("z", State::Buffer(&self.z)),
+            ("mean_square", State::Buffer(&self.mean_square)),
             ("average", State::Wide(&self.average)),
         ]
     }
 
     fn state_mut(&mut self) -> Vec<(&'static str, StateMut<'_, T>)> {
         vec![
-            ("z", StateMut::Numbers(&mut self.z)),
-            ("mean_square", StateMut::Numbers(&mut self.mean_square)),
+            ("z", StateMut::Buffer(&mut self.z)),
+            ("mean_square", StateMut::Buffer(&mut self.mean_square)),
             ("average", StateMut::Wide(&mut self.average)),
         ]
     }

@@ -1,12 +1,9 @@
 //! How an optimizer treats each tensor: what it is, whether it decays, how fast it learns.
 use std::ops::Range;
 
-use candlewick_kernels::adamw::Groups;
-use candlewick_kernels::clip::OUTCOME;
-use candlewick_kernels::{Cuda, CudaBuffer, Float, View};
+use candlewick_kernels::{Buffer, Cuda, Float, Groups};
 use candlewick_model::Parameters;
 
-use super::Now;
 use crate::error::Result;
 
 /// A tensor of what is trained.
@@ -109,34 +106,35 @@ pub(crate) fn spans(tensors: &[Tensor], decay: f64) -> Vec<Span> {
     spans
 }
 
-/// Stretches where a kernel reads them, and what gradients are multiplied by. Held between steps, so that an update asks for no memory.
+/// Stretches where kernels read them. Held between steps, so that an update asks for no memory.
 #[derive(Debug)]
-pub(crate) struct SpansOnDevice {
-    ends: CudaBuffer<u64>,
-    rates: CudaBuffer<f64>,
-    weight_decays: CudaBuffer<f64>,
-    clip: CudaBuffer<f64>,
+pub(crate) struct Stretches {
+    ends: Buffer<u64>,
+    rates: Buffer<f64>,
+    weight_decays: Buffer<f64>,
 }
 
-impl SpansOnDevice {
-    pub(crate) fn new(device: &Cuda, spans: &[Span]) -> Result<Self> {
+impl Stretches {
+    /// On the device of the parameters, or on the host.
+    pub(crate) fn new(spans: &[Span], device: Option<&Cuda>) -> Result<Self> {
         let ends: Vec<u64> = spans.iter().map(|span| span.range.end as u64).collect();
         let rates: Vec<f64> = spans.iter().map(|span| span.rate).collect();
         let decays: Vec<f64> = spans.iter().map(|span| span.weight_decay).collect();
+        let Some(device) = device else {
+            return Ok(Self { ends: ends.into(), rates: rates.into(), weight_decays: decays.into() });
+        };
         Ok(Self {
-            ends: device.upload(&ends)?,
-            rates: device.upload(&rates)?,
-            weight_decays: device.upload(&decays)?,
-            clip: device.unwritten(OUTCOME)?,
+            ends: Buffer::upload(&ends, device)?,
+            rates: Buffer::upload(&rates, device)?,
+            weight_decays: Buffer::upload(&decays, device)?,
         })
     }
 
-    /// The clip and the groups of a step whose own rate is multiplied by those of the groups, and whose own decay is 1.
-    pub(crate) fn at(&mut self, now: Now) -> Result<(View<'_, f64>, Groups<'_>)> {
-        // The trainer has looked at the norm.
-        self.clip.view_mut().write(&[0.0, now.scale, 1.0])?;
-        let Self { ends, rates, weight_decays, clip } = self;
-        Ok((clip.view(), Groups { ends: ends.view(), lr: rates.view(), weight_decay: weight_decays.view() }))
+    /// For a step whose own rate those of the stretches multiply, and whose own decay is 1; none where nothing is trained.
+    pub(crate) fn groups(&self) -> Option<Groups<'_>> {
+        let Self { ends, rates, weight_decays } = self;
+        let groups = Groups { ends: ends.view(), lr: rates.view(), weight_decay: weight_decays.view() };
+        (!ends.is_empty()).then_some(groups)
     }
 }
 

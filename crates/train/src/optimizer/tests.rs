@@ -171,7 +171,7 @@ fn a_step_that_fails_leaves_every_weight_as_it_was() {
         trial.optimizer.begin(&mut trial.parameters, &mut trial.workspace).unwrap();
         let is_averaged = matches!(case.options, OptimizerOptions::ScheduleFreeAdamW(_));
         assert_eq!(trial.bits() != before, is_averaged);
-        trial.optimizer.give_up(&mut trial.parameters);
+        trial.optimizer.give_up(&mut trial.parameters).unwrap();
         assert_eq!(trial.bits(), before, "{:?}", case.options);
     }
 }

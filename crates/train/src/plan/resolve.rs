@@ -149,11 +149,12 @@ pub(crate) fn check_preferences(
 
 /// Refuses what no device does, by the key that asks for it.
 pub(super) fn check_device(objective: &Recipe, optimizer: &OptimizerOptions, udm: Option<&UdmPlan>) -> Result<()> {
+    const ONLY: &str = "only \"adamw\", \"lion\", \"rmsprop\" and \"schedule_free_adamw\" have kernels there";
     let needs = objective.needs();
     let asks = [
         (needs.outputs.values, "objective.type", "it trains a score model"),
         (needs.preferences > 0, "objective.type", "the adapter is told preferences"),
-        (!matches!(optimizer, OptimizerOptions::AdamW(_)), "optimizer.kind", "only \"adamw\" has a kernel there"),
+        (!optimizer.has_kernel(), "optimizer.kind", ONLY),
         (
             udm.is_some_and(|udm| udm.file().is_none()),
             "udm.embeddings",
