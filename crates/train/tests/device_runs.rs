@@ -213,7 +213,7 @@ fn what_no_device_does_is_refused_by_its_key() {
     let folder = folder();
     for (assignments, words) in [
         (&["objective.type=bradley_terry"][..], "objective.type"),
-        (&["optimizer.kind=lion"], "optimizer.kind"),
+        (&["optimizer.kind=muon"], "optimizer.kind"),
         (&["train.dtype=bf16", "train.device=cpu"], "train.dtype"),
     ] {
         let assignments = [&["train.device=cuda"], assignments].concat();
