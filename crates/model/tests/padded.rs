@@ -2,12 +2,14 @@
 //! row is padded on the right.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod support;
+
 use candle_core::WithDType;
 use candlewick_kernels::{Float, Workspace};
 use candlewick_model::{
-    CausalLm, CompletionIds, Config, ContextIds, Gradients, HeadCotangents, HeadScores, LoraConfig, Packed, Recompute,
-    Statistics,
+    CausalLm, Config, Gradients, HeadCotangents, HeadScores, LoraConfig, Packed, Recompute, Statistics,
 };
+use support::Texts;
 
 #[test]
 fn a_packed_batch_is_a_padded_one_in_double_precision() {
@@ -23,7 +25,8 @@ fn a_packed_batch_is_a_padded_one_in_single_precision() {
 fn compare<T: Float + WithDType>(same: f64) {
     for lora in [false, true] {
         let model = model::<T>(lora);
-        let (packed, padded) = (packed(), padded());
+        let texts = Texts::new(&PAIRS, VOCABULARY);
+        let (packed, padded) = (texts.shared(), texts.padded(LENGTH));
         assert_eq!((packed.targets().len(), packed.completions()), (padded.targets().len(), padded.completions()));
         assert_eq!(padded.tokens(), 2 * PAIRS.len() * LENGTH);
         assert!(packed.tokens() < padded.tokens() / 2);
@@ -98,77 +101,7 @@ fn model<T: Float + WithDType>(lora: bool) -> CausalLm<T> {
 
 const VOCABULARY: u32 = 331;
 
-/// Tokens of a prompt, of the chosen and of the rejected completion; of the second and fourth prompt a token is scored.
+/// Tokens of a prompt, of the chosen and of the rejected completion.
 const PAIRS: [[usize; 3]; 5] = [[41, 22, 9], [3, 66, 17], [1, 1, 70], [27, 5, 5], [60, 3, 28]];
 /// Tokens of a padded row: more than the longest has.
 const LENGTH: usize = 97;
-const PADDING: u32 = 0;
-
-/// Rows of the pairs: the tokens of the prompt and of the completion, each with whether it is scored.
-struct Text {
-    prompt: (Vec<u32>, Vec<bool>),
-    completions: [(Vec<u32>, Vec<bool>); 2],
-}
-
-fn texts() -> Vec<Text> {
-    let mut state = 7u64;
-    let mut ids = |count: usize| -> Vec<u32> {
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            1 + (state >> 33) as u32 % (VOCABULARY - 1)
-        };
-        (0..count).map(|_| next()).collect()
-    };
-    let text = |(i, [prompt, chosen, rejected]): (usize, [usize; 3])| Text {
-        prompt: (ids(prompt), (0..prompt).map(|place| i % 2 == 1 && place == prompt / 2).collect()),
-        completions: [chosen, rejected].map(|length| {
-            // Some hold tokens that are not scored, the first or the last among them.
-            (ids(length), (0..length).map(|place| length < 3 || (place + i) % 7 != 0).collect())
-        }),
-    };
-    PAIRS.into_iter().enumerate().map(text).collect()
-}
-
-/// Each prompt once, with both completions after it.
-fn packed() -> Packed {
-    let texts = texts();
-    let contexts: Vec<ContextIds<'_>> = texts
-        .iter()
-        .map(|Text { prompt: (prompt, prompt_scored), completions }| ContextIds {
-            prompt,
-            prompt_scored,
-            completions: completions.iter().map(|(ids, scored)| CompletionIds { ids, scored }).collect(),
-        })
-        .collect();
-    with_given(Packed::new(&contexts).unwrap())
-}
-
-/// Every completion after a prompt of its own, with tokens that are not scored behind it up to one length.
-fn padded() -> Packed {
-    let mut texts = texts();
-    for Text { prompt: (prompt, _), completions } in &mut texts {
-        for (ids, scored) in completions {
-            ids.resize(LENGTH - prompt.len(), PADDING);
-            scored.resize(LENGTH - prompt.len(), false);
-        }
-    }
-    let contexts: Vec<ContextIds<'_>> = texts
-        .iter()
-        .flat_map(|Text { prompt: (prompt, prompt_scored), completions }| {
-            completions.iter().map(move |(ids, scored)| ContextIds {
-                prompt,
-                prompt_scored,
-                completions: vec![CompletionIds { ids, scored }],
-            })
-        })
-        .collect();
-    with_given(Packed::new(&contexts).unwrap())
-}
-
-/// Two further tokens at every target.
-fn with_given(packed: Packed) -> Packed {
-    let ids =
-        packed.targets().iter().enumerate().flat_map(|(i, target)| [(i as u32 * 5 + 3) % VOCABULARY, target.id / 2]);
-    let ids = ids.collect();
-    packed.with_given(ids, 2).unwrap()
-}

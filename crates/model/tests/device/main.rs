@@ -4,7 +4,10 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, unsafe_code, reason = "helpers of tests, which load a library")]
 
+mod padded;
 mod refusals;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -86,7 +89,8 @@ fn batch() -> Packed {
     packed.with_given(ids, 3).unwrap()
 }
 
-fn cotangents<W: Float>(count: usize, want: Statistics) -> HeadCotangents<W> {
+fn cotangents<W: Float>(packed: &Packed, want: Statistics) -> HeadCotangents<W> {
+    let count = packed.targets().len();
     let weights = |wanted: bool, count: usize, phase: f64| {
         wanted.then(|| (0..count).map(|i| W::from_f64((i as f64 + phase).sin())).collect())
     };
@@ -95,7 +99,7 @@ fn cotangents<W: Float>(count: usize, want: Statistics) -> HeadCotangents<W> {
         mean_log_probs: weights(want.mean_log_probs, count, 1.1),
         log_sum_sq_probs: weights(want.log_sum_sq_probs, count, 2.2),
         entropy: weights(want.entropy, count, 3.3),
-        given_log_probs: weights(want.given_log_probs, 3 * count, 4.4),
+        given_log_probs: weights(want.given_log_probs, packed.given().len(), 4.4),
     }
 }
 
@@ -109,7 +113,7 @@ fn step<T: Element>(
 ) -> (Vec<Vec<f64>>, Vec<f64>) {
     let (scores, saved) = model.forward(packed, want, recompute, workspace).unwrap();
     let mut gradients = Gradients::<T::Wide>::beside(model.trainable()).unwrap();
-    let d = cotangents(scores.log_probs.len(), want);
+    let d = cotangents(packed, want);
     model.backward(packed, saved, &d, &mut gradients, workspace).unwrap();
     (widened(scores), gradients.to_host().unwrap().into_iter().map(Float::to_f64).collect())
 }
