@@ -4,6 +4,7 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, unsafe_code, reason = "helpers of tests, which load a library")]
 
+mod architectures;
 mod padded;
 mod refusals;
 #[path = "../support/mod.rs"]
