@@ -237,7 +237,7 @@ impl<T: Element> CausalLm<T> {
         T::Wide: WithDType,
     {
         self.trainable().check_same_layout(&numbers)?;
-        Ok(Trained::with_numbers(&self.trunk, numbers, base))
+        Ok(Trained::with_numbers(&self.trunk, None, numbers, base))
     }
 
     /// The configuration.

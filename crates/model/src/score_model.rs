@@ -2,16 +2,16 @@
 use std::path::Path;
 
 use candle_core::WithDType;
-use candlewick_kernels::{Element, Float, Workspace};
+use candlewick_kernels::{Buffer, Cuda, Element, Float, View, Workspace};
 
-use crate::adapter::LoraConfig;
+use crate::adapter::{AdapterWeights, Lora, LoraConfig};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::heads::{Heads, Normaliser};
 use crate::layout::{HeadKind, StoredModel, read_config};
 use crate::packed::Packed;
 use crate::parameters::{Gradients, Parameters};
-use crate::score_head::{self, ScoredAt};
+use crate::score_head::{self, GatheredStates, Numbers, Operands, ScoredAt};
 use crate::sketch::GradientSink;
 use crate::trained::{Trained, save_model};
 use crate::trunk::{Adapter, Recompute, Trunk, TrunkSaved};
@@ -21,15 +21,19 @@ use crate::weights::SHARD_BYTES;
 #[derive(Debug)]
 pub struct ScoreSaved<T: Element = f32> {
     trunk: TrunkSaved<T>,
-    rows: Vec<usize>,
+    rows: Vec<u32>,
+    gathered: GatheredStates<T::Wide>,
     /// The width of a hidden state.
     size: usize,
 }
 
-impl<T: Float> ScoreSaved<T> {
+impl<T: Element> ScoreSaved<T> {
     /// The hidden states that the heads read, `[rows, H]`.
-    pub fn states(&self) -> Vec<T> {
-        score_head::states(self.trunk.hidden.host(OP).expect(ON_HOST), &self.rows, self.size)
+    ///
+    /// # Errors
+    /// The driver of the device that they are on reports an error.
+    pub fn states(&self) -> Result<Vec<T::Wide>> {
+        score_head::states(&self.trunk.hidden, &self.rows, self.size, &self.gathered)
     }
 }
 
@@ -38,6 +42,9 @@ impl<T: Float> ScoreSaved<T> {
 ///
 /// Its directories are those of `LlamaForSequenceClassification`: the heads are the labels. With an adapter, the adapter and the
 /// heads are trained, and saved as PEFT saves `task_type = "SEQ_CLS"` with `modules_to_save = ["score"]`.
+///
+/// It computes where its weights are: on the host, or on the device that [`to_device`](Self::to_device) has moved it to. A model of
+/// `bf16` gives numbers in `f32`, as the products of its heads are summed.
 ///
 /// transformers finds the last token of a text as the last that is not `pad_token_id`; here it is the last there is. The two agree
 /// unless texts end with the padding token, so a `pad_token_id` that is among `eos_token_id` is written as null: transformers then
@@ -64,10 +71,6 @@ pub struct ScoreModel<T: Element = f32> {
     trunk: Trunk<T>,
     heads: Heads,
 }
-
-/// What works on the host.
-const OP: &str = "score heads";
-const ON_HOST: &str = "score models are on the host";
 
 impl<T: Float + WithDType> ScoreModel<T> {
     /// A model with freshly drawn weights, the heads too: normal with the configuration's `initializer_range`, norms one.
@@ -109,41 +112,16 @@ impl<T: Float + WithDType> ScoreModel<T> {
     /// # Errors
     /// The files cannot be written; what was there before stays whole.
     pub fn save(&self, directory: &Path) -> Result<()> {
+        self.trunk.check_on_host("saving a model")?;
         save_model(directory, &self.trunk.config, Some(&self.heads), &self.trunk.base, SHARD_BYTES)
     }
 
     /// A copy of what training changes: all weights, or the adapter with the heads; `base` names the model that an adapter belongs to.
+    ///
+    /// # Panics
+    /// For a model on a device; [`trained_with`](Self::trained_with) is for those.
     pub fn trained(&self, base: &str) -> Trained<T> {
         Trained::of(&self.trunk, Some(&self.heads), base)
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &Config {
-        &self.trunk.config
-    }
-
-    /// The names of the heads, in the order of their numbers.
-    pub fn heads(&self) -> &[String] {
-        self.heads.names()
-    }
-
-    /// How the numbers of a head are normalised, if the model says so.
-    pub fn normaliser(&self, head: usize) -> Option<Normaliser> {
-        self.heads.normaliser(head)
-    }
-
-    /// Sets how the numbers of a head are normalised. It is kept in `config.json`, and no number changes but by
-    /// [`normalise`](Self::normalise).
-    ///
-    /// # Errors
-    /// A head that is not there; a mean that is not finite, a deviation that is not positive.
-    pub fn set_normaliser(&mut self, head: usize, normaliser: Option<Normaliser>) -> Result<()> {
-        self.heads.set_normaliser(head, normaliser)
-    }
-
-    /// Normalises numbers `[rows, K]`; those of heads without a [`Normaliser`] stay as they are.
-    pub fn normalise(&self, values: &mut [T]) {
-        self.heads.normalise(values);
     }
 
     /// The same model with every number converted.
@@ -175,6 +153,7 @@ impl<T: Float + WithDType> ScoreModel<T> {
     /// # Errors
     /// There is no adapter, or the files cannot be written.
     pub fn save_adapter(&self, directory: &Path, base: &str) -> Result<()> {
+        self.trunk.check_on_host("saving an adapter")?;
         match self.has_adapter() {
             true => self.trained(base).save(directory),
             false => Err(Error::Input("the model has no adapter to save".into())),
@@ -187,6 +166,87 @@ impl<T: Float + WithDType> ScoreModel<T> {
     /// There is no adapter.
     pub fn merge_adapter(&mut self, workspace: &mut Workspace) -> Result<()> {
         self.trunk.merge_adapter(workspace)
+    }
+
+    /// A copy that later training of this model leaves alone.
+    ///
+    /// # Panics
+    /// Where the device that the model is on has no memory left.
+    pub fn frozen_copy(&self) -> Self {
+        Self { trunk: self.trunk.frozen_copy(), heads: self.heads.clone() }
+    }
+
+    /// The same model on `device`, each number rounded to the nearest of its type there; `f32` stays as it is.
+    ///
+    /// Its [`Workspace`] is one [`on`](Workspace::on) the device.
+    ///
+    /// # Errors
+    /// The device has no memory left, or its driver reports an error; the model is on a device already.
+    pub fn to_device<U: Element<Wide = T>>(&self, device: &Cuda, workspace: &mut Workspace) -> Result<ScoreModel<U>> {
+        Ok(ScoreModel { trunk: self.trunk.to_device(device, workspace)?, heads: self.heads.clone() })
+    }
+}
+
+impl<T: Element> ScoreModel<T> {
+    /// The same model on the host, in the type that it is computed with.
+    ///
+    /// # Errors
+    /// The driver of the device it is on reports an error.
+    pub fn to_host(&self) -> Result<ScoreModel<T::Wide>> {
+        Ok(ScoreModel { trunk: self.trunk.to_host()?, heads: self.heads.clone() })
+    }
+
+    /// Reads a PEFT adapter with its heads for a model of this shape, onto the host, and leaves the model as it is.
+    ///
+    /// # Errors
+    /// The files do not fit the model, or they lack the heads.
+    pub fn read_adapter(&self, directory: &Path) -> Result<AdapterWeights<T::Wide>>
+    where
+        T::Wide: WithDType,
+    {
+        Ok(Lora::load(&self.trunk.config, self.trunk.head, directory)?.into_weights())
+    }
+
+    /// What training changes, with these numbers in the place of the model's own, to be written: `numbers` are in the layout of
+    /// [`trainable`](Self::trainable); `base` names the model that an adapter belongs to.
+    ///
+    /// # Errors
+    /// Numbers of another layout.
+    pub fn trained_with(&self, numbers: Parameters<T::Wide>, base: &str) -> Result<Trained<T::Wide>>
+    where
+        T::Wide: WithDType,
+    {
+        self.trainable().check_same_layout(&numbers)?;
+        Ok(Trained::with_numbers(&self.trunk, Some(&self.heads), numbers, base))
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.trunk.config
+    }
+
+    /// The names of the heads, in the order of their numbers.
+    pub fn heads(&self) -> &[String] {
+        self.heads.names()
+    }
+
+    /// How the numbers of a head are normalised, if the model says so.
+    pub fn normaliser(&self, head: usize) -> Option<Normaliser> {
+        self.heads.normaliser(head)
+    }
+
+    /// Sets how the numbers of a head are normalised. It is kept in `config.json`, and no number changes but by
+    /// [`normalise`](Self::normalise).
+    ///
+    /// # Errors
+    /// A head that is not there; a mean that is not finite, a deviation that is not positive.
+    pub fn set_normaliser(&mut self, head: usize, normaliser: Option<Normaliser>) -> Result<()> {
+        self.heads.set_normaliser(head, normaliser)
+    }
+
+    /// Normalises numbers `[rows, K]`; those of heads without a [`Normaliser`] stay as they are.
+    pub fn normalise(&self, values: &mut [T::Wide]) {
+        self.heads.normalise(values);
     }
 
     /// Removes the adapter, leaving the base weights.
@@ -209,6 +269,11 @@ impl<T: Float + WithDType> ScoreModel<T> {
         self.trunk.adapter.as_ref().map(|adapter| &adapter.parameters)
     }
 
+    /// The base weights, the heads last, giving up the model.
+    pub fn into_parameters(self) -> Parameters<T> {
+        self.trunk.base
+    }
+
     /// What training changes: the adapter and the heads if there is one, else the base weights. The heads are the last tensor.
     pub fn trainable(&self) -> &Parameters<T> {
         self.trunk.trainable()
@@ -224,17 +289,19 @@ impl<T: Float + WithDType> ScoreModel<T> {
         self.trainable().len() - 1
     }
 
-    /// A copy that later training of this model leaves alone.
-    pub fn frozen_copy(&self) -> Self {
-        Self { trunk: self.trunk.frozen_copy(), heads: self.heads.clone() }
-    }
-
     /// The numbers of the completions or targets, `[rows, K]` as [`ScoredAt`] says. Nothing is kept.
     ///
     /// # Errors
-    /// A token id beyond the vocabulary; a completion that is empty after an empty prompt.
-    pub fn score(&self, packed: &Packed, at: ScoredAt, adapter: Adapter, workspace: &mut Workspace) -> Result<Vec<T>> {
-        Ok(self.score_with_states(packed, at, adapter, workspace)?.0)
+    /// A token id beyond the vocabulary; a completion that is empty after an empty prompt; a workspace elsewhere than the model; no
+    /// memory left on the device, or an error of its driver.
+    pub fn score(
+        &self,
+        packed: &Packed,
+        at: ScoredAt,
+        adapter: Adapter,
+        workspace: &mut Workspace,
+    ) -> Result<Vec<T::Wide>> {
+        Ok(self.score_rows(packed, at, adapter, false, workspace)?.0)
     }
 
     /// As [`score`](Self::score), with the hidden states that the heads read, `[rows, H]`.
@@ -247,14 +314,28 @@ impl<T: Float + WithDType> ScoreModel<T> {
         at: ScoredAt,
         adapter: Adapter,
         workspace: &mut Workspace,
-    ) -> Result<(Vec<T>, Vec<T>)> {
-        let (rows, size) = (at.rows(packed)?, self.config().hidden_size);
-        let (states, _) = self.trunk.hidden_states(packed, adapter, workspace)?;
-        let hidden = states.host(OP)?;
-        let values = score_head::forward(hidden, &rows, self.head_weight(adapter), size);
-        let of_rows = score_head::states(hidden, &rows, size);
-        workspace.reclaim(states);
-        Ok((values, of_rows))
+    ) -> Result<(Numbers<T>, Numbers<T>)> {
+        self.score_rows(packed, at, adapter, true, workspace)
+    }
+
+    /// Numbers, and hidden states where they are wanted.
+    fn score_rows(
+        &self,
+        packed: &Packed,
+        at: ScoredAt,
+        adapter: Adapter,
+        with_states: bool,
+        workspace: &mut Workspace,
+    ) -> Result<(Numbers<T>, Numbers<T>)> {
+        let rows = at.rows(packed)?;
+        let (hidden, _) = self.trunk.hidden_states(packed, adapter, workspace)?;
+        let head = self.head(&hidden, &rows, adapter);
+        let (values, gathered) = head.forward(workspace)?;
+        let size = self.config().hidden_size;
+        let states = if with_states { score_head::states(&hidden, &rows, size, &gathered)? } else { Vec::new() };
+        workspace.reclaim_all(gathered);
+        workspace.reclaim(hidden);
+        Ok((values, states))
     }
 
     /// As [`score`](Self::score) with the adapter, keeping what [`backward`](Self::backward) needs.
@@ -267,28 +348,27 @@ impl<T: Float + WithDType> ScoreModel<T> {
         at: ScoredAt,
         recompute: Recompute,
         workspace: &mut Workspace,
-    ) -> Result<(Vec<T>, ScoreSaved<T>)> {
+    ) -> Result<(Vec<T::Wide>, ScoreSaved<T>)> {
         let rows = at.rows(packed)?;
-        let size = self.config().hidden_size;
         let trunk = self.trunk.forward(packed, recompute, workspace)?;
-        let values = score_head::forward(trunk.hidden.host(OP)?, &rows, self.head_weight(Adapter::On), size);
-        Ok((values, ScoreSaved { trunk, rows, size }))
+        let (values, gathered) = self.head(&trunk.hidden, &rows, Adapter::On).forward(workspace)?;
+        Ok((values, ScoreSaved { trunk, rows, gathered, size: self.config().hidden_size }))
     }
 
     /// Adds the gradients of what is [`trainable`](Self::trainable) to `gradients`, given those of the numbers, `[rows, K]`.
     ///
     /// # Errors
-    /// Cotangents or gradients of other sizes than the batch and the model.
+    /// Cotangents or gradients of other sizes than the batch and the model; no memory left on the device, or an error of its driver.
     pub fn backward(
         &self,
         packed: &Packed,
         saved: ScoreSaved<T>,
-        cotangents: &[T],
-        gradients: &mut Gradients<T>,
+        cotangents: &[T::Wide],
+        gradients: &mut Gradients<T::Wide>,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        let ScoreSaved { trunk, rows, size } = saved;
-        self.trunk.check_gradients(gradients.data().len())?;
+        let ScoreSaved { trunk, rows, gathered, size: _ } = saved;
+        self.trunk.check_gradients(gradients.element_count())?;
         let expected = rows.len() * self.heads.count();
         if cotangents.len() != expected {
             return Err(Error::Input(format!(
@@ -298,19 +378,22 @@ impl<T: Float + WithDType> ScoreModel<T> {
                 rows.len()
             )));
         }
-        let mut d_hidden = workspace.lend_zeros(packed.tokens() * size)?;
-        let (weight, d_weight) = (self.head_weight(Adapter::On), gradients.tensor_mut(self.head_place()));
-        let (hidden, d_states) = (trunk.hidden.host(OP)?, d_hidden.host_mut(OP)?);
-        score_head::backward(hidden, &rows, weight, cotangents, d_states, d_weight, size);
+        let head = self.head(&trunk.hidden, &rows, Adapter::On);
+        let d_hidden = head.backward(gathered, cotangents, gradients.view_mut(self.head_place()), workspace)?;
         let mut sink = GradientSink { whole: gradients, by_item: None };
         self.trunk.backward(packed, trunk, d_hidden, &mut sink, workspace)
     }
 
+    /// The heads over rows of hidden states.
+    fn head<'a>(&'a self, hidden: &'a Buffer<T>, rows: &'a [u32], adapter: Adapter) -> Operands<'a, T> {
+        Operands { weight: self.head_weight(adapter), hidden, rows, size: self.config().hidden_size }
+    }
+
     /// `[K, H]`.
-    fn head_weight(&self, adapter: Adapter) -> &[T] {
+    fn head_weight(&self, adapter: Adapter) -> View<'_, T> {
         match adapter {
-            Adapter::On => self.trainable().tensor(self.head_place()),
-            Adapter::Off => self.trunk.base.tensor(self.trunk.places.head),
+            Adapter::On => self.trainable().view(self.head_place()),
+            Adapter::Off => self.trunk.base.view(self.trunk.places.head),
         }
     }
 }

@@ -37,15 +37,20 @@ impl<T: Float + WithDType> Trained<T> {
         }
     }
 
-    /// What is trained of `trunk`, a language model's, with these numbers in the place of its own.
-    pub(crate) fn with_numbers<U: Element>(trunk: &Trunk<U>, numbers: Parameters<T>, base: &str) -> Self {
+    /// What is trained of `trunk`, with these numbers in the place of its own; `heads` are those of a score model.
+    pub(crate) fn with_numbers<U: Element>(
+        trunk: &Trunk<U>,
+        heads: Option<&Heads>,
+        numbers: Parameters<T>,
+        base: &str,
+    ) -> Self {
         match &trunk.adapter {
             Some(adapter) => {
                 let mut adapter = adapter.with_parameters(numbers);
                 adapter.set_base(base);
                 Self(Which::Adapter(adapter))
             }
-            None => Self(Which::Model { config: trunk.config.clone(), heads: None, weights: numbers }),
+            None => Self(Which::Model { config: trunk.config.clone(), heads: heads.cloned(), weights: numbers }),
         }
     }
 

@@ -197,7 +197,7 @@ impl<T: Element> Trunk<T> {
             None => Ok(()),
             Some(_) => Err(Error::Unsupported {
                 what: format!("{what} on a device"),
-                instead: "do it on the host, before CausalLm::to_device or after CausalLm::to_host".into(),
+                instead: "do it on the host, before to_device or after to_host".into(),
             }),
         }
     }

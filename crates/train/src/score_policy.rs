@@ -121,7 +121,7 @@ impl<T: Element> Trainable for ScorePolicy<T> {
     fn forward(&mut self, batch: &Packed, want: Outputs) -> Result<(TokenScores, ScoreSaved<T>)> {
         refuse_statistics(want)?;
         let (values, saved) = self.model.forward(batch, ScoredAt::Completions, self.recompute, &mut self.workspace)?;
-        let states = want.pooled.then(|| saved.states());
+        let states = want.pooled.then(|| saved.states()).transpose()?;
         Ok((self.scores(batch, values, states)?, saved))
     }
 

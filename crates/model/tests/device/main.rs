@@ -7,6 +7,7 @@
 mod architectures;
 mod padded;
 mod refusals;
+mod scores;
 #[path = "../support/mod.rs"]
 mod support;
 
