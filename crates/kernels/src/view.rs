@@ -14,7 +14,8 @@ pub struct View<'a, T> {
 /// A borrowed operand that an op writes: a slice on the CPU or a range of a [`CudaBuffer`].
 #[derive(Debug)]
 pub struct ViewMut<'a, T> {
-    repr: Repr<&'a mut [T], &'a mut CudaBuffer<T>>,
+    // The elements of a device are no memory of the host: parts of one buffer that do not overlap share its handle.
+    repr: Repr<&'a mut [T], &'a CudaBuffer<T>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -117,7 +118,7 @@ impl<'a, T> ViewMut<'a, T> {
     pub fn reborrow(&mut self) -> ViewMut<'_, T> {
         let repr = match &mut self.repr {
             Repr::Cpu(slice) => Repr::Cpu(&mut **slice),
-            Repr::Cuda { buffer, start, len } => Repr::Cuda { buffer: &mut **buffer, start: *start, len: *len },
+            Repr::Cuda { buffer, start, len } => Repr::Cuda { buffer: *buffer, start: *start, len: *len },
             #[cfg(test)]
             Repr::Elsewhere(len) => Repr::Elsewhere(*len),
         };
@@ -128,7 +129,7 @@ impl<'a, T> ViewMut<'a, T> {
     pub fn as_view(&self) -> View<'_, T> {
         let repr = match &self.repr {
             Repr::Cpu(slice) => Repr::Cpu(&**slice),
-            Repr::Cuda { buffer, start, len } => Repr::Cuda { buffer: &**buffer, start: *start, len: *len },
+            Repr::Cuda { buffer, start, len } => Repr::Cuda { buffer: *buffer, start: *start, len: *len },
             #[cfg(test)]
             Repr::Elsewhere(len) => Repr::Elsewhere(*len),
         };
@@ -148,6 +149,26 @@ impl<'a, T> ViewMut<'a, T> {
             Repr::Elsewhere(_) => Repr::Elsewhere(range.len()),
         };
         Ok(Self { repr })
+    }
+
+    /// The first `at` elements and those behind them.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where there are fewer.
+    pub fn split_at(self, at: usize) -> Result<(Self, Self)> {
+        inside(&(0..at), self.len())?;
+        let (first, second) = match self.repr {
+            Repr::Cpu(slice) => {
+                let (first, second) = slice.split_at_mut(at);
+                (Repr::Cpu(first), Repr::Cpu(second))
+            }
+            Repr::Cuda { buffer, start, len } => {
+                (Repr::Cuda { buffer, start, len: at }, Repr::Cuda { buffer, start: start + at, len: len - at })
+            }
+            #[cfg(test)]
+            Repr::Elsewhere(len) => (Repr::Elsewhere(at), Repr::Elsewhere(len - at)),
+        };
+        Ok((Self { repr: first }, Self { repr: second }))
     }
 
     /// The slice, or the refusal of an op that has no other kernel than the CPU's.
@@ -277,6 +298,11 @@ mod tests {
         ViewMut::from(&mut data).part(0..1).unwrap().reborrow().cpu("test").unwrap()[0] = 9.0;
         assert_eq!(data, [9.0, 2.0, 3.0]);
         assert!(View::from(&data).part(2..4).unwrap_err().to_string().contains("2..4"));
+        let (first, second) = ViewMut::from(&mut data).split_at(1).unwrap();
+        first.write(&[4.0]).unwrap();
+        second.write(&[5.0, 6.0]).unwrap();
+        assert_eq!(data, [4.0, 5.0, 6.0]);
+        assert!(ViewMut::from(&mut data).split_at(4).is_err());
     }
 
     #[test]

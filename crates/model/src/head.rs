@@ -81,81 +81,89 @@ impl<T: Element> HeadSaved<T> {
     }
 }
 
-/// Scores where the ops write them.
+/// Scores where the ops write them, one kind behind the other, so that those of a device come to the host at once.
 struct Written<W> {
-    log_probs: Buffer<W>,
-    mean_log_probs: Option<Buffer<W>>,
-    log_sum_sq_probs: Option<Buffer<W>>,
-    entropy: Option<Buffer<W>>,
-    is_top1: Option<Buffer<W>>,
-    given_log_probs: Option<Buffer<W>>,
+    numbers: Buffer<W>,
+    /// How many there are of each kind that is wanted, in the order of the fields of [`HeadScores`].
+    lens: [Option<usize>; 6],
 }
 
 impl<W: Float> Written<W> {
     fn zeros(targets: usize, given: usize, want: Statistics, device: Option<&Cuda>) -> Result<Self> {
-        let wanted = |yes: bool, len: usize| yes.then(|| Buffer::zeros(len, device)).transpose();
-        Ok(Self {
-            log_probs: Buffer::zeros(targets, device)?,
-            mean_log_probs: wanted(want.mean_log_probs, targets)?,
-            log_sum_sq_probs: wanted(want.log_sum_sq_probs, targets)?,
-            entropy: wanted(want.entropy, targets)?,
-            is_top1: wanted(want.is_top1, targets)?,
-            given_log_probs: wanted(want.given_log_probs, given)?,
-        })
+        let Statistics { mean_log_probs, log_sum_sq_probs, entropy, is_top1, given_log_probs } = want;
+        let [mean, squares, entropy, top] =
+            [mean_log_probs, log_sum_sq_probs, entropy, is_top1].map(|wanted| wanted.then_some(targets));
+        let lens = [Some(targets), mean, squares, entropy, top, given_log_probs.then_some(given)];
+        Ok(Self { numbers: Buffer::zeros(lens.iter().flatten().sum(), device)?, lens })
     }
 
-    fn outputs(&mut self) -> token_log_probs::Outputs<'_, W> {
-        token_log_probs::Outputs {
-            log_probs: self.log_probs.view_mut(),
-            mean_log_probs: self.mean_log_probs.as_mut().map(Buffer::view_mut),
-            log_sum_sq_probs: self.log_sum_sq_probs.as_mut().map(Buffer::view_mut),
-            entropy: self.entropy.as_mut().map(Buffer::view_mut),
-            is_top1: self.is_top1.as_mut().map(Buffer::view_mut),
-            given_log_probs: self.given_log_probs.as_mut().map(Buffer::view_mut),
-        }
+    fn outputs(&mut self) -> Result<token_log_probs::Outputs<'_, W>> {
+        let mut rest = self.numbers.view_mut();
+        let mut next = |len: Option<usize>| -> Result<Option<ViewMut<'_, W>>> {
+            let Some(len) = len else { return Ok(None) };
+            let (part, behind) = std::mem::replace(&mut rest, ViewMut::from(&mut [][..])).split_at(len)?;
+            rest = behind;
+            Ok(Some(part))
+        };
+        let [log_probs, mean, squares, entropy, top, given] = self.lens;
+        Ok(token_log_probs::Outputs {
+            log_probs: next(log_probs)?.expect("log-probabilities are always wanted"),
+            mean_log_probs: next(mean)?,
+            log_sum_sq_probs: next(squares)?,
+            entropy: next(entropy)?,
+            is_top1: next(top)?,
+            given_log_probs: next(given)?,
+        })
     }
 
     /// On the host. Here, once a pass, a device is waited for.
     fn read(self) -> Result<HeadScores<W>> {
-        let read = |buffer: Option<Buffer<W>>| buffer.map(Buffer::into_wide).transpose();
-        Ok(HeadScores {
-            log_probs: self.log_probs.into_wide()?,
-            mean_log_probs: read(self.mean_log_probs)?,
-            log_sum_sq_probs: read(self.log_sum_sq_probs)?,
-            entropy: read(self.entropy)?,
-            is_top1: read(self.is_top1)?,
-            given_log_probs: read(self.given_log_probs)?,
-        })
+        let mut numbers = self.numbers.into_wide()?;
+        // From the last on: what stays is not copied.
+        let mut last = |len: Option<usize>| len.map(|len| numbers.split_off(numbers.len() - len));
+        let [_, mean, squares, entropy, top, given] = self.lens;
+        let given_log_probs = last(given);
+        let is_top1 = last(top);
+        let entropy = last(entropy);
+        let log_sum_sq_probs = last(squares);
+        let mean_log_probs = last(mean);
+        Ok(HeadScores { log_probs: numbers, mean_log_probs, log_sum_sq_probs, entropy, is_top1, given_log_probs })
     }
 }
 
 /// Cotangents where the ops read them.
 struct Read<'a, W> {
-    host: &'a HeadCotangents<W>,
-    /// In the order of the fields.
-    copies: Option<[Option<Buffer<W>>; 5]>,
+    /// In the order of the fields of [`HeadCotangents`].
+    host: [Option<&'a [W]>; 5],
+    /// All of them on a device, one kind behind the other: they go there at once.
+    copies: Option<Buffer<W>>,
 }
 
 impl<'a, W: Float> Read<'a, W> {
-    fn new(host: &'a HeadCotangents<W>, device: Option<&Cuda>) -> Result<Self> {
-        let HeadCotangents { log_probs, mean_log_probs, log_sum_sq_probs, entropy, given_log_probs } = host;
-        let Some(device) = device else { return Ok(Self { host, copies: None }) };
-        let copy = |numbers: &Option<Vec<W>>| numbers.as_ref().map(|d| Buffer::upload(d, device)).transpose();
-        let copies =
-            [copy(log_probs)?, copy(mean_log_probs)?, copy(log_sum_sq_probs)?, copy(entropy)?, copy(given_log_probs)?];
-        Ok(Self { host, copies: Some(copies) })
+    fn new(d: &'a HeadCotangents<W>, device: Option<&Cuda>) -> Result<Self> {
+        let HeadCotangents { log_probs, mean_log_probs, log_sum_sq_probs, entropy, given_log_probs } = d;
+        let host = [log_probs, mean_log_probs, log_sum_sq_probs, entropy, given_log_probs].map(Option::as_deref);
+        let all = || host.iter().flatten().copied().collect::<Vec<_>>().concat();
+        let copies = device.map(|device| Buffer::upload(&all(), device)).transpose()?;
+        Ok(Self { host, copies })
     }
 
-    fn cotangents(&self) -> token_log_probs::Cotangents<'_, W> {
-        let [log_probs, mean_log_probs, log_sum_sq_probs, entropy, given_log_probs] = match &self.copies {
-            Some(copies) => copies.each_ref().map(|copy| copy.as_ref().map(Buffer::view)),
-            None => {
-                let d = self.host;
-                [&d.log_probs, &d.mean_log_probs, &d.log_sum_sq_probs, &d.entropy, &d.given_log_probs]
-                    .map(|d| d.as_ref().map(View::from))
-            }
+    fn cotangents(&self) -> Result<token_log_probs::Cotangents<'_, W>> {
+        let mut start = 0;
+        let mut next = |host: Option<&'a [W]>| -> Result<Option<View<'_, W>>> {
+            let (Some(host), Some(copies)) = (host, &self.copies) else { return Ok(host.map(View::from)) };
+            let part = copies.view().part(start..start + host.len())?;
+            start += host.len();
+            Ok(Some(part))
         };
-        token_log_probs::Cotangents { log_probs, mean_log_probs, log_sum_sq_probs, entropy, given_log_probs }
+        let [log_probs, mean, squares, entropy, given] = self.host;
+        Ok(token_log_probs::Cotangents {
+            log_probs: next(log_probs)?,
+            mean_log_probs: next(mean)?,
+            log_sum_sq_probs: next(squares)?,
+            entropy: next(entropy)?,
+            given_log_probs: next(given)?,
+        })
     }
 }
 
@@ -204,7 +212,7 @@ impl<T: Element> CausalLm<T> {
             hidden.view(),
             weight,
             targets,
-            scores.outputs(),
+            scores.outputs()?,
             lse.view_mut(),
             keep,
             shape,
@@ -250,7 +258,7 @@ impl<T: Element> CausalLm<T> {
             staged.targets(packed, d.given_log_probs.is_some()),
             saved.lse.view(),
             kept,
-            cotangents.cotangents(),
+            cotangents.cotangents()?,
             d_hidden.view_mut(),
             d_weight,
             self.head_shape(packed),

@@ -383,7 +383,7 @@ impl<T: Plain> CudaBuffer<T> {
     }
 
     /// Queues a copy of elements to those from `start` on.
-    pub(crate) fn write_from(&mut self, op: &'static str, start: usize, elements: &[T]) -> Result<()> {
+    pub(crate) fn write_from(&self, op: &'static str, start: usize, elements: &[T]) -> Result<()> {
         assert!(elements.len() <= self.len - start, "a view is inside of its buffer");
         // SAFETY: a plain type is its bytes.
         let bytes = unsafe { std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
