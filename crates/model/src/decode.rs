@@ -7,7 +7,7 @@ use crate::causal_lm::CausalLm;
 use crate::error::{Error, Result};
 use crate::layer::Heads;
 use crate::packed::{ContextIds, Packed};
-use crate::staged::Staged;
+use crate::staged::{Reads, Staged};
 use crate::trunk::Adapter;
 
 /// How the next token is chosen and when to stop.
@@ -132,7 +132,7 @@ impl<'a, T: Element> Generation<'a, T> {
         model.trunk.check_ids(&packed)?;
         model.trunk.check_workspace(workspace)?;
         let device = model.parameters().device();
-        let staged = Staged::new(&packed, device)?;
+        let staged = Staged::new(&packed, device, Reads { targets: false, backward: false, rows_of_ids: false })?;
         let rotations = model.trunk.rope().tables(self.tokens + ids.len(), device)?;
         let shape = |rows| attention::Shape {
             rows,

@@ -16,7 +16,7 @@ use crate::packed::Packed;
 use crate::parameters::Parameters;
 use crate::rope::{RopeCache, Rotations};
 use crate::sketch::GradientSink;
-use crate::staged::Staged;
+use crate::staged::{Reads, Staged};
 
 /// Whether an adapter takes part in a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,11 +249,13 @@ impl<T: Element> Trunk<T> {
         }
     }
 
-    /// The batch and the rotations where this model reads them.
-    fn stage(&self, packed: &Packed, workspace: &Workspace) -> Result<(Staged, Rotations<T::Wide>)> {
+    /// The batch and the rotations where this model reads them; `backward` says whether one follows.
+    fn stage(&self, packed: &Packed, backward: bool, workspace: &Workspace) -> Result<(Staged, Rotations<T::Wide>)> {
         self.check_workspace(workspace)?;
         self.check_ids(packed)?;
-        Ok((Staged::new(packed, self.base.device())?, self.rotations(packed)?))
+        let reads =
+            Reads { targets: self.head == HeadKind::Tokens, backward, rows_of_ids: backward && self.adapter.is_none() };
+        Ok((Staged::new(packed, self.base.device(), reads)?, self.rotations(packed)?))
     }
 
     /// The rotations of all positions of a batch, where this model reads them.
@@ -269,7 +271,7 @@ impl<T: Element> Trunk<T> {
         adapter: Adapter,
         workspace: &mut Workspace,
     ) -> Result<(Buffer<T>, Staged)> {
-        let (staged, rotations) = self.stage(packed, workspace)?;
+        let (staged, rotations) = self.stage(packed, false, workspace)?;
         let mut x = self.embed(staged.ids(packed), workspace)?;
         let pass = Pass { packed, staged: &staged, rotations: &rotations };
         for number in 0..self.places.layers.len() {
@@ -290,7 +292,7 @@ impl<T: Element> Trunk<T> {
         recompute: Recompute,
         workspace: &mut Workspace,
     ) -> Result<TrunkSaved<T>> {
-        let (staged, rotations) = self.stage(packed, workspace)?;
+        let (staged, rotations) = self.stage(packed, true, workspace)?;
         let mut x = self.embed(staged.ids(packed), workspace)?;
         let pass = Pass { packed, staged: &staged, rotations: &rotations };
         let lowest = self.lowest_trained_layer();
