@@ -7,7 +7,7 @@ use candlewick_model::{Adapter, CausalLm, Gradients, Packed, Parameters, Recompu
 
 use crate::error::Result;
 use crate::policy::{
-    Copied, Cotangents, Policy, Trainable, Tuning, b_of, digest_of, head_cotangents, no_adapter, not_written, scatter,
+    Copied, Cotangents, Digest, Policy, Trainable, Tuning, b_of, head_cotangents, no_adapter, not_written, scatter,
     token_statistics,
 };
 use crate::tensor_file::Element;
@@ -138,20 +138,19 @@ where
         Tuning { parameters: &mut self.masters, gradients: &mut self.gradients, workspace: &mut self.workspace }
     }
 
-    fn gradient_may_be_zero(&self, i: usize) -> bool {
-        let is_zero = |b: usize| {
-            let numbers = self.masters.view(b).download();
-            numbers.is_ok_and(|numbers| numbers.iter().all(|x| *x == kernels::Float::from_f64(0.0)))
-        };
-        b_of(&self.masters, i).is_some_and(is_zero)
+    fn gradient_may_be_zero(&self, i: usize) -> Result<bool> {
+        let Some(b) = b_of(&self.masters, i) else { return Ok(false) };
+        let numbers = self.masters.view(b).download()?;
+        Ok(numbers.iter().all(|x| *x == kernels::Float::from_f64(0.0)))
     }
 
     fn digest(&self) -> Result<String> {
-        let masters = self.masters.to_host()?;
-        if !self.model.has_adapter() {
-            return Ok(digest_of([Some(&masters), None]));
+        let mut digest = Digest::default();
+        if self.model.has_adapter() {
+            digest.add(self.model.parameters())?;
         }
-        Ok(digest_of([Some(&self.model.parameters().to_host()?), Some(&masters)]))
+        digest.add(&self.masters)?;
+        Ok(digest.finish())
     }
 
     fn save(&self, directory: &Path) -> Result<()> {

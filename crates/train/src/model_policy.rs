@@ -127,7 +127,7 @@ impl Trainable for ModelPolicy {
         of_each!(self, policy => policy.tuning())
     }
 
-    fn gradient_may_be_zero(&self, i: usize) -> bool {
+    fn gradient_may_be_zero(&self, i: usize) -> Result<bool> {
         of_each!(self, policy => policy.gradient_may_be_zero(i))
     }
 

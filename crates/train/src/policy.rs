@@ -73,7 +73,10 @@ pub trait Trainable: Policy {
     fn tuning(&mut self) -> Tuning<'_, Self::Element>;
 
     /// Whether parameter `i` legitimately has a gradient of zero now, such as LoRA's A while B is zero.
-    fn gradient_may_be_zero(&self, i: usize) -> bool;
+    ///
+    /// # Errors
+    /// The weights cannot be read from the device they are on.
+    fn gradient_may_be_zero(&self, i: usize) -> Result<bool>;
 
     /// How many preferences it is told, by a Panacea adapter; 0 without one.
     fn preferences(&self) -> usize {
@@ -328,8 +331,9 @@ impl<T: Element> Trainable for CausalPolicy<T> {
         }
     }
 
-    fn gradient_may_be_zero(&self, i: usize) -> bool {
-        may_be_zero_in_lora(self.model.trainable(), i) || may_be_zero_in_panacea(self.model.trainable(), i)
+    fn gradient_may_be_zero(&self, i: usize) -> Result<bool> {
+        let trained = self.model.trainable();
+        Ok(may_be_zero_in_lora(trained, i) || may_be_zero_in_panacea(trained, i))
     }
 
     fn preferences(&self) -> usize {
@@ -351,7 +355,7 @@ impl<T: Element> Trainable for CausalPolicy<T> {
         if self.model.parameters().device().is_some() {
             return Err(Error::Mismatch("the model is on a device; train it as a DevicePolicy".into()));
         }
-        Ok(weights_digest(&self.model))
+        digest_of([Some(self.model.parameters()), self.model.adapter()])
     }
 
     fn save(&self, directory: &Path) -> Result<()> {
@@ -407,26 +411,58 @@ where
 /// A digest of names, shapes and values of all weights; the same for f32 weights held as f64.
 ///
 /// # Panics
-/// For a model on a device.
+/// For a model on a device; [`Trainable::digest`] is for those.
 pub fn weights_digest<T: Element>(model: &CausalLm<T>) -> String {
-    digest_of([Some(model.parameters()), model.adapter()])
+    digest_of([Some(model.parameters()), model.adapter()]).expect("the weights are on the host")
 }
 
-/// A digest of names, shapes and values of base weights and adapter.
-pub(crate) fn digest_of<T: Element>(parts: [Option<&Parameters<T>>; 2]) -> String {
-    let mut hasher = Xxh3::new();
-    let mut bytes = Vec::new();
-    for parameters in parts.into_iter().flatten() {
+/// A digest of names, shapes and values of base weights and adapter, on the host.
+pub(crate) fn digest_of<T: Element>(parts: [Option<&Parameters<T>>; 2]) -> Result<String> {
+    let mut digest = Digest::default();
+    parts.into_iter().flatten().try_for_each(|parameters| digest.add(parameters))?;
+    Ok(digest.finish())
+}
+
+/// A digest of names, shapes and values of weights, wherever they are.
+#[derive(Default)]
+pub(crate) struct Digest {
+    hasher: Xxh3,
+    bytes: Vec<u8>,
+}
+
+impl Digest {
+    /// Numbers that are read of a device at once.
+    const PIECE: usize = 1 << 22;
+
+    /// Adds tensors: those of a device in pieces, so that the host never holds them all.
+    pub(crate) fn add<T: kernels::Element>(&mut self, parameters: &Parameters<T>) -> Result<()> {
         for i in 0..parameters.len() {
-            hasher.update(format!("{} {:?}\n", parameters.name(i), parameters.shape(i)).as_bytes());
-            for chunk in parameters.tensor(i).chunks(1 << 16) {
-                bytes.clear();
-                chunk.iter().for_each(|x| bytes.extend_from_slice(&Float::to_f64(*x).to_le_bytes()));
-                hasher.update(&bytes);
+            self.hasher.update(format!("{} {:?}\n", parameters.name(i), parameters.shape(i)).as_bytes());
+            let tensor = parameters.view(i);
+            if parameters.device().is_none() {
+                self.add_numbers(tensor.cpu("a digest")?);
+                continue;
+            }
+            for start in (0..tensor.len()).step_by(Self::PIECE) {
+                let piece = tensor.part(start..tensor.len().min(start + Self::PIECE))?;
+                self.add_numbers(&T::widened(piece.download()?));
             }
         }
+        Ok(())
     }
-    format!("xxh3-128:{:032x}", hasher.digest128())
+
+    /// The digest of all that was added.
+    pub(crate) fn finish(self) -> String {
+        format!("xxh3-128:{:032x}", self.hasher.digest128())
+    }
+
+    fn add_numbers<W: Float>(&mut self, numbers: &[W]) {
+        for chunk in numbers.chunks(1 << 16) {
+            self.bytes.clear();
+            chunk.iter().for_each(|x| self.bytes.extend_from_slice(&x.to_f64().to_le_bytes()));
+            self.hasher.update(&self.bytes);
+        }
+    }
 }
 
 /// Whether parameter `i` is a LoRA's A whose B is zero.

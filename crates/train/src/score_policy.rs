@@ -153,15 +153,16 @@ impl<T: Element> Trainable for ScorePolicy<T> {
     }
 
     /// Beside those of LoRA everything below the heads, while one of them is zero: nothing comes through it.
-    fn gradient_may_be_zero(&self, i: usize) -> bool {
+    fn gradient_may_be_zero(&self, i: usize) -> Result<bool> {
         let size = self.model.config().hidden_size;
         let is_zero = |head: &[T]| head.iter().all(|x| *x == T::ZERO);
         let is_below = i != self.model.head_place();
-        is_below && self.head_weight().chunks_exact(size).any(is_zero) || may_be_zero_in_lora(self.parameters(), i)
+        let below_zero = is_below && self.head_weight().chunks_exact(size).any(is_zero);
+        Ok(below_zero || may_be_zero_in_lora(self.parameters(), i))
     }
 
     fn digest(&self) -> Result<String> {
-        Ok(digest_of([Some(self.model.parameters()), self.model.adapter()]))
+        digest_of([Some(self.model.parameters()), self.model.adapter()])
     }
 
     fn save(&self, directory: &Path) -> Result<()> {

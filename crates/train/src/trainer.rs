@@ -587,8 +587,12 @@ impl<P: Trainable> Trainer<P> {
         let Tuning { gradients, workspace, .. } = self.policy.tuning();
         let flags = flags(gradients.all(), &ends, workspace)?;
         self.ungraded.retain(|i| flags[*i] & survey::NOT_ZERO == 0);
-        let stuck = self.ungraded.iter().filter(|i| !self.policy.gradient_may_be_zero(**i));
-        let stuck: Vec<&str> = stuck.map(|i| self.policy.parameters().name(*i)).collect();
+        let mut stuck = Vec::new();
+        for i in &self.ungraded {
+            if !self.policy.gradient_may_be_zero(*i)? {
+                stuck.push(self.policy.parameters().name(*i));
+            }
+        }
         if stuck.is_empty() {
             return Ok(());
         }
@@ -700,8 +704,12 @@ impl<P: Trainable> Trainer<P> {
         }
         self.steps_done = state.step;
         let parameters = self.policy.parameters();
-        self.ungraded =
-            (0..parameters.len()).filter(|i| !self.optimizer.has_met_gradient(parameters.range(*i))).collect();
+        self.ungraded.clear();
+        for i in 0..parameters.len() {
+            if !self.optimizer.has_met_gradient(parameters.range(i))? {
+                self.ungraded.push(i);
+            }
+        }
         Ok(())
     }
 }

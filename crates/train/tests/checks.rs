@@ -151,7 +151,8 @@ fn another_reference_is_noticed_whatever_the_objective() {
 fn a_resumed_run_still_looks_for_parameters_without_a_gradient() {
     let make = |forgotten| {
         let inner = CausalPolicy::new(lora_model::<f64>(1), Recompute::Nothing, 1);
-        Trainer::new(Forgetful { inner, forgotten }, Reference::None, Box::new(Sft {}), options(1e-2)).unwrap()
+        let policy = Forgetful { inner, forgotten, unreadable: false };
+        Trainer::new(policy, Reference::None, Box::new(Sft {}), options(1e-2)).unwrap()
     };
     let names = lora_model::<f64>(1);
     let forgotten = (0..names.trainable().len()).find(|i| names.trainable().name(*i).contains("lora_A")).unwrap();
@@ -178,11 +179,12 @@ fn a_reference_too_many_or_too_few_is_refused() {
     assert!(no_adapter.step(&batches(&pairs(2, 1), 2)).unwrap_err().to_string().contains("without its adapter"));
 }
 
-/// A policy whose backward forgets one parameter.
+/// A policy whose backward forgets one parameter, and whose weights may be out of reach.
 #[derive(Debug)]
 struct Forgetful {
     inner: CausalPolicy<f64>,
     forgotten: usize,
+    unreadable: bool,
 }
 
 impl Policy for Forgetful {
@@ -217,7 +219,10 @@ impl Trainable for Forgetful {
         self.inner.tuning()
     }
 
-    fn gradient_may_be_zero(&self, i: usize) -> bool {
+    fn gradient_may_be_zero(&self, i: usize) -> candlewick_train::Result<bool> {
+        if self.unreadable {
+            return Err(Error::Mismatch("the device is gone".into()));
+        }
         self.inner.gradient_may_be_zero(i)
     }
 
@@ -244,8 +249,8 @@ fn a_parameter_that_no_gradient_reaches_is_named_whichever_it_is() {
         for forgotten in 0..make(1).trainable().len() {
             let inner = CausalPolicy::new(make(1), Recompute::Nothing, 1);
             let name = inner.parameters().name(forgotten).to_owned();
-            let mut trainer =
-                Trainer::new(Forgetful { inner, forgotten }, Reference::None, Box::new(Sft {}), options(1e-2)).unwrap();
+            let policy = Forgetful { inner, forgotten, unreadable: false };
+            let mut trainer = Trainer::new(policy, Reference::None, Box::new(Sft {}), options(1e-2)).unwrap();
             let step = |trainer: &mut Trainer<Forgetful>| trainer.step(&batches(&pairs(4, 1), 2));
             // A is due once B has moved.
             if name.contains("lora_A") {
@@ -255,6 +260,17 @@ fn a_parameter_that_no_gradient_reaches_is_named_whichever_it_is() {
             assert!(text.contains(&format!("no gradient reaches {name};")), "{text}");
         }
     }
+}
+
+#[test]
+fn weights_that_cannot_be_looked_at_end_the_step() {
+    let inner = CausalPolicy::new(lora_model::<f64>(1), Recompute::Nothing, 1);
+    let before = inner.parameters().data().to_vec();
+    let policy = Forgetful { inner, forgotten: 0, unreadable: true };
+    let mut trainer = Trainer::new(policy, Reference::None, Box::new(Sft {}), options(1e-2)).unwrap();
+    let text = trainer.step(&batches(&pairs(4, 1), 2)).unwrap_err().to_string();
+    assert!(text.contains("the device is gone"), "{text}");
+    assert_eq!(trainer.policy().parameters().data(), before);
 }
 
 #[test]

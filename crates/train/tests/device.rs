@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::path::Path;
+
 use candlewick_data::Batch;
 use candlewick_kernels::{Cuda, Element, Float, Workspace, bf16};
 use candlewick_losses::{Bema, Dpo, Kto, Objective, ReferenceUpdate, Simpo, TrDpo, TrKto};
@@ -11,7 +13,7 @@ use candlewick_model::{CausalLm, Parameters, Recompute};
 use candlewick_train::{
     AdapterReference, CausalPolicy, Checkpoint, DevicePolicy, EvalReport, FrozenPolicy, LionOptions, MovingReference,
     MuonOptions, OptimizerOptions, Reference, RmsPropOptions, ScheduleFreeAdamWOptions, StepReport, Trainable, Trainer,
-    TrainerOptions,
+    TrainerOptions, weights_digest,
 };
 use support::device::{device, model};
 use support::{batches, labelled, mismatched_batches, options, pairs, worst};
@@ -410,4 +412,22 @@ fn a_reference_starts_as_the_base_of_a_trained_adapter() {
     // Without an adapter there is no base of one.
     let full = DevicePolicy::<bf16>::new(&self::model(false).convert().unwrap(), &device, Recompute::Nothing).unwrap();
     assert!(MovingReference::of_base(&full).unwrap_err().to_string().contains("has none"));
+}
+
+/// Tensor by tensor, and the same wherever the weights are.
+#[test]
+fn a_digest_is_that_of_the_host() {
+    let Some(device) = device() else { return };
+    for with_adapter in [false, true] {
+        let host = model(with_adapter).convert::<f32>().unwrap();
+        let policy = DevicePolicy::<f32>::new(&host, &device, Recompute::Nothing).unwrap();
+        assert_eq!(policy.digest().unwrap(), weights_digest(&host));
+        let mut other = host.clone();
+        *other.trainable_mut().data_mut().last_mut().unwrap() += 1.0;
+        let other = DevicePolicy::<f32>::new(&other, &device, Recompute::Nothing).unwrap();
+        assert_ne!(other.digest().unwrap(), weights_digest(&host));
+        // What is rounded in the passes is not in the masters.
+        let rounded = DevicePolicy::<bf16>::new(&host, &device, Recompute::Nothing).unwrap();
+        assert_eq!(rounded.digest().unwrap() == weights_digest(&host), !with_adapter);
+    }
 }

@@ -129,15 +129,15 @@ impl<T: Element> Rule<T> for Adafactor<T> {
         Ok(())
     }
 
-    fn has_met_gradient(&self, range: Range<usize>) -> bool {
+    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
         let (mut row, mut at) = (0, 0);
-        self.tensors.iter().any(|tensor| {
+        Ok(self.tensors.iter().any(|tensor| {
             let met = match tensor.matrix {
                 Some((rows, _)) => any_nonzero(&self.rows[next(&mut row, rows)]),
                 None => any_nonzero(&self.whole[next(&mut at, tensor.len())]),
             };
             met && tensor.range.start >= range.start && tensor.range.end <= range.end
-        })
+        }))
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_, T>)> {

@@ -144,8 +144,8 @@ impl<T: Element> Rule<T> for AdamW<T> {
         Ok(())
     }
 
-    fn has_met_gradient(&self, range: Range<usize>) -> bool {
-        [&self.mean, &self.mean_square].into_iter().any(|state| any_nonzero_of(state, &range))
+    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
+        Ok(any_nonzero_of(&self.mean, &range)? || any_nonzero_of(&self.mean_square, &range)?)
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_, T>)> {

@@ -164,12 +164,12 @@ impl<T: Element> Rule<T> for AdamW8bit<T> {
         Ok(())
     }
 
-    fn has_met_gradient(&self, range: Range<usize>) -> bool {
+    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
         let mut within = self.places.iter().filter(|(tensor, _)| tensor.range == range);
-        within.any(|(_, place)| match place {
+        Ok(within.any(|(_, place)| match place {
             Place::Codes { scales, .. } => any_nonzero(&self.mean_square_scales[scales.clone()]),
             Place::Full(at) => any_nonzero(&self.mean[at.clone()]) || any_nonzero(&self.mean_square[at.clone()]),
-        })
+        }))
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_, T>)> {

@@ -78,7 +78,7 @@ impl<T: Element> Rule<T> for Lion<T> {
         Ok(lion::step(params, gradients.all(), mean, now.scale, hyper, groups, workspace)?)
     }
 
-    fn has_met_gradient(&self, range: Range<usize>) -> bool {
+    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
         any_nonzero_of(&self.mean, &range)
     }
 

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::Path;
 
 pub(crate) use candlewick_kernels::clip::factor as clip_factor;
-use candlewick_kernels::{Buffer, Float, View, Workspace};
+use candlewick_kernels::{Buffer, Float, Workspace};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
@@ -162,8 +162,9 @@ trait Rule<T>: fmt::Debug {
         now: Now,
         workspace: &mut Workspace,
     ) -> Result<()>;
-    /// Whether a gradient other than zero ever reached the tensor that lies here.
-    fn has_met_gradient(&self, range: Range<usize>) -> bool;
+    /// Whether a gradient other than zero ever reached the tensor that lies here; an error where its state cannot be read from the
+    /// device it is on.
+    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool>;
     /// The columns of its file.
     fn state(&self) -> Vec<(&'static str, State<'_, T>)>;
     /// The same, to be overwritten.
@@ -288,7 +289,10 @@ impl<T: Element> Optimizer<T> {
     }
 
     /// Whether a gradient other than zero ever reached the tensor that lies here.
-    pub(crate) fn has_met_gradient(&self, range: Range<usize>) -> bool {
+    ///
+    /// # Errors
+    /// Its state cannot be read from the device it is on.
+    pub(crate) fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
         self.rule.has_met_gradient(range)
     }
 
@@ -354,15 +358,12 @@ fn any_nonzero<T: Element>(numbers: &[T]) -> bool {
     numbers.iter().any(|x| Float::to_f64(*x) != 0.0)
 }
 
-/// The same of a part of a buffer. What cannot be read from a device is taken as untouched: then its next gradient is looked at.
-fn any_nonzero_of<T: Element>(state: &Buffer<T>, range: &Range<usize>) -> bool {
-    match state {
+/// The same of a part of a buffer.
+fn any_nonzero_of<T: Element>(state: &Buffer<T>, range: &Range<usize>) -> Result<bool> {
+    Ok(match state {
         Buffer::Host(numbers) => any_nonzero(&numbers[range.clone()]),
-        Buffer::Cuda(_) => {
-            let part = state.view().part(range.clone()).and_then(View::download);
-            part.is_ok_and(|numbers| any_nonzero(&numbers))
-        }
-    }
+        Buffer::Cuda(_) => any_nonzero(&state.view().part(range.clone())?.download()?),
+    })
 }
 
 /// Refuses a value of `optimizer.key` that does not fit.

@@ -182,8 +182,8 @@ impl<T: Element> Rule<T> for Muon<T> {
         Ok(())
     }
 
-    fn has_met_gradient(&self, range: Range<usize>) -> bool {
-        any_nonzero(&self.mean[range])
+    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
+        Ok(any_nonzero(&self.mean[range]))
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_, T>)> {

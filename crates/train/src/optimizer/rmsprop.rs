@@ -96,7 +96,7 @@ impl<T: Element> Rule<T> for RmsProp<T> {
         Ok(rmsprop::step(params, gradients.all(), state, now.scale, hyper, groups, workspace)?)
     }
 
-    fn has_met_gradient(&self, range: Range<usize>) -> bool {
+    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
         any_nonzero_of(&self.mean_square, &range)
     }
 

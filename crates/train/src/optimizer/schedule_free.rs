@@ -141,7 +141,7 @@ impl<T: Element> Rule<T> for ScheduleFreeAdamW<T> {
         Ok(())
     }
 
-    fn has_met_gradient(&self, range: Range<usize>) -> bool {
+    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
         any_nonzero_of(&self.mean_square, &range)
     }
 
