@@ -97,14 +97,7 @@ impl<T: Element> ScorePolicy<T> {
     }
 
     fn scores(&self, batch: &Packed, values: Vec<T>, states: Option<Vec<T>>) -> Result<TokenScores> {
-        let ones = vec![T::ONE; batch.targets().len()];
-        let scores = TokenScores::new(grid::<T>(batch, &[])?, grid(batch, &ones)?)?;
-        let of_rows = |numbers, width| Tensor::from_vec(numbers, (batch.completions(), width), &Device::Cpu);
-        let scores = scores.with_values(of_rows(values, self.model.heads().len())?)?;
-        match states {
-            Some(states) => Ok(scores.with_pooled(of_rows(states, self.model.config().hidden_size)?)?),
-            None => Ok(scores),
-        }
+        row_scores(batch, values, states, [self.model.heads().len(), self.model.config().hidden_size])
     }
 }
 
@@ -187,6 +180,24 @@ impl<T: Element> Trainable for ScorePolicy<T> {
     }
 }
 
+/// Values of completions `[N,K]` and what heads read of them `[N,H]`, with `widths` K and H; of tokens that they are scored, and no
+/// more.
+pub(crate) fn row_scores<T: Element>(
+    batch: &Packed,
+    values: Vec<T>,
+    states: Option<Vec<T>>,
+    widths: [usize; 2],
+) -> Result<TokenScores> {
+    let ones = vec![T::ONE; batch.targets().len()];
+    let scores = TokenScores::new(grid::<T>(batch, &[])?, grid(batch, &ones)?)?;
+    let of_rows = |numbers, width| Tensor::from_vec(numbers, (batch.completions(), width), &Device::Cpu);
+    let scores = scores.with_values(of_rows(values, widths[0])?)?;
+    match states {
+        Some(states) => Ok(scores.with_pooled(of_rows(states, widths[1])?)?),
+        None => Ok(scores),
+    }
+}
+
 /// Where the heads of a run come from, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StoredHeads {
@@ -257,7 +268,7 @@ impl StoredHeads {
 }
 
 /// Refuses by name what a score model does not say.
-fn refuse_statistics(want: Outputs) -> Result<()> {
+pub(crate) fn refuse_statistics(want: Outputs) -> Result<()> {
     let Outputs { mean_log_probs, log_sum_sq_probs, entropy, is_top1, given, values: _, pooled: _ } = want;
     let asked = [
         ("mean_log_probs", mean_log_probs),

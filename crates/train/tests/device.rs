@@ -6,14 +6,17 @@ mod support;
 
 use std::path::Path;
 
+use candle_core::Tensor;
 use candlewick_data::Batch;
 use candlewick_kernels::{Cuda, Element, Float, Workspace, bf16};
-use candlewick_losses::{Bema, Dpo, Kto, Objective, ReferenceUpdate, Simpo, TrDpo, TrKto};
-use candlewick_model::{CausalLm, Parameters, Recompute};
+use candlewick_losses::{
+    Bema, BradleyTerry, Dpo, Kto, Objective, Outputs, ReferenceUpdate, Simpo, TokenScores, TrDpo, TrKto,
+};
+use candlewick_model::{CausalLm, CompletionIds, ContextIds, LoraConfig, Packed, Parameters, Recompute, ScoreModel};
 use candlewick_train::{
-    AdapterReference, CausalPolicy, Checkpoint, DevicePolicy, EvalReport, FrozenPolicy, LionOptions, MovingReference,
-    MuonOptions, OptimizerOptions, Reference, RmsPropOptions, ScheduleFreeAdamWOptions, StepReport, Trainable, Trainer,
-    TrainerOptions, weights_digest,
+    AdapterReference, CausalPolicy, Checkpoint, DevicePolicy, DeviceScorePolicy, EvalReport, FrozenPolicy, LionOptions,
+    MovingReference, MuonOptions, OptimizerOptions, Policy, Reference, RmsPropOptions, ScheduleFreeAdamWOptions,
+    ScorePolicy, StepReport, Trainable, Trainer, TrainerOptions, weights_digest,
 };
 use support::device::{device, model};
 use support::{batches, labelled, mismatched_batches, options, pairs, worst};
@@ -429,5 +432,104 @@ fn a_digest_is_that_of_the_host() {
         // What is rounded in the passes is not in the masters.
         let rounded = DevicePolicy::<bf16>::new(&host, &device, Recompute::Nothing).unwrap();
         assert_eq!(rounded.digest().unwrap() == weights_digest(&host), !with_adapter);
+    }
+}
+
+/// Two heads on the trunk of [`model`]: zero as they begin, or drawn.
+fn score_model(with_adapter: bool, fresh: bool) -> ScoreModel<f64> {
+    let names = ["reward".to_owned(), "other".to_owned()];
+    let mut scores = ScoreModel::random(model(false).config().clone(), &names, 1).unwrap();
+    if with_adapter {
+        scores.add_lora(&LoraConfig { rank: 8, ..LoraConfig::default() }, 1).unwrap();
+    }
+    if fresh {
+        let place = scores.head_place();
+        scores.trainable_mut().tensor_mut(place).fill(0.0);
+    }
+    scores
+}
+
+fn score_options(fresh: bool) -> TrainerOptions {
+    TrainerOptions { starts_at_reference: fresh, ..options(1e-2) }
+}
+
+fn score_trainer<T: Element>(model: &ScoreModel<T::Wide>, device: &Cuda, fresh: bool) -> Trainer<DeviceScorePolicy<T>>
+where
+    T::Wide: candlewick_train::Element,
+{
+    let policy = DeviceScorePolicy::<T>::new(model, device, Recompute::Nothing).unwrap();
+    assert_eq!(policy.starts_at_zero().unwrap(), fresh);
+    Trainer::new(policy, Reference::None, Box::new(BradleyTerry::default()), score_options(fresh)).unwrap()
+}
+
+#[test]
+fn score_models_step_as_on_the_host() {
+    let Some(device) = device() else { return };
+    let steps = [1, 2, 3].map(|seed| batches(&pairs(4, seed), 2));
+    let want = Outputs { values: true, pooled: true, ..Outputs::NONE };
+    let prompt = ContextIds {
+        prompt: &[1, 5, 9],
+        prompt_scored: &[],
+        completions: vec![CompletionIds::all_scored(&[4, 2]), CompletionIds::all_scored(&[8, 8, 2])],
+    };
+    let texts = Packed::new(&[prompt]).unwrap();
+    let numbers = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    for (with_adapter, fresh) in [(false, true), (true, false)] {
+        let model = score_model(with_adapter, fresh);
+        let policy = ScorePolicy::new(model.clone(), Recompute::Nothing, 1);
+        let objective = Box::new(BradleyTerry::default());
+        let mut on_host = Trainer::new(policy, Reference::None, objective, score_options(fresh)).unwrap();
+        let mut on_device = score_trainer::<f64>(&model, &device, fresh);
+        assert_eq!(on_device.policy().digest().unwrap(), on_host.policy().digest().unwrap());
+        for step in &steps {
+            assert_same(&on_device.step(step).unwrap(), &on_host.step(step).unwrap());
+        }
+        assert!(worst(&masters(&on_device), &masters(&on_host)) < 1e-9);
+        let scores = on_host.policy_mut().score(&texts, want).unwrap();
+        let found = on_device.policy_mut().score(&texts, want).unwrap();
+        let read = |scores: &TokenScores| [numbers(scores.values().unwrap()), numbers(scores.pooled().unwrap())];
+        for (found, expected) in read(&found).iter().zip(read(&scores)) {
+            assert!(expected.iter().any(|x| *x != 0.0) && worst(found, &expected) < 1e-9);
+        }
+        let refused = on_device.policy_mut().score(&texts, Outputs { entropy: true, ..want }).unwrap_err().to_string();
+        assert!(refused.contains("entropy"), "{refused}");
+        if with_adapter {
+            let base = |scores: TokenScores| numbers(scores.values().unwrap());
+            let expected = base(on_host.policy_mut().score_without_adapter(&texts, want).unwrap());
+            let found = base(on_device.policy_mut().score_without_adapter(&texts, want).unwrap());
+            assert!(worst(&found, &expected) < 1e-10 && worst(&found, &numbers(scores.values().unwrap())) > 1e-6);
+        }
+    }
+}
+
+#[test]
+fn score_models_in_bf16_go_on_from_what_they_saved() {
+    let Some(device) = device() else { return };
+    let steps = [1, 2, 3].map(|seed| batches(&pairs(4, seed), 2));
+    for with_adapter in [false, true] {
+        let model = score_model(with_adapter, true).convert::<f32>().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("step");
+        let mut whole = score_trainer::<bf16>(&model, &device, true);
+        let first = whole.step(&steps[0]).unwrap();
+        assert!((first.loss - f64::ln(2.0)).abs() < 1e-7, "{first:?}");
+        whole.step(&steps[1]).unwrap();
+        whole.save(&path, &serde_json::Value::Null, &[]).unwrap();
+        let saved = masters(&whole);
+        let mut resumed = score_trainer::<bf16>(&model, &device, true);
+        resumed.restore(&Checkpoint::open(&path).unwrap()).unwrap();
+        assert!(masters(&resumed) == saved, "masters of other bits");
+        assert_eq!(whole.step(&steps[2]).unwrap(), resumed.step(&steps[2]).unwrap());
+        assert!(masters(&whole) == masters(&resumed), "masters of other bits");
+        // What was written is what everybody reads.
+        let mut read = model.frozen_copy();
+        match with_adapter {
+            true => {
+                read.remove_adapter();
+                read.load_adapter(&path).unwrap();
+            }
+            false => read = ScoreModel::load(&path).unwrap(),
+        }
+        assert!(read.trainable().data().iter().map(|x| f64::from(*x)).eq(saved), "files of other bits");
     }
 }

@@ -1,0 +1,204 @@
+//! A score model in training on a device.
+use std::path::Path;
+
+use candlewick_kernels::{self as kernels, Cuda, Float, Workspace, elementwise};
+use candlewick_losses::{Outputs, TokenScores};
+use candlewick_model::{Adapter, Gradients, Packed, Parameters, Recompute, ScoreModel, ScoreSaved, ScoredAt, Trained};
+
+use crate::error::Result;
+use crate::policy::{Copied, Cotangents, Digest, Policy, Trainable, Tuning, b_of, no_adapter, not_written};
+use crate::score_policy::{refuse_statistics, row_scores};
+use crate::tensor_file::Element;
+
+/// A [`ScoreModel`] in training on a device: its adapter and heads if it has an adapter, else all its weights.
+///
+/// It computes in `T` with master weights beside, as a [`DevicePolicy`](crate::DevicePolicy) does, and says what a
+/// [`ScorePolicy`](crate::ScorePolicy) says; values are of the type of sums, `f32` of a model in `bf16`.
+#[derive(Debug)]
+pub struct DeviceScorePolicy<T: kernels::Element>
+where
+    T::Wide: Element,
+{
+    model: ScoreModel<T>,
+    masters: Parameters<T::Wide>,
+    /// Whether the masters may have changed since the model was made of them.
+    is_stale: bool,
+    gradients: Gradients<T::Wide>,
+    recompute: Recompute,
+    workspace: Workspace,
+    base_name: String,
+}
+
+impl<T: kernels::Element> DeviceScorePolicy<T>
+where
+    T::Wide: Element,
+{
+    /// Copies `model` to `device`, to train what [`ScoreModel::trainable`] says there.
+    ///
+    /// # Errors
+    /// The device has no memory left, or its driver reports an error.
+    pub fn new(model: &ScoreModel<T::Wide>, device: &Cuda, recompute: Recompute) -> Result<Self> {
+        let mut workspace = Workspace::new(1).on(device);
+        let masters = model.trainable().to_device(device, &mut workspace)?;
+        let model = model.to_device::<T>(device, &mut workspace)?;
+        let gradients = Gradients::beside(&masters)?;
+        Ok(Self { model, masters, is_stale: false, gradients, recompute, workspace, base_name: String::new() })
+    }
+
+    /// Names the base model in the adapters that are saved.
+    #[must_use]
+    pub fn with_base_name(mut self, name: impl Into<String>) -> Self {
+        self.base_name = name.into();
+        self
+    }
+
+    /// The model with the weights of now, and scratch memory.
+    ///
+    /// # Errors
+    /// The driver of the device reports an error.
+    pub fn model_and_workspace(&mut self) -> Result<(&ScoreModel<T>, &mut Workspace)> {
+        self.refresh()?;
+        Ok((&self.model, &mut self.workspace))
+    }
+
+    /// The gradients of the last step, before clipping, on the device.
+    pub fn gradients(&self) -> &Gradients<T::Wide> {
+        &self.gradients
+    }
+
+    /// Whether every head still says 0 of every text.
+    ///
+    /// # Errors
+    /// The driver of the device reports an error.
+    pub fn starts_at_zero(&self) -> Result<bool> {
+        Ok(is_zero(&self.masters.view(self.model.head_place()).download()?))
+    }
+
+    /// Makes the weights of the passes of the masters.
+    fn refresh(&mut self) -> Result<()> {
+        if self.is_stale {
+            let weights = self.model.trainable_mut().all_mut();
+            elementwise::narrow::<T>(weights, self.masters.all(), &mut self.workspace)?;
+            self.is_stale = false;
+        }
+        Ok(())
+    }
+
+    fn score_by(&mut self, adapter: Adapter, batch: &Packed, want: Outputs) -> Result<TokenScores> {
+        refuse_statistics(want)?;
+        self.refresh()?;
+        let (at, workspace) = (ScoredAt::Completions, &mut self.workspace);
+        let (values, states) = match want.pooled {
+            true => {
+                let (values, states) = self.model.score_with_states(batch, at, adapter, workspace)?;
+                (values, Some(states))
+            }
+            false => (self.model.score(batch, at, adapter, workspace)?, None),
+        };
+        self.scores(batch, values, states)
+    }
+
+    fn scores(&self, batch: &Packed, values: Vec<T::Wide>, states: Option<Vec<T::Wide>>) -> Result<TokenScores> {
+        row_scores(batch, values, states, [self.model.heads().len(), self.model.config().hidden_size])
+    }
+
+    /// Copies of the masters, to be written.
+    fn trained(&self) -> Result<Trained<T::Wide>> {
+        let masters = self.masters.to_host()?;
+        Ok(self.model.trained_with(masters, &self.base_name)?)
+    }
+}
+
+impl<T: kernels::Element> Policy for DeviceScorePolicy<T>
+where
+    T::Wide: Element,
+{
+    fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
+        self.score_by(Adapter::On, batch, want)
+    }
+}
+
+impl<T: kernels::Element> Trainable for DeviceScorePolicy<T>
+where
+    T::Wide: Element,
+{
+    type Element = T::Wide;
+    type Saved = ScoreSaved<T>;
+
+    fn forward(&mut self, batch: &Packed, want: Outputs) -> Result<(TokenScores, ScoreSaved<T>)> {
+        refuse_statistics(want)?;
+        self.refresh()?;
+        let (values, saved) = self.model.forward(batch, ScoredAt::Completions, self.recompute, &mut self.workspace)?;
+        let states = want.pooled.then(|| saved.states()).transpose()?;
+        Ok((self.scores(batch, values, states)?, saved))
+    }
+
+    fn backward(&mut self, batch: &Packed, saved: ScoreSaved<T>, cotangents: &Cotangents) -> Result<()> {
+        let values = match &cotangents.values {
+            Some(values) => values.flatten_all()?.to_vec1::<T::Wide>()?,
+            None => vec![T::Wide::ZERO; batch.completions() * self.model.heads().len()],
+        };
+        Ok(self.model.backward(batch, saved, &values, &mut self.gradients, &mut self.workspace)?)
+    }
+
+    fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
+        if !self.model.has_adapter() {
+            return Err(no_adapter());
+        }
+        self.score_by(Adapter::Off, batch, want)
+    }
+
+    fn parameters(&self) -> &Parameters<T::Wide> {
+        &self.masters
+    }
+
+    fn tuning(&mut self) -> Tuning<'_, T::Wide> {
+        self.is_stale = true;
+        Tuning { parameters: &mut self.masters, gradients: &mut self.gradients, workspace: &mut self.workspace }
+    }
+
+    /// Beside those of LoRA everything below the heads, while one of them is zero: nothing comes through it.
+    fn gradient_may_be_zero(&self, i: usize) -> Result<bool> {
+        let head = self.model.head_place();
+        if i != head {
+            let weight = self.masters.view(head).download()?;
+            if weight.chunks_exact(self.model.config().hidden_size).any(is_zero) {
+                return Ok(true);
+            }
+        }
+        let Some(b) = b_of(&self.masters, i) else { return Ok(false) };
+        Ok(is_zero(&self.masters.view(b).download()?))
+    }
+
+    fn digest(&self) -> Result<String> {
+        let mut digest = Digest::default();
+        if self.model.has_adapter() {
+            digest.add(self.model.parameters())?;
+        }
+        digest.add(&self.masters)?;
+        Ok(digest.finish())
+    }
+
+    fn save(&self, directory: &Path) -> Result<()> {
+        self.trained()?.save(directory).map_err(|e| not_written(directory, e))
+    }
+
+    fn copied(&self) -> Result<Box<dyn Copied>> {
+        Ok(Box::new(self.trained()?))
+    }
+
+    fn restore(&mut self, directory: &Path) -> Result<()> {
+        let stored = match self.model.has_adapter() {
+            true => self.model.read_adapter(directory)?.parameters,
+            false => ScoreModel::<T::Wide>::load(directory)?.into_parameters(),
+        };
+        self.masters.check_same_layout(&stored)?;
+        self.masters.all_mut().write(stored.data())?;
+        self.is_stale = true;
+        Ok(())
+    }
+}
+
+fn is_zero<W: Float>(numbers: &[W]) -> bool {
+    numbers.iter().all(|x| *x == W::ZERO)
+}
