@@ -198,13 +198,13 @@ fn trainer(plan: &Plan, encoder: &Encoder, preference: &[f64], threads: usize) -
             "model.lora makes a fresh adapter, which changes nothing; name a trained one with --adapter".into()
         ));
     }
+    let hardware = Hardware::open(plan.train.device)?;
     if plan.objective.needs().outputs.values {
         if !preference.is_empty() {
             bail!(Failure::Usage("--preference: given, and a score model is told none; leave it out".into()));
         }
-        return score_trainer(plan, encoder, threads);
+        return score_trainer(plan, &hardware, encoder, threads);
     }
-    let hardware = Hardware::open(plan.train.device)?;
     let mut train = plan.train.clone();
     (train.threads, train.recompute) = (threads, Recompute::Nothing);
     let load = |path: &std::path::Path| -> Result<CausalLm> {
@@ -244,14 +244,19 @@ fn trainer(plan: &Plan, encoder: &Encoder, preference: &[f64], threads: usize) -
         other => bail!(Failure::Usage(format!("reference: wick eval cannot use {other:?}"))),
     };
     if hardware.device().is_some() && !model.has_adapter() {
-        // What is trained lies on a device with masters, gradients and moments. Of a fresh adapter, which changes no bit, that is little.
-        model.add_lora(&LoraConfig { rank: 8, ..LoraConfig::default() }, 0)?;
+        model.add_lora(&of_no_weight(), 0)?;
     }
     trainer_of(hardware.policy(model, &train, &base)?, reference, plan)
 }
 
+/// A fresh adapter, which changes no bit. What is trained lies on a device with masters, gradients and moments: of the adapter that is
+/// little, of all weights several times what they take.
+fn of_no_weight() -> LoraConfig {
+    LoraConfig { rank: 8, ..LoraConfig::default() }
+}
+
 /// Of a score model, whose heads were trained.
-fn score_trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Trainer<ModelPolicy>> {
+fn score_trainer(plan: &Plan, hardware: &Hardware, encoder: &Encoder, threads: usize) -> Result<Trainer<ModelPolicy>> {
     let policy = ScorePolicy::of_plan(plan, threads)?;
     if policy.starts_at_zero() {
         bail!(Failure::Model(format!(
@@ -261,7 +266,15 @@ fn score_trainer(plan: &Plan, encoder: &Encoder, threads: usize) -> Result<Train
         )));
     }
     encoder.check_vocabulary(policy.model().config().vocab_size)?;
-    trainer_of(ModelPolicy::Score(policy), Reference::None, plan)
+    let policy = match hardware.device().is_some() && !policy.model().has_adapter() {
+        true => {
+            let mut model = policy.into_model();
+            model.add_lora(&of_no_weight(), 0)?;
+            ScorePolicy::new(model, Recompute::Nothing, threads)
+        }
+        false => policy,
+    };
+    trainer_of(hardware.score_policy(policy, &plan.train)?, Reference::None, plan)
 }
 
 fn trainer_of(policy: ModelPolicy, reference: Reference, plan: &Plan) -> Result<Trainer<ModelPolicy>> {

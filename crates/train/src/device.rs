@@ -7,11 +7,13 @@ use candlewick_model::{Adapter, CausalLm, Config, HeadScores, Packed, Sampling, 
 use serde::{Deserialize, Serialize};
 
 use crate::device_policy::DevicePolicy;
+use crate::device_score_policy::DeviceScorePolicy;
 use crate::error::{Error, Result};
 use crate::model_policy::ModelPolicy;
 use crate::plan::TrainPlan;
 use crate::policy::{CausalPolicy, FrozenPolicy, Policy};
 use crate::reference::{AdapterReference, MovingReference};
+use crate::score_policy::ScorePolicy;
 
 /// Where a run computes: `cpu`, or `cuda` or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -163,6 +165,21 @@ impl Hardware {
         Ok(match train.dtype {
             Dtype::Bf16 => ModelPolicy::Bf16(DevicePolicy::new(&model, device, recompute)?.with_base_name(base)),
             Dtype::F32 => ModelPolicy::F32(DevicePolicy::new(&model, device, recompute)?.with_base_name(base)),
+        })
+    }
+
+    /// A score model in training, computing as the plan says.
+    ///
+    /// # Errors
+    /// As [`DeviceScorePolicy::new`].
+    pub fn score_policy(&self, policy: ScorePolicy, train: &TrainPlan) -> Result<ModelPolicy> {
+        let Some(device) = &self.device else { return Ok(ModelPolicy::Score(policy)) };
+        let (model, recompute, base) = (policy.model(), train.recompute, policy.base_name());
+        Ok(match train.dtype {
+            Dtype::Bf16 => {
+                ModelPolicy::ScoreBf16(DeviceScorePolicy::new(model, device, recompute)?.with_base_name(base))
+            }
+            Dtype::F32 => ModelPolicy::ScoreF32(DeviceScorePolicy::new(model, device, recompute)?.with_base_name(base)),
         })
     }
 

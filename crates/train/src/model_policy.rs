@@ -6,6 +6,7 @@ use candlewick_losses::{Outputs, TokenScores};
 use candlewick_model::{Packed, Parameters, Saved, ScoreSaved};
 
 use crate::device_policy::DevicePolicy;
+use crate::device_score_policy::DeviceScorePolicy;
 use crate::error::{Error, Result};
 use crate::policy::{CausalPolicy, Copied, Cotangents, Policy, Trainable, Tuning};
 use crate::score_policy::ScorePolicy;
@@ -21,6 +22,10 @@ pub enum ModelPolicy {
     Bf16(DevicePolicy<bf16>),
     /// The same in f32.
     F32(DevicePolicy<f32>),
+    /// For objectives that read values of completions, on a device, in bf16 with masters in f32.
+    ScoreBf16(DeviceScorePolicy<bf16>),
+    /// The same in f32.
+    ScoreF32(DeviceScorePolicy<f32>),
 }
 
 /// What a forward pass of a [`ModelPolicy`] kept.
@@ -28,10 +33,12 @@ pub enum ModelPolicy {
 pub enum ModelSaved {
     /// Of a causal language model, in f32.
     Causal(Saved<f32>),
-    /// Of a score model.
+    /// Of a score model, in f32.
     Score(ScoreSaved),
     /// Of a causal language model in bf16.
     Bf16(Saved<bf16>),
+    /// Of a score model in bf16.
+    ScoreBf16(ScoreSaved<bf16>),
 }
 
 /// The same of whichever policy it is.
@@ -42,6 +49,8 @@ macro_rules! of_each {
             Self::Score($policy) => $value,
             Self::Bf16($policy) => $value,
             Self::F32($policy) => $value,
+            Self::ScoreBf16($policy) => $value,
+            Self::ScoreF32($policy) => $value,
         }
     };
 }
@@ -54,7 +63,7 @@ impl ModelPolicy {
     pub fn causal(&self) -> Result<&CausalPolicy> {
         match self {
             Self::Causal(policy) => Ok(policy),
-            Self::Score(_) => Err(no_tokens()),
+            Self::Score(_) | Self::ScoreBf16(_) | Self::ScoreF32(_) => Err(no_tokens()),
             Self::Bf16(_) | Self::F32(_) => Err(elsewhere()),
         }
     }
@@ -66,7 +75,7 @@ impl ModelPolicy {
     pub fn causal_mut(&mut self) -> Result<&mut CausalPolicy> {
         match self {
             Self::Causal(policy) => Ok(policy),
-            Self::Score(_) => Err(no_tokens()),
+            Self::Score(_) | Self::ScoreBf16(_) | Self::ScoreF32(_) => Err(no_tokens()),
             Self::Bf16(_) | Self::F32(_) => Err(elsewhere()),
         }
     }
@@ -100,6 +109,14 @@ impl Trainable for ModelPolicy {
                 let (scores, saved) = policy.forward(batch, want)?;
                 (scores, ModelSaved::Causal(saved))
             }
+            Self::ScoreBf16(policy) => {
+                let (scores, saved) = policy.forward(batch, want)?;
+                (scores, ModelSaved::ScoreBf16(saved))
+            }
+            Self::ScoreF32(policy) => {
+                let (scores, saved) = policy.forward(batch, want)?;
+                (scores, ModelSaved::Score(saved))
+            }
         })
     }
 
@@ -108,7 +125,9 @@ impl Trainable for ModelPolicy {
             (Self::Causal(policy), ModelSaved::Causal(saved)) => policy.backward(batch, saved, cotangents),
             (Self::F32(policy), ModelSaved::Causal(saved)) => policy.backward(batch, saved, cotangents),
             (Self::Score(policy), ModelSaved::Score(saved)) => policy.backward(batch, saved, cotangents),
+            (Self::ScoreF32(policy), ModelSaved::Score(saved)) => policy.backward(batch, saved, cotangents),
             (Self::Bf16(policy), ModelSaved::Bf16(saved)) => policy.backward(batch, saved, cotangents),
+            (Self::ScoreBf16(policy), ModelSaved::ScoreBf16(saved)) => policy.backward(batch, saved, cotangents),
             _ => Err(Error::Mismatch(
                 "what was kept belongs to a model of another kind; give back what forward gave".into(),
             )),

@@ -65,6 +65,10 @@ impl<T: Element> ScorePolicy<T> {
         Ok(Self::new(model, plan.train.recompute, threads).with_base_name(path.to_string_lossy()))
     }
 
+    pub(crate) fn base_name(&self) -> &str {
+        &self.base_name
+    }
+
     /// The model.
     pub fn model(&self) -> &ScoreModel<T> {
         &self.model

@@ -152,7 +152,6 @@ pub(super) fn check_device(objective: &Recipe, optimizer: &OptimizerOptions, udm
     const ONLY: &str = "only \"adamw\", \"lion\", \"rmsprop\" and \"schedule_free_adamw\" have kernels there";
     let needs = objective.needs();
     let asks = [
-        (needs.outputs.values, "objective.type", "it trains a score model"),
         (needs.preferences > 0, "objective.type", "the adapter is told preferences"),
         (!optimizer.has_kernel(), "optimizer.kind", ONLY),
         (

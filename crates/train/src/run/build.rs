@@ -47,7 +47,7 @@ impl Run {
         let total_steps = rows::total_steps(&plan, &source, &encoder, &needs)?;
         let rows = Rows { source: &source, held_out: held_out_source.as_ref(), encoder: &encoder, total_steps };
         let Parts { policy, reference, udm, precompute } = match heads {
-            Some(_) => Parts::of_scores(&plan, &encoder)?,
+            Some(_) => Parts::of_scores(&plan, hardware, &encoder)?,
             None => Parts::causal(&plan, hardware, &rows, fit, step)?,
         };
         let companions = tokenizer_files(&plan.model.path);
@@ -70,9 +70,11 @@ impl Run {
                 ModelPolicy::Causal(_) | ModelPolicy::Bf16(_) | ModelPolicy::F32(_) => plan.starts_at_reference(),
                 // Fresh heads say 0 of every text, and no margin is another than 0.
                 ModelPolicy::Score(policy) => policy.starts_at_zero(),
+                ModelPolicy::ScoreBf16(policy) => policy.starts_at_zero()?,
+                ModelPolicy::ScoreF32(policy) => policy.starts_at_zero()?,
             },
             monitor: match &policy {
-                ModelPolicy::Score(_) => Outputs::NONE,
+                ModelPolicy::Score(_) | ModelPolicy::ScoreBf16(_) | ModelPolicy::ScoreF32(_) => Outputs::NONE,
                 _ => Outputs { entropy: true, is_top1: true, ..Outputs::NONE },
             },
             seed: plan.train.seed,
@@ -136,14 +138,15 @@ struct Parts {
 
 impl Parts {
     /// A score model, which is compared with nothing.
-    fn of_scores(plan: &Plan, encoder: &Encoder) -> Result<Self> {
+    fn of_scores(plan: &Plan, hardware: &Hardware, encoder: &Encoder) -> Result<Self> {
         if plan.udm.is_some() {
             let reason = "given, and the objective trains score heads: prompts are told apart by a causal language model; leave it out";
             return Err(Error::config("udm", reason));
         }
         let policy = ScorePolicy::of_plan(plan, plan.train.threads.max(1))?;
         encoder.check_vocabulary(policy.model().config().vocab_size)?;
-        Ok(Self { policy: ModelPolicy::Score(policy), reference: Reference::None, udm: None, precompute: None })
+        let policy = hardware.score_policy(policy, &plan.train)?;
+        Ok(Self { policy, reference: Reference::None, udm: None, precompute: None })
     }
 
     /// A causal language model, and what its objective compares it with.
