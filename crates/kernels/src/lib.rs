@@ -83,7 +83,7 @@ mod view;
 mod workspace;
 
 pub use buffer::Buffer;
-pub use cuda::{Cuda, CudaBuffer, Memory, Order, Properties};
+pub use cuda::{Cuda, CudaBuffer, DEVICE_GRAIN, Memory, Order, Properties};
 pub use error::{Error, Result};
 pub use float::{Element, Float};
 pub use groups::Groups;

@@ -1,11 +1,13 @@
 //! How much memory passes take, told from a configuration and the sizes of a batch: no weight is read, no buffer made.
 //!
-//! The walks below take and return sizes in the order in which the passes take and return buffers, through a [`Shelf`] as the
+//! The walks below take and return sizes in the order in which the passes take and return buffers, through a [`Shelf`](candlewick_kernels::Shelf) as the
 //! workspace's own, so that a [`Pool`] ends with what a workspace ends with. `tests/sizes.rs` compares the two.
+mod pool;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candlewick_kernels::{Lendable, Shelf, linear, token_log_probs};
+use candlewick_kernels::{linear, rms_norm, token_log_probs};
 
 use crate::adapter::{HEAD_MODULE, LoraConfig, PREFIX, modules, stored, tensors};
 use crate::causal_lm::Statistics;
@@ -20,6 +22,8 @@ use crate::score_model::stored_heads;
 use crate::trunk::{Adapter, Recompute};
 use crate::weights::WeightFiles;
 use LinearName::{Down, Gate, Key, Output, Query, Up, Value};
+use pool::{DeviceSizes, Lent};
+pub use pool::{Part, Pool};
 
 /// Query rows of a tile of attention.
 const TILE: usize = 128;
@@ -61,109 +65,6 @@ impl BatchSize {
             targets: self.targets.max(other.targets),
             longest: self.longest.max(other.longest),
         }
-    }
-}
-
-/// What a buffer is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// What layers keep for their backward.
-    Layers,
-    /// What the head keeps for its backward.
-    Head,
-    /// Activations and gradients that live for a part of a layer, or for a chunk of the head.
-    Passing,
-    /// What kernels need while they run.
-    Scratch,
-    /// What the head makes anew for each pass and gives back to the system after its backward, before most gradients of the
-    /// layers are there: a softmax; the weight with its adapter, and the gradient of that.
-    HeadAlone,
-}
-
-const PARTS: usize = 5;
-
-/// The buffers of a workspace by their sizes, in elements.
-#[derive(Debug, Clone, Default)]
-pub struct Pool {
-    shelf: Shelf<Lent>,
-    held: [usize; PARTS],
-    most: usize,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Lent {
-    elements: usize,
-    len: usize,
-    part: Part,
-}
-
-impl Lendable for Lent {
-    fn capacity(&self) -> usize {
-        self.elements
-    }
-
-    fn len(&self) -> usize {
-        self.len
-    }
-}
-
-impl Pool {
-    /// Elements of the buffers of a part, those in use and those returned; what serves several counts for the first.
-    pub fn elements(&self, part: Part) -> usize {
-        self.held[part as usize]
-    }
-
-    /// Elements of all buffers that are returned.
-    pub fn all_elements(&self) -> usize {
-        self.shelf.idle_elements()
-    }
-
-    /// The most elements that buffers had at once, those in use and those returned.
-    pub fn most_elements(&self) -> usize {
-        self.most
-    }
-
-    fn take(&mut self, part: Part, len: usize) -> Lent {
-        let held = &mut self.held;
-        let found = self.shelf.take(len, |gone| held[gone.part as usize] -= gone.elements);
-        let lent = match found {
-            Some(lent) => self.relabelled(Lent { len, ..lent }, part),
-            None => {
-                held[part as usize] += len;
-                Lent { elements: len, len, part }
-            }
-        };
-        self.most = self.most.max(self.shelf.idle_elements() + self.shelf.lent_elements());
-        lent
-    }
-
-    /// A buffer that serves several parts in turn counts for the first of them, in the order of [`Part`].
-    fn relabelled(&mut self, lent: Lent, part: Part) -> Lent {
-        if part as usize >= lent.part as usize {
-            return lent;
-        }
-        self.held[lent.part as usize] -= lent.elements;
-        self.held[part as usize] += lent.elements;
-        Lent { part, ..lent }
-    }
-
-    fn give_back(&mut self, lent: Lent) {
-        self.shelf.give_back(lent);
-    }
-
-    fn give_back_all(&mut self, lents: impl IntoIterator<Item = Lent>) {
-        lents.into_iter().for_each(|lent| self.give_back(lent));
-    }
-
-    /// What the head has beside the pool in one pass.
-    fn beside(&mut self, elements: usize) {
-        let held = &mut self.held[Part::HeadAlone as usize];
-        *held = elements.max(*held);
-    }
-
-    fn lend(&mut self, part: Part, len: usize) {
-        let lent = self.take(part, len);
-        self.give_back(lent);
     }
 }
 
@@ -339,6 +240,7 @@ impl ModelSize {
     /// What scoring a batch for `want` without keeping anything takes.
     pub fn score(&self, batch: BatchSize, want: Statistics, adapter: Adapter, threads: usize, pool: &mut Pool) {
         let walk = Walk { size: self, batch, adapter, threads, needs_rows: of_whole_rows(want) };
+        let staged = walk.stage(pool);
         let mut x = pool.take(Part::Passing, walk.hidden());
         for number in 0..self.config.num_hidden_layers {
             let (y, saved) = walk.layer(number, Part::Passing, pool);
@@ -347,9 +249,10 @@ impl ModelSize {
         }
         let [hidden, rstd] = walk.norm(Part::Passing, pool);
         pool.give_back_all([x, rstd]);
-        let head = walk.head(KeptByHead::Nothing, pool);
+        let head = walk.head(KeptByHead::Nothing, want, pool);
         pool.give_back(hidden);
         pool.give_back_all(head);
+        pool.free(staged);
     }
 
     /// What the forward and backward pass of a batch take, for a loss that reads `want`.
@@ -360,6 +263,7 @@ impl ModelSize {
         let lowest = self.lowest_trained_layer();
         let of_layers = if recompute == Recompute::Layers { Part::Passing } else { Part::Layers };
 
+        let staged = walk.stage(pool);
         let mut x = pool.take(Part::Layers, walk.hidden());
         let (mut inputs, mut layers) = (Vec::new(), Vec::new());
         for number in 0..count {
@@ -383,13 +287,19 @@ impl ModelSize {
             _ if self.head != HeadKind::Tokens => KeptByHead::Nothing,
             _ if needs_rows || want.given_log_probs && !trained => KeptByHead::Nothing,
             false => KeptByHead::Pulls,
-            true if batch.targets * self.config.vocab_size <= MOST_KEPT => KeptByHead::Softmax,
-            true => KeptByHead::Nothing,
+            true if batch.targets * walk.logits_stride(pool.device) > MOST_KEPT => KeptByHead::Nothing,
+            true => {
+                if pool.device.is_some() {
+                    KeptByHead::Logits
+                } else {
+                    KeptByHead::Softmax
+                }
+            }
         };
-        let head = walk.head(kept, pool);
+        let head = walk.head(kept, want, pool);
 
         let d_hidden = pool.take(Part::Passing, walk.hidden());
-        walk.head_backward(kept, pool);
+        walk.head_backward(kept, want, pool);
         pool.give_back_all(head);
         let d = pool.take(Part::Passing, walk.hidden());
         walk.norm_backward(pool);
@@ -407,6 +317,7 @@ impl ModelSize {
             pool.give_back_all(saved.into_iter().chain(inputs.pop()));
         }
         pool.give_back(d);
+        pool.free(staged);
     }
 
     /// The most numbers that factors of a product of a batch are packed into while it runs.
@@ -446,7 +357,10 @@ impl ModelSize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum KeptByHead {
     Nothing,
+    /// On the host.
     Softmax,
+    /// On a device.
+    Logits,
     Pulls,
 }
 
@@ -458,6 +372,12 @@ struct Walk<'a> {
     threads: usize,
     /// Whether statistics over whole rows of logits are wanted.
     needs_rows: bool,
+}
+
+/// Numbers of each target that a pass over the head writes; those of tokens that a teacher names are not among them.
+fn scored(want: Statistics) -> usize {
+    let statistics = [want.mean_log_probs, want.log_sum_sq_probs, want.entropy, want.is_top1];
+    1 + statistics.into_iter().filter(|wanted| *wanted).count()
 }
 
 fn of_whole_rows(want: Statistics) -> bool {
@@ -473,6 +393,26 @@ impl Walk<'_> {
         self.rows() * self.size.config.hidden_size
     }
 
+    /// Copies on a device of what kernels read of a batch, in bytes: of who attends to whom as many as there can be, where every
+    /// sequence is a token. Tables of rotations are made on the way.
+    fn stage(&self, pool: &mut Pool) -> usize {
+        const WORD: usize = size_of::<u32>();
+        if pool.device.is_none() {
+            return 0;
+        }
+        let BatchSize { tokens, targets, longest } = self.batch;
+        // Buckets by id, and by row: ids, where each begins, members.
+        let buckets = |ids: usize, members: usize| 2 * ids + 1 + members;
+        let by_id = buckets(tokens.min(self.size.config.vocab_size), tokens);
+        let by_row = buckets(targets.min(tokens), targets);
+        let tiles = (5 + 5 + 3) * tokens;
+        let seen_by_others = 3 * longest.div_ceil(TILE) * tokens;
+        let staged = pool.make(WORD * (2 * tokens + 2 * targets + by_id + by_row + tiles + seen_by_others));
+        // Cosines and sines.
+        pool.rotations(longest.next_power_of_two() * self.size.config.head_dim);
+        staged
+    }
+
     fn outputs(&self, linear: LinearName) -> usize {
         self.rows() * linear.sizes(&self.size.config).0
     }
@@ -485,7 +425,7 @@ impl Walk<'_> {
     }
 
     fn norm(&self, part: Part, pool: &mut Pool) -> [Lent; 2] {
-        [pool.take(part, self.hidden()), pool.take(part, self.rows())]
+        [pool.take(part, self.hidden()), pool.take_wide(part, self.rows())]
     }
 
     fn norm_again(&self, pool: &mut Pool) -> Lent {
@@ -495,14 +435,30 @@ impl Walk<'_> {
     }
 
     fn norm_backward(&self, pool: &mut Pool) {
-        if self.size.ranks.is_none() {
+        if self.size.ranks.is_some() {
+            return;
+        }
+        if let Some(device) = pool.device {
+            let shape = rms_norm::Shape { rows: self.rows(), hidden: self.size.config.hidden_size };
+            pool.scratch((device.norm_scratch)(shape));
+        } else {
             let step = self.rows().div_ceil(NORM_BLOCKS).max(NORM_ROWS);
             pool.lend(Part::Scratch, self.rows().div_ceil(step) * self.size.config.hidden_size);
         }
     }
 
-    fn attention(&self, tiles: usize, pool: &mut Pool) {
-        pool.lend(Part::Scratch, tiles * TILE * self.batch.longest * self.threads);
+    fn attention(&self, pool: &mut Pool) {
+        if pool.device.is_none() {
+            pool.lend(Part::Scratch, TILE * self.batch.longest * self.threads);
+        }
+    }
+
+    fn attention_backward(&self, pool: &mut Pool) {
+        match pool.device {
+            None => pool.lend(Part::Scratch, 2 * TILE * self.batch.longest * self.threads),
+            // Two numbers of each row and head.
+            Some(device) => pool.scratch(2 * self.rows() * self.size.config.num_attention_heads * device.wide),
+        }
     }
 
     /// A linear's outputs, and `x Aᵀ` among what is saved.
@@ -517,17 +473,17 @@ impl Walk<'_> {
     fn layer(&self, number: usize, part: Part, pool: &mut Pool) -> (Lent, Vec<Lent>) {
         let (mut saved, mut low) = (Vec::with_capacity(17), Vec::with_capacity(7));
         let normed = pool.take(Part::Passing, self.hidden());
-        saved.push(pool.take(part, self.rows()));
+        saved.push(pool.take_wide(part, self.rows()));
         for linear in [Query, Key, Value] {
             saved.push(self.apply(number, linear, part, &mut low, pool));
         }
         pool.give_back(normed);
         saved.push(pool.take(part, self.outputs(Query)));
-        saved.push(pool.take(part, self.rows() * self.size.config.num_attention_heads));
-        self.attention(1, pool);
+        saved.push(pool.take_wide(part, self.rows() * self.size.config.num_attention_heads));
+        self.attention(pool);
         saved.push(self.apply(number, Output, part, &mut low, pool));
         let normed = pool.take(Part::Passing, self.hidden());
-        saved.push(pool.take(part, self.rows()));
+        saved.push(pool.take_wide(part, self.rows()));
         for linear in [Gate, Up] {
             saved.push(self.apply(number, linear, part, &mut low, pool));
         }
@@ -558,7 +514,7 @@ impl Walk<'_> {
         let d_attended = passing(self.outputs(Query), pool);
         self.undo(number, Output, pool);
         let d_heads = [Query, Key, Value].map(|linear| passing(self.outputs(linear), pool));
-        self.attention(2, pool);
+        self.attention_backward(pool);
         pool.give_back(d_attended);
         let normed = self.norm_again(pool);
         [Query, Key, Value].iter().for_each(|linear| self.undo(number, *linear, pool));
@@ -584,8 +540,18 @@ impl Walk<'_> {
         }
     }
 
-    fn chunk(&self) -> usize {
-        token_log_probs::automatic_chunk(self.size.config.vocab_size).min(self.batch.targets)
+    fn chunk(&self, device: Option<DeviceSizes>) -> usize {
+        let (vocab, targets) = (self.size.config.vocab_size, self.batch.targets);
+        match device {
+            None => token_log_probs::automatic_chunk(vocab).min(targets),
+            Some(device) => (device.chunk)(vocab, targets),
+        }
+    }
+
+    /// From the logits of a target to those of the next.
+    fn logits_stride(&self, device: Option<DeviceSizes>) -> usize {
+        let vocab = self.size.config.vocab_size;
+        device.map_or(vocab, |device| (device.logits_stride)(vocab))
     }
 
     fn softmax(&self, kept: KeptByHead) -> usize {
@@ -593,25 +559,32 @@ impl Walk<'_> {
     }
 
     /// What the head keeps.
-    fn head(&self, kept: KeptByHead, pool: &mut Pool) -> Vec<Lent> {
-        let config = &self.size.config;
-        let targets = self.batch.targets;
+    fn head(&self, kept: KeptByHead, want: Statistics, pool: &mut Pool) -> Vec<Lent> {
         if self.size.head != HeadKind::Tokens {
             return Vec::new();
         }
+        match pool.device {
+            Some(device) => self.head_on(device, kept, want, pool),
+            None => self.head_on_host(kept, pool),
+        }
+    }
+
+    fn head_on_host(&self, kept: KeptByHead, pool: &mut Pool) -> Vec<Lent> {
+        let config = &self.size.config;
+        let targets = self.batch.targets;
         let mut saved = vec![pool.take(Part::Head, targets)];
         let weight = config.vocab_size * config.hidden_size;
         let adapted = if self.adapter == Adapter::On && self.size.rank(HEAD_MODULE) > 0 { weight } else { 0 };
         pool.beside(adapted + self.softmax(kept));
         match kept {
-            KeptByHead::Nothing => self.score(targets, pool),
+            KeptByHead::Nothing | KeptByHead::Logits => self.score(targets, pool),
             KeptByHead::Softmax => {
                 saved.push(pool.take(Part::Head, targets * token_log_probs::blocks(config.vocab_size)));
                 self.score(targets, pool);
             }
             KeptByHead::Pulls => {
                 saved.push(pool.take(Part::Head, targets * config.hidden_size));
-                let chunk = self.chunk();
+                let chunk = self.chunk(None);
                 let exps = pool.take(Part::Passing, chunk * config.vocab_size);
                 let factors = pool.take(Part::Passing, chunk * token_log_probs::blocks(config.vocab_size));
                 for start in (0..targets).step_by(chunk.max(1)) {
@@ -623,6 +596,23 @@ impl Walk<'_> {
         saved
     }
 
+    /// Scores are made for the pass and read; rows that are gathered, and logits that are not kept, for a chunk.
+    fn head_on(&self, device: DeviceSizes, kept: KeptByHead, want: Statistics, pool: &mut Pool) -> Vec<Lent> {
+        let hidden = self.size.config.hidden_size;
+        let (targets, chunk, stride) = (self.batch.targets, self.chunk(Some(device)), self.logits_stride(Some(device)));
+        let scores = pool.make(targets * scored(want) * device.wide);
+        let lse = pool.take_wide(Part::Head, targets);
+        let (buffer, worked_in) = match kept {
+            KeptByHead::Logits => (targets * stride, targets * hidden),
+            KeptByHead::Pulls => (targets * hidden, chunk * (hidden + stride)),
+            KeptByHead::Nothing | KeptByHead::Softmax => (0, chunk * (hidden + stride)),
+        };
+        let buffer = pool.take(Part::Head, buffer);
+        pool.work_in(worked_in);
+        pool.free(scores);
+        vec![buffer, lse]
+    }
+
     /// The passing buffers of one pass over the vocabulary.
     fn score(&self, targets: usize, pool: &mut Pool) {
         let vocab = self.size.config.vocab_size;
@@ -632,17 +622,28 @@ impl Walk<'_> {
         pool.give_back_all([sums, gathered]);
     }
 
-    fn head_backward(&self, kept: KeptByHead, pool: &mut Pool) {
+    fn head_backward(&self, kept: KeptByHead, want: Statistics, pool: &mut Pool) {
         let config = &self.size.config;
-        let (targets, chunk) = (self.batch.targets, self.chunk());
+        let (targets, chunk) = (self.batch.targets, self.chunk(pool.device));
         if self.size.head != HeadKind::Tokens {
+            return;
+        }
+        if let Some(device) = pool.device {
+            let (hidden, stride) = (config.hidden_size, self.logits_stride(Some(device)));
+            let cotangents = pool.make(targets * scored(want) * device.wide);
+            pool.work_in(match kept {
+                KeptByHead::Pulls => 0,
+                KeptByHead::Logits => 2 * targets * hidden,
+                KeptByHead::Nothing | KeptByHead::Softmax => chunk * (2 * hidden + stride),
+            });
+            pool.free(cotangents);
             return;
         }
         if self.size.rank(HEAD_MODULE) > 0 {
             pool.beside(2 * config.vocab_size * config.hidden_size + self.softmax(kept));
         }
         match kept {
-            KeptByHead::Pulls => {}
+            KeptByHead::Pulls | KeptByHead::Logits => {}
             KeptByHead::Softmax => {
                 let gathered = pool.take(Part::Passing, targets * config.hidden_size);
                 let d_gathered = pool.take(Part::Passing, targets * config.hidden_size);

@@ -76,7 +76,7 @@ pub use error::{Error, Fault, Result};
 pub use fast_slow::{FastSlow, FastSlowOptions, FastSlowReport, ModuleReport};
 pub use held_out::{EvaluationPlan, HeldOut};
 pub use held_out_log::{HeldOutCompletion, HeldOutLog, HeldOutRow, HeldOutScores};
-pub use memory_plan::{Basis, MemoryPlan};
+pub use memory_plan::{Basis, DeviceMemory, MemoryPlan};
 pub use metrics::{Mean, Metrics};
 pub use model_policy::{ModelPolicy, ModelSaved};
 pub use optimizer::{

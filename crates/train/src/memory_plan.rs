@@ -1,36 +1,33 @@
 //! How much memory a run will take, told before it begins.
+mod device;
+mod walk;
+
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 
-use candlewick_data::{Batch, Context, Encoder};
-use candlewick_losses::{Objective, ReferenceUpdate, StepWide};
+use candlewick_losses::{Objective, ReferenceUpdate};
 use candlewick_model::{Adapter, BatchSize, ModelSize, Part, Pool, Statistics};
 use serde::Serialize;
 
+pub use self::device::DeviceMemory;
+use self::walk::{Passes, Pools, Seen};
+
 use crate::costs::{SCORED_AT_ONCE, encoder_of_answers};
-use crate::error::{Error, Result};
-use crate::plan::{Length, Plan, ReferencePlan, TuningPlan};
-use crate::policy::statistics;
-use crate::rows;
+use crate::error::Result;
+use crate::plan::{Plan, ReferencePlan, TuningPlan};
 use crate::safety::SafetyPlan;
 use crate::score_policy::score_heads;
 use crate::trainer::moves_reference;
 
 /// Bytes of a number: runs compute in f32.
 const NUMBER: u64 = size_of::<f32>() as u64;
-/// Rows that are looked at for the largest micro-batch.
-const MOST_ROWS: usize = 1 << 16;
 /// Bytes of a row of reference log-probabilities that were computed before: key, place and length. The numbers stay in their files.
 const TABLE_ROW: u64 = 32;
 /// Bytes from which freed memory goes back to the system at once whatever was freed before: glibc's largest threshold.
 const GIVEN_BACK: u64 = 32 << 20;
-/// Steps after which the pool no longer grows if batches stay the same.
-const SETTLED: usize = 3;
-/// Micro-batches, and held-out ones, of which the buffers are walked through in the order of the run.
-const MOST_WALKED: usize = 512;
 
-/// The memory of a run at its peak, in bytes, part by part.
+/// The memory of a run at its peak, in bytes, part by part: of the host, and where the run is on a device, of the device
+/// ([`device`](Self::device)).
 ///
 /// The sizes are those of the buffers that a run makes, walked through without making them; nothing is loaded but the
 /// configuration of the model, and rows to find the largest micro-batch. What the process has beside them is for the caller
@@ -80,6 +77,9 @@ pub struct MemoryPlan {
     pub batch: BatchSize,
     /// How the largest micro-batch is known.
     pub basis: Basis,
+    /// The memory of the device, where the run is on one: what is said beside it is the memory of the host then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceMemory>,
 }
 
 /// How the largest micro-batch is known.
@@ -101,18 +101,6 @@ pub enum Basis {
     },
 }
 
-/// What the micro-batches of a run come to.
-#[derive(Debug, Default)]
-struct Seen {
-    training: BatchSize,
-    mismatched: BatchSize,
-    held_out: BatchSize,
-    /// The first ones of the run, with those of completions that belong to other prompts, and of the held-out rows.
-    in_order: Vec<[BatchSize; 2]>,
-    held_out_in_order: Vec<BatchSize>,
-    completions: u64,
-}
-
 impl MemoryPlan {
     /// Plans the memory of a run. Rows are read as the run would, up to 65,536 of them; where that fails, the limits of
     /// `data.max_length` and its kin decide.
@@ -120,54 +108,35 @@ impl MemoryPlan {
     /// # Errors
     /// The configuration of a model or adapter cannot be read; neither rows nor limits tell how large a micro-batch can be.
     pub fn of(plan: &Plan) -> Result<Self> {
-        if !plan.train.device.is_cpu() {
-            let reason = format!("{}: only the memory of the cpu is planned so far", plan.train.device);
-            return Err(Error::config("train.device", reason));
+        let (seen, basis) = Seen::of(plan)?;
+        Self::of_batches(plan, &seen, basis)
+    }
+
+    /// Plans the memory of a run of these micro-batches.
+    fn of_batches(plan: &Plan, seen: &Seen, basis: Basis) -> Result<Self> {
+        let models = Models::of(plan)?;
+        match plan.train.device.is_cpu() {
+            true => Self::of_host(plan, &models, seen, basis),
+            false => Self::beside_device(plan, &models, seen, basis),
         }
-        let (seen, basis) = match Seen::in_rows(plan) {
-            Ok(found) => found,
-            Err(error) => (Seen::within_limits(plan)?, Basis::Limits { reason: error.to_string() }),
-        };
-        let heads = score_heads(plan)?;
-        let base = ModelSize::from_dir(&plan.model.path)?;
-        let base_size = base.clone();
-        let base = match heads {
-            Some(heads) => base.with_score_heads(heads.count()),
-            None => base,
-        };
-        let policy = match &plan.model.tuning {
-            TuningPlan::Full => base,
-            TuningPlan::Lora(lora) => base.with_lora(lora),
-            TuningPlan::Adapter(directory) => base.with_adapter(directory)?,
-        };
-        let moves = moves_reference(&plan.objective);
-        let reference = match &plan.reference {
-            // What is trained a second time, scored by the policy's own passes.
-            _ if moves || is_adapter(plan) => None,
-            ReferencePlan::Frozen => Some(policy.clone()),
-            ReferencePlan::Model(directory) => Some(ModelSize::from_dir(directory)?),
-            _ => None,
-        };
+    }
+
+    /// Of a run on the host.
+    fn of_host(plan: &Plan, models: &Models, seen: &Seen, basis: Basis) -> Result<Self> {
+        let Models { policy, reference, base } = models;
         let bytes = |elements: usize| elements as u64 * NUMBER;
         let threads = plan.train.threads.max(1);
         let weights = bytes(policy.base_elements());
         let trained = bytes(policy.trained_elements());
         let adapter = bytes(policy.adapter_elements());
-        // A running mean is in f64, and a correction counts from a start.
-        let moving = match plan.objective.reference_update() {
-            ReferenceUpdate::Frozen => 0,
-            ReferenceUpdate::Soft { .. } | ReferenceUpdate::Hard { .. } | ReferenceUpdate::Lagged { .. } => trained,
-            ReferenceUpdate::Ema { .. } => 3 * trained,
-            ReferenceUpdate::Bema(_) => 4 * trained,
-        };
-        // An adapter beside that of the policy, which no checkpoint holds.
-        let beside = if is_adapter(plan) && !moves { trained } else { 0 };
+        let moving = moving(plan, trained);
         let of_reference = moving
-            + beside
+            + beside(plan, trained)
             + reference.as_ref().map_or(0, |size| bytes(size.base_elements() + size.adapter_elements()));
-        let passes = Passes { plan, policy: &policy, reference: reference.as_ref() };
-        let (pool, reference_pool) = seen.pools(passes);
-        let (walked, walked_by_reference) = seen.walked(passes);
+        let passes = Passes { plan, policy, reference: reference.as_ref() };
+        let Pools { policy: pool, reference: reference_pool, .. } = seen.settled(passes);
+        let walked = seen.walked(passes);
+        let (walked, walked_by_reference) = (walked.policy.most_elements(), walked.reference.most_elements());
         let largest = [(seen.training, true), (seen.mismatched, false), (seen.held_out, false)];
         let packed = |size: &ModelSize, trains: bool| {
             largest.iter().map(|(batch, backward)| size.packed(*batch, *backward && trains, threads)).max().unwrap_or(0)
@@ -185,7 +154,7 @@ impl MemoryPlan {
         };
         // Each tensor becomes bytes.
         let written = written + bytes(policy.largest_trained_tensor());
-        let of_costs = plan.safety.as_ref().map(|safety| OfCosts::of(plan, safety, &base_size)).transpose()?;
+        let of_costs = plan.safety.as_ref().map(|safety| OfCosts::of(plan, safety, base)).transpose()?;
         let OfCosts { models: cost_models, answers } = of_costs.unwrap_or_default();
         // The score models of costs are there before.
         let mut loading = cost_models + weights + weight_files(&plan.model.path);
@@ -203,13 +172,10 @@ impl MemoryPlan {
             kept_by_head: bytes(pool.elements(Part::Head)),
             head_alone: bytes(pool.elements(Part::HeadAlone)),
             passing: bytes(pool.elements(Part::Passing)),
-            scratch: bytes(pool.elements(Part::Scratch) + packed(&policy, true)),
+            scratch: bytes(pool.elements(Part::Scratch) + packed(policy, true)),
             of_other_sizes: bytes(walked.saturating_sub(pool.all_elements())),
             reference_passes: bytes(reference_pool.all_elements().max(walked_by_reference) + of_reference_passes),
-            table: match &plan.reference {
-                ReferencePlan::Precomputed(_) => seen.completions * TABLE_ROW,
-                _ => 0,
-            },
+            table: table(plan, seen),
             cost_models,
             answers,
             written,
@@ -217,7 +183,64 @@ impl MemoryPlan {
             loading,
             batch: seen.training,
             basis,
+            device: None,
         })
+    }
+
+    /// Of a run on a device: that of the host is what it takes to begin, and to write a checkpoint.
+    fn beside_device(plan: &Plan, models: &Models, seen: &Seen, basis: Basis) -> Result<Self> {
+        let bytes = |elements: usize| elements as u64 * NUMBER;
+        let (weights, adapter) = (bytes(models.policy.base_elements()), bytes(models.policy.adapter_elements()));
+        let trained = bytes(models.policy.trained_elements());
+        let optimizer = plan.optimizer.memory(&models.policy.trained_tensors()?, NUMBER as usize) as u64;
+        let moving = moving(plan, trained);
+        let written = match plan.output.background {
+            // What was read from the device becomes bytes, which wait for the disk with a copy of what is trained.
+            true => (2 * (optimizer + moving)).max(optimizer + moving + trained),
+            false => trained.max(optimizer + moving),
+        };
+        // Copies of weights go to the device from the host, and what is trained comes back to be told from others.
+        let models_at_once = match &models.reference {
+            Some(other) if matches!(plan.reference, ReferencePlan::Model(_)) => bytes(other.base_elements()),
+            _ => 0,
+        };
+        let adapters = adapter + moving + beside(plan, trained);
+        let files = plan.reference.directory().map_or(0, weight_files).max(weight_files(&plan.model.path));
+        let told = weights + adapter;
+        Ok(Self {
+            table: table(plan, seen),
+            written: written + bytes(models.policy.largest_trained_tensor()),
+            loading: (weights + models_at_once + adapters + files).max(told),
+            device: Some(DeviceMemory::of(plan, models, seen)?),
+            ..Self::nothing(seen.training, basis)
+        })
+    }
+
+    fn nothing(batch: BatchSize, basis: Basis) -> Self {
+        Self {
+            weights: 0,
+            adapter: 0,
+            reference: 0,
+            gradients: 0,
+            gradients_beside_head: 0,
+            optimizer: 0,
+            kept_by_layers: 0,
+            kept_by_head: 0,
+            head_alone: 0,
+            passing: 0,
+            scratch: 0,
+            of_other_sizes: 0,
+            reference_passes: 0,
+            table: 0,
+            cost_models: 0,
+            answers: 0,
+            written: 0,
+            process: 0,
+            loading: 0,
+            batch,
+            basis,
+            device: None,
+        }
     }
 
     /// The same with what the rest of the process takes.
@@ -226,7 +249,7 @@ impl MemoryPlan {
         Self { process: bytes, ..self }
     }
 
-    /// The peak of the whole run.
+    /// The peak of the whole run on the host.
     pub fn total(&self) -> u64 {
         let parts = self.parts().iter().map(|(_, bytes)| bytes).sum::<u64>();
         parts.max(self.process + self.loading)
@@ -281,16 +304,77 @@ impl fmt::Display for MemoryPlan {
                 )?;
             }
         }
-        let line = |f: &mut fmt::Formatter<'_>, name: &str, bytes: u64| {
-            writeln!(f, "{name:<28}{:>10.1} MiB", bytes as f64 / f64::from(1 << 20))
-        };
+        if let Some(device) = &self.device {
+            write!(f, "{device}")?;
+            writeln!(f, "and on the host beside it:")?;
+        }
         for (name, bytes) in self.parts().into_iter().filter(|(_, bytes)| *bytes > 0) {
             line(f, name, bytes)?;
         }
         if self.total() == self.process + self.loading {
             line(f, "while weights are read", self.loading)?;
         }
-        line(f, "total at the peak", self.total())
+        line(f, self.device.as_ref().map_or("total at the peak", |_| "total on the host"), self.total())
+    }
+}
+
+/// A part and its MiB.
+fn line(f: &mut fmt::Formatter<'_>, name: &str, bytes: u64) -> fmt::Result {
+    writeln!(f, "{name:<28}{:>10.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// The models of a run as far as sizes go.
+#[derive(Debug, Clone)]
+struct Models {
+    policy: ModelSize,
+    /// A reference of its own.
+    reference: Option<ModelSize>,
+    /// The policy without adapter and heads.
+    base: ModelSize,
+}
+
+impl Models {
+    fn of(plan: &Plan) -> Result<Self> {
+        let base = ModelSize::from_dir(&plan.model.path)?;
+        let whole = match score_heads(plan)? {
+            Some(heads) => base.clone().with_score_heads(heads.count()),
+            None => base.clone(),
+        };
+        let policy = match &plan.model.tuning {
+            TuningPlan::Full => whole,
+            TuningPlan::Lora(lora) => whole.with_lora(lora),
+            TuningPlan::Adapter(directory) => whole.with_adapter(directory)?,
+        };
+        let reference = match &plan.reference {
+            // What is trained a second time, scored by the policy's own passes.
+            _ if moves_reference(&plan.objective) || is_adapter(plan) => None,
+            ReferencePlan::Frozen => Some(policy.clone()),
+            ReferencePlan::Model(directory) => Some(ModelSize::from_dir(directory)?),
+            _ => None,
+        };
+        Ok(Self { policy, reference, base })
+    }
+}
+
+/// Bytes of a reference that follows what is trained, of so many bytes: a running mean is in f64, and a correction counts from a start.
+fn moving(plan: &Plan, trained: u64) -> u64 {
+    match plan.objective.reference_update() {
+        ReferenceUpdate::Frozen => 0,
+        ReferenceUpdate::Soft { .. } | ReferenceUpdate::Hard { .. } | ReferenceUpdate::Lagged { .. } => trained,
+        ReferenceUpdate::Ema { .. } => 3 * trained,
+        ReferenceUpdate::Bema(_) => 4 * trained,
+    }
+}
+
+/// Bytes of an adapter beside that of the policy, which no checkpoint holds.
+fn beside(plan: &Plan, trained: u64) -> u64 {
+    if is_adapter(plan) && !moves_reference(&plan.objective) { trained } else { 0 }
+}
+
+fn table(plan: &Plan, seen: &Seen) -> u64 {
+    match &plan.reference {
+        ReferencePlan::Precomputed(_) => seen.completions * TABLE_ROW,
+        _ => 0,
     }
 }
 
@@ -326,181 +410,6 @@ impl OfCosts {
     }
 }
 
-impl Seen {
-    /// Meets the rows of the run, up to [`MOST_ROWS`].
-    fn in_rows(plan: &Plan) -> Result<(Self, Basis)> {
-        let needs = plan.objective.needs();
-        let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
-        let (source, held_out) = plan.open_for_run()?;
-        let mut batches = rows::training_batches(plan, &source, &encoder, &needs)?;
-        let total = match plan.train.length {
-            Length::Steps(steps) => steps,
-            Length::Epochs(_) => u64::MAX,
-        };
-        let (mut seen, mut steps, mut met) = (Self::default(), 0, 0);
-        let mut all = true;
-        while rows::is_new(&needs, steps, total, &batches)
-            && let Some(step) = batches.next_step()?
-        {
-            step.iter().for_each(|batch| seen.add(batch));
-            steps += 1;
-            met += step.iter().map(|batch| batch.examples.len()).sum::<usize>();
-            if met >= MOST_ROWS {
-                all = !rows::is_new(&needs, steps, total, &batches);
-                break;
-            }
-        }
-        if held_out.is_some() {
-            let mut batches = rows::evaluation_batches(plan, held_out.as_ref(), &encoder, &needs)?;
-            let mut met = 0;
-            for batch in rows::flatten(&mut batches) {
-                let batch = batch?;
-                met += batch.examples.len();
-                let contexts = batch.examples.iter().flat_map(|example| &example.contexts);
-                for size in [size(contexts), size(&batch.mismatched)] {
-                    seen.held_out = seen.held_out.or(size);
-                    if size.tokens > 0 && seen.held_out_in_order.len() < MOST_WALKED {
-                        seen.held_out_in_order.push(size);
-                    }
-                }
-                if met >= MOST_ROWS {
-                    break;
-                }
-            }
-        }
-        Ok((seen, Basis::Rows { steps, all }))
-    }
-
-    fn add(&mut self, batch: &Batch) {
-        let contexts = || batch.examples.iter().flat_map(|example| &example.contexts);
-        let size_of_batch = size(contexts());
-        self.training = self.training.or(size_of_batch);
-        let mismatched = size(&batch.mismatched);
-        self.mismatched = self.mismatched.or(mismatched);
-        if self.in_order.len() < MOST_WALKED {
-            self.in_order.push([size_of_batch, mismatched]);
-        }
-        self.completions += contexts().map(|context| context.completions.len() as u64).sum::<u64>();
-    }
-
-    /// The largest batch of pairs, or of single completions, that the limits allow.
-    fn within_limits(plan: &Plan) -> Result<Self> {
-        let data = &plan.data;
-        let least = |limits: [Option<usize>; 2]| limits.into_iter().flatten().min();
-        let no_limit =
-            || Error::config("data.max_length", "0, and the rows cannot be read: nothing limits a micro-batch");
-        let completion = least([data.max_length, data.max_completion_length]).ok_or_else(no_limit)?;
-        let prompt = match (data.max_length, data.max_prompt_length) {
-            (None, None) => return Err(no_limit()),
-            (None, Some(prompt)) => prompt,
-            (Some(whole), prompt) => (whole - completion).min(prompt.unwrap_or(usize::MAX)),
-        };
-        let rows = plan.objective.needs().rows;
-        let completions = if rows.pairs || rows.ranked || rows.judged { 2 } else { 1 };
-        let examples = plan.train.batch_size;
-        let of_one = prompt.saturating_add(completions * completion);
-        let tokens = match plan.train.tokens {
-            Some(budget) => budget.max(of_one),
-            None => examples.saturating_mul(of_one),
-        };
-        let targets = (examples * completions).saturating_mul(completion).min(tokens);
-        let training = BatchSize { tokens, targets, longest: prompt + completion };
-        let mismatched = match plan.objective.needs().step_wide {
-            StepWide::Mismatched => training,
-            _ => BatchSize::default(),
-        };
-        let held_out = match &plan.evaluation {
-            Some(evaluation) => {
-                let rows = evaluation.batch_size;
-                BatchSize {
-                    tokens: rows.saturating_mul(of_one),
-                    targets: rows.saturating_mul(completions * completion),
-                    ..training
-                }
-            }
-            None => BatchSize::default(),
-        };
-        Ok(Self { training, mismatched, held_out, ..Self::default() })
-    }
-
-    /// The pools of the policy and of a reference of its own, after some steps and evaluations of the largest sizes.
-    fn pools(&self, passes: Passes<'_>) -> (Pool, Pool) {
-        let (mut pool, mut of_reference) = (Pool::default(), Pool::default());
-        for _ in 0..SETTLED {
-            passes.train([self.training, self.mismatched], &mut pool, &mut of_reference);
-            passes.score(self.held_out, &mut pool, &mut of_reference);
-        }
-        (pool, of_reference)
-    }
-
-    /// The most elements of the same two pools when micro-batches come in the order of the run, the largest last.
-    fn walked(&self, passes: Passes<'_>) -> (usize, usize) {
-        let (mut pool, mut of_reference) = (Pool::default(), Pool::default());
-        let score_all = |pool: &mut Pool, of_reference: &mut Pool| {
-            self.held_out_in_order.iter().for_each(|size| passes.score(*size, pool, of_reference));
-        };
-        score_all(&mut pool, &mut of_reference);
-        for sizes in &self.in_order {
-            passes.train(*sizes, &mut pool, &mut of_reference);
-        }
-        score_all(&mut pool, &mut of_reference);
-        passes.train([self.training, self.mismatched], &mut pool, &mut of_reference);
-        (pool.most_elements(), of_reference.most_elements())
-    }
-}
-
-/// The passes of a run.
-#[derive(Clone, Copy)]
-struct Passes<'a> {
-    plan: &'a Plan,
-    policy: &'a ModelSize,
-    reference: Option<&'a ModelSize>,
-}
-
-impl Passes<'_> {
-    fn want(&self) -> Statistics {
-        statistics(self.plan.objective.needs().outputs)
-    }
-
-    /// A micro-batch, and the completions of it that belong to other prompts.
-    fn train(&self, [batch, mismatched]: [BatchSize; 2], pool: &mut Pool, of_reference: &mut Pool) {
-        let train = &self.plan.train;
-        // A micro-batch that is a step by itself is scored once.
-        let alone = train.micro_batches == 1 && train.tokens.is_none();
-        let scored_before = self.plan.objective.needs().step_wide == StepWide::AllRows && !alone;
-        let makes_table = matches!(&self.plan.reference, ReferencePlan::Precomputed(path) if !path.exists());
-        let threads = train.threads.max(1);
-        if makes_table || scored_before {
-            self.policy.score(batch, self.want(), Adapter::On, threads, pool);
-        }
-        self.score(mismatched, pool, of_reference);
-        self.score_by_reference(batch, pool, of_reference);
-        self.policy.train(batch, self.want(), train.recompute, threads, pool);
-    }
-
-    /// A batch that nothing is learned from.
-    fn score(&self, batch: BatchSize, pool: &mut Pool, of_reference: &mut Pool) {
-        if batch.tokens > 0 {
-            self.policy.score(batch, self.want(), Adapter::On, self.plan.train.threads.max(1), pool);
-            self.score_by_reference(batch, pool, of_reference);
-        }
-    }
-
-    fn score_by_reference(&self, batch: BatchSize, pool: &mut Pool, of_reference: &mut Pool) {
-        let threads = self.plan.train.threads.max(1);
-        match (self.reference, &self.plan.reference) {
-            _ if moves_reference(&self.plan.objective) || is_adapter(self.plan) => {
-                self.policy.score(batch, self.want(), Adapter::On, threads, pool);
-            }
-            (Some(reference), _) => reference.score(batch, self.want(), Adapter::On, threads, of_reference),
-            (None, ReferencePlan::AdapterOff) => {
-                self.policy.score(batch, self.want(), Adapter::Off, threads, pool);
-            }
-            _ => {}
-        }
-    }
-}
-
 /// Whether the reference is an adapter beside that of the policy, on one base.
 fn is_adapter(plan: &Plan) -> bool {
     match plan.reference {
@@ -508,19 +417,6 @@ fn is_adapter(plan: &Plan) -> bool {
         ReferencePlan::Frozen => plan.model.tuning != TuningPlan::Full,
         _ => false,
     }
-}
-
-/// What contexts come to when they are packed.
-fn size<'a>(contexts: impl IntoIterator<Item = &'a Context>) -> BatchSize {
-    let mut size = BatchSize::default();
-    for context in contexts {
-        let longest = context.completions.iter().map(|completion| completion.ids.len()).max().unwrap_or(0);
-        size.tokens += context.prompt.len() + context.completions.iter().map(|one| one.ids.len()).sum::<usize>();
-        let of_prompt = context.prompt_scored.iter().filter(|scored| **scored).count();
-        size.targets += context.completions.iter().map(|one| of_prompt + one.scored_tokens()).sum::<usize>();
-        size.longest = size.longest.max(context.prompt.len() + longest);
-    }
-    size
 }
 
 /// Bytes of the weight files of a directory: they are mapped while they are read.

@@ -24,6 +24,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use call::{Call, Grid, lanes, lanes_beside};
+pub use pool::DEVICE_GRAIN;
 pub(crate) use pool::DevicePool;
 use pool::Pools;
 use product::Multiplier;

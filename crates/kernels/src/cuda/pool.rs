@@ -6,8 +6,8 @@ use super::{Allocation, Cuda, CudaBuffer};
 use crate::float::sealed::Plain;
 use crate::{Lendable, Result, Shelf};
 
-/// Where buffers begin and end, so that their bytes serve elements of any type and size.
-const GRAIN: usize = 256;
+/// Bytes of which buffers that a workspace lends on a device have a whole multiple, so that they serve elements of any type and size.
+pub const DEVICE_GRAIN: usize = 256;
 
 /// Bytes that were lent and came back, with as many as were asked for.
 #[derive(Debug)]
@@ -86,5 +86,5 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn bytes_of<T>(len: usize) -> usize {
-    (len * size_of::<T>()).next_multiple_of(GRAIN)
+    (len * size_of::<T>()).next_multiple_of(DEVICE_GRAIN)
 }

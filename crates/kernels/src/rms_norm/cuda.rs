@@ -77,7 +77,7 @@ pub(super) fn backward<T: Element>(
     let (kernel, width) = lanes("rms_norm_backward", shape.hidden, &views);
     let lanes = shape.hidden.div_ceil(width);
     let threads = lanes.next_multiple_of(WARP).min(MOST_LANES);
-    let parts = (THREADS_WITH_PARTS / threads).min(shape.rows.div_ceil(ROWS_OF_PART));
+    let parts = parts(threads, shape.rows);
     let blocks = if dw.is_some() { parts } else { shape.rows.min(MOST_BLOCKS) };
     let blocks = [blocks as u32, lanes.div_ceil(threads) as u32, 1];
     let partial = match &dw {
@@ -101,6 +101,17 @@ pub(super) fn backward<T: Element>(
         &format!("rms_norm_sum_parts_{}", T::Wide::NAME),
         Grid { threads, ..Grid::line(shape.hidden.div_ceil(WARP), 0) },
     )
+}
+
+/// Parts of the weight's gradient.
+fn parts(threads: usize, rows: usize) -> usize {
+    (THREADS_WITH_PARTS / threads).min(rows.div_ceil(ROWS_OF_PART))
+}
+
+/// Bytes of all parts, at most: threads that have packs of columns are the fewest.
+pub(super) fn scratch<T: Element>(shape: Shape) -> usize {
+    let threads = shape.hidden.div_ceil(16 / size_of::<T>()).next_multiple_of(WARP).clamp(WARP, MOST_LANES);
+    parts(threads, shape.rows) * shape.hidden * size_of::<T::Wide>()
 }
 
 /// One block of threads a row, with a thread for every `width` columns, up to [`MOST_THREADS`], in whole warps.

@@ -15,6 +15,11 @@ pub struct Shape {
     pub hidden: usize,
 }
 
+/// The most bytes of a device that [`backward`] works in, where the weight has a gradient.
+pub fn device_scratch<T: Element>(shape: Shape) -> usize {
+    cuda::scratch::<T>(shape)
+}
+
 /// y = x·rstd·weight with rstd = 1/√(mean(x²) + eps), row by row.
 ///
 /// `x` `[N, H]`, `weight` `[H]`, `y` `[N, H]`; `rstd` `[N]` is what [`backward`] needs besides the inputs. After Zhang

@@ -1,7 +1,7 @@
 //! The head on a device: chunks of targets, whose logits lie in one buffer that is used again.
 use std::ops::Range;
 
-use super::{Cotangents, Keep, Kept, LEAST_CHUNK, Outputs, Shape, Targets, automatic_device_chunk, logits_stride};
+use super::{Cotangents, Keep, Kept, Outputs, Shape, Targets, device_chunk, logits_stride};
 use crate::cuda::{Call, Cuda, CudaBuffer, Factor, Grid, lanes, product};
 use crate::embedding::{self, BucketViews};
 use crate::matmul::Size;
@@ -42,11 +42,7 @@ impl<'a, T: Element> Head<'a, T> {
         let chunk = match shape.chunk {
             // There is room for all of them.
             0 if keeps_logits => count,
-            // As many chunks as there have to be, of about one size.
-            0 => {
-                let chunks = count.div_ceil(automatic_device_chunk::<T>(shape.vocab));
-                count.div_ceil(chunks).next_multiple_of(LEAST_CHUNK).min(count)
-            }
+            0 => device_chunk::<T>(shape.vocab, count),
             chunk => chunk.min(count),
         };
         let stride = logits_stride::<T>(shape.vocab);

@@ -64,6 +64,12 @@ pub fn automatic_device_chunk<T: Element>(vocab: usize) -> usize {
     (BYTES / size_of::<T>() / vocab.max(1)).clamp(LEAST_CHUNK, 2048) / LEAST_CHUNK * LEAST_CHUNK
 }
 
+/// Targets of a chunk on a device, of so many in all: as few chunks as [`automatic_device_chunk`] lets there be, of about one size.
+pub fn device_chunk<T: Element>(vocab: usize, targets: usize) -> usize {
+    let chunks = targets.div_ceil(automatic_device_chunk::<T>(vocab)).max(1);
+    targets.div_ceil(chunks).next_multiple_of(LEAST_CHUNK).min(targets)
+}
+
 /// Elements from a row of logits to the next on a device: the vocabulary in whole packs of 16 bytes.
 pub fn logits_stride<T: Element>(vocab: usize) -> usize {
     vocab.next_multiple_of(16 / size_of::<T>())

@@ -1,0 +1,325 @@
+//! The micro-batches of a run, and its passes over them in sizes.
+use std::sync::Arc;
+
+use candlewick_data::{Batch, Context, Encoder};
+use candlewick_kernels::bf16;
+use candlewick_losses::{Objective, StepWide};
+use candlewick_model::{Adapter, BatchSize, ModelSize, Pool, Statistics};
+
+use super::{Basis, is_adapter};
+use crate::device::Dtype;
+use crate::error::{Error, Result};
+use crate::plan::{Length, Plan, ReferencePlan};
+use crate::policy::statistics;
+use crate::rows;
+use crate::trainer::moves_reference;
+
+/// Rows that are looked at for the largest micro-batch.
+const MOST_ROWS: usize = 1 << 16;
+/// Steps after which the pool no longer grows if batches stay the same.
+const SETTLED: usize = 3;
+/// Micro-batches, and held-out ones, of which the buffers are walked through in the order of the run.
+const MOST_WALKED: usize = 512;
+
+/// What the micro-batches of a run come to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    pub(super) training: BatchSize,
+    pub(super) mismatched: BatchSize,
+    pub(super) held_out: BatchSize,
+    /// The first ones of the run, with those of completions that belong to other prompts, and of the held-out rows.
+    in_order: Vec<[BatchSize; 2]>,
+    held_out_in_order: Vec<BatchSize>,
+    pub(super) completions: u64,
+    /// The largest single examples, and all of the largest step together.
+    pub(super) one: BatchSize,
+    pub(super) held_out_one: BatchSize,
+    pub(super) step: BatchSize,
+    /// The most scored tokens of an example, for each of its tokens.
+    share: f64,
+}
+
+impl Seen {
+    /// From the rows, or where they do not tell from the limits of the configuration.
+    pub(super) fn of(plan: &Plan) -> Result<(Self, Basis)> {
+        match Self::in_rows(plan) {
+            Ok(found) => Ok(found),
+            Err(error) => Ok((Self::within_limits(plan)?, Basis::Limits { reason: error.to_string() })),
+        }
+    }
+
+    /// Meets the rows of the run, up to [`MOST_ROWS`].
+    fn in_rows(plan: &Plan) -> Result<(Self, Basis)> {
+        let needs = plan.objective.needs();
+        let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
+        let (source, held_out) = plan.open_for_run()?;
+        let mut batches = rows::training_batches(plan, &source, &encoder, &needs)?;
+        let total = match plan.train.length {
+            Length::Steps(steps) => steps,
+            Length::Epochs(_) => u64::MAX,
+        };
+        let (mut seen, mut steps, mut met) = (Self::default(), 0, 0);
+        let mut all = true;
+        while rows::is_new(&needs, steps, total, &batches)
+            && let Some(step) = batches.next_step()?
+        {
+            seen.add(&step);
+            steps += 1;
+            met += step.iter().map(|batch| batch.examples.len()).sum::<usize>();
+            if met >= MOST_ROWS {
+                all = !rows::is_new(&needs, steps, total, &batches);
+                break;
+            }
+        }
+        if held_out.is_some() {
+            let mut batches = rows::evaluation_batches(plan, held_out.as_ref(), &encoder, &needs)?;
+            let mut met = 0;
+            for batch in rows::flatten(&mut batches) {
+                let batch = batch?;
+                met += batch.examples.len();
+                let contexts = batch.examples.iter().flat_map(|example| &example.contexts);
+                for example in &batch.examples {
+                    seen.held_out_one = seen.held_out_one.or(size(&example.contexts));
+                }
+                for size in [size(contexts), size(&batch.mismatched)] {
+                    seen.held_out = seen.held_out.or(size);
+                    if size.tokens > 0 && seen.held_out_in_order.len() < MOST_WALKED {
+                        seen.held_out_in_order.push(size);
+                    }
+                }
+                if met >= MOST_ROWS {
+                    break;
+                }
+            }
+        }
+        Ok((seen, Basis::Rows { steps, all }))
+    }
+
+    /// Meets a step.
+    fn add(&mut self, step: &[Batch]) {
+        let mut whole = BatchSize::default();
+        for batch in step {
+            let contexts = || batch.examples.iter().flat_map(|example| &example.contexts);
+            let size_of_batch = size(contexts());
+            self.training = self.training.or(size_of_batch);
+            let mismatched = size(&batch.mismatched);
+            self.mismatched = self.mismatched.or(mismatched);
+            if self.in_order.len() < MOST_WALKED {
+                self.in_order.push([size_of_batch, mismatched]);
+            }
+            self.completions += contexts().map(|context| context.completions.len() as u64).sum::<u64>();
+            for example in &batch.examples {
+                let one = size(&example.contexts);
+                self.one = self.one.or(one);
+                self.share = self.share.max(one.targets as f64 / one.tokens.max(1) as f64);
+            }
+            whole.tokens += size_of_batch.tokens;
+            whole.targets += size_of_batch.targets;
+            whole.longest = whole.longest.max(size_of_batch.longest);
+        }
+        self.step = self.step.or(whole);
+    }
+
+    /// The same where rows that were not looked at may be as long as the limits allow, if there are any.
+    pub(super) fn or_limits(self, plan: &Plan, basis: &Basis) -> Self {
+        match (basis, Self::within_limits(plan)) {
+            (Basis::Rows { all: false, .. }, Ok(limits)) => {
+                Self { one: self.one.or(limits.one), step: self.step.or(limits.step), share: limits.share, ..self }
+            }
+            _ => self,
+        }
+    }
+
+    /// The largest micro-batches that a budget of tokens can make of these rows, in whatever order they come.
+    pub(super) fn with_budget(&self, tokens: usize) -> Self {
+        let targets = (tokens as f64 * self.share).ceil() as usize;
+        let within = BatchSize {
+            tokens: tokens.min(self.step.tokens),
+            targets: targets.min(tokens).min(self.step.targets),
+            longest: self.one.longest,
+        };
+        let mut seen = Self { training: within.or(self.one), in_order: Vec::new(), ..self.clone() };
+        // What packs worse than the rest.
+        seen.in_order.push([self.one, BatchSize::default()]);
+        seen
+    }
+
+    /// The largest held-out micro-batch of so many rows.
+    pub(super) fn with_held_out_rows(&self, rows: usize) -> Self {
+        Self { held_out: times(self.held_out_one, rows), held_out_in_order: Vec::new(), ..self.clone() }
+    }
+
+    /// The largest batch of pairs, or of single completions, that the limits allow.
+    fn within_limits(plan: &Plan) -> Result<Self> {
+        let data = &plan.data;
+        let least = |limits: [Option<usize>; 2]| limits.into_iter().flatten().min();
+        let no_limit =
+            || Error::config("data.max_length", "0, and the rows cannot be read: nothing limits a micro-batch");
+        let completion = least([data.max_length, data.max_completion_length]).ok_or_else(no_limit)?;
+        let prompt = match (data.max_length, data.max_prompt_length) {
+            (None, None) => return Err(no_limit()),
+            (None, Some(prompt)) => prompt,
+            (Some(whole), prompt) => (whole - completion).min(prompt.unwrap_or(usize::MAX)),
+        };
+        let rows = plan.objective.needs().rows;
+        let completions = if rows.pairs || rows.ranked || rows.judged { 2 } else { 1 };
+        let examples = plan.train.batch_size;
+        let of_one = prompt.saturating_add(completions * completion);
+        let longest = prompt + completion;
+        let one = BatchSize { tokens: of_one, targets: completions.saturating_mul(completion), longest };
+        let tokens = match plan.train.tokens {
+            Some(budget) => budget.max(of_one),
+            None => examples.saturating_mul(of_one),
+        };
+        let targets = (examples * completions).saturating_mul(completion).min(tokens);
+        let training = BatchSize { tokens, targets, longest };
+        let mismatched = match plan.objective.needs().step_wide {
+            StepWide::Mismatched => training,
+            _ => BatchSize::default(),
+        };
+        let (held_out, held_out_one) = match &plan.evaluation {
+            Some(evaluation) => (times(one, evaluation.batch_size), one),
+            None => Default::default(),
+        };
+        let step = times(one, examples.saturating_mul(plan.train.micro_batches));
+        Ok(Self { training, mismatched, held_out, one, held_out_one, step, share: 1.0, ..Self::default() })
+    }
+
+    /// The pools after some steps and evaluations of the largest sizes.
+    pub(super) fn settled(&self, passes: Passes<'_>) -> Pools {
+        let mut pools = Pools::of(passes.plan);
+        for _ in 0..SETTLED {
+            passes.train([self.training, self.mismatched], &mut pools);
+            passes.evaluate(self.held_out, &mut pools);
+        }
+        pools
+    }
+
+    /// The same pools when micro-batches come in the order of the run, the largest last.
+    pub(super) fn walked(&self, passes: Passes<'_>) -> Pools {
+        let mut pools = Pools::of(passes.plan);
+        let evaluate_all = |pools: &mut Pools| {
+            self.held_out_in_order.iter().for_each(|size| passes.evaluate(*size, pools));
+        };
+        evaluate_all(&mut pools);
+        for sizes in &self.in_order {
+            passes.train(*sizes, &mut pools);
+        }
+        evaluate_all(&mut pools);
+        passes.train([self.training, self.mismatched], &mut pools);
+        pools
+    }
+}
+
+/// The buffers of the policy, and of a reference of its own.
+#[derive(Debug)]
+pub(super) struct Pools {
+    pub(super) policy: Pool,
+    pub(super) reference: Pool,
+    /// The most of both that was there at once.
+    pub(super) most: usize,
+}
+
+impl Pools {
+    fn of(plan: &Plan) -> Self {
+        let fresh = match (plan.train.device.is_cpu(), plan.train.dtype) {
+            (true, _) => Pool::default,
+            (false, Dtype::F32) => Pool::on_device::<f32>,
+            (false, Dtype::Bf16) => Pool::on_device::<bf16>,
+        };
+        Self { policy: fresh(), reference: fresh(), most: 0 }
+    }
+
+    fn of_policy(&mut self, pass: impl FnOnce(&mut Pool)) {
+        pass(&mut self.policy);
+        self.most = self.most.max(self.policy.most_since() + self.reference.now());
+    }
+
+    fn of_reference(&mut self, pass: impl FnOnce(&mut Pool)) {
+        pass(&mut self.reference);
+        self.most = self.most.max(self.reference.most_since() + self.policy.now());
+    }
+}
+
+/// The passes of a run.
+#[derive(Clone, Copy)]
+pub(super) struct Passes<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) policy: &'a ModelSize,
+    pub(super) reference: Option<&'a ModelSize>,
+}
+
+impl Passes<'_> {
+    fn want(&self) -> Statistics {
+        statistics(self.plan.objective.needs().outputs)
+    }
+
+    fn threads(&self) -> usize {
+        self.plan.train.threads.max(1)
+    }
+
+    /// A micro-batch, and the completions of it that belong to other prompts.
+    fn train(&self, [batch, mismatched]: [BatchSize; 2], pools: &mut Pools) {
+        let train = &self.plan.train;
+        // A micro-batch that is a step by itself is scored once.
+        let alone = train.micro_batches == 1 && train.tokens.is_none();
+        let scored_before = self.plan.objective.needs().step_wide == StepWide::AllRows && !alone;
+        let makes_table = matches!(&self.plan.reference, ReferencePlan::Precomputed(path) if !path.exists());
+        if makes_table || scored_before {
+            pools.of_policy(|pool| self.policy.score(batch, self.want(), Adapter::On, self.threads(), pool));
+        }
+        self.score(mismatched, self.want(), pools);
+        self.score_by_reference(batch, pools);
+        pools.of_policy(|pool| self.policy.train(batch, self.want(), train.recompute, self.threads(), pool));
+    }
+
+    /// A held-out batch, of which metrics are made too.
+    fn evaluate(&self, batch: BatchSize, pools: &mut Pools) {
+        let want = match self.plan.train.device.is_cpu() {
+            true => self.want(),
+            false => Statistics { entropy: true, is_top1: true, ..self.want() },
+        };
+        self.score(batch, want, pools);
+    }
+
+    /// A batch that nothing is learned from.
+    fn score(&self, batch: BatchSize, want: Statistics, pools: &mut Pools) {
+        if batch.tokens > 0 {
+            pools.of_policy(|pool| self.policy.score(batch, want, Adapter::On, self.threads(), pool));
+            self.score_by_reference(batch, pools);
+        }
+    }
+
+    fn score_by_reference(&self, batch: BatchSize, pools: &mut Pools) {
+        let score = |size: &ModelSize, adapter, pool: &mut Pool| {
+            size.score(batch, self.want(), adapter, self.threads(), pool);
+        };
+        match (self.reference, &self.plan.reference) {
+            _ if moves_reference(&self.plan.objective) || is_adapter(self.plan) => {
+                pools.of_policy(|pool| score(self.policy, Adapter::On, pool));
+            }
+            (Some(reference), _) => pools.of_reference(|pool| score(reference, Adapter::On, pool)),
+            (None, ReferencePlan::AdapterOff) => pools.of_policy(|pool| score(self.policy, Adapter::Off, pool)),
+            _ => {}
+        }
+    }
+}
+
+/// What so many batches of a size come to.
+fn times(size: BatchSize, count: usize) -> BatchSize {
+    let BatchSize { tokens, targets, longest } = size;
+    BatchSize { tokens: tokens.saturating_mul(count), targets: targets.saturating_mul(count), longest }
+}
+
+/// What contexts come to when they are packed.
+fn size<'a>(contexts: impl IntoIterator<Item = &'a Context>) -> BatchSize {
+    let mut size = BatchSize::default();
+    for context in contexts {
+        let longest = context.completions.iter().map(|completion| completion.ids.len()).max().unwrap_or(0);
+        size.tokens += context.prompt.len() + context.completions.iter().map(|one| one.ids.len()).sum::<usize>();
+        let of_prompt = context.prompt_scored.iter().filter(|scored| **scored).count();
+        size.targets += context.completions.iter().map(|one| of_prompt + one.scored_tokens()).sum::<usize>();
+        size.longest = size.longest.max(context.prompt.len() + longest);
+    }
+    size
+}
