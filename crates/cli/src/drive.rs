@@ -88,6 +88,7 @@ fn saved_stop(run: &mut Run, go_on: &str) -> Result<anyhow::Error> {
 fn said_of(event: &Event) -> Vec<String> {
     match event {
         Event::Precomputed { rows, done: true } => vec![format!("{rows} completions scored by the reference")],
+        Event::TokensChosen(choice) => vec![choice.to_string()],
         Event::Answered(report) if report.step == 0 => of_first_answers(report),
         Event::Skipped(Skipped { step, what, value, rows, .. }) => {
             vec![format!("wick: warning: step {step} changed nothing: the {what} is {value} on {rows}")]

@@ -1,7 +1,9 @@
 //! `wick train`: from words to a trained model.
 
 use anyhow::{Result, bail};
-use candlewick::train::{Checkpoint, Event, MemoryPlan, OutputPlan, Plan, ResultKind, Run, checkpoints};
+use candlewick::train::{
+    Checkpoint, Event, Hardware, MemoryPlan, OutputPlan, Plan, ResultKind, Run, TokenBudget, checkpoints,
+};
 
 use crate::arguments::Train;
 use crate::drive::{Driven, drive};
@@ -16,7 +18,8 @@ pub(crate) fn train(arguments: &Train) -> Result<()> {
     let mut plan = Plan::resolve(config)?;
     plan.train.threads = words::threads(plan.train.threads);
     if arguments.print_plan {
-        print!("{plan}{}", memory_of(&plan));
+        let (plan, chosen) = with_tokens(plan);
+        print!("{plan}{chosen}{}", memory_of(&plan));
         return Ok(());
     }
     let interrupt = Interrupt::listen()?;
@@ -42,6 +45,18 @@ pub(crate) fn train(arguments: &Train) -> Result<()> {
     )?;
     report(&done, &run.plan().output);
     Ok(())
+}
+
+/// The plan with the budget of tokens that would be chosen now where one is asked for, and a comment on it.
+fn with_tokens(plan: Plan) -> (Plan, String) {
+    let hardware = match plan.train.tokens {
+        Some(TokenBudget::Auto) => Hardware::open(plan.train.device),
+        _ => return (plan, String::new()),
+    };
+    match hardware.and_then(|hardware| plan.clone().with_token_budget(&hardware)) {
+        Ok((plan, chosen)) => (plan, chosen.map(|chosen| format!("# {chosen}\n")).unwrap_or_default()),
+        Err(error) => (plan, format!("# train.tokens is not decided: {}\n", failure::one_line(&error.into()))),
+    }
 }
 
 /// The plan of memory as comments below the plan.

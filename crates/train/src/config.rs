@@ -16,6 +16,7 @@ use candlewick_model::{LoraConfig, Recompute};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::budget::TokenBudget;
 use crate::data_words::{DataWords, EvaluationWords};
 use crate::device::{DeviceKind, Dtype};
 use crate::error::{Error, Result};
@@ -396,8 +397,9 @@ pub struct TrainWords {
     pub order: OrderKind,
     /// Rows held at once to shuffle them.
     pub shuffle_buffer: usize,
-    /// Most tokens of a micro-batch: a step is cut into as many micro-batches as it takes; 0 leaves it to `batch_size`.
-    pub tokens: usize,
+    /// Most tokens of a micro-batch: a step is cut into as many micro-batches as it takes; 0 leaves it to `batch_size`, and `"auto"`
+    /// to the memory of the device that is free.
+    pub tokens: TokenBudget,
     /// Steps whose rows are brought together by length; none by default.
     pub bucket: Option<usize>,
     /// What the backward pass computes again.
@@ -420,7 +422,7 @@ impl Default for TrainWords {
             seed: 0,
             order: OrderKind::Shuffled,
             shuffle_buffer: 10_000,
-            tokens: 0,
+            tokens: TokenBudget::Tokens(0),
             bucket: None,
             recompute: Recompute::Nothing,
             threads: 0,

@@ -10,6 +10,7 @@ use candlewick_data::{
 use candlewick_losses::{Needs, Number, Rows, Scored, StepWide, Teacher};
 use serde::{Deserialize, Serialize};
 
+use crate::budget::TokenBudget;
 use crate::config::{OrderKind, TrainWords};
 use crate::data_words::{DataWords, PartWords};
 use crate::error::{Error, Result};
@@ -183,7 +184,7 @@ impl DataPlan {
                 "given, and there is no data.max_completion_length; leave it out, or give the limit",
             ),
             (
-                train.tokens > 0 && needs.step_wide == StepWide::Mismatched,
+                train.tokens != TokenBudget::Tokens(0) && needs.step_wide == StepWide::Mismatched,
                 "train.tokens",
                 "given, and the loss of objective.type compares mismatched completions, which are gathered after rows are \
                  packed; leave it out",

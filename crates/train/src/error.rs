@@ -1,6 +1,9 @@
 //! What can go wrong between a configuration and a trained model.
 use std::path::{Path, PathBuf};
 
+use crate::device::DeviceKind;
+use crate::memory_plan::readable;
+
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -113,6 +116,22 @@ pub enum Error {
         /// The likeliest cause, and what to do.
         cause: String,
     },
+    /// A device had no memory left. What was under way has changed nothing.
+    #[error("{at}: {device} has no memory left, {} were wanted and {} are free; {report}; {kept}", readable(*.wanted), readable(*.free))]
+    OutOfMemory {
+        /// Where the run was, as `after step 7`.
+        at: String,
+        /// The device.
+        device: DeviceKind,
+        /// Bytes that were asked for.
+        wanted: u64,
+        /// Bytes that were free.
+        free: u64,
+        /// What the run is planned to take, part by part, and the smallest change that fits.
+        report: String,
+        /// What is kept of the run, and how it goes on.
+        kept: String,
+    },
     /// Somebody asked to stop in the middle of a step or of an evaluation.
     #[error("interrupted; nothing was changed by what was under way")]
     Interrupted,
@@ -196,7 +215,9 @@ impl Error {
     /// Who has to act.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Config { .. } | Self::Toml { .. } | Self::OtherPlan { .. } => Fault::Configuration,
+            Self::Config { .. } | Self::Toml { .. } | Self::OtherPlan { .. } | Self::OutOfMemory { .. } => {
+                Fault::Configuration
+            }
             Self::Io { .. } => Fault::Files,
             Self::Data(_) | Self::Rows { .. } => Fault::Data,
             // A missing file is a wrong path; everything else is the disk.
@@ -224,6 +245,19 @@ impl Error {
 
     pub(crate) fn checkpoint(path: &Path, reason: impl Into<String>) -> Self {
         Self::Checkpoint { path: path.into(), reason: reason.into() }
+    }
+
+    /// Bytes that were wanted of a device and bytes that were free, where that is what is wrong.
+    pub(crate) fn no_memory(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Kernel(candlewick_kernels::Error::OutOfMemory { wanted, free, .. })
+            | Self::Model(candlewick_model::Error::Kernel(candlewick_kernels::Error::OutOfMemory {
+                wanted,
+                free,
+                ..
+            })) => Some((*wanted as u64, *free as u64)),
+            _ => None,
+        }
     }
 
     /// Attaches path and activity to an error of the operating system.

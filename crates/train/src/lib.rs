@@ -17,6 +17,7 @@
 //! | keep and find checkpoints | [`Trainer::save`], [`Checkpoint`] |
 
 mod answers;
+mod budget;
 mod checkpoint;
 mod combine;
 mod config;
@@ -60,6 +61,7 @@ mod udm;
 mod watch;
 
 pub use answers::{Answer, Answers, Prompt, stops};
+pub use budget::TokenBudget;
 pub use checkpoint::{Checkpoint, FORMAT_VERSION, FileRecord, Found, State, copy_into, replace_file, write_directory};
 pub use combine::{Combination, combine_adapters};
 pub use config::{
@@ -76,7 +78,7 @@ pub use error::{Error, Fault, Result};
 pub use fast_slow::{FastSlow, FastSlowOptions, FastSlowReport, ModuleReport};
 pub use held_out::{EvaluationPlan, HeldOut};
 pub use held_out_log::{HeldOutCompletion, HeldOutLog, HeldOutRow, HeldOutScores};
-pub use memory_plan::{Basis, DeviceMemory, MemoryPlan};
+pub use memory_plan::{Basis, DeviceMemory, MemoryPlan, TokenChoice};
 pub use metrics::{Mean, Metrics};
 pub use model_policy::{ModelPolicy, ModelSaved};
 pub use optimizer::{

@@ -1,4 +1,6 @@
 //! How much memory a run will take, told before it begins.
+mod advice;
+mod budget;
 mod device;
 mod walk;
 
@@ -9,9 +11,11 @@ use candlewick_losses::{Objective, ReferenceUpdate};
 use candlewick_model::{Adapter, BatchSize, ModelSize, Part, Pool, Statistics};
 use serde::Serialize;
 
+pub use self::budget::TokenChoice;
 pub use self::device::DeviceMemory;
 use self::walk::{Passes, Pools, Seen};
 
+use crate::budget::TokenBudget;
 use crate::costs::{SCORED_AT_ONCE, encoder_of_answers};
 use crate::error::Result;
 use crate::plan::{Plan, ReferencePlan, TuningPlan};
@@ -102,14 +106,30 @@ pub enum Basis {
 }
 
 impl MemoryPlan {
-    /// Plans the memory of a run. Rows are read as the run would, up to 65,536 of them; where that fails, the limits of
+    /// Plans the memory of a run; where `train.tokens` is `"auto"` and not decided, with the least micro-batches there can be. Rows are read as the run would, up to 65,536 of them; where that fails, the limits of
     /// `data.max_length` and its kin decide.
     ///
     /// # Errors
     /// The configuration of a model or adapter cannot be read; neither rows nor limits tell how large a micro-batch can be.
     pub fn of(plan: &Plan) -> Result<Self> {
         let (seen, basis) = Seen::of(plan)?;
-        Self::of_batches(plan, &seen, basis)
+        match plan.train.tokens {
+            Some(TokenBudget::Auto) => Self::of_batches(plan, &seen.with_budget(0), basis),
+            _ => Self::of_batches(plan, &seen, basis),
+        }
+    }
+
+    /// In words, the memory of a run for which a device with `available` bytes had none left when `wanted` more were asked for, and the
+    /// smallest change that fits.
+    pub(crate) fn of_shortage(plan: &Plan, available: u64, wanted: u64) -> Result<String> {
+        let (seen, basis) = Seen::of(plan)?;
+        let seen = seen.or_limits(plan, &basis);
+        let memory = Self::of_batches(plan, &seen, basis)?;
+        let Some(device) = &memory.device else { return Ok(String::new()) };
+        // Where the plan fits, memory is in pieces: then what is changed has to give back as much as was asked for.
+        let less = device.total().saturating_sub(wanted.max(device.total() / 16));
+        let advice = advice::of(plan, &seen, device.total(), budget::room(available).min(less))?;
+        Ok(format!("the run is planned to take {} of {}; {advice}", device.in_a_line(), readable(available)))
     }
 
     /// Plans the memory of a run of these micro-batches.
@@ -155,7 +175,7 @@ impl MemoryPlan {
         // Each tensor becomes bytes.
         let written = written + bytes(policy.largest_trained_tensor());
         let of_costs = plan.safety.as_ref().map(|safety| OfCosts::of(plan, safety, base)).transpose()?;
-        let OfCosts { models: cost_models, answers } = of_costs.unwrap_or_default();
+        let OfCosts { models: cost_models, answers, .. } = of_costs.unwrap_or_default();
         // The score models of costs are there before.
         let mut loading = cost_models + weights + weight_files(&plan.model.path);
         if let ReferencePlan::Model(directory) = &plan.reference {
@@ -207,11 +227,14 @@ impl MemoryPlan {
         let adapters = adapter + moving + beside(plan, trained);
         let files = plan.reference.directory().map_or(0, weight_files).max(weight_files(&plan.model.path));
         let told = weights + adapter;
+        let of_costs = plan.safety.as_ref().map(|safety| OfCosts::of(plan, safety, &models.base)).transpose()?;
+        let OfCosts { models: cost_models, longest, .. } = of_costs.unwrap_or_default();
         Ok(Self {
+            cost_models,
             table: table(plan, seen),
             written: written + bytes(models.policy.largest_trained_tensor()),
-            loading: (weights + models_at_once + adapters + files).max(told),
-            device: Some(DeviceMemory::of(plan, models, seen)?),
+            loading: cost_models + (weights + models_at_once + adapters + files).max(told),
+            device: Some(DeviceMemory::of(plan, models, seen)?.with_answers(plan, models, longest)),
             ..Self::nothing(seen.training, basis)
         })
     }
@@ -318,6 +341,16 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
+/// So many bytes, as people read them.
+pub(crate) fn readable(bytes: u64) -> String {
+    let of = |shift: u32, unit: &str| format!("{:.1} {unit}", bytes as f64 / f64::from(1 << shift));
+    match bytes.checked_ilog2().unwrap_or(0) {
+        0..20 => of(10, "KiB"),
+        20..30 => of(20, "MiB"),
+        _ => of(30, "GiB"),
+    }
+}
+
 /// A part and its MiB.
 fn line(f: &mut fmt::Formatter<'_>, name: &str, bytes: u64) -> fmt::Result {
     writeln!(f, "{name:<28}{:>10.1} MiB", bytes as f64 / f64::from(1 << 20))
@@ -383,6 +416,8 @@ fn table(plan: &Plan, seen: &Seen) -> u64 {
 struct OfCosts {
     models: u64,
     answers: u64,
+    /// Tokens of the longest prompt with its answer.
+    longest: usize,
 }
 
 impl OfCosts {
@@ -406,7 +441,7 @@ impl OfCosts {
         }
         let at_once = threads.min(safety.prompts_per_round);
         let cache = policy.cached_per_token() * longest;
-        Ok(Self { models: elements as u64 * NUMBER, answers: (at_once * cache) as u64 * NUMBER })
+        Ok(Self { models: elements as u64 * NUMBER, answers: (at_once * cache) as u64 * NUMBER, longest })
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candlewick_data::{Annotation, Batch, BatchOptions, Batches, Encoder, Example, LastStep, Order, Source, Stream};
 use candlewick_losses::{Needs, Objective, StepWide};
 
+use crate::budget::TokenBudget;
 use crate::error::{Error, Result};
 use crate::pack::{Micro, to_be_scored};
 use crate::plan::{Length, Plan};
@@ -24,7 +25,7 @@ pub(crate) fn training_batches(plan: &Plan, source: &Source, encoder: &Arc<Encod
         last_step: last_step(mismatched),
         mismatched,
         stratified: plan.data.stratified,
-        tokens: plan.train.tokens,
+        tokens: plan.train.tokens.and_then(TokenBudget::tokens),
         bucket: plan.train.bucket,
         workers: plan.data.workers,
     };

@@ -115,10 +115,10 @@ fn what_may_differ_after_an_interruption_and_what_may_not() {
     let with = |more: &[&str]| folder.try_resume("out", &[&all[..], more].concat()).map(drop);
     with(&["data.workers=4"]).unwrap();
     with(&["train.threads=2"]).unwrap();
+    with(&["train.tokens=30", "train.recompute=layers"]).unwrap();
     for (assignment, key) in [
         ("data.deduplicate=exact", "data.selection.deduplicate"),
         ("data.mixture_end=all_exhausted", "data.mixture_end"),
-        ("train.tokens=30", "train.tokens"),
         ("train.bucket=2", "train.bucket"),
         ("data.max_prompt_length=4", "data.max_prompt_length"),
         ("evaluation.held_out=0.2", "data.prompts"),

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use candlewick_kernels::{Cuda, Order};
 use candlewick_model::{CausalLm, Config};
 use candlewick_testkit::{emulated_kernels, needs_gpu};
-use candlewick_train::{DeviceMemory, Hardware, MemoryPlan, Plan, Run};
+use candlewick_train::{DeviceMemory, Error, Event, Fault, Hardware, MemoryPlan, Plan, Run, TokenBudget};
 use serde_json::json;
 use support::VOCABULARY;
 use support::folder::Folder;
@@ -98,4 +98,147 @@ fn a_run_takes_what_was_planned() {
             "{kind:?}: {passes} bytes are planned for passes, and there were {had}"
         );
     }
+}
+
+/// A plan of three steps of all ten pairs, whose tokens outweigh the adapter.
+fn large_steps(folder: &Folder, output: &str, more: &[&str]) -> Plan {
+    folder.plan(output, &[&on_device(&["train.batch_size=10", "train.steps=3", LORA]), more].concat())
+}
+
+fn tokens_of(run: &Run) -> usize {
+    run.plan().train.tokens.and_then(TokenBudget::tokens).unwrap()
+}
+
+fn finish(run: &mut Run) -> Result<(), Error> {
+    while run.advance()?.is_some() {}
+    Ok(())
+}
+
+#[test]
+fn a_budget_of_tokens_is_chosen_by_the_memory_that_is_free_and_kept() {
+    let Some(free) = device() else { return };
+    let folder = folder();
+    let auto = ["train.tokens=auto", "output.save_every=1"];
+    let whole = Run::start_on(&Hardware::on(&free), large_steps(&folder, "whole", &auto)).unwrap();
+    let whole_step = tokens_of(&whole);
+    drop(whole);
+    let half = planned(&large_steps(&folder, "half", &[&format!("train.tokens={}", whole_step / 2)])).total() as usize;
+
+    // As much memory as half a step takes.
+    let limited = || {
+        let device = device().unwrap();
+        device.limit_memory(half * 6 / 5);
+        device
+    };
+    let device = limited();
+    let mut run = Run::start_on(&Hardware::on(&device), large_steps(&folder, "out", &auto)).unwrap();
+    let Some(Event::TokensChosen(chosen)) = run.advance().unwrap() else { panic!("nothing was said of the budget") };
+    let tokens = tokens_of(&run);
+    assert!(
+        (tokens, chosen.whole_step) == (chosen.tokens, false) && tokens < whole_step && tokens >= whole_step / 4,
+        "{chosen:?}"
+    );
+    assert!(chosen.planned <= chosen.free - chosen.reserve && chosen.free as usize == half * 6 / 5, "{chosen:?}");
+    assert!(chosen.to_string().starts_with(&format!("train.tokens = {tokens}: ")), "{chosen}");
+    let said = std::fs::read_to_string(folder.path("out/plan.json")).unwrap();
+    assert!(said.contains(&format!("\"tokens\": {tokens}")), "{said}");
+    finish(&mut run).unwrap();
+    assert!(device.memory().unwrap().most_used as u64 <= chosen.planned, "{chosen:?}");
+    drop((run, device));
+
+    // A run that goes on takes the number of its checkpoint, though ten times as much is free, and ends in the same bits.
+    let device = limited();
+    let mut run = Run::start_on(&Hardware::on(&device), large_steps(&folder, "resumed", &auto)).unwrap();
+    while run.trainer().steps_done() < 1 {
+        run.advance().unwrap();
+    }
+    let saved = run.save_now().unwrap();
+    drop(run);
+    let plan = large_steps(&folder, "resumed", &auto);
+    let mut run = Run::resume_on(&Hardware::on(&free), plan, &saved).unwrap();
+    assert_eq!(tokens_of(&run), tokens);
+    finish(&mut run).unwrap();
+    let weights = |output: &str| std::fs::read(folder.path(output).join("final/adapter_model.safetensors")).unwrap();
+    assert!(weights("resumed") == weights("out"), "weights of other bits");
+
+    // Not even one row.
+    let device = limited();
+    device.limit_memory(half / 3);
+    let refused = Run::start_on(&Hardware::on(&device), large_steps(&folder, "none", &auto)).unwrap_err().to_string();
+    let words = ["train.tokens: \"auto\"", "weights ", "kept by layers ", " free, and ", "train.recompute"];
+    assert!(words.iter().all(|word| refused.contains(word)), "{refused}");
+}
+
+/// The change that an error names, as assignments.
+fn named(text: &str) -> Option<Vec<String>> {
+    let (_, after) = text.split_once("the smallest change that fits is ")?;
+    let (change, _) = after.split_once(", with ")?;
+    let change = change.strip_prefix("a LoRA adapter, as ").unwrap_or(change);
+    Some(change.split(" with ").map(|assignment| assignment.replace(" = ", "=")).collect())
+}
+
+#[test]
+fn the_change_that_is_named_fits() {
+    let folder = folder();
+    let held_out = folder.at("evaluation.path", "held-out.jsonl");
+    let kinds: [(&[&str], &[usize]); 5] = [
+        (&["train.batch_size=8", &held_out, "evaluation.batch_size=1"], &[65]),
+        (&["objective.type=kto", "data.unpair=true", "train.batch_size=8"], &[80]),
+        (&["train.batch_size=1", "train.recompute=layers", LORA, &held_out, "evaluation.batch_size=4"], &[85, 50]),
+        (&["train.dtype=f32", "train.batch_size=1"], &[85]),
+        (&["train.batch_size=1"], &[93]),
+    ];
+    let mut met = Vec::new();
+    for (number, (kind, percents)) in kinds.iter().enumerate() {
+        let all = [on_device(kind), vec!["train.steps=2"]].concat();
+        let total = planned(&folder.plan("planned", &all)).total() as usize;
+        for percent in *percents {
+            let Some(device) = device() else { return };
+            device.limit_memory(total * percent / 100);
+            let output = format!("{number}-{percent}");
+            let ended =
+                Run::start_on(&Hardware::on(&device), folder.plan(&output, &all)).and_then(|mut run| finish(&mut run));
+            let Err(error) = ended else { continue };
+            assert!(matches!(error, Error::OutOfMemory { .. }) && error.fault() == Fault::Configuration, "{error}");
+            let text = error.to_string();
+            assert!(text.contains("is planned to take") && text.contains("gradients "), "{text}");
+            let Some(change) = named(&text) else {
+                assert!(text.contains("no single change"), "{text}");
+                continue;
+            };
+            met.extend(change.iter().filter_map(|assignment| assignment.split('=').next().map(str::to_owned)));
+            let again = [all.clone(), change.iter().map(String::as_str).collect()].concat();
+            let plan = folder.plan(&format!("{output}-again"), &again);
+            let mut run = Run::start_on(&Hardware::on(&device), plan).unwrap();
+            finish(&mut run).unwrap_or_else(|error| panic!("{change:?} was named, and then: {error}"));
+        }
+    }
+    let keys = ["train.tokens", "train.batch_size", "evaluation.batch_size", "train.dtype", "model.lora.rank"];
+    assert!(keys.iter().all(|key| met.iter().any(|other| other == key)), "{met:?}");
+}
+
+#[test]
+fn a_run_without_memory_loses_nothing() {
+    let Some(device) = device() else { return };
+    let folder = folder();
+    let mut run = Run::start_on(&Hardware::on(&device), large_steps(&folder, "out", &[])).unwrap();
+    run.advance().unwrap();
+    // Other programs take what is idle, and more.
+    let had = device.memory().unwrap().used;
+    device.limit_memory(had * 3 / 4);
+    let error = run.advance().unwrap_err();
+    let text = error.to_string();
+    let Error::OutOfMemory { at, kept, .. } = error else { panic!("{error}") };
+    assert_eq!(at, "after step 1");
+    let checkpoint = folder.path("out/checkpoints/step-00000001");
+    assert!(kept.contains(&checkpoint.display().to_string()), "{kept}");
+    drop(run);
+
+    // What it names goes on from there.
+    let change = named(&text).unwrap();
+    let plan = large_steps(&folder, "out", &change.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut run = Run::resume_on(&Hardware::on(&device), plan, &checkpoint).unwrap();
+    assert_eq!(run.trainer().steps_done(), 1);
+    finish(&mut run).unwrap();
+    assert_eq!(run.trainer().steps_done(), 3);
 }

@@ -1,17 +1,19 @@
 //! The memory of a device that a run takes.
 use std::fmt;
 
-use candlewick_model::Part;
+use candlewick_model::{Adapter, BatchSize, Part, Statistics};
 use serde::Serialize;
 
-use super::walk::{Passes, Seen};
-use super::{Models, NUMBER, beside, line, moving};
+use super::walk::{Passes, Seen, pool_of};
+use super::{Models, NUMBER, beside, line, moving, readable};
 use crate::device::{DeviceKind, Dtype};
 use crate::error::Result;
 use crate::plan::Plan;
 
 /// The most bytes that go to a device at once when weights do, in f32.
 const PIECE: u64 = 64 << 20;
+/// The first of the [parts](DeviceMemory::parts) that belong to passes.
+const FIRST_OF_PASSES: usize = 6;
 /// Bytes of the sums of a norm over all gradients.
 const NORM: u64 = 8 << 10;
 /// Bytes that a step uploads of each tensor: where it ends, how fast it learns, what is to be known of it.
@@ -51,17 +53,15 @@ pub struct DeviceMemory {
     pub of_other_sizes: u64,
     /// Activations of a reference of its own.
     pub reference_passes: u64,
+    /// Of an answer that the policy draws: keys and values of its tokens, and what a pass over its prompt takes.
+    pub answers: u64,
     /// What is there while weights are copied to the device.
     pub loading: u64,
 }
 
 impl DeviceMemory {
     pub(super) fn of(plan: &Plan, models: &Models, seen: &Seen) -> Result<Self> {
-        let element = match plan.train.dtype {
-            Dtype::F32 => 4,
-            Dtype::Bf16 => 2,
-        };
-        let in_passes = |elements: usize| elements as u64 * element;
+        let in_passes = |elements: usize| elements as u64 * bytes_of(plan.train.dtype);
         let policy = &models.policy;
         let (weights, adapter) = (in_passes(policy.base_elements()), in_passes(policy.adapter_elements()));
         let trained = policy.trained_elements() as u64 * NUMBER;
@@ -99,8 +99,20 @@ impl DeviceMemory {
             batch,
             of_other_sizes,
             reference_passes,
+            answers: 0,
             loading: copied + piece,
         })
+    }
+
+    /// The same where the policy draws answers, one at a time, of which the longest has so many tokens with its prompt; 0 for none.
+    pub(super) fn with_answers(self, plan: &Plan, models: &Models, longest: usize) -> Self {
+        let batch = BatchSize { tokens: longest, targets: longest.min(1), longest };
+        let mut pool = pool_of(plan);
+        models.policy.score(batch, Statistics::default(), Adapter::On, 1, &mut pool);
+        // Buffers of keys and values double as they grow.
+        let cache = 2 * models.base.cached_per_token() * longest;
+        let answers = cache as u64 * bytes_of(plan.train.dtype) + pool.most_elements() as u64;
+        Self { answers: if longest == 0 { 0 } else { answers }, ..self }
     }
 
     /// The peak of the whole run on the device.
@@ -108,8 +120,20 @@ impl DeviceMemory {
         self.parts().iter().map(|(_, bytes)| bytes).sum::<u64>().max(self.loading)
     }
 
+    /// What of it depends on how large micro-batches are.
+    pub(super) fn passes(&self) -> u64 {
+        self.parts()[FIRST_OF_PASSES..].iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// The total and its parts, in a line.
+    pub(super) fn in_a_line(&self) -> String {
+        let parts = self.parts().into_iter().filter(|(_, bytes)| *bytes > 0);
+        let parts: Vec<_> = parts.map(|(name, bytes)| format!("{name} {}", readable(bytes))).collect();
+        format!("{} ({})", readable(self.total()), parts.join(", "))
+    }
+
     /// The parts that are there at once at the peak of training, by name.
-    pub fn parts(&self) -> [(&'static str, u64); 13] {
+    pub fn parts(&self) -> [(&'static str, u64); 14] {
         [
             ("weights", self.weights),
             ("adapter", self.adapter),
@@ -124,7 +148,16 @@ impl DeviceMemory {
             ("the batch", self.batch),
             ("buffers of other sizes", self.of_other_sizes),
             ("passes of the reference", self.reference_passes),
+            ("answers that are drawn", self.answers),
         ]
+    }
+}
+
+/// Bytes of a number in passes.
+fn bytes_of(dtype: Dtype) -> u64 {
+    match dtype {
+        Dtype::F32 => 4,
+        Dtype::Bf16 => 2,
     }
 }
 

@@ -7,6 +7,7 @@ use candlewick_losses::{Objective, StepWide};
 use candlewick_model::{Adapter, BatchSize, ModelSize, Pool, Statistics};
 
 use super::{Basis, is_adapter};
+use crate::budget::TokenBudget;
 use crate::device::Dtype;
 use crate::error::{Error, Result};
 use crate::plan::{Length, Plan, ReferencePlan};
@@ -49,7 +50,7 @@ impl Seen {
     }
 
     /// Meets the rows of the run, up to [`MOST_ROWS`].
-    fn in_rows(plan: &Plan) -> Result<(Self, Basis)> {
+    pub(super) fn in_rows(plan: &Plan) -> Result<(Self, Basis)> {
         let needs = plan.objective.needs();
         let encoder = Arc::new(Encoder::from_dir(&plan.model.path, plan.encode_options())?);
         let (source, held_out) = plan.open_for_run()?;
@@ -144,6 +145,13 @@ impl Seen {
         seen
     }
 
+    /// Micro-batches of so many rows, each with as many completions of other prompts.
+    pub(super) fn with_rows(&self, rows: usize) -> Self {
+        let training = times(self.one, rows);
+        let mismatched = if self.mismatched.tokens > 0 { training } else { BatchSize::default() };
+        Self { training, mismatched, in_order: Vec::new(), ..self.clone() }
+    }
+
     /// The largest held-out micro-batch of so many rows.
     pub(super) fn with_held_out_rows(&self, rows: usize) -> Self {
         Self { held_out: times(self.held_out_one, rows), held_out_in_order: Vec::new(), ..self.clone() }
@@ -168,7 +176,8 @@ impl Seen {
         let longest = prompt + completion;
         let one = BatchSize { tokens: of_one, targets: completions.saturating_mul(completion), longest };
         let tokens = match plan.train.tokens {
-            Some(budget) => budget.max(of_one),
+            Some(TokenBudget::Tokens(budget)) => budget.max(of_one),
+            Some(TokenBudget::Auto) => of_one,
             None => examples.saturating_mul(of_one),
         };
         let targets = (examples * completions).saturating_mul(completion).min(tokens);
@@ -222,12 +231,7 @@ pub(super) struct Pools {
 
 impl Pools {
     fn of(plan: &Plan) -> Self {
-        let fresh = match (plan.train.device.is_cpu(), plan.train.dtype) {
-            (true, _) => Pool::default,
-            (false, Dtype::F32) => Pool::on_device::<f32>,
-            (false, Dtype::Bf16) => Pool::on_device::<bf16>,
-        };
-        Self { policy: fresh(), reference: fresh(), most: 0 }
+        Self { policy: pool_of(plan), reference: pool_of(plan), most: 0 }
     }
 
     fn of_policy(&mut self, pass: impl FnOnce(&mut Pool)) {
@@ -238,6 +242,15 @@ impl Pools {
     fn of_reference(&mut self, pass: impl FnOnce(&mut Pool)) {
         pass(&mut self.reference);
         self.most = self.most.max(self.reference.most_since() + self.policy.now());
+    }
+}
+
+/// A pool where a run computes, of what it computes in.
+pub(super) fn pool_of(plan: &Plan) -> Pool {
+    match (plan.train.device.is_cpu(), plan.train.dtype) {
+        (true, _) => Pool::default(),
+        (false, Dtype::F32) => Pool::on_device::<f32>(),
+        (false, Dtype::Bf16) => Pool::on_device::<bf16>(),
     }
 }
 

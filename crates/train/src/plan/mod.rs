@@ -13,6 +13,7 @@ use candlewick_model::{LoraConfig, Recompute};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::budget::TokenBudget;
 use crate::config::{Config, OrderKind, ResultKind};
 use crate::data_plan::DataPlan;
 use crate::device::{DeviceKind, Dtype};
@@ -28,7 +29,7 @@ use crate::watch::WatchPlan;
 pub(crate) use resolve::check_preferences;
 use resolve::{
     check_device, check_may_move, check_optimizer, is_same, resolve_model, resolve_output, resolve_reference,
-    resolve_udm,
+    resolve_tokens, resolve_udm,
 };
 
 /// Everything that decides what a run computes.
@@ -179,8 +180,8 @@ pub struct TrainPlan {
     pub seed: u64,
     /// The order of rows.
     pub order: Order,
-    /// Most tokens of a micro-batch.
-    pub tokens: Option<usize>,
+    /// Most tokens of a micro-batch; of a run that has begun a number.
+    pub tokens: Option<TokenBudget>,
     /// Steps whose rows are brought together by length.
     pub bucket: Option<usize>,
     /// What the backward pass computes again.
@@ -356,7 +357,7 @@ impl Plan {
                         buffer: at_least_one("train.shuffle_buffer", train.shuffle_buffer as u64)? as usize,
                     },
                 },
-                tokens: (train.tokens > 0).then_some(train.tokens),
+                tokens: resolve_tokens(train.tokens, train.device)?,
                 bucket: train
                     .bucket
                     .map(|steps| at_least_one("train.bucket", steps as u64))
@@ -483,6 +484,6 @@ pub(crate) fn at_least_one(key: &str, value: u64) -> Result<u64> {
 }
 
 /// The cache in an output directory.
-const REFERENCE: &str = "reference-cache";
+pub(crate) const REFERENCE: &str = "reference-cache";
 /// What earlier versions had in its place.
 pub(crate) const REFERENCE_FILE: &str = "reference.safetensors";

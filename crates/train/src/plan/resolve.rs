@@ -6,7 +6,9 @@ use candlewick_losses::{Needs, Objective, Recipe};
 use super::{
     EmbeddingPlan, ModelPlan, OutputPlan, REFERENCE, ReferencePlan, TuningPlan, UdmPlan, at_least_one, required,
 };
+use crate::budget::TokenBudget;
 use crate::config::{ModelWords, OutputWords, POLICY, ReferenceKind, ResultKind, UdmWords};
+use crate::device::DeviceKind;
 use crate::error::{Error, Result};
 use crate::optimizer::OptimizerOptions;
 use crate::schedule::Schedule;
@@ -144,6 +146,19 @@ pub(crate) fn check_preferences(
             "\"precomputed\", and the Panacea adapter of model.adapter says something else at every preference; choose adapter_off or frozen",
         )),
         _ => Ok(()),
+    }
+}
+
+/// No budget for 0, and none that depends on the memory of a device where there is no device.
+pub(super) fn resolve_tokens(budget: TokenBudget, device: DeviceKind) -> Result<Option<TokenBudget>> {
+    match budget {
+        TokenBudget::Tokens(0) => Ok(None),
+        TokenBudget::Auto if device.is_cpu() => Err(Error::config(
+            "train.tokens",
+            "\"auto\", and it is found by the free memory of a device; give train.device = \"cuda\", or a number of tokens (`wick train \
+             --print-plan` tells how much memory a number takes)",
+        )),
+        budget => Ok(Some(budget)),
     }
 }
 

@@ -6,13 +6,27 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Length, Plan, REFERENCE, REFERENCE_FILE};
+use crate::budget::TokenBudget;
 use crate::error::{Error, Result};
 
 impl Plan {
+    /// The same with the budget of tokens of a run that has begun in the place of `"auto"`, whatever memory is free now.
+    pub(crate) fn with_tokens_of(mut self, stored: &Value) -> Result<Self> {
+        if self.train.tokens == Some(TokenBudget::Auto) {
+            let stored = stored["train"]["tokens"].as_u64().and_then(|tokens| usize::try_from(tokens).ok());
+            let tokens = stored.ok_or_else(|| Error::OtherPlan {
+                differences: "train.tokens is \"auto\", and the run began without a budget".into(),
+            })?;
+            self.train.tokens = Some(TokenBudget::Tokens(tokens));
+        }
+        Ok(self)
+    }
+
     /// Checks that a run of this plan may go on from a checkpoint of `stored`, after `step` steps.
     ///
     /// Allowed to differ: `output` (and with it the place of a precomputed reference that lies there by default), `watch`,
-    /// `reference.shared`, `train.threads`, the number of the device, `data.workers`, and `train.length` where the learning rate does not depend on it and the new
+    /// `reference.shared`, `train.threads`, the number of the device, `train.recompute`, `train.tokens` (a step has the same rows, whose
+    /// gradients are summed in another order), `data.workers`, and `train.length` where the learning rate does not depend on it and the new
     /// length is no shorter than what is done (of epochs: than it was). What `stored` does not say, since a plan had no such key when it
     /// was written, has its default.
     ///
@@ -34,7 +48,9 @@ impl Plan {
                 continue;
             }
             let is_of_no_step = key.starts_with("output.") || key.starts_with("watch.") || key == "shares_reference";
-            if our == their || is_of_no_step || key == "train.threads" || key == "data.workers" {
+            let changes_no_rows =
+                ["train.threads", "train.recompute", "train.tokens", "data.workers"].contains(&key.as_str());
+            if our == their || is_of_no_step || changes_no_rows {
                 continue;
             }
             let is_device = |value: Option<&Value>| value.and_then(Value::as_str).is_some_and(|kind| kind != "cpu");

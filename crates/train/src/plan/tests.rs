@@ -27,6 +27,29 @@ fn defaults_follow_from_the_objective_and_the_adapter() {
 }
 
 #[test]
+fn a_budget_of_tokens_is_a_number_or_follows_from_a_device() {
+    assert_eq!(plan(&["train.tokens=0"]).unwrap().train.tokens, None);
+    assert_eq!(plan(&["train.tokens=512"]).unwrap().train.tokens, Some(TokenBudget::Tokens(512)));
+    let auto = plan(&["train.tokens=auto", "train.device=cuda"]).unwrap();
+    assert_eq!(auto.train.tokens, Some(TokenBudget::Auto));
+    let text = refused(&["train.tokens=auto"]);
+    assert!(text.starts_with("train.tokens: ") && text.contains("train.device"), "{text}");
+    let text = refused(&["train.tokens=auto", "train.device=cuda", "objective.type=kto"]);
+    assert!(text.starts_with("train.tokens: given"), "{text}");
+    assert!(refused(&["train.tokens=most"]).contains("a number of tokens, or \"auto\""));
+    // A run that goes on has the number that it began with.
+    let began = plan(&["train.tokens=512", "train.device=cuda"]).unwrap();
+    let resumed = auto.clone().with_tokens_of(&began.to_json()).unwrap();
+    assert_eq!(resumed, began);
+    assert_eq!(
+        began.with_tokens_of(&plan(&["train.tokens=7"]).unwrap().to_json()).unwrap().train.tokens,
+        resumed.train.tokens
+    );
+    let without = plan(&["train.device=cuda"]).unwrap().to_json();
+    assert!(auto.with_tokens_of(&without).unwrap_err().to_string().contains("without a budget"));
+}
+
+#[test]
 fn stratified_steps_are_the_default_of_verdicts_in_shuffled_order() {
     for (assignments, stratified) in [
         (&["objective.type=kto"][..], true),

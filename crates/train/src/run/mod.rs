@@ -1,6 +1,7 @@
 //! A whole run from its plan, advanced by its caller one event at a time.
 mod bookmark;
 mod build;
+mod shortage;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -22,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::held_out_log::HeldOutWriter;
 use crate::log::{MetricsLog, RejectedLog};
+use crate::memory_plan::TokenChoice;
 use crate::model_policy::ModelPolicy;
 use crate::plan::{Length, Plan, ReferencePlan};
 use crate::rows;
@@ -123,6 +125,8 @@ pub enum Event {
     },
     /// The policy answered prompts, and the multipliers of the objective will follow what its answers cost.
     Answered(CostReport),
+    /// `train.tokens = "auto"` was decided, before anything else.
+    TokensChosen(TokenChoice),
     /// An optimizer step.
     Step(StepReport),
     /// A step whose loss or gradient was not finite: it is counted, and changed nothing.
@@ -201,11 +205,14 @@ impl Run {
     /// As [`start`](Self::start).
     pub fn start_on(hardware: &Hardware, plan: Plan) -> Result<Self> {
         refuse_other_run(&plan.output.dir)?;
-        let mut run = Self::build(plan, hardware, None, 0)?;
+        hardware.check(&plan.train)?;
+        let (plan, chosen) = plan.with_token_budget(hardware)?;
+        let mut run = Self::build_explained(plan, hardware, None, 0, "the run has not begun".into())?;
         run.hold()?;
         refuse_other_run(&run.plan.output.dir)?;
         checkpoint::sweep(&checkpoints(&run.plan.output.dir))?;
         run.log.clear()?;
+        run.alarms.extend(chosen.map(Event::TokensChosen));
         run.warn_of_reference();
         run.held_out_log.clear()?;
         run.rejected.truncate(0)?;
@@ -236,10 +243,12 @@ impl Run {
                 format!("it was not written by a run of this version of the program ({e}); use the one that wrote it");
             Error::checkpoint(&checkpoint.path, reason)
         })?;
+        let plan = plan.with_tokens_of(&bookmark.plan)?;
         plan.check_resumes(&bookmark.plan, checkpoint.state.step)?;
         bookmark.check_embeddings(&plan)?;
         let step = checkpoint.state.step;
-        let mut run = Self::build(plan, hardware, bookmark.udm.clone(), step)?;
+        let kept = format!("the checkpoint {} is as it was", checkpoint.path.display());
+        let mut run = Self::build_explained(plan, hardware, bookmark.udm.clone(), step, kept)?;
         run.check_bookmark(&bookmark, step)?;
         if let (1.., Some(_), ReferencePlan::Precomputed(path)) = (step, &run.precompute, &run.plan.reference) {
             let reason = "the cache is gone, and it can be made before the first step only; put it back, or start anew"
@@ -271,7 +280,9 @@ impl Run {
         if !matches!(plan.reference, ReferencePlan::Precomputed(_)) {
             return Err(Error::config("reference.kind", "not \"precomputed\", and there is nothing to compute before"));
         }
-        Self::build(Plan { safety: None, ..plan }, hardware, None, 0)
+        hardware.check(&plan.train)?;
+        let (plan, _) = plan.with_token_budget(hardware)?;
+        Self::build_explained(Plan { safety: None, ..plan }, hardware, None, 0, "nothing was scored".into())
     }
 
     /// Of a reference that would follow the policy, had the run more steps.
@@ -299,7 +310,16 @@ impl Run {
     /// # Errors
     /// Those of [`Trainer::step`] and of the file system, those of a checkpoint that was being written too. Of steps whose loss or
     /// gradient is not finite, the one that is `watch.not_finite_in_a_row` in a row. Checkpoints written before stay whole.
+    /// [`Error::OutOfMemory`] where a device has no memory left: what was under way has changed nothing then, and where the run had made
+    /// a step it has been saved.
     pub fn advance(&mut self) -> Result<Option<Event>> {
+        self.advance_unexplained().map_err(|error| match error.no_memory() {
+            Some((wanted, free)) => self.out_of_memory(wanted, free),
+            None => error,
+        })
+    }
+
+    fn advance_unexplained(&mut self) -> Result<Option<Event>> {
         if self.finished {
             return Ok(None);
         }
