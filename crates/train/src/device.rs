@@ -27,7 +27,6 @@ pub enum DeviceKind {
 }
 
 impl DeviceKind {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
     pub(crate) fn is_cpu(&self) -> bool {
         *self == Self::Cpu
     }
