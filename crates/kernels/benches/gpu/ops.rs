@@ -9,7 +9,9 @@ use candlewick_kernels::lora::{self, Gradients, Projection};
 use candlewick_kernels::rope::{self, Direction, PairShape, Tables};
 use candlewick_kernels::running_mean::{self, Correction};
 use candlewick_kernels::token_log_probs::{self, Cotangents, Keep, Kept, Outputs, Targets};
-use candlewick_kernels::{Cuda, CudaBuffer, Result, Workspace, clip, elementwise, linear, rms_norm, survey};
+use candlewick_kernels::{
+    Cuda, CudaBuffer, Result, Workspace, clip, elementwise, linear, lion, rms_norm, rmsprop, schedule_free, survey,
+};
 use half::bf16;
 
 const BF16: usize = 2;
@@ -68,6 +70,9 @@ pub(crate) fn of_model(at: At) -> Vec<Op> {
         survey(at),
         adamw_masters(at),
         adamw_bf16(at),
+        lion_step(at),
+        rmsprop_step(at),
+        schedule_free_step(at),
     ];
     ops.extend(CUTS.iter().flat_map(|&cut| [attention_forward(at, cut), attention_backward(at, cut)]));
     ops
@@ -619,6 +624,42 @@ fn adamw_bf16(at: At) -> Op {
         Ok(move |ws: &mut Workspace| {
             let (params, m, v) = (params.view_mut(), m.view_mut(), v.view_mut());
             adamw::step_bf16(params, grads.view(), m, v, clip.view(), Draws { seed: 7, step: 1 }, HYPER, None, ws)
+        })
+    })
+}
+
+fn lion_step(at: At) -> Op {
+    let len = parameters(at);
+    Work::new("lion", format!("{len}")).moves(5 * F32 * len).computes(10 * len).on(move |of| {
+        let [mut params, grads, mut m] = [of.sums(len)?, of.sums(len)?, of.sums(len)?];
+        let hyper = lion::Hyper { lr: 1e-4, beta1: 0.9, beta2: 0.99, weight_decay: 0.1 };
+        Ok(move |ws: &mut Workspace| lion::step(params.view_mut(), grads.view(), m.view_mut(), 0.5, hyper, None, ws))
+    })
+}
+
+/// The plain form.
+fn rmsprop_step(at: At) -> Op {
+    let len = parameters(at);
+    Work::new("rmsprop", format!("{len}")).moves(5 * F32 * len).computes(12 * len).on(move |of| {
+        let [mut params, grads, mut squares] = [of.sums(len)?, of.sums(len)?, of.squares(len)?];
+        let hyper = rmsprop::Hyper { lr: 1e-4, alpha: 0.99, eps: 1e-8, weight_decay: 0.1, momentum: 0.0 };
+        Ok(move |ws: &mut Workspace| {
+            let state = rmsprop::State { mean_square: squares.view_mut(), mean: None, velocity: None };
+            rmsprop::step(params.view_mut(), grads.view(), state, 0.5, hyper, None, ws)
+        })
+    })
+}
+
+/// What comes after the gradient.
+fn schedule_free_step(at: At) -> Op {
+    let len = parameters(at);
+    Work::new("schedule-free adamw", format!("{len}")).moves(8 * F32 * len).computes(16 * len).on(move |of| {
+        let [mut params, grads, kept] = [of.sums(len)?, of.sums(len)?, of.sums(len)?];
+        let (mut z, mut v) = (of.sums(len)?, of.squares(len)?);
+        let hyper = schedule_free::Hyper { lr: 1e-4, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, share: 0.5 };
+        Ok(move |ws: &mut Workspace| {
+            let (params, z, v) = (params.view_mut(), z.view_mut(), v.view_mut());
+            schedule_free::step(params, grads.view(), kept.view(), z, v, 2, 0.5, hyper, None, ws)
         })
     })
 }
