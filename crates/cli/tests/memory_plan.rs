@@ -93,6 +93,34 @@ fn rows_of_many_lengths_keep_to_the_plan() {
     }
 }
 
+/// The sizes are held against a device's by `crates/train/tests/device_memory.rs`.
+#[test]
+fn the_memory_of_a_device_is_told_without_one() {
+    let bench = bench();
+    let words = ["--data", "long.jsonl", "--print-plan", "--set", "train.device=cuda"];
+    let said = bench.train(&words);
+    said.succeeds();
+    let (on_device, on_host) = said.out.split_once("# and on the host beside it:\n").expect("both are told");
+    assert!(on_device.contains("# on cuda:0:\n"), "{}", said.out);
+    let (weights, masters) = (mebibytes(on_device, "weights"), mebibytes(on_device, "master weights"));
+    // In bf16 and in f32.
+    assert!((masters / weights - 2.0).abs() < 0.02, "{}", said.out);
+    assert!(mebibytes(on_device, "total on the device") > 5.0 * masters, "{}", said.out);
+    assert!(mebibytes(on_host, "total on the host") > mebibytes(on_host, "process"), "{}", said.out);
+    let wide = bench.train(&[&words[..], &["--set", "train.dtype=f32"]].concat());
+    assert!((mebibytes(&wide.out, "weights") - masters).abs() < 0.2, "{}", wide.out);
+
+    // What the budget would be, only the device can say.
+    let said = bench.train(&[&words[..], &["--set", "train.tokens=auto"]].concat());
+    said.succeeds();
+    if !cfg!(feature = "cuda") {
+        assert!(said.out.contains("train.tokens = \"auto\"\n"), "{}", said.out);
+        assert!(said.out.contains("# train.tokens is not decided: train.device"), "{}", said.out);
+    }
+    let said = bench.train(&["--data", "long.jsonl", "--print-plan", "--set", "train.tokens=auto"]);
+    assert!(!said.err.is_empty() && said.err.contains("train.tokens: \"auto\""), "{}", said.err);
+}
+
 #[test]
 fn where_rows_do_not_tell_the_limits_do() {
     let bench = bench();

@@ -242,3 +242,25 @@ fn a_run_without_memory_loses_nothing() {
     finish(&mut run).unwrap();
     assert_eq!(run.trainer().steps_done(), 3);
 }
+
+#[test]
+fn rows_that_could_not_be_scored_are_scored_later() {
+    let folder = folder();
+    let plan = |output: &str| large_steps(&folder, output, &["reference.kind=precomputed"]);
+    let mut ended = Vec::new();
+    for disturbed in [false, true] {
+        let Some(device) = device() else { return };
+        let output = format!("out-{disturbed}");
+        let mut run = Run::start_on(&Hardware::on(&device), plan(&output)).unwrap();
+        if disturbed {
+            device.limit_memory(device.memory().unwrap().used + 4096);
+            let text = run.advance().unwrap_err().to_string();
+            let words = ["while the reference scored the rows", "what it scored so far is kept"];
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+            device.limit_memory(isize::MAX as usize);
+        }
+        finish(&mut run).unwrap();
+        ended.push(std::fs::read(folder.path(&output).join("final/adapter_model.safetensors")).unwrap());
+    }
+    assert!(ended[0] == ended[1], "weights of other bits");
+}

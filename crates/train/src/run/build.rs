@@ -238,7 +238,7 @@ impl Parts {
                     let evaluation =
                         held_out.map(|rows| rows::evaluation_batches(plan, Some(rows), encoder, &needs)).transpose()?;
                     let batches = rows::training_batches(plan, source, encoder, &needs)?;
-                    precompute = Some(Precompute { batches, steps: 0, evaluation });
+                    precompute = Some(Precompute { batches, steps: 0, evaluation, left: None });
                 }
                 Reference::Precomputed(table)
             }

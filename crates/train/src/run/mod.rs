@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use candlewick_data::{Batch, Batches, Cursor, Encoder, Report, Source};
-use candlewick_losses::{Objective, StepWide};
+use candlewick_losses::{Needs, Objective, StepWide};
 use serde::{Deserialize, Serialize};
 
 use self::bookmark::{Bookmark, Files};
@@ -186,6 +186,8 @@ struct Precompute {
     /// Steps whose rows are scored.
     steps: u64,
     evaluation: Option<Batches>,
+    /// A step that could not be scored.
+    left: Option<Vec<Batch>>,
 }
 
 impl Run {
@@ -661,17 +663,15 @@ impl Run {
     fn precompute(&mut self) -> Result<Event> {
         let Some(work) = &mut self.precompute else { unreachable!("advance looked") };
         let needs = self.trainer.needs();
-        let more = rows::is_new(&needs, work.steps, self.total_steps, &work.batches);
-        let next = if more { work.batches.next_step()? } else { None };
-        work.steps += 1;
-        let next = match (next, &mut work.evaluation) {
-            (None, Some(evaluation)) => evaluation.next_step()?,
-            (next, _) => next,
+        let next = match work.left.take() {
+            Some(left) => Some(left),
+            None => work.next_step(&needs, self.total_steps)?,
         };
         let done = next.is_none();
         let (policy, table) = self.trainer.policy_and_table()?;
-        for batch in next.iter().flatten() {
-            table.add(policy, batch, &needs)?;
+        if let Err(error) = next.iter().flatten().try_for_each(|batch| table.add(policy, batch, &needs)) {
+            work.left = next;
+            return Err(error);
         }
         table.append_when_due()?;
         if done {
@@ -720,6 +720,19 @@ impl Run {
         checkpoint::write_file(&self.plan.output.dir.join(PLAN), |path| {
             std::fs::write(path, text).map_err(Error::io("writing", path))
         })
+    }
+}
+
+impl Precompute {
+    /// The rows to be scored next, those to train on and then the held-out ones.
+    fn next_step(&mut self, needs: &Needs, total_steps: u64) -> Result<Option<Vec<Batch>>> {
+        let more = rows::is_new(needs, self.steps, total_steps, &self.batches);
+        let next = if more { self.batches.next_step()? } else { None };
+        self.steps += 1;
+        match (next, &mut self.evaluation) {
+            (None, Some(evaluation)) => Ok(evaluation.next_step()?),
+            (next, _) => Ok(next),
+        }
     }
 }
 
