@@ -68,6 +68,14 @@ const KINDS: [&[&str]; 6] = [
     &["model.lora={rank = 8}"],
     &["reference.kind=precomputed", "objective.type=ipo"],
     &["model.lora={rank = 8}", "reference.kind=frozen", "train.recompute=layers"],
+    &["objective.type=tr_dpo", "objective.update={ema={mu=0.1}}"],
+    &[
+        "model.lora={rank = 8}",
+        "objective.type=tr_dpo",
+        "objective.update={bema={every=2, update_after=1}}",
+        "optimizer.kind=schedule_free_adamw",
+        "schedule.kind=constant",
+    ],
 ];
 
 #[test]
@@ -117,6 +125,12 @@ fn a_resumed_run_ends_in_the_same_bits() {
         let resumed = finish(Run::resume_on(&hardware, plan(&folder, &parts, &kind), &latest.path).unwrap());
         assert_eq!(said[said.len() - resumed.len()..], resumed);
         assert!(weights(&folder, &whole) == weights(&folder, &parts), "{i}: files of other bits");
+        let [whole, parts] = [&whole, &parts].map(|output| {
+            let file = folder.path(output).join("checkpoints/step-00000004/moving_reference.safetensors");
+            std::fs::read(file).ok()
+        });
+        assert_eq!(whole.is_some(), kind.contains(&"objective.type=tr_dpo"));
+        assert!(whole == parts, "{i}: references of other bits");
     }
 }
 
