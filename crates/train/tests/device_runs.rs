@@ -64,9 +64,7 @@ fn weights(folder: &Folder, output: &str) -> Vec<u8> {
 const KINDS: [&[&str]; 6] = [
     &[],
     &["objective.type=bradley_terry"],
-    &["objective.type=tr_dpo", "objective.update={ soft = { alpha = 0.6, every = 2 } }"],
-    &["model.lora={rank = 8}"],
-    &["reference.kind=precomputed", "objective.type=ipo"],
+    &["model.lora={rank = 8}", "reference.kind=precomputed", "objective.type=ipo"],
     &["model.lora={rank = 8}", "reference.kind=frozen", "train.recompute=layers"],
     &["objective.type=tr_dpo", "objective.update={ema={mu=0.1}}"],
     &[
