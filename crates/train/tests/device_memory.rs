@@ -74,7 +74,7 @@ fn a_run_takes_what_was_planned() {
     let folder = folder();
     let held_out = folder.at("evaluation.path", "held-out.jsonl");
     let frozen = folder.at("reference.path", "model");
-    let kinds: [&[&str]; 9] = [
+    let kinds: [&[&str]; 11] = [
         &[],
         &["train.dtype=f32", "train.recompute=layers"],
         &["train.recompute=layers", "reference.kind=precomputed"],
@@ -84,6 +84,8 @@ fn a_run_takes_what_was_planned() {
         &[LORA, "train.dtype=f32"],
         &[LORA, "reference.kind=frozen"],
         &[LORA, "reference.kind=frozen", &frozen],
+        &["objective.type=tr_dpo", "objective.update={ ema = { mu = 0.1 } }", "train.dtype=f32"],
+        &[LORA, "objective.type=tr_dpo", "optimizer.kind=lion"],
     ];
     for (number, kind) in kinds.iter().enumerate() {
         let Some(device) = device() else { return };
