@@ -106,8 +106,8 @@ pub enum Basis {
 }
 
 impl MemoryPlan {
-    /// Plans the memory of a run; where `train.tokens` is `"auto"` and not decided, with the least micro-batches there can be. Rows are read as the run would, up to 65,536 of them; where that fails, the limits of
-    /// `data.max_length` and its kin decide.
+    /// Plans the memory of a run. Rows are read as the run would, up to 65,536 of them; where that fails, the limits of
+    /// `data.max_length` and its kin decide. Where `train.tokens` is `"auto"` and not decided, micro-batches are the least there can be.
     ///
     /// # Errors
     /// The configuration of a model or adapter cannot be read; neither rows nor limits tell how large a micro-batch can be.
