@@ -13,6 +13,9 @@ programs=(
   'test candlewick-kernels gpu'
   'test candlewick-model device'
   'test candlewick-train device candlewick-data/columnar,candlewick-data/zstd'
+  'test candlewick-train device_runs candlewick-data/columnar,candlewick-data/zstd'
+  'test candlewick-train device_memory candlewick-data/columnar,candlewick-data/zstd'
+  'test candlewick parity'
   'bench candlewick-kernels gpu'
 )
 most=$((64 << 20))
@@ -46,11 +49,23 @@ cp tools/gpu/run.sh "$dir/"
 echo "building wick"
 cargo build --release --package candlewick-cli --features cuda
 strip -o "$dir/wick" "${CARGO_TARGET_DIR:-target}/release/wick"
+# What the tests read: recorded runs, and the models that they are of.
+mkdir -p "$dir/tests/expected/models"
+cp tests/expected/tr_dpo_hard.json "$dir/tests/expected/"
+cp -r tests/expected/models/untied_head "$dir/tests/expected/models/"
+shared=${CANDLEWICK_SHARED:-../shared}
+if [ -d "$shared/parity" ]; then
+  mkdir -p "$dir/shared/assets/weights"
+  cp -r "$shared/parity" "$dir/shared/"
+  cp -rL "$shared/assets/weights/tinystories-656k" "$dir/shared/assets/weights/"
+else
+  echo "$shared/parity is missing: the package replays no recorded runs, and its test of them will say that it was skipped" >&2
+fi
 # The side-by-side suite; the peer that is no part of this repository goes with it from where it lies.
 mkdir -p "$dir/benches/gpu"
 cp benches/recording.py "$dir/benches/"
 cp benches/gpu/*.py "$dir/benches/gpu/"
-peer=${CANDLEWICK_SHARED:-../shared}/peers/torch_step.py
+peer=$shared/peers/torch_step.py
 if [ -f "$peer" ]; then
   mkdir -p "$dir/peers"
   cp "$peer" "$dir/peers/"

@@ -19,8 +19,9 @@ ln -s libcuda.so.1 "$played/libcuda.so"
 "${build[@]}" -o "$played/libcublasLt.so.13" tools/gpu/played_cublas_lt.cpp
 export LD_LIBRARY_PATH=$played${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} CANDLEWICK_NEEDS_GPU=1
 
+[ ! -d "$dir/shared" ] || export CANDLEWICK_SHARED=$dir/shared
 for program in "$dir"/test-*; do
-  "$program" "${@:2}"
+  (cd "$dir" && "$program" "${@:2}")
 done
 for program in "$dir"/bench-*; do
   "$program" --rehearse --repeats 3 --output "$played/table.md"

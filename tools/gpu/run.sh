@@ -73,6 +73,8 @@ for file in "$cublas" "$driver"; do
   [ -n "$file" ] && LD_LIBRARY_PATH=$(dirname "$file")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 done
 export LD_LIBRARY_PATH
+# What tests read lies in the package, and they look for it from there.
+[ ! -d "$here/shared" ] || export CANDLEWICK_SHARED=$here/shared
 
 about() {
   [ -f "$here/ABOUT" ] && cat "$here/ABOUT"
@@ -106,7 +108,7 @@ if [ "$only" != benches ]; then
     name=$(basename "$program")
     log=$(mktemp)
     # With the variable a test that finds no device fails; --show-output shows what one that passed has skipped.
-    CANDLEWICK_NEEDS_GPU=1 "$program" --show-output 2>&1 | tee "$log"
+    (cd "$here" && CANDLEWICK_NEEDS_GPU=1 "$program" --show-output) 2>&1 | tee "$log"
     code=${PIPESTATUS[0]}
     cat "$log" >>"$out/tests.log"
     if [ "$code" != 0 ]; then

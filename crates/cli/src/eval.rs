@@ -8,8 +8,9 @@ use candlewick::evaluate::{self, PreferenceReport, Preferences, SliceReport};
 use candlewick::losses::{Objective, Recipe, StepWide};
 use candlewick::model::{CausalLm, LoraConfig, Recompute};
 use candlewick::train::{
-    AdapterReference, CausalPolicy, Checkpoint, Config, EvalReport, Hardware, HeldOut, ModelPolicy, Plan, Reference,
-    ReferenceKind, ReferencePlan, ScorePolicy, ScoredBatch, Trainer, TrainerOptions, TuningPlan,
+    AdapterReference, CausalPolicy, Checkpoint, Config, EvalReport, Hardware, HeldOut, ModelPolicy, OptimizerWords,
+    Plan, Reference, ReferenceKind, ReferencePlan, ScheduleWords, ScorePolicy, ScoredBatch, TokenBudget, Trainer,
+    TrainerOptions, TuningPlan,
 };
 use serde_json::{Value, json};
 
@@ -135,6 +136,10 @@ fn configuration(arguments: &Eval) -> Result<(Config, Vec<String>)> {
              measures with the classifier while training"
         );
     }
+    // No step is made: what only steps read decides nothing.
+    config.optimizer = OptimizerWords::default();
+    config.schedule = ScheduleWords::default();
+    config.train.tokens = TokenBudget::Tokens(0);
     warn_of_multipliers(&config);
     // Nothing is written.
     config.output.dir = Some(".".into());
@@ -227,7 +232,7 @@ fn trainer(plan: &Plan, encoder: &Encoder, preference: &[f64], threads: usize) -
     let base = plan.model.path.to_string_lossy();
     let reference = match &plan.reference {
         ReferencePlan::None => Reference::None,
-        ReferencePlan::Frozen => frozen(model.frozen_copy())?,
+        ReferencePlan::Frozen => Reference::Frozen(hardware.frozen_copy(&model, &train)?),
         ReferencePlan::Model(directory) => frozen(load(directory)?)?,
         ReferencePlan::Adapter(directory) => {
             let policy = CausalPolicy::new(model, Recompute::Nothing, threads);

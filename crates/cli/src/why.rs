@@ -10,8 +10,8 @@ use candlewick::evaluate::influence::{self, Influence, Influences};
 use candlewick::losses::{Objective, ReferenceUpdate, Sft, StepWide};
 use candlewick::model::{CausalLm, LoraConfig, Recompute, Sketch};
 use candlewick::train::{
-    AdapterReference, CausalPolicy, Config, DeviceKind, FrozenPolicy, Plan, Reference, ReferencePlan, Trainer,
-    TrainerOptions, TuningPlan,
+    AdapterReference, CausalPolicy, Config, DeviceKind, FrozenPolicy, Plan, Reference, ReferencePlan, TokenBudget,
+    Trainer, TrainerOptions, TuningPlan,
 };
 use serde_json::json;
 
@@ -30,7 +30,13 @@ pub(crate) fn why(arguments: &Why) -> Result<()> {
     if arguments.common.device.is_some_and(|device| device != DeviceKind::Cpu) {
         bail!(Failure::Usage("--device: rows are traced on the cpu; leave it out".into()));
     }
-    let plan = Plan::resolve(configuration(arguments)?)?;
+    let mut config = configuration(arguments)?;
+    if config.train.device != DeviceKind::Cpu {
+        eprintln!("wick: rows are traced on the cpu, whatever train.device says");
+        (config.train.device, config.train.dtype) = (DeviceKind::Cpu, None);
+        config.train.tokens = TokenBudget::Tokens(0);
+    }
+    let plan = Plan::resolve(config)?;
     if plan.objective.reference_update() != ReferenceUpdate::Frozen {
         bail!(Failure::Usage(
             "the objective moves its reference, and rows are held against one that stood still; --set objective.update=frozen asks \

@@ -225,6 +225,9 @@ fn a_device_that_is_not_there() {
     bench.train(&["--steps", "1", "--set", "train.dtype=bf16"]).fails(2, &["train.dtype", "train.device = \"cuda\""]);
     let eval = ["eval", "--model", "model", "--data", "pairs.jsonl", "--device", "cuda:4096"];
     bench.wick(&eval).fails(2, &["train.device", "no cuda device"]);
+    // What only steps read is no reason against it.
+    let of_steps = ["--set", "optimizer.kind=muon", "--set", "train.tokens=auto"];
+    bench.wick(&[&eval[..], &of_steps].concat()).fails(2, &["train.device", "no cuda device"]);
 }
 
 #[test]

@@ -4,8 +4,8 @@ mod parallel;
 mod show;
 
 use anyhow::{Context as _, Result};
-use candlewick::evaluate::compare::{CellEvent, CellRun, Common, Comparison, Matrix, Next};
-use candlewick::train::{MemoryPlan, replace_file};
+use candlewick::evaluate::compare::{Cell, CellRun, Common, Comparison, Matrix, Next};
+use candlewick::train::{DeviceMemory, Hardware, MemoryPlan, TokenBudget, replace_file};
 
 use crate::arguments::Compare;
 use crate::failure::Failure;
@@ -15,7 +15,8 @@ use crate::{places, words};
 /// Runs what is still to be run, and reports.
 pub(crate) fn compare(arguments: &Compare) -> Result<()> {
     let matrix = matrix(arguments)?;
-    let threads = words::threads(matrix.cell(0, 0, matrix.seeds[0])?.plan.train.threads);
+    let train = matrix.cell(0, 0, matrix.seeds[0])?.plan.train;
+    let threads = words::threads(train.threads);
     let directory = matrix.directory().to_owned();
     if arguments.report && !directory.join("cells").is_dir() {
         anyhow::bail!(Failure::Usage(format!(
@@ -27,7 +28,9 @@ pub(crate) fn compare(arguments: &Compare) -> Result<()> {
     let interrupt = Interrupt::listen()?;
     let comparison = Comparison::new(matrix);
     eprintln!("{}", show::plan(comparison.matrix()));
-    let common = Common::load(comparison.matrix(), threads)?;
+    // What is reported was made before, wherever that was.
+    let hardware = if arguments.report { Hardware::default() } else { Hardware::open(train.device)? };
+    let common = Common::load(comparison.matrix(), hardware, threads)?;
     if !arguments.report {
         run(&comparison, &common, arguments, threads, &interrupt)?;
     }
@@ -106,24 +109,43 @@ fn run(
         }
         while run.run().is_precomputing() {
             parallel::check(interrupt)?;
-            if !matches!(run.advance()?, Some(CellEvent::Precomputed(_))) {
-                break;
-            }
+            run.advance()?;
         }
     }
     while let Next::Runs(cells) = comparison.next(common.held_out(), common.reference())? {
-        let at_once = parallel::at_once(arguments.parallel, threads, cells.len(), largest(&cells)?)?;
+        let at_once = match common.hardware().device() {
+            Some(device) => {
+                device.synchronize()?;
+                let free = device.memory()?.free as u64;
+                parallel::on_device(arguments.parallel, cells.len(), &largest(&cells)?, free)?
+            }
+            None => parallel::at_once(arguments.parallel, threads, cells.len(), largest(&cells)?.host)?,
+        };
         parallel::run(&cells, common, at_once, threads, interrupt)?;
     }
     Ok(())
 }
 
 /// What the largest of the runs takes, in bytes.
-fn largest(cells: &[candlewick::evaluate::compare::Cell]) -> Result<u64> {
+#[derive(Debug, Default)]
+struct Largest {
+    host: u64,
+    device: u64,
+    /// Whether the memory of the device that is free decides the tokens of a micro-batch.
+    takes_all: bool,
+}
+
+fn largest(cells: &[Cell]) -> Result<Largest> {
     let mut met = std::collections::BTreeSet::new();
-    let mut largest = 0;
+    let mut largest = Largest::default();
     for cell in cells.iter().filter(|cell| met.insert(cell.arm)) {
-        largest = largest.max(MemoryPlan::of(&cell.plan)?.total());
+        if cell.plan.train.tokens == Some(TokenBudget::Auto) {
+            largest.takes_all = true;
+            continue;
+        }
+        let plan = MemoryPlan::of(&cell.plan)?;
+        largest.host = largest.host.max(plan.total());
+        largest.device = largest.device.max(plan.device.as_ref().map_or(0, DeviceMemory::total));
     }
     Ok(largest)
 }

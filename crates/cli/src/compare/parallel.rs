@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use candlewick::evaluate::compare::{Cell, CellEvent, CellResult, CellRun, Common};
 
+use super::Largest;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::memory;
@@ -29,6 +30,27 @@ pub(super) fn at_once(asked: Option<usize>, threads: usize, runs: usize, bytes: 
         // Where the system does not tell what is free, one at a time is safe.
         (None, fits) => Ok(threads.min(fits.unwrap_or(1)).clamp(1, runs.max(1))),
     }
+}
+
+/// How many runs go at once on a device: one, which keeps it busy, unless more are asked for and there is room for them in the bytes
+/// that are free there.
+pub(super) fn on_device(asked: Option<usize>, runs: usize, largest: &Largest, free: u64) -> Result<usize> {
+    let Some(asked) = asked.filter(|asked| *asked > 1) else { return Ok(1) };
+    if largest.takes_all {
+        bail!(Failure::Usage(format!(
+            "--parallel {asked}: train.tokens = \"auto\" gives all memory of the device to one run; give a number of tokens, or leave \
+             --parallel out"
+        )));
+    }
+    let fits = ((free as f64 * SHARE) as u64 / largest.device.max(1)).max(1) as usize;
+    if asked > fits {
+        bail!(Failure::Usage(format!(
+            "--parallel {asked}: a run takes {} of the device, and {} are free, enough for {fits}; give at most that",
+            memory::readable(largest.device),
+            memory::readable(free),
+        )));
+    }
+    Ok(asked.min(runs.max(1)))
 }
 
 /// That nobody has asked to stop.
@@ -119,6 +141,20 @@ fn line(cell: &Cell, result: &CellResult, done: usize, of: usize, left: Duration
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_has_one_run_unless_more_are_asked_for() {
+        let largest = Largest { host: 1, device: 30, takes_all: false };
+        assert_eq!(on_device(None, 9, &largest, 100).expect("one"), 1);
+        assert_eq!(on_device(Some(2), 9, &largest, 100).expect("two"), 2);
+        assert_eq!(on_device(Some(2), 1, &largest, 100).expect("one"), 1);
+        let text = on_device(Some(3), 9, &largest, 100).expect_err("too many").to_string();
+        assert!(text.contains("--parallel 3") && text.contains("enough for 2"), "{text}");
+        let all = Largest { takes_all: true, ..largest };
+        assert_eq!(on_device(Some(1), 9, &all, 100).expect("one"), 1);
+        let text = on_device(Some(2), 9, &all, 100).expect_err("all of it").to_string();
+        assert!(text.contains("train.tokens") && text.contains("--parallel"), "{text}");
+    }
 
     #[test]
     fn runs_are_as_many_as_asked_or_as_there_are_threads() {

@@ -39,12 +39,12 @@ pub struct Common {
 }
 
 impl Common {
-    /// Loads the model, and reads and scores the held-out rows, on `threads` threads. Rows are encoded as the first arm's are,
+    /// Loads the model, and reads and scores the held-out rows, on `threads` threads or on the device of `hardware`, which all runs share. Rows are encoded as the first arm's are,
     /// with all of their tokens scored.
     ///
     /// # Errors
     /// Files that are missing or do not fit together; held-out rows that prefer nothing.
-    pub fn load(matrix: &Matrix, threads: usize) -> Result<Self> {
+    pub fn load(matrix: &Matrix, hardware: Hardware, threads: usize) -> Result<Self> {
         let plan = matrix.whole_plan(0, 0, matrix.seeds[0])?;
         // Any loss of pairs will do: it is the rows that are asked for, not the numbers that a loss may want beside them.
         let mut rows = plan.clone();
@@ -74,7 +74,6 @@ impl Common {
         }
         let mut train = plan.train.clone();
         train.threads = threads;
-        let hardware = Hardware::open(train.device)?;
         let mut model = CausalLm::<f32>::load(&plan.model.path)?;
         if let TuningPlan::Adapter(start) = &plan.model.tuning {
             model.load_adapter(start)?;
@@ -96,6 +95,11 @@ impl Common {
         };
         common.at_start = common.drift_of(&common.model, &common.model, &mut Workspace::new(threads))?;
         Ok(common)
+    }
+
+    /// What the runs compute on.
+    pub fn hardware(&self) -> &Hardware {
+        &self.hardware
     }
 
     /// The held-out rows.
