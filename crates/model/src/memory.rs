@@ -603,7 +603,7 @@ impl Walk<'_> {
         let scores = pool.make(targets * scored(want) * device.wide);
         let lse = pool.take_wide(Part::Head, targets);
         let (buffer, worked_in) = match kept {
-            KeptByHead::Logits => (targets * stride, targets * hidden),
+            KeptByHead::Logits => (targets * stride, chunk * hidden),
             KeptByHead::Pulls => (targets * hidden, chunk * (hidden + stride)),
             KeptByHead::Nothing | KeptByHead::Softmax => (0, chunk * (hidden + stride)),
         };

@@ -35,13 +35,12 @@ impl<'a, T: Element> Head<'a, T> {
         hidden: View<'a, T>,
         weight: View<'a, T>,
         targets: Targets<'a>,
-        keeps_logits: bool,
+        at_once: bool,
         shape: Shape,
     ) -> Result<Self> {
         let count = shape.targets;
         let chunk = match shape.chunk {
-            // There is room for all of them.
-            0 if keeps_logits => count,
+            0 if at_once => count,
             0 => device_chunk::<T>(shape.vocab, count),
             chunk => chunk.min(count),
         };
@@ -161,7 +160,8 @@ pub(super) fn forward<T: Element>(
     if shape.targets == 0 {
         return Ok(());
     }
-    let mut head = Head::new(op, device, hidden, weight, targets, all.is_some(), shape)?;
+    // The same pieces whatever is kept: a library multiplies by another algorithm for another number of rows, and rounds otherwise.
+    let mut head = Head::new(op, device, hidden, weight, targets, false, shape)?;
     let statistics = out.log_sum_sq_probs.is_some() || out.entropy.is_some();
     let kernel = if statistics { "token_log_probs_statistics" } else { "token_log_probs_score" };
     let kernel = format!("{kernel}_{}", T::NAME);
@@ -228,6 +228,7 @@ pub(super) fn backward<T: Element>(
         Kept::Logits(all) => Some(all),
         Kept::Nothing => None,
     };
+    // Logits that are there are not made again, and all of them make the gradient of the weight at once.
     let mut head = Head::new(op, device, hidden, weight, targets, all.is_some(), shape)?;
     let mut own = if all.is_some() { None } else { Some(head.buffer()?) };
     let mut pulls = device.unwritten::<T>(head.chunk * width)?;

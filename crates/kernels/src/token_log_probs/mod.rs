@@ -160,7 +160,8 @@ pub enum Keep<'a, T> {
     /// Nothing: `backward` makes the logits again, chunk by chunk.
     Nothing,
     /// The logits of all targets, `[M, S]` with S the [`logits_stride`], for a head that is trained: three products instead of four. On a
-    /// device only. Unless [`Shape::chunk`] says otherwise, all targets are one chunk.
+    /// device only. They are made chunk by chunk as where nothing is kept, so that scores have the same bits; unless [`Shape::chunk`]
+    /// says otherwise, `backward` takes all of them at once.
     Logits(ViewMut<'a, T>),
     /// The softmax of every target's logits, for a head that is trained: two products in `backward` instead of three. On the CPU only.
     Softmax(KeptSoftmax<'a, T>),

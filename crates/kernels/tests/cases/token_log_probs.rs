@@ -6,7 +6,7 @@ use candlewick_kernels::token_log_probs::{
 use candlewick_kernels::{Cuda, CudaBuffer, Element, Result, View, Workspace};
 
 use super::{Case, Sample, Written, numbers, wide};
-use crate::harness::{check, check_barriers, device, sizes};
+use crate::harness::{check, check_barriers, device, opened, sizes};
 
 /// Which outputs are wanted and have a cotangent, besides the log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -414,4 +414,33 @@ fn a_chunk_of_logits_is_half_a_gibibyte_at_most_or_128_rows() {
         assert_eq!(automatic_device_chunk::<half::bf16>(vocab), chunk, "{vocab}");
     }
     assert_eq!(automatic_device_chunk::<f32>(262_144), 512);
+}
+
+/// Bytes that a forward of two chunks has beside its operands.
+fn worked_in(shape: Shape, keeps: bool) -> Option<usize> {
+    let cuda = opened()?;
+    let (hidden, weight) = (
+        cuda.upload(&vec![1.0f32; shape.hidden]).unwrap(),
+        cuda.upload(&vec![0.5f32; shape.vocab * shape.hidden]).unwrap(),
+    );
+    let zeros = cuda.upload(&vec![0u32; shape.targets]).unwrap();
+    let none = View::from(&[][..]);
+    let targets = Targets { rows: zeros.view(), ids: zeros.view(), given: none, by_row: None };
+    let [mut lse, mut log_probs] = [0, 1].map(|_| cuda.unwritten::<f32>(shape.targets).unwrap());
+    let mut kept = cuda.unwritten(if keeps { shape.targets * logits_stride::<f32>(shape.vocab) } else { 0 }).unwrap();
+    let keep = if keeps { Keep::Logits(kept.view_mut()) } else { Keep::Nothing };
+    let before = cuda.memory().unwrap().used;
+    let (out, ws) = (Outputs::log_probs(log_probs.view_mut()), &mut Workspace::new(1));
+    token_log_probs::forward(hidden.view(), weight.view(), targets, out, lse.view_mut(), keep, shape, ws).unwrap();
+    Some(cuda.memory().unwrap().most_used - before)
+}
+
+/// Else a policy that keeps its logits would have them of products of other sizes than its reference, which round otherwise.
+#[test]
+fn logits_are_made_in_the_same_pieces_whether_they_are_kept_or_not() {
+    let shape = Shape { rows: 1, hidden: 24, vocab: 8, targets: 2_500, chunk: 0 };
+    let chunk = token_log_probs::device_chunk::<f32>(shape.vocab, shape.targets);
+    assert_eq!(chunk, 1_280);
+    let [Some(kept), Some(passing)] = [true, false].map(|keeps| worked_in(shape, keeps)) else { return };
+    assert_eq!((kept, passing), (4 * chunk * shape.hidden, 4 * chunk * (shape.hidden + shape.vocab)));
 }
