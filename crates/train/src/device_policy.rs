@@ -138,10 +138,13 @@ where
         Tuning { parameters: &mut self.masters, gradients: &mut self.gradients, workspace: &mut self.workspace }
     }
 
-    fn gradient_may_be_zero(&self, i: usize) -> Result<bool> {
-        let Some(b) = b_of(&self.masters, i) else { return Ok(false) };
-        let numbers = self.masters.view(b).download()?;
-        Ok(numbers.iter().all(|x| *x == kernels::Float::from_f64(0.0)))
+    fn gradients_may_be_zero(&self, of: &[usize]) -> Result<Vec<bool>> {
+        let is_zero = |&i: &usize| {
+            let Some(b) = b_of(&self.masters, i) else { return Ok(false) };
+            let numbers = self.masters.view(b).download()?;
+            Ok(numbers.iter().all(|x| *x == kernels::Float::from_f64(0.0)))
+        };
+        of.iter().map(is_zero).collect()
     }
 
     fn digest(&self) -> Result<String> {

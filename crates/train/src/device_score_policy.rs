@@ -158,16 +158,17 @@ where
     }
 
     /// Beside those of LoRA everything below the heads, while one of them is zero: nothing comes through it.
-    fn gradient_may_be_zero(&self, i: usize) -> Result<bool> {
-        let head = self.model.head_place();
-        if i != head {
-            let weight = self.masters.view(head).download()?;
-            if weight.chunks_exact(self.model.config().hidden_size).any(is_zero) {
+    fn gradients_may_be_zero(&self, of: &[usize]) -> Result<Vec<bool>> {
+        let (head, size) = (self.model.head_place(), self.model.config().hidden_size);
+        let some_is_zero = self.masters.view(head).download()?.chunks_exact(size).any(is_zero);
+        let may_be_zero = |&i: &usize| {
+            if i != head && some_is_zero {
                 return Ok(true);
             }
-        }
-        let Some(b) = b_of(&self.masters, i) else { return Ok(false) };
-        Ok(is_zero(&self.masters.view(b).download()?))
+            let Some(b) = b_of(&self.masters, i) else { return Ok(false) };
+            Ok(is_zero(&self.masters.view(b).download()?))
+        };
+        of.iter().map(may_be_zero).collect()
     }
 
     fn digest(&self) -> Result<String> {

@@ -56,6 +56,7 @@ mod snapshot;
 mod start;
 mod tally;
 mod tensor_file;
+mod tensor_flags;
 mod trainer;
 mod udm;
 mod watch;

@@ -146,8 +146,8 @@ impl Trainable for ModelPolicy {
         of_each!(self, policy => policy.tuning())
     }
 
-    fn gradient_may_be_zero(&self, i: usize) -> Result<bool> {
-        of_each!(self, policy => policy.gradient_may_be_zero(i))
+    fn gradients_may_be_zero(&self, of: &[usize]) -> Result<Vec<bool>> {
+        of_each!(self, policy => policy.gradients_may_be_zero(of))
     }
 
     fn preferences(&self) -> usize {

@@ -72,11 +72,11 @@ pub trait Trainable: Policy {
     /// What is trained, its gradients, and the scratch memory to work on them.
     fn tuning(&mut self) -> Tuning<'_, Self::Element>;
 
-    /// Whether parameter `i` legitimately has a gradient of zero now, such as LoRA's A while B is zero.
+    /// Whether each of these parameters legitimately has a gradient of zero now, such as LoRA's A while B is zero.
     ///
     /// # Errors
     /// The weights cannot be read from the device they are on.
-    fn gradient_may_be_zero(&self, i: usize) -> Result<bool>;
+    fn gradients_may_be_zero(&self, of: &[usize]) -> Result<Vec<bool>>;
 
     /// How many preferences it is told, by a Panacea adapter; 0 without one.
     fn preferences(&self) -> usize {
@@ -331,9 +331,9 @@ impl<T: Element> Trainable for CausalPolicy<T> {
         }
     }
 
-    fn gradient_may_be_zero(&self, i: usize) -> Result<bool> {
+    fn gradients_may_be_zero(&self, of: &[usize]) -> Result<Vec<bool>> {
         let trained = self.model.trainable();
-        Ok(may_be_zero_in_lora(trained, i) || may_be_zero_in_panacea(trained, i))
+        Ok(of.iter().map(|&i| may_be_zero_in_lora(trained, i) || may_be_zero_in_panacea(trained, i)).collect())
     }
 
     fn preferences(&self) -> usize {

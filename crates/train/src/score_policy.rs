@@ -150,12 +150,11 @@ impl<T: Element> Trainable for ScorePolicy<T> {
     }
 
     /// Beside those of LoRA everything below the heads, while one of them is zero: nothing comes through it.
-    fn gradient_may_be_zero(&self, i: usize) -> Result<bool> {
-        let size = self.model.config().hidden_size;
+    fn gradients_may_be_zero(&self, of: &[usize]) -> Result<Vec<bool>> {
+        let (head, size) = (self.model.head_place(), self.model.config().hidden_size);
         let is_zero = |head: &[T]| head.iter().all(|x| *x == T::ZERO);
-        let is_below = i != self.model.head_place();
-        let below_zero = is_below && self.head_weight().chunks_exact(size).any(is_zero);
-        Ok(below_zero || may_be_zero_in_lora(self.parameters(), i))
+        let some_is_zero = self.head_weight().chunks_exact(size).any(is_zero);
+        Ok(of.iter().map(|&i| i != head && some_is_zero || may_be_zero_in_lora(self.parameters(), i)).collect())
     }
 
     fn digest(&self) -> Result<String> {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candlewick_data::Batch;
-use candlewick_kernels::{Buffer, Float, View, Workspace, clip, survey};
+use candlewick_kernels::{Buffer, Float, Workspace, clip, survey};
 use candlewick_losses::dual::Observed;
 use candlewick_losses::{
     Collective, Context, MismatchedScores, Needs, Objective, Outputs, Phase, ReferenceUpdate, Scores, Solo, StepScores,
     StepWide, TokenScores, Totals,
 };
-use candlewick_model::{Parameters, Sketch};
+use candlewick_model::Sketch;
 use serde::Serialize;
 
 use crate::checkpoint::{self, Checkpoint, MOVING_REFERENCE, OPTIMIZER, State};
@@ -26,6 +26,7 @@ use crate::score::CompletionScore;
 use crate::snapshot::Snapshot;
 use crate::tally::{Tally, TermSums, scalar, sum_totals, summary};
 use crate::tensor_file::{Element, TensorFile};
+use crate::tensor_flags::{ends, flags};
 
 /// How a [`Trainer`] updates its policy.
 #[derive(Debug, Clone)]
@@ -587,12 +588,12 @@ impl<P: Trainable> Trainer<P> {
         let Tuning { gradients, workspace, .. } = self.policy.tuning();
         let flags = flags(gradients.all(), &ends, workspace)?;
         self.ungraded.retain(|i| flags[*i] & survey::NOT_ZERO == 0);
-        let mut stuck = Vec::new();
-        for i in &self.ungraded {
-            if !self.policy.gradient_may_be_zero(*i)? {
-                stuck.push(self.policy.parameters().name(*i));
-            }
+        if self.ungraded.is_empty() {
+            return Ok(());
         }
+        let may_be_zero = self.policy.gradients_may_be_zero(&self.ungraded)?;
+        let stuck = self.ungraded.iter().zip(may_be_zero).filter(|(_, may_be)| !may_be);
+        let stuck: Vec<_> = stuck.map(|(i, _)| self.policy.parameters().name(*i)).collect();
         if stuck.is_empty() {
             return Ok(());
         }
@@ -703,13 +704,8 @@ impl<P: Trainable> Trainer<P> {
             }
         }
         self.steps_done = state.step;
-        let parameters = self.policy.parameters();
-        self.ungraded.clear();
-        for i in 0..parameters.len() {
-            if !self.optimizer.has_met_gradient(parameters.range(i))? {
-                self.ungraded.push(i);
-            }
-        }
+        let met = self.optimizer.met_gradients(&ends(self.policy.parameters()))?;
+        self.ungraded = (0..met.len()).filter(|&i| !met[i]).collect();
         Ok(())
     }
 }
@@ -765,23 +761,6 @@ pub struct ExampleSketch {
     pub place: String,
     /// As long as the sketch has dimensions.
     pub values: Vec<f64>,
-}
-
-/// Where each tensor ends among all numbers.
-fn ends<T>(parameters: &Parameters<T>) -> Vec<u64> {
-    (0..parameters.len()).map(|i| parameters.range(i).end as u64).collect()
-}
-
-/// What is to be known of each tensor of a flat buffer.
-fn flags<T: Element>(numbers: View<'_, T>, ends: &[u64], workspace: &mut Workspace) -> Result<Vec<u32>> {
-    let Some(device) = workspace.device() else {
-        let mut flags = vec![0; ends.len()];
-        survey::flags(numbers, ends.into(), (&mut flags).into(), workspace)?;
-        return Ok(flags);
-    };
-    let (ends, mut flags) = (device.upload(ends)?, device.unwritten(ends.len())?);
-    survey::flags(numbers, ends.view(), flags.view_mut(), workspace)?;
-    Ok(flags.download()?)
 }
 
 /// Whether the reference follows the policy.

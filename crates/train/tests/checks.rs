@@ -219,11 +219,11 @@ impl Trainable for Forgetful {
         self.inner.tuning()
     }
 
-    fn gradient_may_be_zero(&self, i: usize) -> candlewick_train::Result<bool> {
+    fn gradients_may_be_zero(&self, of: &[usize]) -> candlewick_train::Result<Vec<bool>> {
         if self.unreadable {
             return Err(Error::Mismatch("the device is gone".into()));
         }
-        self.inner.gradient_may_be_zero(i)
+        self.inner.gradients_may_be_zero(of)
     }
 
     fn digest(&self) -> candlewick_train::Result<String> {

@@ -14,9 +14,9 @@ use candlewick_losses::{
 };
 use candlewick_model::{CausalLm, CompletionIds, ContextIds, LoraConfig, Packed, Parameters, Recompute, ScoreModel};
 use candlewick_train::{
-    AdapterReference, CausalPolicy, Checkpoint, DevicePolicy, DeviceScorePolicy, EvalReport, FrozenPolicy, LionOptions,
-    MovingReference, MuonOptions, OptimizerOptions, Policy, Reference, RmsPropOptions, ScheduleFreeAdamWOptions,
-    ScorePolicy, StepReport, Trainable, Trainer, TrainerOptions, weights_digest,
+    AdapterReference, CausalPolicy, Checkpoint, DevicePolicy, DeviceScorePolicy, Error, EvalReport, FrozenPolicy,
+    LionOptions, MovingReference, MuonOptions, OptimizerOptions, Policy, Reference, RmsPropOptions,
+    ScheduleFreeAdamWOptions, ScorePolicy, StepReport, Trainable, Trainer, TrainerOptions, weights_digest,
 };
 use support::device::{device, model};
 use support::{batches, labelled, mismatched_batches, options, pairs, worst};
@@ -222,6 +222,42 @@ fn a_resumed_run_ends_in_the_same_bits() {
         }
         let written: Vec<f64> = read.trainable().data().iter().map(|x| Float::to_f64(*x)).collect();
         assert!(written == saved, "files of other bits");
+    }
+}
+
+/// Which tensors have met a gradient is read from the optimizer's state.
+#[test]
+fn a_resumed_run_still_looks_for_parameters_without_a_gradient() {
+    let Some(device) = device() else { return };
+    let model = model(false).convert::<f32>().unwrap();
+    let silenced = |name: &str| name.contains("layers.0.") && name.contains("o_proj");
+    let o_proj = (0..model.trainable().len()).find(|&i| silenced(model.trainable().name(i))).unwrap();
+    let step = batches(&pairs(4, 1), 2);
+    for optimizer in [OptimizerOptions::default(), OptimizerOptions::Lion(LionOptions::default())] {
+        for steps_before in [0, 1] {
+            let options = TrainerOptions { optimizer, ..options(1e-3) };
+            let make = || trainer_by::<f32>(&model, &device, Simpo::default(), options.clone());
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("checkpoint");
+            let mut first = make();
+            (0..steps_before).for_each(|_| drop(first.step(&step).unwrap()));
+            first.save(&path, &serde_json::Value::Null, &[]).unwrap();
+            let mut resumed = make();
+            resumed.restore(&Checkpoint::open(&path).unwrap()).unwrap();
+            // Nothing comes through it to the queries, keys and values of its layer.
+            let parameters = resumed.policy_mut().tuning().parameters;
+            let mut numbers = parameters.all().download().unwrap();
+            numbers[parameters.range(o_proj)].fill(0.0);
+            parameters.all_mut().write(&numbers).unwrap();
+            match (steps_before, resumed.step(&step)) {
+                (0, Err(Error::NoGradient { parameters, .. })) => {
+                    assert!(parameters.contains("layers.0.self_attn.q_proj"), "{parameters}");
+                    assert!(!parameters.contains("layers.1.") && !parameters.contains("o_proj"), "{parameters}");
+                }
+                (1, Ok(_)) => {}
+                (_, other) => panic!("{optimizer:?} after {steps_before} steps: {other:?}"),
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Serialize};
 
 use super::tensors::Tensor;
-use super::{Method, Now, Rule, State, StateMut, any_nonzero, in_range, not_negative, positive};
+use super::{Method, Now, Rule, State, StateMut, any_nonzero, in_range, not_negative, of_each_range, positive};
 use crate::error::Result;
 use crate::tensor_file::{Element, Plain};
 
@@ -129,14 +129,16 @@ impl<T: Element> Rule<T> for Adafactor<T> {
         Ok(())
     }
 
-    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
-        let (mut row, mut at) = (0, 0);
-        Ok(self.tensors.iter().any(|tensor| {
-            let met = match tensor.matrix {
-                Some((rows, _)) => any_nonzero(&self.rows[next(&mut row, rows)]),
-                None => any_nonzero(&self.whole[next(&mut at, tensor.len())]),
-            };
-            met && tensor.range.start >= range.start && tensor.range.end <= range.end
+    fn met_gradients(&self, ends: &[u64]) -> Result<Vec<bool>> {
+        Ok(of_each_range(ends, |range| {
+            let (mut row, mut at) = (0, 0);
+            self.tensors.iter().any(|tensor| {
+                let met = match tensor.matrix {
+                    Some((rows, _)) => any_nonzero(&self.rows[next(&mut row, rows)]),
+                    None => any_nonzero(&self.whole[next(&mut at, tensor.len())]),
+                };
+                met && tensor.range.start >= range.start && tensor.range.end <= range.end
+            })
         }))
     }
 

@@ -1,5 +1,4 @@
 //! AdamW.
-use std::ops::Range;
 
 use candlewick_kernels::clip::OUTCOME;
 use candlewick_kernels::{Buffer, Cuda, CudaBuffer, Workspace, adamw};
@@ -7,7 +6,7 @@ use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Serialize};
 
 use super::tensors::{Span, Stretches, Tensor, spans};
-use super::{Method, Now, Rule, State, StateMut, any_nonzero_of, fraction, not_negative, positive};
+use super::{Method, Now, Rule, State, StateMut, fraction, nonzero_tensors, not_negative, positive};
 use crate::error::Result;
 use crate::tensor_file::Element;
 
@@ -144,8 +143,9 @@ impl<T: Element> Rule<T> for AdamW<T> {
         Ok(())
     }
 
-    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
-        Ok(any_nonzero_of(&self.mean, &range)? || any_nonzero_of(&self.mean_square, &range)?)
+    fn met_gradients(&self, ends: &[u64]) -> Result<Vec<bool>> {
+        let (mean, mean_square) = (nonzero_tensors(&self.mean, ends)?, nonzero_tensors(&self.mean_square, ends)?);
+        Ok(mean.into_iter().zip(mean_square).map(|(mean, square)| mean || square).collect())
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_, T>)> {

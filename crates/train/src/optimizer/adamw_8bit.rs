@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adamw::AdamWOptions;
 use super::tensors::{Role, Tensor};
-use super::{Method, Now, Rule, State, StateMut, any_nonzero};
+use super::{Method, Now, Rule, State, StateMut, any_nonzero, of_each_range};
 use crate::error::Result;
 use crate::tensor_file::Element;
 
@@ -164,11 +164,13 @@ impl<T: Element> Rule<T> for AdamW8bit<T> {
         Ok(())
     }
 
-    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
-        let mut within = self.places.iter().filter(|(tensor, _)| tensor.range == range);
-        Ok(within.any(|(_, place)| match place {
-            Place::Codes { scales, .. } => any_nonzero(&self.mean_square_scales[scales.clone()]),
-            Place::Full(at) => any_nonzero(&self.mean[at.clone()]) || any_nonzero(&self.mean_square[at.clone()]),
+    fn met_gradients(&self, ends: &[u64]) -> Result<Vec<bool>> {
+        Ok(of_each_range(ends, |range| {
+            let mut within = self.places.iter().filter(|(tensor, _)| tensor.range == range);
+            within.any(|(_, place)| match place {
+                Place::Codes { scales, .. } => any_nonzero(&self.mean_square_scales[scales.clone()]),
+                Place::Full(at) => any_nonzero(&self.mean[at.clone()]) || any_nonzero(&self.mean_square[at.clone()]),
+            })
         }))
     }
 

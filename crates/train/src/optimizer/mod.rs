@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::Path;
 
 pub(crate) use candlewick_kernels::clip::factor as clip_factor;
-use candlewick_kernels::{Buffer, Float, Workspace};
+use candlewick_kernels::{Buffer, Float, Workspace, survey};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
@@ -30,6 +30,7 @@ use tensors::{Tensor, layout, tensors};
 
 use crate::error::{Error, Result};
 use crate::tensor_file::{Column, Columns, Element, TensorFile};
+use crate::tensor_flags::flags;
 
 /// An optimizer and its hyperparameters.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -162,9 +163,9 @@ trait Rule<T>: fmt::Debug {
         now: Now,
         workspace: &mut Workspace,
     ) -> Result<()>;
-    /// Whether a gradient other than zero ever reached the tensor that lies here; an error where its state cannot be read from the
-    /// device it is on.
-    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool>;
+    /// Whether a gradient other than zero ever reached each of the tensors, which end here; an error where the state cannot be read from
+    /// the device it is on.
+    fn met_gradients(&self, ends: &[u64]) -> Result<Vec<bool>>;
     /// The columns of its file.
     fn state(&self) -> Vec<(&'static str, State<'_, T>)>;
     /// The same, to be overwritten.
@@ -288,12 +289,12 @@ impl<T: Element> Optimizer<T> {
         self.steps
     }
 
-    /// Whether a gradient other than zero ever reached the tensor that lies here.
+    /// Whether a gradient other than zero ever reached each of the tensors, which end here.
     ///
     /// # Errors
     /// Its state cannot be read from the device it is on.
-    pub(crate) fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
-        self.rule.has_met_gradient(range)
+    pub(crate) fn met_gradients(&self, ends: &[u64]) -> Result<Vec<bool>> {
+        self.rule.met_gradients(ends)
     }
 
     /// Its state: a safetensors file whose metadata are `format` (`candlewick-` and the kind), `version` and `steps`.
@@ -358,12 +359,20 @@ fn any_nonzero<T: Element>(numbers: &[T]) -> bool {
     numbers.iter().any(|x| Float::to_f64(*x) != 0.0)
 }
 
-/// The same of a part of a buffer.
-fn any_nonzero_of<T: Element>(state: &Buffer<T>, range: &Range<usize>) -> Result<bool> {
-    Ok(match state {
-        Buffer::Host(numbers) => any_nonzero(&numbers[range.clone()]),
-        Buffer::Cuda(_) => any_nonzero(&state.view().part(range.clone())?.download()?),
-    })
+/// What holds of each of the tensors, which end there.
+fn of_each_range(ends: &[u64], holds: impl Fn(Range<usize>) -> bool) -> Vec<bool> {
+    let starts = std::iter::once(&0).chain(ends);
+    starts.zip(ends).map(|(&start, &end)| holds(start as usize..end as usize)).collect()
+}
+
+/// Of each tensor of a buffer, wherever it lies, whether some number is not zero.
+fn nonzero_tensors<T: Element>(state: &Buffer<T>, ends: &[u64]) -> Result<Vec<bool>> {
+    let mut workspace = Workspace::new(1);
+    if let Some(device) = state.device() {
+        workspace = workspace.on(device);
+    }
+    let flags = flags(state.view(), ends, &mut workspace)?;
+    Ok(flags.into_iter().map(|flags| flags & survey::NOT_ZERO != 0).collect())
 }
 
 /// Refuses a value of `optimizer.key` that does not fit.

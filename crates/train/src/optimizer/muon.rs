@@ -1,5 +1,4 @@
 //! Muon.
-use std::ops::Range;
 
 use candlewick_kernels::muon::{self, Shape};
 use candlewick_kernels::{Workspace, adamw, zeros};
@@ -8,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adamw::AdamWOptions;
 use super::tensors::{Role, Tensor};
-use super::{Method, Now, Rule, State, StateMut, any_nonzero, fraction, not_negative, positive};
+use super::{Method, Now, Rule, State, StateMut, any_nonzero, fraction, not_negative, of_each_range, positive};
 use crate::error::{Error, Result};
 use crate::tensor_file::Element;
 
@@ -182,8 +181,8 @@ impl<T: Element> Rule<T> for Muon<T> {
         Ok(())
     }
 
-    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
-        Ok(any_nonzero(&self.mean[range]))
+    fn met_gradients(&self, ends: &[u64]) -> Result<Vec<bool>> {
+        Ok(of_each_range(ends, |range| any_nonzero(&self.mean[range])))
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_, T>)> {

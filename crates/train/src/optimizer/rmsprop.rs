@@ -1,12 +1,11 @@
 //! RMSprop.
-use std::ops::Range;
 
 use candlewick_kernels::{Buffer, Workspace, rmsprop};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Serialize};
 
 use super::tensors::{Stretches, Tensor, spans};
-use super::{Method, Now, Rule, State, StateMut, any_nonzero_of, fraction, not_negative, positive};
+use super::{Method, Now, Rule, State, StateMut, fraction, nonzero_tensors, not_negative, positive};
 use crate::error::Result;
 use crate::tensor_file::Element;
 
@@ -96,8 +95,8 @@ impl<T: Element> Rule<T> for RmsProp<T> {
         Ok(rmsprop::step(params, gradients.all(), state, now.scale, hyper, groups, workspace)?)
     }
 
-    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
-        any_nonzero_of(&self.mean_square, &range)
+    fn met_gradients(&self, ends: &[u64]) -> Result<Vec<bool>> {
+        nonzero_tensors(&self.mean_square, ends)
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_, T>)> {

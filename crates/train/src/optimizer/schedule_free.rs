@@ -1,12 +1,11 @@
 //! Schedule-free AdamW.
-use std::ops::Range;
 
 use candlewick_kernels::{Buffer, Workspace, elementwise, schedule_free};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Serialize};
 
 use super::tensors::{Stretches, Tensor, spans};
-use super::{Method, Now, Rule, State, StateMut, any_nonzero_of, fraction, in_range, not_negative, positive};
+use super::{Method, Now, Rule, State, StateMut, fraction, in_range, nonzero_tensors, not_negative, positive};
 use crate::error::Result;
 use crate::tensor_file::Element;
 
@@ -141,8 +140,8 @@ impl<T: Element> Rule<T> for ScheduleFreeAdamW<T> {
         Ok(())
     }
 
-    fn has_met_gradient(&self, range: Range<usize>) -> Result<bool> {
-        any_nonzero_of(&self.mean_square, &range)
+    fn met_gradients(&self, ends: &[u64]) -> Result<Vec<bool>> {
+        nonzero_tensors(&self.mean_square, ends)
     }
 
     fn state(&self) -> Vec<(&'static str, State<'_, T>)> {
