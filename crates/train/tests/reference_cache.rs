@@ -166,6 +166,9 @@ fn a_file_of_version_1_is_read_and_not_added_to() {
 
     let error = PrecomputedReference::open(&path, TWO, true).unwrap_err().to_string();
     assert!(error.contains("made with the weights xxh3-128:00000000000000000000000000000001"), "{error}");
+    // It says nothing of the settings, and was never made in bf16.
+    let error = PrecomputedReference::open(&path, &format!("{ONE}-bf16"), true).unwrap_err().to_string();
+    assert!(error.contains("this run computes in bf16") && error.contains("train.dtype"), "{error}");
     for cut in 0..bytes.len() {
         std::fs::write(&path, &bytes[..cut]).unwrap();
         assert!(refused(&path).contains("remove the file"), "cut at {cut}");

@@ -153,6 +153,15 @@ fn adapters_and_checkpoints_of_runs_are_references() {
     }
     let same = folder.plan("g", &["train.steps=3", &adapter("model")]);
     assert!(same.starts_at_reference());
+    // What was computed before, perhaps on a cpu, rounds otherwise than a device.
+    let before = folder.plan("h", &["reference.kind=precomputed"]);
+    assert!(before.starts_at_reference());
+    for dtype in ["f32", "bf16"] {
+        let on_device = ["train.device=cuda", &format!("train.dtype={dtype}")];
+        assert!(folder.plan("i", &on_device).starts_at_reference(), "{dtype}");
+        let before = [&["reference.kind=precomputed"], &on_device[..]].concat();
+        assert!(!folder.plan("j", &before).starts_at_reference(), "{dtype}");
+    }
     assert_eq!(finish(Run::start(same).unwrap()), base);
 
     // What does not go together.

@@ -371,9 +371,11 @@ impl Plan {
         })
     }
 
-    /// Whether the policy is its own reference before the first step.
+    /// Whether the policy is its own reference before the first step, to the rounding of sums in `f32`.
     pub fn starts_at_reference(&self) -> bool {
         match (&self.reference, &self.model.tuning) {
+            // What another batch, or a cpu, has said before differs from what a device says by more than that.
+            (ReferencePlan::Precomputed(_), _) if !self.train.device.is_cpu() => false,
             // A fresh adapter changes nothing.
             (ReferencePlan::Model(path), TuningPlan::Full | TuningPlan::Lora(_)) => is_same(path, &self.model.path),
             (ReferencePlan::Adapter(path), TuningPlan::Adapter(start)) => is_same(path, start),

@@ -8,6 +8,7 @@ use candlewick_losses::{Outputs, TokenScores};
 
 pub use self::adapter::AdapterReference;
 pub use self::moving::MovingReference;
+pub(crate) use self::precomputed::IN_BF16;
 pub use self::precomputed::{PrecomputedReference, reference_digest};
 use crate::error::Result;
 use crate::pack::PackedRows;

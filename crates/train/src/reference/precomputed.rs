@@ -68,6 +68,11 @@ impl PrecomputedReference {
         let mut table = Self::new(reference, path);
         if path.is_file() {
             table.is_file = true;
+            if reference.ends_with(IN_BF16) {
+                let reason = "a file of format version 1, which holds log-probabilities in f32, and this run computes in bf16; leave \
+                              reference.path out or name a directory, or set train.dtype = \"f32\"";
+                return Err(refuse(path, reason.into()));
+            }
             let weights = reference.split('/').next().unwrap_or_default();
             let mut segment = Segment::of_version_1(path, weights)?;
             segment.keys.iter_mut().for_each(|key| *key = of_reference(reference, *key));
@@ -261,6 +266,9 @@ impl PrecomputedReference {
         self.is_file
     }
 }
+
+/// The end of the [`reference_digest`] of a model that scores in bf16, which says other numbers than in f32.
+pub(crate) const IN_BF16: &str = "-bf16";
 
 /// What the log-probabilities of a model depend on beside the tokens: a digest of its weights and adapter, `/`, and one of the settings by
 /// which models of the same weights compute differently.

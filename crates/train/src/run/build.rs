@@ -20,7 +20,7 @@ use crate::log::{MetricsLog, RejectedLog};
 use crate::model_policy::ModelPolicy;
 use crate::plan::{Plan, REFERENCE_FILE, ReferencePlan, TuningPlan, check_preferences};
 use crate::policy::CausalPolicy;
-use crate::reference::{AdapterReference, MovingReference, PrecomputedReference, Reference, reference_digest};
+use crate::reference::{AdapterReference, IN_BF16, MovingReference, PrecomputedReference, Reference, reference_digest};
 use crate::rows;
 use crate::score_policy::{ScorePolicy, score_heads};
 use crate::trainer::{Trainer, TrainerOptions, moves_reference};
@@ -65,8 +65,6 @@ impl Run {
             schedule: plan.schedule,
             total_steps,
             starts_at_reference: match &policy {
-                // In bf16 another batch has other roundings.
-                ModelPolicy::Bf16(_) if matches!(plan.reference, ReferencePlan::Precomputed(_)) => false,
                 ModelPolicy::Causal(_) | ModelPolicy::Bf16(_) | ModelPolicy::F32(_) => plan.starts_at_reference(),
                 // Fresh heads say 0 of every text, and no margin is another than 0.
                 ModelPolicy::Score(policy) => policy.starts_at_zero(),
@@ -172,7 +170,7 @@ impl Parts {
         }
         // What bf16 says is another number than what f32 says.
         if plan.train.dtype == Dtype::Bf16 {
-            digest.push_str("-bf16");
+            digest.push_str(IN_BF16);
         }
         let udm = match &plan.udm {
             None => None,
