@@ -2,7 +2,7 @@
 use half::bf16;
 
 use super::{Groups, Numbers};
-use crate::cuda::{Call, Cuda, Grid, quads};
+use crate::cuda::{Call, Cuda, quads};
 use crate::groups;
 use crate::stochastic::Draws;
 use crate::{Float, Result, View, ViewMut};
@@ -31,7 +31,8 @@ pub(super) fn step_clipped<T: Float>(
         copy.as_ref().is_none_or(|copy| quads::begins(copy.as_view())),
     ]);
     let call = Call::new(op, device).write(&mut params).read(grads).write(&mut m).write(&mut v).write_if(copy.as_mut());
-    launch(shared::<T>(call, clip, numbers, groups).index(len), &format!("adamw_{layout}{}", T::NAME), len)
+    let call = shared::<T>(call, clip, numbers, groups).index(len);
+    quads::launch(call, &format!("adamw_{layout}{}", T::NAME), len, THREADS)
 }
 
 #[expect(clippy::too_many_arguments, reason = "operands of one op")]
@@ -56,7 +57,7 @@ pub(super) fn step_bf16(
     ]);
     let call = Call::new(op, device).write(&mut params).read(grads).write(&mut m).write(&mut v);
     let call = shared::<f32>(call, clip, numbers, groups).word(draws.seed).word(draws.step).index(len);
-    launch(call, &format!("adamw_{layout}bf16"), len)
+    quads::launch(call, &format!("adamw_{layout}bf16"), len, THREADS)
 }
 
 /// The parameters that both kernels have.
@@ -78,11 +79,4 @@ fn shared<'a, T: Float>(
         .rounded::<T>(numbers.one_minus_beta2)
         .rounded::<T>(numbers.root_correction2)
         .rounded::<T>(numbers.eps)
-}
-
-fn launch(call: Call<'_>, kernel: &str, len: usize) -> Result<()> {
-    match quads::blocks(len, THREADS) {
-        0 => Ok(()),
-        blocks => call.launch(kernel, Grid::line(blocks, THREADS)),
-    }
 }

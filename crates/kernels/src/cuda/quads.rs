@@ -1,5 +1,6 @@
 //! Launches over flat buffers, of which a thread handles four elements (`quad.cuh`).
-use crate::View;
+use super::{Call, Grid};
+use crate::{Result, View};
 
 const QUAD: usize = 4;
 
@@ -18,4 +19,12 @@ pub(crate) fn begins<T>(operand: View<'_, T>) -> bool {
 /// What the name of a kernel has before its type where all operands [`begins`] so.
 pub(crate) fn layout(begin: &[bool]) -> &'static str {
     if begin.iter().all(|&begins| begins) { "packed_" } else { "" }
+}
+
+/// Launches a kernel on `len` elements, where there are any.
+pub(crate) fn launch(call: Call<'_>, kernel: &str, len: usize, threads: usize) -> Result<()> {
+    match blocks(len, threads) {
+        0 => Ok(()),
+        blocks => call.launch(kernel, Grid::line(blocks, threads)),
+    }
 }

@@ -1,6 +1,6 @@
 //! Launches of the kernels in `lion.cu`.
 use super::Hyper;
-use crate::cuda::{Call, Cuda, Grid, quads};
+use crate::cuda::{Call, Cuda, quads};
 use crate::groups::{self, Groups};
 use crate::{Float, Result, View, ViewMut};
 
@@ -28,8 +28,5 @@ pub(super) fn step<T: Float>(
         .rounded::<T>(hyper.beta2)
         .rounded::<T>(1.0 - hyper.beta2)
         .index(grads.len());
-    match quads::blocks(grads.len(), THREADS) {
-        0 => Ok(()),
-        blocks => call.launch(&format!("lion_{layout}{}", T::NAME), Grid::line(blocks, THREADS)),
-    }
+    quads::launch(call, &format!("lion_{layout}{}", T::NAME), grads.len(), THREADS)
 }

@@ -1,6 +1,6 @@
 //! Launches of the kernels in `rmsprop.cu`.
 use super::{Hyper, State};
-use crate::cuda::{Call, Cuda, Grid, quads};
+use crate::cuda::{Call, Cuda, quads};
 use crate::groups::{self, Groups};
 use crate::{Float, Result, View, ViewMut};
 
@@ -36,8 +36,5 @@ pub(super) fn step<T: Float>(
         .rounded::<T>(hyper.eps)
         .rounded::<T>(hyper.momentum)
         .index(grads.len());
-    match quads::blocks(grads.len(), THREADS) {
-        0 => Ok(()),
-        blocks => call.launch(&format!("rmsprop_{layout}{}", T::NAME), Grid::line(blocks, THREADS)),
-    }
+    quads::launch(call, &format!("rmsprop_{layout}{}", T::NAME), grads.len(), THREADS)
 }

@@ -1,6 +1,6 @@
 //! Launches of the kernels in `running_mean.cu`.
 use super::Correction;
-use crate::cuda::{Call, Cuda, Grid, quads};
+use crate::cuda::{Call, Cuda, quads};
 use crate::{Float, Result, View, ViewMut};
 
 const THREADS: usize = 256;
@@ -13,7 +13,7 @@ pub(super) fn begin<T: Float>(
 ) -> Result<()> {
     let layout = quads::layout(&[quads::begins(mean.as_view()), quads::begins(x)]);
     let call = Call::new(op, device).write(&mut mean).read(x).index(x.len());
-    launch(call, &format!("running_mean_begin_{layout}{}", T::NAME), x.len())
+    quads::launch(call, &format!("running_mean_begin_{layout}{}", T::NAME), x.len(), THREADS)
 }
 
 pub(super) fn step<T: Float>(
@@ -34,12 +34,5 @@ pub(super) fn step<T: Float>(
     ]);
     let call = Call::new(op, device).write(&mut y).write(&mut mean).read(x).read_if(start);
     let call = call.double(1.0 - weight).double(weight).double(way).index(x.len());
-    launch(call, &format!("running_mean_step_{layout}{}", T::NAME), x.len())
-}
-
-fn launch(call: Call<'_>, kernel: &str, len: usize) -> Result<()> {
-    match quads::blocks(len, THREADS) {
-        0 => Ok(()),
-        blocks => call.launch(kernel, Grid::line(blocks, THREADS)),
-    }
+    quads::launch(call, &format!("running_mean_step_{layout}{}", T::NAME), x.len(), THREADS)
 }

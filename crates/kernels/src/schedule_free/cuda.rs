@@ -1,6 +1,6 @@
 //! Launches of the kernels in `schedule_free.cu`.
 use super::{Hyper, root_correction};
-use crate::cuda::{Call, Cuda, Grid, quads};
+use crate::cuda::{Call, Cuda, quads};
 use crate::groups::{self, Groups};
 use crate::{Float, Result, View, ViewMut};
 
@@ -17,7 +17,7 @@ pub(super) fn begin<T: Float>(
     let layout = quads::layout(&[quads::begins(params.as_view()), quads::begins(kept.as_view()), quads::begins(z)]);
     let call = Call::new(op, device).write(&mut params).write(&mut kept).read(z);
     let call = call.rounded::<T>(1.0 - beta1).index(z.len());
-    launch(call, &format!("schedule_free_begin_{layout}{}", T::NAME), z.len())
+    quads::launch(call, &format!("schedule_free_begin_{layout}{}", T::NAME), z.len(), THREADS)
 }
 
 #[expect(clippy::too_many_arguments, reason = "operands of one op")]
@@ -52,12 +52,5 @@ pub(super) fn step<T: Float>(
         .rounded::<T>(hyper.eps)
         .rounded::<T>(hyper.share)
         .index(grads.len());
-    launch(call, &format!("schedule_free_step_{layout}{}", T::NAME), grads.len())
-}
-
-fn launch(call: Call<'_>, kernel: &str, len: usize) -> Result<()> {
-    match quads::blocks(len, THREADS) {
-        0 => Ok(()),
-        blocks => call.launch(kernel, Grid::line(blocks, THREADS)),
-    }
+    quads::launch(call, &format!("schedule_free_step_{layout}{}", T::NAME), grads.len(), THREADS)
 }
