@@ -320,13 +320,14 @@ impl<P: Trainable> Trainer<P> {
         self.optimizer.begin(parameters, workspace)?;
         let stepped = self.tell_preference(Some(self.steps_done + 1)).and_then(|()| self.try_step(batches));
         if stepped.is_err() {
-            self.optimizer.give_up(self.policy.tuning().parameters)?;
+            // Both, though one of them fails; what is told is why the step failed.
+            _ = self.optimizer.give_up(self.policy.tuning().parameters);
+            _ = mark.map(|mark| self.objective.undo(&mark));
         }
-        if let (Err(_), Some(mark)) = (&stepped, mark) {
-            self.objective.undo(&mark)?;
-        }
-        self.tell_preference(None)?;
-        stepped
+        let told = self.tell_preference(None);
+        let report = stepped?;
+        told?;
+        Ok(report)
     }
 
     /// Lets objective and policy be at the preference vector of a step, or of evaluations, where there is one.

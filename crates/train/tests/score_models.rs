@@ -224,11 +224,12 @@ fn a_policy_says_what_it_has_and_refuses_the_rest_by_name() {
     assert!(built.unwrap_err().to_string().contains("compares with a reference"));
 }
 
-/// `pal`, whose loss is NaN when told so; counts how often its whole state is copied.
+/// `pal`, whose loss is NaN when told so, and which cannot be undone when told that; counts how often its whole state is copied.
 #[derive(Debug, Clone, Default)]
 struct Told {
     pal: Pal,
     nan: Rc<Cell<bool>>,
+    stuck: bool,
     copies: Rc<Cell<u32>>,
 }
 
@@ -269,18 +270,34 @@ impl Objective for Told {
     }
 
     fn undo(&mut self, mark: &serde_json::Value) -> candlewick_losses::Result<()> {
-        Objective::undo(&mut self.pal, mark)
+        match self.stuck {
+            true => Err(candlewick_losses::Error::State("it is stuck".into())),
+            false => Objective::undo(&mut self.pal, mark),
+        }
     }
 }
 
-#[test]
-fn a_failed_step_takes_back_what_was_learned_of_people_without_a_copy_of_it() {
-    let steps = steps_of(4).map(|mut step| {
+/// Rows of five people.
+fn annotated_steps() -> [Vec<Batch>; 3] {
+    steps_of(4).map(|mut step| {
         for (i, example) in step.iter_mut().flat_map(|batch| &mut batch.examples).enumerate() {
             example.numbers.insert("annotator".into(), (i % 5) as f64);
         }
         step
-    });
+    })
+}
+
+#[test]
+fn a_failed_step_says_why_though_it_cannot_be_undone() {
+    let told = Told { nan: Rc::new(Cell::new(true)), stuck: true, ..Told::default() };
+    let policy = ScorePolicy::new(fresh(&["a", "b"], false), Recompute::Nothing, 1);
+    let mut trainer = Trainer::new(policy, Reference::None, Box::new(told), options(0.01)).unwrap();
+    assert!(matches!(trainer.step(&annotated_steps()[0]), Err(Error::NotFinite { .. })));
+}
+
+#[test]
+fn a_failed_step_takes_back_what_was_learned_of_people_without_a_copy_of_it() {
+    let steps = annotated_steps();
     let told = Told { pal: Pal { dimensions: 2, ..Pal::default() }, ..Told::default() };
     let run = |failing: bool| {
         let told = Told { nan: Rc::default(), copies: Rc::default(), ..told.clone() };
