@@ -1,4 +1,5 @@
 //! The score model: a trunk with heads that give each completion, or each token, a few numbers.
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::WithDType;
@@ -269,6 +270,11 @@ impl<T: Element> ScoreModel<T> {
         self.trunk.adapter.as_ref().map(|adapter| &adapter.parameters)
     }
 
+    /// What each `B A` of the adapter is multiplied by, by module path; empty without an adapter.
+    pub fn adapter_scales(&self) -> BTreeMap<String, f64> {
+        self.trunk.adapter_scales()
+    }
+
     /// The base weights, the heads last, giving up the model.
     pub fn into_parameters(self) -> Parameters<T> {
         self.trunk.base
@@ -333,8 +339,8 @@ impl<T: Element> ScoreModel<T> {
         let (values, gathered) = head.forward(workspace)?;
         let size = self.config().hidden_size;
         let states = if with_states { score_head::states(&hidden, &rows, size, &gathered)? } else { Vec::new() };
-        workspace.reclaim_all(gathered);
         workspace.reclaim(hidden);
+        workspace.reclaim_all(gathered);
         Ok((values, states))
     }
 

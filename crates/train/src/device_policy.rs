@@ -7,8 +7,8 @@ use candlewick_model::{Adapter, CausalLm, Gradients, Packed, Parameters, Recompu
 
 use crate::error::Result;
 use crate::policy::{
-    Copied, Cotangents, Digest, Policy, Trainable, Tuning, b_of, head_cotangents, no_adapter, not_written, scatter,
-    token_statistics,
+    Copied, Cotangents, Digest, Policy, Trainable, Tuning, b_of, head_cotangents, no_adapter, not_written,
+    of_same_scales, scatter, token_statistics,
 };
 use crate::tensor_file::Element;
 
@@ -166,7 +166,10 @@ where
 
     fn restore(&mut self, directory: &Path) -> Result<()> {
         let stored = match self.model.has_adapter() {
-            true => self.model.read_adapter(directory)?.parameters,
+            true => {
+                let stored = self.model.read_adapter(directory)?;
+                of_same_scales(stored, &self.model.adapter_scales(), directory)?
+            }
             false => CausalLm::<T::Wide>::load(directory)?.into_parameters(),
         };
         self.masters.check_same_layout(&stored)?;

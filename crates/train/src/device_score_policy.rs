@@ -6,7 +6,9 @@ use candlewick_losses::{Outputs, TokenScores};
 use candlewick_model::{Adapter, Gradients, Packed, Parameters, Recompute, ScoreModel, ScoreSaved, ScoredAt, Trained};
 
 use crate::error::Result;
-use crate::policy::{Copied, Cotangents, Digest, Policy, Trainable, Tuning, b_of, no_adapter, not_written};
+use crate::policy::{
+    Copied, Cotangents, Digest, Policy, Trainable, Tuning, b_of, no_adapter, not_written, of_same_scales,
+};
 use crate::score_policy::{refuse_statistics, row_scores};
 use crate::tensor_file::Element;
 
@@ -190,7 +192,10 @@ where
 
     fn restore(&mut self, directory: &Path) -> Result<()> {
         let stored = match self.model.has_adapter() {
-            true => self.model.read_adapter(directory)?.parameters,
+            true => {
+                let stored = self.model.read_adapter(directory)?;
+                of_same_scales(stored, &self.model.adapter_scales(), directory)?
+            }
             false => ScoreModel::<T::Wide>::load(directory)?.into_parameters(),
         };
         self.masters.check_same_layout(&stored)?;

@@ -1,12 +1,13 @@
 //! What the trainer asks of a model, and the models that answer.
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use candlewick_kernels::{self as kernels, Float, Workspace};
 use candlewick_losses::{Outputs, TokenScores};
 use candlewick_model::{
-    Adapter, CausalLm, Gradients, HeadCotangents, HeadScores, Packed, Parameters, Recompute, Saved, Sketch, Sketches,
-    Statistics, Target, Trained,
+    Adapter, AdapterWeights, CausalLm, Gradients, HeadCotangents, HeadScores, Packed, Parameters, Recompute, Saved,
+    Sketch, Sketches, Statistics, Target, Trained,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -150,6 +151,28 @@ pub(crate) fn no_adapter() -> Error {
 }
 
 /// What is held in memory is sound; only the writing of it can fail.
+/// Where an adapter of a directory has another scale than the policy's, both by module path.
+pub(crate) fn other_scale(theirs: &BTreeMap<String, f64>, ours: &BTreeMap<String, f64>) -> Option<String> {
+    let (module, scale) = ours.iter().find(|(module, scale)| theirs.get(*module) != Some(*scale))?;
+    let theirs = theirs.get(module).copied().unwrap_or_default();
+    Some(format!("its scale (lora_alpha / r) of {module} is {theirs}, the policy's {scale}"))
+}
+
+/// The numbers of an adapter of a directory, for a policy on a device, which keeps the scales that it has.
+pub(crate) fn of_same_scales<T: Element>(
+    stored: AdapterWeights<T>,
+    ours: &BTreeMap<String, f64>,
+    directory: &Path,
+) -> Result<Parameters<T>> {
+    match other_scale(&stored.scales, ours) {
+        None => Ok(stored.parameters),
+        Some(difference) => Err(Error::Mismatch(format!(
+            "the adapter in {}: {difference}; give model.lora.alpha, rank and rank_stabilised as they were when it was written",
+            directory.display()
+        ))),
+    }
+}
+
 pub(crate) fn not_written(directory: &Path, error: candlewick_model::Error) -> Error {
     Error::io("writing the weights into", directory)(std::io::Error::other(error))
 }

@@ -568,3 +568,28 @@ fn score_models_in_bf16_go_on_from_what_they_saved() {
         assert!(read.trainable().data().iter().map(|x| f64::from(*x)).eq(saved), "files of other bits");
     }
 }
+
+#[test]
+fn an_adapter_of_another_scale_is_not_restored() {
+    let Some(device) = device() else { return };
+    let lora = |alpha: f64| LoraConfig { rank: 8, alpha, ..LoraConfig::default() };
+    let causal = |alpha| {
+        let mut model = model(false).convert::<f32>().unwrap();
+        model.add_lora(&lora(alpha), 1).unwrap();
+        DevicePolicy::<f32>::new(&model, &device, Recompute::Nothing).unwrap()
+    };
+    let score = |alpha| {
+        let mut model = score_model(false, false).convert::<f32>().unwrap();
+        model.add_lora(&lora(alpha), 1).unwrap();
+        DeviceScorePolicy::<f32>::new(&model, &device, Recompute::Nothing).unwrap()
+    };
+    fn check<P: Trainable>(policy: impl Fn(f64) -> P) {
+        let folder = tempfile::tempdir().unwrap();
+        policy(8.0).save(folder.path()).unwrap();
+        policy(8.0).restore(folder.path()).unwrap();
+        let error = policy(4.0).restore(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("is 1, the policy's 0.5; give model.lora.alpha"), "{error}");
+    }
+    check(causal);
+    check(score);
+}

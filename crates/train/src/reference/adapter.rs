@@ -6,7 +6,7 @@ use candlewick_model::{AdapterWeights, Parameters};
 
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
-use crate::policy::{CausalPolicy, Trainable};
+use crate::policy::{CausalPolicy, Trainable, other_scale};
 use crate::tensor_file::Element;
 
 /// The policy with other values of what is trained, which nothing changes: an adapter as it was when training began, or another one of the
@@ -47,12 +47,8 @@ impl<T: Element> AdapterReference<T> {
         if let Some(difference) = difference(&parameters, ours) {
             return Err(refuse(format!("{difference}; {wanted}")));
         }
-        let other = model.adapter_scales().into_iter().find(|(module, scale)| scales.get(module) != Some(scale));
-        if let Some((module, scale)) = other {
-            let theirs = scales.get(&module).copied().unwrap_or_default();
-            return Err(refuse(format!(
-                "its scale (lora_alpha / r) of {module} is {theirs}, the policy's {scale}; {wanted}"
-            )));
+        if let Some(difference) = other_scale(&scales, &model.adapter_scales()) {
+            return Err(refuse(format!("{difference}; {wanted}")));
         }
         if let Some(base) = base.as_deref().map(Path::new).filter(|base| base.is_dir())
             && let (Some(theirs), Some(ours)) = (weights_of(base)?, weights_of(Path::new(policy.base_name()))?)
