@@ -1,7 +1,8 @@
 //! How much memory passes take, told from a configuration and the sizes of a batch: no weight is read, no buffer made.
 //!
-//! The walks below take and return sizes in the order in which the passes take and return buffers, through a [`Shelf`](candlewick_kernels::Shelf) as the
-//! workspace's own, so that a [`Pool`] ends with what a workspace ends with. `tests/sizes.rs` compares the two.
+//! The walks below take and return sizes in the order in which the passes take and return buffers, through a
+//! [`Shelf`](candlewick_kernels::Shelf) as the workspace's own, so that a [`Pool`] ends with what a workspace ends
+//! with. `tests/sizes.rs` compares the two, `tests/device/sizes.rs` on a device.
 mod pool;
 
 use std::collections::BTreeMap;
@@ -19,12 +20,15 @@ use crate::layout::{HeadKind, SCORE_HEAD, layout};
 use crate::packed::Packed;
 use crate::panacea;
 use crate::score_model::stored_heads;
+use crate::staged::{LINE, Reads};
 use crate::trunk::{Adapter, Recompute};
 use crate::weights::WeightFiles;
 use LinearName::{Down, Gate, Key, Output, Query, Up, Value};
 use pool::{DeviceSizes, Lent};
 pub use pool::{Part, Pool};
 
+/// Bytes of an id, or of another number that kernels read of a batch.
+const WORD: usize = size_of::<u32>();
 /// Query rows of a tile of attention.
 const TILE: usize = 128;
 /// Blocks of rows whose parts of a norm's gradient are kept apart, and the least rows of one.
@@ -38,6 +42,8 @@ pub struct BatchSize {
     pub tokens: usize,
     /// Tokens that are scored ([`Packed::targets`]).
     pub targets: usize,
+    /// Completions, of each of which a score model reads one hidden state.
+    pub completions: usize,
     /// The longest prompt with one completion.
     pub longest: usize,
 }
@@ -50,6 +56,7 @@ impl BatchSize {
         Self {
             tokens: packed.tokens(),
             targets: packed.targets().len(),
+            completions: packed.completions(),
             longest: segments
                 .map(|one| longest(one.prompt.len(), one.completions.iter().map(ExactSizeIterator::len).max()))
                 .max()
@@ -63,6 +70,7 @@ impl BatchSize {
         Self {
             tokens: self.tokens.max(other.tokens),
             targets: self.targets.max(other.targets),
+            completions: self.completions.max(other.completions),
             longest: self.longest.max(other.longest),
         }
     }
@@ -240,7 +248,7 @@ impl ModelSize {
     /// What scoring a batch for `want` without keeping anything takes.
     pub fn score(&self, batch: BatchSize, want: Statistics, adapter: Adapter, threads: usize, pool: &mut Pool) {
         let walk = Walk { size: self, batch, adapter, threads, needs_rows: of_whole_rows(want) };
-        let staged = walk.stage(pool);
+        let staged = walk.stage(false, pool);
         let mut x = pool.take(Part::Passing, walk.hidden());
         for number in 0..self.config.num_hidden_layers {
             let (y, saved) = walk.layer(number, Part::Passing, pool);
@@ -263,7 +271,7 @@ impl ModelSize {
         let lowest = self.lowest_trained_layer();
         let of_layers = if recompute == Recompute::Layers { Part::Passing } else { Part::Layers };
 
-        let staged = walk.stage(pool);
+        let staged = walk.stage(true, pool);
         let mut x = pool.take(Part::Layers, walk.hidden());
         let (mut inputs, mut layers) = (Vec::new(), Vec::new());
         for number in 0..count {
@@ -287,7 +295,7 @@ impl ModelSize {
             _ if self.head != HeadKind::Tokens => KeptByHead::Nothing,
             _ if needs_rows || want.given_log_probs && !trained => KeptByHead::Nothing,
             false => KeptByHead::Pulls,
-            true if batch.targets * walk.logits_stride(pool.device) > MOST_KEPT => KeptByHead::Nothing,
+            true if batch.targets > self.most_targets_kept(pool) => KeptByHead::Nothing,
             true => {
                 if pool.device.is_some() {
                     KeptByHead::Logits
@@ -298,9 +306,7 @@ impl ModelSize {
         };
         let head = walk.head(kept, want, pool);
 
-        let d_hidden = pool.take(Part::Passing, walk.hidden());
-        walk.head_backward(kept, want, pool);
-        pool.give_back_all(head);
+        let d_hidden = walk.head_backward(kept, head, want, pool);
         let d = pool.take(Part::Passing, walk.hidden());
         walk.norm_backward(pool);
         pool.give_back_all([x, rstd, hidden, d_hidden]);
@@ -318,6 +324,18 @@ impl ModelSize {
         }
         pool.give_back(d);
         pool.free(staged);
+    }
+
+    /// The most targets of a batch whose logits (on the host, their softmax) a head that is trained keeps for its
+    /// backward. It keeps none of a batch of more, which may take less memory.
+    pub fn most_targets_kept(&self, pool: &Pool) -> usize {
+        MOST_KEPT / self.logits_stride(pool.device)
+    }
+
+    /// From the logits of a target to those of the next.
+    fn logits_stride(&self, device: Option<DeviceSizes>) -> usize {
+        let vocab = self.config.vocab_size;
+        device.map_or(vocab, |device| (device.logits_stride)(vocab))
     }
 
     /// The most numbers that factors of a product of a batch are packed into while it runs.
@@ -395,19 +413,28 @@ impl Walk<'_> {
 
     /// Copies on a device of what kernels read of a batch, in bytes: of who attends to whom as many as there can be, where every
     /// sequence is a token. Tables of rotations are made on the way.
-    fn stage(&self, pool: &mut Pool) -> usize {
-        const WORD: usize = size_of::<u32>();
+    fn stage(&self, backward: bool, pool: &mut Pool) -> usize {
         if pool.device.is_none() {
             return 0;
         }
-        let BatchSize { tokens, targets, longest } = self.batch;
-        // Buckets by id, and by row: ids, where each begins, members.
-        let buckets = |ids: usize, members: usize| 2 * ids + 1 + members;
-        let by_id = buckets(tokens.min(self.size.config.vocab_size), tokens);
-        let by_row = buckets(targets.min(tokens), targets);
-        let tiles = (5 + 5 + 3) * tokens;
+        let Reads { targets: scored, backward, rows_of_ids } =
+            Reads::of(self.size.head, backward, self.size.ranks.is_some());
+        let BatchSize { tokens, targets, longest, .. } = self.batch;
+        let part = |wanted: bool, words: usize| if wanted { words.next_multiple_of(LINE) } else { 0 };
+        // Ids, where each begins, members.
+        let buckets = |wanted: bool, ids: usize, members: usize| {
+            part(wanted, ids) + part(wanted, ids + 1) + part(wanted, members)
+        };
         let seen_by_others = 3 * longest.div_ceil(TILE) * tokens;
-        let staged = pool.make(WORD * (2 * tokens + 2 * targets + by_id + by_row + tiles + seen_by_others));
+        let staged = pool.make(
+            WORD * (2 * part(true, tokens)
+                + part(true, 5 * tokens)
+                + part(backward, 5 * tokens)
+                + part(backward, 3 * tokens + seen_by_others)
+                + 2 * part(scored, targets)
+                + buckets(scored && backward, targets.min(tokens), targets)
+                + buckets(rows_of_ids, tokens.min(self.size.config.vocab_size), tokens)),
+        );
         // Cosines and sines.
         pool.rotations(longest.next_power_of_two() * self.size.config.head_dim);
         staged
@@ -548,24 +575,17 @@ impl Walk<'_> {
         }
     }
 
-    /// From the logits of a target to those of the next.
-    fn logits_stride(&self, device: Option<DeviceSizes>) -> usize {
-        let vocab = self.size.config.vocab_size;
-        device.map_or(vocab, |device| (device.logits_stride)(vocab))
-    }
-
     fn softmax(&self, kept: KeptByHead) -> usize {
         if kept == KeptByHead::Softmax { self.batch.targets * self.size.config.vocab_size } else { 0 }
     }
 
     /// What the head keeps.
     fn head(&self, kept: KeptByHead, want: Statistics, pool: &mut Pool) -> Vec<Lent> {
-        if self.size.head != HeadKind::Tokens {
-            return Vec::new();
-        }
-        match pool.device {
-            Some(device) => self.head_on(device, kept, want, pool),
-            None => self.head_on_host(kept, pool),
+        match (self.size.head, pool.device) {
+            (HeadKind::Tokens, Some(device)) => self.head_on(device, kept, want, pool),
+            (HeadKind::Tokens, None) => self.head_on_host(kept, pool),
+            (HeadKind::Scores(heads), Some(_)) => self.score_heads_on(heads, pool),
+            (HeadKind::Scores(_), None) => Vec::new(),
         }
     }
 
@@ -599,7 +619,8 @@ impl Walk<'_> {
     /// Scores are made for the pass and read; rows that are gathered, and logits that are not kept, for a chunk.
     fn head_on(&self, device: DeviceSizes, kept: KeptByHead, want: Statistics, pool: &mut Pool) -> Vec<Lent> {
         let hidden = self.size.config.hidden_size;
-        let (targets, chunk, stride) = (self.batch.targets, self.chunk(Some(device)), self.logits_stride(Some(device)));
+        let (targets, chunk, stride) =
+            (self.batch.targets, self.chunk(Some(device)), self.size.logits_stride(Some(device)));
         let scores = pool.make(targets * scored(want) * device.wide);
         let lse = pool.take_wide(Part::Head, targets);
         let (buffer, worked_in) = match kept {
@@ -613,6 +634,21 @@ impl Walk<'_> {
         vec![buffer, lse]
     }
 
+    /// The states that the heads of a score model read, in the type of the sums; which rows they are of is on the
+    /// device meanwhile.
+    fn score_heads_on(&self, heads: usize, pool: &mut Pool) -> Vec<Lent> {
+        let (completions, hidden) = (self.batch.completions, self.size.config.hidden_size);
+        let rows = pool.make(WORD * completions);
+        let narrow = pool.take(Part::Passing, completions * hidden);
+        let states = pool.take_wide(Part::Head, completions * hidden);
+        pool.give_back(narrow);
+        pool.free(rows);
+        let weight = pool.take_wide(Part::Passing, heads * hidden);
+        let values = pool.take_wide(Part::Passing, completions * heads);
+        pool.give_back_all([weight, values]);
+        vec![states]
+    }
+
     /// The passing buffers of one pass over the vocabulary.
     fn score(&self, targets: usize, pool: &mut Pool) {
         let vocab = self.size.config.vocab_size;
@@ -622,14 +658,43 @@ impl Walk<'_> {
         pool.give_back_all([sums, gathered]);
     }
 
-    fn head_backward(&self, kept: KeptByHead, want: Statistics, pool: &mut Pool) {
+    /// The gradient of the hidden states; what the head kept is given back.
+    fn head_backward(&self, kept: KeptByHead, head: Vec<Lent>, want: Statistics, pool: &mut Pool) -> Lent {
+        if let (HeadKind::Scores(heads), Some(device)) = (self.size.head, pool.device) {
+            return self.score_heads_backward(heads, device, head, pool);
+        }
+        let d_hidden = pool.take(Part::Passing, self.hidden());
+        if self.size.head == HeadKind::Tokens {
+            self.token_head_backward(kept, want, pool);
+        }
+        pool.give_back_all(head);
+        d_hidden
+    }
+
+    /// Gradients of the states are summed row by row, and gathered; one row more is that of the states that no head
+    /// reads.
+    fn score_heads_backward(&self, heads: usize, device: DeviceSizes, states: Vec<Lent>, pool: &mut Pool) -> Lent {
+        let (completions, hidden) = (self.batch.completions, self.size.config.hidden_size);
+        let cotangents = pool.make(completions * heads * device.wide);
+        let weight = pool.take_wide(Part::Passing, heads * hidden);
+        // Buckets by row, and the sum of each row.
+        let places = pool.make(WORD * (3 * completions + 1 + self.rows()));
+        let sums = pool.take_wide(Part::Passing, (completions + 1) * hidden);
+        let narrow = pool.take(Part::Passing, (completions + 1) * hidden);
+        let d_hidden = pool.take(Part::Passing, self.hidden());
+        pool.give_back_all([sums, narrow]);
+        pool.free(places);
+        pool.give_back_all(states);
+        pool.give_back(weight);
+        pool.free(cotangents);
+        d_hidden
+    }
+
+    fn token_head_backward(&self, kept: KeptByHead, want: Statistics, pool: &mut Pool) {
         let config = &self.size.config;
         let (targets, chunk) = (self.batch.targets, self.chunk(pool.device));
-        if self.size.head != HeadKind::Tokens {
-            return;
-        }
         if let Some(device) = pool.device {
-            let (hidden, stride) = (config.hidden_size, self.logits_stride(Some(device)));
+            let (hidden, stride) = (config.hidden_size, self.size.logits_stride(Some(device)));
             let cotangents = pool.make(targets * scored(want) * device.wide);
             pool.work_in(match kept {
                 KeptByHead::Pulls => 0,

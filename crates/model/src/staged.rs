@@ -7,10 +7,11 @@ use candlewick_kernels::token_log_probs::Targets;
 use candlewick_kernels::{Cuda, CudaBuffer, View};
 
 use crate::error::Result;
+use crate::layout::HeadKind;
 use crate::packed::Packed;
 
 /// Words of 256 bytes: on multiples of them each part begins, as allocations do.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// What a pass reads of a batch on a device beside ids, positions and what its queries see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,13 @@ pub(crate) struct Reads {
     pub(crate) backward: bool,
     /// The rows of an id: the embedding has a gradient.
     pub(crate) rows_of_ids: bool,
+}
+
+impl Reads {
+    /// What a pass of a model of such a head reads, `backward` where one follows.
+    pub(crate) fn of(head: HeadKind, backward: bool, has_adapter: bool) -> Self {
+        Self { targets: head == HeadKind::Tokens, backward, rows_of_ids: backward && !has_adapter }
+    }
 }
 
 /// A batch where the ops of a pass read it.

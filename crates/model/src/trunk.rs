@@ -253,8 +253,7 @@ impl<T: Element> Trunk<T> {
     fn stage(&self, packed: &Packed, backward: bool, workspace: &Workspace) -> Result<(Staged, Rotations<T::Wide>)> {
         self.check_workspace(workspace)?;
         self.check_ids(packed)?;
-        let reads =
-            Reads { targets: self.head == HeadKind::Tokens, backward, rows_of_ids: backward && self.adapter.is_none() };
+        let reads = Reads::of(self.head, backward, self.adapter.is_some());
         Ok((Staged::new(packed, self.base.device(), reads)?, self.rotations(packed)?))
     }
 

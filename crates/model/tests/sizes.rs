@@ -103,7 +103,7 @@ fn sizes_of_a_panacea_adapter_are_its_own() {
 #[test]
 fn batches_are_measured_with_each_prompt_once() {
     let packed = batch(&[[40, 30, 20], [7, 90, 3]]);
-    assert_eq!(BatchSize::of(&packed), BatchSize { tokens: 190, targets: 143, longest: 97 });
+    assert_eq!(BatchSize::of(&packed), BatchSize { tokens: 190, targets: 143, completions: 4, longest: 97 });
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn everything_that_is_lent_comes_back() {
 fn what_layers_keep_is_what_is_kept_of_each_token() {
     let size = ModelSize::new(config(true));
     let mut pool = Pool::default();
-    let batch = BatchSize { tokens: 300, targets: 120, longest: 90 };
+    let batch = BatchSize { tokens: 300, targets: 120, completions: 6, longest: 90 };
     size.train(batch, Statistics::default(), Recompute::Nothing, 1, &mut pool);
     // And the input of the final norm.
     let kept = 3 * 300 * size.kept_per_token_and_layer() + 300 * 24;

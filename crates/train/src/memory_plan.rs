@@ -107,7 +107,8 @@ pub enum Basis {
 
 impl MemoryPlan {
     /// Plans the memory of a run. Rows are read as the run would, up to 65,536 of them; where that fails, the limits of
-    /// `data.max_length` and its kin decide. Where `train.tokens` is `"auto"` and not decided, micro-batches are the least there can be.
+    /// `data.max_length` and its kin decide. Where `train.tokens` is `"auto"` and not decided, micro-batches are the
+    /// least there can be.
     ///
     /// # Errors
     /// The configuration of a model or adapter cannot be read; neither rows nor limits tell how large a micro-batch can be.
@@ -311,7 +312,7 @@ impl MemoryPlan {
 impl fmt::Display for MemoryPlan {
     /// A line for what the plan rests on, one for each part, and the total, in MiB.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let BatchSize { tokens, targets, longest } = self.batch;
+        let BatchSize { tokens, targets, longest, .. } = self.batch;
         let sizes = format!("{tokens} tokens, {targets} of them scored, {longest} in a row");
         match &self.basis {
             Basis::Rows { steps, all: true } => {
@@ -431,7 +432,8 @@ impl OfCosts {
         let threads = plan.train.threads.max(1);
         // An answer is scored in tokens of another tokenizer, of which there are taken to be as many.
         let at_once = safety.completions.min(SCORED_AT_ONCE);
-        let batch = BatchSize { tokens: at_once * longest, targets: at_once * safety.max_new_tokens, longest };
+        let targets = at_once * safety.max_new_tokens;
+        let batch = BatchSize { tokens: at_once * longest, targets, completions: at_once, longest };
         let mut elements = 0;
         for model in safety.models() {
             let size = ModelSize::from_dir(model)?;

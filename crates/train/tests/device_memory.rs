@@ -1,32 +1,16 @@
 //! The memory of a device that a run is planned to take beside what its buffers had: on a GPU where there is one, else emulated.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, unsafe_code, reason = "helpers of tests, which load a library")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-
-use candlewick_kernels::{Cuda, Order};
+use candlewick_kernels::Cuda;
 use candlewick_model::{CausalLm, Config};
-use candlewick_testkit::{emulated_kernels, needs_gpu};
 use candlewick_train::{DeviceMemory, Error, Event, Fault, Hardware, MemoryPlan, Plan, Run, TokenBudget};
 use serde_json::json;
 use support::VOCABULARY;
+use support::device::device;
 use support::folder::Folder;
-
-/// A GPU, or the emulated one; its buffers are counted by themselves.
-fn device() -> Option<Cuda> {
-    match Cuda::new(0) {
-        Ok(device) => return Some(device),
-        Err(error) if needs_gpu() => panic!("{error}"),
-        Err(_) => {}
-    }
-    static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let library = LIBRARY.get_or_init(|| emulated_kernels(Path::new(env!("CARGO_TARGET_TMPDIR")), &[]).unwrap());
-    // SAFETY: made of the kernels' sources.
-    library.as_ref().map(|library| unsafe { Cuda::emulated(library, Order::Ascending) }.unwrap())
-}
 
 /// A small model beside rows of many lengths.
 fn folder() -> Folder {
@@ -99,6 +83,28 @@ fn a_run_takes_what_was_planned() {
             passes as f64 <= 1.15 * had as f64,
             "{kind:?}: {passes} bytes are planned for passes, and there were {had}"
         );
+    }
+}
+
+/// Beyond 2²⁸ logits the head keeps none, and a larger micro-batch takes less memory than some that a budget makes
+/// beside it.
+#[test]
+fn the_plan_of_a_budget_is_no_less_than_that_of_a_smaller_one() {
+    let folder = folder();
+    let path = folder.path("model/config.json");
+    let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    config["vocab_size"] = json!(1 << 21);
+    std::fs::write(&path, config.to_string()).unwrap();
+    for kind in [&["train.device=cpu"][..], &["train.device=cuda", "train.dtype=f32"], &["train.device=cuda"]] {
+        let plan = |tokens: usize| {
+            let words = ["train.batch_size=10", "train.steps=3", &format!("train.tokens={tokens}")];
+            MemoryPlan::of(&folder.plan("out", &[kind, &words].concat())).unwrap()
+        };
+        let total = |plan: MemoryPlan| plan.device.as_ref().map_or(plan.total(), DeviceMemory::total);
+        let whole = plan(1000);
+        assert!(whole.batch.targets > 128, "{:?}: logits of all are kept", whole.batch);
+        let smaller = (30..whole.batch.tokens).step_by(10).map(|tokens| total(plan(tokens)));
+        assert!(smaller.max().unwrap() <= total(whole), "{kind:?}");
     }
 }
 

@@ -8,6 +8,7 @@ mod architectures;
 mod padded;
 mod refusals;
 mod scores;
+mod sizes;
 #[path = "../support/mod.rs"]
 mod support;
 

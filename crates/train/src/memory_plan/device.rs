@@ -106,7 +106,7 @@ impl DeviceMemory {
 
     /// The same where the policy draws answers, one at a time, of which the longest has so many tokens with its prompt; 0 for none.
     pub(super) fn with_answers(self, plan: &Plan, models: &Models, longest: usize) -> Self {
-        let batch = BatchSize { tokens: longest, targets: longest.min(1), longest };
+        let batch = BatchSize { tokens: longest, targets: longest.min(1), completions: 1, longest };
         let mut pool = pool_of(plan);
         models.policy.score(batch, Statistics::default(), Adapter::On, 1, &mut pool);
         // Buffers of keys and values double as they grow.

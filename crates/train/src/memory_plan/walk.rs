@@ -4,7 +4,7 @@ use std::sync::Arc;
 use candlewick_data::{Batch, Context, Encoder};
 use candlewick_kernels::bf16;
 use candlewick_losses::{Objective, StepWide};
-use candlewick_model::{Adapter, BatchSize, ModelSize, Pool, Statistics};
+use candlewick_model::{Adapter, BatchSize, ModelSize, Part, Pool, Statistics};
 
 use super::{Basis, is_adapter};
 use crate::budget::TokenBudget;
@@ -116,6 +116,7 @@ impl Seen {
             }
             whole.tokens += size_of_batch.tokens;
             whole.targets += size_of_batch.targets;
+            whole.completions += size_of_batch.completions;
             whole.longest = whole.longest.max(size_of_batch.longest);
         }
         self.step = self.step.or(whole);
@@ -137,6 +138,7 @@ impl Seen {
         let within = BatchSize {
             tokens: tokens.min(self.step.tokens),
             targets: targets.min(tokens).min(self.step.targets),
+            completions: self.step.completions.min(tokens),
             longest: self.one.longest,
         };
         let mut seen = Self { training: within.or(self.one), in_order: Vec::new(), ..self.clone() };
@@ -174,14 +176,15 @@ impl Seen {
         let examples = plan.train.batch_size;
         let of_one = prompt.saturating_add(completions * completion);
         let longest = prompt + completion;
-        let one = BatchSize { tokens: of_one, targets: completions.saturating_mul(completion), longest };
+        let one = BatchSize { tokens: of_one, targets: completions.saturating_mul(completion), completions, longest };
         let tokens = match plan.train.tokens {
             Some(TokenBudget::Tokens(budget)) => budget.max(of_one),
             Some(TokenBudget::Auto) => of_one,
             None => examples.saturating_mul(of_one),
         };
-        let targets = (examples * completions).saturating_mul(completion).min(tokens);
-        let training = BatchSize { tokens, targets, longest };
+        let completions = examples * completions;
+        let targets = completions.saturating_mul(completion).min(tokens);
+        let training = BatchSize { tokens, targets, completions, longest };
         let mismatched = match plan.objective.needs().step_wide {
             StepWide::Mismatched => training,
             _ => BatchSize::default(),
@@ -196,12 +199,22 @@ impl Seen {
 
     /// The pools after some steps and evaluations of the largest sizes.
     pub(super) fn settled(&self, passes: Passes<'_>) -> Pools {
-        let mut pools = Pools::of(passes.plan);
-        for _ in 0..SETTLED {
-            passes.train([self.training, self.mismatched], &mut pools);
-            passes.evaluate(self.held_out, &mut pools);
+        let settled = |training: BatchSize| {
+            let mut pools = Pools::of(passes.plan);
+            for _ in 0..SETTLED {
+                passes.train([training, self.mismatched], &mut pools);
+                passes.evaluate(self.held_out, &mut pools);
+            }
+            pools
+        };
+        let largest = settled(self.training);
+        let kept = passes.policy.most_targets_kept(&largest.policy);
+        if self.training.targets <= kept {
+            return largest;
         }
-        pools
+        // Of so many targets the head keeps no logits, and a batch with fewer of them may take more.
+        let fewer = settled(BatchSize { targets: kept, ..self.training });
+        if fewer.with_head() > largest.with_head() { fewer } else { largest }
     }
 
     /// The same pools when micro-batches come in the order of the run, the largest last.
@@ -232,6 +245,11 @@ pub(super) struct Pools {
 impl Pools {
     fn of(plan: &Plan) -> Self {
         Self { policy: pool_of(plan), reference: pool_of(plan), most: 0 }
+    }
+
+    /// The most that was there at once, with what the head makes beside on the host.
+    fn with_head(&self) -> usize {
+        self.most + self.policy.elements(Part::HeadAlone)
     }
 
     fn of_policy(&mut self, pass: impl FnOnce(&mut Pool)) {
@@ -320,8 +338,9 @@ impl Passes<'_> {
 
 /// What so many batches of a size come to.
 fn times(size: BatchSize, count: usize) -> BatchSize {
-    let BatchSize { tokens, targets, longest } = size;
-    BatchSize { tokens: tokens.saturating_mul(count), targets: targets.saturating_mul(count), longest }
+    let BatchSize { tokens, targets, completions, longest } = size;
+    let times = |number: usize| number.saturating_mul(count);
+    BatchSize { tokens: times(tokens), targets: times(targets), completions: times(completions), longest }
 }
 
 /// What contexts come to when they are packed.
@@ -332,6 +351,7 @@ fn size<'a>(contexts: impl IntoIterator<Item = &'a Context>) -> BatchSize {
         size.tokens += context.prompt.len() + context.completions.iter().map(|one| one.ids.len()).sum::<usize>();
         let of_prompt = context.prompt_scored.iter().filter(|scored| **scored).count();
         size.targets += context.completions.iter().map(|one| of_prompt + one.scored_tokens()).sum::<usize>();
+        size.completions += context.completions.len();
         size.longest = size.longest.max(context.prompt.len() + longest);
     }
     size
