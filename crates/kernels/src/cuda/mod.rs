@@ -121,6 +121,13 @@ impl Cuda {
         Self { multiplier: Multiplier::Own, ..self.clone() }
     }
 
+    /// The same device, through a handle whose buffers are counted by themselves too: what [`Cuda::memory`] says of it and its clones is
+    /// what was made with them. They count for this handle as well, with its limit.
+    #[must_use]
+    pub fn counted_apart(&self) -> Self {
+        Self { ledger: Arc::new(Ledger { whole: Some(self.ledger.clone()), ..Ledger::default() }), ..self.clone() }
+    }
+
     /// A new buffer of elements that nobody has written yet.
     ///
     /// # Errors
@@ -147,8 +154,9 @@ impl Cuda {
     /// [`Error::Cuda`] where the driver reports an error.
     pub fn memory(&self) -> Result<Memory> {
         let (free, total) = on!(self.driver, driver => driver.memory("Cuda::memory"))?;
-        let Counts { used, most_used, limit } = *self.ledger.counts();
-        Ok(Memory { free: free.min(limit.saturating_sub(used)), total: total.min(limit), used, most_used })
+        let Counts { used, most_used, .. } = *self.ledger.counts();
+        let (left, limit) = self.ledger.room();
+        Ok(Memory { free: free.min(left), total: total.min(limit), used, most_used })
     }
 
     /// Lets all buffers of the device have at most `bytes` bytes together from now on, beside those of other programs. A larger one
@@ -215,15 +223,19 @@ pub struct Memory {
     pub free: usize,
     /// All memory, free or not.
     pub total: usize,
-    /// What buffers of this handle and its clones have.
+    /// What buffers of this handle and its clones have, those of handles that are [counted apart](Cuda::counted_apart) from it too.
     pub used: usize,
     /// The most that they had at once.
     pub most_used: usize,
 }
 
-/// Counts the bytes of all buffers of a device.
+/// Counts the bytes of all buffers of a device, or of some of them.
 #[derive(Debug, Default)]
-struct Ledger(Mutex<Counts>);
+struct Ledger {
+    counts: Mutex<Counts>,
+    /// What counts these too.
+    whole: Option<Arc<Ledger>>,
+}
 
 #[derive(Debug)]
 struct Counts {
@@ -240,11 +252,29 @@ impl Default for Counts {
 
 impl Ledger {
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the limits leave for more, and the least of them.
+    fn room(&self) -> (usize, usize) {
+        let (left, least) = self.whole.as_ref().map_or((usize::MAX, usize::MAX), |whole| whole.room());
+        let Counts { used, limit, .. } = *self.counts();
+        (left.min(limit.saturating_sub(used)), least.min(limit))
     }
 
     /// Whether there is room for so many more.
     fn add(&self, bytes: usize) -> bool {
+        if self.whole.as_ref().is_some_and(|whole| !whole.add(bytes)) {
+            return false;
+        }
+        let fits = self.add_here(bytes);
+        if let (false, Some(whole)) = (fits, &self.whole) {
+            whole.remove(bytes);
+        }
+        fits
+    }
+
+    fn add_here(&self, bytes: usize) -> bool {
         let mut counts = self.counts();
         let fits = bytes <= counts.limit.saturating_sub(counts.used);
         if fits {
@@ -252,6 +282,13 @@ impl Ledger {
             counts.most_used = counts.most_used.max(counts.used);
         }
         fits
+    }
+
+    fn remove(&self, bytes: usize) {
+        self.counts().used -= bytes;
+        if let Some(whole) = &self.whole {
+            whole.remove(bytes);
+        }
     }
 }
 
@@ -282,7 +319,7 @@ impl Allocation {
             match on!(device.driver, driver => driver.alloc(OP, bytes.max(1))) {
                 Ok(Some(address)) => return Ok(Self { device: device.clone(), address, bytes }),
                 none => {
-                    device.ledger.counts().used -= bytes;
+                    device.ledger.remove(bytes);
                     none?;
                 }
             }
@@ -294,7 +331,7 @@ impl Allocation {
 impl Drop for Allocation {
     fn drop(&mut self) {
         on!(self.device.driver, driver => driver.free(self.address));
-        self.device.ledger.counts().used -= self.bytes;
+        self.device.ledger.remove(self.bytes);
     }
 }
 

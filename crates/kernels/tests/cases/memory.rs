@@ -124,3 +124,26 @@ fn memory_is_counted_and_can_be_limited() {
     assert!(matches!(cuda.unwritten::<f64>(usize::MAX), Err(Error::OutOfMemory { wanted: usize::MAX, .. })));
     assert_eq!(cuda.memory().unwrap().used, 0);
 }
+
+#[test]
+fn buffers_of_a_handle_are_counted_apart() {
+    let Some(cuda) = opened() else { return };
+    let others = cuda.unwritten::<u8>(1000).unwrap();
+    let (one, two) = (cuda.counted_apart(), cuda.counted_apart());
+    let (first, second) = (one.clone().unwritten::<u8>(300).unwrap(), two.unwritten::<u8>(20).unwrap());
+    let used = || [&cuda, &one, &two].map(|handle| handle.memory().unwrap().used);
+    assert_eq!(used(), [1320, 300, 20]);
+    // All have what the whole has left, and a limit of one's own is one of its buffers alone.
+    cuda.limit_memory(2000);
+    one.limit_memory(400);
+    let free = [&cuda, &one, &two].map(|handle| handle.memory().unwrap().free);
+    assert_eq!(free, [680, 100, 680]);
+    assert!(matches!(one.unwritten::<u8>(101), Err(Error::OutOfMemory { wanted: 101, free: 100, .. })));
+    assert!(matches!(two.unwritten::<u8>(681), Err(Error::OutOfMemory { wanted: 681, free: 680, .. })));
+    assert_eq!(used(), [1320, 300, 20]);
+    drop((others, first));
+    assert_eq!((used(), one.memory().unwrap().most_used), ([20, 0, 20], 300));
+    // They are on one device.
+    let mut copy = one.unwritten::<u8>(20).unwrap();
+    copy.copy_from(&second).unwrap();
+}
