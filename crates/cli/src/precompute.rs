@@ -18,6 +18,9 @@ pub(crate) fn precompute(arguments: &Precompute) -> Result<()> {
     plan.train.threads = words::threads(plan.train.threads);
     let interrupt = Interrupt::listen()?;
     let mut work = Precomputation::start(plan)?;
+    if let Some(choice) = work.tokens_chosen() {
+        println!("{choice}");
+    }
     let (before, start) = (work.rows(), Instant::now());
     let mut progress = Progress::start("precompute", 0, work.steps().map_or(0, |(_, most)| most));
     while let Some((done, _)) = work.steps() {

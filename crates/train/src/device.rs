@@ -80,11 +80,6 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-    pub(crate) fn is_f32(&self) -> bool {
-        *self == Self::F32
-    }
-
     /// What `train.dtype` says, or the default of the device.
     ///
     /// # Errors
@@ -139,6 +134,11 @@ impl Hardware {
     /// The device, where it is not the host.
     pub fn device(&self) -> Option<&Cuda> {
         self.device.as_ref()
+    }
+
+    /// The same device, with the buffers of one run counted by themselves.
+    pub(crate) fn of_one_run(&self) -> Self {
+        Self { device: self.device.as_ref().map(Cuda::counted_apart) }
     }
 
     /// Whether it is what `train.device` says, whichever number the device has.

@@ -11,19 +11,20 @@ use candlewick_losses::{Objective, ReferenceUpdate};
 use candlewick_model::{Adapter, BatchSize, ModelSize, Part, Pool, Statistics};
 use serde::Serialize;
 
+pub(crate) use self::advice::WayOn;
 pub use self::budget::TokenChoice;
 pub use self::device::DeviceMemory;
 use self::walk::{Passes, Pools, Seen};
 
 use crate::budget::TokenBudget;
-use crate::costs::{SCORED_AT_ONCE, encoder_of_answers};
+use crate::costs::SCORED_AT_ONCE;
 use crate::error::Result;
 use crate::plan::{Plan, ReferencePlan, TuningPlan};
 use crate::safety::SafetyPlan;
 use crate::score_policy::score_heads;
 use crate::trainer::moves_reference;
 
-/// Bytes of a number: runs compute in f32.
+/// Bytes of a number on the host, and of what is trained anywhere: f32.
 const NUMBER: u64 = size_of::<f32>() as u64;
 /// Bytes of a row of reference log-probabilities that were computed before: key, place and length. The numbers stay in their files.
 const TABLE_ROW: u64 = 32;
@@ -121,16 +122,18 @@ impl MemoryPlan {
     }
 
     /// In words, the memory of a run for which a device with `available` bytes had none left when `wanted` more were asked for, and the
-    /// smallest change that fits.
-    pub(crate) fn of_shortage(plan: &Plan, available: u64, wanted: u64) -> Result<String> {
+    /// smallest change that fits; and how a run that has `begun` goes on with it.
+    pub(crate) fn of_shortage(plan: &Plan, available: u64, wanted: u64, begun: bool) -> Result<(String, WayOn)> {
         let (seen, basis) = Seen::of(plan)?;
-        let seen = seen.or_limits(plan, &basis);
+        let (seen, _) = seen.or_limits(plan, &basis);
         let memory = Self::of_batches(plan, &seen, basis)?;
-        let Some(device) = &memory.device else { return Ok(String::new()) };
+        let Some(device) = &memory.device else { return Ok((String::new(), WayOn::None)) };
         // Where the plan fits, memory is in pieces: then what is changed has to give back as much as was asked for.
         let less = device.total().saturating_sub(wanted.max(device.total() / 16));
-        let advice = advice::of(plan, &seen, device.total(), budget::room(available).min(less))?;
-        Ok(format!("the run is planned to take {} of {}; {advice}", device.in_a_line(), readable(available)))
+        let most = budget::room(available).min(less);
+        let (advice, way) = advice::of(plan, &seen, device.total(), most, begun)?;
+        let words = format!("the run is planned to take {} of {}; {advice}", device.in_a_line(), readable(available));
+        Ok((words, way))
     }
 
     /// Plans the memory of a run of these micro-batches.
@@ -175,8 +178,9 @@ impl MemoryPlan {
         };
         // Each tensor becomes bytes.
         let written = written + bytes(policy.largest_trained_tensor());
-        let of_costs = plan.safety.as_ref().map(|safety| OfCosts::of(plan, safety, base)).transpose()?;
-        let OfCosts { models: cost_models, answers, .. } = of_costs.unwrap_or_default();
+        let of_costs =
+            plan.safety.as_ref().map(|safety| OfCosts::of(plan, safety, base, seen.longest_answer)).transpose()?;
+        let OfCosts { models: cost_models, answers } = of_costs.unwrap_or_default();
         // The score models of costs are there before.
         let mut loading = cost_models + weights + weight_files(&plan.model.path);
         if let ReferencePlan::Model(directory) = &plan.reference {
@@ -228,14 +232,16 @@ impl MemoryPlan {
         let adapters = adapter + moving + beside(plan, trained);
         let files = plan.reference.directory().map_or(0, weight_files).max(weight_files(&plan.model.path));
         let told = weights + adapter;
-        let of_costs = plan.safety.as_ref().map(|safety| OfCosts::of(plan, safety, &models.base)).transpose()?;
-        let OfCosts { models: cost_models, longest, .. } = of_costs.unwrap_or_default();
+        let of_costs = plan.safety.as_ref();
+        let of_costs =
+            of_costs.map(|safety| OfCosts::of(plan, safety, &models.base, seen.longest_answer)).transpose()?;
+        let OfCosts { models: cost_models, .. } = of_costs.unwrap_or_default();
         Ok(Self {
             cost_models,
             table: table(plan, seen),
             written: written + bytes(models.policy.largest_trained_tensor()),
             loading: cost_models + (weights + models_at_once + adapters + files).max(told),
-            device: Some(DeviceMemory::of(plan, models, seen)?.with_answers(plan, models, longest)),
+            device: Some(DeviceMemory::of(plan, models, seen)?),
             ..Self::nothing(seen.training, basis)
         })
     }
@@ -417,18 +423,10 @@ fn table(plan: &Plan, seen: &Seen) -> u64 {
 struct OfCosts {
     models: u64,
     answers: u64,
-    /// Tokens of the longest prompt with its answer.
-    longest: usize,
 }
 
 impl OfCosts {
-    fn of(plan: &Plan, safety: &SafetyPlan, policy: &ModelSize) -> Result<Self> {
-        let encoder = encoder_of_answers(plan)?;
-        let mut longest = 0;
-        for prompt in &safety.read_prompts()?.1 {
-            longest = longest.max(prompt.ids(&encoder)?.len());
-        }
-        let longest = longest + safety.max_new_tokens;
+    fn of(plan: &Plan, safety: &SafetyPlan, policy: &ModelSize, longest: usize) -> Result<Self> {
         let threads = plan.train.threads.max(1);
         // An answer is scored in tokens of another tokenizer, of which there are taken to be as many.
         let at_once = safety.completions.min(SCORED_AT_ONCE);
@@ -443,7 +441,7 @@ impl OfCosts {
         }
         let at_once = threads.min(safety.prompts_per_round);
         let cache = policy.cached_per_token() * longest;
-        Ok(Self { models: elements as u64 * NUMBER, answers: (at_once * cache) as u64 * NUMBER, longest })
+        Ok(Self { models: elements as u64 * NUMBER, answers: (at_once * cache) as u64 * NUMBER })
     }
 }
 

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use crate::device::Hardware;
 use crate::error::Result;
+use crate::memory_plan::TokenChoice;
 use crate::plan::Plan;
 use crate::reference::Reference;
 use crate::run::Run;
@@ -11,6 +12,7 @@ use crate::run::Run;
 #[derive(Debug)]
 pub struct Precomputation {
     run: Run,
+    chosen: Option<TokenChoice>,
 }
 
 impl Precomputation {
@@ -28,7 +30,8 @@ impl Precomputation {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn start_on(hardware: &Hardware, plan: Plan) -> Result<Self> {
-        Ok(Self { run: Run::to_precompute(hardware, plan)? })
+        let (run, chosen) = Run::to_precompute(hardware, plan)?;
+        Ok(Self { run, chosen })
     }
 
     /// Scores the rows of the next step, and now and then writes what was scored. Once nothing is left to score it returns false.
@@ -49,6 +52,11 @@ impl Precomputation {
     /// The cache cannot be written.
     pub fn keep(&mut self) -> Result<()> {
         self.run.keep_precomputed()
+    }
+
+    /// What `train.tokens = "auto"` came to, by the memory of the training that the plan is of; None where a number stands there.
+    pub fn tokens_chosen(&self) -> Option<&TokenChoice> {
+        self.chosen.as_ref()
     }
 
     /// Steps whose rows are scored, and how many there are at most; None where nothing is left to score.

@@ -6,11 +6,13 @@ mod support;
 
 use candlewick_kernels::Cuda;
 use candlewick_model::{CausalLm, Config};
-use candlewick_train::{DeviceMemory, Error, Event, Fault, Hardware, MemoryPlan, Plan, Run, TokenBudget};
+use candlewick_train::{
+    DeviceMemory, Error, Event, Fault, Hardware, MemoryPlan, Plan, Precomputation, Run, TokenBudget,
+};
 use serde_json::json;
 use support::VOCABULARY;
 use support::device::device;
-use support::folder::Folder;
+use support::folder::{Folder, pairs};
 
 /// A small model beside rows of many lengths.
 fn folder() -> Folder {
@@ -58,7 +60,7 @@ fn a_run_takes_what_was_planned() {
     let folder = folder();
     let held_out = folder.at("evaluation.path", "held-out.jsonl");
     let frozen = folder.at("reference.path", "model");
-    let kinds: [&[&str]; 11] = [
+    let kinds: [&[&str]; 14] = [
         &[],
         &["train.dtype=f32", "train.recompute=layers"],
         &["train.recompute=layers", "reference.kind=precomputed"],
@@ -70,6 +72,9 @@ fn a_run_takes_what_was_planned() {
         &[LORA, "reference.kind=frozen", &frozen],
         &["objective.type=tr_dpo", "objective.update={ ema = { mu = 0.1 } }", "train.dtype=f32"],
         &[LORA, "objective.type=tr_dpo", "optimizer.kind=lion"],
+        &[LORA, "objective.type=tr_dpo", "objective.update=bema", "train.dtype=f32"],
+        &["objective.type=bradley_terry", "optimizer.kind=schedule_free_adamw"],
+        &["objective.type=kto", "data.unpair=true", "train.batch_size=2", "train.micro_batches=2", &frozen],
     ];
     for (number, kind) in kinds.iter().enumerate() {
         let Some(device) = device() else { return };
@@ -271,4 +276,170 @@ fn rows_that_could_not_be_scored_are_scored_later() {
         ended.push(std::fs::read(folder.path(&output).join("final/adapter_model.safetensors")).unwrap());
     }
     assert!(ended[0] == ended[1], "weights of other bits");
+}
+
+/// A plan of two steps that are saved, and what has to be changed in it where this much of its memory in percent is left after the first.
+struct Shortage<'a> {
+    plan: &'a [&'a str],
+    percent: usize,
+    change: &'a str,
+    goes_on: bool,
+}
+
+#[test]
+fn a_run_goes_on_with_the_change_that_is_named_or_is_told_to_start_anew() {
+    let folder = folder();
+    let held_out = folder.at("evaluation.path", "held-out.jsonl");
+    let cases = [
+        Shortage { plan: &["train.batch_size=8"], percent: 65, change: "train.tokens", goes_on: true },
+        Shortage {
+            plan: &["train.batch_size=1", "train.recompute=layers", LORA, &held_out, "evaluation.batch_size=4"],
+            percent: 75,
+            change: "evaluation.batch_size",
+            goes_on: true,
+        },
+        Shortage { plan: &["train.batch_size=1", LORA], percent: 90, change: "train.recompute", goes_on: true },
+        Shortage {
+            plan: &["objective.type=kto", "data.unpair=true", "train.batch_size=8", "train.recompute=layers"],
+            percent: 80,
+            change: "train.batch_size",
+            goes_on: false,
+        },
+        Shortage { plan: &["train.batch_size=1"], percent: 97, change: "reference.kind", goes_on: false },
+        Shortage {
+            plan: &["train.batch_size=1", "train.dtype=f32", "reference.kind=precomputed"],
+            percent: 90,
+            change: "train.dtype",
+            goes_on: false,
+        },
+        Shortage { plan: &["train.batch_size=1"], percent: 80, change: "model.lora.rank", goes_on: false },
+    ];
+    for (number, Shortage { plan, percent, change, goes_on }) in cases.iter().enumerate() {
+        let Some(device) = device() else { return };
+        let hardware = Hardware::on(&device);
+        let all = [on_device(plan), vec!["train.steps=2"]].concat();
+        let output = format!("out-{number}");
+        let plan = folder.plan(&output, &all);
+        let total = planned(&plan).total() as usize;
+        let mut run = Run::start_on(&hardware, plan).unwrap();
+        while run.trainer().steps_done() < 1 {
+            run.advance().unwrap();
+        }
+        device.limit_memory(total * percent / 100);
+        let text = finish(&mut run).unwrap_err().to_string();
+        drop(run);
+        let named = named(&text).unwrap_or_else(|| panic!("{text}"));
+        assert!(named[0].starts_with(change), "{change} is not what is named: {text}");
+        let checkpoint = folder.path(&output).join("checkpoints/step-00000001");
+        assert!(text.contains(&format!("--resume goes on from {}", checkpoint.display())), "{text}");
+        assert_eq!(text.contains("with this change --resume goes on from"), *goes_on, "{text}");
+        assert_eq!(text.contains("with this change a run starts anew in another output.dir"), !goes_on, "{text}");
+        let changed: Vec<&str> = all.iter().copied().chain(named.iter().map(String::as_str)).collect();
+        let resumed = Run::resume_on(&hardware, folder.plan(&output, &changed), &checkpoint);
+        let mut run = match goes_on {
+            true => resumed.unwrap_or_else(|error| panic!("{named:?} does not go on: {error}")),
+            false => {
+                assert!(matches!(resumed, Err(Error::OtherPlan { .. })), "{named:?} goes on");
+                Run::start_on(&hardware, folder.plan(&format!("{output}-anew"), &changed)).unwrap()
+            }
+        };
+        finish(&mut run).unwrap_or_else(|error| panic!("{named:?} was named, and then: {error}"));
+        assert_eq!(run.trainer().steps_done(), 2);
+    }
+}
+
+#[test]
+fn a_number_that_failed_is_not_what_auto_takes_again() {
+    let Some(device) = device() else { return };
+    let folder = folder();
+    let hardware = Hardware::on(&device);
+    // Begun without a budget: it is chosen when the run goes on.
+    let mut run = Run::start_on(&hardware, large_steps(&folder, "out", &["output.save_every=1"])).unwrap();
+    while run.trainer().steps_done() < 1 {
+        run.advance().unwrap();
+    }
+    let saved = run.save_now().unwrap();
+    drop(run);
+    let auto = || large_steps(&folder, "out", &["train.tokens=auto"]);
+    let mut run = Run::resume_on(&hardware, auto(), &saved).unwrap();
+    let Some(Event::TokensChosen(chosen)) = run.advance().unwrap() else { panic!("nothing was said of the budget") };
+    assert_eq!(tokens_of(&run), chosen.tokens);
+    while run.trainer().steps_done() < 2 {
+        run.advance().unwrap();
+    }
+    device.limit_memory(device.memory().unwrap().used * 3 / 4);
+    let text = finish(&mut run).unwrap_err().to_string();
+    drop(run);
+    // Its number fails again, and another one is named.
+    let number = named(&text).unwrap();
+    let smaller = number[0].strip_prefix("train.tokens=").and_then(|number| number.parse::<usize>().ok()).unwrap();
+    let again = format!("\"auto\" would take its {} again", chosen.tokens);
+    assert!(smaller < chosen.tokens && text.contains("with this number --resume") && text.contains(&again), "{text}");
+    let saved = folder.latest("out").path;
+    let resumed = Run::resume_on(&hardware, auto(), &saved).unwrap();
+    assert_eq!(tokens_of(&resumed), chosen.tokens);
+    drop(resumed);
+    let mut run = Run::resume_on(&hardware, large_steps(&folder, "out", &[&number[0]]), &saved).unwrap();
+    finish(&mut run).unwrap();
+}
+
+#[test]
+fn what_others_have_on_a_device_is_not_what_a_run_can_have() {
+    let Some(device) = device() else { return };
+    let folder = folder();
+    let of_others = device.unwritten::<u8>(3 << 20).unwrap();
+    let mut run = Run::start_on(&Hardware::on(&device), large_steps(&folder, "out", &[])).unwrap();
+    while run.trainer().steps_done() < 1 {
+        run.advance().unwrap();
+    }
+    let own = device.memory().unwrap().used - of_others.len();
+    device.limit_memory(own + of_others.len());
+    let text = finish(&mut run).unwrap_err().to_string();
+    let (_, after) = text.split_once(" of ").and_then(|(_, after)| after.split_once(") of ")).unwrap();
+    let can_have = format!("{:.1} KiB", own as f64 / 1024.0);
+    assert!(after.starts_with(&format!("{can_have};")), "{can_have} are not what is said: {text}");
+}
+
+#[test]
+fn answers_that_are_drawn_count_for_a_budget() {
+    let Some(device) = device() else { return };
+    let folder = folder();
+    let mut rows = pairs(10);
+    for row in &mut rows {
+        (row["reward_gap"], row["cost_gap"]) = (json!(0.5), json!(-0.5));
+    }
+    folder.lines("rows.jsonl", &rows);
+    let answers = [
+        "objective.type=safe_rlhf_lagrangian",
+        "objective.dual=[{ limit = 0.0, ascent = { linear = { rate = 0.5 } } }]",
+        &folder.at("safety.prompts", "rows.jsonl"),
+        &format!("safety.costs=[{:?}]", folder.path("model")),
+        "safety.max_new_tokens=400",
+    ];
+    let plan = |tokens: &str| large_steps(&folder, "out", &[&answers[..], &[tokens]].concat());
+    let least = planned(&plan("train.tokens=auto"));
+    assert!(least.answers > least.total() / 8, "{least:?}");
+    device.limit_memory(least.total() as usize * 5 / 4);
+    let (chosen, said) = plan("train.tokens=auto").with_token_budget(&Hardware::on(&device)).unwrap();
+    let said = said.unwrap();
+    let memory = planned(&plan(&format!("train.tokens={}", said.tokens)));
+    assert_eq!(chosen.train.tokens, Some(TokenBudget::Tokens(said.tokens)));
+    assert!(!said.whole_step && memory.total() <= said.planned && said.planned <= said.free - said.reserve, "{said:?}");
+    // And for what is said where there is too little.
+    device.limit_memory((least.total() - least.answers) as usize);
+    let refused = plan("train.tokens=auto").with_token_budget(&Hardware::on(&device)).unwrap_err().to_string();
+    assert!(refused.contains("answers that are drawn "), "{refused}");
+}
+
+#[test]
+fn a_cache_made_before_says_its_budget() {
+    let Some(device) = device() else { return };
+    let folder = folder();
+    let of = |tokens: &str| large_steps(&folder, "out", &["reference.kind=precomputed", tokens]);
+    let work = |tokens: &str| Precomputation::start_on(&Hardware::on(&device), of(tokens)).unwrap();
+    assert!(work("train.tokens=64").tokens_chosen().is_none());
+    let mut auto = work("train.tokens=auto");
+    assert!(auto.tokens_chosen().is_some_and(|choice| choice.whole_step && choice.first_steps.is_none()));
+    while auto.advance().unwrap() {}
+    assert_eq!(auto.rows(), 20);
 }

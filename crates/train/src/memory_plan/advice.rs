@@ -15,20 +15,52 @@ struct Change {
     planned: u64,
 }
 
+/// What a change of a run that has begun comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WayOn {
+    /// No single change is enough.
+    None,
+    /// The run goes on with another number of `train.tokens`.
+    Tokens,
+    /// The run goes on.
+    Resume,
+    /// It is another run.
+    Anew,
+}
+
 /// In words, what to change so that a run which is planned to take `planned` bytes takes at most `most`: the first of some changes, in
-/// the order of how little they change of what is learned, that is enough by itself.
-pub(super) fn of(plan: &Plan, seen: &Seen, planned: u64, most: u64) -> Result<String> {
-    for change in [of_batches, of_evaluation, of_recompute, of_reference, of_dtype, of_tuning] {
-        if let Some(Change { words, planned }) = change(plan, seen, most)? {
-            return Ok(format!("the smallest change that fits is {words}, with {} planned", readable(planned)));
+/// the order of how little they change of what is learned, that is enough by itself. And whether a run that has `begun` goes on with
+/// it: those of other runs come last for one.
+pub(super) fn of(plan: &Plan, seen: &Seen, planned: u64, most: u64, begun: bool) -> Result<(String, WayOn)> {
+    type Find = fn(&Plan, &Seen, u64) -> Result<Option<Change>>;
+    let mut changes: [(Find, WayOn); 6] = [
+        (of_batches, WayOn::Tokens),
+        (of_evaluation, WayOn::Resume),
+        (of_recompute, WayOn::Resume),
+        (of_reference, WayOn::Anew),
+        (of_dtype, WayOn::Anew),
+        (of_tuning, WayOn::Anew),
+    ];
+    if plan.objective.needs().step_wide == StepWide::Mismatched {
+        // Other rows in a micro-batch.
+        changes[0].1 = WayOn::Anew;
+        if begun {
+            changes[..3].rotate_left(1);
         }
     }
-    Ok(format!(
+    for (change, way) in changes {
+        if let Some(Change { words, planned }) = change(plan, seen, most)? {
+            let words = format!("the smallest change that fits is {words}, with {} planned", readable(planned));
+            return Ok((words, way));
+        }
+    }
+    let words = format!(
         "no single change of train.tokens, evaluation.batch_size, train.recompute, reference.kind, train.dtype or model.lora is enough \
          ({} are planned, {} can be had): take several, a smaller data.max_length, a smaller model, or another device",
         readable(planned),
         readable(most)
-    ))
+    );
+    Ok((words, WayOn::None))
 }
 
 /// What a changed plan takes, where that is little enough.

@@ -32,14 +32,22 @@ pub struct TokenChoice {
     pub reserve: u64,
     /// Whether a whole step fits into one micro-batch.
     pub whole_step: bool,
+    /// The first so many steps, where later rows were neither looked at nor have a limit, so that they may be longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_steps: Option<u64>,
 }
 
 impl fmt::Display for TokenChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { device, tokens, planned, free, reserve, whole_step } = self;
+        let Self { device, tokens, planned, free, reserve, whole_step, first_steps } = self;
         let why = if *whole_step { "a whole step" } else { "the largest micro-batches that fit" };
         let (planned, free, reserve) = (readable(*planned), readable(*free), readable(*reserve));
-        write!(f, "train.tokens = {tokens}: {why} on {device}, {planned} planned of {free} free, {reserve} kept back")
+        write!(f, "train.tokens = {tokens}: {why} on {device}, {planned} planned of {free} free, {reserve} kept back")?;
+        let Some(steps) = first_steps else { return Ok(()) };
+        write!(
+            f,
+            ", by the rows of the first {steps} steps: data.max_length = 0 says nothing of longer ones, for which memory may be short"
+        )
     }
 }
 
@@ -70,14 +78,14 @@ impl Plan {
 
 fn choose(plan: &Plan, free: u64) -> Result<TokenChoice> {
     let (seen, basis) = Seen::in_rows(plan)?;
-    let seen = seen.or_limits(plan, &basis);
+    let (seen, first_steps) = seen.or_limits(plan, &basis);
     let models = Models::of(plan)?;
     let most = room(free);
     let need = |tokens| needed(plan, &models, &seen, tokens);
     let Some(tokens) = largest(&seen, most, need)? else {
         let (plan, least) = (with_budget(plan, seen.one.tokens), seen.with_budget(seen.one.tokens));
         let memory = DeviceMemory::of(&plan, &models, &least)?;
-        let advice = advice::of(&plan, &least, memory.total(), most)?;
+        let (advice, _) = advice::of(&plan, &least, memory.total(), most, false)?;
         let reason = format!(
             "\"auto\", and with micro-batches of single rows, the longest of {} tokens, the run would take {} of {}, which has {} free, and {} \
              of these are kept back; {advice}",
@@ -96,6 +104,7 @@ fn choose(plan: &Plan, free: u64) -> Result<TokenChoice> {
         free,
         reserve: free - most,
         whole_step: tokens >= seen.step.tokens,
+        first_steps,
     })
 }
 
@@ -131,4 +140,39 @@ fn with_budget(plan: &Plan, tokens: usize) -> Plan {
     let mut plan = plan.clone();
     plan.train.tokens = Some(TokenBudget::Tokens(tokens));
     plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Words;
+    use crate::memory_plan::Basis;
+
+    #[test]
+    fn what_nothing_limits_is_said() {
+        let minimal = "model.path = \"base\"\ndata.path = \"pairs.jsonl\"\noutput.dir = \"out\"\n";
+        let plan = |limit: &str| {
+            let mut words = Words::parse(minimal, "test").unwrap();
+            words.set(limit).unwrap();
+            Plan::resolve(words.config().unwrap()).unwrap()
+        };
+        let seen = |limit: &str, all| Seen::default().or_limits(&plan(limit), &Basis::Rows { steps: 7, all });
+        let longest = |(seen, steps): (Seen, Option<u64>)| (seen.one.longest, steps);
+        assert_eq!(longest(seen("data.max_length=90", false)), (90, None));
+        assert_eq!(longest(seen("data.max_length=0", false)), (0, Some(7)));
+        assert_eq!(longest(seen("data.max_length=0", true)), (0, None));
+        let (planned, device) = (1 << 20, DeviceKind::Cuda(0));
+        let choice = |first_steps| TokenChoice {
+            device,
+            tokens: 64,
+            planned,
+            free: 2 * planned,
+            reserve: planned,
+            whole_step: false,
+            first_steps,
+        };
+        let said = choice(Some(7)).to_string();
+        let before = choice(None).to_string();
+        assert!(said.starts_with(&before) && said.contains("the first 7 steps: data.max_length = 0"), "{said}");
+    }
 }

@@ -1,5 +1,6 @@
 //! The memory of a device that a run takes.
 use std::fmt;
+use std::ops::Range;
 
 use candlewick_model::{Adapter, BatchSize, Part, Statistics};
 use serde::Serialize;
@@ -12,8 +13,8 @@ use crate::plan::Plan;
 
 /// The most bytes that go to a device at once when weights do, in f32.
 const PIECE: u64 = 64 << 20;
-/// The first of the [parts](DeviceMemory::parts) that belong to passes.
-const FIRST_OF_PASSES: usize = 6;
+/// Those of the [parts](DeviceMemory::parts) that belong to passes.
+const OF_PASSES: Range<usize> = 6..13;
 /// Bytes of the sums of a norm over all gradients.
 const NORM: u64 = 8 << 10;
 /// Bytes that a step uploads of each tensor: where it ends, how fast it learns, what is to be known of it.
@@ -99,20 +100,9 @@ impl DeviceMemory {
             batch,
             of_other_sizes,
             reference_passes,
-            answers: 0,
+            answers: of_answers(plan, models, seen.longest_answer),
             loading: copied + piece,
         })
-    }
-
-    /// The same where the policy draws answers, one at a time, of which the longest has so many tokens with its prompt; 0 for none.
-    pub(super) fn with_answers(self, plan: &Plan, models: &Models, longest: usize) -> Self {
-        let batch = BatchSize { tokens: longest, targets: longest.min(1), completions: 1, longest };
-        let mut pool = pool_of(plan);
-        models.policy.score(batch, Statistics::default(), Adapter::On, 1, &mut pool);
-        // Buffers of keys and values double as they grow.
-        let cache = 2 * models.base.cached_per_token() * longest;
-        let answers = cache as u64 * bytes_of(plan.train.dtype) + pool.most_elements() as u64;
-        Self { answers: if longest == 0 { 0 } else { answers }, ..self }
     }
 
     /// The peak of the whole run on the device.
@@ -122,7 +112,7 @@ impl DeviceMemory {
 
     /// What of it depends on how large micro-batches are.
     pub(super) fn passes(&self) -> u64 {
-        self.parts()[FIRST_OF_PASSES..].iter().map(|(_, bytes)| bytes).sum()
+        self.parts()[OF_PASSES].iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// The total and its parts, in a line.
@@ -151,6 +141,19 @@ impl DeviceMemory {
             ("answers that are drawn", self.answers),
         ]
     }
+}
+
+/// Bytes of an answer that the policy draws, one at a time, of which the longest has so many tokens with its prompt; 0 for none.
+fn of_answers(plan: &Plan, models: &Models, longest: usize) -> u64 {
+    if longest == 0 {
+        return 0;
+    }
+    let batch = BatchSize { tokens: longest, targets: 1, longest };
+    let mut pool = pool_of(plan);
+    models.policy.score(batch, Statistics::default(), Adapter::On, 1, &mut pool);
+    // Buffers of keys and values double as they grow.
+    let cache = 2 * models.base.cached_per_token() * longest;
+    cache as u64 * bytes_of(plan.train.dtype) + pool.most_elements() as u64
 }
 
 /// Bytes of a number in passes.

@@ -8,6 +8,7 @@ use candlewick_model::{Adapter, BatchSize, ModelSize, Part, Pool, Statistics};
 
 use super::{Basis, is_adapter};
 use crate::budget::TokenBudget;
+use crate::costs::encoder_of_answers;
 use crate::device::Dtype;
 use crate::error::{Error, Result};
 use crate::plan::{Length, Plan, ReferencePlan};
@@ -38,6 +39,8 @@ pub(super) struct Seen {
     pub(super) step: BatchSize,
     /// The most scored tokens of an example, for each of its tokens.
     share: f64,
+    /// Tokens of the longest prompt of `[safety]` with its answer; 0 without.
+    pub(super) longest_answer: usize,
 }
 
 impl Seen {
@@ -59,7 +62,8 @@ impl Seen {
             Length::Steps(steps) => steps,
             Length::Epochs(_) => u64::MAX,
         };
-        let (mut seen, mut steps, mut met) = (Self::default(), 0, 0);
+        let longest_answer = longest_answer(plan)?;
+        let (mut seen, mut steps, mut met) = (Self { longest_answer, ..Self::default() }, 0, 0);
         let mut all = true;
         while rows::is_new(&needs, steps, total, &batches)
             && let Some(step) = batches.next_step()?
@@ -122,14 +126,13 @@ impl Seen {
         self.step = self.step.or(whole);
     }
 
-    /// The same where rows that were not looked at may be as long as the limits allow, if there are any.
-    pub(super) fn or_limits(self, plan: &Plan, basis: &Basis) -> Self {
-        match (basis, Self::within_limits(plan)) {
-            (Basis::Rows { all: false, .. }, Ok(limits)) => {
-                Self { one: self.one.or(limits.one), step: self.step.or(limits.step), share: limits.share, ..self }
-            }
-            _ => self,
-        }
+    /// The same where rows that were not looked at may be as long as the limits allow; without limits they are taken to be no longer
+    /// than those of the first steps, whose number is given beside.
+    pub(super) fn or_limits(self, plan: &Plan, basis: &Basis) -> (Self, Option<u64>) {
+        let Basis::Rows { all: false, steps } = basis else { return (self, None) };
+        let Ok(limits) = Self::within_limits(plan) else { return (self, Some(*steps)) };
+        let (one, step) = (self.one.or(limits.one), self.step.or(limits.step));
+        (Self { one, step, share: limits.share, ..self }, None)
     }
 
     /// The largest micro-batches that a budget of tokens can make of these rows, in whatever order they come.
@@ -161,6 +164,7 @@ impl Seen {
 
     /// The largest batch of pairs, or of single completions, that the limits allow.
     fn within_limits(plan: &Plan) -> Result<Self> {
+        let longest_answer = longest_answer(plan)?;
         let data = &plan.data;
         let least = |limits: [Option<usize>; 2]| limits.into_iter().flatten().min();
         let no_limit =
@@ -194,7 +198,8 @@ impl Seen {
             None => Default::default(),
         };
         let step = times(one, examples.saturating_mul(plan.train.micro_batches));
-        Ok(Self { training, mismatched, held_out, one, held_out_one, step, share: 1.0, ..Self::default() })
+        let found = Self { training, mismatched, held_out, one, held_out_one, step, ..Self::default() };
+        Ok(Self { share: 1.0, longest_answer, ..found })
     }
 
     /// The pools after some steps and evaluations of the largest sizes.
@@ -334,6 +339,16 @@ impl Passes<'_> {
             _ => {}
         }
     }
+}
+
+/// Tokens of the longest prompt of `[safety]` with the longest answer that is drawn to it; 0 of a plan without.
+fn longest_answer(plan: &Plan) -> Result<usize> {
+    let Some(safety) = &plan.safety else { return Ok(0) };
+    let encoder = encoder_of_answers(plan)?;
+    let prompts = safety.read_prompts()?.1;
+    let longest =
+        prompts.iter().try_fold(0, |most: usize, prompt| Ok::<_, Error>(most.max(prompt.ids(&encoder)?.len())));
+    Ok(longest? + safety.max_new_tokens)
 }
 
 /// What so many batches of a size come to.

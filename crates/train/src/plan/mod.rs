@@ -189,10 +189,10 @@ pub struct TrainPlan {
     /// Threads; 0 lets the caller decide.
     pub threads: usize,
     /// Where policy and reference compute.
-    #[serde(default, skip_serializing_if = "DeviceKind::is_cpu")]
+    #[serde(default)]
     pub device: DeviceKind,
     /// What they compute in.
-    #[serde(default, skip_serializing_if = "Dtype::is_f32")]
+    #[serde(default)]
     pub dtype: Dtype,
 }
 

@@ -10,23 +10,22 @@ use crate::budget::TokenBudget;
 use crate::error::{Error, Result};
 
 impl Plan {
-    /// The same with the budget of tokens of a run that has begun in the place of `"auto"`, whatever memory is free now.
-    pub(crate) fn with_tokens_of(mut self, stored: &Value) -> Result<Self> {
-        if self.train.tokens == Some(TokenBudget::Auto) {
-            let stored = stored["train"]["tokens"].as_u64().and_then(|tokens| usize::try_from(tokens).ok());
-            let tokens = stored.ok_or_else(|| Error::OtherPlan {
-                differences: "train.tokens is \"auto\", and the run began without a budget".into(),
-            })?;
+    /// The same with the budget of tokens of a run that has begun in the place of `"auto"`, whatever memory is free now. Where it began
+    /// without one, `"auto"` is still to be decided.
+    pub(crate) fn with_tokens_of(mut self, stored: &Value) -> Self {
+        let stored = stored["train"]["tokens"].as_u64().and_then(|tokens| usize::try_from(tokens).ok());
+        if let (Some(TokenBudget::Auto), Some(tokens)) = (self.train.tokens, stored) {
             self.train.tokens = Some(TokenBudget::Tokens(tokens));
         }
-        Ok(self)
+        self
     }
 
     /// Checks that a run of this plan may go on from a checkpoint of `stored`, after `step` steps.
     ///
     /// Allowed to differ: `output` (and with it the place of a precomputed reference that lies there by default), `watch`,
     /// `reference.shared`, `train.threads`, the number of the device, `train.recompute`, `train.tokens` (a step has the same rows, whose
-    /// gradients are summed in another order), `data.workers`, and `train.length` where the learning rate does not depend on it and the new
+    /// gradients are summed in another order), `evaluation.batch_size` (as `train.tokens`: what is measured is of all held-out rows
+    /// together), `data.workers`, and `train.length` where the learning rate does not depend on it and the new
     /// length is no shorter than what is done (of epochs: than it was). What `stored` does not say, since a plan had no such key when it
     /// was written, has its default.
     ///
@@ -48,8 +47,8 @@ impl Plan {
                 continue;
             }
             let is_of_no_step = key.starts_with("output.") || key.starts_with("watch.") || key == "shares_reference";
-            let changes_no_rows =
-                ["train.threads", "train.recompute", "train.tokens", "data.workers"].contains(&key.as_str());
+            let no_rows = ["train.threads", "train.recompute", "train.tokens", "evaluation.batch_size", "data.workers"];
+            let changes_no_rows = no_rows.contains(&key.as_str());
             if our == their || is_of_no_step || changes_no_rows {
                 continue;
             }

@@ -15,6 +15,7 @@ use candlewick_losses::{Needs, Objective, StepWide};
 use serde::{Deserialize, Serialize};
 
 use self::bookmark::{Bookmark, Files};
+use self::shortage::Kept;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::ResultKind;
 use crate::costs::{CostReport, Costs};
@@ -32,7 +33,7 @@ use crate::trainer::{EvalReport, StepReport, Trainer};
 use crate::udm::Udm;
 use crate::watch::{self, Alarm, Best, Noticed, WatchPlan, Watched};
 
-/// A run in f32. Nothing happens between calls of [`advance`](Self::advance), but for a checkpoint that is being written where
+/// A run. Nothing happens between calls of [`advance`](Self::advance), but for a checkpoint that is being written where
 /// `output.background` says so.
 ///
 /// # Output directory
@@ -208,8 +209,9 @@ impl Run {
     pub fn start_on(hardware: &Hardware, plan: Plan) -> Result<Self> {
         refuse_other_run(&plan.output.dir)?;
         hardware.check(&plan.train)?;
+        let hardware = &hardware.of_one_run();
         let (plan, chosen) = plan.with_token_budget(hardware)?;
-        let mut run = Self::build_explained(plan, hardware, None, 0, "the run has not begun".into())?;
+        let mut run = Self::build_explained(plan, hardware, None, 0, Kept::nothing("the run has not begun"))?;
         run.hold()?;
         refuse_other_run(&run.plan.output.dir)?;
         checkpoint::sweep(&checkpoints(&run.plan.output.dir))?;
@@ -245,11 +247,14 @@ impl Run {
                 format!("it was not written by a run of this version of the program ({e}); use the one that wrote it");
             Error::checkpoint(&checkpoint.path, reason)
         })?;
-        let plan = plan.with_tokens_of(&bookmark.plan)?;
+        let plan = plan.with_tokens_of(&bookmark.plan);
         plan.check_resumes(&bookmark.plan, checkpoint.state.step)?;
         bookmark.check_embeddings(&plan)?;
         let step = checkpoint.state.step;
-        let kept = format!("the checkpoint {} is as it was", checkpoint.path.display());
+        hardware.check(&plan.train)?;
+        let hardware = &hardware.of_one_run();
+        let (plan, chosen) = plan.with_token_budget(hardware)?;
+        let kept = Kept { words: "its checkpoint is as it was".into(), checkpoint: Some(checkpoint.path.clone()) };
         let mut run = Self::build_explained(plan, hardware, bookmark.udm.clone(), step, kept)?;
         run.check_bookmark(&bookmark, step)?;
         if let (1.., Some(_), ReferencePlan::Precomputed(path)) = (step, &run.precompute, &run.plan.reference) {
@@ -273,18 +278,22 @@ impl Run {
         run.log.truncate(step, run.place.evaluated)?;
         run.held_out_log.truncate(step, run.place.evaluated)?;
         run.rejected.truncate(bookmark.rejected)?;
+        run.alarms.extend(chosen.map(Event::TokensChosen));
         run.write_plan()?;
         Ok(run)
     }
 
-    /// Puts a run together to fill its cache of reference log-probabilities; nothing is written into its directory.
-    pub(crate) fn to_precompute(hardware: &Hardware, plan: Plan) -> Result<Self> {
+    /// Puts a run together to fill its cache of reference log-probabilities, beside what `train.tokens = "auto"` came to; nothing is written into its directory.
+    pub(crate) fn to_precompute(hardware: &Hardware, plan: Plan) -> Result<(Self, Option<TokenChoice>)> {
         if !matches!(plan.reference, ReferencePlan::Precomputed(_)) {
             return Err(Error::config("reference.kind", "not \"precomputed\", and there is nothing to compute before"));
         }
         hardware.check(&plan.train)?;
-        let (plan, _) = plan.with_token_budget(hardware)?;
-        Self::build_explained(Plan { safety: None, ..plan }, hardware, None, 0, "nothing was scored".into())
+        let hardware = &hardware.of_one_run();
+        // Nothing is answered.
+        let (plan, chosen) = Plan { safety: None, ..plan }.with_token_budget(hardware)?;
+        let run = Self::build_explained(plan, hardware, None, 0, Kept::nothing("nothing was scored"))?;
+        Ok((run, chosen))
     }
 
     /// Of a reference that would follow the policy, had the run more steps.
