@@ -148,7 +148,7 @@ fn of_answers(plan: &Plan, models: &Models, longest: usize) -> u64 {
     if longest == 0 {
         return 0;
     }
-    let batch = BatchSize { tokens: longest, targets: 1, longest };
+    let batch = BatchSize { tokens: longest, targets: 1, completions: 1, longest };
     let mut pool = pool_of(plan);
     models.policy.score(batch, Statistics::default(), Adapter::On, 1, &mut pool);
     // Buffers of keys and values double as they grow.
