@@ -26,7 +26,7 @@ pub(crate) fn threads() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(0..=1024)
 }
 
-/// Align a language model to preferences: DPO, IPO, KTO and their family, on the CPU, without Python.
+/// Align a language model to preferences: DPO, IPO, KTO and their family, on the CPU or a GPU, without Python.
 #[derive(Debug, Parser)]
 #[command(name = "wick", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Arguments {
@@ -114,6 +114,9 @@ pub(crate) struct Common {
     /// Where to compute: cpu, or cuda or cuda:N in a build with the feature cuda [train.device]
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<DeviceKind>,
+    /// What to compute in, f32 or bf16; by default f32 on the cpu and bf16 on a device [train.dtype]
+    #[arg(long, value_name = "DTYPE")]
+    pub(crate) dtype: Option<Dtype>,
     /// Any other key of the configuration, as section.key=value; may be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub(crate) set: Vec<String>,

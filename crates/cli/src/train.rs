@@ -1,6 +1,7 @@
 //! `wick train`: from words to a trained model.
 
 use anyhow::{Result, bail};
+use candlewick::kernels::Cuda;
 use candlewick::train::{
     Checkpoint, Event, Hardware, MemoryPlan, OutputPlan, Plan, ResultKind, Run, TokenBudget, checkpoints,
 };
@@ -19,11 +20,17 @@ pub(crate) fn train(arguments: &Train) -> Result<()> {
     plan.train.threads = words::threads(plan.train.threads);
     if arguments.print_plan {
         let (plan, chosen) = with_tokens(plan);
-        print!("{plan}{chosen}{}", memory_of(&plan));
+        // What a run takes is known once its micro-batches are.
+        let is_decided = plan.train.tokens != Some(TokenBudget::Auto);
+        print!("{plan}{chosen}{}", if is_decided { memory_of(&plan) } else { String::new() });
         return Ok(());
     }
     let interrupt = Interrupt::listen()?;
-    let mut run = if arguments.resume { resume(plan)? } else { start(plan)? };
+    let hardware = Hardware::open(plan.train.device)?;
+    if let Some(device) = hardware.describe()? {
+        eprintln!("on {device}; in {}", plan.train.dtype);
+    }
+    let mut run = if arguments.resume { resume(&hardware, plan)? } else { start(&hardware, plan)? };
     let done = drive(
         &mut run,
         "training",
@@ -43,7 +50,8 @@ pub(crate) fn train(arguments: &Train) -> Result<()> {
             Ok(())
         },
     )?;
-    report(&done, &run.plan().output);
+    let on_device = hardware.device().map(Cuda::memory).transpose()?.map(|memory| memory.most_used as u64);
+    report(&done, &run.plan().output, on_device);
     Ok(())
 }
 
@@ -70,8 +78,8 @@ fn memory_of(plan: &Plan) -> String {
 }
 
 /// Begins, showing what will be trained on.
-fn start(plan: Plan) -> Result<Run> {
-    let run = Run::start(plan)?;
+fn start(hardware: &Hardware, plan: Plan) -> Result<Run> {
+    let run = Run::start_on(hardware, plan)?;
     if let Some(sample) = run.sample()? {
         eprintln!("the first row, as it is trained on (⟦…⟧ is scored):");
         for line in sample.lines() {
@@ -82,7 +90,7 @@ fn start(plan: Plan) -> Result<Run> {
 }
 
 /// Goes on from the newest whole checkpoint, saying what was wrong with newer ones.
-fn resume(plan: Plan) -> Result<Run> {
+fn resume(hardware: &Hardware, plan: Plan) -> Result<Run> {
     let directory = checkpoints(&plan.output.dir);
     let found = Checkpoint::latest(&directory)?;
     let passed_over: Vec<String> = found.damaged.into_iter().map(|error| failure::one_line(&error.into())).collect();
@@ -103,10 +111,10 @@ fn resume(plan: Plan) -> Result<Run> {
         eprintln!("wick: warning: passed over {reason}");
     }
     eprintln!("resuming from {}", checkpoint.path.display());
-    Ok(Run::resume(plan, &checkpoint.path)?)
+    Ok(Run::resume_on(hardware, plan, &checkpoint.path)?)
 }
 
-fn report(Driven { summary, stepping }: &Driven, OutputPlan { dir, result, .. }: &OutputPlan) {
+fn report(Driven { summary, stepping }: &Driven, OutputPlan { dir, result, .. }: &OutputPlan, on_device: Option<u64>) {
     let watched = &summary.watched;
     if let Some(stop) = &watched.stopped {
         println!("stopped after step {}: {stop}", summary.steps);
@@ -117,6 +125,9 @@ fn report(Driven { summary, stepping }: &Driven, OutputPlan { dir, result, .. }:
     println!("{} steps done, {} tokens, {} in steps", summary.steps, summary.tokens, progress::duration(*stepping));
     if let Some(peak) = memory::peak_bytes() {
         println!("peak memory {}", memory::readable(peak));
+    }
+    if let Some(peak) = on_device {
+        println!("peak memory of the device {}", memory::readable(peak));
     }
     let held_out = summary.held_out.iter().flat_map(|report| rows::lines("held-out rows", report));
     for line in rows::lines("rows", &summary.rows).into_iter().chain(held_out) {

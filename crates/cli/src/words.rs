@@ -27,6 +27,7 @@ pub(crate) fn of_common(common: &Common) -> Result<Words> {
         ("data.max_length", number(common.max_length)),
         ("train.threads", number(common.threads)),
         ("train.device", common.device.map(|device| device.to_string())),
+        ("train.dtype", common.dtype.map(|dtype| dtype.to_string())),
     ];
     if let Some(name) = &common.objective {
         leave_out_settings_of_another(&mut words, name)?;

@@ -187,7 +187,7 @@ impl DataPlan {
                 train.tokens != TokenBudget::Tokens(0) && needs.step_wide == StepWide::Mismatched,
                 "train.tokens",
                 "given, and the loss of objective.type compares mismatched completions, which are gathered after rows are \
-                 packed; leave it out",
+                 packed; leave it out, and set train.batch_size and train.micro_batches",
             ),
             (
                 train.bucket.is_some() && self.stratified,

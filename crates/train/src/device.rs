@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::device_policy::DevicePolicy;
 use crate::device_score_policy::DeviceScorePolicy;
 use crate::error::{Error, Result};
+use crate::memory_plan::readable;
 use crate::model_policy::ModelPolicy;
 use crate::plan::TrainPlan;
 use crate::policy::{CausalPolicy, FrozenPolicy, Policy};
@@ -97,6 +98,15 @@ impl Dtype {
     }
 }
 
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
 impl FromStr for Dtype {
     type Err = String;
 
@@ -139,6 +149,24 @@ impl Hardware {
     /// The same device, with the buffers of one run counted by themselves.
     pub(crate) fn of_one_run(&self) -> Self {
         Self { device: self.device.as_ref().map(Cuda::counted_apart) }
+    }
+
+    /// In words: the device, its memory, and what multiplies its matrices; nothing of the host.
+    ///
+    /// # Errors
+    /// The driver of the device reports an error.
+    pub fn describe(&self) -> Result<Option<String>> {
+        let Some(device) = &self.device else { return Ok(None) };
+        let (properties, memory) = (device.properties()?, device.memory()?);
+        let (major, minor) = properties.compute_capability;
+        let products = match properties.has_cublas_lt {
+            true => "products by cuBLASLt",
+            false => {
+                "products by the crate's own kernel, since no cuBLASLt was found: docs/gpu.md says where it is looked for"
+            }
+        };
+        let (free, total) = (readable(memory.free as u64), readable(memory.total as u64));
+        Ok(Some(format!("{} ({major}.{minor}), {free} of {total} free, {products}", properties.name)))
     }
 
     /// Whether it is what `train.device` says, whichever number the device has.

@@ -24,12 +24,12 @@ pub(crate) fn compare(arguments: &Compare) -> Result<()> {
             directory.display()
         )));
     }
+    // What is reported was made before, wherever that was.
+    let hardware = if arguments.report { Hardware::default() } else { Hardware::open(train.device)? };
     std::fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
     let interrupt = Interrupt::listen()?;
     let comparison = Comparison::new(matrix);
     eprintln!("{}", show::plan(comparison.matrix()));
-    // What is reported was made before, wherever that was.
-    let hardware = if arguments.report { Hardware::default() } else { Hardware::open(train.device)? };
     let common = Common::load(comparison.matrix(), hardware, threads)?;
     if !arguments.report {
         run(&comparison, &common, arguments, threads, &interrupt)?;

@@ -86,7 +86,9 @@ impl Cuda {
         return Ok(Self::of(Driver::Present(Box::new(present::Driver::new(ordinal)?))));
         #[cfg(not(feature = "cuda"))]
         Err(Error::NoDevice {
-            reason: format!("this build has no cuda back end for device {ordinal}; build with the feature `cuda`"),
+            reason: format!(
+                "this build has no cuda back end for device {ordinal}; build with the feature `cuda` (docs/gpu.md)"
+            ),
         })
     }
 

@@ -64,15 +64,27 @@ impl fmt::Debug for Driver {
     }
 }
 
+/// Why there is no device of this number.
+fn not_opened(ordinal: usize, error: &dyn fmt::Display) -> String {
+    match CudaContext::device_count() {
+        Ok(count) if usize::try_from(count).is_ok_and(|count| ordinal >= count) => {
+            format!("device {ordinal}, and there are {count}, numbered from 0")
+        }
+        _ => format!("device {ordinal} cannot be opened: {error}"),
+    }
+}
+
 impl Driver {
     pub(super) fn new(ordinal: usize) -> Result<Self> {
         const OP: &str = "Cuda::new";
         // SAFETY: loading the driver library runs its initialisers, as any use of CUDA does.
         if !unsafe { sys::is_culib_present() } {
-            return Err(Error::NoDevice { reason: "the cuda driver is not installed (no libcuda)".into() });
+            return Err(Error::NoDevice {
+                reason: "the cuda driver is not installed (no libcuda); install NVIDIA's, 580 or newer".into(),
+            });
         }
-        let context = CudaContext::new(ordinal)
-            .map_err(|error| Error::NoDevice { reason: format!("device {ordinal} cannot be opened: {error}") })?;
+        let context =
+            CudaContext::new(ordinal).map_err(|error| Error::NoDevice { reason: not_opened(ordinal, &error) })?;
         // One stream: there is nothing to wait for, and no event an allocation.
         // SAFETY: buffers are used in this stream alone.
         unsafe { context.disable_event_tracking() };

@@ -305,7 +305,7 @@ impl Plan {
         check_optimizer(&options, &schedule, &model.tuning)?;
         let udm = udm.map(|words| resolve_udm(words, &objective.needs(), train.seed)).transpose()?;
         if !train.device.is_cpu() {
-            check_device(&objective, &options, udm.as_ref())?;
+            check_device(&objective, &options, &model.tuning, udm.as_ref())?;
         }
         let batch_size = at_least_one("train.batch_size", train.batch_size as u64)? as usize;
         let evaluation = evaluation.map(|words| resolve_evaluation(words, &mut data, batch_size)).transpose()?;

@@ -163,12 +163,22 @@ pub(super) fn resolve_tokens(budget: TokenBudget, device: DeviceKind) -> Result<
 }
 
 /// Refuses what no device does, by the key that asks for it.
-pub(super) fn check_device(objective: &Recipe, optimizer: &OptimizerOptions, udm: Option<&UdmPlan>) -> Result<()> {
+pub(super) fn check_device(
+    objective: &Recipe,
+    optimizer: &OptimizerOptions,
+    tuning: &TuningPlan,
+    udm: Option<&UdmPlan>,
+) -> Result<()> {
     const ONLY: &str = "only \"adamw\", \"lion\", \"rmsprop\" and \"schedule_free_adamw\" have kernels there";
     let needs = objective.needs();
     let asks = [
         (needs.preferences > 0, "objective.type", "the adapter is told preferences"),
         (!optimizer.has_kernel(), "optimizer.kind", ONLY),
+        (
+            matches!(tuning, TuningPlan::Lora(lora) if lora.targets.iter().any(|target| target == "lm_head")),
+            "model.lora.targets",
+            "an adapter of lm_head",
+        ),
         (
             udm.is_some_and(|udm| udm.file().is_none()),
             "udm.embeddings",
