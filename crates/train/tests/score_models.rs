@@ -289,10 +289,12 @@ fn annotated_steps() -> [Vec<Batch>; 3] {
 
 #[test]
 fn a_failed_step_says_why_though_it_cannot_be_undone() {
-    let told = Told { nan: Rc::new(Cell::new(true)), stuck: true, ..Told::default() };
+    let pal = Pal { dimensions: 2, ..Pal::default() };
+    let told = Told { pal, nan: Rc::new(Cell::new(true)), stuck: true, ..Told::default() };
     let policy = ScorePolicy::new(fresh(&["a", "b"], false), Recompute::Nothing, 1);
     let mut trainer = Trainer::new(policy, Reference::None, Box::new(told), options(0.01)).unwrap();
-    assert!(matches!(trainer.step(&annotated_steps()[0]), Err(Error::NotFinite { .. })));
+    let error = trainer.step(&annotated_steps()[0]).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { .. }), "{error}");
 }
 
 #[test]
