@@ -39,8 +39,8 @@ pub struct Common {
 }
 
 impl Common {
-    /// Loads the model, and reads and scores the held-out rows, on `threads` threads or on the device of `hardware`, which all runs share. Rows are encoded as the first arm's are,
-    /// with all of their tokens scored.
+    /// Loads the model, and reads and scores the held-out rows, on `threads` threads or on the device of `hardware`, which all runs
+    /// share. Rows are encoded as the first arm's are, with all of their tokens scored.
     ///
     /// # Errors
     /// Files that are missing or do not fit together; held-out rows that prefer nothing.

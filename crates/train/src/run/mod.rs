@@ -283,7 +283,8 @@ impl Run {
         Ok(run)
     }
 
-    /// Puts a run together to fill its cache of reference log-probabilities, beside what `train.tokens = "auto"` came to; nothing is written into its directory.
+    /// Puts a run together to fill its cache of reference log-probabilities, and tells what `train.tokens = "auto"` came to; nothing is
+    /// written into its directory.
     pub(crate) fn to_precompute(hardware: &Hardware, plan: Plan) -> Result<(Self, Option<TokenChoice>)> {
         if !matches!(plan.reference, ReferencePlan::Precomputed(_)) {
             return Err(Error::config("reference.kind", "not \"precomputed\", and there is nothing to compute before"));
