@@ -4,7 +4,8 @@
 #   tools/gpu/pack.sh [DIR]      # makes DIR, by default target/gpu, and DIR.tar.gz; on the other machine: bash run.sh OUT
 #
 # Builds with nvcc of CUDA_HOME; where that is not set, tools/cuda_home.sh puts one into target/cuda. The programs load the driver and
-# cuBLASLt when they run, and need a glibc no older than the one the file ABOUT names. Fails above 64 MiB.
+# cuBLASLt when they run, and need a glibc no older than the one the file ABOUT names. Fails where the archive, which is what travels, is
+# above 64 MiB.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -82,11 +83,11 @@ glibc=$(for program in "$dir"/test-* "$dir"/bench-* "$dir"/wick; do objdump -T "
   echo "glibc $glibc"
 } >"$dir/ABOUT"
 
-tar -C "$(dirname "$dir")" -czf "$dir.tar.gz" "$(basename "$dir")"
-bytes=$(du -sb "$dir" | cut -f 1)
-printf '%s: %d bytes, %s: %d bytes\n' "$dir" "$bytes" "$dir.tar.gz" "$(stat -c %s "$dir.tar.gz")"
+tar -C "$(dirname "$dir")" -cf - "$(basename "$dir")" | gzip -9 >"$dir.tar.gz"
+bytes=$(stat -c %s "$dir.tar.gz")
+printf '%s: %d bytes, %s: %d bytes\n' "$dir" "$(du -sb "$dir" | cut -f 1)" "$dir.tar.gz" "$bytes"
 cat "$dir/ABOUT"
 if [ "$bytes" -gt "$most" ]; then
-  echo "$dir has more than $most bytes: leave out what is not needed" >&2
+  echo "$dir.tar.gz has more than $most bytes: leave out what is not needed" >&2
   exit 1
 fi
