@@ -14,8 +14,6 @@ programs=(
   'test candlewick-kernels gpu'
   'test candlewick-model device'
   'test candlewick-train device candlewick-data/columnar,candlewick-data/zstd'
-  'test candlewick-train device_runs candlewick-data/columnar,candlewick-data/zstd'
-  'test candlewick-train device_memory candlewick-data/columnar,candlewick-data/zstd'
   'test candlewick parity'
   'bench candlewick-kernels gpu'
 )

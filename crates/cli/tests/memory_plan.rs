@@ -93,7 +93,7 @@ fn rows_of_many_lengths_keep_to_the_plan() {
     }
 }
 
-/// The sizes are held against a device's by `crates/train/tests/device_memory.rs`.
+/// The sizes are held against a device's by `crates/train/tests/device/memory.rs`.
 #[test]
 fn the_memory_of_a_device_is_told_without_one() {
     let bench = bench();

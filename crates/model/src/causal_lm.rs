@@ -9,7 +9,7 @@ use candlewick_kernels::{Buffer, Cuda, Element, Float, Workspace};
 use crate::adapter::{AdapterWeights, HEAD_MODULE, Lora, LoraConfig};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::head::{HeadSaved, Keeping};
+use crate::head::{HeadSaved, Keeping, QueuedScores};
 use crate::layout::{HeadKind, StoredModel};
 use crate::packed::{CompletionIds, ContextIds, Packed};
 use crate::parameters::{Gradients, Parameters};
@@ -302,6 +302,21 @@ impl<T: Element> CausalLm<T> {
         adapter: Adapter,
         workspace: &mut Workspace,
     ) -> Result<HeadScores<T::Wide>> {
+        self.queue_scores(packed, want, adapter, workspace)?.read()
+    }
+
+    /// As [`score`](Self::score), for which a device is not waited for: other passes may be queued behind it before the scores are read.
+    /// The host is done with it.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score).
+    pub fn queue_scores(
+        &self,
+        packed: &Packed,
+        want: Statistics,
+        adapter: Adapter,
+        workspace: &mut Workspace,
+    ) -> Result<QueuedScores<T::Wide>> {
         let (hidden, staged) = self.trunk.hidden_states(packed, adapter, workspace)?;
         let (scores, saved) = self.head(&hidden, packed, &staged, want, adapter, Keeping::Nothing, workspace)?;
         workspace.reclaim(hidden);
@@ -323,7 +338,7 @@ impl<T: Element> CausalLm<T> {
         let trunk = self.trunk.forward(packed, recompute, workspace)?;
         let (hidden, staged) = (&trunk.hidden, &trunk.staged);
         let (scores, head) = self.head(hidden, packed, staged, want, Adapter::On, Keeping::ForBackward, workspace)?;
-        Ok((scores, Saved { trunk, head }))
+        Ok((scores.read()?, Saved { trunk, head }))
     }
 
     /// Adds the gradients of what is [`trainable`](Self::trainable) to `gradients`, given those of the scores.

@@ -81,14 +81,16 @@ impl<T: Element> HeadSaved<T> {
     }
 }
 
-/// Scores where the ops write them, one kind behind the other, so that those of a device come to the host at once.
-struct Written<W> {
+/// Scores that a pass writes, on a device perhaps only later: they are there once they are [`read`](Self::read). One kind lies behind
+/// the other, so that those of a device come to the host at once.
+#[derive(Debug)]
+pub struct QueuedScores<W> {
     numbers: Buffer<W>,
     /// How many there are of each kind that is wanted, in the order of the fields of [`HeadScores`].
     lens: [Option<usize>; 6],
 }
 
-impl<W: Float> Written<W> {
+impl<W: Float> QueuedScores<W> {
     fn zeros(targets: usize, given: usize, want: Statistics, device: Option<&Cuda>) -> Result<Self> {
         let Statistics { mean_log_probs, log_sum_sq_probs, entropy, is_top1, given_log_probs } = want;
         let [mean, squares, entropy, top] =
@@ -116,8 +118,11 @@ impl<W: Float> Written<W> {
         })
     }
 
-    /// On the host. Here, once a pass, a device is waited for.
-    fn read(self) -> Result<HeadScores<W>> {
+    /// The scores, on the host. A device is waited for until it has done all that was queued.
+    ///
+    /// # Errors
+    /// The driver of the device reports an error, of anything that was queued.
+    pub fn read(self) -> Result<HeadScores<W>> {
         let mut numbers = self.numbers.into_wide()?;
         // From the last on: what stays is not copied.
         let mut last = |len: Option<usize>| len.map(|len| numbers.split_off(numbers.len() - len));
@@ -179,7 +184,7 @@ impl<T: Element> CausalLm<T> {
         adapter: Adapter,
         keeping: Keeping,
         workspace: &mut Workspace,
-    ) -> Result<(HeadScores<T::Wide>, HeadSaved<T>)> {
+    ) -> Result<(QueuedScores<T::Wide>, HeadSaved<T>)> {
         let count = packed.targets().len();
         if want.given_log_probs && packed.given().is_empty() && count > 0 {
             return Err(Error::Input(
@@ -187,7 +192,7 @@ impl<T: Element> CausalLm<T> {
                     .into(),
             ));
         }
-        let mut scores = Written::<T::Wide>::zeros(count, packed.given().len(), want, hidden.device())?;
+        let mut scores = QueuedScores::<T::Wide>::zeros(count, packed.given().len(), want, hidden.device())?;
         let mut lse = workspace.lend(count)?;
         let adapted = self.adapted_head(adapter, workspace)?;
         let weight = adapted.as_ref().map_or_else(|| self.head_weight(), Buffer::view);
@@ -218,7 +223,7 @@ impl<T: Element> CausalLm<T> {
             shape,
             workspace,
         )?;
-        Ok((scores.read()?, HeadSaved { lse, adapted, kept }))
+        Ok((scores, HeadSaved { lse, adapted, kept }))
     }
 
     /// Adds to `d_hidden` `[rows, H]` and to the gradients of what of the head is trained.

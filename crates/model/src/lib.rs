@@ -62,6 +62,7 @@ pub use causal_lm::{CausalLm, HeadCotangents, HeadScores, Saved, Statistics};
 pub use config::{Config, RopeScaling};
 pub use decode::{Generation, Sampling};
 pub use error::{Error, Result};
+pub use head::QueuedScores;
 pub use heads::Normaliser;
 pub use memory::{BatchSize, ModelSize, Part, Pool};
 pub use packed::{CompletionIds, ContextIds, Packed, Target};

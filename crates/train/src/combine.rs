@@ -84,7 +84,7 @@ impl<'a, T: Element> Fit<'a, T> {
         micros.iter().for_each(|micro| totals += micro.groups.totals(&micro.rows.lengths));
         let mut base = Vec::new();
         for micro in &micros {
-            base.push(policy.score_without_adapter(&micro.rows.packed, Outputs::default())?.detach());
+            base.push(policy.queue_without_adapter(&micro.rows.packed, Outputs::default())?.read()?.detach());
         }
         Ok(Self { policy, adapters, objective, micros, base, totals })
     }

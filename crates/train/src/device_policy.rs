@@ -7,8 +7,8 @@ use candlewick_model::{Adapter, CausalLm, Gradients, Packed, Parameters, Recompu
 
 use crate::error::Result;
 use crate::policy::{
-    Copied, Cotangents, Digest, Policy, Trainable, Tuning, b_of, head_cotangents, no_adapter, not_written,
-    of_same_scales, scatter, token_statistics,
+    Copied, Cotangents, Digest, Policy, Queued, Trainable, Tuning, b_of, head_cotangents, no_adapter, not_written,
+    of_same_scales, queue, scatter, token_statistics,
 };
 use crate::tensor_file::Element;
 
@@ -81,10 +81,9 @@ where
         Ok(())
     }
 
-    fn score_by(&mut self, adapter: Adapter, batch: &Packed, want: Outputs) -> Result<TokenScores> {
+    fn queue_by<'a>(&mut self, adapter: Adapter, batch: &'a Packed, want: Outputs) -> Result<Queued<'a>> {
         self.refresh()?;
-        let scores = self.model.score(batch, token_statistics(want)?, adapter, &mut self.workspace)?;
-        scatter(batch, scores)
+        queue(&self.model, batch, want, adapter, &mut self.workspace)
     }
 
     /// Copies of the masters, to be written.
@@ -99,7 +98,11 @@ where
     T::Wide: Element,
 {
     fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
-        self.score_by(Adapter::On, batch, want)
+        self.queue_by(Adapter::On, batch, want)?.read()
+    }
+
+    fn queue<'a>(&mut self, batch: &'a Packed, want: Outputs, _: Option<&mut Workspace>) -> Result<Queued<'a>> {
+        self.queue_by(Adapter::On, batch, want)
     }
 }
 
@@ -122,11 +125,11 @@ where
         Ok(self.model.backward(batch, saved, &cotangents, &mut self.gradients, &mut self.workspace)?)
     }
 
-    fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
+    fn queue_without_adapter<'a>(&mut self, batch: &'a Packed, want: Outputs) -> Result<Queued<'a>> {
         if !self.model.has_adapter() {
             return Err(no_adapter());
         }
-        self.score_by(Adapter::Off, batch, want)
+        self.queue_by(Adapter::Off, batch, want)
     }
 
     fn parameters(&self) -> &Parameters<T::Wide> {
@@ -136,6 +139,10 @@ where
     fn tuning(&mut self) -> Tuning<'_, T::Wide> {
         self.is_stale = true;
         Tuning { parameters: &mut self.masters, gradients: &mut self.gradients, workspace: &mut self.workspace }
+    }
+
+    fn workspace(&mut self) -> &mut Workspace {
+        &mut self.workspace
     }
 
     fn gradients_may_be_zero(&self, of: &[usize]) -> Result<Vec<bool>> {

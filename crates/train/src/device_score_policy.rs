@@ -7,7 +7,7 @@ use candlewick_model::{Adapter, Gradients, Packed, Parameters, Recompute, ScoreM
 
 use crate::error::Result;
 use crate::policy::{
-    Copied, Cotangents, Digest, Policy, Trainable, Tuning, b_of, no_adapter, not_written, of_same_scales,
+    Copied, Cotangents, Digest, Policy, Queued, Trainable, Tuning, b_of, no_adapter, not_written, of_same_scales,
 };
 use crate::score_policy::{refuse_statistics, row_scores};
 use crate::tensor_file::Element;
@@ -143,11 +143,11 @@ where
         Ok(self.model.backward(batch, saved, &values, &mut self.gradients, &mut self.workspace)?)
     }
 
-    fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
+    fn queue_without_adapter<'a>(&mut self, batch: &'a Packed, want: Outputs) -> Result<Queued<'a>> {
         if !self.model.has_adapter() {
             return Err(no_adapter());
         }
-        self.score_by(Adapter::Off, batch, want)
+        Ok(Queued::ready(self.score_by(Adapter::Off, batch, want)?))
     }
 
     fn parameters(&self) -> &Parameters<T::Wide> {
@@ -157,6 +157,10 @@ where
     fn tuning(&mut self) -> Tuning<'_, T::Wide> {
         self.is_stale = true;
         Tuning { parameters: &mut self.masters, gradients: &mut self.gradients, workspace: &mut self.workspace }
+    }
+
+    fn workspace(&mut self) -> &mut Workspace {
+        &mut self.workspace
     }
 
     /// Beside those of LoRA everything below the heads, while one of them is zero: nothing comes through it.

@@ -2,7 +2,6 @@
 use std::path::Path;
 
 use candlewick_data::Batch;
-use candlewick_kernels::adamw;
 use candlewick_losses::{FastSlowDpo, Role, Scores, TokenScores, Totals};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Serialize};
@@ -10,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{self, Checkpoint, OPTIMIZER, SLOW, SLOW_OPTIMIZER, State};
 use crate::error::{Error, Result};
 use crate::leaves::Leaves;
-use crate::optimizer::{AdamWOptions, Optimizer, OptimizerOptions, clip_factor};
+use crate::optimizer::{AdamWOptions, Clip, Optimizer, OptimizerOptions};
 use crate::pack::Micro;
 use crate::policy::{CausalPolicy, Trainable, Tuning};
 use crate::reference::MovingReference;
@@ -160,18 +159,19 @@ impl<T: Element> FastSlow<T> {
         let outputs = needs.outputs;
         let (mut base, mut slow) = (Vec::new(), Vec::new());
         for micro in &micros {
-            base.push(self.policy.score_without_adapter(&micro.rows.packed, outputs)?.detach());
-            slow.push(self.policy.score_with(self.slow.parameters_mut(), &micro.rows.packed, outputs)?.detach());
+            base.push(self.policy.queue_without_adapter(&micro.rows.packed, outputs)?.read()?.detach());
+            let scores = self.policy.queue_with(self.slow.parameters_mut(), &micro.rows.packed, outputs)?;
+            slow.push(scores.read()?.detach());
         }
         let fast = self.pass(Role::Fast, &micros, &base, &slow, &totals)?;
-        let fast_norm = self.gradient_norm()?;
+        let fast_clip = self.clip()?;
+        let fast_norm = fast_clip.norm()?;
         self.change_places();
         let stepped = self.finish(&micros, &base, &totals, &fast, fast_norm);
         self.change_places();
         let (slow, slow_norm) = stepped?;
         let Tuning { parameters, gradients, workspace } = self.policy.tuning();
-        let scale = clip_factor(fast_norm, self.options.max_grad_norm);
-        self.optimizer.step(parameters, gradients, scale, 1.0, workspace)?;
+        self.optimizer.step(parameters, gradients, &fast_clip, 1.0, workspace)?;
         self.counts.steps += 1;
         self.counts.fast += fast.dpo;
         self.counts.slow += slow.dpo;
@@ -191,7 +191,8 @@ impl<T: Element> FastSlow<T> {
         fast_norm: f64,
     ) -> Result<(Pass, f64)> {
         let slow = self.pass(Role::Slow, micros, base, &fast.scores, totals)?;
-        let norm = self.gradient_norm()?;
+        let clip = self.clip()?;
+        let norm = clip.norm()?;
         for (what, value) in [("loss", fast.loss + slow.loss), ("gradient norm", fast_norm + norm)] {
             if !value.is_finite() {
                 let rows = summary(micros.iter().flat_map(|micro| &micro.rows.places));
@@ -199,9 +200,8 @@ impl<T: Element> FastSlow<T> {
             }
         }
         let Tuning { parameters, gradients, workspace } = self.policy.tuning();
-        let scale = clip_factor(norm, self.options.max_grad_norm);
         let factor = self.options.slow_learning_rate / self.options.optimizer.learning_rate;
-        self.slow_optimizer.step(parameters, gradients, scale, factor, workspace)?;
+        self.slow_optimizer.step(parameters, gradients, &clip, factor, workspace)?;
         Ok((slow, norm))
     }
 
@@ -232,9 +232,9 @@ impl<T: Element> FastSlow<T> {
         Ok(pass)
     }
 
-    fn gradient_norm(&mut self) -> Result<f64> {
+    fn clip(&mut self) -> Result<Clip> {
         let Tuning { gradients, workspace, .. } = self.policy.tuning();
-        Ok(adamw::sum_squares(gradients.data().into(), workspace)?.sqrt())
+        Clip::of(gradients, self.options.max_grad_norm, workspace)
     }
 
     /// Puts the other module, with its gradients, into the policy.

@@ -87,7 +87,7 @@ pub use optimizer::{
     RmsPropOptions, ScheduleFreeAdamWOptions,
 };
 pub use plan::{EmbeddingPlan, Length, ModelPlan, OutputPlan, Plan, ReferencePlan, TrainPlan, TuningPlan, UdmPlan};
-pub use policy::{CausalPolicy, Copied, Cotangents, FrozenPolicy, Policy, Trainable, Tuning, weights_digest};
+pub use policy::{CausalPolicy, Copied, Cotangents, FrozenPolicy, Policy, Queued, Trainable, Tuning, weights_digest};
 pub use precompute::Precomputation;
 pub use reference::{AdapterReference, MovingReference, PrecomputedReference, Reference, reference_digest};
 pub use row_scorer::{RowScorer, RowValues};

@@ -14,7 +14,7 @@ use serde::Serialize;
 pub(crate) use self::advice::WayOn;
 pub use self::budget::TokenChoice;
 pub use self::device::DeviceMemory;
-use self::walk::{Passes, Pools, Seen};
+use self::walk::{Passes, Seen};
 
 use crate::budget::TokenBudget;
 use crate::costs::SCORED_AT_ONCE;
@@ -64,8 +64,6 @@ pub struct MemoryPlan {
     pub scratch: u64,
     /// Buffers that micro-batches of other sizes leave behind.
     pub of_other_sizes: u64,
-    /// Activations of a reference of its own.
-    pub reference_passes: u64,
     /// Reference log-probabilities held in memory.
     pub table: u64,
     /// The score models that say what answers of the policy cost: weights, and what a pass over answers takes.
@@ -158,14 +156,12 @@ impl MemoryPlan {
             + beside(plan, trained)
             + reference.as_ref().map_or(0, |size| bytes(size.base_elements() + size.adapter_elements()));
         let passes = Passes { plan, policy, reference: reference.as_ref() };
-        let Pools { policy: pool, reference: reference_pool, .. } = seen.settled(passes);
-        let walked = seen.walked(passes);
-        let (walked, walked_by_reference) = (walked.policy.most_elements(), walked.reference.most_elements());
+        let (pool, walked) = (seen.settled(passes), seen.walked(passes).most_elements());
         let largest = [(seen.training, true), (seen.mismatched, false), (seen.held_out, false)];
         let packed = |size: &ModelSize, trains: bool| {
             largest.iter().map(|(batch, backward)| size.packed(*batch, *backward && trains, threads)).max().unwrap_or(0)
         };
-        let of_reference_passes = reference.as_ref().map_or(0, |size| packed(size, false));
+        let packed = packed(policy, true).max(reference.as_ref().map_or(0, |size| packed(size, false)));
         // Gradients of a micro-batch before are there already, and so are those that an allocator does not give back.
         let accumulates = plan.train.micro_batches > 1 || plan.train.tokens.is_some() || trained < GIVEN_BACK;
         let beside_head = if accumulates { trained } else { bytes(policy.head_gradient_elements()) };
@@ -197,9 +193,8 @@ impl MemoryPlan {
             kept_by_head: bytes(pool.elements(Part::Head)),
             head_alone: bytes(pool.elements(Part::HeadAlone)),
             passing: bytes(pool.elements(Part::Passing)),
-            scratch: bytes(pool.elements(Part::Scratch) + packed(policy, true)),
+            scratch: bytes(pool.elements(Part::Scratch) + packed),
             of_other_sizes: bytes(walked.saturating_sub(pool.all_elements())),
-            reference_passes: bytes(reference_pool.all_elements().max(walked_by_reference) + of_reference_passes),
             table: table(plan, seen),
             cost_models,
             answers,
@@ -260,7 +255,6 @@ impl MemoryPlan {
             passing: 0,
             scratch: 0,
             of_other_sizes: 0,
-            reference_passes: 0,
             table: 0,
             cost_models: 0,
             answers: 0,
@@ -287,7 +281,7 @@ impl MemoryPlan {
 
     /// The parts that are there at once at the peak of training, by name: while the head's backward runs, or while a checkpoint is
     /// written, when all gradients are there and what the head had is gone.
-    pub fn parts(&self) -> [(&'static str, u64); 17] {
+    pub fn parts(&self) -> [(&'static str, u64); 16] {
         let in_head = self.head_alone + self.gradients_beside_head > self.gradients + self.written;
         let (gradients, head_alone, written) = match in_head {
             true => (("gradients so far", self.gradients_beside_head), self.head_alone, 0),
@@ -305,7 +299,6 @@ impl MemoryPlan {
             ("passing buffers", self.passing),
             ("scratch of kernels", self.scratch),
             ("buffers of other sizes", self.of_other_sizes),
-            ("passes of the reference", self.reference_passes),
             ("reference log-probabilities", self.table),
             ("score models of costs", self.cost_models),
             ("answers that are drawn", self.answers),

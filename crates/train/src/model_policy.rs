@@ -1,14 +1,14 @@
 //! The policy of a run, whichever head its objective reads and wherever it computes.
 use std::path::Path;
 
-use candlewick_kernels::bf16;
+use candlewick_kernels::{Workspace, bf16};
 use candlewick_losses::{Outputs, TokenScores};
 use candlewick_model::{Packed, Parameters, Saved, ScoreSaved};
 
 use crate::device_policy::DevicePolicy;
 use crate::device_score_policy::DeviceScorePolicy;
 use crate::error::{Error, Result};
-use crate::policy::{CausalPolicy, Copied, Cotangents, Policy, Trainable, Tuning};
+use crate::policy::{CausalPolicy, Copied, Cotangents, Policy, Queued, Trainable, Tuning};
 use crate::score_policy::ScorePolicy;
 
 /// A causal language model or a score model in training.
@@ -85,6 +85,10 @@ impl Policy for ModelPolicy {
     fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
         of_each!(self, policy => policy.score(batch, want))
     }
+
+    fn queue<'a>(&mut self, batch: &'a Packed, want: Outputs, lent: Option<&mut Workspace>) -> Result<Queued<'a>> {
+        of_each!(self, policy => policy.queue(batch, want, lent))
+    }
 }
 
 impl Trainable for ModelPolicy {
@@ -134,8 +138,8 @@ impl Trainable for ModelPolicy {
         }
     }
 
-    fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
-        of_each!(self, policy => policy.score_without_adapter(batch, want))
+    fn queue_without_adapter<'a>(&mut self, batch: &'a Packed, want: Outputs) -> Result<Queued<'a>> {
+        of_each!(self, policy => policy.queue_without_adapter(batch, want))
     }
 
     fn parameters(&self) -> &Parameters<f32> {
@@ -144,6 +148,10 @@ impl Trainable for ModelPolicy {
 
     fn tuning(&mut self) -> Tuning<'_, f32> {
         of_each!(self, policy => policy.tuning())
+    }
+
+    fn workspace(&mut self) -> &mut Workspace {
+        of_each!(self, policy => policy.workspace())
     }
 
     fn gradients_may_be_zero(&self, of: &[usize]) -> Result<Vec<bool>> {

@@ -24,6 +24,45 @@ pub trait Policy: std::fmt::Debug {
     /// # Errors
     /// Ids the model does not know; tokens wanted that the batch does not name.
     fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores>;
+
+    /// As [`score`](Self::score), for somebody who has other work before he reads the scores: on a device nothing is waited for until then.
+    /// A model that only scores works in the scratch memory that is lent, where that is of its device, so that it needs none of its own.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score).
+    fn queue<'a>(&mut self, batch: &'a Packed, want: Outputs, lent: Option<&mut Workspace>) -> Result<Queued<'a>> {
+        let _ = lent;
+        Ok(Queued::ready(self.score(batch, want)?))
+    }
+}
+
+/// Scores that were asked for, and on a device perhaps are not there yet.
+pub struct Queued<'a>(Box<dyn FnOnce() -> Result<TokenScores> + 'a>);
+
+impl<'a> Queued<'a> {
+    /// What `read` gives, which waits for it.
+    pub fn new(read: impl FnOnce() -> Result<TokenScores> + 'a) -> Self {
+        Self(Box::new(read))
+    }
+
+    /// Scores that are there.
+    pub fn ready(scores: TokenScores) -> Self {
+        Self::new(|| Ok(scores))
+    }
+
+    /// The scores. A device is waited for until it has done all that was queued.
+    ///
+    /// # Errors
+    /// A device reports an error, of anything that was queued.
+    pub fn read(self) -> Result<TokenScores> {
+        self.0()
+    }
+}
+
+impl std::fmt::Debug for Queued<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queued").finish_non_exhaustive()
+    }
 }
 
 /// A policy whose parameters can be changed.
@@ -45,24 +84,24 @@ pub trait Trainable: Policy {
     /// Cotangents of another shape than the batch.
     fn backward(&mut self, batch: &Packed, saved: Self::Saved, cotangents: &Cotangents) -> Result<()>;
 
-    /// As [`score`](Policy::score), by the model without its adapter.
+    /// As [`queue`](Policy::queue), by the model without its adapter.
     ///
     /// # Errors
     /// There is no adapter.
-    fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores>;
+    fn queue_without_adapter<'a>(&mut self, batch: &'a Packed, want: Outputs) -> Result<Queued<'a>>;
 
-    /// As [`score`](Policy::score), with other values of what is trained, in the same layout: they change places for the while.
+    /// As [`queue`](Policy::queue), with other values of what is trained, in the same layout: they change places for the while.
     ///
     /// # Errors
     /// As [`score`](Policy::score).
-    fn score_with(
+    fn queue_with<'a>(
         &mut self,
         parameters: &mut Parameters<Self::Element>,
-        batch: &Packed,
+        batch: &'a Packed,
         want: Outputs,
-    ) -> Result<TokenScores> {
+    ) -> Result<Queued<'a>> {
         std::mem::swap(self.tuning().parameters, parameters);
-        let scores = self.score(batch, want);
+        let scores = self.queue(batch, want, None);
         std::mem::swap(self.tuning().parameters, parameters);
         scores
     }
@@ -72,6 +111,11 @@ pub trait Trainable: Policy {
 
     /// What is trained, its gradients, and the scratch memory to work on them.
     fn tuning(&mut self) -> Tuning<'_, Self::Element>;
+
+    /// The scratch memory alone.
+    fn workspace(&mut self) -> &mut Workspace {
+        self.tuning().workspace
+    }
 
     /// Whether each of these parameters legitimately has a gradient of zero now, such as LoRA's A while B is zero.
     ///
@@ -334,12 +378,11 @@ impl<T: Element> Trainable for CausalPolicy<T> {
         Ok(self.model.backward(batch, saved, &cotangents, &mut self.gradients, &mut self.workspace)?)
     }
 
-    fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
+    fn queue_without_adapter<'a>(&mut self, batch: &'a Packed, want: Outputs) -> Result<Queued<'a>> {
         if !self.model.has_adapter() {
             return Err(no_adapter());
         }
-        let scores = self.model.score(batch, token_statistics(want)?, Adapter::Off, &mut self.workspace)?;
-        scatter(batch, scores)
+        queue(&self.model, batch, want, Adapter::Off, &mut self.workspace)
     }
 
     fn parameters(&self) -> &Parameters<T> {
@@ -407,17 +450,16 @@ impl<T: Element> Trainable for CausalPolicy<T> {
 #[derive(Debug)]
 pub struct FrozenPolicy<T: kernels::Element = f32> {
     model: CausalLm<T>,
-    workspace: Workspace,
+    threads: usize,
+    /// Made where none is lent.
+    workspace: Option<Workspace>,
 }
 
 impl<T: kernels::Element> FrozenPolicy<T> {
-    /// Scores with the model as it is, its adapter included, on `threads` threads or on the device that it is on.
+    /// Scores with the model as it is, its adapter included, on `threads` threads or on the device that it is on. As the reference of a
+    /// trainer it works in the scratch memory of the policy, and on its threads.
     pub fn new(model: CausalLm<T>, threads: usize) -> Self {
-        let mut workspace = Workspace::new(threads);
-        if let Some(device) = model.parameters().device() {
-            workspace = workspace.on(device);
-        }
-        Self { model, workspace }
+        Self { model, threads, workspace: None }
     }
 }
 
@@ -426,9 +468,38 @@ where
     T::Wide: Element,
 {
     fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
-        let scores = self.model.score(batch, token_statistics(want)?, Adapter::On, &mut self.workspace)?;
-        scatter(batch, scores)
+        self.queue(batch, want, None)?.read()
     }
+
+    fn queue<'a>(&mut self, batch: &'a Packed, want: Outputs, lent: Option<&mut Workspace>) -> Result<Queued<'a>> {
+        let device = self.model.parameters().device();
+        let is_here = |workspace: &&mut Workspace| match (workspace.device(), device) {
+            (Some(theirs), Some(ours)) => theirs.is(ours),
+            (theirs, ours) => theirs.is_none() && ours.is_none(),
+        };
+        let workspace = lent.filter(is_here).unwrap_or_else(|| {
+            self.workspace.get_or_insert_with(|| match device {
+                Some(device) => Workspace::new(1).on(device),
+                None => Workspace::new(self.threads),
+            })
+        });
+        queue(&self.model, batch, want, Adapter::On, workspace)
+    }
+}
+
+/// Queues the scores of a model.
+pub(crate) fn queue<'a, T: kernels::Element>(
+    model: &CausalLm<T>,
+    batch: &'a Packed,
+    want: Outputs,
+    adapter: Adapter,
+    workspace: &mut Workspace,
+) -> Result<Queued<'a>>
+where
+    T::Wide: Element,
+{
+    let scores = model.queue_scores(batch, token_statistics(want)?, adapter, workspace)?;
+    Ok(Queued::new(move || scatter(batch, scores.read()?)))
 }
 
 /// A digest of names, shapes and values of all weights; the same for f32 weights held as f64.

@@ -9,7 +9,8 @@ use candlewick_model::{Adapter, Config, Gradients, Packed, Parameters, Recompute
 use crate::error::{Error, Result};
 use crate::plan::{Plan, TuningPlan};
 use crate::policy::{
-    Copied, Cotangents, Policy, Trainable, Tuning, digest_of, grid, may_be_zero_in_lora, no_adapter, not_written,
+    Copied, Cotangents, Policy, Queued, Trainable, Tuning, digest_of, grid, may_be_zero_in_lora, no_adapter,
+    not_written,
 };
 use crate::tensor_file::Element;
 
@@ -130,11 +131,11 @@ impl<T: Element> Trainable for ScorePolicy<T> {
         Ok(self.model.backward(batch, saved, &values, &mut self.gradients, &mut self.workspace)?)
     }
 
-    fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores> {
+    fn queue_without_adapter<'a>(&mut self, batch: &'a Packed, want: Outputs) -> Result<Queued<'a>> {
         if !self.model.has_adapter() {
             return Err(no_adapter());
         }
-        self.score_at_ends(batch, want, Adapter::Off)
+        Ok(Queued::ready(self.score_at_ends(batch, want, Adapter::Off)?))
     }
 
     fn parameters(&self) -> &Parameters<T> {

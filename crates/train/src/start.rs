@@ -105,9 +105,10 @@ impl Start {
         reference: &mut Reference<P::Element>,
         rows: &PackedRows,
     ) -> Result<String> {
-        let Some(said) = reference.score(policy, rows)? else { return Ok("there is no reference".into()) };
+        let Some(said) = reference.queue(policy, rows)? else { return Ok("there is no reference".into()) };
+        let said = said.read()?;
         let says_so = |policy: &mut P, mut parameters: Parameters<P::Element>| -> Result<bool> {
-            let scores = policy.score_with(&mut parameters, &rows.packed, Outputs::default())?;
+            let scores = policy.queue_with(&mut parameters, &rows.packed, Outputs::default())?.read()?;
             Ok(widest(&scores, &said)? < bound(&said))
         };
         let is_on_host = policy.parameters().device().is_none();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candlewick_data::Batch;
-use candlewick_kernels::{Buffer, Float, Workspace, clip, survey};
+use candlewick_kernels::{Float, Workspace, survey};
 use candlewick_losses::dual::Observed;
 use candlewick_losses::{
     Collective, Context, MismatchedScores, Needs, Objective, Outputs, Phase, ReferenceUpdate, Scores, Solo, StepScores,
@@ -17,9 +17,9 @@ use crate::checkpoint::{self, Checkpoint, MOVING_REFERENCE, OPTIMIZER, State};
 use crate::error::{Error, Result};
 use crate::leaves::Leaves;
 use crate::metrics::Metrics;
-use crate::optimizer::{Optimizer, OptimizerOptions, clip_factor};
+use crate::optimizer::{Clip, Optimizer, OptimizerOptions};
 use crate::pack::{Micro, PackedRows};
-use crate::policy::{CausalPolicy, Trainable, Tuning, grid};
+use crate::policy::{CausalPolicy, Queued, Trainable, Tuning, grid};
 use crate::reference::{PrecomputedReference, Reference};
 use crate::schedule::{Follower, Schedule};
 use crate::score::CompletionScore;
@@ -349,11 +349,11 @@ impl<P: Trainable> Trainer<P> {
         self.policy.tuning().gradients.clear()?;
         for (index, micro) in micros.iter().enumerate() {
             self.check_interrupt()?;
-            // The reference first: its activations are gone when the policy's are kept.
-            let reference = self.reference.score(&mut self.policy, &micro.rows)?;
+            // The reference first: its activations are gone when the policy's are kept. A device is waited for once, by the policy.
+            let reference = self.reference.queue(&mut self.policy, &micro.rows)?;
             let (policy, saved) = self.policy.forward(&micro.rows.packed, needs.outputs)?;
             let leaves = Leaves::new(&policy)?;
-            let scores = micro.scores::<P::Element>(leaves.scores.clone(), reference)?;
+            let scores = micro.scores::<P::Element>(leaves.scores.clone(), reference.map(Queued::read).transpose()?)?;
             if alone {
                 let detached = Scores { policy: scores.policy.detach(), ..scores.clone() };
                 let step = StepScores { micro: &[detached], collective: &*self.collective };
@@ -375,15 +375,16 @@ impl<P: Trainable> Trainer<P> {
         if let Some(penalty) = self.policy.add_penalty() {
             tally.metrics.record_scalars(&[("orthogonality".to_owned(), penalty)].into());
         }
-        let grad_norm = self.gradient_norm()?;
-        self.check(&micros, &tally, grad_norm)?;
+        let clip = self.clip()?;
+        self.check(&micros, &tally, &clip)?;
         let factor = self.rate_factor();
-        let scale = clip_factor(grad_norm, self.options.max_grad_norm);
         if let Reference::Moving(moving) = &mut self.reference {
             moving.keep_back(&self.policy, self.objective.reference_update(), self.steps_done + 1)?;
         }
         let Tuning { parameters, gradients, workspace } = self.policy.tuning();
-        self.optimizer.step(parameters, gradients, scale, factor, workspace)?;
+        self.optimizer.step(parameters, gradients, &clip, factor, workspace)?;
+        let grad_norm = clip.norm()?;
+        self.check_number("gradient norm", grad_norm, &micros, &tally).inspect_err(|_| self.optimizer.take_back())?;
         self.count_step()?;
         Ok(tally.report(self.steps_done, grad_norm, self.options.optimizer.learning_rate() * factor))
     }
@@ -480,9 +481,9 @@ impl<P: Trainable> Trainer<P> {
         self.check_interrupt()?;
         let needed = self.objective.needs().outputs;
         let want = Outputs { given: needed.given, ..needed.union(self.options.monitor) };
+        let reference = self.reference.queue(&mut self.policy, &micro.rows)?;
         let policy = self.policy.score(&micro.rows.packed, want)?.detach();
-        let reference = self.reference.score(&mut self.policy, &micro.rows)?;
-        let scores = micro.scores::<P::Element>(policy, reference)?;
+        let scores = micro.scores::<P::Element>(policy, reference.map(Queued::read).transpose()?)?;
         let terms = self.objective.evaluate(&scores, context)?;
         sums.add(&terms, micro)?;
         tally.add(micro, &scores, &terms, 0.0)?;
@@ -538,8 +539,9 @@ impl<P: Trainable> Trainer<P> {
     }
 
     fn score_both(&mut self, rows: &PackedRows, want: Outputs) -> Result<(TokenScores, Option<TokenScores>)> {
+        let reference = self.reference.queue(&mut self.policy, rows)?;
         let policy = self.policy.score(&rows.packed, want)?.detach();
-        Ok((policy, self.reference.score(&mut self.policy, rows)?))
+        Ok((policy, reference.map(Queued::read).transpose()?))
     }
 
     /// Adds up the gradients of all ranks.
@@ -555,26 +557,34 @@ impl<P: Trainable> Trainer<P> {
         Ok(())
     }
 
-    fn gradient_norm(&mut self) -> Result<f64> {
+    fn clip(&mut self) -> Result<Clip> {
         let Tuning { gradients, workspace, .. } = self.policy.tuning();
-        let mut outcome = Buffer::zeros(clip::OUTCOME, workspace.device())?;
-        clip::by_norm(gradients.all(), 0.0, outcome.view_mut(), workspace)?;
-        Ok(outcome.to_host()?[0])
+        Clip::of(gradients, self.options.max_grad_norm, workspace)
+    }
+
+    /// Refuses a number of the step that is not finite.
+    fn check_number(&self, what: &'static str, value: f64, micros: &[Micro], tally: &Tally) -> Result<()> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        let rows = match tally.suspects.as_slice() {
+            // A loss of this rank that is not finite has suspects.
+            [] if self.collective.ranks() > 1 => summary::<&str>([]),
+            [] => summary(micros.iter().flat_map(|micro| &micro.rows.places)),
+            suspects => summary(suspects),
+        };
+        Err(Error::NotFinite { step: self.steps_done + 1, what, value, rows })
     }
 
     /// Everything that must hold before a parameter may change.
-    fn check(&mut self, micros: &[Micro], tally: &Tally, grad_norm: f64) -> Result<()> {
+    fn check(&mut self, micros: &[Micro], tally: &Tally, clip: &Clip) -> Result<()> {
         let step = self.steps_done + 1;
-        for (what, value) in [("loss", tally.loss), ("gradient norm", grad_norm)] {
-            if !value.is_finite() {
-                let rows = match tally.suspects.as_slice() {
-                    // A loss of this rank that is not finite has suspects.
-                    [] if self.collective.ranks() > 1 => summary::<&str>([]),
-                    [] => summary(micros.iter().flat_map(|micro| &micro.rows.places)),
-                    suspects => summary(suspects),
-                };
-                return Err(Error::NotFinite { step, what, value, rows });
-            }
+        self.check_number("loss", tally.loss, micros, tally)?;
+        let copies =
+            matches!(self.reference, Reference::Moving(_)) && self.objective.reference_update().copies_before(step);
+        // An update that heeds the norm by itself is queued before the norm is read, so that a device has work while the host waits.
+        if !self.optimizer.heeds_norm() || self.starts_at_reference() || !self.ungraded.is_empty() || copies {
+            self.check_number("gradient norm", clip.norm()?, micros, tally)?;
         }
         if self.starts_at_reference() {
             if tally.apart {
@@ -734,7 +744,7 @@ impl<T: Element> Trainer<CausalPolicy<T>> {
         self.policy.tuning().gradients.clear()?;
         let mut sketched = Vec::new();
         for (index, (micro, batch)) in micros.iter().zip(batches).enumerate() {
-            let reference = self.reference.score(&mut self.policy, &micro.rows)?;
+            let reference = self.reference.queue(&mut self.policy, &micro.rows)?.map(Queued::read).transpose()?;
             let (policy, saved) = self.policy.forward(&micro.rows.packed, needs.outputs)?;
             let leaves = Leaves::new(&policy)?;
             let scores = micro.scores::<T>(leaves.scores.clone(), reference)?;

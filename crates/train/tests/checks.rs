@@ -13,8 +13,8 @@ use candlewick_losses::{
 };
 use candlewick_model::{Packed, Parameters, Recompute, Saved};
 use candlewick_train::{
-    CausalPolicy, Checkpoint, Copied, Cotangents, Error, Fault, FrozenPolicy, MovingReference, Policy, Reference,
-    Schedule, Trainable, Trainer, TrainerOptions, Tuning,
+    CausalPolicy, Checkpoint, Copied, Cotangents, Error, Fault, FrozenPolicy, MovingReference, Policy, Queued,
+    Reference, Schedule, Trainable, Trainer, TrainerOptions, Tuning,
 };
 use support::{Threads, batches, bits, lora_model, model, options, pairs, trainer};
 
@@ -207,8 +207,8 @@ impl Trainable for Forgetful {
         Ok(())
     }
 
-    fn score_without_adapter(&mut self, batch: &Packed, want: Outputs) -> candlewick_train::Result<TokenScores> {
-        self.inner.score_without_adapter(batch, want)
+    fn queue_without_adapter<'a>(&mut self, batch: &'a Packed, want: Outputs) -> candlewick_train::Result<Queued<'a>> {
+        self.inner.queue_without_adapter(batch, want)
     }
 
     fn parameters(&self) -> &Parameters<f64> {

@@ -62,7 +62,7 @@ fn margin(policy: &mut CausalPolicy<f64>, rows: &[Example], preference: [f64; 2]
     let batch = Packed::new(&contexts.collect::<Vec<_>>()).unwrap();
     let sums = |scores: candlewick_losses::TokenScores| scores.sums().unwrap().to_vec1::<f64>().unwrap();
     let ours = sums(policy.score(&batch, Outputs::default()).unwrap());
-    let base = sums(policy.score_without_adapter(&batch, Outputs::default()).unwrap());
+    let base = sums(policy.queue_without_adapter(&batch, Outputs::default()).unwrap().read().unwrap());
     let ratios: Vec<f64> = ours.iter().zip(base).map(|(ours, base)| ours - base).collect();
     ratios.chunks_exact(2).map(|pair| pair[0] - pair[1]).sum::<f64>() / rows.len() as f64
 }

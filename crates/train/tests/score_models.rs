@@ -214,7 +214,7 @@ fn a_policy_says_what_it_has_and_refuses_the_rest_by_name() {
     assert_eq!(again.pooled().unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap(), states);
     let error = policy.score(&packed, Outputs { entropy: true, ..want }).unwrap_err().to_string();
     assert!(error.contains("entropy of tokens is wanted of a score model"), "{error}");
-    let error = policy.score_without_adapter(&packed, want).unwrap_err().to_string();
+    let error = policy.queue_without_adapter(&packed, want).unwrap_err().to_string();
     assert!(error.contains("the policy has none"), "{error}");
     let mut causal = CausalPolicy::new(support::model::<f64>(3), Recompute::Nothing, 1);
     let error = causal.score(&packed, want).unwrap_err().to_string();

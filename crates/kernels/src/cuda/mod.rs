@@ -195,7 +195,8 @@ impl Cuda {
         on!(self.driver, driver => driver.properties("Cuda::properties"))
     }
 
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    /// Whether both are one device, opened once.
+    pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.driver, &other.driver)
     }
 }

@@ -1,6 +1,9 @@
 //! The buffers of a workspace by their sizes, on the host or on a device.
 use candlewick_kernels::{DEVICE_GRAIN, Element, Lendable, Shelf, rms_norm, token_log_probs};
 
+use super::{BatchSize, scored};
+use crate::causal_lm::Statistics;
+
 /// What a buffer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -33,7 +36,6 @@ pub struct Pool {
     /// Bytes of a device's scratch, which grows and stays.
     scratch: usize,
     most: usize,
-    most_since: usize,
     pub(super) device: Option<DeviceSizes>,
 }
 
@@ -103,16 +105,15 @@ impl Pool {
         self.shelf.idle_elements() + self.shelf.lent_elements() + self.beside + self.rotations + self.scratch
     }
 
-    /// The most that was there since the last call.
-    pub fn most_since(&mut self) -> usize {
-        let now = self.now();
-        std::mem::replace(&mut self.most_since, now)
+    /// What `pass` takes while scores of a batch that were queued before it wait on a device to be read; none wait on the host.
+    pub fn beside_scores(&mut self, batch: BatchSize, want: Statistics, pass: impl FnOnce(&mut Self)) {
+        let scores = self.device.map_or(0, |device| self.make(batch.targets * scored(want) * device.wide));
+        pass(self);
+        self.free(scores);
     }
 
     fn note(&mut self) {
-        let now = self.now();
-        self.most = self.most.max(now);
-        self.most_since = self.most_since.max(now);
+        self.most = self.most.max(self.now());
     }
 
     /// A buffer of so many numbers.

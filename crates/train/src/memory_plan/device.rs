@@ -14,7 +14,7 @@ use crate::plan::Plan;
 /// The most bytes that go to a device at once when weights do, in f32.
 const PIECE: u64 = 64 << 20;
 /// Those of the [parts](DeviceMemory::parts) that belong to passes.
-const OF_PASSES: Range<usize> = 6..13;
+const OF_PASSES: Range<usize> = 6..12;
 /// Bytes of the sums of a norm over all gradients.
 const NORM: u64 = 8 << 10;
 /// Bytes that a step uploads of each tensor: where it ends, how fast it learns, what is to be known of it.
@@ -52,8 +52,6 @@ pub struct DeviceMemory {
     pub batch: u64,
     /// Buffers that micro-batches of other sizes leave behind.
     pub of_other_sizes: u64,
-    /// Activations of a reference of its own.
-    pub reference_passes: u64,
     /// Of an answer that the policy draws: keys and values of its tokens, and what a pass over its prompt takes.
     pub answers: u64,
     /// What is there while weights are copied to the device.
@@ -73,15 +71,13 @@ impl DeviceMemory {
 
         let passes = Passes { plan, policy, reference: models.reference.as_ref() };
         let settled = seen.settled(passes);
-        let most = settled.most.max(seen.walked(passes).most) as u64;
-        let of = |part| settled.policy.elements(part) as u64;
+        let most = settled.most_elements().max(seen.walked(passes).most_elements()) as u64;
+        let of = |part| settled.elements(part) as u64;
         let (kept_by_layers, kept_by_head) = (of(Part::Layers), of(Part::Head));
         let (scratch, batch) = (of(Part::Scratch), of(Part::Batch));
-        let reference_passes = settled.reference.now() as u64;
         // The peak has more for a while than what stays.
-        let passing =
-            (settled.most as u64).saturating_sub(kept_by_layers + kept_by_head + scratch + batch + reference_passes);
-        let of_other_sizes = most - settled.most as u64;
+        let passing = (settled.most_elements() as u64).saturating_sub(kept_by_layers + kept_by_head + scratch + batch);
+        let of_other_sizes = most - settled.most_elements() as u64;
 
         let copied = weights + adapter + trained + reference;
         let piece = PIECE.min(NUMBER * policy.base_elements().max(of_frozen) as u64);
@@ -99,7 +95,6 @@ impl DeviceMemory {
             scratch: scratch + NORM + OF_TENSOR * tensors.len() as u64,
             batch,
             of_other_sizes,
-            reference_passes,
             answers: of_answers(plan, models, seen.longest_answer),
             loading: copied + piece,
         })
@@ -123,7 +118,7 @@ impl DeviceMemory {
     }
 
     /// The parts that are there at once at the peak of training, by name.
-    pub fn parts(&self) -> [(&'static str, u64); 14] {
+    pub fn parts(&self) -> [(&'static str, u64); 13] {
         [
             ("weights", self.weights),
             ("adapter", self.adapter),
@@ -137,7 +132,6 @@ impl DeviceMemory {
             ("scratch of kernels", self.scratch),
             ("the batch", self.batch),
             ("buffers of other sizes", self.of_other_sizes),
-            ("passes of the reference", self.reference_passes),
             ("answers that are drawn", self.answers),
         ]
     }

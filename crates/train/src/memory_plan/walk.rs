@@ -202,70 +202,45 @@ impl Seen {
         Ok(Self { share: 1.0, longest_answer, ..found })
     }
 
-    /// The pools after some steps and evaluations of the largest sizes.
-    pub(super) fn settled(&self, passes: Passes<'_>) -> Pools {
+    /// The pool of policy and reference after some steps and evaluations of the largest sizes.
+    pub(super) fn settled(&self, passes: Passes<'_>) -> Pool {
         let settled = |training: BatchSize| {
-            let mut pools = Pools::of(passes.plan);
+            let mut pool = pool_of(passes.plan);
             for _ in 0..SETTLED {
-                passes.train([training, self.mismatched], &mut pools);
-                passes.evaluate(self.held_out, &mut pools);
+                passes.train([training, self.mismatched], &mut pool);
+                passes.evaluate(self.held_out, &mut pool);
             }
-            pools
+            pool
         };
         let largest = settled(self.training);
-        let kept = passes.policy.most_targets_kept(&largest.policy);
+        let kept = passes.policy.most_targets_kept(&largest);
         if self.training.targets <= kept {
             return largest;
         }
         // Of so many targets the head keeps no logits, and a batch with fewer of them may take more.
         let fewer = settled(BatchSize { targets: kept, ..self.training });
-        if fewer.with_head() > largest.with_head() { fewer } else { largest }
+        if with_head(&fewer) > with_head(&largest) { fewer } else { largest }
     }
 
-    /// The same pools when micro-batches come in the order of the run, the largest last.
-    pub(super) fn walked(&self, passes: Passes<'_>) -> Pools {
-        let mut pools = Pools::of(passes.plan);
-        let evaluate_all = |pools: &mut Pools| {
-            self.held_out_in_order.iter().for_each(|size| passes.evaluate(*size, pools));
+    /// The same pool when micro-batches come in the order of the run, the largest last.
+    pub(super) fn walked(&self, passes: Passes<'_>) -> Pool {
+        let mut pool = pool_of(passes.plan);
+        let evaluate_all = |pool: &mut Pool| {
+            self.held_out_in_order.iter().for_each(|size| passes.evaluate(*size, pool));
         };
-        evaluate_all(&mut pools);
+        evaluate_all(&mut pool);
         for sizes in &self.in_order {
-            passes.train(*sizes, &mut pools);
+            passes.train(*sizes, &mut pool);
         }
-        evaluate_all(&mut pools);
-        passes.train([self.training, self.mismatched], &mut pools);
-        pools
+        evaluate_all(&mut pool);
+        passes.train([self.training, self.mismatched], &mut pool);
+        pool
     }
 }
 
-/// The buffers of the policy, and of a reference of its own.
-#[derive(Debug)]
-pub(super) struct Pools {
-    pub(super) policy: Pool,
-    pub(super) reference: Pool,
-    /// The most of both that was there at once.
-    pub(super) most: usize,
-}
-
-impl Pools {
-    fn of(plan: &Plan) -> Self {
-        Self { policy: pool_of(plan), reference: pool_of(plan), most: 0 }
-    }
-
-    /// The most that was there at once, with what the head makes beside on the host.
-    fn with_head(&self) -> usize {
-        self.most + self.policy.elements(Part::HeadAlone)
-    }
-
-    fn of_policy(&mut self, pass: impl FnOnce(&mut Pool)) {
-        pass(&mut self.policy);
-        self.most = self.most.max(self.policy.most_since() + self.reference.now());
-    }
-
-    fn of_reference(&mut self, pass: impl FnOnce(&mut Pool)) {
-        pass(&mut self.reference);
-        self.most = self.most.max(self.reference.most_since() + self.policy.now());
-    }
+/// The most that was there at once, with what the head makes beside on the host.
+fn with_head(pool: &Pool) -> usize {
+    pool.most_elements() + pool.elements(Part::HeadAlone)
 }
 
 /// A pool where a run computes, of what it computes in.
@@ -295,49 +270,53 @@ impl Passes<'_> {
     }
 
     /// A micro-batch, and the completions of it that belong to other prompts.
-    fn train(&self, [batch, mismatched]: [BatchSize; 2], pools: &mut Pools) {
+    fn train(&self, [batch, mismatched]: [BatchSize; 2], pool: &mut Pool) {
         let train = &self.plan.train;
         // A micro-batch that is a step by itself is scored once.
         let alone = train.micro_batches == 1 && train.tokens.is_none();
         let scored_before = self.plan.objective.needs().step_wide == StepWide::AllRows && !alone;
         let makes_table = matches!(&self.plan.reference, ReferencePlan::Precomputed(path) if !path.exists());
-        if makes_table || scored_before {
-            pools.of_policy(|pool| self.policy.score(batch, self.want(), Adapter::On, self.threads(), pool));
+        if makes_table {
+            self.policy.score(batch, Statistics::default(), Adapter::On, self.threads(), pool);
         }
-        self.score(mismatched, self.want(), pools);
-        self.score_by_reference(batch, pools);
-        pools.of_policy(|pool| self.policy.train(batch, self.want(), train.recompute, self.threads(), pool));
+        if scored_before {
+            self.score(batch, self.want(), pool);
+        }
+        self.score(mismatched, self.want(), pool);
+        self.behind_reference(batch, pool, |pool| {
+            self.policy.train(batch, self.want(), train.recompute, self.threads(), pool);
+        });
     }
 
     /// A held-out batch, of which metrics are made too.
-    fn evaluate(&self, batch: BatchSize, pools: &mut Pools) {
+    fn evaluate(&self, batch: BatchSize, pool: &mut Pool) {
         let want = match self.plan.train.device.is_cpu() {
             true => self.want(),
             false => Statistics { entropy: true, is_top1: true, ..self.want() },
         };
-        self.score(batch, want, pools);
+        self.score(batch, want, pool);
     }
 
     /// A batch that nothing is learned from.
-    fn score(&self, batch: BatchSize, want: Statistics, pools: &mut Pools) {
+    fn score(&self, batch: BatchSize, want: Statistics, pool: &mut Pool) {
         if batch.tokens > 0 {
-            pools.of_policy(|pool| self.policy.score(batch, want, Adapter::On, self.threads(), pool));
-            self.score_by_reference(batch, pools);
+            self.behind_reference(batch, pool, |pool| {
+                self.policy.score(batch, want, Adapter::On, self.threads(), pool);
+            });
         }
     }
 
-    fn score_by_reference(&self, batch: BatchSize, pools: &mut Pools) {
-        let score = |size: &ModelSize, adapter, pool: &mut Pool| {
-            size.score(batch, self.want(), adapter, self.threads(), pool);
+    /// A pass of the policy, queued behind one of the reference, whose scores are read after it.
+    fn behind_reference(&self, batch: BatchSize, pool: &mut Pool, pass: impl FnOnce(&mut Pool)) {
+        let (size, adapter) = match (self.reference, &self.plan.reference) {
+            _ if moves_reference(&self.plan.objective) || is_adapter(self.plan) => (self.policy, Adapter::On),
+            (Some(reference), _) => (reference, Adapter::On),
+            (None, ReferencePlan::AdapterOff) => (self.policy, Adapter::Off),
+            _ => return pass(pool),
         };
-        match (self.reference, &self.plan.reference) {
-            _ if moves_reference(&self.plan.objective) || is_adapter(self.plan) => {
-                pools.of_policy(|pool| score(self.policy, Adapter::On, pool));
-            }
-            (Some(reference), _) => pools.of_reference(|pool| score(reference, Adapter::On, pool)),
-            (None, ReferencePlan::AdapterOff) => pools.of_policy(|pool| score(self.policy, Adapter::Off, pool)),
-            _ => {}
-        }
+        let want = Statistics::default();
+        size.score(batch, want, adapter, self.threads(), pool);
+        pool.beside_scores(batch, want, pass);
     }
 }
 

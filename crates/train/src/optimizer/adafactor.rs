@@ -105,7 +105,7 @@ impl<T: Element> Rule<T> for Adafactor<T> {
         &mut self,
         parameters: &mut Parameters<T>,
         gradients: &Gradients<T>,
-        now: Now,
+        now: Now<'_>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let AdafactorOptions { learning_rate, beta2_decay, eps1, eps2, clip_threshold, weight_decay } = self.options;
@@ -124,7 +124,7 @@ impl<T: Element> Rule<T> for Adafactor<T> {
             };
             let params = &mut parameters.data_mut()[tensor.range.clone()];
             let grads = &gradients.data()[tensor.range.clone()];
-            adafactor::step(params.into(), grads.into(), mean_square, now.step, now.scale, hyper, workspace)?;
+            adafactor::step(params.into(), grads.into(), mean_square, now.step, now.clip.factor()?, hyper, workspace)?;
         }
         Ok(())
     }

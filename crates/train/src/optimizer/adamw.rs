@@ -1,7 +1,6 @@
 //! AdamW.
 
-use candlewick_kernels::clip::OUTCOME;
-use candlewick_kernels::{Buffer, Cuda, CudaBuffer, Workspace, adamw};
+use candlewick_kernels::{Buffer, Workspace, adamw};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +34,7 @@ impl Default for AdamWOptions {
 
 impl AdamWOptions {
     /// The hyperparameters of a step for what learns `rate` times as fast and decays by `weight_decay`.
-    pub(super) fn hyper(&self, now: Now, rate: f64, weight_decay: f64) -> adamw::Hyper {
+    pub(super) fn hyper(&self, now: Now<'_>, rate: f64, weight_decay: f64) -> adamw::Hyper {
         let lr = self.learning_rate * now.factor * rate;
         adamw::Hyper { lr, beta1: self.beta1, beta2: self.beta2, eps: self.eps, weight_decay }
     }
@@ -60,7 +59,7 @@ impl Method for AdamWOptions {
         let count = tensors.iter().map(Tensor::len).sum();
         let spans = spans(&tensors, self.weight_decay);
         let zeros = || Buffer::zeros(count, parameters.device());
-        let on_device = parameters.device().map(|device| OnDevice::new(device, &spans)).transpose()?;
+        let on_device = parameters.device().map(|device| Stretches::new(&spans, Some(device))).transpose()?;
         Ok(Box::new(AdamW { options: *self, spans, on_device, mean: zeros()?, mean_square: zeros()? }))
     }
 
@@ -74,21 +73,9 @@ struct AdamW<T> {
     options: AdamWOptions,
     spans: Vec<Span>,
     /// The same where the parameters are, if that is a device.
-    on_device: Option<OnDevice>,
+    on_device: Option<Stretches>,
     mean: Buffer<T>,
     mean_square: Buffer<T>,
-}
-
-#[derive(Debug)]
-struct OnDevice {
-    stretches: Stretches,
-    clip: CudaBuffer<f64>,
-}
-
-impl OnDevice {
-    fn new(device: &Cuda, spans: &[Span]) -> Result<Self> {
-        Ok(Self { stretches: Stretches::new(spans, Some(device))?, clip: device.unwritten(OUTCOME)? })
-    }
 }
 
 impl<T: Element> AdamW<T> {
@@ -96,7 +83,7 @@ impl<T: Element> AdamW<T> {
         &mut self,
         parameters: &mut Parameters<T>,
         gradients: &Gradients<T>,
-        now: Now,
+        now: Now<'_>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         for Span { range, weight_decay, rate } in &self.spans {
@@ -106,7 +93,7 @@ impl<T: Element> AdamW<T> {
                 self.mean.view_mut().part(range.clone())?,
                 self.mean_square.view_mut().part(range.clone())?,
                 now.step,
-                now.scale,
+                now.clip.factor()?,
                 self.options.hyper(now, *rate, *weight_decay),
                 workspace,
             )?;
@@ -120,27 +107,29 @@ impl<T: Element> Rule<T> for AdamW<T> {
         &mut self,
         parameters: &mut Parameters<T>,
         gradients: &Gradients<T>,
-        now: Now,
+        now: Now<'_>,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        let Some(OnDevice { stretches, clip }) = &mut self.on_device else {
+        let Some(stretches) = &self.on_device else {
             return self.step_on_host(parameters, gradients, now, workspace);
         };
-        // The trainer has looked at the norm.
-        clip.view_mut().write(&[0.0, now.scale, 1.0])?;
         adamw::step_clipped(
             parameters.all_mut(),
             gradients.all(),
             self.mean.view_mut(),
             self.mean_square.view_mut(),
             None,
-            clip.view(),
+            now.clip.outcome(),
             now.step,
             self.options.hyper(now, 1.0, 1.0),
             stretches.groups(),
             workspace,
         )?;
         Ok(())
+    }
+
+    fn heeds_norm(&self) -> bool {
+        self.on_device.is_some()
     }
 
     fn met_gradients(&self, ends: &[u64]) -> Result<Vec<bool>> {

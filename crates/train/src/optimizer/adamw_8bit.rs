@@ -136,7 +136,7 @@ impl<T: Element> Rule<T> for AdamW8bit<T> {
         &mut self,
         parameters: &mut Parameters<T>,
         gradients: &Gradients<T>,
-        now: Now,
+        now: Now<'_>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         for (tensor, place) in &self.places {
@@ -152,12 +152,12 @@ impl<T: Element> Rule<T> for AdamW8bit<T> {
                         mean_scales: (&mut self.mean_scales[scales.clone()]).into(),
                         mean_square_scales: (&mut self.mean_square_scales[scales.clone()]).into(),
                     };
-                    adamw_8bit::step(params, grads, moments, now.step, now.scale, hyper, workspace)?;
+                    adamw_8bit::step(params, grads, moments, now.step, now.clip.factor()?, hyper, workspace)?;
                 }
                 Place::Full(at) => {
                     let mean = (&mut self.mean[at.clone()]).into();
                     let mean_square = (&mut self.mean_square[at.clone()]).into();
-                    adamw::step(params, grads, mean, mean_square, now.step, now.scale, hyper, workspace)?;
+                    adamw::step(params, grads, mean, mean_square, now.step, now.clip.factor()?, hyper, workspace)?;
                 }
             }
         }

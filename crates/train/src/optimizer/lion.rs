@@ -68,13 +68,13 @@ impl<T: Element> Rule<T> for Lion<T> {
         &mut self,
         parameters: &mut Parameters<T>,
         gradients: &Gradients<T>,
-        now: Now,
+        now: Now<'_>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let LionOptions { learning_rate, beta1, beta2, .. } = self.options;
         let hyper = lion::Hyper { lr: learning_rate * now.factor, beta1, beta2, weight_decay: 1.0 };
         let (params, mean, groups) = (parameters.all_mut(), self.mean.view_mut(), self.stretches.groups());
-        Ok(lion::step(params, gradients.all(), mean, now.scale, hyper, groups, workspace)?)
+        Ok(lion::step(params, gradients.all(), mean, now.clip.factor()?, hyper, groups, workspace)?)
     }
 
     fn met_gradients(&self, ends: &[u64]) -> Result<Vec<bool>> {

@@ -2,6 +2,7 @@
 mod adafactor;
 mod adamw;
 mod adamw_8bit;
+mod clip;
 mod lion;
 mod muon;
 mod rmsprop;
@@ -14,7 +15,6 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-pub(crate) use candlewick_kernels::clip::factor as clip_factor;
 use candlewick_kernels::{Buffer, Float, Workspace, survey};
 use candlewick_model::{Gradients, Parameters};
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -22,6 +22,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 pub use adafactor::AdafactorOptions;
 pub use adamw::AdamWOptions;
 pub use adamw_8bit::AdamW8bitOptions;
+pub(crate) use clip::Clip;
 pub use lion::LionOptions;
 pub use muon::{AdjustLr, MuonOptions};
 pub use rmsprop::RmsPropOptions;
@@ -160,9 +161,13 @@ trait Rule<T>: fmt::Debug {
         &mut self,
         parameters: &mut Parameters<T>,
         gradients: &Gradients<T>,
-        now: Now,
+        now: Now<'_>,
         workspace: &mut Workspace,
     ) -> Result<()>;
+    /// Whether [`step`](Self::step) looks at the norm where that lies, and changes nothing by one that is not finite.
+    fn heeds_norm(&self) -> bool {
+        false
+    }
     /// Whether a gradient other than zero ever reached each of the tensors, which end here; an error where the state cannot be read from
     /// the device it is on.
     fn met_gradients(&self, ends: &[u64]) -> Result<Vec<bool>>;
@@ -174,11 +179,11 @@ trait Rule<T>: fmt::Debug {
 
 /// What all rules need to know of a step.
 #[derive(Debug, Clone, Copy)]
-struct Now {
+struct Now<'a> {
     /// The step, from 1.
     step: u64,
     /// What gradients are multiplied by.
-    scale: f64,
+    clip: &'a Clip,
     /// What the peak learning rate is multiplied by.
     factor: f64,
 }
@@ -269,19 +274,29 @@ impl<T: Element> Optimizer<T> {
         self.rule.give_up(parameters)
     }
 
-    /// One update with gradients scaled by `scale` and the learning rate by `factor`.
+    /// Whether a [`step`](Self::step) with a norm that is not finite changes nothing; [`take_back`](Self::take_back) is to be called then.
+    pub(crate) fn heeds_norm(&self) -> bool {
+        self.rule.heeds_norm()
+    }
+
+    /// One update with clipped gradients and the learning rate scaled by `factor`.
     pub(crate) fn step(
         &mut self,
         parameters: &mut Parameters<T>,
         gradients: &Gradients<T>,
-        scale: f64,
+        clip: &Clip,
         factor: f64,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let step = self.steps + 1;
-        self.rule.step(parameters, gradients, Now { step, scale, factor }, workspace)?;
+        self.rule.step(parameters, gradients, Now { step, clip, factor }, workspace)?;
         self.steps = step;
         Ok(())
+    }
+
+    /// The last update changed nothing, and does not count.
+    pub(crate) fn take_back(&mut self) {
+        self.steps -= 1;
     }
 
     /// Updates made.

@@ -155,7 +155,7 @@ impl<T: Element> Rule<T> for Muon<T> {
         &mut self,
         parameters: &mut Parameters<T>,
         gradients: &Gradients<T>,
-        now: Now,
+        now: Now<'_>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let MuonOptions { learning_rate, momentum, nesterov, ns_steps, adjust_lr_fn, .. } = self.options;
@@ -170,12 +170,12 @@ impl<T: Element> Rule<T> for Muon<T> {
                 let lr = learning_rate * now.factor * tensor.rate;
                 let step_size = lr * adjust_lr_fn.factor(shape);
                 let hyper = muon::Hyper { lr, step_size, momentum, nesterov, ns_steps, weight_decay };
-                muon::step(params, grads, mean, shape, now.scale, hyper, workspace)?;
+                muon::step(params, grads, mean, shape, now.clip.factor()?, hyper, workspace)?;
             } else {
                 let mean_square = (&mut self.mean_square[at..at + tensor.len()]).into();
                 at += tensor.len();
                 let hyper = self.options.adamw().hyper(now, tensor.rate, weight_decay);
-                adamw::step(params, grads, mean, mean_square, now.step, now.scale, hyper, workspace)?;
+                adamw::step(params, grads, mean, mean_square, now.step, now.clip.factor()?, hyper, workspace)?;
             }
         }
         Ok(())

@@ -81,7 +81,7 @@ impl<T: Element> Rule<T> for RmsProp<T> {
         &mut self,
         parameters: &mut Parameters<T>,
         gradients: &Gradients<T>,
-        now: Now,
+        now: Now<'_>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let RmsPropOptions { learning_rate, alpha, eps, momentum, .. } = self.options;
@@ -92,7 +92,7 @@ impl<T: Element> Rule<T> for RmsProp<T> {
         };
         let hyper = rmsprop::Hyper { lr: learning_rate * now.factor, alpha, eps, weight_decay: 1.0, momentum };
         let (params, groups) = (parameters.all_mut(), self.stretches.groups());
-        Ok(rmsprop::step(params, gradients.all(), state, now.scale, hyper, groups, workspace)?)
+        Ok(rmsprop::step(params, gradients.all(), state, now.clip.factor()?, hyper, groups, workspace)?)
     }
 
     fn met_gradients(&self, ends: &[u64]) -> Result<Vec<bool>> {

@@ -114,7 +114,7 @@ impl<T: Element> Rule<T> for ScheduleFreeAdamW<T> {
         &mut self,
         parameters: &mut Parameters<T>,
         gradients: &Gradients<T>,
-        now: Now,
+        now: Now<'_>,
         workspace: &mut Workspace,
     ) -> Result<()> {
         let ScheduleFreeAdamWOptions { learning_rate, beta2, eps, r, weight_lr_power, .. } = self.options;
@@ -131,7 +131,7 @@ impl<T: Element> Rule<T> for ScheduleFreeAdamW<T> {
             self.z.view_mut(),
             self.mean_square.view_mut(),
             now.step,
-            now.scale,
+            now.clip.factor()?,
             schedule_free::Hyper { lr: base, beta2, eps, weight_decay: 1.0, share },
             self.stretches.groups(),
             workspace,

@@ -42,7 +42,7 @@ impl<T: Element> Trial<T> {
         let of_step = numbers(1000 + step, count).into_iter().enumerate().map(|(i, g)| 2.0 * g * (1 + i % 3) as f64);
         put(gradients.data_mut(), of_step);
         self.optimizer.begin(&mut self.parameters, &mut self.workspace).unwrap();
-        self.optimizer.step(&mut self.parameters, &gradients, 0.5, factor, &mut self.workspace).unwrap();
+        self.optimizer.step(&mut self.parameters, &gradients, &Clip::by(0.5), factor, &mut self.workspace).unwrap();
     }
 
     fn numbers(&self) -> Vec<f64> {
@@ -189,7 +189,7 @@ fn weights_decay_and_norms_and_biases_do_not() {
     gradients.data_mut().copy_from_slice(&[1.0, -10.0, 2.0, -3.0, 0.5]);
     let options = AdamWOptions { learning_rate: 0.2, eps: 0.0, weight_decay: 0.5, ..AdamWOptions::default() };
     let mut optimizer = Optimizer::new(&p, &options.into(), None).unwrap();
-    optimizer.step(&mut p, &gradients, 0.25, 0.5, &mut Workspace::new(1)).unwrap();
+    optimizer.step(&mut p, &gradients, &Clip::by(0.25), 0.5, &mut Workspace::new(1)).unwrap();
     let expected = [1.0 * 0.95 - 0.1, -2.0 * 0.95 + 0.1, 3.0 - 0.1, 4.0 * 0.95 + 0.1, 5.0 - 0.1];
     for (got, expected) in p.data().iter().zip(expected) {
         assert!((got - expected).abs() < 1e-12, "{got} instead of {expected}");

@@ -4,7 +4,7 @@ mod cache;
 mod moving;
 mod precomputed;
 
-use candlewick_losses::{Outputs, TokenScores};
+use candlewick_losses::Outputs;
 
 pub use self::adapter::AdapterReference;
 pub use self::moving::MovingReference;
@@ -12,7 +12,7 @@ pub(crate) use self::precomputed::IN_BF16;
 pub use self::precomputed::{PrecomputedReference, reference_digest};
 use crate::error::Result;
 use crate::pack::PackedRows;
-use crate::policy::{Policy, Trainable};
+use crate::policy::{Policy, Queued, Trainable};
 use crate::tensor_file::Element;
 
 /// The policy that an objective compares with. Its scores carry no gradient.
@@ -35,19 +35,20 @@ pub enum Reference<T: Element = f32> {
 }
 
 impl<T: Element> Reference<T> {
-    /// Scores the rows; the one place where references are detached.
-    pub(crate) fn score<P>(&mut self, policy: &mut P, rows: &PackedRows) -> Result<Option<TokenScores>>
+    /// Scores the rows, where there is one, in the policy's scratch memory; the one place where references are detached.
+    pub(crate) fn queue<'a, P>(&mut self, policy: &mut P, rows: &'a PackedRows) -> Result<Option<Queued<'a>>>
     where
         P: Trainable<Element = T>,
     {
+        let (batch, want) = (&rows.packed, Outputs::default());
         let scores = match self {
             Self::None => return Ok(None),
-            Self::Frozen(reference) => reference.score(&rows.packed, Outputs::default())?,
-            Self::AdapterOff => policy.score_without_adapter(&rows.packed, Outputs::default())?,
-            Self::Adapter(adapter) => policy.score_with(adapter.parameters_mut(), &rows.packed, Outputs::default())?,
-            Self::Precomputed(table) => table.score::<P::Element>(rows)?,
-            Self::Moving(moving) => policy.score_with(moving.parameters_mut(), &rows.packed, Outputs::default())?,
+            Self::Frozen(reference) => reference.queue(batch, want, Some(policy.workspace()))?,
+            Self::AdapterOff => policy.queue_without_adapter(batch, want)?,
+            Self::Adapter(adapter) => policy.queue_with(adapter.parameters_mut(), batch, want)?,
+            Self::Precomputed(table) => Queued::ready(table.score::<P::Element>(rows)?),
+            Self::Moving(moving) => policy.queue_with(moving.parameters_mut(), batch, want)?,
         };
-        Ok(Some(scores.detach()))
+        Ok(Some(Queued::new(|| Ok(scores.read()?.detach()))))
     }
 }

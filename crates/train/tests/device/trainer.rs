@@ -1,16 +1,14 @@
 //! A trainer on a device beside a trainer on the host: on a GPU where there is one, else with its kernels emulated.
-#![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
-
-mod support;
-
+use std::cell::Cell;
 use std::path::Path;
+use std::rc::Rc;
 
 use candle_core::Tensor;
 use candlewick_data::Batch;
 use candlewick_kernels::{Cuda, Element, Float, Workspace, bf16};
 use candlewick_losses::{
-    Bema, BradleyTerry, Dpo, Kto, Objective, Outputs, ReferenceUpdate, Simpo, TokenScores, TrDpo, TrKto,
+    Bema, BradleyTerry, Context, Dpo, Kto, Loss, LossTerms, Objective, Outputs, Pair, Reduction, ReferenceUpdate,
+    Simpo, Term, TokenScores, TrDpo, TrKto,
 };
 use candlewick_model::{CausalLm, CompletionIds, ContextIds, LoraConfig, Packed, Parameters, Recompute, ScoreModel};
 use candlewick_train::{
@@ -18,8 +16,10 @@ use candlewick_train::{
     LionOptions, MovingReference, MuonOptions, OptimizerOptions, Policy, Reference, RmsPropOptions,
     ScheduleFreeAdamWOptions, ScorePolicy, StepReport, Trainable, Trainer, TrainerOptions, weights_digest,
 };
-use support::device::{device, model};
-use support::{batches, labelled, mismatched_batches, options, pairs, worst};
+
+use crate::support;
+use crate::support::device::{device, model};
+use crate::support::{batches, labelled, mismatched_batches, options, pairs, worst};
 
 /// A trainer on the device whose reference follows as the objective says, or is a frozen copy there, or the base of an adapter.
 fn trainer<T: Element>(
@@ -134,6 +134,54 @@ fn steps_on_a_device_are_those_of_the_host() {
     check(true, Dpo::default(), &steps);
     check(false, Simpo::default(), &steps);
     check(true, Kto::default(), &[1, 2].map(|seed| mismatched_batches(&labelled(6, seed), 3)));
+}
+
+/// `−(log p_w − log p_l)`; when told so, of a slope that is not finite.
+#[derive(Debug)]
+struct Steep(Rc<Cell<bool>>);
+
+impl Loss for Steep {
+    type Input = Pair;
+
+    fn terms(&self, input: &Pair, _: &Context) -> candlewick_losses::Result<LossTerms> {
+        let margins = input.log_probs(Reduction::Sum)?.margins()?;
+        let mut losses = margins.neg()?;
+        if self.0.get() {
+            losses = (losses + (&margins - margins.detach())?.sqrt()?)?;
+        }
+        Ok(LossTerms::new([Term::per_item("steep", losses)]))
+    }
+}
+
+/// By an update that looks at the norm itself, and by one for which the host does.
+#[test]
+fn a_gradient_that_is_not_finite_changes_nothing() {
+    let Some(device) = device() else { return };
+    let lion = LionOptions { learning_rate: 1e-3, ..LionOptions::default() };
+    let steps = [1, 2, 3].map(|seed| batches(&pairs(4, seed), 2));
+    for optimizer in [options(1e-2).optimizer, OptimizerOptions::Lion(lion)] {
+        let run = |fails: bool| {
+            let is_steep = Rc::new(Cell::new(false));
+            let options = TrainerOptions { optimizer, ..options(1e-2) };
+            let host = model(false).convert::<f32>().unwrap();
+            let mut trainer = trainer_by::<bf16>(&host, &device, Steep(is_steep.clone()), options);
+            for step in &steps {
+                trainer.step(step).unwrap();
+                if fails {
+                    let (before, evaluated) = (masters(&trainer), evaluate(&mut trainer));
+                    is_steep.set(true);
+                    let error = trainer.step(step).unwrap_err();
+                    assert!(matches!(error, Error::NotFinite { what: "gradient norm", .. }), "{error}");
+                    is_steep.set(false);
+                    assert_eq!((masters(&trainer), evaluate(&mut trainer)), (before, evaluated));
+                }
+            }
+            let folder = tempfile::tempdir().unwrap();
+            trainer.save(&folder.path().join("end"), &serde_json::Value::Null, &[]).unwrap();
+            std::fs::read(folder.path().join("end/optimizer.safetensors")).unwrap()
+        };
+        assert!(run(true) == run(false), "{optimizer:?}");
+    }
 }
 
 /// Three steps of every optimizer that has a kernel, beside the host's in f64; and a run in f32 that is stopped and goes on, in the same bits.
@@ -530,8 +578,8 @@ fn score_models_step_as_on_the_host() {
         assert!(refused.contains("entropy"), "{refused}");
         if with_adapter {
             let base = |scores: TokenScores| numbers(scores.values().unwrap());
-            let expected = base(on_host.policy_mut().score_without_adapter(&texts, want).unwrap());
-            let found = base(on_device.policy_mut().score_without_adapter(&texts, want).unwrap());
+            let expected = base(on_host.policy_mut().queue_without_adapter(&texts, want).unwrap().read().unwrap());
+            let found = base(on_device.policy_mut().queue_without_adapter(&texts, want).unwrap().read().unwrap());
             assert!(worst(&found, &expected) < 1e-10 && worst(&found, &numbers(scores.values().unwrap())) > 1e-6);
         }
     }

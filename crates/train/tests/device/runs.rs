@@ -1,9 +1,4 @@
 //! Runs of a configuration on a device: on a GPU where there is one, else with its kernels emulated.
-#![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -12,9 +7,10 @@ use candlewick_kernels::Cuda;
 use candlewick_model::{Adapter, CompletionIds, Config, ContextIds, Packed, Sampling, ScoreModel, Statistics};
 use candlewick_train::{Dtype, Event, Hardware, Plan, Precomputation, Run};
 use serde_json::json;
-use support::device::{device, model};
-use support::folder::{Folder, pairs};
-use support::{VOCABULARY, worst, write_model};
+
+use crate::support::device::{device, model};
+use crate::support::folder::{Folder, pairs};
+use crate::support::{VOCABULARY, worst, write_model};
 
 /// A model whose heads a device has, and pairs.
 fn folder() -> Folder {
