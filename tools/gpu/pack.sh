@@ -9,14 +9,16 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# What is packed: test or bench, the crate, the name of the target, further features. They are run in this order.
+# What is packed: test or bench, the crate, the name of the target. They are run in the order of their names.
 programs=(
   'test candlewick-kernels gpu'
   'test candlewick-model device'
-  'test candlewick-train device candlewick-data/columnar,candlewick-data/zstd'
+  'test candlewick-train device'
   'test candlewick parity'
   'bench candlewick-kernels gpu'
 )
+# Of the whole workspace, so that all programs have the same build of what they depend on.
+build=(--workspace --features candlewick/cuda,candlewick-cli/cuda,candlewick-kernels/cuda,candlewick-model/cuda,candlewick-train/cuda)
 most=$((64 << 20))
 
 case ${1:-} in
@@ -31,22 +33,24 @@ dir=${1:-target/gpu}
 rm -rf "$dir" "$dir.tar.gz"
 mkdir -p "$dir"
 
+# What cargo says of what it has built: a line of JSON for each target.
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
+for kind in test bench; do
+  mapfile -t names < <(printf '%s\n' "${programs[@]}" | sed -n "s/^$kind .* /--$kind=/p" | sort -u)
+  [ $kind = bench ] || names+=(--release)
+  echo "building ${names[*]}"
+  cargo "$kind" "${build[@]}" "${names[@]}" --no-run --message-format=json >>"$said"
+done
 for program in "${programs[@]}"; do
-  read -r kind package name features <<<"$program"
-  echo "building $kind $name of $package"
-  case $kind in
-    test) build=(cargo test --release) ;;
-    bench) build=(cargo bench) ;;
-    *) echo "$kind is neither test nor bench" >&2 && exit 1 ;;
-  esac
-  built=$("${build[@]}" --package "$package" --features "cuda${features:+,$features}" "--$kind" "$name" --no-run --message-format=json |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+  read -r kind package name <<<"$program"
+  built=$(grep -F "\"kind\":[\"$kind\"]" "$said" | grep -F "\"name\":\"$name\"" | grep -E "[#/]$package[@#]" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
   [ -x "$built" ] || { echo "cargo has not told where $kind $name of $package is: '$built'" >&2 && exit 1; }
   strip -o "$dir/$kind-$package-$name" "$built"
 done
 cp tools/gpu/run.sh "$dir/"
 echo "building wick"
-cargo build --release --package candlewick-cli --features cuda
+cargo build --release "${build[@]}" --bin wick
 strip -o "$dir/wick" "${CARGO_TARGET_DIR:-target}/release/wick"
 # What the tests read: recorded runs, and the models that they are of.
 mkdir -p "$dir/tests/expected/models"

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{self, Checkpoint, OPTIMIZER, SLOW, SLOW_OPTIMIZER, State};
 use crate::error::{Error, Result};
 use crate::leaves::Leaves;
-use crate::optimizer::{AdamWOptions, Clip, Optimizer, OptimizerOptions};
+use crate::optimizer::{AdamWOptions, Clip, Optimizer, OptimizerOptions, check_max_grad_norm};
 use crate::pack::Micro;
 use crate::policy::{CausalPolicy, Trainable, Tuning};
 use crate::reference::MovingReference;
@@ -122,6 +122,7 @@ impl<T: Element> FastSlow<T> {
         if options.interval == 0 {
             return Err(Error::config("interval", "0; expected at least 1"));
         }
+        check_max_grad_norm(options.max_grad_norm)?;
         let slow = MovingReference::from_parameters(&policy, slow)?;
         let rule: OptimizerOptions = options.optimizer.into();
         let optimizer = Optimizer::new(policy.parameters(), &rule, None)?;

@@ -156,7 +156,8 @@ impl MemoryPlan {
             + beside(plan, trained)
             + reference.as_ref().map_or(0, |size| bytes(size.base_elements() + size.adapter_elements()));
         let passes = Passes { plan, policy, reference: reference.as_ref() };
-        let (pool, walked) = (seen.settled(passes), seen.walked(passes).most_elements());
+        let pool = seen.settled(passes);
+        let most = pool.most_elements().max(seen.walked(passes).most_elements());
         let largest = [(seen.training, true), (seen.mismatched, false), (seen.held_out, false)];
         let packed = |size: &ModelSize, trains: bool| {
             largest.iter().map(|(batch, backward)| size.packed(*batch, *backward && trains, threads)).max().unwrap_or(0)
@@ -194,7 +195,7 @@ impl MemoryPlan {
             head_alone: bytes(pool.elements(Part::HeadAlone)),
             passing: bytes(pool.elements(Part::Passing)),
             scratch: bytes(pool.elements(Part::Scratch) + packed),
-            of_other_sizes: bytes(walked.saturating_sub(pool.all_elements())),
+            of_other_sizes: bytes(most.saturating_sub(pool.all_elements())),
             table: table(plan, seen),
             cost_models,
             answers,

@@ -26,6 +26,7 @@ pub trait Policy: std::fmt::Debug {
     fn score(&mut self, batch: &Packed, want: Outputs) -> Result<TokenScores>;
 
     /// As [`score`](Self::score), for somebody who has other work before he reads the scores: on a device nothing is waited for until then.
+    /// What is scored are the weights of now, whatever becomes of them before the scores are read.
     /// A model that only scores works in the scratch memory that is lent, where that is of its device, so that it needs none of its own.
     ///
     /// # Errors
@@ -40,7 +41,7 @@ pub trait Policy: std::fmt::Debug {
 pub struct Queued<'a>(Box<dyn FnOnce() -> Result<TokenScores> + 'a>);
 
 impl<'a> Queued<'a> {
-    /// What `read` gives, which waits for it.
+    /// What `read` gives, which waits for what was queued already and computes nothing more of the weights.
     pub fn new(read: impl FnOnce() -> Result<TokenScores> + 'a) -> Self {
         Self(Box::new(read))
     }
@@ -457,7 +458,7 @@ pub struct FrozenPolicy<T: kernels::Element = f32> {
 
 impl<T: kernels::Element> FrozenPolicy<T> {
     /// Scores with the model as it is, its adapter included, on `threads` threads or on the device that it is on. As the reference of a
-    /// trainer it works in the scratch memory of the policy, and on its threads.
+    /// trainer it works in the scratch memory of the policy: on its threads, or by its handle of the device, with that one's products and counts.
     pub fn new(model: CausalLm<T>, threads: usize) -> Self {
         Self { model, threads, workspace: None }
     }

@@ -17,7 +17,7 @@ use crate::checkpoint::{self, Checkpoint, MOVING_REFERENCE, OPTIMIZER, State};
 use crate::error::{Error, Result};
 use crate::leaves::Leaves;
 use crate::metrics::Metrics;
-use crate::optimizer::{Clip, Optimizer, OptimizerOptions};
+use crate::optimizer::{Clip, Optimizer, OptimizerOptions, check_max_grad_norm};
 use crate::pack::{Micro, PackedRows};
 use crate::policy::{CausalPolicy, Queued, Trainable, Tuning, grid};
 use crate::reference::{PrecomputedReference, Reference};
@@ -155,6 +155,7 @@ impl<P: Trainable> Trainer<P> {
         options: TrainerOptions,
     ) -> Result<Self> {
         objective.validate()?;
+        check_max_grad_norm(options.max_grad_norm)?;
         if matches!(reference, Reference::Moving(_)) && !moves_reference(&*objective) {
             return Err(Error::Mismatch(
                 "the reference is to move, and the objective leaves it where it is; give Reference::Frozen or Reference::AdapterOff".into(),
@@ -288,7 +289,8 @@ impl<P: Trainable> Trainer<P> {
         }
     }
 
-    /// One optimizer step over micro-batches. On an error no parameter has changed.
+    /// One optimizer step over micro-batches. On an error no parameter has changed, unless it is one of the driver of a device, after which
+    /// the device is of no further use.
     ///
     /// # Errors
     /// Rows that the objective cannot use; a loss or gradient that is not finite; on the first step, a loss that is not the

@@ -167,7 +167,7 @@ fn a_resumed_run_still_looks_for_parameters_without_a_gradient() {
 }
 
 #[test]
-fn a_reference_too_many_or_too_few_is_refused() {
+fn what_a_trainer_cannot_use_is_refused() {
     let policy = || CausalPolicy::new(model::<f32>(1), Recompute::Nothing, 1);
     let refused = |reference, objective: Box<dyn Objective>| {
         Trainer::new(policy(), reference, objective, options(1.0)).unwrap_err().to_string()
@@ -175,6 +175,9 @@ fn a_reference_too_many_or_too_few_is_refused() {
     assert!(refused(Reference::None, Box::<Dpo>::default()).contains("compares with a reference, and there is none"));
     let frozen = Reference::Frozen(Box::new(FrozenPolicy::new(model::<f32>(1), 1)));
     assert!(refused(frozen, Box::new(Sft {})).contains("no use for a reference"));
+    let limit = TrainerOptions { max_grad_norm: -1.0, ..options(1.0) };
+    let refused = Trainer::new(policy(), Reference::None, Box::new(Sft {}), limit).unwrap_err().to_string();
+    assert!(refused.contains("max_grad_norm"), "{refused}");
     let mut no_adapter = Trainer::new(policy(), Reference::AdapterOff, Box::new(Dpo::default()), options(1.0)).unwrap();
     assert!(no_adapter.step(&batches(&pairs(2, 1), 2)).unwrap_err().to_string().contains("without its adapter"));
 }

@@ -33,6 +33,8 @@ pub struct Pool {
     beside: usize,
     /// Bytes of tables of rotations, which grow and stay.
     rotations: usize,
+    /// And those of the other model that works here.
+    rotations_of_other: usize,
     /// Bytes of a device's scratch, which grows and stays.
     scratch: usize,
     most: usize,
@@ -102,7 +104,7 @@ impl Pool {
 
     /// What is there now: elements of the host, or bytes of a device.
     pub fn now(&self) -> usize {
-        self.shelf.idle_elements() + self.shelf.lent_elements() + self.beside + self.rotations + self.scratch
+        self.shelf.idle_elements() + self.shelf.lent_elements() + self.beside + self.tables() + self.scratch
     }
 
     /// What `pass` takes while scores of a batch that were queued before it wait on a device to be read; none wait on the host.
@@ -110,6 +112,18 @@ impl Pool {
         let scores = self.device.map_or(0, |device| self.make(batch.targets * scored(want) * device.wide));
         pass(self);
         self.free(scores);
+    }
+
+    /// What a pass of another model takes here, which has tables of rotations of its own.
+    pub fn by_other(&mut self, pass: impl FnOnce(&mut Self)) {
+        std::mem::swap(&mut self.rotations, &mut self.rotations_of_other);
+        pass(self);
+        std::mem::swap(&mut self.rotations, &mut self.rotations_of_other);
+    }
+
+    /// Bytes of the tables of rotations.
+    fn tables(&self) -> usize {
+        self.rotations + self.rotations_of_other
     }
 
     fn note(&mut self) {
@@ -188,7 +202,7 @@ impl Pool {
     /// So many bytes more of a device, which are not lent.
     pub(super) fn make(&mut self, bytes: usize) -> usize {
         self.beside += bytes;
-        self.held[Part::Batch as usize] = self.held[Part::Batch as usize].max(self.beside + self.rotations);
+        self.held[Part::Batch as usize] = self.held[Part::Batch as usize].max(self.beside + self.tables());
         self.note();
         bytes
     }

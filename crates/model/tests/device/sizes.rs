@@ -1,8 +1,8 @@
 //! The walk through sizes ends with the memory that a device has after the passes themselves.
 use candlewick_kernels::{Cuda, Element, Workspace, bf16};
 use candlewick_model::{
-    Adapter, BatchSize, CausalLm, CompletionIds, ContextIds, Gradients, HeadCotangents, LoraConfig, ModelSize, Packed,
-    Pool, Recompute, ScoreModel, ScoredAt, Statistics,
+    Adapter, BatchSize, CausalLm, CompletionIds, Config, ContextIds, Gradients, HeadCotangents, LoraConfig, ModelSize,
+    Packed, Pool, Recompute, ScoreModel, ScoredAt, Statistics,
 };
 
 use super::{LOG_PROBS, config, device};
@@ -115,4 +115,32 @@ fn sizes_of_score_models_are_theirs_too() {
     check_scores::<f32>(Recompute::Layers, false);
     check_scores::<bf16>(Recompute::Layers, true);
     check_scores::<f32>(Recompute::Nothing, true);
+}
+
+/// A reference of other sizes works in the policy's memory, and its scores are read after the pass that is queued behind it.
+#[test]
+fn two_models_have_one_pool() {
+    let Some(device) = device() else { return };
+    let mut other = Config::llama(23, 48, 3);
+    (other.num_attention_heads, other.num_key_value_heads, other.head_dim) = (2, 1, 16);
+    let sizes = [config(true), other.clone()].map(ModelSize::new);
+    let mut workspace = Workspace::new(1).on(&device);
+    let [model, other] = [config(true), other]
+        .map(|config| CausalLm::<f32>::random(config, 5).unwrap().to_device::<bf16>(&device, &mut workspace).unwrap());
+    let mut workspace = Workspace::new(1).on(&device);
+    let mut gradients = Gradients::<f32>::beside(model.trainable()).unwrap();
+    let (loaded, mut pool) = (device.memory().unwrap(), Pool::on_device::<bf16>());
+    for (i, packed) in batches().iter().enumerate() {
+        let asked = other.queue_scores(packed, LOG_PROBS, Adapter::On, &mut workspace).unwrap();
+        let (scores, saved) = model.forward(packed, LOG_PROBS, Recompute::Nothing, &mut workspace).unwrap();
+        let alone = other.score(packed, LOG_PROBS, Adapter::On, &mut Workspace::new(1).on(&device)).unwrap();
+        assert_eq!(asked.read().unwrap().log_probs, alone.log_probs, "batch {i}");
+        let d = HeadCotangents { log_probs: Some(scores.log_probs), ..HeadCotangents::default() };
+        model.backward(packed, saved, &d, &mut gradients, &mut workspace).unwrap();
+
+        let batch = BatchSize::of(packed);
+        pool.by_other(|pool| sizes[1].score(batch, LOG_PROBS, Adapter::On, 1, pool));
+        pool.beside_scores(batch, LOG_PROBS, |pool| sizes[0].train(batch, LOG_PROBS, Recompute::Nothing, 1, pool));
+        assert_eq!(pool.now(), device.memory().unwrap().used - loaded.used, "batch {i}");
+    }
 }

@@ -308,14 +308,16 @@ impl Passes<'_> {
 
     /// A pass of the policy, queued behind one of the reference, whose scores are read after it.
     fn behind_reference(&self, batch: BatchSize, pool: &mut Pool, pass: impl FnOnce(&mut Pool)) {
-        let (size, adapter) = match (self.reference, &self.plan.reference) {
-            _ if moves_reference(&self.plan.objective) || is_adapter(self.plan) => (self.policy, Adapter::On),
-            (Some(reference), _) => (reference, Adapter::On),
-            (None, ReferencePlan::AdapterOff) => (self.policy, Adapter::Off),
-            _ => return pass(pool),
-        };
         let want = Statistics::default();
-        size.score(batch, want, adapter, self.threads(), pool);
+        let score = |size: &ModelSize, adapter, pool: &mut Pool| size.score(batch, want, adapter, self.threads(), pool);
+        match (self.reference, &self.plan.reference) {
+            _ if moves_reference(&self.plan.objective) || is_adapter(self.plan) => {
+                score(self.policy, Adapter::On, pool)
+            }
+            (Some(reference), _) => pool.by_other(|pool| score(reference, Adapter::On, pool)),
+            (None, ReferencePlan::AdapterOff) => score(self.policy, Adapter::Off, pool),
+            _ => return pass(pool),
+        }
         pool.beside_scores(batch, want, pass);
     }
 }

@@ -182,7 +182,7 @@ trait Rule<T>: fmt::Debug {
 struct Now<'a> {
     /// The step, from 1.
     step: u64,
-    /// What gradients are multiplied by.
+    /// The norm of the gradients, and what they are multiplied by.
     clip: &'a Clip,
     /// What the peak learning rate is multiplied by.
     factor: f64,
@@ -279,7 +279,8 @@ impl<T: Element> Optimizer<T> {
         self.rule.heeds_norm()
     }
 
-    /// One update with clipped gradients and the learning rate scaled by `factor`.
+    /// One update with clipped gradients and the learning rate scaled by `factor`. Of a norm that is not finite only what [heeds](Self::heeds_norm)
+    /// it may be told.
     pub(crate) fn step(
         &mut self,
         parameters: &mut Parameters<T>,
@@ -388,6 +389,11 @@ fn nonzero_tensors<T: Element>(state: &Buffer<T>, ends: &[u64]) -> Result<Vec<bo
     }
     let flags = flags(state.view(), ends, &mut workspace)?;
     Ok(flags.into_iter().map(|flags| flags & survey::NOT_ZERO != 0).collect())
+}
+
+/// What gradients are scaled down to.
+pub(crate) fn check_max_grad_norm(norm: f64) -> Result<()> {
+    in_range("max_grad_norm", norm, norm >= 0.0, "a positive number, or 0 for no clipping")
 }
 
 /// Refuses a value of `optimizer.key` that does not fit.

@@ -19,7 +19,7 @@ use crate::data_plan::DataPlan;
 use crate::device::{DeviceKind, Dtype};
 use crate::error::{Error, Result};
 use crate::held_out::{EvaluationPlan, HeldOut, check_apart, resolve_evaluation};
-use crate::optimizer::{OptimizerOptions, check_lora_plus, in_range, of_any_age};
+use crate::optimizer::{OptimizerOptions, check_lora_plus, check_max_grad_norm, of_any_age};
 use crate::safety::SafetyPlan;
 use crate::schedule::Schedule;
 use crate::trainer::moves_reference;
@@ -297,8 +297,7 @@ impl Plan {
                 "true, and it is for reference.kind = \"precomputed\"; leave it out",
             ));
         }
-        let (limit, limits) = (optimizer.max_grad_norm, "a positive number, or 0 for no clipping");
-        in_range("max_grad_norm", limit, limit >= 0.0, limits)?;
+        check_max_grad_norm(optimizer.max_grad_norm)?;
         check_lora_plus(optimizer.lora_plus_ratio, model.tuning != TuningPlan::Full)?;
         let options = optimizer.options()?;
         let schedule = schedule.schedule(options.learning_rate())?;

@@ -317,7 +317,6 @@ fn a_run_goes_on_with_the_change_that_is_named_or_is_told_to_start_anew() {
         let text = error.to_string();
         let named = named(&text).unwrap_or_else(|| panic!("{text}"));
         let (key, goes_on) = *keys.iter().find(|(key, _)| named[0].starts_with(key)).unwrap();
-        eprintln!("DBG {number} {key} {text}");
         met.push(key);
         let Error::OutOfMemory { at, .. } = error else { panic!("{text}") };
         let step = if at == "after step 1" { 1 } else { 2 };
