@@ -21,9 +21,23 @@ export LD_LIBRARY_PATH=$played${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} CANDLEWICK_N
 
 [ ! -d "$dir/shared" ] || export CANDLEWICK_SHARED=$dir/shared
 for program in "$dir"/test-*; do
-  (cd "$dir" && "$program" "${@:2}")
+  (cd "$dir" && "$program" --show-output "${@:2}") | tee "$played/said"
+  if grep -q '^skipped:' "$played/said"; then
+    echo "$(basename "$program"): not everything was tested" >&2
+    exit 1
+  fi
 done
 for program in "$dir"/bench-*; do
   "$program" --rehearse --repeats 3 --output "$played/table.md"
 done
 cat "$played/table.md"
+# Steps as the side-by-side suite has them made.
+model=$dir/shared/assets/weights/tinystories-656k
+if [ -d "$model" ]; then
+  for i in 1 2 3 4; do
+    echo '{"prompt": "Once upon a time", "chosen": " there was a '$i' little girl.", "rejected": " no '$i' no."}'
+  done >"$played/rows.jsonl"
+  "$dir/wick" bench step --model "$model" --data "$played/rows.jsonl" --batch 2 --steps 2 --warmup 1 --max-length 32 --device cuda --json
+else
+  echo "$model is missing: wick is not rehearsed" >&2
+fi

@@ -60,26 +60,30 @@ pub(crate) fn step(arguments: &BenchStep) -> Result<()> {
     let batches = batches(arguments, &objective)?;
     let (hardware, dtype) = arguments.place.open()?;
     let ran = match (hardware.device(), dtype) {
-        (None, _) => run(trainer(arguments, objective, &batches)?, &batches)?,
-        (Some(device), Dtype::F32) => run(device_trainer::<f32>(arguments, objective, &batches, device)?, &batches)?,
-        (Some(device), Dtype::Bf16) => run(device_trainer::<bf16>(arguments, objective, &batches, device)?, &batches)?,
+        (None, _) => run(trainer(arguments, objective, &batches)?, &batches, None)?,
+        (Some(device), Dtype::F32) => {
+            run(device_trainer::<f32>(arguments, objective, &batches, device)?, &batches, Some(device))?
+        }
+        (Some(device), Dtype::Bf16) => {
+            run(device_trainer::<bf16>(arguments, objective, &batches, device)?, &batches, Some(device))?
+        }
     };
-    let device_peak = hardware.device().map(Cuda::memory).transpose()?.map(|memory| memory.most_used);
-    let Ran { seconds, losses, tokens, first_gradient_norm } = ran;
+    let Ran { seconds, losses, tokens, first_gradient_norm, peak, device_peak, first_reference_sums } = ran;
     let measured = &seconds[warmup..];
     let step_s = median(measured);
     let tokens = tokens[warmup..].iter().sum::<u64>();
     let tokens_per_s = tokens as f64 / measured.iter().sum::<f64>();
-    let peak = memory::peak_bytes();
     let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
     if arguments.json {
+        let properties = hardware.device().map(Cuda::properties).transpose()?;
+        let (name, cublas_lt) = properties.map(|found| (found.name, found.has_cublas_lt)).unzip();
         let line = json!({
-            "peer": "candlewick", "device": arguments.place.device.to_string(), "batch": batch, "lora": arguments.lora, "precompute": arguments.precompute,
+            "peer": "candlewick", "device": arguments.place.device.to_string(), "device_name": name, "cublas_lt": cublas_lt, "batch": batch, "lora": arguments.lora, "precompute": arguments.precompute,
             "bf16": dtype == Dtype::Bf16, "amp": false, "compile": false, "objective": arguments.objective,
             "threads": words::threads(arguments.threads), "step_s": step_s, "pairs_per_s": batch as f64 / step_s,
             "tokens": tokens, "tokens_per_s": tokens_per_s, "peak_rss_mb": mib(peak),
             "peak_device_mb": mib(device_peak.map(|bytes| bytes as u64)), "losses": losses,
-            "first_gradient_norm": first_gradient_norm,
+            "first_gradient_norm": first_gradient_norm, "first_reference_sums": first_reference_sums,
         });
         println!("{line}");
         return Ok(());
@@ -103,10 +107,24 @@ struct Ran {
     losses: Vec<f64>,
     tokens: Vec<u64>,
     first_gradient_norm: Option<f64>,
+    /// The most bytes that the process had, and that buffers of the device had.
+    peak: Option<u64>,
+    device_peak: Option<usize>,
+    /// Of pairs that are compared with a reference: its log-probabilities of the chosen completions of the first step, then of the
+    /// rejected ones.
+    first_reference_sums: Option<Vec<f64>>,
 }
 
-fn run<P: Trainable>(mut trainer: Trainer<P>, batches: &[Batch]) -> Result<Ran> {
-    let mut ran = Ran { seconds: Vec::new(), losses: Vec::new(), tokens: Vec::new(), first_gradient_norm: None };
+fn run<P: Trainable>(mut trainer: Trainer<P>, batches: &[Batch], device: Option<&Cuda>) -> Result<Ran> {
+    let mut ran = Ran {
+        seconds: Vec::new(),
+        losses: Vec::new(),
+        tokens: Vec::new(),
+        first_gradient_norm: None,
+        peak: None,
+        device_peak: None,
+        first_reference_sums: None,
+    };
     for batch in batches {
         let start = Instant::now();
         let report = trainer.step(std::slice::from_ref(batch))?;
@@ -114,6 +132,18 @@ fn run<P: Trainable>(mut trainer: Trainer<P>, batches: &[Batch]) -> Result<Ran> 
         ran.losses.push(report.loss);
         ran.tokens.push(report.tokens);
         ran.first_gradient_norm.get_or_insert(report.grad_norm);
+    }
+    ran.peak = memory::peak_bytes();
+    ran.device_peak = device.map(Cuda::memory).transpose()?.map(|memory| memory.most_used);
+    // After everything that is measured: the reference has not changed.
+    let needs = trainer.needs();
+    if let Some(first) = batches.first().filter(|_| needs.rows.pairs && needs.reference) {
+        let mut sums = Vec::new();
+        trainer.evaluate_each([Ok::<_, candlewick::train::Error>(first.clone())], |scored| {
+            sums.extend(scored.reference.into_iter().flatten().map(|score| score.log_prob));
+        })?;
+        let of_side = |side: usize| sums.iter().skip(side).step_by(2).copied().collect::<Vec<f64>>();
+        ran.first_reference_sums = Some([of_side(0), of_side(1)].concat());
     }
     Ok(ran)
 }

@@ -243,22 +243,9 @@ fn generation_is_greedy_or_seeded() {
 fn a_timed_step_speaks_the_peers_language() {
     let bench = Bench::new();
     let step = |more: &[&str]| -> Value {
-        let words = [
-            "bench",
-            "step",
-            "--model",
-            "model",
-            "--data",
-            "pairs.jsonl",
-            "--batch",
-            "4",
-            "--steps",
-            "3",
-            "--warmup",
-            "1",
-            "--json",
-        ];
-        let said = bench.wick(&[&words[..], more].concat());
+        let words = ["bench", "step", "--model", "model", "--batch", "4", "--steps", "3", "--warmup", "1", "--json"];
+        let data = if more.contains(&"--data") { &[][..] } else { &["--data", "pairs.jsonl"] };
+        let said = bench.wick(&[&words[..], data, more].concat());
         said.succeeds();
         serde_json::from_str(&said.out).expect("one json line")
     };
@@ -271,9 +258,28 @@ fn a_timed_step_speaks_the_peers_language() {
     };
     assert_eq!(losses(&full).len(), 4);
     assert!((losses(&full)[0] - std::f64::consts::LN_2).abs() < 1e-6);
-    for (a, b) in losses(&full).iter().zip(losses(&step(&["--precompute"]))) {
+    let before = step(&["--precompute"]);
+    for (a, b) in losses(&full).iter().zip(losses(&before)) {
         assert!((a - b).abs() < 1e-6, "a reference computed before gives the same losses");
     }
+    // What the reference says of the chosen completions stands before what it says of the rejected ones.
+    let sums = |line: &Value| -> Vec<f64> {
+        line["first_reference_sums"].as_array().expect("list").iter().map(|x| x.as_f64().expect("number")).collect()
+    };
+    let text = std::fs::read_to_string(bench.path("pairs.jsonl")).expect("pairs");
+    let swapped = |line: &str| {
+        let mut row: Value = serde_json::from_str(line).expect("a row");
+        let chosen = row["chosen"].take();
+        row["chosen"] = std::mem::replace(&mut row["rejected"], chosen);
+        row
+    };
+    bench.lines("swapped.jsonl", text.lines().map(swapped));
+    let (said, other) = (sums(&full), sums(&step(&["--data", "swapped.jsonl"])));
+    let apart = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert_eq!((said.len(), other.len()), (8, 8));
+    assert!(apart(&said[..4], &other[4..]) < 1e-4 && apart(&said[4..], &other[..4]) < 1e-4, "{said:?}, {other:?}");
+    assert!(said.iter().all(|sum| *sum < 0.0) && apart(&said[..4], &said[4..]) > 1e-2, "{said:?}");
+    assert!(apart(&said, &sums(&before)) < 1e-4, "{said:?}");
     let fresh = step(&["--lora", "4", "--adapter", "start"]);
     assert!(bench.path("start/adapter_model.safetensors").exists());
     assert_eq!(losses(&fresh), losses(&step(&["--lora", "4", "--adapter", "start"])), "the written start is the start");

@@ -58,7 +58,7 @@ fn sizes_that_nothing_divides() {
 /// The widths of heads that attention has kernels of its own for.
 #[test]
 fn heads_of_models_that_there_are() {
-    for head_dim in [64, 96, 128] {
+    for head_dim in [64, 96, 128, 256] {
         check_full::<bf16>(heads(2, 1, head_dim, 32), BRAIN);
     }
     check_full::<f32>(heads(2, 1, 64, 32), SINGLE);
