@@ -49,6 +49,7 @@ for program in "${programs[@]}"; do
   strip -o "$dir/$kind-$package-$name" "$built"
 done
 cp tools/gpu/run.sh "$dir/"
+cp docs/gpu.md "$dir/README.md"
 echo "building wick"
 cargo build --release "${build[@]}" --bin wick
 strip -o "$dir/wick" "${CARGO_TARGET_DIR:-target}/release/wick"

@@ -102,6 +102,10 @@ verdict() {
   [ "${1%% *}" = passed ] || failed=1
 }
 
+if [ -z "$driver" ]; then
+  verdict 'FAILED: no libcuda.so.1 was found, so that nothing was run; install the driver of NVIDIA, 580 or newer'
+  exit 1
+fi
 # Without it the programs multiply by their own kernel, and what they do with the library stays untested.
 [ -n "$cublas" ] || verdict "FAILED: no cuBLASLt was found"
 

@@ -618,12 +618,25 @@ impl Words {
         if let Some((key, value)) = table.get("objective").and_then(|objective| not_finite("objective", objective)) {
             return Err(Error::config(key, format!("{value}; expected a finite number")));
         }
-        serde_path_to_error::deserialize(toml::Value::Table(table))
-            .map_err(|e| explain(&e.path().to_string(), &e.inner().to_string()))
+        serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
+            let (path, message) = (e.path().to_string(), e.inner().to_string());
+            let is_no_word = message.starts_with("invalid type") && message.contains("string");
+            is_no_word.then(|| self.no_word(&path)).flatten().unwrap_or_else(|| explain(&path, &message))
+        })
+    }
+
+    /// The error of what is not a word, where one is expected: which words there are, the error of an unknown one tells.
+    fn no_word(&self, path: &str) -> Option<Error> {
+        let (first, rest) = path.split_once('.')?;
+        let value = rest.split('.').try_fold(self.table.get(first)?, |at, name| at.get(name))?;
+        let mut probe = self.table.clone();
+        insert(&mut probe, path, toml::Value::String("?".into())).ok()?;
+        let Error::Config { key, reason } = (Self { table: probe }).config().err()? else { return None };
+        let (unknown, expected) = reason.split_once("; ")?;
+        (key == path && unknown.ends_with("\"?\"")).then(|| Error::config(path, format!("{value}; {expected}")))
     }
 }
 
-/// The error that the value under `key` causes by itself, if any.
 /// The first number that is none or infinite, under its dotted path.
 fn not_finite(path: &str, value: &toml::Value) -> Option<(String, f64)> {
     match value {
@@ -636,6 +649,7 @@ fn not_finite(path: &str, value: &toml::Value) -> Option<(String, f64)> {
     }
 }
 
+/// The error that the value under `key` causes by itself, if any.
 fn probe_error(probe: toml::Table, key: &str) -> Option<Error> {
     let error = Words { table: probe }.config().err()?;
     match &error {
@@ -720,6 +734,24 @@ mod tests {
 
     fn error(text: &str) -> String {
         Words::parse(text, "test").unwrap().config().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_no_word_is_told_which_there_are() {
+        for (text, expected) in [
+            ("[train]\ndtype = 16", "train.dtype: 16; expected one of f32, bf16"),
+            ("[train]\ndevice = 0", "train.device: 0; expected \"cpu\", \"cuda\" or \"cuda:N\""),
+            ("[train]\nrecompute = true", "train.recompute: true; expected one of nothing, layers"),
+            ("[train]\norder = 3.5", "train.order: 3.5; expected one of"),
+        ] {
+            assert!(error(text).contains(expected), "{}", error(text));
+        }
+        // Any text is right there.
+        assert!(
+            error("[output]\ndir = 3").contains("output.dir: invalid type: integer `3`"),
+            "{}",
+            error("[output]\ndir = 3")
+        );
     }
 
     #[test]

@@ -336,7 +336,7 @@ impl fmt::Display for MemoryPlan {
             line(f, name, bytes)?;
         }
         if self.total() == self.process + self.loading {
-            line(f, "while weights are read", self.loading)?;
+            line(f, "or, while weights are read", self.loading)?;
         }
         line(f, self.device.as_ref().map_or("total at the peak", |_| "total on the host"), self.total())
     }

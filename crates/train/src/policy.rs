@@ -195,7 +195,6 @@ pub(crate) fn no_adapter() -> Error {
     Error::Mismatch("the reference is the policy without its adapter, and the policy has none".into())
 }
 
-/// What is held in memory is sound; only the writing of it can fail.
 /// Where an adapter of a directory has another scale than the policy's, both by module path.
 pub(crate) fn other_scale(theirs: &BTreeMap<String, f64>, ours: &BTreeMap<String, f64>) -> Option<String> {
     let (module, scale) = ours.iter().find(|(module, scale)| theirs.get(*module) != Some(*scale))?;
@@ -218,6 +217,7 @@ pub(crate) fn of_same_scales<T: Element>(
     }
 }
 
+/// What is held in memory is sound; only the writing of it can fail.
 pub(crate) fn not_written(directory: &Path, error: candlewick_model::Error) -> Error {
     Error::io("writing the weights into", directory)(std::io::Error::other(error))
 }

@@ -59,7 +59,10 @@ fn sizes_that_nothing_divides() {
 #[test]
 fn heads_of_models_that_there_are() {
     for head_dim in [64, 96, 128, 256] {
-        check_full::<bf16>(heads(2, 1, head_dim, 32), BRAIN);
+        let mut config = heads(2, 1, head_dim, 32);
+        // So many products add up in a row of the output that with larger weights one token has all attention, and roundings decide which.
+        config.initializer_range /= 2.0;
+        check_full::<bf16>(config, BRAIN / 2.0);
     }
     check_full::<f32>(heads(2, 1, 64, 32), SINGLE);
 }

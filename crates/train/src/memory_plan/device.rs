@@ -166,7 +166,7 @@ impl fmt::Display for DeviceMemory {
             line(f, name, bytes)?;
         }
         if self.total() == self.loading {
-            line(f, "while weights are copied", self.loading)?;
+            line(f, "or, while weights are copied", self.loading)?;
         }
         line(f, "total on the device", self.total())
     }
