@@ -99,9 +99,20 @@ gpu-rehearse *arguments: gpu-pack
 gpu out="target/gpu-out" *arguments: gpu-pack
     bash target/gpu/run.sh {{ out }} {{ arguments }}
 
-# PyTorch's sides and ours (--ours PROGRAM) on a machine with a GPU, into OUT; --tiny rehearses it anywhere.
+# PyTorch's sides and ours (a wick that is built for it, or --ours PROGRAM) on a machine with a GPU, into OUT; --tiny rehearses it anywhere.
 gpu-side-by-side out="target/gpu-side-by-side-out" *arguments: _venv
-    CANDLEWICK_SHARED={{ fixtures }} {{ python }} benches/gpu/suite.py {{ out }} {{ arguments }}
+    #!/usr/bin/env bash
+    set -euo pipefail
+    ours=()
+    case " {{ arguments }} " in
+      *" --tiny "* | *" --list "* | *" --ours "* | *" --ours="*) ;;
+      *)
+        [ -n "${CUDA_HOME:-}" ] || [ -x target/cuda/bin/nvcc ] || tools/cuda_home.sh target/cuda
+        CUDA_HOME="${CUDA_HOME:-$PWD/target/cuda}" cargo build --release --package candlewick-cli --features cuda --bin wick
+        ours=(--ours "{{ python }} benches/gpu/wick.py --device cuda ${CARGO_TARGET_DIR:-target}/release/wick")
+        ;;
+    esac
+    CANDLEWICK_SHARED={{ fixtures }} {{ python }} benches/gpu/suite.py {{ out }} ${ours[@]+"${ours[@]}"} {{ arguments }}
 
 # The suite's twins beside transformers on one sequence after the other, and what its numbers rest on; without a GPU.
 gpu-side-by-side-check: _venv

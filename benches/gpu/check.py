@@ -11,7 +11,9 @@ import contextlib
 import io
 import json
 import math
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import types
@@ -35,6 +37,7 @@ import packed_twin
 import rows
 import suite
 import twin
+import wick
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -191,6 +194,29 @@ class Twins(unittest.TestCase):
                         self.assertAlmostEqual(found.item(), loss, delta=1e-5)
                         norms.append(norm.item())
                     self.assertAlmostEqual(norms[0], straight.first_norm, delta=1e-5 * straight.first_norm)
+
+    def test_padded_torch_has_the_losses_of_the_twins_in_f32(self):
+        """What the suite itself cannot tell of torch_step.py, which says losses alone: the same rows, boundaries and steps."""
+        program = suite.PEERS / "torch_step.py"
+        if not program.exists():
+            self.skipTest(f"{program} is missing")
+        again = rows.write("hh", PLACE / "again.jsonl", BATCH, 1 / 16, 512)  # the same rows in every step: a loss that goes down
+        for adapted in (False, True):
+            with self.subTest(adapted=adapted):
+                adapter = PLACE / "tiny-untied-lora"
+                if adapted:
+                    self.grown(adapter)
+                words = [sys.executable, program, "--model", PLACE / "tiny-untied", "--data", again, "--max-length", 1 << 14,
+                         "--batch", BATCH, "--warmup", 1, "--steps", STEPS - 1, *(["--lora", 4, "--adapter", adapter] if adapted else [])]
+                done = subprocess.run(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                losses = json.loads(done.stdout.splitlines()[-1])["losses"]
+                apart = 2e-6
+                self.assertGreater(losses[0] - losses[-1], 20 * apart, f"the losses tell something: {losses}")
+                for spec in TWINS:
+                    run = run_of(spec, "tiny-untied", "--rate", 1e-5, *(["--adapter", adapter] if adapted else []))
+                    for batch, loss in zip(run.batches(rows.read(again, BATCH * STEPS)), losses, strict=True):
+                        self.assertAlmostEqual(run.step(*batch)[0].item(), loss, delta=apart)
 
     def test_without_masters_and_with_them_bf16_stays_near(self):
         for spec in TWINS:
@@ -403,9 +429,9 @@ class Suite(unittest.TestCase):
 
     def test_arms_are_chosen_by_patterns(self):
         names = lambda **more: ["/".join(arm) for arm in suite.arms(self.arguments(**more))]
-        self.assertEqual(len(names()), 3 * 4 * 16)
+        self.assertEqual(len(names()), 3 * 4 * 15)
         self.assertEqual(len(names(ours=None)), 3 * 4 * 14)
-        self.assertEqual(names(only="1b/full/hh/ours*"), ["1b/full/hh/ours-bf16", "1b/full/hh/ours-masters"])
+        self.assertEqual(names(only="1b/full/hh/ours*"), ["1b/full/hh/ours-masters"], "f32 masters are all that wick has on a GPU")
         self.assertEqual(names(only="1b/lora/4k/*", without="*-compiled,ours-*,padded*"),
                          [f"1b/lora/4k/{side}" for side in ("packed-bf16", "packed-masters", "shared-bf16", "shared-masters")])
 
@@ -415,26 +441,67 @@ class Suite(unittest.TestCase):
         machine = {"machine": {"gpu": "G", "torch": "T"}, "begun": "2026-01-01T00:00:00Z"}
         return suite.derived(arm, said, self.arguments()) | machine
 
+    OUT = {"failed": suite.OUT_OF_MEMORY, "machine": {"gpu": "G", "torch": "T"}, "begun": "2026-01-01"}
+
     def test_rates_and_bars(self):
         arm = lambda side: ("1b", "full", "hh", side)
         results = {arm("padded-amp"): self.result(2.0, memory=4096), arm("shared-masters-compiled"): self.result(0.9, memory=2048),
                    arm("packed-bf16"): self.result(1.5), arm("ours-masters"): self.result(1.0, memory=1024),
-                   arm("padded-bf16"): {"failed": suite.OUT_OF_MEMORY, "machine": {"gpu": "G", "torch": "T"}, "begun": "2026-01-01"}}
+                   arm("padded-bf16"): self.OUT}
         text = suite.table(results, [], self.arguments())
         self.assertEqual(results[arm("ours-masters")]["pairs_per_s"], 16)
         self.assertIn("| tokens/s to the fastest padded (`padded-amp`) | 2.00× | ≥ 1.4 |", text)
         self.assertIn("| tokens/s to the fastest that shares prompts (`shared-masters-compiled`) | 0.90× | ≥ 1 **missed** |", text)
         self.assertIn("| memory to the smallest that keeps masters (`shared-masters-compiled`) | 0.50× | – |", text)
         self.assertIn("| padded-bf16 | out of memory |", text)
-        self.assertNotIn("MFU, prompts once", text.split("| ratio |")[1], "a step of fewer than 16 thousand tokens has no such bar")
-        dense = suite.bars(("1b", "full", "dense-1k"), {"ours-masters": results[arm("ours-masters")] | {"tokens_a_step": 16_384},
-                                                        "packed-masters": results[arm("padded-amp")]})
+        self.assertNotIn("| 1b/full/hh | MFU, prompts once", text, "a step of fewer than 16 thousand tokens has no such bar")
+        dense = suite.bars(("1b", "full", "dense-1k"), {"ours-masters": results[arm("ours-masters")],
+                                                        "packed-masters": results[arm("padded-amp")]}, self.arguments())
         self.assertIn("(`packed-masters`) | 2.00× | ≥ 1.1 |", dense[0])
         self.assertIn("(`packed-masters`) | 0.25× | ≤ 0.8 |", dense[1])
         self.assertIn("| MFU, prompts once |", dense[2])
         self.assertNotIn("more than one sitting", text)
         results[arm("packed-bf16")]["machine"] = {"gpu": "other", "torch": "T"}
         self.assertIn("more than one sitting", suite.table(results, [], self.arguments()))
+
+    def test_no_bar_disappears(self):
+        """What cannot be computed says which side is missing."""
+        bars = lambda lengths, **sides: "\n".join(suite.bars(("1b", "full", lengths), {side.replace("_", "-"): x for side, x in sides.items()},
+                                                             self.arguments()))
+        fine = self.result(1.0)
+        dense = bars("dense-1k", packed_bf16=fine, packed_masters=self.OUT, ours_masters=fine)
+        self.assertIn("| tokens/s to the fastest torch (`packed-bf16`) | 1.00× | ≥ 1.1 **missed** |", dense)
+        self.assertIn("| memory to the smallest that keeps masters | not measured: `packed-masters` (out of memory) | ≤ 0.8 |", dense)
+        for ours, why in (({"ours_masters": self.OUT}, "out of memory"), ({}, "not run")):
+            dense = bars("4k", packed_bf16=fine, **ours)
+            self.assertIn(f"| tokens/s to the fastest torch | not measured: `ours-masters` ({why}) | ≥ 1.1 |", dense)
+            self.assertIn(f"| not measured: `ours-masters` ({why}), a side that keeps masters (not run) | ≤ 0.8 |", dense)
+            self.assertIn(f"| MFU, prompts once | not measured: `ours-masters` ({why}) | ≥ 50% |", dense)
+        self.assertIn("`ours-masters` (it tells no peak_device_mb)", bars("4k", packed_masters=fine, ours_masters=self.result(1.0, memory=None)))
+        heavy = bars("hh", packed_bf16=fine, ours_masters=fine)
+        self.assertIn("| tokens/s to the fastest padded | not measured: a padded side (not run) | ≥ 1.4 |", heavy)
+        self.assertIn("| tokens/s to the fastest that shares prompts | not measured: a side that shares prompts (not run) | ≥ 1 |", heavy)
+        text = suite.table({("8b", "lora", "ultrafeedback", "ours-masters"): fine}, [], self.arguments())
+        for bar in ("dense-1k, 4k | tokens/s to the fastest torch", "dense-1k, 4k | memory to the smallest that keeps masters",
+                    "hh | tokens/s to the fastest padded", "hh | tokens/s to the fastest that shares prompts", "MFU, prompts once",
+                    "attention, forward / backward"):
+            self.assertIn(f"{bar} | not measured", text)
+
+    def test_what_keeps_masters(self):
+        kept = lambda mode: [side for side in suite.SIDES if suite.keeps_masters(side, mode) and "compiled" not in side]
+        self.assertEqual(kept("full"), ["padded-amp", "packed-masters", "shared-masters", "ours-masters"])
+        self.assertEqual(kept("lora"), ["padded-bf16", *kept("full")], "PEFT's adapters are in f32")
+        line = suite.bars(("8b", "lora", "4k"), {"padded-bf16": self.result(1.0, memory=2048), "packed-masters": self.result(1.0, memory=4096),
+                                                 "ours-masters": self.result(1.0)}, self.arguments())[2]
+        self.assertIn("keeps masters (`padded-bf16`) | 0.50× |", line)
+
+    def test_memory_says_how_it_was_measured(self):
+        arm = lambda side: ("1b", "full", "hh", side)
+        results = {arm("packed-masters"): self.result(1.0, memory=1024, peak_reserved_mb=1536), arm("padded-amp"): self.result(1.0, memory=2048),
+                   arm("ours-masters"): self.result(1.0, memory=3072)}
+        text = suite.table(results, [], self.arguments())
+        for cell in ("| 1.0 / 1.5 |", "| 2.0 / – |", "| – / 3.0 |", "peak GiB live / held"):
+            self.assertIn(cell, text)
 
     def test_losses_that_part_are_told(self):
         arm = lambda side: ("1b", "full", "hh", side)
@@ -449,6 +516,8 @@ class Suite(unittest.TestCase):
         sums = said(packed_masters=self.result(1.0, first_reference_sums=[-100, -200]),
                     ours_masters=self.result(1.0, first_reference_sums=[-100, -202]))
         self.assertIn("log-probabilities", sums[0])
+        self.assertEqual(said(packed_masters=self.result(1.0, first_reference_sums=[-100, -200], first_gradient_norm=2.0),
+                              ours_masters=self.result(1.0, first_reference_sums=None, first_gradient_norm=None)), [], "null tells nothing")
 
     def test_an_answer_is_looked_at(self):
         args = self.arguments(steps=1, warmup=1)
@@ -471,17 +540,20 @@ words = dict(zip(sys.argv[3::2], sys.argv[4::2]))
 open({str(calls)!r}, "a").write(json.dumps([sys.argv[1:3], words]) + "\\n")
 lines = open(sys.argv[2]).readlines()
 assert len(lines) == (int(words["--steps"]) + int(words["--warmup"])) * int(words["--batch"])
-if "dense" in sys.argv[2]: sys.exit("CUDA out of memory")
+if "dense" in sys.argv[2]: sys.exit("wick: error: Cuda::unwritten: 8 MiB of device memory are wanted for a buffer and 6 MiB are free; ask for "
+    "smaller buffers, or free others")
 if "ultra" in sys.argv[2]: time.sleep(60)
 if "4k" in sys.argv[2]: sys.exit("it broke")
 if "lora" in sys.argv and "hh" in sys.argv[2]: print("{{"); sys.exit()
 open(words["--json"], "w").write(json.dumps(dict(step_s=0.5, losses=[0.6931] * (int(words["--steps"]) + int(words["--warmup"])), peak_device_mb=512)))
 """)
+        told = io.StringIO()
         def main(*more):
             words = ["suite.py", str(PLACE / "out"), "--tiny", "--work", str(work), "--ours", f"{sys.executable} {program}",
                      "--limit", "2", "--only", "tiny/*/ours-masters", *map(str, more)]
             before = calls.read_text().count("\n") if calls.exists() else 0
-            with mock.patch.object(sys, "argv", words), contextlib.redirect_stdout(io.StringIO()):
+            told.seek(0), told.truncate()
+            with mock.patch.object(sys, "argv", words), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(told):
                 try:
                     said = suite.main()
                 except SystemExit as end:
@@ -498,6 +570,8 @@ open(words["--json"], "w").write(json.dumps(dict(step_s=0.5, losses=[0.6931] * (
         self.assertEqual(main()[1], 0, "nothing runs twice")
         self.assertEqual(main("--again")[1], 7, "but what failed, when asked")
         self.assertEqual(main("--steps", 4)[1], 8, "and what was made with other settings")
+        self.assertIn("tiny/full/hh/ours-masters: what", told.getvalue())
+        self.assertIn("steps 3 there, 4 here", told.getvalue())
         left, ran = main("--steps", 5, "--minutes", 0.01)
         self.assertEqual((left, ran), (None, 0), "an arm that could end too late is left")
         main()
@@ -506,8 +580,105 @@ open(words["--json"], "w").write(json.dumps(dict(step_s=0.5, losses=[0.6931] * (
         (PLACE / "earlier.json").write_text(json.dumps(record))
         shutil.rmtree(work / "arms")
         self.assertEqual(main("--resume", PLACE / "earlier.json")[1], 0, "what an earlier record has counts")
+        self.resumed_elsewhere(main, record, work, told)
         first = json.loads(calls.read_text().splitlines()[0])[1]
         self.assertEqual((first["--mode"], first["--masters"], first["--batch"]), ("full", "f32", "4"))
+
+    def resumed_elsewhere(self, main, record, work, told):
+        """What another commit, GPU, torch or program has made does not count, and is not measured again in silence."""
+        for key, value in (("commit", "0123456789"), ("gpu", "another"), ("torch", "0.1"), ("ours", "older")):
+            other = json.loads(json.dumps(record))
+            for result in other["arms"].values():
+                result["settings"][key] = value
+            (PLACE / "other.json").write_text(json.dumps(other))
+            shutil.rmtree(work / "arms")
+            said, ran = main("--resume", PLACE / "other.json")
+            self.assertEqual(ran, 0)
+            self.assertIn("no chosen arm was made as it would be here", said)
+            self.assertIn(f"{key} {value} there", said)
+            work.joinpath("arms").mkdir(exist_ok=True)
+        other["arms"]["tiny/full/hh/ours-masters"] = record["arms"]["tiny/full/hh/ours-masters"]
+        other["arms"] = {name: result for name, result in other["arms"].items() if "/hh/" in name}
+        (PLACE / "other.json").write_text(json.dumps(other))
+        self.assertEqual(main("--resume", PLACE / "other.json", "--without", "*/ultra*,*/dense*,*/4k*")[1], 1)
+        self.assertIn("1 of 2 arms do not count and run again", told.getvalue())
+        self.assertIn("tiny/lora/hh/ours-masters: ours older there", told.getvalue())
+
+    def test_memory_that_is_lacking_is_known_in_all_words(self):
+        wick = "wick: error: {}"
+        for words in ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+                      wick.format("Cuda::unwritten: 8 MiB of device memory are wanted for a buffer and 6 MiB are free; ask for smaller buffers, or "
+                                  "free others"),
+                      wick.format("after step 7: cuda has no memory left, 2.0 GiB were wanted and 1.5 GiB are free; the plan; nothing is kept")):
+            self.assertTrue(suite.NO_MEMORY.search(words), words)
+        for words in ("it broke", "error: cuda driver: an illegal memory access", "rows.jsonl: 8 rows are wanted and 6 are free"):
+            self.assertFalse(suite.NO_MEMORY.search(words), words)
+
+    def test_a_package_has_its_own_side(self):
+        folder = PLACE / "package"
+        folder.mkdir()
+        args = self.arguments(ours=None, python="/a b/python")
+        with mock.patch.object(suite, "ROOT", folder):
+            (folder / "wick").touch()
+            self.assertIsNone(suite.packaged(args), "a checkout is no package")
+            (folder / "ABOUT").touch()
+            words = lambda **more: suite.shlex.split(suite.packaged(argparse.Namespace(**vars(args) | more)))
+            adapter = str(suite.HERE / "wick.py")
+            self.assertEqual(words(), ["/a b/python", adapter, "--device", "cuda", str(folder / "wick")])
+            self.assertEqual(words(tiny=True), ["/a b/python", adapter, str(folder / "wick")])
+
+
+class Wick(unittest.TestCase):
+    """wick.py around a program that is not wick."""
+
+    def called(self, body, *more, **environment):
+        program, out = PLACE / "played-wick", PLACE / "played.json"
+        out.unlink(missing_ok=True)
+        program.write_text(f"#!{sys.executable}\nimport json, os, sys\n{body}\n")
+        program.chmod(0o755)
+        words = [sys.executable, suite.HERE / "wick.py", *more, program, "MODEL", "ROWS", "--mode", "full", "--masters", "f32", "--batch", "2",
+                 "--warmup", "1", "--steps", "2", "--json", out]
+        done = subprocess.run(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+        return done.returncode, done.stderr, json.loads(out.read_text()) if out.exists() else None
+
+    def test_its_failure_is_wicks(self):
+        code, said, answer = self.called('sys.exit("wick: error: no memory")')
+        self.assertEqual((code, said, answer), (1, "wick: error: no memory\n", None))
+        self.assertEqual(self.called("sys.exit(4)")[:2], (4, ""))
+        self.assertIn("was ended by SIGKILL", self.called("os.kill(os.getpid(), 9)")[1])
+
+    def test_on_a_device_cublas_lt_is_found_or_the_step_refused(self):
+        says = lambda **more: f"print(json.dumps(dict(words=sys.argv[1:], path=os.environ.get('LD_LIBRARY_PATH'), **{more!r})))"
+        folder = PLACE / "toolkit" / "lib64"
+        folder.mkdir(parents=True)
+        (folder / "libcublasLt.so.13").touch()
+        cuda = dict(CUDA_HOME=str(folder.parent), LD_LIBRARY_PATH="/nothing")
+        code, said, answer = self.called(says(cublas_lt=True), "--device", "cuda", **cuda)
+        self.assertEqual((code, said, answer["path"]), (0, "", f"{folder}:/nothing"))
+        self.assertEqual(answer["words"][answer["words"].index("--device") + 1], "cuda")
+        code, said, answer = self.called(says(cublas_lt=False), "--device", "cuda", **cuda)
+        self.assertEqual((code, answer), (1, None))
+        self.assertIn(f"{folder / 'libcublasLt.so.13'} was found and could not be loaded", said)
+        self.assertIn("LD_LIBRARY_PATH (docs/gpu.md)", said)
+        self.assertIn("does not tell whether cuBLASLt multiplies", self.called(says(), "--device", "cuda", **cuda)[1])
+        for more in ({}, {"cublas_lt": None}):
+            self.assertEqual(self.called(says(**more), LD_LIBRARY_PATH="/nothing")[2]["path"], "/nothing", "the cpu needs none")
+        self.assertIn("not found in LD_LIBRARY_PATH, CUDA_HOME, ", wick.refused({"cublas_lt": False}, None))
+
+    def test_the_library_of_cuda_13_comes_before_folders(self):
+        first, second = PLACE / "first", PLACE / "second"
+        for folder, name in ((first, "libcublasLt.so.12"), (second, "libcublasLt.so.13")):
+            folder.mkdir()
+            (folder / name).touch()
+        with mock.patch.dict(os.environ, {"LD_LIBRARY_PATH": f"{first}::{second}"}), mock.patch.object(wick, "known_to_ldconfig", lambda: ""):
+            self.assertEqual(wick.cublas_lt(), second / "libcublasLt.so.13")
+            self.assertEqual(wick.folders()[:2], [first, second])
+        said = "\tlibcublasLt.so.13 (libc6,x86-64) => /some where/libcublasLt.so.13\n\tlibcublas.so.13 (libc6) => /no/libcublas.so.13\n"
+        with mock.patch.object(wick, "known_to_ldconfig", lambda: said):
+            self.assertIn(Path("/some where"), wick.folders())
+            self.assertNotIn(Path("/no"), wick.folders())
+        packages = [folder for folder in wick.folders() if str(folder).endswith("site-packages/nvidia/cu13/lib")]
+        self.assertTrue(packages, "wheels of this Python")
 
 
 if __name__ == "__main__":

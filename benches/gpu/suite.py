@@ -1,43 +1,47 @@
 #!/usr/bin/env python3
 """Every side of the GPU comparison in one sitting: PyTorch padded, packed and with shared prompts, and ours; one table.
 
-    python3 benches/gpu/suite.py OUT --ours PROGRAM            # OUT/side-by-side.md and .json
+    python3 benches/gpu/suite.py OUT --ours PROGRAM            # OUT/side-by-side.md and .json; in a package OUT is enough
     python3 benches/gpu/suite.py OUT --only '1b/full/hh/*'     # some arms; patterns with commas between them
     python3 benches/gpu/suite.py OUT --tiny                    # tiny models, on any machine: does every program run, and do they agree?
 
 An arm is MODEL/MODE/LENGTHS/SIDE, such as 1b/full/dense-1k/packed-masters-compiled; --list prints all. Sides: `padded-…` is
 torch_step.py, which lies beside this repository (--peers), as it is; `packed-…` and `shared-…` are packed_twin.py and
-flex_twin.py; `ours-…` is the program of --ours, called as
+flex_twin.py; `ours-masters` is the program of --ours (wick.py has the words of wick), called as
 
-    PROGRAM MODEL_DIR ROWS_FILE --mode full|lora [--adapter DIR] --masters f32|none --batch N --warmup N --steps N --json OUT
+    PROGRAM MODEL_DIR ROWS_FILE --mode full|lora [--adapter DIR] --masters f32 --batch N --warmup N --steps N --json OUT
 
 It takes N rows a step from the file in their order (rows.py), warm-up first, and DPO's mean loss with beta 0.1, AdamW at 1e-5
 without decay, clip at norm 1, the reference's pass in each step. OUT has an object: `step_s`, the median of the measured steps
-in seconds; `losses` of all steps, warm-up too; `peak_device_mb` (2^20 bytes); and, if it likes, of the first step `first_reference_sums`,
-the reference's log-probabilities of the chosen completions, then of the rejected ones, and `first_gradient_norm`, before the
-clip. More keys are kept.
+in seconds; `losses` of all steps, warm-up too; `peak_device_mb` (2^20 bytes); and, if it likes, of the first step
+`first_reference_sums`, a list of the reference's log-probabilities of the chosen completions, then of the rejected ones, and
+`first_gradient_norm`, before the clip; null is nothing. More keys are kept.
 
 `-masters` keeps f32 masters of what is trained (`padded-amp` keeps all weights in f32), `-bf16` has none; PEFT keeps the
 adapters of `padded-bf16` in f32 all the same. `-compiled` is torch.compile. `-lean` makes the logits again in the backward, for
 less memory.
 
 Arms are processes of their own, none longer than --limit seconds. Each leaves a file in --work, where a later call finds it: a
-suite that was cut off goes on, and --minutes ends it in time; --resume takes arms out of an earlier side-by-side.json. First
-losses have to agree (at the first step they are log 2, since the policy is the reference), and so have the reference's sums and
-the gradient's norm of all that tell them, or the exit status is 1. Later losses are shown and not compared: where weights are
-bf16, steps of 1e-5 are mostly rounded away, in each precision otherwise.
+suite that was cut off goes on, and --minutes ends it in time; --resume takes arms out of an earlier side-by-side.json of the same
+commit, GPU, torch and words of --ours. First losses have to agree (at the first step they are log 2, since the policy is the
+reference), and so have the reference's sums and the gradient's norm of all that tell them, or the exit status is 1. torch_step.py
+tells neither, and is held by its first loss alone. Later losses are shown and not compared: in bf16, sides part by as much as the
+first steps of 1e-5 move a loss. A bar that is missed, or that cannot be computed, does not change the exit status.
 """
 import argparse
 import fnmatch
 import json
 import math
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -65,7 +69,7 @@ TINY_SCALE = 1 / 32
 USUAL = "0.5b/full/*,1b/full/*,8b/lora/*"
 SIDES = [f"{side}{compiled}" for side in ("padded-bf16", "padded-amp", "packed-bf16", "packed-masters", "shared-bf16", "shared-masters")
          for compiled in ("", "-compiled")]
-SIDES += ["packed-masters-lean-compiled", "shared-masters-lean-compiled", "ours-bf16", "ours-masters"]
+SIDES += ["packed-masters-lean-compiled", "shared-masters-lean-compiled", "ours-masters"]
 
 FIRST = 1e-2          # first losses may differ by so much
 FIRST_STEPS = 3
@@ -76,7 +80,8 @@ NORMS = 5e-2          # norms of the first gradient, in parts of the largest
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="?", help="folder of the table and the record")
-    parser.add_argument("--ours", help="the program of this project and words before its arguments; without it the peers run alone")
+    parser.add_argument("--ours", help="the program of this project and words before its arguments; in a package (tools/gpu/pack.sh) by default "
+                        "its wick, on the GPU, or with --tiny on the CPU; elsewhere the peers run alone without it")
     parser.add_argument("--only", metavar="PATTERN,…", help=f"arms to run, by default {USUAL}")
     parser.add_argument("--without", metavar="PATTERN,…", help="arms to leave out; with --tiny '*-compiled' unless given")
     parser.add_argument("--steps", type=int, help="measured steps, by default 20; with --tiny 3")
@@ -84,7 +89,8 @@ def main():
     parser.add_argument("--limit", type=float, default=300, help="seconds that an arm may take")
     parser.add_argument("--minutes", type=float, help="start no arm that could end later than this")
     parser.add_argument("--again", action="store_true", help="run arms again that failed before")
-    parser.add_argument("--resume", type=Path, help="an earlier side-by-side.json, whose arms count as run")
+    parser.add_argument("--resume", type=Path, help="an earlier side-by-side.json: its arms of the same commit, GPU, torch, steps and "
+                        "words of --ours count as run")
     parser.add_argument("--work", type=Path, default=ROOT / "target/gpu-side-by-side", help="models, rows and what each arm said")
     parser.add_argument("--peers", type=Path, default=PEERS, help="where torch_step.py is")
     parser.add_argument("--python", default=sys.executable, help="an interpreter that has torch, transformers, safetensors and peft")
@@ -97,6 +103,7 @@ def main():
     args.warmup = args.warmup if args.warmup is not None else (1 if args.tiny else 5)
     if args.tiny and args.without is None:
         args.without = "*-compiled"
+    args.ours = args.ours or packaged(args)
     if args.tiny and args.record:
         parser.error("--tiny is not worth recording")
     chosen = arms(args)
@@ -110,10 +117,9 @@ def main():
     if any(side.startswith("padded") for *_, side in chosen) and not (args.peers / "torch_step.py").exists():
         parser.error(f"{args.peers}/torch_step.py is missing; --peers names its folder, --without 'padded-*' leaves it out")
     args.work.mkdir(parents=True, exist_ok=True)
-    if args.resume:
-        resume(args, json.loads(args.resume.read_text()))
-
     commit, begun, results, left = commit_here(), time.monotonic(), {}, []
+    if args.resume:
+        resume(args, chosen, commit)
     for arm in chosen:
         result = kept(arm, commit, args)
         if result is None or (args.again and "failed" in result):
@@ -130,6 +136,14 @@ def main():
     print("\n" + (args.out / "side-by-side.md").read_text())
     if troubles:
         sys.exit("\n".join(troubles))
+
+
+def packaged(args):
+    """The words of --ours for the wick of the package that this file lies in, if it does."""
+    wick = ROOT / "wick"
+    if not (ROOT / "ABOUT").exists() or not wick.exists():
+        return None
+    return shlex.join([args.python, str(HERE / "wick.py"), *([] if args.tiny else ["--device", "cuda"]), str(wick)])
 
 
 def arms(args):
@@ -160,6 +174,9 @@ def commit_here():
 # An arm.
 
 OUT_OF_MEMORY = "out of memory"
+# How it is said by torch, and by wick: of a buffer, and of a run.
+NO_MEMORY = re.compile(r"OutOfMemory|CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY|MiB of device memory are wanted for a buffer and \d+ MiB are free"
+                       r"|has no memory left, .* were wanted and .* are free")
 
 
 def place(arm, args):
@@ -168,7 +185,15 @@ def place(arm, args):
 
 def settings(arm, commit, args):
     """What an earlier result must have been made with to count."""
-    return {"batch": batch(arm, args), "steps": args.steps, "warmup": args.warmup, "commit": commit}
+    gpu = machine(args)["gpu"]
+    return {"batch": batch(arm, args), "steps": args.steps, "warmup": args.warmup, "commit": commit, "gpu": gpu and gpu.split(",", 1)[0],
+            "torch": machine(args)["torch"], "ours": args.ours if arm[3].startswith("ours") else None}
+
+
+def differences(found, wanted):
+    """Settings in which an earlier result is another, as words."""
+    keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+    return ", ".join(f"{key} {found.get(key)} there, {wanted.get(key)} here" for key in keys)
 
 
 def kept(arm, commit, args):
@@ -176,7 +201,10 @@ def kept(arm, commit, args):
     if not path.exists():
         return None
     result = json.loads(path.read_text())
-    return result if result["settings"] == settings(arm, commit, args) else None
+    if other := differences(result["settings"], settings(arm, commit, args)):
+        print(f"{'/'.join(arm)}: what {args.work} has of it does not count: {other}", file=sys.stderr)
+        return None
+    return result
 
 
 def keep(arm, result, args):
@@ -187,11 +215,21 @@ def keep(arm, result, args):
     beside.rename(path)
 
 
-def resume(args, record):
-    for name, result in record["arms"].items():
-        arm = tuple(name.split("/"))
-        if not place(arm, args).exists():
+def resume(args, chosen, commit):
+    """Takes the chosen arms that an earlier record has, made as they would be here; none at all is an error."""
+    record, others = json.loads(args.resume.read_text())["arms"], []
+    found = [arm for arm in chosen if "/".join(arm) in record]
+    for arm in found:
+        result = record["/".join(arm)]
+        if other := differences(result["settings"], settings(arm, commit, args)):
+            others.append(f"{'/'.join(arm)}: {other}")
+        elif not place(arm, args).exists():
             keep(arm, result, args)
+    if len(others) == len(found):
+        sys.exit(f"--resume {args.resume}: no chosen arm was made as it would be here; leave --resume out to measure all again"
+                 + "".join(f"\n{other}" for other in others[:5]))
+    if others:
+        print(f"--resume {args.resume}: {len(others)} of {len(found)} arms do not count and run again:", *others, sep="\n", file=sys.stderr)
 
 
 def batch(arm, args):
@@ -264,7 +302,7 @@ def run(arm, commit, args):
     if answer:
         result |= derived(arm, answer, args)
     else:
-        memory = any(words in problem for words in ("OutOfMemoryError", "CUDA out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "OutOfMemory"))
+        memory = NO_MEMORY.search(problem)
         last = (problem.strip().splitlines() or ["it said nothing"])[-1][:300]
         result |= {"failed": OUT_OF_MEMORY if memory else last, "status": code, "stderr": problem[-3000:], "command": words}
     said.unlink(missing_ok=True)
@@ -316,6 +354,9 @@ def derived(arm, said, args):
     }
 
 
+VERSION = "from importlib.metadata import version; print(version('torch'))"
+
+
 def machine(args):
     """The GPU and its driver, asked once, and the interpreter's torch."""
     if not hasattr(args, "machine"):
@@ -324,7 +365,7 @@ def machine(args):
             gpu = asked("nvidia-smi", "--query-gpu=name,driver_version,memory.total,power.limit", "--format=csv,noheader")
         except OSError:
             gpu = ""
-        args.machine = {"gpu": gpu or None, "torch": asked(args.python, "-c", "import torch; print(torch.__version__)"),
+        args.machine = {"gpu": gpu or None, "torch": asked(args.python, "-c", VERSION),
                         **recording.machine(os.getloadavg()[0])}
     return args.machine
 
@@ -351,13 +392,17 @@ def disagreements(results):
         sides, name = worked(sides), "/".join(workload)
         if sides and not (apart := spread([result["losses"][0] for result in sides.values()])) <= FIRST:
             troubles.append(f"{name}: first losses are {apart:.1e} apart, more than {FIRST:g}")
-        sums = [result["first_reference_sums"] for result in sides.values() if "first_reference_sums" in result]
+        sums = told("first_reference_sums", sides)
         if sums and not (apart := largest(map(spread, zip(*sums))) / max(map(abs, sums[0]))) <= SUMS:
             troubles.append(f"{name}: the reference's log-probabilities are {apart:.1e} of the largest apart, more than {SUMS:g}")
-        norms = [result["first_gradient_norm"] for result in sides.values() if "first_gradient_norm" in result]
+        norms = told("first_gradient_norm", sides)
         if norms and not (apart := spread(norms) / max(norms)) <= NORMS:
             troubles.append(f"{name}: norms of the first gradient are {apart:.1e} of the largest apart, more than {NORMS:g}")
     return troubles
+
+
+def told(key, sides):
+    return [result[key] for result in sides.values() if result.get(key) is not None]
 
 
 def spread(values):
@@ -370,8 +415,9 @@ def largest(spreads):
     return math.nan if any(map(math.isnan, spreads)) else max(spreads)
 
 
-def keeps_masters(side):
-    return "amp" in side or "masters" in side
+def keeps_masters(side, mode):
+    """Whether all that is trained is in f32 somewhere; PEFT keeps adapters so in every precision of the model."""
+    return "amp" in side or "masters" in side or (mode == "lora" and side.startswith("padded"))
 
 
 def brief(result):
@@ -379,6 +425,23 @@ def brief(result):
         return result["failed"]
     memory = "" if result.get("peak_device_mb") is None else f" {result['peak_device_mb'] / 1024:7.1f} GiB"
     return f"{result['step_s']:9.4f} s a step {result['tokens_per_s']:9.0f} tokens/s{memory}"
+
+
+LEGEND = (
+    "Memory: *live* is the peak of the bytes in tensors (`max_memory_allocated`), *held* what the allocator had of the device at most "
+    "(`max_memory_reserved`), of the twins since all is loaded; `torch_step.py` tells live bytes alone, from its start. Ours is what all buffers "
+    "held, with those that lie idle in the pool and with loading, without cuBLASLt's 32 MiB. Ratios take it beside the others' live bytes. Ours "
+    "keeps f32 gradients of all that is trained, where `…-masters` of the twins has bf16 ones. Times: of the twins by events of the device, around "
+    "steps of which ids and masks lie there; of `torch_step.py` by the host's clock, after padding; ours by the host's clock, of whole steps "
+    "from token ids, with packing, tiles and upload.")
+
+
+def memory_of(side, result):
+    """Live and held GiB. Our peak is what is held."""
+    live, held = result.get("peak_device_mb"), result.get("peak_reserved_mb")
+    if side.startswith("ours"):
+        live, held = None, live
+    return " / ".join("–" if mebibytes is None else f"{mebibytes / 1024:.1f}" for mebibytes in (live, held))
 
 
 # With --tiny alone.
@@ -391,8 +454,9 @@ def table(results, left, args):
         "# Side by side on a GPU", "", *(REHEARSED if args.tiny else []),
         f"{args.steps} measured steps after {args.warmup}, medians. Tokens are those of the rows, prompts counted twice, without padding. "
         f"TFLOP/s and MFU (of {args.flops / 1e12:g} TFLOP/s) are of the operations that a step needs, with prompts counted once / twice "
-        "(`benches/gpu/flops.py`). Memory is the peak of the allocator's live bytes.", "",
-        "| model, mode, lengths | side | pairs/s | tokens/s | TFLOP/s once / twice | MFU once / twice | peak GiB | losses of the first steps |",
+        "(`benches/gpu/flops.py`).", "", LEGEND, "",
+        "| model, mode, lengths | side | pairs/s | tokens/s | TFLOP/s once / twice | MFU once / twice | peak GiB live / held "
+        "| losses of the first steps |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for workload, sides in workloads(results).items():
@@ -402,13 +466,13 @@ def table(results, left, args):
                 lines.append(f"{start} {result['failed'].replace('|', '/')} | | | | | |")
                 continue
             of = lambda key, factor, form: " / ".join(format(result[key][name] * factor, form) for name in ("prompts_once", "prompts_twice"))
-            memory = "–" if result.get("peak_device_mb") is None else f"{result['peak_device_mb'] / 1024:.1f}"
+            memory = memory_of(side, result)
             losses = ", ".join(f"{loss:.4f}" for loss in result["losses"][:FIRST_STEPS])
             lines.append(f"{start} {result['pairs_per_s']:.2f} | {result['tokens_per_s']:,.0f} | {of('flops_per_s', 1e-12, '.1f')} "
                          f"| {of('mfu', 1, '.1%')} | {memory} | {losses} |")
-    compared = [line for workload, sides in workloads(results).items() for line in bars(workload, worked(sides))]
-    if compared and not args.tiny:
-        lines += ["", "| model, mode, lengths | `ours-masters` | ratio | bar |", "|---|---|---|---|", *compared]
+    if not args.tiny:
+        lines += ["", "The best of a ratio is that of the sides above that have an answer.", "", f"| model, mode, lengths | `{OURS}` | ratio | bar |",
+                  "|---|---|---|---|", *compared(results, args)]
     sittings = {json.dumps([result["machine"]["gpu"], result["machine"]["torch"], result["begun"][:10]]) for result in results.values()}
     if len(sittings) > 1:
         lines += ["", f"**These arms are of more than one sitting**: {'; '.join(sorted(sittings))}."]
@@ -417,33 +481,80 @@ def table(results, left, args):
     return "\n".join(lines) + "\n"
 
 
-def bars(workload, sides):
-    """Lines of our ratios; a bar that is missed stands in bold, and – where there is none for these lengths."""
-    ours = sides.get("ours-masters")
-    if ours is None:
-        return []
-    name, dense, heavy = "/".join(workload), workload[2] in ("dense-1k", "4k"), workload[2] == "hh"
-    peers = {side: result for side, result in sides.items() if not side.startswith("ours")}
+OURS = "ours-masters"
+DENSE, HEAVY = ("dense-1k", "4k"), ("hh",)
 
-    def line(what, among, key, bar, least):
-        among = {side: result for side, result in among.items() if result.get(key)}
-        if not among or not ours.get(key):
-            return []
-        best = (max if least else min)(among, key=lambda side: among[side][key])
-        ratio = ours[key] / among[best][key]
-        met = bar is None or (ratio >= bar if least else ratio <= bar)
-        said = "–" if bar is None else f"{'≥' if least else '≤'} {bar:g}" + ("" if met else " **missed**")
-        return [f"| {name} | {what} (`{best}`) | {ratio:.2f}× | {said} |"]
 
-    starting = lambda start: {side: result for side, result in peers.items() if side.startswith(start)}
-    lines = line("tokens/s to the fastest torch", peers, "tokens_per_s", 1.1 if dense else None, True)
-    lines += line("tokens/s to the fastest padded", starting("padded"), "tokens_per_s", 1.4 if heavy else None, True)
-    lines += line("tokens/s to the fastest that shares prompts", starting("shared"), "tokens_per_s", 1.0 if heavy else None, True)
-    with_masters = {side: result for side, result in peers.items() if keeps_masters(side)}
-    lines += line("memory to the smallest that keeps masters", with_masters, "peak_device_mb", 0.8 if dense else None, False)
-    if workload[:2] == ("1b", "full") and ours["tokens_a_step"] >= 16_000:
-        mfu = ours["mfu"]["prompts_once"]
-        lines.append(f"| {name} | MFU, prompts once | {mfu:.1%} | ≥ 50 %{'' if mfu >= 0.5 else ' **missed**'} |")
+@dataclass(frozen=True)
+class Bar:
+    """Our number as a multiple of the best one of some sides; what it has to be, on some lengths."""
+
+    what: str
+    other: str                           # one of those sides
+    counts: Callable[[str, str], bool]   # whether a side is one, in a mode
+    key: str
+    bound: float
+    least: bool
+    lengths: tuple
+
+    def asked(self):
+        return f"{'≥' if self.least else '≤'} {self.bound:g}"
+
+
+BARS = [
+    Bar("tokens/s to the fastest torch", "a side of torch", lambda side, mode: True, "tokens_per_s", 1.1, True, DENSE),
+    Bar("tokens/s to the fastest padded", "a padded side", lambda side, mode: side.startswith("padded"), "tokens_per_s", 1.4, True, HEAVY),
+    Bar("tokens/s to the fastest that shares prompts", "a side that shares prompts", lambda side, mode: side.startswith("shared"), "tokens_per_s",
+        1.0, True, HEAVY),
+    Bar("memory to the smallest that keeps masters", "a side that keeps masters", keeps_masters, "peak_device_mb", 0.8, False, DENSE),
+]
+MFU, MFU_BAR, MFU_TOKENS = "MFU, prompts once", 0.5, 16_000
+ATTENTION = "| heads of 128, 1k to 4k | attention, forward / backward | not measured here: `just gpu` has it | ≥ 300 / ≥ 200 TFLOP/s |"
+
+
+def compared(results, args):
+    """Every bar, and further ratios; a bar of which no workload was chosen has a line of its own."""
+    found = workloads(results)
+    lines = [line for workload, sides in found.items() for line in bars(workload, sides, args)]
+    lines += [f"| {', '.join(bar.lengths)} | {bar.what} | not measured: no arm of these lengths | {bar.asked()} |" for bar in BARS
+              if not any(workload[2] in bar.lengths for workload in found)]
+    if not any(has_mfu_bar(workload, args) for workload in found):
+        lines.append(f"| all of 1B weights, {MFU_TOKENS:,} tokens a step | {MFU} | not measured: no such arm | ≥ {MFU_BAR:.0%} |")
+    return [*lines, ATTENTION]
+
+
+def has_mfu_bar(workload, args):
+    return workload[:2] == ("1b", "full") and flops.tokens(lengths_of((*workload, OURS), args)) / args.steps >= MFU_TOKENS
+
+
+def bars(workload, sides, args):
+    """Lines of our ratios. A bar that is missed stands in bold, – where there is none for these lengths; what cannot be computed says
+    what it lacks, where there is a bar."""
+    name, mode, lengths = "/".join(workload), *workload[1:]
+    ours, lines = sides.get(OURS, {}), []
+
+    def lacks(side, key):
+        result = sides.get(side)
+        return f"`{side}` ({'not run' if result is None else result['failed'] if 'failed' in result else f'it tells no {key}'})".replace("|", "/")
+
+    for bar in BARS:
+        others = [side for side in sides if not side.startswith("ours") and bar.counts(side, mode)]
+        among = {side: sides[side][bar.key] for side in others if sides[side].get(bar.key)}
+        here = lengths in bar.lengths
+        if among and ours.get(bar.key):
+            best = (max if bar.least else min)(among, key=among.get)
+            ratio = ours[bar.key] / among[best]
+            met = ratio >= bar.bound if bar.least else ratio <= bar.bound
+            said = "–" if not here else bar.asked() + ("" if met else " **missed**")
+            lines.append(f"| {name} | {bar.what} (`{best}`) | {ratio:.2f}× | {said} |")
+        elif here:
+            missing = [] if ours.get(bar.key) else [lacks(OURS, bar.key)]
+            missing += [] if among else [", ".join(lacks(side, bar.key) for side in others) or f"{bar.other} (not run)"]
+            lines.append(f"| {name} | {bar.what} | not measured: {', '.join(missing)} | {bar.asked()} |")
+    if has_mfu_bar(workload, args):
+        mfu = ours["mfu"]["prompts_once"] if "mfu" in ours else None
+        said = f"not measured: {lacks(OURS, 'mfu')}" if mfu is None else f"{mfu:.1%}"
+        lines.append(f"| {name} | {MFU} | {said} | ≥ {MFU_BAR:.0%}{' **missed**' if mfu is not None and mfu < MFU_BAR else ''} |")
     return lines
 
 
