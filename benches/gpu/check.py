@@ -516,6 +516,9 @@ class Suite(unittest.TestCase):
         sums = said(packed_masters=self.result(1.0, first_reference_sums=[-100, -200]),
                     ours_masters=self.result(1.0, first_reference_sums=[-100, -202]))
         self.assertIn("log-probabilities", sums[0])
+        fewer = said(packed_masters=self.result(1.0, first_reference_sums=[-100, -200]), ours_masters=self.result(1.0, first_reference_sums=[-100]))
+        self.assertIn("of 1, 2 completions", fewer[0])
+        self.assertIn("of 0 completions", said(ours_masters=self.result(1.0, first_reference_sums=[]))[0])
         self.assertEqual(said(packed_masters=self.result(1.0, first_reference_sums=[-100, -200], first_gradient_norm=2.0),
                               ours_masters=self.result(1.0, first_reference_sums=None, first_gradient_norm=None)), [], "null tells nothing")
 
@@ -580,6 +583,9 @@ open(words["--json"], "w").write(json.dumps(dict(step_s=0.5, losses=[0.6931] * (
         (PLACE / "earlier.json").write_text(json.dumps(record))
         shutil.rmtree(work / "arms")
         self.assertEqual(main("--resume", PLACE / "earlier.json")[1], 0, "what an earlier record has counts")
+        stale = work / "arms/tiny.full.hh.ours-masters.json"
+        stale.write_text(stale.read_text().replace('"steps": 3', '"steps": 2'))
+        self.assertEqual(main("--resume", PLACE / "earlier.json")[1], 0, "and comes before what counts no more")
         self.resumed_elsewhere(main, record, work, told)
         first = json.loads(calls.read_text().splitlines()[0])[1]
         self.assertEqual((first["--mode"], first["--masters"], first["--batch"]), ("full", "f32", "4"))

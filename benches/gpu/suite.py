@@ -220,10 +220,10 @@ def resume(args, chosen, commit):
     record, others = json.loads(args.resume.read_text())["arms"], []
     found = [arm for arm in chosen if "/".join(arm) in record]
     for arm in found:
-        result = record["/".join(arm)]
-        if other := differences(result["settings"], settings(arm, commit, args)):
+        result, path, wanted = record["/".join(arm)], place(arm, args), settings(arm, commit, args)
+        if other := differences(result["settings"], wanted):
             others.append(f"{'/'.join(arm)}: {other}")
-        elif not place(arm, args).exists():
+        elif not path.exists() or differences(json.loads(path.read_text())["settings"], wanted):
             keep(arm, result, args)
     if len(others) == len(found):
         sys.exit(f"--resume {args.resume}: no chosen arm was made as it would be here; leave --resume out to measure all again"
@@ -393,7 +393,9 @@ def disagreements(results):
         if sides and not (apart := spread([result["losses"][0] for result in sides.values()])) <= FIRST:
             troubles.append(f"{name}: first losses are {apart:.1e} apart, more than {FIRST:g}")
         sums = told("first_reference_sums", sides)
-        if sums and not (apart := largest(map(spread, zip(*sums))) / max(map(abs, sums[0]))) <= SUMS:
+        if len(set(map(len, sums))) > 1 or not all(sums):
+            troubles.append(f"{name}: sides tell the reference's log-probabilities of {', '.join(sorted({str(len(one)) for one in sums}))} completions")
+        elif sums and not (apart := largest(map(spread, zip(*sums))) / max(map(abs, sums[0]))) <= SUMS:
             troubles.append(f"{name}: the reference's log-probabilities are {apart:.1e} of the largest apart, more than {SUMS:g}")
         norms = told("first_gradient_norm", sides)
         if norms and not (apart := spread(norms) / max(norms)) <= NORMS:
