@@ -63,13 +63,10 @@ fn with_tokens(plan: Plan) -> (Plan, String) {
     };
     match hardware.and_then(|hardware| plan.clone().with_token_budget(&hardware)) {
         Ok((plan, chosen)) => (plan, chosen.map(|chosen| format!("# {chosen}\n")).unwrap_or_default()),
-        Err(error) => (
-            plan,
-            format!(
-                "# train.tokens is not decided, give a number to see the memory it takes: {}\n",
-                failure::one_line(&error.into())
-            ),
-        ),
+        Err(error) => {
+            let why = failure::one_line(&error.into());
+            (plan, format!("# train.tokens is not decided: {why}; give a number to see the memory it takes\n"))
+        }
     }
 }
 

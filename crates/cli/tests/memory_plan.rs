@@ -116,6 +116,7 @@ fn the_memory_of_a_device_is_told_without_one() {
     if !cfg!(feature = "cuda") {
         assert!(said.out.contains("train.tokens = \"auto\"\n"), "{}", said.out);
         assert!(said.out.contains("# train.tokens is not decided: train.device"), "{}", said.out);
+        assert!(said.out.contains("; give a number to see the memory it takes\n"), "{}", said.out);
     }
     let said = bench.train(&["--data", "long.jsonl", "--print-plan", "--set", "train.tokens=auto"]);
     assert!(!said.err.is_empty() && said.err.contains("train.tokens: \"auto\""), "{}", said.err);
