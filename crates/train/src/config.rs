@@ -609,19 +609,11 @@ impl Words {
     /// # Errors
     /// An unknown section or key (naming the nearest), or a value of the wrong type.
     pub fn config(&self) -> Result<Config> {
-        let mut table = self.table.clone();
-        let objective = table.entry("objective").or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        if let Some(objective) = objective.as_table_mut() {
-            objective.entry("type").or_insert_with(|| toml::Value::String("dpo".into()));
-        }
-        // On the way to a loss they would become nothing.
-        if let Some((key, value)) = table.get("objective").and_then(|objective| not_finite("objective", objective)) {
-            return Err(Error::config(key, format!("{value}; expected a finite number")));
-        }
-        serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
-            let (path, message) = (e.path().to_string(), e.inner().to_string());
-            let is_no_word = message.starts_with("invalid type") && message.contains("string");
-            is_no_word.then(|| self.no_word(&path)).flatten().unwrap_or_else(|| explain(&path, &message))
+        read(self.table.clone()).map_err(|Unread { path, message }| {
+            // The word that is missing stands behind the comma, the value that is none before it.
+            let wants_word = message.starts_with("invalid type")
+                && message.split_once(", expected").is_some_and(|(_, expected)| expected.contains("string"));
+            wants_word.then(|| self.no_word(&path)).flatten().unwrap_or_else(|| explain(&path, &message))
         })
     }
 
@@ -631,10 +623,30 @@ impl Words {
         let value = rest.split('.').try_fold(self.table.get(first)?, |at, name| at.get(name))?;
         let mut probe = self.table.clone();
         insert(&mut probe, path, toml::Value::String("?".into())).ok()?;
-        let Error::Config { key, reason } = (Self { table: probe }).config().err()? else { return None };
+        let unread = read(probe).err()?;
+        let Error::Config { key, reason } = explain(&unread.path, &unread.message) else { return None };
         let (unknown, expected) = reason.split_once("; ")?;
         (key == path && unknown.ends_with("\"?\"")).then(|| Error::config(path, format!("{value}; {expected}")))
     }
+}
+
+/// Where a table is no configuration, and serde's words for why.
+struct Unread {
+    path: String,
+    message: String,
+}
+
+fn read(mut table: toml::Table) -> Result<Config, Unread> {
+    let objective = table.entry("objective").or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    if let Some(objective) = objective.as_table_mut() {
+        objective.entry("type").or_insert_with(|| toml::Value::String("dpo".into()));
+    }
+    // On the way to a loss they would become nothing.
+    if let Some((path, value)) = table.get("objective").and_then(|objective| not_finite("objective", objective)) {
+        return Err(Unread { path, message: format!("{value}; expected a finite number") });
+    }
+    serde_path_to_error::deserialize(toml::Value::Table(table))
+        .map_err(|e| Unread { path: e.path().to_string(), message: e.inner().to_string() })
 }
 
 /// The first number that is none or infinite, under its dotted path.
@@ -785,6 +797,9 @@ mod tests {
     fn a_wrong_type_names_key_and_expectation() {
         let text = error("[optimizer]\nlearning_rate = \"fast\"");
         assert!(text.starts_with("optimizer.learning_rate: invalid type: string \"fast\", expected"), "{text}");
+        // What stands in the text says nothing of what is wanted.
+        let text = error("[train]\nsteps = \"ten, expected string\"");
+        assert!(text.starts_with("train.steps: invalid type: string"), "{text}");
         let text = error("[train]\nbatch_size = -1");
         assert!(text.starts_with("train.batch_size: "), "{text}");
     }
