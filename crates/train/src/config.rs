@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::kinds::of_kind;
 use crate::nearest::nearest;
 use crate::optimizer::{AdamWOptions, AdjustLr, OptimizerOptions};
+use crate::peers;
 use crate::safety::SafetyWords;
 use crate::schedule::{Ramp, Schedule, ThresholdMode};
 use crate::watch::WatchWords;
@@ -674,7 +675,8 @@ fn probe_error(probe: toml::Table, key: &str) -> Option<Error> {
 /// Puts a value under a key with dots. A number in it names an element of a list that is there, counted from 0.
 fn insert(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<()> {
     let Some((path, last)) = key.rsplit_once('.') else {
-        return Err(Error::config(key, "no section; expected section.key, such as train.steps"));
+        let hint = peers::here(key).map(|here| format!("; {here}")).unwrap_or_default();
+        return Err(Error::config(key, format!("no section; expected section.key, such as train.steps{hint}")));
     };
     let mut at = Place::Table(table);
     for name in path.split('.') {
@@ -725,6 +727,9 @@ fn explain(path: &str, message: &str) -> Error {
     let Some((&word, known)) = quoted.split_first() else { return Error::config(path, message) };
     if message.contains("unknown field `") {
         let section = parent(word);
+        if let Some(here) = peers::here(word) {
+            return Error::config(format!("{section}{word}"), format!("unknown key; {here}"));
+        }
         let hint = nearest(word, known.iter().copied()).map(|near| format!("; did you mean {section}{near}?"));
         let reason = format!("unknown key{}; known here: {}", hint.unwrap_or_default(), known.join(", "));
         return Error::config(format!("{section}{word}"), reason);

@@ -41,6 +41,7 @@ mod model_policy;
 mod nearest;
 mod optimizer;
 mod pack;
+mod peers;
 mod plan;
 mod policy;
 mod precompute;
