@@ -50,6 +50,9 @@ pub(crate) fn train(arguments: &Train) -> Result<()> {
             Ok(())
         },
     )?;
+    if arguments.resume && done.stepping.is_zero() {
+        println!("no step was left to take: the last checkpoint is that of the last step");
+    }
     let on_device = hardware.device().map(Cuda::memory).transpose()?.map(|memory| memory.most_used as u64);
     report(&done, &run.plan().output, on_device);
     Ok(())

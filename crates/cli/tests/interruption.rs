@@ -29,8 +29,15 @@ fn control_c_saves_and_says_how_to_go_on() {
 
     let end = (step + 3).to_string();
     let rest = ["--steps", end.as_str()];
-    bench.wick(&words("run", &[&rest[..], &["--resume"]].concat())).succeeds();
+    let resume = || bench.wick(&words("run", &[&rest[..], &["--resume"]].concat()));
+    resume().succeeds();
     bench.wick(&words("whole", &rest)).succeeds();
+    assert_eq!(bench.weights("run"), bench.weights("whole"));
+
+    // Once more, where nothing is left.
+    let again = resume();
+    again.succeeds();
+    assert!(again.out.contains("no step was left to take"), "{}", again.out);
     assert_eq!(bench.weights("run"), bench.weights("whole"));
 }
 
