@@ -1,13 +1,14 @@
 //! A causal language model in training on a device.
 use std::path::Path;
 
-use candlewick_kernels::{self as kernels, Cuda, Workspace, elementwise};
+use candlewick_kernels::{self as kernels, Cuda, Workspace};
 use candlewick_losses::{Outputs, TokenScores};
 use candlewick_model::{Adapter, CausalLm, Gradients, Packed, Parameters, Recompute, Saved, Trained};
 
 use crate::error::Result;
+use crate::masters::Masters;
 use crate::policy::{
-    Copied, Cotangents, Digest, Policy, Queued, Trainable, Tuning, b_of, head_cotangents, no_adapter, not_written,
+    Copied, Cotangents, Digest, Policy, Queued, Trainable, Tuning, head_cotangents, no_adapter, not_written,
     of_same_scales, queue, scatter, token_statistics,
 };
 use crate::tensor_file::Element;
@@ -25,12 +26,8 @@ where
     T::Wide: Element,
 {
     model: CausalLm<T>,
-    masters: Parameters<T::Wide>,
-    /// Whether the masters may have changed since the model was made of them.
-    is_stale: bool,
-    gradients: Gradients<T::Wide>,
+    masters: Masters<T>,
     recompute: Recompute,
-    workspace: Workspace,
     base_name: String,
 }
 
@@ -46,8 +43,7 @@ where
         let mut workspace = Workspace::new(1).on(device);
         let masters = model.trainable().to_device(device, &mut workspace)?;
         let model = model.to_device::<T>(device, &mut workspace)?;
-        let gradients = Gradients::beside(&masters)?;
-        Ok(Self { model, masters, is_stale: false, gradients, recompute, workspace, base_name: String::new() })
+        Ok(Self { model, masters: Masters::new(masters, workspace)?, recompute, base_name: String::new() })
     }
 
     /// Names the base model in the adapters that are saved.
@@ -63,32 +59,27 @@ where
     /// The driver of the device reports an error.
     pub fn model_and_workspace(&mut self) -> Result<(&CausalLm<T>, &mut Workspace)> {
         self.refresh()?;
-        Ok((&self.model, &mut self.workspace))
+        Ok((&self.model, &mut self.masters.workspace))
     }
 
     /// The gradients of the last step, before clipping, on the device.
     pub fn gradients(&self) -> &Gradients<T::Wide> {
-        &self.gradients
+        self.masters.gradients()
     }
 
     /// Makes the weights of the passes of the masters.
     fn refresh(&mut self) -> Result<()> {
-        if self.is_stale {
-            let weights = self.model.trainable_mut().all_mut();
-            elementwise::narrow::<T>(weights, self.masters.all(), &mut self.workspace)?;
-            self.is_stale = false;
-        }
-        Ok(())
+        self.masters.refresh(self.model.trainable_mut().all_mut())
     }
 
     fn queue_by<'a>(&mut self, adapter: Adapter, batch: &'a Packed, want: Outputs) -> Result<Queued<'a>> {
         self.refresh()?;
-        queue(&self.model, batch, want, adapter, &mut self.workspace)
+        queue(&self.model, batch, want, adapter, &mut self.masters.workspace)
     }
 
     /// Copies of the masters, to be written.
     fn trained(&self) -> Result<Trained<T::Wide>> {
-        let masters = self.masters.to_host()?;
+        let masters = self.masters.weights().to_host()?;
         Ok(self.model.trained_with(masters, &self.base_name)?)
     }
 }
@@ -116,13 +107,14 @@ where
     fn forward(&mut self, batch: &Packed, want: Outputs) -> Result<(TokenScores, Saved<T>)> {
         self.refresh()?;
         let (scores, saved) =
-            self.model.forward(batch, token_statistics(want)?, self.recompute, &mut self.workspace)?;
+            self.model.forward(batch, token_statistics(want)?, self.recompute, &mut self.masters.workspace)?;
         Ok((scatter(batch, scores)?, saved))
     }
 
     fn backward(&mut self, batch: &Packed, saved: Saved<T>, cotangents: &Cotangents) -> Result<()> {
         let cotangents = head_cotangents(batch, cotangents)?;
-        Ok(self.model.backward(batch, saved, &cotangents, &mut self.gradients, &mut self.workspace)?)
+        let (gradients, workspace) = self.masters.backward();
+        Ok(self.model.backward(batch, saved, &cotangents, gradients, workspace)?)
     }
 
     fn queue_without_adapter<'a>(&mut self, batch: &'a Packed, want: Outputs) -> Result<Queued<'a>> {
@@ -133,25 +125,19 @@ where
     }
 
     fn parameters(&self) -> &Parameters<T::Wide> {
-        &self.masters
+        self.masters.weights()
     }
 
     fn tuning(&mut self) -> Tuning<'_, T::Wide> {
-        self.is_stale = true;
-        Tuning { parameters: &mut self.masters, gradients: &mut self.gradients, workspace: &mut self.workspace }
+        self.masters.tuning()
     }
 
     fn workspace(&mut self) -> &mut Workspace {
-        &mut self.workspace
+        &mut self.masters.workspace
     }
 
     fn gradients_may_be_zero(&self, of: &[usize]) -> Result<Vec<bool>> {
-        let is_zero = |&i: &usize| {
-            let Some(b) = b_of(&self.masters, i) else { return Ok(false) };
-            let numbers = self.masters.view(b).download()?;
-            Ok(numbers.iter().all(|x| *x == kernels::Float::from_f64(0.0)))
-        };
-        of.iter().map(is_zero).collect()
+        of.iter().map(|&place| self.masters.is_behind_zero(place)).collect()
     }
 
     fn digest(&self) -> Result<String> {
@@ -159,7 +145,7 @@ where
         if self.model.has_adapter() {
             digest.add(self.model.parameters())?;
         }
-        digest.add(&self.masters)?;
+        digest.add(self.masters.weights())?;
         Ok(digest.finish())
     }
 
@@ -179,9 +165,6 @@ where
             }
             false => CausalLm::<T::Wide>::load(directory)?.into_parameters(),
         };
-        self.masters.check_same_layout(&stored)?;
-        self.masters.all_mut().write(stored.data())?;
-        self.is_stale = true;
-        Ok(())
+        self.masters.restore(&stored)
     }
 }

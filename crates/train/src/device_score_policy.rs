@@ -1,13 +1,14 @@
 //! A score model in training on a device.
 use std::path::Path;
 
-use candlewick_kernels::{self as kernels, Cuda, Float, Workspace, elementwise};
+use candlewick_kernels::{self as kernels, Cuda, Float, Workspace};
 use candlewick_losses::{Outputs, TokenScores};
 use candlewick_model::{Adapter, Gradients, Packed, Parameters, Recompute, ScoreModel, ScoreSaved, ScoredAt, Trained};
 
 use crate::error::Result;
+use crate::masters::Masters;
 use crate::policy::{
-    Copied, Cotangents, Digest, Policy, Queued, Trainable, Tuning, b_of, no_adapter, not_written, of_same_scales,
+    Copied, Cotangents, Digest, Policy, Queued, Trainable, Tuning, no_adapter, not_written, of_same_scales,
 };
 use crate::score_policy::{refuse_statistics, row_scores};
 use crate::tensor_file::Element;
@@ -22,12 +23,8 @@ where
     T::Wide: Element,
 {
     model: ScoreModel<T>,
-    masters: Parameters<T::Wide>,
-    /// Whether the masters may have changed since the model was made of them.
-    is_stale: bool,
-    gradients: Gradients<T::Wide>,
+    masters: Masters<T>,
     recompute: Recompute,
-    workspace: Workspace,
     base_name: String,
 }
 
@@ -43,8 +40,7 @@ where
         let mut workspace = Workspace::new(1).on(device);
         let masters = model.trainable().to_device(device, &mut workspace)?;
         let model = model.to_device::<T>(device, &mut workspace)?;
-        let gradients = Gradients::beside(&masters)?;
-        Ok(Self { model, masters, is_stale: false, gradients, recompute, workspace, base_name: String::new() })
+        Ok(Self { model, masters: Masters::new(masters, workspace)?, recompute, base_name: String::new() })
     }
 
     /// Names the base model in the adapters that are saved.
@@ -60,12 +56,12 @@ where
     /// The driver of the device reports an error.
     pub fn model_and_workspace(&mut self) -> Result<(&ScoreModel<T>, &mut Workspace)> {
         self.refresh()?;
-        Ok((&self.model, &mut self.workspace))
+        Ok((&self.model, &mut self.masters.workspace))
     }
 
     /// The gradients of the last step, before clipping, on the device.
     pub fn gradients(&self) -> &Gradients<T::Wide> {
-        &self.gradients
+        self.masters.gradients()
     }
 
     /// Whether every head still says 0 of every text.
@@ -73,23 +69,18 @@ where
     /// # Errors
     /// The driver of the device reports an error.
     pub fn starts_at_zero(&self) -> Result<bool> {
-        Ok(is_zero(&self.masters.view(self.model.head_place()).download()?))
+        self.masters.is_zero(self.model.head_place())
     }
 
     /// Makes the weights of the passes of the masters.
     fn refresh(&mut self) -> Result<()> {
-        if self.is_stale {
-            let weights = self.model.trainable_mut().all_mut();
-            elementwise::narrow::<T>(weights, self.masters.all(), &mut self.workspace)?;
-            self.is_stale = false;
-        }
-        Ok(())
+        self.masters.refresh(self.model.trainable_mut().all_mut())
     }
 
     fn score_by(&mut self, adapter: Adapter, batch: &Packed, want: Outputs) -> Result<TokenScores> {
         refuse_statistics(want)?;
         self.refresh()?;
-        let (at, workspace) = (ScoredAt::Completions, &mut self.workspace);
+        let (at, workspace) = (ScoredAt::Completions, &mut self.masters.workspace);
         let (values, states) = match want.pooled {
             true => {
                 let (values, states) = self.model.score_with_states(batch, at, adapter, workspace)?;
@@ -106,7 +97,7 @@ where
 
     /// Copies of the masters, to be written.
     fn trained(&self) -> Result<Trained<T::Wide>> {
-        let masters = self.masters.to_host()?;
+        let masters = self.masters.weights().to_host()?;
         Ok(self.model.trained_with(masters, &self.base_name)?)
     }
 }
@@ -130,7 +121,8 @@ where
     fn forward(&mut self, batch: &Packed, want: Outputs) -> Result<(TokenScores, ScoreSaved<T>)> {
         refuse_statistics(want)?;
         self.refresh()?;
-        let (values, saved) = self.model.forward(batch, ScoredAt::Completions, self.recompute, &mut self.workspace)?;
+        let workspace = &mut self.masters.workspace;
+        let (values, saved) = self.model.forward(batch, ScoredAt::Completions, self.recompute, workspace)?;
         let states = want.pooled.then(|| saved.states()).transpose()?;
         Ok((self.scores(batch, values, states)?, saved))
     }
@@ -140,7 +132,8 @@ where
             Some(values) => values.flatten_all()?.to_vec1::<T::Wide>()?,
             None => vec![T::Wide::ZERO; batch.completions() * self.model.heads().len()],
         };
-        Ok(self.model.backward(batch, saved, &values, &mut self.gradients, &mut self.workspace)?)
+        let (gradients, workspace) = self.masters.backward();
+        Ok(self.model.backward(batch, saved, &values, gradients, workspace)?)
     }
 
     fn queue_without_adapter<'a>(&mut self, batch: &'a Packed, want: Outputs) -> Result<Queued<'a>> {
@@ -151,29 +144,23 @@ where
     }
 
     fn parameters(&self) -> &Parameters<T::Wide> {
-        &self.masters
+        self.masters.weights()
     }
 
     fn tuning(&mut self) -> Tuning<'_, T::Wide> {
-        self.is_stale = true;
-        Tuning { parameters: &mut self.masters, gradients: &mut self.gradients, workspace: &mut self.workspace }
+        self.masters.tuning()
     }
 
     fn workspace(&mut self) -> &mut Workspace {
-        &mut self.workspace
+        &mut self.masters.workspace
     }
 
     /// Beside those of LoRA everything below the heads, while one of them is zero: nothing comes through it.
     fn gradients_may_be_zero(&self, of: &[usize]) -> Result<Vec<bool>> {
         let (head, size) = (self.model.head_place(), self.model.config().hidden_size);
-        let some_is_zero = self.masters.view(head).download()?.chunks_exact(size).any(is_zero);
-        let may_be_zero = |&i: &usize| {
-            if i != head && some_is_zero {
-                return Ok(true);
-            }
-            let Some(b) = b_of(&self.masters, i) else { return Ok(false) };
-            Ok(is_zero(&self.masters.view(b).download()?))
-        };
+        let heads = self.masters.weights().view(head).download()?;
+        let some_is_zero = heads.chunks_exact(size).any(|head| head.iter().all(|x| *x == T::Wide::ZERO));
+        let may_be_zero = |&place: &usize| Ok((place != head && some_is_zero) || self.masters.is_behind_zero(place)?);
         of.iter().map(may_be_zero).collect()
     }
 
@@ -182,7 +169,7 @@ where
         if self.model.has_adapter() {
             digest.add(self.model.parameters())?;
         }
-        digest.add(&self.masters)?;
+        digest.add(self.masters.weights())?;
         Ok(digest.finish())
     }
 
@@ -202,13 +189,6 @@ where
             }
             false => ScoreModel::<T::Wide>::load(directory)?.into_parameters(),
         };
-        self.masters.check_same_layout(&stored)?;
-        self.masters.all_mut().write(stored.data())?;
-        self.is_stale = true;
-        Ok(())
+        self.masters.restore(&stored)
     }
-}
-
-fn is_zero<W: Float>(numbers: &[W]) -> bool {
-    numbers.iter().all(|x| *x == W::ZERO)
 }

@@ -35,6 +35,7 @@ mod held_out_log;
 mod kinds;
 mod leaves;
 mod log;
+mod masters;
 mod memory_plan;
 mod metrics;
 mod model_policy;
