@@ -600,9 +600,14 @@ impl Words {
 
     /// Whether a section is given, or a key as `section.key`.
     pub fn has(&self, key: &str) -> bool {
+        self.value(key).is_some()
+    }
+
+    /// What stands under a section, or under a key as `section.key`.
+    fn value(&self, key: &str) -> Option<&toml::Value> {
         let mut names = key.split('.');
-        let first = names.next().and_then(|name| self.table.get(name));
-        first.is_some_and(|first| names.try_fold(first, |at, name| at.get(name)).is_some())
+        let first = self.table.get(names.next()?)?;
+        names.try_fold(first, |at, name| at.get(name))
     }
 
     /// The typed sections.
@@ -620,8 +625,7 @@ impl Words {
 
     /// The error of what is not a word, where one is expected: which words there are, the error of an unknown one tells.
     fn no_word(&self, path: &str) -> Option<Error> {
-        let (first, rest) = path.split_once('.')?;
-        let value = rest.split('.').try_fold(self.table.get(first)?, |at, name| at.get(name))?;
+        let value = self.value(path)?;
         let mut probe = self.table.clone();
         insert(&mut probe, path, toml::Value::String("?".into())).ok()?;
         let unread = read(probe).err()?;
